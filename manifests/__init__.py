@@ -1,0 +1,1 @@
+"""What travels between rooms? Records, geometry, schedules, manifests, errors and the run log."""

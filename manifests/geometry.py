@@ -1,0 +1,98 @@
+"""From pixels to patches to slots, and from seconds to frames to chunks: pure functions, written once.
+
+Tokenization, packing and model all read these. Source: the released Kimi K2.5 image and video processors (spec facts
+in docs/model.md); where the release leaves a choice it is named in the docstring.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+PATCH_PX = 14
+MERGE = 2
+"""2x2 patches become one vision token (a slot)."""
+CHUNK_FRAMES = 4
+"""Up to four consecutive sampled frames share one set of slots (temporal pooling)."""
+MAX_SIDE_PATCHES = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaLimits:
+    """How large media may be in one plan. The defaults are the release's; smaller ones make media fit smaller packs."""
+
+    max_image_patches: int = 16384
+    max_frame_patches: int = 4096
+    max_video_frames: int | None = None
+    sample_fps: float = 2.0
+
+
+RELEASED_LIMITS = MediaLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Where a picture of some size ends up."""
+
+    width_px: int
+    height_px: int
+    """Size after resizing; right and bottom are then padded with zeros to the grid."""
+    rows: int
+    cols: int
+    """Patches down and across, both even."""
+
+    @property
+    def slots(self) -> int:
+        return self.rows * self.cols // (MERGE * MERGE)
+
+    @property
+    def patches(self) -> int:
+        return self.rows * self.cols
+
+
+def fit(width_px: int, height_px: int, max_patches: int) -> Fit:
+    """The released `navit_resize` rule: shrink (never enlarge) under the patch limit, then pad to multiples of 28 px.
+
+    Padding may overshoot `max_patches` slightly, as in the release. Raises ValueError for sizes below 1 px.
+    """
+    if width_px < 1 or height_px < 1 or max_patches < 1:
+        raise ValueError(f"no grid for {width_px} x {height_px} px under {max_patches} patches")
+    side_px = MAX_SIDE_PATCHES * PATCH_PX
+    by_area = math.sqrt(max_patches / (max(1.0, width_px // PATCH_PX) * max(1.0, height_px // PATCH_PX)))
+    scale = min(1.0, by_area, side_px / width_px, side_px / height_px)
+    width = min(max(1, int(width_px * scale)), side_px)
+    height = min(max(1, int(height_px * scale)), side_px)
+    unit = PATCH_PX * MERGE
+    return Fit(width, height, -(-height // unit) * MERGE, -(-width // unit) * MERGE)
+
+
+def choose_frames(frame_times_us: tuple[int, ...], limits: MediaLimits = RELEASED_LIMITS) -> tuple[int, ...]:
+    """Ordinals of the frames that stand for a video: the released rule from a *true* frame count.
+
+    fps = min(sample_fps, native); n = max(round(N * fps / native), 1), capped; round(linspace(0, N - 1, n)).
+    The native rate is N frames over the time they cover (the last frame is taken to last as long as the mean gap), so
+    a file of variable rate has one too. Rounding is half-to-even, as numpy's.
+    """
+    count = len(frame_times_us)
+    if count == 0:
+        raise ValueError("a video without frames")
+    span_us = frame_times_us[-1] - frame_times_us[0]
+    native_fps = (count - 1) * 1e6 / span_us if span_us > 0 else limits.sample_fps
+    chosen = max(round(count * min(limits.sample_fps, native_fps) / native_fps), 1)
+    if limits.max_video_frames is not None:
+        chosen = min(chosen, limits.max_video_frames)
+    if chosen == 1:
+        return (0,)
+    step = (count - 1) / (chosen - 1)
+    return tuple(round(i * step) if i < chosen - 1 else count - 1 for i in range(chosen))
+
+
+def chunks(frames: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Consecutive groups of up to four frames; the last may be shorter and is still one chunk."""
+    return tuple(frames[i : i + CHUNK_FRAMES] for i in range(0, len(frames), CHUNK_FRAMES))
+
+
+def timestamp(time_us: int) -> str:
+    """`hh:mm:ss.fff`, the release's timestamp mode, milliseconds cut off (the release formats a float the same way)."""
+    ms = time_us // 1000
+    return f"{ms // 3_600_000:02d}:{ms // 60_000 % 60:02d}:{ms // 1000 % 60:02d}.{ms % 1000:03d}"

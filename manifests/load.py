@@ -1,0 +1,219 @@
+"""Strict loading of manifests: YAML files laid over each other, `--set`, errors with file and line, one digest.
+
+A schema is a frozen dataclass made with `@schema`, living in the room that obeys it. Unknown keys fail, nothing is
+coerced, overlays merge maps and replace everything else. A string that starts with `./` or `../` is a path: relative
+to the file that says it, or to the working directory when it comes from `--set`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, dataclass_transform
+
+import pydantic
+import yaml
+
+from manifests import records
+from manifests.errors import ManifestError
+from manifests.records import Json
+
+T = TypeVar("T")
+
+Place = tuple[str | int, ...]
+"""Keys and list indexes from the top of a manifest to a value."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def schema(cls: type) -> type:
+    """Make a frozen, keyword-only dataclass out of `cls` that refuses unknown keys and wrong types."""
+    config = pydantic.ConfigDict(extra="forbid", strict=True)
+    return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+
+
+@dataclass(frozen=True)
+class Manifest(Generic[T]):
+    value: T
+    data: Json
+    """The resolved manifest as plain JSON values, with paths as written."""
+    digest: str
+    """Over `data`: key order does not matter, values do."""
+    lines: dict[Place, str]
+
+    def where(self, *place: str | int) -> str:
+        """`file:line` of a value, or of the nearest thing around it."""
+        return _where(self.lines, place)
+
+
+def load(kind: type[T], files: Sequence[Path | str], sets: Sequence[str] = ()) -> Manifest[T]:
+    """Read `files` left to right, lay `sets` (`a.b.0.c=value`, values are YAML) over them and check against `kind`.
+
+    Raises ManifestError with file and line for anything that is missing, unknown or of the wrong type.
+    """
+    data: Json = {}
+    lines: dict[Place, str] = {}
+    bases: dict[Place, Path] = {}
+    for file in map(Path, files):
+        layer = _read(file, lines, bases)
+        if not isinstance(layer, dict):
+            raise ManifestError("a manifest is a map of keys to values", where=f"{file}:1")
+        data = _overlay(data, layer)
+    for text in sets:
+        data = _set(data, text, lines, bases)
+    paths = _resolve(data, (), bases)
+    try:
+        value = pydantic.TypeAdapter(kind).validate_json(json.dumps(paths), strict=True)
+    except pydantic.ValidationError as error:
+        raise _explain(error, data, lines) from None
+    return Manifest(value, data, records.digest(records.canonical_json(data)), lines)
+
+
+class _Reader(yaml.SafeLoader):
+    """YAML 1.1 with the one change everybody wants: 2e9 and 1e-3 are numbers."""
+
+
+_Reader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
+    list("-+0123456789"),
+)
+
+
+def _read(file: Path, lines: dict[Place, str], bases: dict[Place, Path]) -> Json:
+    try:
+        reader = _Reader(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ManifestError(f"can't be read ({error.strerror})", where=str(file), fix="check the path") from None
+    except UnicodeDecodeError:
+        raise ManifestError("is not UTF-8 text", where=str(file)) from None
+    except yaml.YAMLError as error:
+        raise _not_yaml(file, error) from None
+    try:
+        node = reader.get_single_node()
+        return {} if node is None else _walk(reader, node, (), file, lines, bases)
+    except yaml.YAMLError as error:
+        raise _not_yaml(file, error) from None
+    finally:
+        reader.dispose()
+
+
+def _not_yaml(file: Path, error: yaml.YAMLError) -> ManifestError:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return ManifestError(f"not valid YAML: {problem}", where=f"{file}:{mark.line + 1 if mark else 1}")
+
+
+def _walk(
+    reader: _Reader, node: yaml.Node, place: Place, file: Path, lines: dict[Place, str], bases: dict[Place, Path]
+) -> Json:
+    """Build plain values out of YAML nodes and note on which line each stands. A key given twice is refused."""
+    lines[place] = f"{file}:{node.start_mark.line + 1}"
+    bases[place] = file.parent
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Json] = {}
+        for key_node, value_node in node.value:
+            key = reader.construct_object(key_node, deep=True)
+            here = f"{file}:{key_node.start_mark.line + 1}"
+            if not isinstance(key, str):
+                raise ManifestError(f"key {key!r} is not a word", where=here, fix="put it in quotes")
+            if key in result:
+                raise ManifestError(f"key {key!r} is given twice", where=here)
+            result[key] = _walk(reader, value_node, (*place, key), file, lines, bases)
+            lines[(*place, key)] = here
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_walk(reader, item, (*place, i), file, lines, bases) for i, item in enumerate(node.value)]
+    return reader.construct_object(node, deep=True)
+
+
+def _overlay(below: Json, above: Json) -> Json:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {key: _overlay(below.get(key), value) for key, value in above.items()}
+    return above
+
+
+def _set(data: Json, text: str, lines: dict[Place, str], bases: dict[Place, Path]) -> Json:
+    where = f"--set {text}"
+    key, sign, raw = text.partition("=")
+    if not sign or not key:
+        raise ManifestError("expected KEY=VALUE, e.g. horizon_tokens=2e6", where=where)
+    try:
+        value = yaml.load(raw, Loader=_Reader)
+    except yaml.YAMLError:
+        value = raw
+    layer: Json = value
+    place: list[str | int] = []
+    below = data
+    for word in key.split("."):
+        if isinstance(below, list):
+            if not word.isdigit() or int(word) >= len(below):
+                raise ManifestError(f"{word!r} is not an index below {len(below)}", where=where)
+            place.append(int(word))
+            below = below[int(word)]
+        else:
+            place.append(word)
+            below = below.get(word) if isinstance(below, dict) else None
+    for i in range(len(place)):
+        lines[tuple(place[: i + 1])] = lines.get(tuple(place[: i + 1]), where)
+    lines[tuple(place)] = where
+    bases[tuple(place)] = Path(os.getcwd())
+    return _put(data, tuple(place), layer)
+
+
+def _put(data: Json, place: Place, value: Json) -> Json:
+    if not place:
+        return value
+    first, rest = place[0], place[1:]
+    if isinstance(data, list) and isinstance(first, int):
+        return [*data[:first], _put(data[first], rest, value), *data[first + 1 :]]
+    inside = data if isinstance(data, dict) else {}
+    return inside | {str(first): _put(inside.get(str(first)), rest, value)}
+
+
+def _resolve(data: Json, place: Place, bases: dict[Place, Path]) -> Json:
+    if isinstance(data, dict):
+        return {key: _resolve(value, (*place, key), bases) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_resolve(value, (*place, i), bases) for i, value in enumerate(data)]
+    if isinstance(data, str) and data.startswith(("./", "../")):
+        while place and place not in bases:
+            place = place[:-1]
+        return os.path.normpath(bases.get(place, Path()) / data)
+    return data
+
+
+def _where(lines: dict[Place, str], place: Place) -> str:
+    while place and place not in lines:
+        place = place[:-1]
+    return lines.get(place, "manifest")
+
+
+def _explain(error: pydantic.ValidationError, data: Json, lines: dict[Place, str]) -> ManifestError:
+    """The first complaint, in the words of the manifest."""
+    problem = error.errors(include_url=False)[0]
+    place: Place = ()
+    below = data
+    for step in problem["loc"]:  # pydantic names union members too; they are not in the file
+        inside = isinstance(below, dict) and step in below or isinstance(below, list) and isinstance(step, int)
+        if inside:
+            place, below = (*place, step), below[step]
+        elif step == problem["loc"][-1] and problem["type"] in ("missing", "unexpected_keyword_argument"):
+            place = (*place, step)
+    name = ".".join(map(str, place)) or "manifest"
+    match problem["type"]:
+        case "missing" | "missing_argument":
+            message = f"{name} is missing"
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            message = f"{name} is not a known key"
+        case _:
+            message = f"{name} is {_short(below)}: {problem['msg'][0].lower() + problem['msg'][1:]}"
+    return ManifestError(message, where=_where(lines, place), fix="see manifests/README.md for the keys")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,211 @@
+"""The records that travel between rooms. Who knows these knows the data path.
+
+    file -> Document -> Sample -> (plan) -> Pack -> batch
+
+All are frozen; arrays inside are read-only by convention. How a record becomes tar members is `stores/kinds.py`; the
+arithmetic from pixels to slots is `manifests/geometry.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Json = Any
+"""What `json.loads` gives."""
+
+MediaKind = Literal["image", "video"]
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the bytes of a medium lie: a byte range of one shard."""
+
+    shard: str
+    """Content digest of the tar (its file name without `.tar`)."""
+    offset: int
+    """Of the first payload byte, after the tar header."""
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a video in its original encoding, known by the digest of those bytes."""
+
+    digest: str
+    """SHA-256 of the encoded bytes, 64 hex digits."""
+    kind: MediaKind
+    format: str
+    """File ending without a dot, as in tar members: jpg, png, webp, gif, mp4, webm ..."""
+    width_px: int
+    """Upright, that is after EXIF orientation or the video's rotation."""
+    height_px: int
+    frame_times_us: tuple[int, ...] = ()
+    """Presentation time of *every* frame that really decodes, from the first frame, ascending; empty for images."""
+    payload: bytes | None = field(default=None, repr=False, compare=False)
+    """The encoded bytes, only between ingest and the writer."""
+    location: Location | None = field(default=None, compare=False)
+    """Set by whoever reads the record from a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+Part = Text | Media
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A named stretch of one text part whose truth is known: an attribute, an answer, a value."""
+
+    name: str
+    """colour, shape, count, value, answer ..."""
+    part: int
+    """Index of the text part."""
+    start: int
+    """In characters of that part; `stop` is exclusive."""
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One curated or raw record: ordered text and media, with where it came from."""
+
+    id: str
+    """32 hex digits: `record_id(source, locator)` at ingest, `derived_id(...)` where a node makes new records."""
+    source: str
+    """Name of the ingest node."""
+    locator: str
+    """Where in the source, stable between runs: relative path, and `#record` inside a file."""
+    domain: str
+    """web, code, math, knowledge; caption, interleaved, ocr, perception, video, agent (K2.5 report, App. B)."""
+    parts: tuple[Part, ...]
+    facts: tuple[Fact, ...] = ()
+    notes: Mapping[str, Json] = field(default_factory=dict)
+    """Whatever else is known and can be checked: boxes, points, polygons, answers, timed events, licence, origin."""
+    parents: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All text parts, joined by blank lines: what text filters look at."""
+        return "\n\n".join(p.text for p in self.parts if isinstance(p, Text))
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        return tuple(p for p in self.parts if isinstance(p, Media))
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What an op returns instead of a record. Kept as a column, so that drops can be browsed like any view."""
+
+    reason: str
+    """Stable code, e.g. `too_short`."""
+    score: float | None = None
+    """The number that was compared with the threshold, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A named stretch of a sample's *unexpanded* ids: a `Fact` after tokenisation."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A tokenised document, unexpanded: one placeholder id per medium, so that no other limit ever re-tokenises it."""
+
+    id: str
+    """The document's id: one document, one sample."""
+    source: str
+    domain: str
+    ids: np.ndarray
+    """(T,) uint32. An image is begin, "image", content, one pad, end; a video is one video placeholder."""
+    loss_runs: np.ndarray
+    """(R, 2) int64, half-open runs of `ids` that the model is asked to predict. Placeholders are never inside."""
+    media: tuple[Media, ...] = ()
+    """In the order of their placeholders, without payload."""
+    splits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Ascending offsets into `ids` at which a long document may be cut; never inside a medium."""
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What the encoder sees as one unit, all of whose patches attend to each other: an image, or one chunk of frames."""
+
+    grid: tuple[int, int, int]
+    """(t, h, w) in 14-px patches, h and w even."""
+    slot: int
+    """Position of its first slot in the pack's row; it fills `h * w // 4` consecutive slots."""
+    frames: tuple[int, ...] = ()
+    """Ordinals of the frames in the video; empty for an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMedia:
+    """One medium of a pack with all its items."""
+
+    media: Media
+    size_px: tuple[int, int]
+    """(width, height) after resizing, before padding: fixed by the plan's limits."""
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A sample's piece inside a pack. Attention and positions stay inside it."""
+
+    sample: str
+    source: str
+    start: int
+    """First token of the piece, in the *expanded* sample; > 0 marks a continuation."""
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """One fixed-length row with everything needed to train on it."""
+
+    ids: np.ndarray
+    """(L,) uint32, padded at the end with the pad id; media slots hold the media-pad id."""
+    loss_mask: np.ndarray
+    """(L,) bool: position i is a *target*: the model predicts ids[i] from what precedes it in its segment."""
+    segments: tuple[Segment, ...]
+    """Contiguous from position 0; what follows the last one is padding."""
+    media: tuple[PackedMedia, ...] = ()
+
+
+def canonical_json(value: Json) -> str:
+    """One text for one value: sorted keys, no blanks. What digests are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(*parts: str | bytes) -> str:
+    """SHA-256 over length-prefixed parts, 64 hex digits, so that no two lists of parts share one."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()
+
+
+def record_id(source: str, locator: str) -> str:
+    """Identity of an ingested record, 32 hex digits (128 bits)."""
+    return digest("record", source, locator)[:32]
+
+
+def derived_id(parents: Iterable[str], node: str, ordinal: int) -> str:
+    """Identity of a record that a node made out of others."""
+    return digest("derived", *parents, node, str(ordinal))[:32]

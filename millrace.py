@@ -1,0 +1,40 @@
+"""millrace: one program, few verbs. This file is a table from verb to function and nothing more."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "run": ("pipelines.run:main", "run a manifest: a DAG of nodes from raw files to a trained model"),
+    "train": ("train.loop:main", "train one stage off committed packs (what a DAG's train node starts)"),
+    "inspect": ("pipelines.inspect.terminal:main", "look at a store, a plan or a run; never writes"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: millrace VERB ...\n")
+        for verb, (_, sentence) in VERBS.items():
+            print(f"  {verb:9}{sentence}")
+        print("\nmillrace VERB --help says more, with examples.")
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"millrace: no verb {arguments[0]!r}; there are: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    module, function = VERBS[arguments[0]][0].split(":")
+    from manifests.errors import MillraceError
+
+    try:
+        return getattr(importlib.import_module(module), function)(arguments[1:])
+    except MillraceError as error:
+        print(f"millrace: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("millrace: stopped; what was committed stays, run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

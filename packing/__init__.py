@@ -1,0 +1,1 @@
+"""Which samples share a pack, in which order, and what does a batch look like?"""

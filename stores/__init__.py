@@ -1,0 +1,1 @@
+"""Which bytes exist, and how are they opened safely?"""

@@ -1,0 +1,1 @@
+"""Which token ids is this text?"""
