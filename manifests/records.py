@@ -142,7 +142,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What the encoder sees as one unit, all of whose patches attend to each other: an image, or one chunk of frames."""
+    """What the encoder sees as one unit, its patches attending to each other: an image, or a chunk of frames."""
 
     grid: tuple[int, int, int]
     """(t, h, w) in 14-px patches, h and w even."""
