@@ -1,0 +1,1 @@
+"""Looking at what was made: reads artefacts only, never writes into them."""
