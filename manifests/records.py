@@ -174,6 +174,16 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanBlock:
+    """Some consecutive packs of a plan: which pieces of which samples they hold. What it says: `packing/plan.py`."""
+
+    header: Mapping[str, Json]
+    """Small facts, among them `block` (its number) and `first_pack` (its place in training order)."""
+    arrays: Mapping[str, np.ndarray]
+    """Named, one-dimensional, of integers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pack:
     """One fixed-length row with everything needed to train on it."""
 
