@@ -1,0 +1,153 @@
+"""Muon for hidden matrices and AdamW for everything else, with one state per canonical parameter.
+
+Before it: gradients, averaged and clipped by the loop. After it: changed weights, and a state that the checkpoint keeps
+under the official names, so that any layout of the model loads it. Weights and gradients come as dictionaries from
+canonical name to tensor (views of what the model holds); every expert's matrix is its own matrix.
+
+Sources: Moonlight (arXiv 2502.16982, section 2) and Kimi K2 (arXiv 2507.20534, algorithm 1) for the step; Nesterov
+momentum is Moonlight's practice, K2's algorithm writes the plain one. Decoupled weight decay everywhere, as there.
+The patch embedding and the tables of positions are looked-up or pixel-sided, so they belong to AdamW; with Muon on the
+patch embedding a small model stayed blind for hundreds of steps (benchmarks/LOG.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from manifests.load import schema
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the odd quintic, steepest at zero: singular values end near one, not at one."""
+NEWTON_SCHULZ_STEPS = 5
+SINGULAR_BAND = (0.68, 1.21)
+"""Where five steps send every singular value that is at least 1/500 of the Frobenius norm (checked in the tests)."""
+TINY = 1e-7
+RMS_MATCH = 0.2
+"""0.2 * sqrt(max(n, m)) gives an update the root mean square of AdamW's, so that one learning rate serves both."""
+ADAMW_NAMES = ("embed_tokens.", "lm_head.", "patch_embed.")
+"""Parts of canonical names whose tensors AdamW trains although they are matrices."""
+ADAMW_EPSILON = 1e-8
+
+
+@schema
+class Optimizer:
+    """Rates are peaks; the schedule multiplies both by the same factor."""
+
+    muon_lr: float = 2e-4
+    """Kimi K2 (arXiv 2507.20534): 2e-4 in pre-training. Small models on short runs want some ten times more."""
+    adamw_lr: float = 2e-4
+    """Moonlight uses one rate for both; kept apart because small models do not."""
+    momentum: float = 0.95
+    weight_decay: float = 0.1
+    """Decoupled: each step takes lr * weight_decay of every weight."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay of first and second moment."""
+    clip_norm: float = 1.0
+    """Limit of the global gradient norm."""
+    newton_schulz_dtype: str = "float32"
+    """`bfloat16` is the papers' choice and right on GPUs; on CPUs without matrix units float32 is faster and exact."""
+
+    def __post_init__(self) -> None:
+        if self.newton_schulz_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"newton_schulz_dtype is float32 or bfloat16, got {self.newton_schulz_dtype!r}")
+        for name in ("muon_lr", "adamw_lr", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"momentum and betas lie in [0, 1), got {self.momentum} and {self.betas}")
+
+
+def is_matrix(name: str, weight: Tensor) -> bool:
+    """Whether Muon trains this parameter: a matrix inside the network, not a table, a vector or a convolution."""
+    return weight.ndim == 2 and min(weight.shape) > 1 and not any(part in name for part in ADAMW_NAMES)
+
+
+def newton_schulz(update: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Push the singular values of each matrix towards one, keeping its singular vectors.
+
+    Args:
+        update: (..., n, m), any scale. Matrices of zeros stay zeros.
+    Returns:
+        (..., n, m) in `dtype`; singular values inside SINGULAR_BAND where they began above 1/500 of the norm.
+    """
+    x = update.to(dtype)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + TINY)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class MuonAdamW:
+    """Both optimizers over one dictionary of canonical float32 parameters, updated in place.
+
+    The state is a flat dictionary of tensors, `momentum/NAME` for matrices and `first/NAME`, `second/NAME` for the
+    rest, and the number of steps taken.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], settings: Optimizer) -> None:
+        self.weights, self.settings = weights, settings
+        self.dtype = getattr(torch, settings.newton_schulz_dtype)
+        self.steps = 0
+        self.state: dict[str, Tensor] = {}
+        for name, weight in weights.items():
+            for kind in ("momentum",) if is_matrix(name, weight) else ("first", "second"):
+                self.state[f"{kind}/{name}"] = torch.zeros_like(weight)
+        # Same-shape matrices are orthogonalised in one batch; the order inside never depends on a set or a dict.
+        self.batches: dict[tuple[int, ...], list[str]] = {}
+        for name in sorted(weights):
+            if is_matrix(name, weights[name]):
+                self.batches.setdefault(tuple(weights[name].shape), []).append(name)
+
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor], factor: float) -> None:
+        """One update with both rates multiplied by `factor`. Every parameter must have a gradient."""
+        self.steps += 1
+        for names in self.batches.values():
+            self._muon(names, gradients, self.settings.muon_lr * factor)
+        for name in self.weights:
+            if f"first/{name}" in self.state:
+                self._adamw(name, gradients[name], self.settings.adamw_lr * factor)
+
+    def _muon(self, names: Sequence[str], gradients: Mapping[str, Tensor], lr: float) -> None:
+        mu = self.settings.momentum
+        updates = []
+        for name in names:
+            momentum = self.state[f"momentum/{name}"]
+            momentum.mul_(mu).add_(gradients[name])
+            updates.append(gradients[name] + mu * momentum)
+        directions = newton_schulz(torch.stack(updates), self.dtype)
+        scale = RMS_MATCH * math.sqrt(max(updates[0].shape))
+        for name, direction in zip(names, directions, strict=True):
+            weight = self.weights[name]
+            weight.mul_(1 - lr * self.settings.weight_decay).add_(direction.float(), alpha=-lr * scale)
+
+    def _adamw(self, name: str, gradient: Tensor, lr: float) -> None:
+        weight, first, second = self.weights[name], self.state[f"first/{name}"], self.state[f"second/{name}"]
+        slow, slower = self.settings.betas
+        first.lerp_(gradient, 1 - slow)
+        second.mul_(slower).addcmul_(gradient, gradient, value=1 - slower)
+        size = (second / (1 - slower**self.steps)).sqrt_().add_(ADAMW_EPSILON)
+        weight.mul_(1 - lr * self.settings.weight_decay)
+        weight.addcdiv_(first, size, value=-lr / (1 - slow**self.steps))
+
+
+@torch.no_grad()
+def clip(gradients: Mapping[str, Tensor], limit: float) -> float:
+    """Scale all gradients in place so that their global norm is at most `limit`; returns the norm before.
+
+    A norm that is not finite scales nothing: the loop stops on it by name.
+    """
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()]))
+    if torch.isfinite(norm) and norm > limit:
+        for gradient in gradients.values():
+            gradient.mul_(limit / norm)
+    return float(norm)
