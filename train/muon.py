@@ -30,6 +30,8 @@ RMS_MATCH = 0.2
 """0.2 * sqrt(max(n, m)) gives an update the root mean square of AdamW's, so that one learning rate serves both."""
 ADAMW_NAMES = ("embed_tokens.", "lm_head.", "patch_embed.")
 """Parts of canonical names whose tensors AdamW trains although they are matrices."""
+EXPERTS = ".experts."
+"""Part of a canonical name whose tensor is (experts, rows, columns)."""
 ADAMW_EPSILON = 1e-8
 
 
@@ -62,8 +64,13 @@ class Optimizer:
 
 
 def is_matrix(name: str, weight: Tensor) -> bool:
-    """Whether Muon trains this parameter: a matrix inside the network, not a table, a vector or a convolution."""
-    return weight.ndim == 2 and min(weight.shape) > 1 and not any(part in name for part in ADAMW_NAMES)
+    """Whether Muon trains this parameter: a matrix inside the network, or experts' matrices stacked along an axis.
+
+    Tables, vectors and the patch embedding are not.
+    """
+    if any(part in name for part in ADAMW_NAMES):
+        return False
+    return weight.ndim == 2 or (weight.ndim == 3 and EXPERTS in name)
 
 
 def newton_schulz(update: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -102,33 +109,34 @@ class MuonAdamW:
             for kind in ("momentum",) if is_matrix(name, weight) else ("first", "second"):
                 self.state[f"{kind}/{name}"] = torch.zeros_like(weight)
         # Same-shape matrices are orthogonalised in one batch; the order inside never depends on a set or a dict.
-        self.batches: dict[tuple[int, ...], list[str]] = {}
+        self.batches: dict[tuple[int, int], list[str]] = {}
         for name in sorted(weights):
             if is_matrix(name, weights[name]):
-                self.batches.setdefault(tuple(weights[name].shape), []).append(name)
+                rows, columns = weights[name].shape[-2:]
+                self.batches.setdefault((rows, columns), []).append(name)
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], factor: float) -> None:
         """One update with both rates multiplied by `factor`. Every parameter must have a gradient."""
         self.steps += 1
-        for names in self.batches.values():
-            self._muon(names, gradients, self.settings.muon_lr * factor)
+        for shape, names in self.batches.items():
+            self._muon(shape, names, gradients, self.settings.muon_lr * factor)
         for name in self.weights:
             if f"first/{name}" in self.state:
                 self._adamw(name, gradients[name], self.settings.adamw_lr * factor)
 
-    def _muon(self, names: Sequence[str], gradients: Mapping[str, Tensor], lr: float) -> None:
+    def _muon(self, shape: tuple[int, int], names: Sequence[str], gradients: Mapping[str, Tensor], lr: float) -> None:
         mu = self.settings.momentum
         updates = []
         for name in names:
             momentum = self.state[f"momentum/{name}"]
             momentum.mul_(mu).add_(gradients[name])
-            updates.append(gradients[name] + mu * momentum)
-        directions = newton_schulz(torch.stack(updates), self.dtype)
-        scale = RMS_MATCH * math.sqrt(max(updates[0].shape))
-        for name, direction in zip(names, directions, strict=True):
+            updates.append((gradients[name] + mu * momentum).view(-1, *shape))
+        directions = newton_schulz(torch.cat(updates), self.dtype).float()
+        scale = RMS_MATCH * math.sqrt(max(shape))
+        for name, direction in zip(names, directions.split([len(update) for update in updates]), strict=True):
             weight = self.weights[name]
-            weight.mul_(1 - lr * self.settings.weight_decay).add_(direction.float(), alpha=-lr * scale)
+            weight.mul_(1 - lr * self.settings.weight_decay).add_(direction.view_as(weight), alpha=-lr * scale)
 
     def _adamw(self, name: str, gradient: Tensor, lr: float) -> None:
         weight, first, second = self.weights[name], self.state[f"first/{name}"], self.state[f"second/{name}"]

@@ -87,18 +87,23 @@ def test_matrices_move_as_with_torch_muon_and_the_rest_as_with_torch_adamw() -> 
         assert torch.allclose(weight, theirs[name].data, atol=tolerance, rtol=1e-5), name
 
 
-def test_batching_same_shapes_changes_no_matrix() -> None:
-    alone, together = random(1, 8, 12), {f"experts.{i}.up_proj.weight": random(1 + i, 8, 12) for i in range(4)}
-    gradients = {name: random(50 + i, 8, 12) for i, name in enumerate(together)}
-    MuonAdamW(together, SETTINGS).step(gradients, 1.0)
-    MuonAdamW({"w": alone}, SETTINGS).step({"w": gradients["experts.0.up_proj.weight"]}, 1.0)
-    assert torch.allclose(alone, together["experts.0.up_proj.weight"], atol=1e-6)
+def test_every_expert_is_its_own_matrix() -> None:
+    names = [f"q{i}.weight" for i in range(4)]
+    alone = {name: random(1 + i, 8, 12) for i, name in enumerate(names)}
+    stacked = {"mlp.experts.up_proj.weight": torch.stack(list(alone.values())), "other.weight": random(9, 8, 12)}
+    gradients = {name: random(50 + i, 8, 12) * 10**i for i, name in enumerate(names)}
+    MuonAdamW(alone, SETTINGS).step(gradients, 1.0)
+    MuonAdamW(stacked, SETTINGS).step(
+        {"mlp.experts.up_proj.weight": torch.stack(list(gradients.values())), "other.weight": random(7, 8, 12)}, 1.0
+    )
+    assert torch.allclose(stacked["mlp.experts.up_proj.weight"], torch.stack(list(alone.values())), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "muon"),
     [
         ("language_model.model.layers.1.mlp.experts.3.gate_proj.weight", (4, 8), True),
+        ("language_model.model.layers.1.mlp.experts.gate_proj.weight", (8, 4, 8), True),
         ("language_model.model.layers.1.mlp.gate.weight", (8, 32), True),
         ("language_model.model.embed_tokens.weight", (64, 32), False),
         ("language_model.lm_head.weight", (64, 32), False),
