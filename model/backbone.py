@@ -1,0 +1,198 @@
+"""The language model: Megatron-core's `GPTModel` with latent attention, experts and packed rows.
+
+Before it, `model/multimodal.py` has written vision features into the embedded tokens; after it come logits or losses.
+Source of the architecture: DeepSeek-V3 as configured by Kimi K2 and K2.5 (docs/model.md). Construction of Megatron
+modules stays in this file, because its class names move between versions.
+
+Shapes: T real tokens of a batch without padding, rows one after another; H hidden size; V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from model.attention import SegmentAttention, packed_sequence
+from model.config import ModelConfig
+from model.experts import StackedExperts
+from model.platform import (
+    MLP,
+    AttnMaskType,
+    ColumnParallelLinear,
+    GPTModel,
+    Linear,
+    MLASelfAttention,
+    MLASelfAttentionSubmodules,
+    MLATransformerConfig,
+    MLPSubmodules,
+    ModuleSpec,
+    MoELayer,
+    MoESubmodules,
+    RowParallelLinear,
+    SharedExpertMLP,
+    TransformerBlockSubmodules,
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_bias_dropout_add,
+    start_single_process,
+)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Megatron's local norm refuses sequence parallelism; this one marks its weight for it.
+
+    `fixed_eps` is for the norms inside latent attention, which do not follow the model's epsilon.
+    """
+
+    def __init__(
+        self, config: MLATransformerConfig, hidden_size: int, eps: float, fixed_eps: float | None = None
+    ) -> None:
+        super().__init__(hidden_size, eps=eps if fixed_eps is None else fixed_eps)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+class Backbone(GPTModel):
+    """Embedded tokens in, hidden states out; embedding and output matrices are used through methods of their own.
+
+    `GPTModel` would return logits for every position. Only about nine in ten positions are targets, and the logits are
+    the largest tensor of a step, so the head is applied by `token_losses` and `logits` where it is wanted.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        start_single_process()
+        super().__init__(
+            config=_megatron_config(config),
+            transformer_layer_spec=_block_spec(config),
+            vocab_size=config.vocab_size,
+            max_sequence_length=config.max_sequence_length,
+            position_embedding_type="rope",
+        )
+
+    def embed(self, ids_T: torch.Tensor) -> torch.Tensor:
+        """(T,) int64 -> (T, H)."""
+        return self.embedding(input_ids=ids_T[None], position_ids=None)[:, 0]
+
+    def forward(self, embedded_TH: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        """(T, H) and the lengths of the segments that make up T -> (T, H) after the final norm.
+
+        Attention stays inside a segment and positions restart at each.
+        """
+        return super().forward(
+            input_ids=None,
+            position_ids=None,
+            attention_mask=None,
+            decoder_input=embedded_TH[:, None],
+            packed_seq_params=packed_sequence(lengths, embedded_TH.device),
+        )
+
+    def _postprocess(self, hidden_states: torch.Tensor, **_unused: object) -> torch.Tensor:
+        return hidden_states[:, 0]
+
+    def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
+        """(N, H) -> (N, V)."""
+        return self.output_layer(hidden_NH)[0]
+
+    def token_losses(self, hidden_NH: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy in nats of each label (N,) int64 -> (N,) float32."""
+        return functional.cross_entropy(self.logits(hidden_NH).float(), labels_N, reduction="none")
+
+
+def _megatron_config(config: ModelConfig) -> MLATransformerConfig:
+    return MLATransformerConfig(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        ffn_hidden_size=config.ffn_hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        normalization="RMSNorm",
+        layernorm_epsilon=config.layernorm_epsilon,
+        gated_linear_unit=True,
+        activation_func=functional.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        # Latent attention. The rope type "yarn" with factor 1 is plain RoPE, so one path serves both.
+        q_lora_rank=config.q_lora_rank,
+        kv_lora_rank=config.kv_lora_rank,
+        qk_head_dim=config.qk_head_dim,
+        qk_pos_emb_head_dim=config.qk_pos_emb_head_dim,
+        v_head_dim=config.v_head_dim,
+        rope_type="yarn",
+        rotary_base=config.rotary_base,
+        rotary_scaling_factor=config.rotary_scaling_factor,
+        original_max_position_embeddings=config.original_max_position_embeddings,
+        beta_fast=config.beta_fast,
+        beta_slow=config.beta_slow,
+        mscale=config.mscale,
+        mscale_all_dim=config.mscale_all_dim,
+        # Experts: sigmoid scores, a bias that only steers the choice, no auxiliary loss.
+        num_moe_experts=config.num_moe_experts,
+        moe_router_topk=config.moe_router_topk,
+        moe_ffn_hidden_size=config.moe_ffn_hidden_size,
+        moe_shared_expert_intermediate_size=config.moe_shared_expert_intermediate_size,
+        moe_layer_freq=[int(config.is_moe(layer)) for layer in range(config.num_layers)],
+        moe_router_score_function="sigmoid",
+        moe_router_enable_expert_bias=True,
+        moe_router_topk_scaling_factor=config.moe_router_topk_scaling_factor,
+        moe_router_load_balancing_type="none",
+        moe_router_dtype="fp32",
+        moe_token_dispatcher_type="allgather",
+        # Weights come from `model/initialise.py` or a checkpoint; nothing here needs a GPU kernel.
+        perform_initialization=False,
+        use_cpu_initialization=True,
+        gradient_accumulation_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        apply_rope_fusion=False,
+        persist_layer_norm=False,
+        moe_grouped_gemm=False,
+        transformer_impl="local",
+    )
+
+
+def _block_spec(config: ModelConfig) -> TransformerBlockSubmodules:
+    gated_mlp = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    dense = ModuleSpec(module=MLP, submodules=gated_mlp)
+    moe = ModuleSpec(
+        module=MoELayer,
+        submodules=MoESubmodules(
+            experts=ModuleSpec(module=StackedExperts),
+            shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=gated_mlp),
+        ),
+    )
+    layers = [_layer_spec(config, moe if config.is_moe(layer) else dense) for layer in range(config.num_layers)]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
+
+
+def _layer_spec(config: ModelConfig, mlp: ModuleSpec) -> ModuleSpec:
+    latent_norm = ModuleSpec(module=RMSNorm, params={"fixed_eps": config.latent_layernorm_epsilon})
+    attention = ModuleSpec(
+        module=MLASelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=MLASelfAttentionSubmodules(
+            # Plain, replicated Linears for the two down projections: as ColumnParallelLinear, which is Megatron's own
+            # choice here, the shared rotary key's gradient is silently wrong as soon as tensor parallelism is on.
+            linear_q_down_proj=Linear,
+            linear_kv_down_proj=Linear,
+            linear_q_up_proj=ColumnParallelLinear,
+            linear_kv_up_proj=ColumnParallelLinear,
+            core_attention=SegmentAttention,
+            linear_proj=RowParallelLinear,
+            q_layernorm=latent_norm,
+            kv_layernorm=latent_norm,
+        ),
+    )
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=mlp,
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )

@@ -1,0 +1,140 @@
+"""The one door through which Megatron-core enters, and what has to be true before it does.
+
+Everything the project uses of `megatron.core` is imported here, after three lists have been applied: what a machine
+without CUDA needs, what one without Transformer Engine needs, and the repairs of wrong numbers, which are always on.
+`model/backbone.py` builds on the names below; nobody else imports Megatron. Each entry says what happens without it.
+"""
+
+# ruff: noqa: E402, F401  (Megatron-core may only be imported once the lists are in place; its names are re-exported)
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+
+from manifests.errors import MillraceError
+
+CHECKED_VERSIONS = ("0.16.1", "0.19.2")
+"""Of megatron-core. The parity tests pass with these; another one may compute something else without saying so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One substitution in one Megatron-core module, made while it is imported: its files stay as they are."""
+
+    module: str
+    old: str
+    new: str
+
+
+_CURRENT_DEVICE = ("torch.cuda.current_device()", 'torch.device("cpu")')
+
+WITHOUT_CUDA = (
+    # The rotary tables and the router ask for the current GPU, even with use_cpu_initialization.
+    Rewrite("megatron.core.models.common.embeddings.rotary_pos_embedding", *_CURRENT_DEVICE),
+    Rewrite("megatron.core.models.common.embeddings.yarn_rotary_pos_embedding", *_CURRENT_DEVICE),
+    Rewrite("megatron.core.transformer.moe.router", *_CURRENT_DEVICE),
+    # torch.compile needs a C++ compiler at run time, and compiling takes longer than a short run saves.
+    Rewrite("megatron.core.jit", "jit_fuser = torch.compile", "jit_fuser = noop_decorator"),
+)
+
+WITHOUT_TRANSFORMER_ENGINE = (
+    ("megatron.core.transformer.multi_latent_attention", "HAVE_TE", False),  # isinstance() of a stand-in: TypeError
+    ("megatron.core.transformer.moe.moe_utils", "te_general_gemm", None),  # NameError in the router's gate
+)
+"""(module, attribute, value): set after import. The modules guess wrongly that Transformer Engine is there."""
+
+
+class _RewritingLoader(importlib.machinery.SourceFileLoader):
+    """Compiles a module from its rewritten source, past the byte-code cache, which holds the original."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        path = self.get_filename(fullname)
+        source = self.get_data(path).decode()
+        for rewrite in WITHOUT_CUDA:
+            if rewrite.module == fullname:
+                if rewrite.old not in source:
+                    raise ImportError(f"{fullname} no longer contains {rewrite.old!r}: review WITHOUT_CUDA")
+                source = source.replace(rewrite.old, rewrite.new)
+        return compile(source, path, "exec", dont_inherit=True)
+
+
+class _RewritingFinder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if all(rewrite.module != fullname for rewrite in WITHOUT_CUDA):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _RewritingLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def _check_version() -> None:
+    try:
+        found = importlib.metadata.version("megatron-core")
+    except importlib.metadata.PackageNotFoundError:
+        raise MillraceError("megatron-core is not installed", fix="pip install -c constraints.txt .") from None
+    if found not in CHECKED_VERSIONS:
+        raise MillraceError(
+            f"megatron-core {found} is installed, but only {' and '.join(CHECKED_VERSIONS)} were checked",
+            fix="pip install -c constraints.txt . -- or add the version to CHECKED_VERSIONS once tests/model passes",
+        )
+    if any(name == "megatron.core" or name.startswith("megatron.core.") for name in sys.modules):
+        raise MillraceError("megatron.core was imported before model.platform", fix="import model.platform first")
+
+
+def _apply_transformer_engine_list() -> None:
+    for module, attribute, value in WITHOUT_TRANSFORMER_ENGINE:
+        setattr(importlib.import_module(module), attribute, value)
+
+
+_check_version()
+if not torch.cuda.is_available():
+    sys.meta_path.insert(0, _RewritingFinder())
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
+    import megatron.core.models.gpt
+if importlib.util.find_spec("transformer_engine") is None:
+    _apply_transformer_engine_list()
+
+from megatron.core import parallel_state
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.post_training.modelopt.layers import Linear
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.multi_latent_attention import MLASelfAttention, MLASelfAttentionSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+
+def start_single_process() -> None:
+    """Make the process groups that Megatron-core's modules expect, for a world of one. Calling it again does nothing.
+
+    The rendezvous is a table in this process's memory: no port is opened and no file written.
+    """
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    if not parallel_state.is_initialized():
+        parallel_state.initialize_model_parallel()

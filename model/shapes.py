@@ -1,0 +1,170 @@
+"""Names and shapes of every weight, and what they cost: arithmetic on a config, without torch.
+
+The names stay for good: official Moonshot names, but the number of an expert is an axis instead of part of the name.
+Checkpoints, optimizer state and initial weights are keyed by them. `model/canonical.py` finds them in a built model,
+`model/hf.py` writes them as the release and `transformers` do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from manifests import geometry
+from model.config import ModelConfig
+
+Shape = tuple[int, ...]
+
+LANGUAGE = "language_model.model."
+TOWER = "vision_tower."
+PROJECTOR = "mm_projector."
+EXPERT_BIAS = "mlp.gate.e_score_correction_bias"
+"""Ends the name of the one kind of weight that no gradient reaches."""
+
+
+def canonical_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """Canonical name -> shape of every weight that a checkpoint holds, in the order of the data's way."""
+    return _tower_shapes(config) | _projector_shapes(config) | _language_shapes(config)
+
+
+def _tower_shapes(config: ModelConfig) -> dict[str, Shape]:
+    vision, patch = config.vision, geometry.PATCH_PX
+    width, inner = vision.hidden_size, vision.ffn_hidden_size
+    shapes: dict[str, Shape] = {
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "patch_embed.proj.bias": (width,),
+        "patch_embed.pos_emb.weight": (vision.pos_emb_height, vision.pos_emb_width, width),
+    }
+    for block in range(vision.num_layers):
+        for name, shape in (
+            ("norm0", (width,)),
+            ("wqkv", (3 * width, width)),
+            ("wo", (width, width)),
+            ("norm1", (width,)),
+            ("mlp.fc0", (inner, width)),
+            ("mlp.fc1", (width, inner)),
+        ):
+            shapes[f"encoder.blocks.{block}.{name}.weight"] = shape
+            shapes[f"encoder.blocks.{block}.{name}.bias"] = shape[:1]
+    shapes |= {"encoder.final_layernorm.weight": (width,), "encoder.final_layernorm.bias": (width,)}
+    return {TOWER + name: shape for name, shape in shapes.items()}
+
+
+def _projector_shapes(config: ModelConfig) -> dict[str, Shape]:
+    merged = config.vision.merged_size
+    return {
+        PROJECTOR + "pre_norm.weight": (config.vision.hidden_size,),
+        PROJECTOR + "pre_norm.bias": (config.vision.hidden_size,),
+        PROJECTOR + "proj.0.weight": (merged, merged),
+        PROJECTOR + "proj.0.bias": (merged,),
+        PROJECTOR + "proj.2.weight": (config.hidden_size, merged),
+        PROJECTOR + "proj.2.bias": (config.hidden_size,),
+    }
+
+
+def _language_shapes(config: ModelConfig) -> dict[str, Shape]:
+    hidden, heads, vocab = config.hidden_size, config.num_attention_heads, config.vocab_size
+    shapes: dict[str, Shape] = {"embed_tokens.weight": (vocab, hidden)}
+    for layer in range(config.num_layers):
+        layer_shapes: dict[str, Shape] = {
+            "input_layernorm.weight": (hidden,),
+            "self_attn.q_a_proj.weight": (config.q_lora_rank, hidden),
+            "self_attn.q_a_layernorm.weight": (config.q_lora_rank,),
+            "self_attn.q_b_proj.weight": (heads * config.q_head_dim, config.q_lora_rank),
+            "self_attn.kv_a_proj_with_mqa.weight": (config.kv_lora_rank + config.qk_pos_emb_head_dim, hidden),
+            "self_attn.kv_a_layernorm.weight": (config.kv_lora_rank,),
+            "self_attn.kv_b_proj.weight": (heads * (config.qk_head_dim + config.v_head_dim), config.kv_lora_rank),
+            "self_attn.o_proj.weight": (hidden, heads * config.v_head_dim),
+            "post_attention_layernorm.weight": (hidden,),
+        }
+        if config.is_moe(layer):
+            experts = config.num_moe_experts
+            layer_shapes |= {"mlp.gate.weight": (experts, hidden), EXPERT_BIAS: (experts,)}
+            layer_shapes |= _gated_mlp("mlp.experts.", config.moe_ffn_hidden_size, hidden, (experts,))
+            layer_shapes |= _gated_mlp("mlp.shared_experts.", config.moe_shared_expert_intermediate_size, hidden)
+        else:
+            layer_shapes |= _gated_mlp("mlp.", config.ffn_hidden_size, hidden)
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in layer_shapes.items()}
+    shapes["norm.weight"] = (hidden,)
+    return {LANGUAGE + name: shape for name, shape in shapes.items()} | {
+        "language_model.lm_head.weight": (vocab, hidden)
+    }
+
+
+def _gated_mlp(prefix: str, inner: int, outer: int, axes: Shape = ()) -> dict[str, Shape]:
+    return {
+        prefix + "gate_proj.weight": (*axes, inner, outer),
+        prefix + "up_proj.weight": (*axes, inner, outer),
+        prefix + "down_proj.weight": (*axes, outer, inner),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many numbers are trained. Expert biases are not counted: no gradient reaches them."""
+
+    tower: int
+    projector: int
+    language: int
+    active_language: int
+    """Of `language`, what one token uses: all but the experts it is not sent to. Includes both vocabulary matrices."""
+
+    @property
+    def total(self) -> int:
+        return self.tower + self.projector + self.language
+
+
+def count_parameters(config: ModelConfig) -> Counts:
+    sizes = {name: math.prod(shape) for name, shape in canonical_shapes(config).items()}
+
+    def total(prefix: str) -> int:
+        return sum(n for name, n in sizes.items() if name.startswith(prefix) and not name.endswith(EXPERT_BIAS))
+
+    language = total("language_model.")
+    routed = sum(n for name, n in sizes.items() if ".mlp.experts." in name)
+    idle = routed * (config.num_moe_experts - config.moe_router_topk) // config.num_moe_experts
+    return Counts(total(TOWER), total(PROJECTOR), language, language - idle)
+
+
+def forward_flops(
+    config: ModelConfig, segment_lengths: Iterable[int], grids: Sequence[tuple[int, int, int]] = (), *, targets: int
+) -> int:
+    """Floating-point operations of one forward pass; training takes three times as many (recomputation not counted).
+
+    A multiplication and an addition count as two. Matrix products only: norms, softmax and activations are left out.
+
+    Args:
+        segment_lengths: of all segments of the batch, in tokens, without padding.
+        grids: (t, h, w) of each item the encoder sees.
+        targets: positions the output matrix is applied to.
+    """
+    return (
+        sum(_language_flops(config, length) for length in segment_lengths)
+        + targets * 2 * config.hidden_size * config.vocab_size
+        + sum(_vision_flops(config, *grid) for grid in grids)
+    )
+
+
+def _language_flops(config: ModelConfig, tokens: int) -> int:
+    counts = count_parameters(config)
+    vectors = sum(
+        math.prod(shape)
+        for name, shape in canonical_shapes(config).items()
+        if name.startswith(LANGUAGE) and len(shape) == 1 and not name.endswith(EXPERT_BIAS)
+    )
+    in_matrices = counts.active_language - vectors - 2 * config.vocab_size * config.hidden_size
+    seen = tokens * (tokens + 1) // 2  # each position attends to itself and what precedes it
+    per_pair = config.num_attention_heads * (config.q_head_dim + config.v_head_dim)
+    return 2 * tokens * in_matrices + 2 * config.num_layers * seen * per_pair
+
+
+def _vision_flops(config: ModelConfig, t: int, h: int, w: int) -> int:
+    vision, patches = config.vision, t * h * w
+    width = vision.hidden_size
+    per_patch = 3 * geometry.PATCH_PX**2 * width
+    per_patch += vision.num_layers * (4 * width * width + 2 * width * vision.ffn_hidden_size)
+    attention = vision.num_layers * 2 * patches * patches * width
+    slots = h * w // geometry.MERGE**2
+    project = slots * vision.merged_size * (vision.merged_size + config.hidden_size)
+    return 2 * (patches * per_patch + attention + project)
