@@ -1,0 +1,205 @@
+"""Document to sample: ids, the runs that carry loss, where a long document may be cut, facts as spans of ids.
+
+Before this stands ingest and filtering, after it the plan. Samples are *unexpanded*: a medium is one placeholder (an
+image in its wrapper, a video alone), so that other limits of size never re-tokenise anything.
+
+Sources. The image wrapper and the video placeholder are the released prompt form. Inferred, as nothing is published
+about it: a document ends with [EOS] and has no [BOS] (the released chat form emits none either, and attention stays
+inside a sample, so its start needs no mark); parts follow each other without separators; loss falls on all text and
+on [EOS], never on a wrapper or placeholder, and never on the first id, which nothing precedes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from manifests.errors import RecordError
+from manifests.records import Document, Fact, Media, Part, Sample, Span, Text
+from tokenization.vocabulary import Vocabulary
+
+SPLIT_MIN = 32
+SPLIT_MAX = 128
+"""Ids of text between two splits: fine enough to fill packs, coarse enough that pieces make sense."""
+
+_NEVER, _CHARACTER, _WORD, _SENTENCE, _LINE = range(5)
+"""How good a place for a cut is: inside a character, between two, before white space, after a sentence or a line."""
+
+_SENTENCE_ENDS = np.frombuffer(".!?。！？".encode("utf-32-le"), np.uint32)
+_SPACES = np.frombuffer(" \t\n".encode("utf-32-le"), np.uint32)
+_NEWLINE = ord("\n")
+
+
+def encode(document: Document, vocabulary: Vocabulary) -> Sample:
+    """Raises RecordError: `lone_surrogate` for text that is not Unicode, `bad_fact` for a fact outside its text."""
+    facts = _facts_by_part(document)
+    ids: list[int] = []
+    loss: list[tuple[int, int]] = []
+    spans: list[Span] = []
+    media: list[Media] = []
+    media_starts: list[int] = []
+    quality: list[np.ndarray] = []
+    for index, part in enumerate(document.parts):
+        if isinstance(part, Text):
+            piece = vocabulary.encode(part.text)
+            layout = _Layout(part.text, vocabulary.byte_lengths[piece])
+            spans += [layout.span(fact, len(ids)) for fact in facts[index]]
+            loss.append((len(ids), len(ids) + len(piece)))
+            first = _LINE if index and isinstance(document.parts[index - 1], Text) else _NEVER
+            quality.append(layout.cut_quality(first))
+        else:
+            piece = placeholder(part, vocabulary)
+            media.append(replace(part, payload=None))
+            media_starts.append(len(ids))
+            quality.append(np.full(len(piece), _NEVER, np.int8))
+        ids += piece
+    loss.append((len(ids), len(ids) + 1))
+    ids.append(vocabulary.eos_id)
+    quality.append(np.full(1, _NEVER, np.int8))
+    return Sample(
+        id=document.id,
+        source=document.source,
+        domain=document.domain,
+        ids=np.array(ids, np.uint32),
+        loss_runs=_join(loss),
+        media=tuple(media),
+        splits=_choose_splits(np.concatenate(quality), media_starts),
+        spans=tuple(spans),
+    )
+
+
+def placeholder(media: Media, vocabulary: Vocabulary) -> list[int]:
+    """The ids that stand for a medium until a plan fixes how many slots it gets."""
+    if media.kind == "video":
+        return [vocabulary.video_placeholder_id]
+    special = vocabulary.special
+    return [
+        special["<|media_begin|>"],
+        *vocabulary.encode("image"),
+        special["<|media_content|>"],
+        special["<|media_pad|>"],
+        special["<|media_end|>"],
+    ]
+
+
+def decode(sample: Sample, vocabulary: Vocabulary) -> tuple[Part, ...]:
+    """The parts that were encoded: neighbouring texts joined, empty ones gone.
+
+    Raises ValueError where ids and media disagree.
+    """
+    ids = sample.ids.astype(np.int64)
+    if not len(ids) or ids[-1] != vocabulary.eos_id:
+        raise ValueError(f"sample {sample.id} does not end with [EOS]")
+    parts: list[Part] = []
+    at = 0
+    marks = (vocabulary.special["<|media_begin|>"], vocabulary.video_placeholder_id)
+    starts = np.flatnonzero(np.isin(ids, marks))
+    if len(starts) != len(sample.media):
+        raise ValueError(f"sample {sample.id} has {len(starts)} placeholders for {len(sample.media)} media")
+    for start, medium in zip(starts.tolist(), sample.media, strict=True):
+        expected = placeholder(medium, vocabulary)
+        if ids[start : start + len(expected)].tolist() != expected:
+            raise ValueError(f"sample {sample.id}: id {start} does not begin the placeholder of its {medium.kind}")
+        if start > at:
+            parts.append(Text(vocabulary.decode(ids[at:start])))
+        parts.append(medium)
+        at = start + len(expected)
+    if at < len(ids) - 1:
+        parts.append(Text(vocabulary.decode(ids[at:-1])))
+    return tuple(parts)
+
+
+def decode_sample(sample: Sample, vocabulary: Vocabulary) -> str:
+    """One text for people, with a mark like `[image 640x480]` where a medium stands."""
+    return "".join(
+        part.text if isinstance(part, Text) else f"[{part.kind} {part.width_px}x{part.height_px}]"
+        for part in decode(sample, vocabulary)
+    )
+
+
+class _Layout:
+    """Where the tokens of one text begin and end, in bytes and in characters."""
+
+    def __init__(self, text: str, token_bytes: np.ndarray) -> None:
+        """`token_bytes` (n,) int64: length of each token."""
+        self.points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        widths = 1 + (self.points >= 0x80) + (self.points >= 0x800) + (self.points >= 0x10000)
+        self.char_offsets = np.concatenate([[0], np.cumsum(widths)])
+        self.ends = np.cumsum(token_bytes)
+        self.starts = self.ends - token_bytes
+
+    def span(self, fact: Fact, offset: int) -> Span:
+        """The tokens that share at least a byte with the fact; `offset` is the sample's id where this text begins."""
+        if not 0 <= fact.start < fact.stop <= len(self.points):
+            where = f"characters {fact.start} to {fact.stop} of {len(self.points)}"
+            raise RecordError("bad_fact", f"fact {fact.name!r} covers {where}")
+        first = np.searchsorted(self.ends, self.char_offsets[fact.start], side="right")
+        stop = np.searchsorted(self.starts, self.char_offsets[fact.stop], side="left")
+        return Span(fact.name, offset + int(first), offset + int(stop))
+
+    def cut_quality(self, first: int) -> np.ndarray:
+        """(n,) int8: how good it is to cut before each token; before token 0 it is `first`."""
+        quality = np.full(len(self.ends), _NEVER, np.int8)
+        quality[:1] = first
+        inner = self.ends[:-1]
+        after = np.searchsorted(self.char_offsets, inner)
+        last, following = self.points[after - 1], self.points[np.minimum(after, len(self.points) - 1)]
+        whole = self.char_offsets[after] == inner
+        space = np.isin(following, _SPACES)
+        levels = [
+            (_CHARACTER, whole),
+            (_WORD, whole & space),
+            (_SENTENCE, whole & space & np.isin(last, _SENTENCE_ENDS)),
+            (_LINE, whole & (last == _NEWLINE) & (following != _NEWLINE)),
+        ]
+        for level, here in levels:
+            quality[1:][here] = level
+        return quality
+
+
+def _choose_splits(quality: np.ndarray, media_starts: list[int]) -> np.ndarray:
+    """Offsets at which to cut: before every medium, and inside the text that follows it.
+
+    There, a split comes at the first end of a line after SPLIT_MIN ids; where no line ends within SPLIT_MAX ids, at
+    the last place of the best kind there is. The rest of a stretch is never shorter than SPLIT_MIN.
+    """
+    edges = sorted({0, *media_starts, len(quality)})
+    splits: list[int] = []
+    for begin, end in pairwise(edges):
+        splits += [begin] if begin else []
+        at = begin
+        while end - at >= 2 * SPLIT_MIN:
+            window = quality[at + SPLIT_MIN : min(at + SPLIT_MAX, end - SPLIT_MIN) + 1]
+            best = int(window.max())
+            if best == _NEVER:
+                break
+            places = np.flatnonzero(window == best)
+            at += SPLIT_MIN + int(places[0] if best == _LINE else places[-1])
+            splits.append(at)
+    return np.array(splits, np.int64)
+
+
+def _facts_by_part(document: Document) -> dict[int, list[Fact]]:
+    found: defaultdict[int, list[Fact]] = defaultdict(list)
+    for fact in document.facts:
+        if not 0 <= fact.part < len(document.parts) or not isinstance(document.parts[fact.part], Text):
+            raise RecordError("bad_fact", f"fact {fact.name!r} points at part {fact.part}, which is no text")
+        found[fact.part].append(fact)
+    return found
+
+
+def _join(runs: list[tuple[int, int]]) -> np.ndarray:
+    """(R, 2) int64: neighbouring runs made one, empty ones and the very first id left out."""
+    joined: list[list[int]] = []
+    for start, stop in runs:
+        start = max(start, 1)
+        if start >= stop:
+            continue
+        if joined and joined[-1][1] == start:
+            joined[-1][1] = stop
+        else:
+            joined.append([start, stop])
+    return np.array(joined, np.int64).reshape(-1, 2)

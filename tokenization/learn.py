@@ -1,0 +1,131 @@
+"""Learn byte-pair ranks from text: the command that made `tiny.tiktoken`.
+
+    python -m tokenization.learn OUT [FILE ...]
+
+The text is this interpreter's own (language reference and library source) plus the UTF-8 files given, so that it needs
+no download. The result depends on the interpreter's version and on the files, which is why it is committed and pinned
+by digest, and never learned anew silently.
+
+The method is byte-pair encoding (Sennrich et al. 2016, on bytes): starting from single bytes, the most frequent
+neighbours inside the pieces of the split pattern become a token, again and again. Numerals are left out, so each digit
+stays a token of its own (inferred to help small models count; the released vocabulary joins up to three).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import heapq
+import sys
+import sysconfig
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import regex
+
+from tokenization.vocabulary import PATTERN
+
+RANKS = 4096
+
+_SPLIT = regex.compile(PATTERN, regex.VERSION1)
+_NOT_PROSE = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "pydoc_data", "turtledemo"}
+"""Folders of the library that are copies, tables or tests of everything else."""
+
+
+def interpreter_text() -> Iterator[str]:
+    """The language reference behind `help()`, then the source of the standard library, in a fixed order."""
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield topics[name]
+    library = Path(sysconfig.get_path("stdlib"))
+    for file in sorted(library.rglob("*.py")):
+        if _NOT_PROSE.isdisjoint(file.relative_to(library).parts):
+            yield file.read_text(encoding="utf-8", errors="ignore")
+
+
+def count_pieces(texts: Iterable[str]) -> Counter[bytes]:
+    """How often each piece occurs, numerals left out."""
+    pieces: Counter[str] = Counter()
+    for text in texts:
+        pieces.update(_SPLIT.findall(text))
+    return Counter({p.encode(): n for p, n in pieces.items() if not unicodedata.category(p[0]).startswith("N")})
+
+
+def learn(pieces: Mapping[bytes, int], ranks: int) -> list[bytes]:
+    """Tokens by rank: the 256 bytes, then `ranks - 256` merges; fewer when nothing occurs twice any more.
+
+    Neighbours are counted by what they join to, because that is all a rank file says: `a bc` and `ab c` are one merge.
+    Of equally frequent ones the smallest bytes win, so neither hashing nor the order of the input matters. Counts are
+    kept up to date instead of recounted; entries of the heap may be stale and are checked when they come up.
+    """
+    tokens = [bytes([i]) for i in range(256)]
+    known = set(tokens)
+    words = [[bytes([b]) for b in piece] for piece in sorted(pieces)]
+    weights = [pieces[piece] for piece in sorted(pieces)]
+    counts: Counter[bytes] = Counter()
+    places: defaultdict[bytes, set[int]] = defaultdict(set)
+    for index, word in enumerate(words):
+        for joined in joins(word):
+            counts[joined] += weights[index]
+            places[joined].add(index)
+    heap = [(-count, joined) for joined, count in counts.items()]
+    heapq.heapify(heap)
+    while len(tokens) < ranks and heap:
+        count, best = heapq.heappop(heap)
+        if -count != counts[best]:
+            continue  # stale: whoever changed the count has pushed the new one
+        if -count < 2:
+            break
+        if best not in known:
+            tokens.append(best)
+            known.add(best)
+        changed: set[bytes] = set()
+        for index in sorted(places.pop(best)):
+            for joined in joins(words[index]):
+                counts[joined] -= weights[index]
+                changed.add(joined)
+            words[index] = merge(words[index], best)
+            for joined in joins(words[index]):
+                counts[joined] += weights[index]
+                places[joined].add(index)
+                changed.add(joined)
+        for joined in changed:
+            if counts[joined] > 0:
+                heapq.heappush(heap, (-counts[joined], joined))
+    return tokens
+
+
+def joins(word: list[bytes]) -> list[bytes]:
+    return [left + right for left, right in pairwise(word)]
+
+
+def merge(word: list[bytes], token: bytes) -> list[bytes]:
+    """`word` with all neighbours that join to `token`, from the left, replaced by it."""
+    merged: list[bytes] = []
+    at = 0
+    while at < len(word):
+        joined = word[at] + word[at + 1] if at + 1 < len(word) else b""
+        merged.append(token if joined == token else word[at])
+        at += 2 if joined == token else 1
+    return merged
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tokenization.learn", description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="the rank file to write")
+    parser.add_argument("files", type=Path, nargs="*", help="more text beside the interpreter's own")
+    options = parser.parse_args(arguments)
+    texts = [*interpreter_text(), *(file.read_text(encoding="utf-8") for file in options.files)]
+    tokens = learn(count_pieces(texts), RANKS)
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)]
+    options.out.write_text("".join(lines), encoding="ascii")
+    print(f"{options.out}: {len(tokens)} ranks from {sum(map(len, texts)):,} characters", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Text to token ids and back: a rank file in tiktoken's format, Kimi's split pattern, Kimi's 256 special tokens.
+
+Before this stands a `Document` or a chat, after it `encode.py`. The engine is tiktoken; `reference.py` is the slow
+twin it is tested against. One class serves both the shipped tiny vocabulary (4,096 ranks, `tiny.tiktoken`, made by
+`learn.py`) and a released `tiktoken.model`: the special tokens start where the ranks end.
+
+Sources. Split pattern, the two length caps and the names and offsets of the special tokens: the released tokenizer of
+the Kimi K2 family (`tokenization_kimi.py`, `tokenizer_config.json`), where the ranks end at 163,584. The name of the
+video placeholder is released, too, but not its id, because it never reaches a model; slot 253 is ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import tiktoken
+
+from manifests.errors import ManifestError, RecordError
+from manifests.records import digest
+
+TINY = Path(__file__).with_name("tiny.tiktoken")
+
+_NOT_HAN = r"&&[^\p{Han}]]"
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}" + _NOT_HAN
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}" + _NOT_HAN
+_LEAD = r"[^\r\n\p{L}\p{N}]?"
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+PATTERN = "|".join(
+    [
+        r"[\p{Han}]+",
+        _LEAD + _UPPER + "*" + _LOWER + "+" + _SUFFIX,  # word, Word, wOrd: a capital starts a piece
+        _LEAD + _UPPER + "+" + _LOWER + "*" + _SUFFIX,  # WORD, and scripts without case
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+)
+"""Pieces that merges never cross. Every alternative is linear in the length of the run it matches."""
+
+MAX_TEXT = 400_000
+MAX_RUN = 25_000
+"""Text is handed to the engine in stretches of at most MAX_TEXT characters, cut again after MAX_RUN characters in a
+row that are all white space or all not: the released caps, so that ids agree on any text and a hostile endless line
+costs linear time and bounded memory."""
+
+_RUNS = re.compile(r"\s+|\S+")
+
+SPECIALS = 256
+_NAMES: Mapping[int, str] = {
+    0: "[BOS]",
+    1: "[EOS]",
+    2: "<|im_end|>",
+    3: "<|im_user|>",
+    4: "<|im_assistant|>",
+    6: "<|start_header_id|>",
+    7: "<|end_header_id|>",
+    9: "[EOT]",
+    10: "<|im_system|>",
+    11: "<|tool_calls_section_begin|>",
+    12: "<|tool_calls_section_end|>",
+    13: "<|tool_call_begin|>",
+    14: "<|tool_call_argument_begin|>",
+    15: "<|tool_call_end|>",
+    17: "<|im_middle|>",
+    18: "<|media_begin|>",
+    19: "<|media_content|>",
+    20: "<|media_end|>",
+    21: "<|media_pad|>",
+    22: "<think>",
+    23: "</think>",
+    253: "<|kimi_k25_video_placeholder|>",
+    254: "[UNK]",
+    255: "[PAD]",
+}
+"""Offset from the end of the ranks -> name. Offsets without a name are `<|reserved_token_ID|>`, as in the release."""
+
+
+class Vocabulary:
+    """Immutable, safe to share between threads, picklable.
+
+    `special` maps all 256 names to ids; text that spells such a name is ordinary text to `encode`.
+    """
+
+    def __init__(self, ranks: Mapping[bytes, int]) -> None:
+        """`ranks` holds every single byte and numbers its tokens 0, 1, 2 ... in the order of merging."""
+        self.base = len(ranks)
+        self.special: Mapping[str, int] = MappingProxyType(
+            {_NAMES.get(i, f"<|reserved_token_{self.base + i}|>"): self.base + i for i in range(SPECIALS)}
+        )
+        self.tokens: tuple[bytes, ...] = tuple(sorted(ranks, key=ranks.__getitem__))
+        """Bytes of the ordinary tokens, by id."""
+        self._engine = tiktoken.Encoding(
+            "millrace", pat_str=PATTERN, mergeable_ranks=dict(ranks), special_tokens=dict(self.special)
+        )
+
+    @classmethod
+    def load(cls, name: str | Path = "tiny") -> Vocabulary:
+        """The shipped vocabulary `tiny`, or a file in tiktoken's format (one `base64 rank` a line).
+
+        Raises ManifestError for a file that is not there or not a whole set of ranks.
+        """
+        file = TINY if name == "tiny" else Path(name)
+        return cls(_read_ranks(file))
+
+    def __reduce__(self) -> tuple[type, tuple[dict[bytes, int]]]:
+        return (Vocabulary, ({token: rank for rank, token in enumerate(self.tokens)},))
+
+    @property
+    def size(self) -> int:
+        """Rows of the model's embedding: ranks and special tokens."""
+        return self.base + SPECIALS
+
+    @property
+    def eos_id(self) -> int:
+        return self.special["[EOS]"]
+
+    @property
+    def pad_id(self) -> int:
+        return self.special["[PAD]"]
+
+    @property
+    def media_pad_id(self) -> int:
+        return self.special["<|media_pad|>"]
+
+    @property
+    def video_placeholder_id(self) -> int:
+        return self.special["<|kimi_k25_video_placeholder|>"]
+
+    @cached_property
+    def digest(self) -> str:
+        """Over pattern, special names and tokens: equal digests give equal ids for every text."""
+        return digest("vocabulary", PATTERN, *self.special, *self.tokens)
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """(size,) int64: bytes of text behind each id, 0 for special tokens."""
+        return np.array([len(token) for token in self.tokens] + [0] * SPECIALS, np.int64)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; never a special id, whatever the text says.
+
+        Raises RecordError(`lone_surrogate`) for a string that is not Unicode text.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RecordError("lone_surrogate", f"character {error.start} is half of a surrogate pair") from None
+        ids: list[int] = []
+        for stretch in stretches(text):
+            ids += self._engine.encode_ordinary(stretch)
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text of `ids`; special ones by name. Bytes that are no UTF-8 (a cut inside a character) become U+FFFD.
+
+        Raises ValueError for an id outside the vocabulary.
+        """
+        plain = [int(i) for i in ids]
+        if plain and not 0 <= min(plain) <= max(plain) < self.size:
+            raise ValueError(f"ids lie in 0 .. {self.size - 1}, got {min(plain)} .. {max(plain)}")
+        return self._engine.decode_bytes(plain).decode(errors="replace")
+
+
+def stretches(text: str) -> Iterator[str]:
+    """Cut `text` into what the engine is given at once; see MAX_TEXT and MAX_RUN."""
+    for first in range(0, len(text), MAX_TEXT):
+        chunk = text[first : first + MAX_TEXT]
+        cut = 0
+        if len(chunk) > MAX_RUN:
+            for run in _RUNS.finditer(chunk):
+                for at in range(run.start() + MAX_RUN, run.end(), MAX_RUN):
+                    yield chunk[cut:at]
+                    cut = at
+        yield chunk[cut:]
+
+
+def _read_ranks(file: Path) -> dict[bytes, int]:
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        fix = "give `tiny` or the path of a rank file"
+        raise ManifestError(f"no vocabulary ({error.strerror})", where=str(file), fix=fix) from None
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error):
+            raise ManifestError("expected `base64 rank`", where=f"{file}:{number}") from None
+    whole = sorted(ranks.values()) == list(range(len(lines))) and all(bytes([i]) in ranks for i in range(256))
+    if not whole:
+        raise ManifestError("expected every byte and ranks 0, 1, 2 ... without gaps or repeats", where=str(file))
+    return ranks
