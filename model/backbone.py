@@ -37,6 +37,7 @@ from model.platform import (
     TransformerLayer,
     TransformerLayerSubmodules,
     get_bias_dropout_add,
+    get_updated_expert_bias,
     start_single_process,
 )
 
@@ -99,6 +100,22 @@ class Backbone(GPTModel):
         """Cross-entropy in nats of each label (N,) int64 -> (N,) float32."""
         return functional.cross_entropy(self.logits(hidden_NH).float(), labels_N, reduction="none")
 
+    @torch.no_grad()
+    def update_expert_bias(self) -> None:
+        """Call after each optimizer step: experts that got fewer tokens than the mean since the last call become easier
+        to choose by moe_router_bias_update_rate, the others harder; then counting starts anew. Needs no loss.
+
+        Source: DeepSeek-V3's balancing without an auxiliary loss (arXiv 2408.15664), Megatron-core's own formula.
+        """
+        routers = [layer.mlp.router for layer in self.decoder.layers if isinstance(layer.mlp, MoELayer)]
+        if routers:
+            counts = torch.stack([router.local_tokens_per_expert for router in routers])
+            biases = torch.stack([router.expert_bias for router in routers])
+            updated = get_updated_expert_bias(counts, biases, self.config.moe_router_bias_update_rate)
+            for router, bias in zip(routers, updated, strict=True):
+                router.expert_bias.copy_(bias)
+                router.local_tokens_per_expert.zero_()
+
 
 def _megatron_config(config: ModelConfig) -> MLATransformerConfig:
     return MLATransformerConfig(
@@ -136,6 +153,7 @@ def _megatron_config(config: ModelConfig) -> MLATransformerConfig:
         moe_router_score_function="sigmoid",
         moe_router_enable_expert_bias=True,
         moe_router_topk_scaling_factor=config.moe_router_topk_scaling_factor,
+        moe_router_bias_update_rate=config.moe_router_bias_update_rate,
         moe_router_load_balancing_type="none",
         moe_router_dtype="fp32",
         moe_token_dispatcher_type="allgather",

@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from manifests.errors import ResumeError
 from manifests.records import digest
 from model import shapes
-from model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from model.multimodal import MultimodalModel
 
 _LAYER = {
     "input_layernorm.weight": "input_layernorm.weight",
@@ -64,11 +66,11 @@ class Window:
         return tensor if self.half is None else tensor.chunk(2, dim=-2)[self.half]
 
 
-def windows(model: nn.Module, config: ModelConfig) -> dict[str, Window]:
+def windows(model: MultimodalModel) -> dict[str, Window]:
     """Canonical name -> window, in the order of `canonical_shapes`."""
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     found = {}
-    for name, shape in shapes.canonical_shapes(config).items():
+    for name, shape in shapes.canonical_shapes(model.config).items():
         inside, half = _megatron_name(name)
         window = Window(held[inside], half)
         if tuple(window.of(window.parameter).shape) != shape:
@@ -90,24 +92,24 @@ def _megatron_name(name: str) -> tuple[str, int | None]:
     return prefix + _LAYER[match[2]], None
 
 
-def state(model: nn.Module, config: ModelConfig) -> dict[str, torch.Tensor]:
+def canonical_state(model: MultimodalModel) -> dict[str, torch.Tensor]:
     """Every weight a checkpoint holds, expert biases included: detached views, not copies."""
-    return {name: window.of(window.parameter.detach()) for name, window in windows(model, config).items()}
+    return {name: window.of(window.parameter.detach()) for name, window in windows(model).items()}
 
 
-def trainable(model: nn.Module, config: ModelConfig) -> dict[str, torch.Tensor]:
+def canonical_parameters(model: MultimodalModel) -> dict[str, torch.Tensor]:
     """The weights that gradients reach and that are not frozen: detached views; a step in place changes the model."""
     return {
         name: window.of(window.parameter.detach())
-        for name, window in windows(model, config).items()
+        for name, window in windows(model).items()
         if window.parameter.requires_grad
     }
 
 
-def gradients(model: nn.Module, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Views of the gradients of `trainable`, zeros where the batch did not reach a weight (no media)."""
+def canonical_gradients(model: MultimodalModel) -> dict[str, torch.Tensor]:
+    """Views of the gradients of `canonical_parameters`, zeros where the batch did not reach a weight (no media)."""
     found = {}
-    for name, window in windows(model, config).items():
+    for name, window in windows(model).items():
         parameter = window.parameter
         if parameter.requires_grad:
             if parameter.grad is None:
@@ -117,9 +119,9 @@ def gradients(model: nn.Module, config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def load(model: nn.Module, config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> None:
+def load_canonical(model: MultimodalModel, weights: Mapping[str, torch.Tensor]) -> None:
     """Copy every canonical weight into the model. Names and shapes must match exactly."""
-    held = state(model, config)
+    held = canonical_state(model)
     if weights.keys() != held.keys():
         missing, unknown = sorted(held.keys() - weights.keys()), sorted(weights.keys() - held.keys())
         raise ResumeError(f"weights do not fit this model: missing {missing[:3]}, unknown {unknown[:3]}")
@@ -134,16 +136,16 @@ def load(model: nn.Module, config: ModelConfig, weights: Mapping[str, torch.Tens
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
+def initialise(model: MultimodalModel, seed: int) -> None:
     """Start every weight from (seed, its canonical name), so that no layout or order of modules changes it.
 
     Matrices and tables N(0, init_method_std), norm gains 1, biases 0 (DeepSeek-V3's rule, used for the tower too).
     """
-    for name, tensor in state(model, config).items():
+    for name, tensor in canonical_state(model).items():
         if name.endswith("bias"):
             tensor.zero_()
         elif tensor.ndim == 1:
             tensor.fill_(1.0)
         else:
             source = torch.Generator().manual_seed(int(digest("weight", str(seed), name)[:15], 16))
-            tensor.copy_(torch.randn(tensor.shape, generator=source) * config.init_method_std)
+            tensor.copy_(torch.randn(tensor.shape, generator=source) * model.config.init_method_std)

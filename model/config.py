@@ -49,7 +49,7 @@ class ModelConfig:
     hidden_size: int
     num_layers: int
     first_k_dense_replace: int
-    """The first k layers have a dense MLP instead of experts. The release's name for what Megatron lists as moe_layer_freq."""
+    """The first k layers have a dense MLP, not experts. The release's name; Megatron wants moe_layer_freq, a list."""
     ffn_hidden_size: int
     """Of the dense layers."""
     init_method_std: float

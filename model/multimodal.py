@@ -65,7 +65,7 @@ class MultimodalModel(nn.Module):
         self.vision_tower = MoonViT3d(config.vision)
         self.mm_projector = Projector(config)
         self.language_model = Backbone(config)
-        initialise(self, config, seed)
+        initialise(self, seed)
 
     def encode(self, media: Media) -> torch.Tensor:
         """(S, H) features of all slots, item after item."""

@@ -1,0 +1,94 @@
+"""Small random models and batches for the tests of the model room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from model.canonical import canonical_state
+from model.config import ModelConfig, VisionConfig
+from model.moonvit import Grid
+from model.multimodal import MultimodalModel
+
+SMALL = ModelConfig(
+    vocab_size=160,
+    hidden_size=48,
+    num_layers=3,
+    first_k_dense_replace=1,
+    ffn_hidden_size=64,
+    init_method_std=0.15,
+    num_attention_heads=3,
+    q_lora_rank=24,
+    kv_lora_rank=20,
+    qk_head_dim=16,
+    qk_pos_emb_head_dim=8,
+    v_head_dim=12,
+    num_moe_experts=6,
+    moe_router_topk=2,
+    moe_ffn_hidden_size=28,
+    moe_shared_expert_intermediate_size=56,
+    moe_router_topk_scaling_factor=2.827,
+    rotary_scaling_factor=8.0,
+    vision=VisionConfig(
+        num_layers=2, hidden_size=40, num_attention_heads=2, ffn_hidden_size=56, pos_emb_height=8, pos_emb_width=8
+    ),
+)
+"""Every size differs from its neighbours, so that a swapped axis can't go unnoticed. YaRN is on."""
+
+
+@dataclass
+class Rows:
+    ids: torch.Tensor
+    labels: torch.Tensor
+    loss_mask: torch.Tensor
+    segment_lengths: list[list[int]]
+
+
+@dataclass
+class Media:
+    patches: torch.Tensor
+    grids: list[Grid]
+
+
+def small_model(config: ModelConfig = SMALL, seed: int = 7) -> MultimodalModel:
+    return lively(MultimodalModel(config, seed))
+
+
+def lively(model: MultimodalModel) -> MultimodalModel:
+    """Move norms, biases and expert biases off their start, or a test could miss that one is not used."""
+    source = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, tensor in canonical_state(model).items():
+            if tensor.ndim == 1:
+                tensor.add_(torch.randn(tensor.shape, generator=source) * (0.03 if "correction" in name else 0.2))
+    return model
+
+
+def rows_of(segments: Sequence[Sequence[Sequence[int]]], length: int, pad: int = 0) -> Rows:
+    """Rows from segments of ids; every token but the first of a segment is a target."""
+    ids = torch.full((len(segments), length), pad)
+    labels, mask = torch.full_like(ids, pad), torch.zeros(ids.shape, dtype=torch.bool)
+    for r, row in enumerate(segments):
+        start = 0
+        for segment in row:
+            stop = start + len(segment)
+            ids[r, start:stop] = torch.tensor(segment)
+            labels[r, start : stop - 1] = ids[r, start + 1 : stop]
+            mask[r, start : stop - 1] = True
+            start = stop
+    return Rows(ids, labels, mask, [[len(s) for s in row] for row in segments])
+
+
+def media_of(grids: Iterable[Grid], seed: int = 3) -> Media:
+    grids = list(grids)
+    count = sum(t * h * w for t, h, w in grids)
+    patches = torch.randint(
+        0, 256, (count, 3, 14, 14), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
+    return Media(patches, grids)
+
+
+def random_ids(count: int, seed: int, vocab: int = SMALL.vocab_size) -> list[int]:
+    return torch.randint(10, vocab, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
