@@ -1,0 +1,222 @@
+"""Ops that look at text: one that cleans it, and filters with a reason and the number that was compared.
+
+Between ingest, where `Normalise` runs, and dedup. Every op is a frozen dataclass whose fields are its parameters in
+YAML, with `apply(document) -> Document | Drop`, pure. Filters look at `document.text` and concern only the `domains`
+they are given (none given: all), because a rule made for web pages would throw away captions and code.
+
+Sources: the repetition and letter rules are those of MassiveText (Rae et al. 2021, "Gopher", appendix A.1.1, Table A1);
+the others are rules of thumb, marked as ours. Lengths are counted in characters, so that languages without spaces
+between words are treated alike.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import ClassVar, Literal
+
+import regex
+
+from manifests.errors import RecordError
+from manifests.load import schema
+from manifests.records import Document, Drop, Part, Text
+
+_LINE_END = re.compile("\r\n?|[\x85\u2028]")
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufdd0-\ufdef\ufffe\uffff]")
+"""Control characters but tab and line feed, zero-width space, word joiner, byte-order mark, non-characters. Joiners
+(U+200C, U+200D) and direction marks stay: Persian, Indic scripts and emoji are spelled with them."""
+
+_TOO_MANY_MARKS = regex.compile(r"\p{M}{31}")
+"""Unicode's stream-safe format allows 30 in a row; sorting them for NFC takes time quadratic in their number."""
+
+_RUN = re.compile(r"(\S)\1{9,}")
+_LETTER = re.compile(r"[^\W\d_]")
+_STRANGE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffd-\uffff\U000f0000-\U0010ffff]")
+
+
+@schema
+class Normalise:
+    """Unicode NFC, `\\n` line ends, no control or invisible characters; facts move along.
+
+    Raises RecordError: `lone_surrogate`; `combining_marks` for more than 30 in a row; `bad_fact` for a fact that begins
+    or ends inside what becomes one character, lies outside its text or covers nothing visible.
+    """
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    kind: Literal["normalise"]
+
+    def apply(self, document: Document) -> Document | Drop:
+        parts = tuple(Text(clean(part.text)) if isinstance(part, Text) else part for part in document.parts)
+        if parts == document.parts:
+            return document
+        ends: defaultdict[int, set[int]] = defaultdict(set)
+        for fact in document.facts:
+            ends[fact.part] |= {fact.start, fact.stop}
+        moved = {part: _moved(document, parts, part, places) for part, places in ends.items()}
+        facts = [replace(f, start=moved[f.part][f.start], stop=moved[f.part][f.stop]) for f in document.facts]
+        if any(fact.start >= fact.stop for fact in facts):
+            raise RecordError("bad_fact", "a fact covers no visible character")
+        return replace(document, parts=parts, facts=tuple(facts))
+
+
+def clean(text: str) -> str:
+    """What `Normalise` makes of one text. Raises RecordError."""
+    if text.isascii():
+        return _INVISIBLE.sub("", _LINE_END.sub("\n", text))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError("lone_surrogate", f"character {error.start} is half of a surrogate pair") from None
+    text = _INVISIBLE.sub("", _LINE_END.sub("\n", text).replace("\u2029", "\n\n"))
+    if _TOO_MANY_MARKS.search(text):
+        raise RecordError("combining_marks", "more than 30 combining marks in a row")
+    return unicodedata.normalize("NFC", text)
+
+
+def _moved(document: Document, parts: tuple[Part, ...], index: int, places: set[int]) -> dict[int, int]:
+    """Old offset -> new offset for `places` of text part `index`, whose cleaned version is in `parts`.
+
+    The text is cleaned once more in the pieces between the places: where these join to the cleaned whole, each place is
+    a border in both, and the lengths of the pieces say where it went.
+    """
+    old, new = (p[index] if 0 <= index < len(parts) else None for p in (document.parts, parts))
+    if not isinstance(old, Text) or not isinstance(new, Text):
+        raise RecordError("bad_fact", f"a fact points at part {index}, which is no text")
+    borders = sorted({0, *places, len(old.text)})
+    if borders[0] < 0 or borders[-1] > len(old.text):
+        raise RecordError("bad_fact", f"a fact lies outside its text of {len(old.text)} characters")
+    pieces = [clean(old.text[start:stop]) for start, stop in pairwise(borders)]
+    if "".join(pieces) != new.text:
+        raise RecordError("bad_fact", "a fact begins or ends inside what becomes one character")
+    lengths = [0, *(len(piece) for piece in pieces)]
+    return dict(zip(borders, accumulate(lengths), strict=True))
+
+
+@schema
+class TooShort:
+    """Fewer than `min_characters` characters that are not white space. Ours (Gopher drops fewer than 50 words)."""
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    kind: Literal["too_short"]
+    min_characters: int = 100
+    domains: tuple[str, ...] = ()
+
+    def apply(self, document: Document) -> Document | Drop:
+        if not concerns(self.domains, document):
+            return document
+        characters = sum(map(len, document.text.split()))
+        return Drop("too_short", characters) if characters < self.min_characters else document
+
+
+@schema
+class TooLong:
+    """More than `max_characters` characters. Ours, bounds the cost of a document (Gopher drops over 100,000 words)."""
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    kind: Literal["too_long"]
+    max_characters: int = 10_000_000
+    domains: tuple[str, ...] = ()
+
+    def apply(self, document: Document) -> Document | Drop:
+        if not concerns(self.domains, document):
+            return document
+        characters = len(document.text)
+        return Drop("too_long", characters) if characters > self.max_characters else document
+
+
+@schema
+class RepeatedLines:
+    """Too much of the text are lines that occurred before, counted in lines or in characters. Limits: Gopher, Table A1.
+
+    Empty lines do not count. That the first occurrence is not a duplicate is our reading.
+    """
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    kind: Literal["repeated_lines"]
+    max_line_fraction: float = 0.30
+    max_character_fraction: float = 0.20
+    domains: tuple[str, ...] = ()
+
+    def apply(self, document: Document) -> Document | Drop:
+        lines = [line for line in map(str.strip, document.text.splitlines()) if line]
+        if not lines or not concerns(self.domains, document):
+            return document
+        seen: set[str] = set()
+        repeats = repeated_characters = 0
+        for line in lines:
+            if line in seen:
+                repeats += 1
+                repeated_characters += len(line)
+            seen.add(line)
+        by_line, by_character = repeats / len(lines), repeated_characters / sum(map(len, lines))
+        if by_line > self.max_line_fraction:
+            return Drop("repeated_lines", by_line)
+        return Drop("repeated_lines", by_character) if by_character > self.max_character_fraction else document
+
+
+@schema
+class RepeatedCharacters:
+    """Too much of the text are runs of one and the same character, like rulers and padding. Ours.
+
+    Only runs of ten and more characters count, so that indentation in prose and `!!!` pass.
+    """
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    kind: Literal["repeated_characters"]
+    max_fraction: float = 0.20
+    domains: tuple[str, ...] = ()
+
+    def apply(self, document: Document) -> Document | Drop:
+        text = document.text
+        if not text or not concerns(self.domains, document):
+            return document
+        fraction = sum(run.end() - run.start() for run in _RUN.finditer(text)) / len(text)
+        return Drop("repeated_characters", fraction) if fraction > self.max_fraction else document
+
+
+@schema
+class FewLetters:
+    """Too few words hold a letter. Limit: Gopher, 80% of words contain an alphabetic character. Not for tables."""
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    kind: Literal["few_letters"]
+    min_fraction: float = 0.80
+    domains: tuple[str, ...] = ()
+
+    def apply(self, document: Document) -> Document | Drop:
+        words = document.text.split()
+        if not words or not concerns(self.domains, document):
+            return document
+        fraction = sum(_LETTER.search(word) is not None for word in words) / len(words)
+        return Drop("few_letters", fraction) if fraction < self.min_fraction else document
+
+
+@schema
+class Garbled:
+    """Binary data or broken encodings read as text: control, private-use and non-characters, U+FFFD. Ours."""
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    kind: Literal["garbled"]
+    max_fraction: float = 0.005
+    domains: tuple[str, ...] = ()
+
+    def apply(self, document: Document) -> Document | Drop:
+        text = document.text
+        if not text or not concerns(self.domains, document):
+            return document
+        fraction = len(_STRANGE.findall(text)) / len(text)
+        return Drop("garbled", fraction) if fraction > self.max_fraction else document
+
+
+def concerns(domains: tuple[str, ...], document: Document) -> bool:
+    return not domains or document.domain in domains
