@@ -1,0 +1,203 @@
+"""Encoded pictures: what they are, whether all of one decodes, and its pixels exactly as the released model saw them.
+
+Before: ingest has the bytes of a file. After: `records.Media` with a true format and upright size; later the same
+bytes become patches in packing. Pixels are Pillow's, as in the released processor: EXIF orientation applied, then
+`convert("RGB")`. What that means for pictures that are not plain RGB:
+
+    palette, grey, 1 bit, CMYK, LAB, YCbCr   Pillow's own conversion; colour profiles are not applied
+    alpha                                    cut off, the colour below it stays (it is not blended onto anything)
+    16-bit grey                              the high byte, as Pillow does for 16-bit RGB. The one deviation: released
+                                             code clips such pictures to 255, that is to a white page
+    32-bit integer, float                    their range is not declared: clipped to 0..255, as released
+    animated (GIF, PNG, WebP), several pages the first frame
+
+Everything here runs on bytes from strangers. Bytes, pixels and JPEG scans are limited before any pixel is decoded.
+Decoders are native code, so ingest calls `check` through `stores.child`; once a store holds the bytes, their digest
+says that they decoded before, and readers call `decode_rgb` in their own process.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from manifests.errors import RecordError
+
+FORMATS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",  # a JPEG with more pictures behind it; Pillow's JPEG reader finds out
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "AVIF": "avif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "JPEG2000": "jp2",
+    "PPM": "ppm",
+    "ICO": "ico",
+    "TGA": "tga",
+    "PCX": "pcx",
+    "SGI": "sgi",
+    "PSD": "psd",
+    "DDS": "dds",
+    "QOI": "qoi",
+}
+"""Pillow's names -> file endings of `Media.format`. A closed list: some of Pillow's other readers start programs."""
+
+_READERS = [name for name in FORMATS if name != "MPO"]
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the picture upright; 1 and anything unknown leave it."""
+
+_EXIF_ORIENTATION = 0x0112
+
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's readers raise on broken files: each format has its own habits, several of them on purpose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """How much one picture may cost. Memory while decoding is at most about 12 bytes per pixel."""
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 89_478_485
+    """Pillow's own alarm level for decompression bombs (a quarter of a GiB of RGB)."""
+    max_scans: int = 100
+    """Passes of a progressive JPEG. Encoders make about 10; thousands turn a small file into minutes of work."""
+
+
+LIMITS = ImageLimits()
+
+warnings.filterwarnings("ignore", module=r"PIL\..*")  # about sizes, which we limit, and metadata, which we leave alone
+
+
+class Picture(NamedTuple):
+    """What a picture is, upright."""
+
+    format: str
+    width_px: int
+    height_px: int
+
+
+def probe(payload: bytes, limits: ImageLimits = LIMITS) -> Picture:
+    """Format and upright size, from the header (a PNG may hold its orientation at the end, and is read to there).
+
+    Does not promise that the pixels decode: that is `check`. Raises RecordError with reason `empty_file`,
+    `too_many_bytes`, `unknown_format`, `too_many_pixels`, `too_many_scans` or, for headers that lie,
+    `truncated_image` or `broken_image`.
+    """
+    image = _open(payload, limits)
+    width, height = image.size
+    on_its_side = _orientation(image) >= 5
+    return Picture(FORMATS[str(image.format)], *((height, width) if on_its_side else (width, height)))
+
+
+def check(payload: bytes, limits: ImageLimits = LIMITS) -> Picture:
+    """Decode everything and say what it is; raises RecordError as `probe` does. For files that nobody vouches for."""
+    image = _load(payload, limits)
+    rgb = _upright_rgb(image)
+    return Picture(FORMATS[str(image.format)], *rgb.size)
+
+
+def decode_rgb(payload: bytes, limits: ImageLimits = LIMITS) -> np.ndarray:
+    """(H, W, 3) uint8, upright, read-only. Raises RecordError as `check` does."""
+    return np.asarray(_upright_rgb(_load(payload, limits)))
+
+
+def resize(rgb: np.ndarray, width_px: int, height_px: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> (height_px, width_px, 3) uint8 with Pillow's antialiased bicubic, the released kernel."""
+    if rgb.shape[:2] == (height_px, width_px):
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize((width_px, height_px), Image.Resampling.BICUBIC))
+
+
+def _open(payload: bytes, limits: ImageLimits) -> Image.Image:
+    if not payload:
+        raise RecordError("empty_file", "the file has no bytes")
+    if len(payload) > limits.max_bytes:
+        raise RecordError("too_many_bytes", f"{len(payload):,} bytes, at most {limits.max_bytes:,} are decoded")
+    try:
+        image = Image.open(io.BytesIO(payload), formats=_READERS)
+    except Image.UnidentifiedImageError:
+        raise RecordError("unknown_format", "not a picture in any accepted format") from None
+    except _DECODER_ERRORS as error:
+        raise _broken(error) from error
+    _limit_pixels(image, limits)
+    scans = payload.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0  # never inside compressed data
+    if scans > limits.max_scans:
+        raise RecordError("too_many_scans", f"a JPEG of {scans:,} scans, at most {limits.max_scans} are decoded")
+    return image
+
+
+def _load(payload: bytes, limits: ImageLimits) -> Image.Image:
+    image = _open(payload, limits)
+    try:
+        image.load()
+    except _DECODER_ERRORS as error:
+        raise _broken(error) from error
+    _limit_pixels(image, limits)  # an icon tells its true size only now
+    return image
+
+
+def _limit_pixels(image: Image.Image, limits: ImageLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise RecordError("too_many_pixels", f"{width} x {height} px, at most {limits.max_pixels:,} pixels are decoded")
+    if width < 1 or height < 1:
+        raise RecordError("broken_image", f"{width} x {height} px is not a picture")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 too if there is none, or none that can be read."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself, and has their upright size from the start
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except _DECODER_ERRORS:
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in UPRIGHT else 1
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    try:
+        method = UPRIGHT.get(_orientation(image))
+        upright = image if method is None else image.transpose(method)
+        if upright.mode.startswith("I;16"):
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
+    except _DECODER_ERRORS as error:
+        raise _broken(error) from error
+
+
+def _broken(error: BaseException) -> RecordError:
+    """The reason code for what a decoder said."""
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, Image.DecompressionBombError):
+        return RecordError("too_many_pixels", said)
+    cut = any(word in said.lower() for word in ("truncated", "not enough", "unexpected end"))
+    return RecordError("truncated_image" if cut or isinstance(error, EOFError) else "broken_image", said)
