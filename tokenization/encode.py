@@ -28,8 +28,8 @@ SPLIT_MAX = 128
 _NEVER, _CHARACTER, _WORD, _SENTENCE, _LINE = range(5)
 """How good a place for a cut is: inside a character, between two, before white space, after a sentence or a line."""
 
-_SENTENCE_ENDS = np.frombuffer(".!?。！？".encode("utf-32-le"), np.uint32)
-_SPACES = np.frombuffer(" \t\n".encode("utf-32-le"), np.uint32)
+_SENTENCE_ENDS = np.frombuffer(".!?。！？".encode("utf-32-le"), "<u4")
+_SPACES = np.frombuffer(" \t\n".encode("utf-32-le"), "<u4")
 _NEWLINE = ord("\n")
 
 
@@ -41,7 +41,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
     spans: list[Span] = []
     media: list[Media] = []
     media_starts: list[int] = []
-    quality: list[np.ndarray] = []
+    quality: list[bytes] = []
     for index, part in enumerate(document.parts):
         if isinstance(part, Text):
             piece = vocabulary.encode(part.text)
@@ -49,16 +49,16 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
             spans += [layout.span(fact, len(ids)) for fact in facts[index]]
             loss.append((len(ids), len(ids) + len(piece)))
             first = _LINE if index and isinstance(document.parts[index - 1], Text) else _NEVER
-            quality.append(layout.cut_quality(first))
+            quality.append(layout.cut_quality(first).tobytes())
         else:
             piece = placeholder(part, vocabulary)
             media.append(replace(part, payload=None))
             media_starts.append(len(ids))
-            quality.append(np.full(len(piece), _NEVER, np.int8))
+            quality.append(bytes([_NEVER]) * len(piece))
         ids += piece
     loss.append((len(ids), len(ids) + 1))
     ids.append(vocabulary.eos_id)
-    quality.append(np.full(1, _NEVER, np.int8))
+    quality.append(bytes([_NEVER]))
     return Sample(
         id=document.id,
         source=document.source,
@@ -66,7 +66,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
         ids=np.array(ids, np.uint32),
         loss_runs=_join(loss),
         media=tuple(media),
-        splits=_choose_splits(np.concatenate(quality), media_starts),
+        splits=_choose_splits(b"".join(quality), media_starts),
         spans=tuple(spans),
     )
 
@@ -125,7 +125,7 @@ class _Layout:
 
     def __init__(self, text: str, token_bytes: np.ndarray) -> None:
         """`token_bytes` (n,) int64: length of each token."""
-        self.points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        self.points = np.frombuffer(text.encode("utf-32-le"), "<u4")
         widths = 1 + (self.points >= 0x80) + (self.points >= 0x800) + (self.points >= 0x10000)
         self.char_offsets = np.concatenate([[0], np.cumsum(widths)])
         self.ends = np.cumsum(token_bytes)
@@ -160,8 +160,8 @@ class _Layout:
         return quality
 
 
-def _choose_splits(quality: np.ndarray, media_starts: list[int]) -> np.ndarray:
-    """Offsets at which to cut: before every medium, and inside the text that follows it.
+def _choose_splits(quality: bytes, media_starts: list[int]) -> np.ndarray:
+    """Offsets at which to cut, given how good each place is: before every medium, and inside the text that follows it.
 
     There, a split comes at the first end of a line after SPLIT_MIN ids; where no line ends within SPLIT_MAX ids, at
     the last place of the best kind there is. The rest of a stretch is never shorter than SPLIT_MIN.
@@ -173,11 +173,11 @@ def _choose_splits(quality: np.ndarray, media_starts: list[int]) -> np.ndarray:
         at = begin
         while end - at >= 2 * SPLIT_MIN:
             window = quality[at + SPLIT_MIN : min(at + SPLIT_MAX, end - SPLIT_MIN) + 1]
-            best = int(window.max())
-            if best == _NEVER:
+            places = [window.find(_LINE), window.rfind(_SENTENCE), window.rfind(_WORD), window.rfind(_CHARACTER)]
+            place = next((place for place in places if place >= 0), None)
+            if place is None:
                 break
-            places = np.flatnonzero(window == best)
-            at += SPLIT_MIN + int(places[0] if best == _LINE else places[-1])
+            at += SPLIT_MIN + place
             splits.append(at)
     return np.array(splits, np.int64)
 

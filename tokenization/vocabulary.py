@@ -52,7 +52,9 @@ MAX_RUN = 25_000
 row that are all white space or all not: the released caps, so that ids agree on any text and a hostile endless line
 costs linear time and bounded memory."""
 
-_RUNS = re.compile(r"\s+|\S+")
+_RUN = re.compile(r"\s+|\S+")
+_SPACE = re.compile(r"\s")
+_SOLID = re.compile(r"\S")
 
 SPECIALS = 256
 _NAMES: Mapping[int, str] = {
@@ -175,12 +177,19 @@ def stretches(text: str) -> Iterator[str]:
     for first in range(0, len(text), MAX_TEXT):
         chunk = text[first : first + MAX_TEXT]
         cut = 0
-        if len(chunk) > MAX_RUN:
-            for run in _RUNS.finditer(chunk):
+        if _may_hold_long_run(chunk):
+            for run in _RUN.finditer(chunk):
                 for at in range(run.start() + MAX_RUN, run.end(), MAX_RUN):
                     yield chunk[cut:at]
                     cut = at
         yield chunk[cut:]
+
+
+def _may_hold_long_run(chunk: str) -> bool:
+    """Looks at a few characters only: a run longer than MAX_RUN fills one of the windows of half its length."""
+    half = MAX_RUN // 2
+    windows = [(at, at + half) for at in range(0, len(chunk) - half + 1, half)]
+    return not all(_SPACE.search(chunk, *window) and _SOLID.search(chunk, *window) for window in windows)
 
 
 def _read_ranks(file: Path) -> dict[bytes, int]:
