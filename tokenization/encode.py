@@ -48,8 +48,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
             layout = _Layout(part.text, vocabulary.byte_lengths[piece])
             spans += [layout.span(fact, len(ids)) for fact in facts[index]]
             loss.append((len(ids), len(ids) + len(piece)))
-            first = _LINE if index and isinstance(document.parts[index - 1], Text) else _NEVER
-            quality.append(layout.cut_quality(first).tobytes())
+            quality.append(layout.cut_quality().tobytes())
         else:
             piece = placeholder(part, vocabulary)
             media.append(replace(part, payload=None))
@@ -140,10 +139,10 @@ class _Layout:
         stop = np.searchsorted(self.starts, self.char_offsets[fact.stop], side="left")
         return Span(fact.name, offset + int(first), offset + int(stop))
 
-    def cut_quality(self, first: int) -> np.ndarray:
-        """(n,) int8: how good it is to cut before each token; before token 0 it is `first`."""
+    def cut_quality(self) -> np.ndarray:
+        """(n,) int8: how good it is to cut before each token. The start of a text is as good as that of a line."""
         quality = np.full(len(self.ends), _NEVER, np.int8)
-        quality[:1] = first
+        quality[:1] = _LINE
         inner = self.ends[:-1]
         after = np.searchsorted(self.char_offsets, inner)
         last, following = self.points[after - 1], self.points[np.minimum(after, len(self.points) - 1)]
@@ -163,7 +162,7 @@ class _Layout:
 def _choose_splits(quality: bytes, media_starts: list[int]) -> np.ndarray:
     """Offsets at which to cut, given how good each place is: before every medium, and inside the text that follows it.
 
-    There, a split comes at the first end of a line after SPLIT_MIN ids; where no line ends within SPLIT_MAX ids, at
+    There a split comes at the first end of a line after SPLIT_MIN ids; where no line ends within SPLIT_MAX ids, at
     the last place of the best kind there is. The rest of a stretch is never shorter than SPLIT_MIN.
     """
     edges = sorted({0, *media_starts, len(quality)})

@@ -58,12 +58,12 @@ def count_pieces(texts: Iterable[str]) -> Counter[bytes]:
 def learn(pieces: Mapping[bytes, int], ranks: int) -> list[bytes]:
     """Tokens by rank: the 256 bytes, then `ranks - 256` merges; fewer when nothing occurs twice any more.
 
-    Neighbours are counted by what they join to, because that is all a rank file says: `a bc` and `ab c` are one merge.
-    Of equally frequent ones the smallest bytes win, so neither hashing nor the order of the input matters. Counts are
-    kept up to date instead of recounted; entries of the heap may be stale and are checked when they come up.
+    Neighbours are counted by the bytes they join to (the same bytes between two borders are always cut the same way, so
+    that counts pairs). Of equally frequent ones the smallest bytes win: neither hashing nor the order of the input
+    matters. Counts are kept up to date instead of recounted; entries of the heap may be stale and are checked when they
+    come up.
     """
     tokens = [bytes([i]) for i in range(256)]
-    known = set(tokens)
     words = [[bytes([b]) for b in piece] for piece in sorted(pieces)]
     weights = [pieces[piece] for piece in sorted(pieces)]
     counts: Counter[bytes] = Counter()
@@ -80,9 +80,7 @@ def learn(pieces: Mapping[bytes, int], ranks: int) -> list[bytes]:
             continue  # stale: whoever changed the count has pushed the new one
         if -count < 2:
             break
-        if best not in known:
-            tokens.append(best)
-            known.add(best)
+        tokens.append(best)
         changed: set[bytes] = set()
         for index in sorted(places.pop(best)):
             for joined in joins(words[index]):

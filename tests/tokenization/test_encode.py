@@ -32,7 +32,15 @@ def document(*parts: Part, facts: tuple[Fact, ...] = ()) -> Document:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
-    ["3 objects , red circle\n", "It ends. It goes on! 字。字\n\n", "x" * 300, "a b " * 200, "👩‍👩‍👧é" * 60, "\n" * 200]
+    [
+        "3 objects , red circle\n",
+        "It ends. It goes on! 字。字\n\n",
+        "x" * 300,
+        "a b " * 200,
+        "👩‍👩‍👧é" * 60,
+        "\n" * 200,
+        "\x7f\x80\u07ff\u0800\uffff\U00010000",
+    ]
 )
 parts = st.lists(texts.map(Text) | st.just(image()) | st.just(video()), max_size=8).map(tuple)
 
@@ -100,6 +108,12 @@ def test_cuts_never_fall_inside_a_medium_or_a_character(parts):
         pieces.append(tiny.decode(stretch))
         assert stop - start <= SPLIT_MAX
     assert "".join(pieces) == tiny.decode(sample.ids)
+
+
+def test_neighbouring_texts_can_be_cut_apart():
+    half = "one two three four five " * 8
+    sample = encode(document(Text(half), Text(half)), tiny)
+    assert len(tiny.encode(half)) in sample.splits
 
 
 def test_a_medium_can_be_cut_off_from_what_precedes_it_but_not_from_its_caption():

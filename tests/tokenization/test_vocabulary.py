@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import pickle
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,7 +104,15 @@ def test_stretches_are_the_text_and_bounded(runs):
     assert "".join(cut) == text
     for stretch in cut:
         assert len(stretch) <= MAX_TEXT
-        assert max((len(run) for run in stretch.split()), default=0) <= MAX_RUN
+        assert max((len(run) for run in re.findall(r"\s+|\S+", stretch)), default=0) <= MAX_RUN
+
+
+@pytest.mark.parametrize("before", [0, 1, 12_499, 12_500, 24_999, 40_000, 374_999, 399_999])
+@pytest.mark.parametrize("unit", ["x", " "])
+def test_a_run_just_too_long_is_found_wherever_it_begins(before, unit):
+    text = "a " * (before // 2) + "-" * (before % 2) + unit * (MAX_RUN + 1) + ("b" if unit == " " else " ") + "c d "
+    runs = [run for stretch in stretches(text) for run in re.findall(r"\s+|\S+", stretch)]
+    assert max(map(len, runs)) <= MAX_RUN
 
 
 def test_stretches_are_cut_where_the_released_tokenizer_cuts():
