@@ -10,6 +10,7 @@ Shapes: T real tokens of a batch without padding, rows one after another; H hidd
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -20,10 +21,10 @@ from model.config import ModelConfig
 from model.experts import StackedExperts
 from model.platform import (
     MLP,
+    REPAIRS,
     AttnMaskType,
     ColumnParallelLinear,
     GPTModel,
-    Linear,
     MLASelfAttention,
     MLASelfAttentionSubmodules,
     MLATransformerConfig,
@@ -42,17 +43,26 @@ from model.platform import (
 )
 
 
+@dataclass
+class BackboneConfig(MLATransformerConfig):
+    """Megatron's settings and the one it has no name for."""
+
+    latent_layernorm_epsilon: float = 1e-6
+
+
 class RMSNorm(nn.RMSNorm):
-    """Megatron's local norm refuses sequence parallelism; this one marks its weight for it.
+    """Megatron's local norm refuses sequence parallelism; this one marks its weight for it."""
 
-    `fixed_eps` is for the norms inside latent attention, which do not follow the model's epsilon.
-    """
-
-    def __init__(
-        self, config: MLATransformerConfig, hidden_size: int, eps: float, fixed_eps: float | None = None
-    ) -> None:
-        super().__init__(hidden_size, eps=eps if fixed_eps is None else fixed_eps)
+    def __init__(self, config: BackboneConfig, hidden_size: int, eps: float) -> None:
+        super().__init__(hidden_size, eps=eps)
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+class LatentNorm(RMSNorm):
+    """The two norms inside latent attention do not follow the model's epsilon."""
+
+    def __init__(self, config: BackboneConfig, hidden_size: int, eps: float) -> None:
+        super().__init__(config, hidden_size, config.latent_layernorm_epsilon)
 
 
 class Backbone(GPTModel):
@@ -117,20 +127,22 @@ class Backbone(GPTModel):
                 router.local_tokens_per_expert.zero_()
 
 
-def _megatron_config(config: ModelConfig) -> MLATransformerConfig:
-    return MLATransformerConfig(
+def _megatron_config(config: ModelConfig) -> BackboneConfig:
+    return BackboneConfig(
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,
         ffn_hidden_size=config.ffn_hidden_size,
         num_attention_heads=config.num_attention_heads,
         normalization="RMSNorm",
         layernorm_epsilon=config.layernorm_epsilon,
+        latent_layernorm_epsilon=config.latent_layernorm_epsilon,
         gated_linear_unit=True,
         activation_func=functional.silu,
         add_bias_linear=False,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         # Latent attention. The rope type "yarn" with factor 1 is plain RoPE, so one path serves both.
+        qk_layernorm=True,
         q_lora_rank=config.q_lora_rank,
         kv_lora_rank=config.kv_lora_rank,
         qk_head_dim=config.qk_head_dim,
@@ -181,26 +193,22 @@ def _block_spec(config: ModelConfig) -> TransformerBlockSubmodules:
             shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=gated_mlp),
         ),
     )
-    layers = [_layer_spec(config, moe if config.is_moe(layer) else dense) for layer in range(config.num_layers)]
+    layers = [_layer_spec(moe if config.is_moe(layer) else dense) for layer in range(config.num_layers)]
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
 
 
-def _layer_spec(config: ModelConfig, mlp: ModuleSpec) -> ModuleSpec:
-    latent_norm = ModuleSpec(module=RMSNorm, params={"fixed_eps": config.latent_layernorm_epsilon})
+def _layer_spec(mlp: ModuleSpec) -> ModuleSpec:
     attention = ModuleSpec(
         module=MLASelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=MLASelfAttentionSubmodules(
-            # Plain, replicated Linears for the two down projections: as ColumnParallelLinear, which is Megatron's own
-            # choice here, the shared rotary key's gradient is silently wrong as soon as tensor parallelism is on.
-            linear_q_down_proj=Linear,
-            linear_kv_down_proj=Linear,
             linear_q_up_proj=ColumnParallelLinear,
             linear_kv_up_proj=ColumnParallelLinear,
             core_attention=SegmentAttention,
             linear_proj=RowParallelLinear,
-            q_layernorm=latent_norm,
-            kv_layernorm=latent_norm,
+            q_layernorm=LatentNorm,
+            kv_layernorm=LatentNorm,
+            **REPAIRS,
         ),
     )
     return ModuleSpec(

@@ -11,15 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.platform import MegatronModule, MLATransformerConfig, ProcessGroupCollection
+from model.platform import MegatronModule, MLATransformerConfig
 
 
 class StackedExperts(MegatronModule):
     """y = w * down(silu(gate(x)) * up(x)) with the matrices of each token's expert. No tensor parallelism inside."""
 
-    def __init__(
-        self, num_local_experts: int, config: MLATransformerConfig, pg_collection: ProcessGroupCollection
-    ) -> None:
+    def __init__(self, num_local_experts: int, config: MLATransformerConfig, **_unused: object) -> None:
         super().__init__(config=config)
         inner, outer = config.moe_ffn_hidden_size, config.hidden_size
         self.linear_fc1 = nn.Parameter(torch.empty(num_local_experts, 2 * inner, outer))

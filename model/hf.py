@@ -37,7 +37,7 @@ _TO_TRANSFORMERS = (
     (r"^mm_projector\.proj\.2\.", "model.mm_projector.out_proj."),
     (r"^mm_projector\.pre_norm\.", "model.mm_projector.pre_norm."),
 )
-"""First match wins. The stacked first matrix of the experts and the tower's wqkv are not here: they change shape too."""
+"""First match wins. The experts' stacked first matrix and the tower's wqkv are not here: they change shape too."""
 
 
 def to_released(canonical: Mapping[str, torch.Tensor]) -> Weights:
@@ -133,7 +133,7 @@ def _stacked_name(name: str, kind: str) -> str:
 
 
 def _pairs_to_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of a query or key projection: neighbours (x0, y0, x1, y1 ...) to halves (x0, x1 ... y0, y1 ...), per head."""
+    """Rows of a query or key projection, per head: neighbours (x0, y0, x1, y1 ..) to halves (x0, x1 .. y0, y1 ..)."""
     return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 

@@ -7,7 +7,9 @@ is checked first, because a near-tie decided differently would be a difference t
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,10 +18,15 @@ from safetensors.torch import save_file
 from model import hf
 from model.canonical import canonical_gradients, canonical_state
 from model.config import ModelConfig
+from model.moonvit import Grid
 from model.multimodal import MultimodalModel, normalise
-from tests.model.small import SMALL, Media, media_of, random_ids, rows_of, small_model
+from model.platform import TopKRouter
+from model.shapes import EXPERT_BIAS
+from tests.model.small import SMALL, Media, Rows, media_of, random_ids, rows_of, small_model
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers")
+
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter  # noqa: E402
 
 IMAGE, VIDEO = 5, 6
 TOLERANCE = 1e-4
@@ -99,51 +106,112 @@ def _their_config(config: ModelConfig) -> object:
     )
 
 
+@dataclass
+class Case:
+    """One sequence with media; every token with a successor is a target, slots included."""
+
+    ids: list[int]
+    media: Media
+
+    @property
+    def rows(self) -> Rows:
+        return rows_of([[self.ids]], len(self.ids))
+
+    @property
+    def slots(self) -> torch.Tensor:
+        return torch.tensor([i for i, token in enumerate(self.ids) if token in (IMAGE, VIDEO)])
+
+
+def case_with(grids: list[Grid], token: int, tail: int) -> Case:
+    ids: list[int] = []
+    for seed, (_, h, w) in enumerate(grids):
+        ids += [*random_ids(7 + seed, seed), *[token] * (h * w // 4)]
+    return Case(ids + random_ids(tail, 99), media_of(grids))
+
+
+IMAGES = case_with([(1, 8, 8), (1, 4, 6), (1, 12, 2), (1, 2, 2)], IMAGE, tail=1400)
+"""The table's own size, smaller, longer than the table, smallest; long enough for YaRN's slow frequencies to matter."""
+CLIP = case_with([(4, 4, 6), (3, 6, 4)], VIDEO, tail=20)
+
+
 def test_logits_of_text_and_images_agree(ours, theirs):
-    grids = [(1, 8, 8), (1, 4, 6), (1, 12, 2), (1, 2, 2)]
-    ids = []
-    for seed, (_, h, w) in enumerate(grids):
-        ids += [*random_ids(7 + seed, seed), *[IMAGE] * (h * w // 4)]
-    ids += random_ids(400, 9)
-    media = media_of(grids)
-    assert_same_logits(ours, theirs, ids, media, pixel_values=True)
+    assert_same_logits(ours, theirs, IMAGES)
 
 
-def test_logits_of_text_with_a_video_chunk_agree(ours, theirs):
-    """Their forward counts a chunk's slots as if frames were not pooled, so it gets the features of its own tower."""
-    grids = [(4, 4, 6), (3, 6, 4)]
-    ids = []
-    for seed, (_, h, w) in enumerate(grids):
-        ids += [*random_ids(9, seed), *[VIDEO] * (h * w // 4)]
-    assert_same_logits(ours, theirs, ids, media_of(grids), pixel_values=False)
+def test_logits_of_text_and_chunks_of_frames_agree(ours, theirs):
+    assert_same_logits(ours, theirs, CLIP)
 
 
-def assert_same_logits(ours, theirs, ids: list[int], media: Media, pixel_values: bool) -> None:
-    rows = rows_of([[ids]], len(ids))
-    slots = torch.tensor([i for i, token in enumerate(ids) if token in (IMAGE, VIDEO)])
-    with torch.no_grad():
-        expected, their_choice = their_logits(theirs, rows.ids, media, pixel_values)
-        choice = record_choices(ours)
-        logits = ours.language_model.logits(ours.hidden(rows, ours.encode(media), slots))
-    assert all(torch.equal(a, b) for a, b in zip(choice, their_choice, strict=True)), "different experts were chosen"
+def test_gradients_of_every_weight_agree(ours, theirs):
+    case = case_with([(1, 4, 6), (1, 6, 2)], IMAGE, tail=60)
+    rows = case.rows
+    ours.zero_grad(set_to_none=True)
+    theirs.zero_grad(set_to_none=True)
+    ours.losses(rows, ours.encode(case.media), case.slots).sum().backward()
+    logits = their_logits(theirs, case)
+    torch.nn.functional.cross_entropy(logits[:-1], rows.ids[0, 1:], reduction="sum").backward()
+
+    mine = hf.to_transformers(canonical_gradients(ours) | _biases_without_gradient(ours), SMALL)
+    compared = 0
+    for name, parameter in theirs.named_parameters():
+        scale = parameter.grad.abs().max()
+        assert scale > 0, f"{name} has no gradient: the comparison would be empty"
+        assert (mine[name] - parameter.grad).abs().max() < TOLERANCE * max(1.0, scale), name
+        compared += 1
+    assert compared == len(mine) - len(_biases_without_gradient(ours))
+
+
+def test_our_renaming_equals_the_conversion_of_transformers(ours, theirs):
+    converted = hf.to_transformers(canonical_state(ours), SMALL)
+    expected = theirs.state_dict()
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[name], expected[name]) for name in expected)
+
+
+def assert_same_logits(ours: MultimodalModel, theirs: torch.nn.Module, case: Case) -> None:
+    with torch.no_grad(), routing_of(ours) as our_choice, routing_of(theirs) as their_choice:
+        expected = their_logits(theirs, case)
+        logits = ours.language_model.logits(ours.hidden(case.rows, ours.encode(case.media), case.slots))
+    assert len(our_choice) == len(their_choice) == SMALL.num_layers - SMALL.first_k_dense_replace
+    for mine, other in zip(our_choice, their_choice, strict=True):
+        assert torch.equal(mine, other), "different experts were chosen"
     assert expected.abs().max() > 1, "logits too small for the tolerance to mean anything"
-    assert (logits - expected[0]).abs().max() < TOLERANCE
+    assert (logits - expected).abs().max() < TOLERANCE
 
 
-def their_logits(theirs, ids: torch.Tensor, media: Media, pixel_values: bool):
-    pixels, grids = normalise(media.patches), torch.tensor(media.grids)
+def their_logits(theirs: torch.nn.Module, case: Case) -> torch.Tensor:
+    """(T, V). Their forward takes no chunks of several frames (transformers 5.23): `get_image_features` splits features
+    as if frames were not pooled, and the tower can't batch chunks of unequal length. So each chunk goes through their
+    tower and projector alone, and the features go in where their forward offers to take them."""
+    pixels = normalise(case.media.patches)
+    if VIDEO not in case.ids:
+        grids = torch.tensor(case.media.grids)
+        return theirs(input_ids=case.rows.ids, pixel_values=pixels, image_grid_thw=grids).logits[0]
+    features = []
+    for item, grid in zip(pixels.split([t * h * w for t, h, w in case.media.grids]), case.media.grids, strict=True):
+        encoded = theirs.model.vision_tower(item, grid_thw=torch.tensor([grid]))
+        features.append(theirs.model.mm_projector(encoded.pooler_output).squeeze(1))
+    encoded.pooler_output = features
+    return theirs(input_ids=case.rows.ids, mm_encoder_outputs={"video": encoded}).logits[0]
+
+
+@contextlib.contextmanager
+def routing_of(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """(T, experts) bool per MoE layer, filled in by the forward passes inside."""
     chosen: list[torch.Tensor] = []
-    hooks = [
-        layer.mlp.gate.register_forward_hook(lambda _m, _i, out: chosen.append(out[2].sort(dim=-1).values))
-        for layer in theirs.model.language_model.layers
-        if hasattr(layer.mlp, "gate")
-    ]
-    if pixel_values:
-        logits = theirs(input_ids=ids, pixel_values=pixels, image_grid_thw=grids).logits
-    else:
-        pooled = theirs.model.vision_tower(pixels, grid_thw=grids)
-        pooled.pooler_output = [theirs.model.mm_projector(pooled.pooler_output).squeeze(1)]
-        logits = theirs(input_ids=ids, mm_encoder_outputs={"video": pooled}).logits
+
+    def note(module: torch.nn.Module, inputs: object, output: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, DeepseekV3TopkRouter):
+            chosen.append(torch.zeros(output[0].shape, dtype=torch.bool).scatter(1, output[2], True))
+        else:
+            chosen.append(output[1])
+
+    routers = [m for m in model.modules() if isinstance(m, (DeepseekV3TopkRouter, TopKRouter))]
+    hooks = [router.register_forward_hook(note) for router in routers]
+    yield chosen
     for hook in hooks:
         hook.remove()
-    return logits, chosen
+
+
+def _biases_without_gradient(model: MultimodalModel) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in canonical_state(model).items() if name.endswith(EXPERT_BIAS)}
