@@ -1,0 +1,224 @@
+"""Where a store's bytes lie: a local folder, or anything that fsspec can reach.
+
+Everything above speaks of paths relative to the store (`shards/DIGEST.tar`). Content-named files are create-only: they
+are written aside, made durable and given their name in one step, so a file that has its name is whole. The one thing
+that needs more is the swap, creating a file only where none is: local folders do it with a hard link. Other
+filesystems can be read and written, but not committed to, until their swap is written here.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import threading
+import uuid
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, Protocol
+
+from manifests.errors import StoreError
+
+OPEN_FILES = 128
+"""Shards that one process holds open for reading; far below the usual limit of 1,024."""
+
+
+class Files(Protocol):
+    """What a store needs of a filesystem."""
+
+    url: str
+    """Absolute: names the same place from every working directory."""
+    swap_by: str
+    """The primitive behind `swap`, as `store.json` records it; "none" where there is none."""
+
+    def read(self, path: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """Fewer bytes than asked for where the file ends before. Raises FileNotFoundError."""
+
+    def exists(self, path: str) -> bool: ...
+
+    def aside(self) -> Path:
+        """A new local file name to write to before `publish`. What a killed writer leaves there is in nobody's way."""
+
+    def publish(self, aside: Path, path: str) -> None:
+        """Give the file `aside` its content name; where that exists already, the two are the same bytes."""
+
+    def swap(self, path: str, data: bytes) -> bool:
+        """Create `path` with `data`, whole or not at all; False if it exists. Durable when it returns."""
+
+    def settle(self) -> None:
+        """Make the names given by `publish` durable."""
+
+
+def open_files(url: str) -> Files:
+    """Raises StoreError where fsspec does not know the protocol, or lacks a library for it."""
+    if "://" not in url:
+        return LocalFiles(Path(url))
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise StoreError(str(error), where=url, fix="use a local path or a URL that fsspec knows") from None
+    if url.startswith(("file://", "local://")):
+        return LocalFiles(Path(root))
+    return RemoteFiles(filesystem, root, url.rstrip("/"))
+
+
+def publish_bytes(files: Files, data: bytes, path: str) -> None:
+    aside = files.aside()
+    aside.write_bytes(data)
+    files.publish(aside, path)
+
+
+def relative_url(url: str, base: str) -> str:
+    """`url` as seen from the folder `base`, where both are on one filesystem: such links survive a move."""
+    scheme, _, path = url.rpartition("://")
+    base_scheme, _, base_path = base.rpartition("://")
+    if scheme != base_scheme or scheme and path.split("/")[0] != base_path.split("/")[0]:
+        return url
+    return posixpath.relpath(path, base_path)
+
+
+def absolute_url(url: str, base: str) -> str:
+    """The inverse of `relative_url`."""
+    if "://" in url or url.startswith("/"):
+        return url
+    scheme, mark, path = base.rpartition("://")
+    return scheme + mark + posixpath.normpath(posixpath.join(path, url))
+
+
+class LocalFiles:
+    swap_by = "link"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = os.path.normpath(self.root)
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+        self._unsettled: set[Path] = set()
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        # pread rather than mmap: equally fast out of the page cache, and a truncated file is short instead of a SIGBUS.
+        with self._lock:
+            file = self._open.get(path)
+            if file is None:
+                file = self._open[path] = _OpenFile(self.root / path)
+                if len(self._open) > OPEN_FILES:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(path)
+        return os.pread(file.descriptor, length, offset)
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path).exists()
+
+    def aside(self) -> Path:
+        folder = self.root / "aside"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / uuid.uuid4().hex
+
+    def publish(self, aside: Path, path: str) -> None:
+        _sync(aside)
+        _link(aside, self.root / path)
+        aside.unlink()
+        self._unsettled.add((self.root / path).parent)
+
+    def swap(self, path: str, data: bytes) -> bool:
+        aside = self.aside()
+        aside.write_bytes(data)
+        _sync(aside)
+        made = _link(aside, self.root / path)
+        aside.unlink()
+        _sync((self.root / path).parent)
+        return made
+
+    def settle(self) -> None:
+        for folder in sorted(self._unsettled):
+            _sync(folder)
+        self._unsettled.clear()
+
+
+class _OpenFile:
+    """A descriptor that closes once nobody reads from it any more, also when it was put out of the cache meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):
+            os.close(self.descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _link(aside: Path, target: Path) -> bool:
+    """Whether `target` is now `aside`; False where it existed. Atomic, and never overwrites."""
+    while True:
+        try:
+            os.link(aside, target)
+            return True
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True)
+            _sync(target.parent.parent)
+        except OSError as error:
+            raise StoreError(
+                f"no hard links here ({error.strerror}), so commits can't be made safely",
+                where=str(target),
+                fix="put the store on a local filesystem such as ext4, xfs or btrfs",
+            ) from error
+
+
+class RemoteFiles:
+    swap_by = "none"
+
+    def __init__(self, filesystem: Any, root: str, url: str) -> None:
+        self.filesystem, self.root, self.url = filesystem, root, url
+
+    def _path(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+    def read(self, path: str) -> bytes:
+        return self.filesystem.cat_file(self._path(path))
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        return self.filesystem.cat_file(self._path(path), start=offset, end=offset + length)
+
+    def exists(self, path: str) -> bool:
+        return self.filesystem.exists(self._path(path))
+
+    def aside(self) -> Path:
+        return Path(gettempdir()) / f"millrace-{uuid.uuid4().hex}"
+
+    def publish(self, aside: Path, path: str) -> None:
+        # Not every filesystem uploads atomically: a torn upload under a content name has another size.
+        target = self._path(path)
+        if not self.filesystem.exists(target) or self.filesystem.size(target) != aside.stat().st_size:
+            self.filesystem.makedirs(posixpath.dirname(target), exist_ok=True)
+            self.filesystem.put_file(str(aside), target)
+        aside.unlink()
+
+    def swap(self, path: str, data: bytes) -> bool:
+        raise StoreError(
+            f"commits to {self.url.partition('://')[0]}:// are not supported: no compare-and-swap for it yet",
+            where=self.url,
+            fix="commit to a local folder and copy the finished store",
+        )
+
+    def settle(self) -> None:
+        """Uploads are durable when they return."""
