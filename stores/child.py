@@ -59,8 +59,8 @@ class LimitedChild:
     def __init__(self, *, memory_bytes: int = 3 << 30, cpu_s: int = 120, wall_s: float = 300.0) -> None:
         """
         Args:
-            memory_bytes: address space of the child. Python, numpy and the decoders take 0.25 GB of it, the largest picture
-                that `stores.image` accepts 0.8 GB.
+            memory_bytes: address space of the child. Python, numpy and the decoders take 0.25 GB of it, the largest
+                picture that `stores.image` accepts 0.8 GB.
             cpu_s: CPU seconds of one call, all threads together.
             wall_s: seconds until the answer has arrived. A backstop: what a record may cost is limited in bytes,
                 pixels and frames by the functions themselves.

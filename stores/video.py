@@ -91,8 +91,9 @@ def container(payload: bytes) -> str | None:
 def check(payload: bytes, limits: VideoLimits = LIMITS) -> Clip:
     """Decode every frame and say what the video is. For files that nobody vouches for.
 
-    Raises RecordError with reason `unknown_format`, `no_video_stream`, `broken_video`, `truncated_video`,
-    `no_timestamps`, `changing_size`, or one of `too_many_bytes`, `too_many_frames`, `too_many_pixels`.
+    Raises RecordError with reason `unknown_format`, `no_video_stream`, `unsupported_video`, `broken_video`,
+    `truncated_video`, `no_timestamps`, `changing_size`, or one of `too_many_bytes`, `too_many_frames`,
+    `too_many_pixels`.
     """
     times_us: list[int] = []
     shape: tuple[int, int] | None = None
@@ -157,7 +158,7 @@ def _decord_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) 
         reader = decord.VideoReader(io.BytesIO(payload), num_threads=1)
         shown_us = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)[:, 0] * 1e6
         if abs(shown_us[0]) > 0.5:
-            raise RecordError("unsupported_video", "decord counts frames before the first one that is shown")
+            raise RecordError("unsupported_video", "decord does not count time from the first frame shown")
         for time_us in sorted(wanted):
             ordinal = int(np.abs(shown_us - time_us).argmin())
             if abs(shown_us[ordinal] - time_us) <= 1.0 + time_us * 2.0**-23:
@@ -232,14 +233,21 @@ def _opened(payload: bytes, limits: VideoLimits) -> Iterator[tuple[av.container.
     demuxer = {"mp4": "mov", "webm": "matroska", "mkv": "matroska"}.get(kind, kind)
     try:
         # The demuxer is named, so that bytes which look like a playlist are never followed to other files or hosts.
-        with av.open(io.BytesIO(payload), format=demuxer, container_options={"protocol_whitelist": "none"}) as source:
+        with av.open(
+            io.BytesIO(payload),
+            format=demuxer,
+            container_options={"protocol_whitelist": "none"},
+            metadata_errors="replace",  # titles are in any encoding
+        ) as source:
             assert isinstance(source, av.container.InputContainer)
             stream = source.streams.best("video")
             if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
                 raise RecordError("no_video_stream", "there is no video in it")
-            if stream.width * stream.height > limits.max_frame_pixels:
-                raise _too_many("pixels per frame", stream.width * stream.height, limits.max_frame_pixels)
             context = stream.codec_context
+            if context is None:
+                raise RecordError("unsupported_video", "its codec is not known")
+            if context.width * context.height > limits.max_frame_pixels:
+                raise _too_many("pixels per frame", context.width * context.height, limits.max_frame_pixels)
             context.thread_type, context.thread_count = "NONE", 1
             # Errors are told instead of concealed, and sizes that only the stream itself declares are limited too.
             context.options = {"err_detect": "explode", "max_pixels": str(limits.max_frame_pixels)}

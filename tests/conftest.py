@@ -1,0 +1,27 @@
+"""What every room's tests share: the folder of real data, and one repeatable way to draw examples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,  # the machine may be busy
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped where there is none."""
+    folder = os.environ.get("MILLRACE_TEST_DATA")
+    if not folder:
+        pytest.skip("needs real data: MILLRACE_TEST_DATA names no folder")
+    return Path(folder)
