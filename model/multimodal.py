@@ -81,7 +81,10 @@ class MultimodalModel(nn.Module):
         real = real_positions(rows)
         embedded = self.language_model.embed(rows.ids.flatten()[real])
         if features is not None and slots is not None:
-            embedded = embedded.index_copy(0, torch.searchsorted(real, slots), features.type_as(embedded))
+            where = torch.searchsorted(real, slots).clamp(max=len(real) - 1)
+            if not torch.equal(real[where], slots) or len(slots) != len(features):
+                raise ValueError(f"{len(features)} features for {len(slots)} slots, some of them perhaps padding")
+            embedded = embedded.index_copy(0, where, features.type_as(embedded))
         return self.language_model(embedded, [n for lengths in rows.segment_lengths for n in lengths])
 
     def losses(self, rows: Rows, features: torch.Tensor | None, slots: torch.Tensor | None) -> torch.Tensor:

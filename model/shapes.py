@@ -8,7 +8,7 @@ Checkpoints, optimizer state and initial weights are keyed by them. `model/canon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from manifests import geometry
@@ -127,44 +127,46 @@ def count_parameters(config: ModelConfig) -> Counts:
     return Counts(total(TOWER), total(PROJECTOR), language, language - idle)
 
 
-def forward_flops(
-    config: ModelConfig, segment_lengths: Iterable[int], grids: Sequence[tuple[int, int, int]] = (), *, targets: int
-) -> int:
-    """Floating-point operations of one forward pass; training takes three times as many (recomputation not counted).
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Floating-point operations; a multiplication and an addition count as two. Norms and activations are left out."""
 
-    A multiplication and an addition count as two. Matrix products only: norms, softmax and activations are left out.
+    matrices: int
+    """Products with weights."""
+    attention: int
+    """Products of queries with keys and of weights with values, only for pairs that see each other."""
+
+    @property
+    def total(self) -> int:
+        return self.matrices + self.attention
+
+
+def forward_flops(
+    config: ModelConfig, segment_lengths: Iterable[int], grids: Iterable[tuple[int, int, int]], *, targets: int
+) -> Flops:
+    """Cost of one forward pass over a batch. Training takes three times as much, plus what is computed again.
 
     Args:
-        segment_lengths: of all segments of the batch, in tokens, without padding.
+        segment_lengths: of all segments, in tokens, without padding.
         grids: (t, h, w) of each item the encoder sees.
         targets: positions the output matrix is applied to.
     """
-    return (
-        sum(_language_flops(config, length) for length in segment_lengths)
-        + targets * 2 * config.hidden_size * config.vocab_size
-        + sum(_vision_flops(config, *grid) for grid in grids)
-    )
+    lengths, grids = list(segment_lengths), list(grids)
+    shapes = canonical_shapes(config)
+    norms = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(LANGUAGE) and len(shape) == 1)
+    biases = sum(math.prod(shape) for name, shape in shapes.items() if name.endswith(EXPERT_BIAS))
+    vocabulary = config.vocab_size * config.hidden_size
+    per_token = count_parameters(config).active_language - (norms - biases) - 2 * vocabulary
+    seen = sum(n * (n + 1) // 2 for n in lengths)  # each position attends to itself and to what precedes it
+    per_pair = config.num_layers * config.num_attention_heads * (config.q_head_dim + config.v_head_dim)
 
-
-def _language_flops(config: ModelConfig, tokens: int) -> int:
-    counts = count_parameters(config)
-    vectors = sum(
-        math.prod(shape)
-        for name, shape in canonical_shapes(config).items()
-        if name.startswith(LANGUAGE) and len(shape) == 1 and not name.endswith(EXPERT_BIAS)
-    )
-    in_matrices = counts.active_language - vectors - 2 * config.vocab_size * config.hidden_size
-    seen = tokens * (tokens + 1) // 2  # each position attends to itself and what precedes it
-    per_pair = config.num_attention_heads * (config.q_head_dim + config.v_head_dim)
-    return 2 * tokens * in_matrices + 2 * config.num_layers * seen * per_pair
-
-
-def _vision_flops(config: ModelConfig, t: int, h: int, w: int) -> int:
-    vision, patches = config.vision, t * h * w
-    width = vision.hidden_size
+    vision, width = config.vision, config.vision.hidden_size
+    patches = [t * h * w for t, h, w in grids]
+    slots = sum(h * w // geometry.MERGE**2 for _, h, w in grids)
     per_patch = 3 * geometry.PATCH_PX**2 * width
     per_patch += vision.num_layers * (4 * width * width + 2 * width * vision.ffn_hidden_size)
-    attention = vision.num_layers * 2 * patches * patches * width
-    slots = h * w // geometry.MERGE**2
-    project = slots * vision.merged_size * (vision.merged_size + config.hidden_size)
-    return 2 * (patches * per_patch + attention + project)
+    per_slot = vision.merged_size * (vision.merged_size + config.hidden_size)
+    return Flops(
+        matrices=2 * (sum(lengths) * per_token + targets * vocabulary + sum(patches) * per_patch + slots * per_slot),
+        attention=2 * (seen * per_pair + vision.num_layers * 2 * width * sum(n * n for n in patches)),
+    )

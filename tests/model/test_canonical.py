@@ -1,0 +1,114 @@
+"""Windows on Megatron's parameters under canonical names, initial weights, and names outside."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from manifests.errors import MillraceError, ResumeError
+from model import hf
+from model.canonical import canonical_gradients, canonical_parameters, canonical_state, load_canonical
+from model.multimodal import MultimodalModel
+from model.shapes import EXPERT_BIAS, canonical_shapes
+from tests.model.small import SMALL, media_of, random_ids, rows_of, small_model
+
+
+def test_windows_cover_every_number_of_every_parameter_once():
+    model = small_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        for tensor in canonical_parameters(model).values():
+            tensor.add_(1)
+    assert all(bool((parameter == 1).all()) for parameter in model.parameters())
+
+
+def test_a_step_on_a_window_is_a_step_on_the_model():
+    model = small_model()
+    rows = rows_of([[random_ids(20, 1)]], 20)
+    with torch.no_grad():
+        before = model.losses(rows, None, None)
+        canonical_parameters(model)["language_model.model.layers.1.mlp.experts.up_proj.weight"].mul_(1.5)
+        after = model.losses(rows, None, None)
+    assert not torch.equal(before, after)
+
+
+def test_gradients_have_the_names_and_shapes_of_parameters_and_are_zero_where_nothing_flowed():
+    model = small_model()
+    model.losses(rows_of([[random_ids(20, 1)]], 20), None, None).sum().backward()
+    gradients, parameters = canonical_gradients(model), canonical_parameters(model)
+    assert {n: g.shape for n, g in gradients.items()} == {n: p.shape for n, p in parameters.items()}
+    assert not gradients["mm_projector.proj.0.weight"].any()
+    assert gradients["language_model.lm_head.weight"].any()
+    assert not any(name.endswith(EXPERT_BIAS) for name in gradients)
+
+
+def test_frozen_weights_are_not_among_the_parameters():
+    model = small_model()
+    model.vision_tower.requires_grad_(False)
+    names = canonical_parameters(model).keys()
+    assert names == canonical_gradients(model).keys()
+    assert not any(name.startswith("vision_tower.") for name in names)
+
+
+def test_loading_what_another_model_saved_makes_it_that_model():
+    source, target = small_model(), MultimodalModel(SMALL, seed=8)
+    load_canonical(target, {name: tensor.clone() for name, tensor in canonical_state(source).items()})
+    rows, media, slots = rows_of([[random_ids(30, 1)]], 30), media_of([(2, 4, 4)]), torch.arange(4)
+    with torch.no_grad():
+        same = [model.losses(rows, model.encode(media), slots) for model in (source, target)]
+    assert torch.equal(*same)
+
+
+def test_weights_of_another_model_are_refused_by_name():
+    model = small_model()
+    weights = dict(canonical_state(model))
+    norm = "language_model.model.norm.weight"
+    with pytest.raises(ResumeError, match="norm"):
+        load_canonical(model, weights | {norm: torch.ones(3)})
+    with pytest.raises(ResumeError, match="unknown"):
+        load_canonical(model, weights | {"other": torch.ones(3)})
+    del weights[norm]
+    with pytest.raises(ResumeError, match=norm):
+        load_canonical(model, weights)
+
+
+def test_initial_weights_depend_on_seed_and_name_alone():
+    deep = MultimodalModel(dataclasses.replace(SMALL, num_layers=4), seed=7)
+    flat, other = MultimodalModel(SMALL, seed=7), MultimodalModel(SMALL, seed=8)
+    first, second, third = canonical_state(deep), canonical_state(flat), canonical_state(other)
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+    name = "language_model.model.layers.1.mlp.experts.gate_proj.weight"
+    assert not torch.equal(second[name], third[name])
+    assert second[name].std().item() == pytest.approx(SMALL.init_method_std, rel=0.05)
+    assert not second["vision_tower.encoder.blocks.0.norm0.bias"].any()
+    assert bool((second["vision_tower.encoder.blocks.0.norm0.weight"] == 1).all())
+
+
+def test_names_outside_are_one_to_one_and_lose_no_bit():
+    state = canonical_state(small_model())
+    released = hf.to_released(state)
+    assert "language_model.model.layers.2.mlp.experts.5.down_proj.weight" in released
+    for back in (
+        hf.from_released(released, SMALL),
+        hf.from_transformers(hf.to_transformers(state, SMALL), SMALL),
+    ):
+        assert list(back) == list(canonical_shapes(SMALL))
+        assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("form", ["released", "transformers"])
+def test_a_checkpoint_with_a_weight_too_few_or_too_many_is_refused(form):
+    state = canonical_state(small_model())
+    if form == "released":
+        outside, read = hf.to_released(state), hf.from_released
+    else:
+        outside, read = hf.to_transformers(state, SMALL), hf.from_transformers
+    with pytest.raises(MillraceError, match="no place for, such as extra"):
+        read(outside | {"extra": torch.ones(1)}, SMALL)
+    name = next(name for name in outside if name.endswith("embed_tokens.weight"))
+    del outside[name]
+    with pytest.raises(MillraceError, match=r"has no .*embed_tokens"):
+        read(outside, SMALL)
