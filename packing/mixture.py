@@ -1,0 +1,76 @@
+"""What a mixture says: which sources, in which proportion, up to when, in packs of which size.
+
+Written by people as YAML, read by `plan.py`. What the numbers mean:
+
+- `horizon_tokens` counts non-padding tokens. The plan ends with the first whole global batch that reaches it; without
+  a horizon it ends where the sources do, and what the vision share leaves over is not used.
+- `vision_share` is exact and outranks the weights. A piece of a sample is *rich* where its slots exceed that share of
+  its tokens and *poor* otherwise (text is poor). The share decides when a rich piece comes and when a poor one.
+- `weight` divides tokens between sources, among the rich pieces and among the poor ones separately. A source that has
+  both kinds divides its weight between them as its own tokens are divided, so that three captions without a picture
+  don't claim a share of all text.
+- `max_epochs` caps how often any piece is seen; K2.5's joint stage caps epochs per source as well (report, section
+  4.3). What a source can no longer give goes to the others in proportion to their weights, and the plan says when.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from manifests.geometry import RELEASED_LIMITS, MediaLimits
+from manifests.load import schema
+from manifests.records import canonical_json, digest
+from manifests.schedule import VisionShare
+
+
+@schema
+class Source:
+    name: str
+    store: str
+    """Its samples: URL of the store, or the node that makes it where the mixture is part of a DAG. Not in the mixture's
+    digest: the plan names content roots instead."""
+    weight: float
+    """Tokens relative to the other sources'; only ratios matter."""
+    domains: tuple[str, ...] = ()
+    """Only samples of these domains; of all where none is named."""
+    max_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(
+                f"weight of {self.name} is {self.weight}, expected a number > 0; remove the source instead"
+            )
+        if self.max_epochs < 1:
+            raise ValueError(f"max_epochs of {self.name} is {self.max_epochs}, expected at least 1")
+
+
+@schema
+class Mixture:
+    sources: tuple[Source, ...]
+    max_pack_tokens: int
+    """Length of every row, padding included."""
+    global_batch_packs: int
+    seed: int = 0
+    horizon_tokens: int | None = None
+    vision_share: VisionShare = VisionShare()
+    limits: MediaLimits = RELEASED_LIMITS
+    """Larger media are shrunk to these; smaller limits make media fit smaller packs."""
+    block_packs: int = 256
+    """About how many packs are filled together: more packs fill better and shuffle wider, fewer compile in parallel."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_pack_tokens", "global_batch_packs", "horizon_tokens", "block_packs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        names = [source.name for source in self.sources]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"sources need different names and there must be one, got {names}")
+
+    @property
+    def digest(self) -> str:
+        """Over everything that decides the plan, but not over where stores lie."""
+        values = dataclasses.asdict(self)
+        for source in values["sources"]:
+            del source["store"]
+        return digest("mixture", canonical_json(values))

@@ -1,0 +1,175 @@
+"""NaViT: every medium in its own resolution, as a run of slots in the text and a run of patches for the encoder.
+
+Before this stands an unexpanded `Sample`, one placeholder per medium; here a plan's limits fix how many slots each gets
+(`expand`), and pixels become patches (`cut_patches`). After it packs and batches. Sources: Dehghani et al. 2023, "Patch
+n' Pack"; sizes, padding, patch order and prompt form are the released Kimi K2.5 processor's (manifests/geometry.py).
+Loss on expanded tokens is inferred: slots, wrappers and timestamps carry none, as no placeholder did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests.errors import RecordError
+from manifests.geometry import MERGE, PATCH_PX, MediaLimits, choose_frames, chunks, fit, timestamp
+from manifests.records import Item, Media, PackedMedia, Sample, Span
+from stores.image import decode_rgb, resize
+from stores.video import frames_at
+from tokenization.vocabulary import Vocabulary
+
+CHANNELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One medium under some limits: size, grid, and which frames share which slots."""
+
+    size_px: tuple[int, int]
+    """(width, height) after resizing, before padding."""
+    rows: int
+    cols: int
+    """Patches down and across, both even."""
+    chunks: tuple[tuple[int, ...], ...]
+    """Frame ordinals, up to four per chunk; empty for an image."""
+
+    @property
+    def slots(self) -> int:
+        """Of the whole medium."""
+        return self.rows * self.cols // MERGE**2 * max(1, len(self.chunks))
+
+
+def lay_out(media: Media, limits: MediaLimits) -> Layout:
+    if media.kind == "image":
+        place = fit(media.width_px, media.height_px, limits.max_image_patches)
+        frames: tuple[tuple[int, ...], ...] = ()
+    else:
+        place = fit(media.width_px, media.height_px, limits.max_frame_patches)
+        frames = chunks(choose_frames(media.frame_times_us, limits))
+    return Layout((place.width_px, place.height_px), place.rows, place.cols, frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A sample as the model sees it under some limits, before it is cut into pieces."""
+
+    ids: np.ndarray
+    """(E,) uint32."""
+    targets: np.ndarray
+    """(E,) bool: ids that carry loss."""
+    media: tuple[PackedMedia, ...]
+    """Slots counted from the first id of the sample."""
+    spans: tuple[Span, ...]
+
+
+def placeholder_ids(vocabulary: Vocabulary) -> tuple[int, int]:
+    """The two ids that an expansion replaces: an image's pad and a video's placeholder."""
+    return vocabulary.media_pad_id, vocabulary.video_placeholder_id
+
+
+def expand(sample: Sample, limits: MediaLimits, vocabulary: Vocabulary) -> Expanded:
+    """Replace every placeholder by what a medium takes under `limits`.
+
+    An image's pad id becomes its slots (its wrapper stands in the sample already); a video's placeholder becomes, per
+    chunk, `HH:MM:SS.mmm<|media_begin|>video<|media_content|><|media_pad|>*N<|media_end|>`.
+
+    Raises ValueError where placeholders and media disagree.
+    """
+    places = np.flatnonzero(np.isin(sample.ids, placeholder_ids(vocabulary)))
+    if len(places) != len(sample.media):
+        raise ValueError(f"sample {sample.id} has {len(places)} placeholders for {len(sample.media)} media")
+    targets = np.zeros(len(sample.ids), bool)
+    for start, stop in sample.loss_runs.tolist():
+        targets[start:stop] = True
+    id_runs: list[np.ndarray] = []
+    target_runs: list[np.ndarray] = []
+    packed: list[PackedMedia] = []
+    growth = [0]
+    done = length = 0
+    for place, media in zip(places.tolist(), sample.media, strict=True):
+        layout = lay_out(media, limits)
+        ids, slots = _media_ids(media, layout, vocabulary)
+        id_runs += [sample.ids[done:place], ids]
+        target_runs += [targets[done:place], np.zeros(len(ids), bool)]
+        length += place - done
+        packed.append(PackedMedia(media, layout.size_px, _items(layout, [length + slot for slot in slots])))
+        length += len(ids)
+        done = place + 1
+        growth.append(length - done)
+    id_runs.append(sample.ids[done:])
+    target_runs.append(targets[done:])
+    moved = [
+        Span(span.name, *(at + growth[int(np.searchsorted(places, at))] for at in (span.start, span.stop)))
+        for span in sample.spans
+    ]
+    return Expanded(np.concatenate(id_runs), np.concatenate(target_runs), tuple(packed), tuple(moved))
+
+
+def media_tokens(media: Media, layout: Layout, vocabulary: Vocabulary) -> int:
+    """Tokens that the medium takes in place of its placeholder."""
+    return len(_media_ids(media, layout, vocabulary)[0])
+
+
+def _media_ids(media: Media, layout: Layout, vocabulary: Vocabulary) -> tuple[np.ndarray, list[int]]:
+    """The ids that replace the placeholder, and where in them each item's slots begin."""
+    pad = vocabulary.media_pad_id
+    each = layout.rows * layout.cols // MERGE**2
+    if media.kind == "image":
+        return np.full(each, pad, np.uint32), [0]
+    special = vocabulary.special
+    opening = [special["<|media_begin|>"], *vocabulary.encode("video"), special["<|media_content|>"]]
+    ids: list[int] = []
+    slots: list[int] = []
+    for chunk in layout.chunks:
+        ids += vocabulary.encode(timestamp(media.frame_times_us[chunk[0]])) + opening
+        slots.append(len(ids))
+        ids += [pad] * each
+        ids.append(special["<|media_end|>"])
+    return np.array(ids, np.uint32), slots
+
+
+def _items(layout: Layout, slots: list[int]) -> tuple[Item, ...]:
+    if not layout.chunks:
+        return (Item((1, layout.rows, layout.cols), slots[0]),)
+    return tuple(
+        Item((len(frames), layout.rows, layout.cols), slot, frames)
+        for frames, slot in zip(layout.chunks, slots, strict=True)
+    )
+
+
+def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int) -> np.ndarray:
+    """Pad right and bottom with zeros to the grid, and cut.
+
+    Args:
+        frames: T arrays (H, W, 3) uint8, all of one size, resized already; H <= rows * 14, W <= cols * 14.
+    Returns:
+        (T * rows * cols, 3, 14, 14) uint8, ordered by frame, row, column. Zeros are padded before normalisation, as in
+        the release, so padding is black (-1), not grey.
+    """
+    height, width, _ = frames[0].shape
+    canvas = np.zeros((len(frames), rows * PATCH_PX, cols * PATCH_PX, CHANNELS), np.uint8)
+    canvas[:, :height, :width] = frames
+    grid = canvas.reshape(len(frames), rows, PATCH_PX, cols, PATCH_PX, CHANNELS)
+    return grid.transpose(0, 1, 3, 5, 2, 4).reshape(-1, CHANNELS, PATCH_PX, PATCH_PX)
+
+
+def patches_of(packed: PackedMedia, payload: bytes) -> list[np.ndarray]:
+    """Decode one medium, resize it as planned and cut it: per item (t * h * w, 3, 14, 14) uint8.
+
+    Raises RecordError where the bytes don't decode to what the index promised.
+    """
+    media = packed.media
+    if media.kind == "image":
+        rgb = decode_rgb(payload)
+        if rgb.shape[:2] != (media.height_px, media.width_px):
+            got = f"{rgb.shape[1]} x {rgb.shape[0]} px"
+            raise RecordError("wrong_size", f"decodes to {got}, not to {media.width_px} x {media.height_px} px")
+        frames = iter([resize(rgb, *packed.size_px)])
+    else:
+        times_us = [media.frame_times_us[frame] for item in packed.items for frame in item.frames]
+        frames = iter(frames_at(payload, times_us, size_px=packed.size_px))
+    return [
+        cut_patches([next(frames) for _ in range(item.grid[0])], item.grid[1], item.grid[2]) for item in packed.items
+    ]

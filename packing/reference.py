@@ -1,0 +1,64 @@
+"""The slow, obvious versions of what this room does cleverly. For tests and benchmarks only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from manifests.geometry import PATCH_PX
+
+
+def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """`sequence.best_fit_decreasing` by looking at every open pack."""
+    packs: list[list[int]] = []
+    room: list[int] = []
+    for piece in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fits = [(left, pack) for pack, left in enumerate(room) if left >= lengths[piece]]
+        if fits:
+            _, pack = min(fits)
+        else:
+            pack = len(packs)
+            packs.append([])
+            room.append(capacity)
+        packs[pack].append(piece)
+        room[pack] -= lengths[piece]
+    return packs
+
+
+def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int) -> list[np.ndarray]:
+    """`navit.cut_patches` one patch at a time: each (3, 14, 14) uint8."""
+    patches = []
+    for frame in frames:
+        height, width, _ = frame.shape
+        for row in range(rows):
+            for col in range(cols):
+                patch = np.zeros((3, PATCH_PX, PATCH_PX), np.uint8)
+                for y in range(PATCH_PX):
+                    for x in range(PATCH_PX):
+                        if row * PATCH_PX + y < height and col * PATCH_PX + x < width:
+                            patch[:, y, x] = frame[row * PATCH_PX + y, col * PATCH_PX + x]
+                patches.append(patch)
+    return patches
+
+
+def smallest_number_of_packs(lengths: Sequence[int], capacity: int) -> int:
+    """The best any packing can do, by trying all; for a handful of pieces."""
+    best = len(lengths)
+
+    def place(piece: int, room: list[int]) -> None:
+        nonlocal best
+        if len(room) >= best:
+            return
+        if piece == len(lengths):
+            best = len(room)
+            return
+        for pack in range(len(room)):
+            if room[pack] >= lengths[piece]:
+                room[pack] -= lengths[piece]
+                place(piece + 1, room)
+                room[pack] += lengths[piece]
+        place(piece + 1, [*room, capacity - lengths[piece]])
+
+    place(0, [])
+    return best

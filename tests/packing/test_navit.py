@@ -1,0 +1,146 @@
+"""From a sample and a picture to ids, slots and patches."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from manifests.errors import RecordError
+from manifests.geometry import RELEASED_LIMITS, MediaLimits, fit, timestamp
+from manifests.records import Document, Fact, Media, PackedMedia, Text, digest, record_id
+from packing import reference
+from packing.navit import cut_patches, expand, lay_out, patches_of
+from tokenization.encode import encode
+from tokenization.vocabulary import Vocabulary
+
+tiny = Vocabulary.load("tiny")
+PAD = tiny.media_pad_id
+
+
+def image(width: int, height: int) -> Media:
+    return Media(digest(f"{width} {height}"), "image", "png", width, height)
+
+
+def video(frames: int, fps: int = 2) -> Media:
+    times_us = tuple(i * 1_000_000 // fps for i in range(frames))
+    return Media(digest(f"video {frames}"), "video", "mp4", 56, 28, times_us)
+
+
+parts = st.lists(
+    st.text("ab \n", max_size=30).map(Text)
+    | st.tuples(st.integers(1, 400), st.integers(1, 400)).map(lambda size: image(*size))
+    | st.integers(1, 20).map(video),
+    max_size=6,
+).map(tuple)
+limits = st.sampled_from([MediaLimits(), MediaLimits(max_image_patches=16, max_frame_patches=4, max_video_frames=6)])
+
+
+def document(*parts: Text | Media, facts: tuple[Fact, ...] = ()) -> Document:
+    return Document(record_id("test", "1"), "test", "1", "interleaved", parts, facts)
+
+
+@given(parts, limits)
+def test_slots_are_exactly_the_media_pads_and_the_rest_is_the_samples_text(
+    parts: tuple[Text | Media, ...], limits: MediaLimits
+) -> None:
+    sample = encode(document(*parts), tiny)
+    expanded = expand(sample, limits, tiny)
+    slots = [
+        item.slot + i
+        for packed in expanded.media
+        for item in packed.items
+        for i in range(item.grid[1] * item.grid[2] // 4)
+    ]
+    assert slots == np.flatnonzero(expanded.ids == PAD).tolist()
+    assert tuple(packed.media for packed in expanded.media) == sample.media
+    assert not expanded.targets[slots].any()
+    assert expanded.targets.sum() == sum(stop - start for start, stop in sample.loss_runs.tolist())
+    assert expanded.ids[expanded.targets].tolist() == [
+        i for start, stop in sample.loss_runs.tolist() for i in sample.ids[start:stop].tolist()
+    ]
+
+
+@given(parts, limits)
+def test_the_layout_is_what_the_expansion_uses(parts: tuple[Text | Media, ...], limits: MediaLimits) -> None:
+    expanded = expand(encode(document(*parts), tiny), limits, tiny)
+    for packed in expanded.media:
+        layout = lay_out(packed.media, limits)
+        assert packed.size_px == layout.size_px
+        assert sum(item.grid[1] * item.grid[2] // 4 for item in packed.items) == layout.slots
+        assert tuple(item.frames for item in packed.items if item.frames) == layout.chunks
+
+
+def test_an_image_reads_as_in_the_released_prompt() -> None:
+    text = tiny.decode(expand(encode(document(image(56, 28)), tiny), MediaLimits(), tiny).ids)
+    assert text == "<|media_begin|>image<|media_content|><|media_pad|><|media_pad|><|media_end|>[EOS]"
+
+
+def test_a_video_reads_as_one_group_per_chunk_with_the_time_of_its_first_frame() -> None:
+    text = tiny.decode(expand(encode(document(Text("see "), video(6)), tiny), MediaLimits(), tiny).ids)
+    chunk = "<|media_begin|>video<|media_content|><|media_pad|><|media_pad|><|media_end|>"
+    assert text == f"see 00:00:00.000{chunk}{timestamp(2_000_000)}{chunk}[EOS]"
+
+
+def test_facts_are_found_behind_a_medium_that_grew() -> None:
+    facts = (Fact("colour", 0, 2, 5), Fact("shape", 2, 4, 10))
+    sample = encode(document(Text("a red"), image(300, 200), Text("the circle"), facts=facts), tiny)
+    expanded = expand(sample, MediaLimits(), tiny)
+    found = {span.name: tiny.decode(expanded.ids[span.start : span.stop]).strip() for span in expanded.spans}
+    assert found == {"colour": "red", "shape": "circle"}
+
+
+@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70), st.integers(0, 99))
+@settings(max_examples=15)
+def test_patches_are_cut_as_one_by_one(frames: int, width: int, height: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), np.uint8)
+    place = fit(width, height, 10_000)
+    patches = cut_patches(list(pixels), place.rows, place.cols)
+    assert patches.dtype == np.uint8
+    assert np.array_equal(patches, np.stack(reference.cut_patches(list(pixels), place.rows, place.cols)))
+
+
+def packed_image(width: int, height: int, limits: MediaLimits = RELEASED_LIMITS) -> PackedMedia:
+    return expand(encode(document(image(width, height)), tiny), limits, tiny).media[0]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_picture_that_fits_keeps_every_pixel_and_is_padded_with_black() -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (30, 50, 3), np.uint8)
+    (patches,) = patches_of(packed_image(50, 30), png(pixels))
+    canvas = patches.reshape(4, 4, 3, 14, 14).transpose(0, 3, 1, 4, 2).reshape(56, 56, 3)
+    assert np.array_equal(canvas[:30, :50], pixels)
+    assert not canvas[30:].any() and not canvas[:, 50:].any()
+
+
+def test_a_picture_over_the_limit_is_shrunk_with_the_released_kernel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    packed = packed_image(400, 300, MediaLimits(max_image_patches=64))
+    (patches,) = patches_of(packed, png(pixels))
+    _, rows, cols = packed.items[0].grid
+    canvas = patches.reshape(rows, cols, 3, 14, 14).transpose(0, 3, 1, 4, 2).reshape(rows * 14, cols * 14, 3)
+    width, height = packed.size_px
+    expected = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    assert len(patches) == rows * cols <= 80
+    assert np.array_equal(canvas[:height, :width], expected)
+
+
+def test_a_picture_of_another_size_than_the_index_says_is_refused() -> None:
+    with pytest.raises(RecordError, match="not to 50 x 30 px"):
+        patches_of(packed_image(50, 30), png(np.zeros((30, 51, 3), np.uint8)))
+
+
+def test_media_and_placeholders_must_agree() -> None:
+    sample = encode(document(Text("no picture")), tiny)
+    wrong = type(sample)(sample.id, "s", "d", sample.ids, sample.loss_runs, media=(image(5, 5),))
+    with pytest.raises(ValueError, match="0 placeholders for 1 media"):
+        expand(wrong, MediaLimits(), tiny)
