@@ -1,0 +1,14 @@
+"""Every kind of node there is: `kind:` in a manifest -> the class whose fields are its parameters.
+
+To add one, write the class beside its siblings and add its line here.
+"""
+
+from __future__ import annotations
+
+from pipelines.ingest.folder import IngestFolder
+from pipelines.ingest.stdlib import IngestStdlib
+
+NODES: dict[str, type] = {
+    "ingest_folder": IngestFolder,
+    "ingest_stdlib": IngestStdlib,
+}

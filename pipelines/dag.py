@@ -1,0 +1,131 @@
+"""A manifest of nodes, checked and put in order: what depends on what, and when a node has changed.
+
+manifest (YAML) -> `Graph` -> pipelines/run.py. A node's **identity** is a digest over its name, kind, version,
+parameters, the content of what it reads and what its survey found. Equal identity, equal product: such a node is
+skipped. Paths, times, worker counts and the order of keys are no part of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Union
+
+import pydantic
+
+from manifests import load
+from manifests.errors import ManifestError
+from manifests.load import Manifest, schema
+from manifests.records import canonical_json, digest
+from pipelines.catalogue import NODES
+from pipelines.node import Inputs, Node, Survey, Unit
+
+AnyNode = Annotated[Union[tuple(NODES.values())], pydantic.Field(discriminator="kind")]  # type: ignore[valid-type]  # noqa: UP007
+
+RESERVED = frozenset({"receipts", "replaced"})
+"""Folders of a run that are not nodes."""
+
+
+@schema
+class Tolerance:
+    """When bad records stop a run: both must hold. Formats that are not read at all don't count."""
+
+    in_a_row: int = 100
+    share: float = 0.5
+    """Of all records that the node has seen so far."""
+
+
+@schema
+class Dag:
+    """The top of a data manifest."""
+
+    name: str
+    nodes: dict[str, AnyNode]  # type: ignore[valid-type]
+    tolerance: Tolerance = Tolerance()
+
+
+@dataclass(frozen=True)
+class Graph:
+    manifest: Manifest[Dag]
+    order: tuple[str, ...]
+    """Node names, every one after all it reads; otherwise as in the manifest."""
+
+    @property
+    def name(self) -> str:
+        return self.manifest.value.name
+
+    def node(self, name: str) -> Node:
+        return self.manifest.value.nodes[name]
+
+
+def read(files: Sequence[Path | str], sets: Sequence[str] = ()) -> Graph:
+    """Load and check a DAG. Raises ManifestError with file and line for anything that could never run."""
+    manifest = load.load(Dag, files, sets)
+    nodes = manifest.value.nodes
+    for name, node in nodes.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+            raise ManifestError(
+                f"node name {name!r} can't be used",
+                where=manifest.where("nodes", name),
+                fix=f"small letters, digits and _, and none of {', '.join(sorted(RESERVED))}",
+            )
+        for wanted in node.reads():
+            _check_input(manifest, name, node, wanted)
+    return Graph(manifest, _order(manifest))
+
+
+def _check_input(manifest: Manifest[Dag], name: str, node: Node, wanted: str) -> None:
+    nodes = manifest.value.nodes
+    where = manifest.where("nodes", name, "input")
+    if wanted not in nodes:
+        raise ManifestError(f"{name} reads {wanted!r}, which is no node", where=where, fix=f"one of {', '.join(nodes)}")
+    made = nodes[wanted].PRODUCT
+    if made not in node.READS:
+        raise ManifestError(
+            f"{name} ({node.kind}) reads {' or '.join(sorted(node.READS)) or 'nothing'}, but {wanted} makes {made}",
+            where=where,
+        )
+
+
+def _order(manifest: Manifest[Dag]) -> tuple[str, ...]:
+    nodes = manifest.value.nodes
+    order: list[str] = []
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in order:
+            return
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            raise ManifestError(f"nodes read each other in a circle: {circle}", where=manifest.where("nodes", path[-1]))
+        path.append(name)
+        for wanted in nodes[name].inputs():
+            visit(wanted)
+        order.append(path.pop())
+
+    for name in nodes:
+        visit(name)
+    return tuple(order)
+
+
+def identity(name: str, node: Node, inputs: Inputs, survey: Survey) -> str:
+    """64 hex digits; equal exactly when the node would make the same product."""
+    read = [inputs[wanted].digest for wanted in node.reads()]
+    units = [[unit.name, unit.digest] for unit in survey.units]
+    return digest("node", recipe(name, node), canonical_json([read, survey.facts, units]))
+
+
+def unit_names(name: str, node: Node, survey: Survey) -> dict[str, Unit]:
+    """Names under which units are committed. Each is bound to all that decides the unit's records, so that a unit found
+    in the store is the wanted one even after other inputs of its node have changed."""
+    common = digest("unit", recipe(name, node), canonical_json(survey.facts))
+    return {f"{unit.name}.{digest(common, unit.digest)[:12]}": unit for unit in survey.units}
+
+
+def recipe(name: str, node: Node) -> str:
+    """Digest of the node alone: its name, kind, version and parameters. Known before anything ran."""
+    parameters = {key: value for key, value in dataclasses.asdict(node).items() if key not in node.PLACES}
+    return digest(name, str(node.VERSION), canonical_json(parameters))

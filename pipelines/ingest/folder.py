@@ -1,0 +1,93 @@
+"""`ingest_folder`: any folder of ordinary files becomes a store of documents.
+
+Raw files -> documents -> `filter`. `files.py` lists what is there, `pairing.py` says what belongs together,
+`readers.py` makes documents of it. What can't be read ends in quarantine with its path and a reason; nothing is left
+out silently but hidden files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from manifests.errors import ManifestError
+from manifests.load import schema
+from manifests.records import digest
+from pipelines.ingest import captions, files
+from pipelines.ingest.pairing import Item, pair
+from pipelines.ingest.readers import Reader, Rules
+from pipelines.ingest.suffixes import CUT_AT_LINES
+from pipelines.node import Attempt, Inputs, ProductKind, Survey, Task, Unit
+from pipelines.ops.text import Normalise
+from stores.store import UnitWriter
+
+UNIT_BYTES = 32 << 20
+UNIT_ITEMS = 512
+
+
+@schema
+class IngestFolder:
+    """Every file under `path`. Documents are known by their relative path, so the folder may be moved."""
+
+    PRODUCT: ClassVar[ProductKind] = "documents"
+    READS: ClassVar[frozenset[str]] = frozenset()
+    VERSION: ClassVar[int] = 1
+    PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    kind: Literal["ingest_folder"]
+    path: str
+    text_domain: str = "knowledge"
+    """Of plain text and of rows without media; code is recognised by its ending."""
+    text_fields: tuple[str, ...] = ()
+    """Fields of a JSON record or table row that make its text, instead of the rules in `fields.py`."""
+    caption_fallback: captions.Fallback = "folder_name"
+    """What stands for the caption of a picture or clip that has none."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
+
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def base(self) -> Path:
+        path = Path(self.path)
+        return path.parent if path.is_file() else path
+
+    def survey(self, name: str, inputs: Inputs) -> Survey:
+        found, refused = files.walk(Path(self.path), self.exclude, CUT_AT_LINES)
+        items = pair(self.base, found, refused, self.text_fields)
+        if not items:
+            raise ManifestError("there are no files to ingest", where=self.path, fix="set path to a folder with data")
+        facts = {"normalise": Normalise.VERSION, "pillow": version("pillow"), "av": version("av")}
+        return Survey(tuple(units(items)), facts)
+
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+        rules = Rules(self.text_domain, self.text_fields, self.caption_fallback)
+        reader = Reader(self.base, task.node, rules, attempt)
+        for item in task.unit.data:
+            for document in reader.documents(item):
+                writer.add(document)
+
+
+def units(items: Sequence[Item]) -> Iterator[Unit]:
+    """Neighbouring items, cut where a path's digest says so: a new file changes its own unit and no other."""
+    kept: list[Item] = []
+    size = 0
+    for item in items:
+        kept.append(item)
+        size += item.size
+        if size >= UNIT_BYTES or len(kept) >= UNIT_ITEMS or int(digest(item.locator)[:4], 16) % 64 == 0:
+            yield _unit(kept)
+            kept, size = [], 0
+    if kept:
+        yield _unit(kept)
+
+
+def _unit(items: list[Item]) -> Unit:
+    content = digest(*(item.digest for item in items))
+    first = re.sub(r"[^a-z0-9]+", "-", items[0].locator.lower()).strip("-")[:40]
+    start = items[0].piece.start if items[0].piece else 0
+    return Unit(f"{first or 'unit'}-{digest(items[0].locator, str(start))[:8]}", content, tuple(items))

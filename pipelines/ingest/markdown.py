@@ -1,0 +1,182 @@
+"""Markdown to text and links to media, in reading order.
+
+`pipelines/ingest/pairing.py` asks which files a document refers to; `pipelines/ingest/folder.py` turns the result into
+an interleaved document. Understood: `![alt](path "title"){alt='...'}`, reference images, `<img>`, `<video>` with
+`<source>`, and ordinary links to videos. Code is left alone. Every pattern excludes its own opening character, so that
+the time is linear in the text, whatever the text is.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from posixpath import normpath
+from urllib.parse import unquote, urlsplit
+
+from manifests.errors import RecordError
+from pipelines.ingest.suffixes import VIDEOS
+
+_ALT = r"\[(?P<alt>(?:[^\[\]]|\[[^\[\]]{0,500}\]){0,2000})\]"
+_TARGET = (
+    r"\(\s*(?:<(?P<angle>[^<>\n]{0,2000})>|(?P<target>[^\s()<>]{1,2000}))"
+    r"(?:\s+(?:\"[^\"]{0,500}\"|'[^']{0,500}'))?\s*\)"
+)
+_IMAGE = re.compile(
+    "!" + _ALT + "(?:" + _TARGET + r"|\[(?P<label>[^\[\]]{0,200})\])?(?:\{(?P<attributes>[^{}]{0,2000})\})?"
+)
+_CLIP = re.compile(r"(?<!!)" + _ALT + _TARGET)
+_LINKED = re.compile(r"\[\s*(!\[[^\[\]]{0,2000}\]\([^()]{1,2000}\))\s*\]\([^\s()<>]{0,2000}\)")
+"""A picture that is itself a link: only the picture is of interest."""
+_TAG = re.compile(r"<(?P<tag>img|video|source)\b(?P<inside>[^<>]{0,4000})>|</video\s*>", re.IGNORECASE)
+_ATTRIBUTE = re.compile(
+    r"\b(?P<name>src|alt)\s*=\s*(?:\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s\"'>]+))"
+)
+_DEFINITION = re.compile(
+    r"^ {0,3}\[(?P<label>[^\[\]\n]{1,200})\]:[ \t]*<?(?P<target>[^\s<>]{1,2000})>?.*$", re.MULTILINE
+)
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
+_CODE = re.compile(r"(?<!`)(`++)[^`\n]{1,2000}\1(?!`)")
+_COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
+_FRONT = re.compile(r"\A---\n(?P<front>(?:(?!---\n).*\n){0,200})---\n")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A medium in the text. `alt` stays in the document whether or not the medium does."""
+
+    target: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Markdown:
+    title: str | None
+    """From the front matter, which is no text."""
+    pieces: tuple[str | Link, ...]
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        return tuple(piece for piece in self.pieces if isinstance(piece, Link))
+
+
+def read(text: str) -> Markdown:
+    title = None
+    if front := _FRONT.match(text):
+        found = re.search(r"^title:[ \t]*(.{1,300})$", front["front"], re.MULTILINE)
+        title = found[1].strip().strip("\"'") if found else None
+        text = text[front.end() :]
+    shown, code = _set_code_aside(text)
+    shown = _LINKED.sub(r"\1", _COMMENT.sub("", shown))
+    definitions = {one["label"].casefold(): one["target"] for one in _DEFINITION.finditer(shown)}
+    pieces: list[str | Link] = []
+    at = 0
+    for start, stop, link in _links(shown, definitions):
+        if start < at:
+            continue
+        pieces += [_put_code_back(shown[at:start], code), link]
+        at = stop
+    pieces.append(_put_code_back(shown[at:], code))
+    return Markdown(title, tuple(piece for piece in pieces if piece))
+
+
+def resolve(target: str, document: str) -> str:
+    """The path, relative to the folder that was ingested, of what `document` (such a path too) links to.
+
+    Raises RecordError: `remote_media` for other schemes and hosts, `outside_folder` for paths that leave it.
+    """
+    try:
+        parts = urlsplit(target)
+    except ValueError as error:
+        raise RecordError("remote_media", f"{target[:200]!r}: {error}") from None
+    if parts.scheme or parts.netloc:
+        raise RecordError("remote_media", target[:200])
+    path = unquote(parts.path)
+    folder = document.rpartition("/")[0]
+    joined = normpath(f"{folder}/{path}" if folder else path)
+    if path.startswith("/") or joined == ".." or joined.startswith(("../", "/")) or "\0" in joined:
+        raise RecordError("outside_folder", target[:200])
+    return joined
+
+
+def _links(text: str, definitions: dict[str, str]) -> Iterator[tuple[int, int, Link]]:
+    found = [*_bracketed(text, definitions), *_tags(text)]
+    yield from sorted(found, key=lambda one: one[0])
+
+
+def _bracketed(text: str, definitions: dict[str, str]) -> Iterator[tuple[int, int, Link]]:
+    for match in _IMAGE.finditer(text):
+        target = match["angle"] or match["target"] or definitions.get((match["label"] or match["alt"]).casefold())
+        if target is not None:
+            alt = match["alt"].strip() or _attributes(match["attributes"] or "").get("alt", "")
+            yield match.start(), match.end(), Link(target, " ".join(alt.split()))
+    for match in _CLIP.finditer(text):
+        target = match["angle"] or match["target"]
+        if target.lower().endswith(VIDEOS):
+            yield match.start(), match.end(), Link(target, " ".join(match["alt"].split()))
+
+
+def _tags(text: str) -> Iterator[tuple[int, int, Link]]:
+    """`<img>` and `<video>`; of a video with several sources the first, and the whole element is replaced."""
+    opened: tuple[int, int] | None = None
+    video: Link | None = None
+    for match in _TAG.finditer(text):
+        tag = (match["tag"] or "/video").lower()
+        attributes = _attributes(match["inside"] or "")
+        link = Link(attributes["src"], " ".join(attributes.get("alt", "").split())) if attributes.get("src") else None
+        if tag == "img" and link:
+            yield *match.span(), link
+        elif tag == "video":
+            if opened and video:
+                yield *opened, video
+            opened, video = match.span(), link
+        elif tag == "source" and opened:
+            video = video or link
+        elif tag == "/video" and opened:
+            if video:
+                yield opened[0], match.end(), video
+            opened, video = None, None
+    if opened and video:
+        yield *opened, video
+
+
+def _attributes(inside: str) -> dict[str, str]:
+    return {
+        one["name"].lower(): html.unescape(one["double"] or one["single"] or one["bare"] or "")
+        for one in _ATTRIBUTE.finditer(inside)
+    }
+
+
+_HOLE = "\x00{}\x00"
+"""Stands for code while links are looked for; text with a NUL never gets here."""
+
+
+def _set_code_aside(text: str) -> tuple[str, list[str]]:
+    code: list[str] = []
+
+    def aside(piece: str) -> str:
+        code.append(piece)
+        return _HOLE.format(len(code) - 1)
+
+    lines: list[str] = []
+    fenced: list[str] = []
+    mark = ""
+    for line in text.splitlines(keepends=True):
+        fence = _FENCE.match(line)
+        if mark:
+            fenced.append(line)
+            if fence and fence[1].startswith(mark) and not line.strip().strip(mark[0]):
+                lines.append(aside("".join(fenced)))
+                fenced, mark = [], ""
+        elif fence:
+            fenced, mark = [line], fence[1]
+        else:
+            lines.append(_CODE.sub(lambda match: aside(match[0]), line))
+    if fenced:
+        lines.append(aside("".join(fenced)))
+    return "".join(lines), code
+
+
+def _put_code_back(text: str, code: list[str]) -> str:
+    return re.sub(r"\x00(\d+)\x00", lambda match: code[int(match[1])], text)

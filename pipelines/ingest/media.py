@@ -1,0 +1,43 @@
+"""A file of the folder to a `Media`: what its bytes are, whether all of it decodes, how large it is upright.
+
+The decoders are native code and the files come from strangers, so every one of them is opened in the limited child
+process of `stores/child.py`; a crash there costs one record.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from manifests.records import Media
+from pipelines.ingest.files import File, read
+from pipelines.ingest.suffixes import READERS
+from stores.child import LimitedChild
+from stores import image as images
+from stores import video as videos
+
+
+@cache
+def _child() -> LimitedChild:
+    """One warm child for this worker's life; it dies with the worker."""
+    return LimitedChild()
+
+
+def load(base: Path, file: File) -> Media:
+    """Read, decode and describe one medium. Raises RecordError with the decoder's reason."""
+    if READERS.get(file.suffix) == "video":
+        return video(read(base, file, videos.LIMITS.max_bytes))
+    return image(read(base, file, images.LIMITS.max_bytes))
+
+
+def image(payload: bytes) -> Media:
+    """Raises RecordError: the reasons of `stores.image.check`."""
+    format, width_px, height_px = _child().call("stores.image:check", payload)
+    return Media(sha256(payload).hexdigest(), "image", format, width_px, height_px, payload=payload)
+
+
+def video(payload: bytes) -> Media:
+    """Raises RecordError: the reasons of `stores.video.check`."""
+    clip = _child().call("stores.video:check", payload)
+    return Media(sha256(payload).hexdigest(), "video", *clip, payload=payload)

@@ -1,0 +1,139 @@
+"""Which files of a folder belong together: a picture and its caption, a document and its figures, a table and its rows.
+
+Files from `pipelines/ingest/files.py` become items, each the work of one reader; `pipelines/ingest/folder.py` groups
+items into units. A medium that a document or a table refers to is not a record of its own, and neither is the caption
+beside a picture. Everything else is: what no reader takes becomes an item too, and ends in quarantine by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.errors import RecordError
+from manifests.records import digest
+from pipelines.ingest import fields, lines, markdown, text
+from pipelines.ingest.files import File, Piece, Refused, read
+from pipelines.ingest.suffixes import CAPTIONS, READERS
+
+MOST_MARKDOWN_BYTES = 16 << 20
+ANNOTATION_FOLDERS = ("Annotations", "annotations", "labels", "captions")
+"""Beside a folder of pictures, as Pascal VOC has it."""
+LOOK_ROWS = 20
+"""Rows of a table that are looked at to tell whether it is one of captions."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What one reader takes at a time."""
+
+    reader: str
+    """A value of `READERS`, or `refused`."""
+    locator: str
+    file: File | None
+    piece: Piece | None = None
+    captions: tuple[File, ...] = ()
+    """Files beside a medium that may hold its caption, best first."""
+    media: Mapping[str, File] | None = None
+    """For documents and tables: files of the folder they refer to, by path."""
+    refusal: tuple[str, str] = ("", "")
+    """(reason, message) of what is not opened."""
+
+    @property
+    def digest(self) -> str:
+        files = [(self.locator, self.piece.sha256 if self.piece else self.file.digest if self.file else "")]
+        files += [(file.locator, file.digest) for file in self.captions]
+        files += [(path, file.digest) for path, file in sorted((self.media or {}).items())]
+        return digest(self.reader, *self.refusal, *(word for pair in files for word in pair))
+
+    @property
+    def size(self) -> int:
+        own = self.piece.stop - self.piece.start if self.piece else self.file.size if self.file else 0
+        return own + sum(file.size for file in (self.media or {}).values())
+
+
+def pair(base: Path, files: Sequence[File], refused: Sequence[Refused], text_fields: Sequence[str]) -> list[Item]:
+    """Every file under the folder as part of exactly one item or more, in the order of their locators."""
+    by_path = {file.path: file for file in files}
+    items = [Item("refused", one.locator, None, refusal=(one.reason, one.message)) for one in refused]
+    taken: set[str] = set()
+    singles: list[File] = []
+    for file in files:
+        reader = READERS.get(file.suffix) or READERS.get("." + file.suffix.rpartition(".")[2])
+        if reader in ("markdown", "rows"):
+            media = _referenced(base, file, reader, by_path, text_fields)
+            taken |= media.keys()
+            for piece in file.pieces:
+                items.append(Item(reader, file.locator, file, piece, media=media))
+        else:
+            singles.append(file)
+    captions = {file.path: _captions(file, by_path) for file in singles if _is_medium(file) and file.path not in taken}
+    taken |= {caption.path for found in captions.values() for caption in found}
+    # A caption beside a picture has been listed as a document of rows by now if it is JSON; it is none.
+    items = [item for item in items if item.file is None or item.file.path not in taken]
+    items += (item for file in singles if file.path not in taken for item in _single(file, captions.get(file.path, ())))
+    return sorted(items, key=lambda item: (item.locator, item.piece.start if item.piece else 0))
+
+
+def _single(file: File, captions: Sequence[File]) -> Iterator[Item]:
+    reader = READERS.get(file.suffix, "" if "." in file.path.rpartition("/")[2] else "text")
+    if not reader:
+        what = f"{file.suffix or 'no'} files are not read"
+        yield Item("refused", file.locator, file, refusal=("unsupported_format", what))
+    for piece in file.pieces if reader else ():
+        yield Item(reader, file.locator, file, piece, captions=tuple(captions))
+
+
+def _is_medium(file: File) -> bool:
+    return READERS.get(file.suffix) in ("image", "video")
+
+
+def _captions(medium: File, by_path: Mapping[str, File]) -> tuple[File, ...]:
+    folder, slash, name = medium.path.rpartition("/")
+    stem = name.rpartition(".")[0]
+    parent, parent_slash, _ = folder.rpartition("/")
+    folders = [folder + slash, *(parent + parent_slash + beside + "/" for beside in ANNOTATION_FOLDERS)]
+    names = [f"{place}{stem}{suffix}" for place in folders for suffix in CAPTIONS]
+    return tuple(by_path[name] for name in names if name in by_path)
+
+
+def _referenced(
+    base: Path, file: File, reader: str, by_path: Mapping[str, File], text_fields: Sequence[str]
+) -> dict[str, File]:
+    """Files of the folder that a document or table refers to. What can't be read now is reported by its reader."""
+    try:
+        if reader == "markdown":
+            content = text.decode(read(base, file, MOST_MARKDOWN_BYTES))[0]
+            targets = [link.target for link in markdown.read(content).links]
+        else:
+            targets = list(_row_references(base, file, text_fields))
+    except RecordError:
+        return {}
+    found: dict[str, File] = {}
+    for target in targets:
+        try:
+            path = markdown.resolve(target, file.path)
+        except RecordError:
+            continue
+        if path in by_path and _is_medium(by_path[path]):
+            found[path] = by_path[path]
+    return found
+
+
+def _row_references(base: Path, file: File, text_fields: Sequence[str]) -> Iterator[str]:
+    """The media of a table of captions; nothing once its first rows show that it is none."""
+    seen = found = 0
+    for piece in file.pieces:
+        for _, parse in lines.rows(base / file.path, file.suffix, piece):
+            seen += 1
+            try:
+                row = parse()
+            except RecordError:
+                continue
+            if fields.has_text(row, text_fields):
+                targets = fields.references(row)
+                found += len(targets)
+                yield from targets
+            if seen >= LOOK_ROWS and not found:
+                return

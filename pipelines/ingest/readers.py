@@ -1,0 +1,258 @@
+"""Items of a folder to documents: plain text and code, rows, Markdown with media, pictures and clips.
+
+Between `pairing.py`, which says what belongs together, and the writer of the documents store. Every step that looks
+inside a file is called through `attempt`, the one place that sets records aside; nothing here catches for that purpose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+from manifests.errors import RecordError
+from manifests.records import Document, Drop, Fact, Json, Media, Part, Text, record_id
+from pipelines.ingest import captions, fields, files, lines, markdown, media, text
+from pipelines.ingest.files import File
+from pipelines.ingest.pairing import MOST_MARKDOWN_BYTES, Item
+from pipelines.node import Attempt
+from pipelines.ops.text import Normalise
+
+MOST_TEXT_BYTES = 64 << 20
+MOST_MEDIA_BYTES = 256 << 20
+"""Of one document, which stands in memory as a whole."""
+JUDGED_ROWS = 20
+"""Where none of a file's first rows has text, the file is of some other kind and is set aside as one."""
+
+_MARKER = re.compile(r"<(?:image|video)>\n?")
+"""Where a medium stands in the text of a row, as many captioned data sets write it."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The parameters of `ingest_folder` that say how files are read; see there."""
+
+    text_domain: str
+    text_fields: tuple[str, ...]
+    caption_fallback: captions.Fallback
+
+
+@dataclass(frozen=True)
+class Reader:
+    base: Path
+    source: str
+    rules: Rules
+    attempt: Attempt
+
+    def documents(self, item: Item) -> Iterator[Document]:
+        """All documents of one item, in reading order. Raises StoreError for a file that changes meanwhile."""
+        if item.file is None or item.reader == "refused":
+            self.attempt(item.locator, refuse, *item.refusal)
+            return
+        files.check(self.base, item.file)
+        match item.reader:
+            case "rows":
+                yield from self._rows(item, item.file)
+            case "markdown":
+                yield from self._markdown(item, item.file)
+            case "image" | "video":
+                yield from _one(self.attempt(item.locator, self._medium, item, item.file))
+            case _:
+                at = f"#{item.piece.start}" if item.piece and item.piece.start else ""
+                yield from _one(self.attempt(item.locator + at, self._text, item, item.file, item.locator + at))
+
+    def _document(
+        self, locator: str, domain: str, parts: Sequence[Part], facts: Sequence[Fact], notes: Mapping[str, Json]
+    ) -> Document:
+        """Every document is made here: identity, then `Normalise`."""
+        identity = record_id(self.source, locator)
+        made = Document(identity, self.source, locator, domain, tuple(parts), tuple(facts), dict(notes))
+        cleaned = Normalise(kind="normalise").apply(made)
+        if isinstance(cleaned, Drop):
+            raise RecordError(cleaned.reason)
+        return cleaned
+
+    def _text(self, item: Item, file: File, locator: str) -> Document:
+        content, encoding = text.decode(_bytes(self.base, item, file))
+        if not content.strip():
+            raise RecordError("no_text", "nothing but white space")
+        domain = "code" if item.reader == "code" else self.rules.text_domain
+        return self._document(locator, domain, [Text(content)], [], _encoding(encoding))
+
+    def _medium(self, item: Item, file: File) -> Document:
+        medium = media.load(self.base, file)
+        problems = []
+        for sibling in item.captions:
+            try:
+                caption = captions.beside(self.base, sibling, self.rules.text_fields)
+            except RecordError as error:  # another sibling may do; the picture is refused if none does
+                problems.append(f"{sibling.locator}: {error.reason}")
+                continue
+            return self._captioned(item.locator, medium, caption, sibling.locator)
+        if problems:
+            raise RecordError("bad_caption", "; ".join(problems))
+        words = captions.from_name(file.locator, self.rules.caption_fallback)
+        return self._captioned(item.locator, medium, captions.Caption(words), self.rules.caption_fallback)
+
+    def _captioned(self, locator: str, medium: Media, caption: captions.Caption, origin: str) -> Document:
+        domain = "video" if medium.kind == "video" else caption.domain or "caption"
+        parts: list[Part] = [medium, Text(caption.text)] if caption.text else [medium]
+        facts = [Fact(name, 1, start, stop) for name, start, stop in caption.facts]
+        return self._document(locator, domain, parts, facts, {"caption_from": origin, **dict(caption.notes)})
+
+    def _rows(self, item: Item, file: File) -> Iterator[Document]:
+        assert item.piece is not None
+        rows = lines.rows(files.inside(self.base, file.path), file.suffix, item.piece)
+        head = list(islice(rows, JUDGED_ROWS))
+        if not head and item.piece.start == 0:
+            self.attempt(item.locator, refuse, "no_text", "no rows")
+        if head and all(self._foreign(parse) for _, parse in head):
+            self.attempt(item.locator, refuse, "no_text_field", self._fields(head[0][1]()))
+            return
+        for at, parse in chain(head, rows):
+            locator = item.locator + at
+            yield from _one(self.attempt(locator, self._row, item, file, locator, parse))
+
+    def _foreign(self, parse: Callable[[], Json]) -> bool:
+        """A row that is whole, but has no text that we know of."""
+        try:
+            return not fields.has_text(parse(), self.rules.text_fields)
+        except RecordError:
+            return False
+
+    def _fields(self, row: Json) -> str:
+        names = ", ".join(sorted(row)[:12]) if isinstance(row, dict) else type(row).__name__
+        return f"no text among the fields of its first rows ({text.printable(names)}); see text_fields"
+
+    def _row(self, item: Item, file: File, locator: str, parse: Callable[[], Json]) -> Document:
+        row = parse()
+        found = fields.find(row, self.rules.text_fields)
+        loaded = [self._referenced(item, file, target) for target in fields.references(row)]
+        notes = fields.kept_notes(row)
+        if not loaded:
+            facts = [Fact("answer", 0, *found.answer)] if found.answer else []
+            domain = "code" if isinstance(row, dict) and "canonical_solution" in row else self.rules.text_domain
+            return self._document(locator, domain, [Text(found.text)], facts, notes)
+        parts = _place(found.text, loaded)
+        facts = (
+            [Fact("answer", len(parts) - 1, *found.answer)] if found.answer and parts[-1] == Text(found.text) else []
+        )
+        domain = "video" if any(medium.kind == "video" for medium in loaded) else "caption"
+        return self._document(locator, domain, parts, facts, notes)
+
+    def _referenced(self, item: Item, file: File, target: str) -> Media:
+        """A medium that a row names. The row's text is about it, so without it there is no record."""
+        known = (item.media or {}).get(markdown.resolve(target, file.path))
+        if known is None:
+            raise RecordError("missing_media", f"{text.printable(target[:200])} is no picture or clip of the folder")
+        return media.load(self.base, known)
+
+    def _markdown(self, item: Item, file: File) -> Iterator[Document]:
+        """A document arrives without the media that are missing; each damaged one is set aside under its own name."""
+        read = self.attempt(item.locator, self._read_markdown, file)
+        if read is None:
+            return
+        content, encoding = read
+        left_out: list[list[str]] = []
+        loaded: dict[str, Media | None] = {}
+        for link in content.links:
+            if link.target not in loaded:
+                loaded[link.target] = self._figure(item, file, link.target, loaded, left_out)
+        notes: dict[str, Json] = {**_encoding(encoding)}
+        notes |= {"title": content.title} if content.title else {}
+        notes |= {"media_left_out": left_out} if left_out else {}
+        yield from _one(self.attempt(item.locator, self._interleaved, item.locator, content, loaded, notes))
+
+    def _read_markdown(self, file: File) -> tuple[markdown.Markdown, str]:
+        content, encoding = text.decode(files.read(self.base, file, MOST_MARKDOWN_BYTES))
+        if not content.strip():
+            raise RecordError("no_text", "nothing but white space")
+        return markdown.read(content), encoding
+
+    def _figure(
+        self, item: Item, file: File, target: str, loaded: Mapping[str, Media | None], left_out: list[list[str]]
+    ) -> Media | None:
+        shown = text.printable(target[:200])
+        try:
+            path = markdown.resolve(target, file.path)
+        except RecordError as error:
+            left_out.append([shown, error.reason])
+            self.attempt.note(error.reason)
+            return None
+        figure = (item.media or {}).get(path)
+        if figure is None:
+            left_out.append([shown, "missing_media"])
+            self.attempt.note("missing_media")
+            return None
+        held = sum(len(medium.payload or b"") for medium in loaded.values() if medium)
+        if held + figure.size > MOST_MEDIA_BYTES:
+            left_out.append([shown, "too_many_bytes"])
+            self.attempt.note("too_many_bytes")
+            return None
+        medium = self.attempt(f"{item.locator} -> {figure.locator}", media.load, self.base, figure)
+        if medium is None:
+            left_out.append([shown, "damaged_media"])
+        return medium
+
+    def _interleaved(
+        self,
+        locator: str,
+        content: markdown.Markdown,
+        loaded: Mapping[str, Media | None],
+        notes: Mapping[str, Json],
+    ) -> Document:
+        parts: list[Part] = []
+        words = ""
+        for piece in content.pieces:
+            if isinstance(piece, str):
+                words += piece
+                continue
+            medium = loaded[piece.target]
+            if medium is not None:
+                parts += [Text(words)] if words else []
+                parts.append(medium)
+                words = ""
+            words += piece.alt
+        parts += [Text(words)] if words else []
+        seen = [part for part in parts if isinstance(part, Media)]
+        domain = "interleaved" if seen else self.rules.text_domain
+        return self._document(locator, domain, parts, [], notes)
+
+
+def refuse(reason: str, message: str) -> None:
+    raise RecordError(reason, message)
+
+
+def _one(document: Document | None) -> Iterator[Document]:
+    if document is not None:
+        yield document
+
+
+def _bytes(base: Path, item: Item, file: File) -> bytes:
+    """The bytes of a text item: the file, one piece of it, or what it unpacks to."""
+    if file.suffix.endswith(".gz"):
+        assert item.piece is not None
+        return lines.whole(files.inside(base, file.path), True, item.piece)
+    if item.piece is None or len(file.pieces) == 1:
+        return files.read(base, file, MOST_TEXT_BYTES)
+    if item.piece.stop - item.piece.start > MOST_TEXT_BYTES:
+        raise RecordError("too_large", f"{item.piece.stop - item.piece.start} bytes without a line end")
+    with files.inside(base, file.path).open("rb") as opened:
+        opened.seek(item.piece.start)
+        return opened.read(item.piece.stop - item.piece.start)
+
+
+def _encoding(name: str) -> dict[str, Json]:
+    return {} if name == "utf-8" else {"encoding": name}
+
+
+def _place(words: str, loaded: Sequence[Media]) -> list[Part]:
+    """Media at their markers where there are as many markers as media, otherwise before the text."""
+    pieces = _MARKER.split(words)
+    if len(pieces) != len(loaded) + 1:
+        return [*loaded, Text(_MARKER.sub("", words))]
+    placed = chain.from_iterable(zip(map(Text, pieces[:-1]), loaded, strict=True))
+    return [part for part in (*placed, Text(pieces[-1])) if part != Text("")]

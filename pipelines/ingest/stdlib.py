@@ -1,0 +1,173 @@
+"""`ingest_stdlib`: the running interpreter's own documentation and library, as real text that every machine has.
+
+Raw files -> documents -> `filter`. Python's language reference (the topics of `help()`) and docstrings become documents
+of the domain `knowledge`, library modules documents of the domain `code`. What is taken is decided by a hash of the
+module's name under a budget in bytes. The files differ between Python versions, so their digests are inputs, and
+nothing downstream is ever compared with a fixed digest.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import sysconfig
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from manifests.errors import ManifestError, RecordError
+from manifests.load import schema
+from manifests.records import Document, Drop, Text, digest, record_id
+from pipelines.ingest import text
+from pipelines.node import Attempt, Inputs, ProductKind, Survey, Task, Unit
+from pipelines.ops.text import Normalise
+from stores.store import UnitWriter
+
+LEFT_OUT = frozenset(
+    {
+        *("test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"),
+        *("encodings", "pydoc_data", "lib-dynload", "ensurepip", "msilib", "__pycache__"),
+    }
+)
+"""Folders: tests, pictures of programs, tables of code points, what somebody else installed."""
+MOST_MODULE_BYTES = 96 << 10
+LEAST_TEXT = 200
+"""Characters; a module with fewer documents nothing."""
+TOPICS = "pydoc_data/topics.py"
+
+
+@schema
+class IngestStdlib:
+    """Two of these with different `split` share no module: neither its documentation nor its source."""
+
+    PRODUCT: ClassVar[ProductKind] = "documents"
+    READS: ClassVar[frozenset[str]] = frozenset()
+    VERSION: ClassVar[int] = 1
+    PLACES: ClassVar[frozenset[str]] = frozenset()
+
+    kind: Literal["ingest_stdlib"]
+    split: Literal["train", "held_out"] = "train"
+    held_out_share: float = 0.05
+    """Of modules and topics."""
+    text_bytes: int = 3_000_000
+    """About how much documentation is taken."""
+    code_bytes: int = 1_500_000
+
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def survey(self, name: str, inputs: Inputs) -> Survey:
+        root = Path(sysconfig.get_path("stdlib"))
+        buckets: defaultdict[str, list[Source]] = defaultdict(list)
+        for source in self._chosen(root):
+            buckets[_hash(source.path)[:1]].append(source)
+        if not buckets:
+            fix = "use a Python whose library is installed as .py files, or take this node out of the manifest"
+            raise ManifestError(f"this Python has no library sources under {root}", where=name, fix=fix)
+        units = (
+            Unit(f"bucket-{key}", digest(*(word for one in found for word in (one.path, one.sha256, one.use))), found)
+            for key, found in sorted(buckets.items())
+        )
+        return Survey(tuple(units), {"normalise": Normalise.VERSION, "ast": list(sys.version_info[:2])})
+
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+        root = Path(sysconfig.get_path("stdlib"))
+        for source in task.unit.data:
+            if source.path == TOPICS:
+                found = [(f"topics/{topic}", said) for topic, said in sorted(_topics().items()) if self._mine(topic)]
+            else:
+                found = [(f"{source.use}/{source.path}", None)]
+            for locator, said in found:
+                document = attempt(locator, _document, task.node, locator, root, source, said)
+                if document is not None:
+                    writer.add(document)
+
+    def _mine(self, name: str) -> bool:
+        held_out = int(_hash("split " + name)[:8], 16) < self.held_out_share * 2**32
+        return held_out == (self.split == "held_out")
+
+    def _chosen(self, root: Path) -> Iterator[Source]:
+        """Topics first, then modules in the order of their hash: documentation and code until each budget is used."""
+        text_left, code_left = self.text_bytes, self.code_bytes
+        topics = root / TOPICS
+        if topics.is_file():
+            content = topics.read_bytes()
+            text_left -= len(content)
+            yield Source(TOPICS, sha256(content).hexdigest(), "topics")
+        inside = (path.relative_to(root) for path in root.rglob("*.py"))
+        modules = [path.as_posix() for path in inside if not LEFT_OUT & set(path.parts)]
+        for path in sorted(modules, key=_hash):
+            if not self._mine(path):
+                continue
+            content = (root / path).read_bytes()
+            if len(content) > MOST_MODULE_BYTES:
+                continue
+            said = len(_docstrings(path, content)) if text_left > 0 else 0
+            if said >= LEAST_TEXT and text_left > 0:
+                text_left -= said
+                yield Source(path, sha256(content).hexdigest(), "docstrings")
+            if code_left > 0 and len(content) >= LEAST_TEXT:
+                code_left -= len(content)
+                yield Source(path, sha256(content).hexdigest(), "source")
+            if text_left <= 0 and code_left <= 0:
+                return
+
+
+@dataclass(frozen=True)
+class Source:
+    path: str
+    """Relative to the library."""
+    sha256: str
+    use: Literal["topics", "docstrings", "source"]
+
+
+def _document(node: str, locator: str, root: Path, source: Source, said: str | None) -> Document:
+    if said is None:
+        content = (root / source.path).read_bytes()
+        said = _docstrings(source.path, content) if source.use == "docstrings" else text.decode(content)[0]
+    if not said.strip():
+        raise RecordError("no_text")
+    domain = "code" if source.use == "source" else "knowledge"
+    made = Document(record_id(node, locator), node, locator, domain, (Text(said),), notes={"licence": "PSF-2.0"})
+    cleaned = Normalise(kind="normalise").apply(made)
+    if isinstance(cleaned, Drop):
+        raise RecordError(cleaned.reason)
+    return cleaned
+
+
+def _topics() -> dict[str, str]:
+    if importlib.util.find_spec("pydoc_data") is None:
+        return {}
+    from pydoc_data.topics import topics
+
+    return topics
+
+
+def _docstrings(path: str, content: bytes) -> str:
+    """What a module says about itself: signatures with their docstrings, in the order of the file."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):
+        return ""
+    module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return "\n\n".join([f"{module}", *_said(tree, "")]) + "\n"
+
+
+def _said(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, prefix: str) -> Iterator[str]:
+    if said := ast.get_docstring(node):
+        yield said
+    for inner in node.body:
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            below = list(_said(inner, f"{prefix}{inner.name}."))
+            if below:
+                signature = "" if isinstance(inner, ast.ClassDef) else f"({ast.unparse(inner.args)})"
+                yield f"{prefix}{inner.name}{signature}"
+                yield from below
+
+
+def _hash(name: str) -> str:
+    return sha256(name.encode()).hexdigest()

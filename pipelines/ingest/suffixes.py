@@ -1,0 +1,39 @@
+"""File endings and the reader that takes them: the one table that says what `ingest_folder` can read.
+
+An ending only chooses the reader. What a picture or a video really is, its bytes say later.
+"""
+
+from __future__ import annotations
+
+TEXTS = (".txt", ".text", ".rst", ".org", ".adoc", ".tex", ".txt.gz")
+MARKDOWNS = (".md", ".markdown", ".mdown", ".qmd", ".rmd", ".mdx")
+CODES = (
+    *(".py", ".pyi", ".ipy", ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".cu", ".cs", ".java", ".kt", ".scala", ".go"),
+    *(".rs", ".js", ".mjs", ".ts", ".jsx", ".tsx", ".css", ".php", ".rb", ".pl", ".lua", ".r", ".jl", ".hs", ".ml"),
+    *(".swift", ".sh", ".bash", ".sql", ".proto", ".cmake", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+)
+LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json", ".json.gz")
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff", ".jp2"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga", ".pcx", ".sgi", ".psd", ".dds", ".qoi"),
+)
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv")
+CAPTIONS = (".txt", ".caption", ".json", ".xml")
+"""Beside a picture or clip of the same name."""
+
+READERS: dict[str, str] = {
+    suffix: reader
+    for reader, suffixes in {
+        "text": TEXTS,
+        "markdown": MARKDOWNS,
+        "code": CODES,
+        "rows": (*LINES, *TABLES),
+        "image": IMAGES,
+        "video": VIDEOS,
+    }.items()
+    for suffix in suffixes
+}
+
+CUT_AT_LINES = frozenset({".jsonl", ".ndjson", ".txt", ".text"})
+"""Large ones become several units."""

@@ -1,0 +1,147 @@
+"""What a node of a DAG is: two small protocols and the values that cross them.
+
+A node class is a frozen dataclass made with `manifests.load.schema`: its fields are its parameters in YAML. It reads
+finished products and makes one. A `StoreNode` makes a store out of units that are worked on side by side; a
+`FolderNode` makes ordinary files. Neither skips, retries, counts, catches or commits: `pipelines/run.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, ParamSpec, Protocol, TypeVar
+
+from manifests.records import Json
+from stores.store import Snapshot, Store, UnitWriter
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ProductKind = Literal["documents", "view", "samples", "plan", "packs", "folder"]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A finished node as its readers see it: small, picklable, enough to open it in any process."""
+
+    node: str
+    kind: ProductKind
+    place: str
+    """URL of the store, or path of the folder."""
+    digest: str
+    """Content root of the snapshot, or digest of the folder's files: what identities downstream are made of."""
+    number: int = 0
+    """Of the snapshot; 0 for folders."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return _open(self.place, self.number)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.place)
+
+
+@lru_cache(maxsize=64)
+def _open(url: str, number: int) -> Snapshot:
+    return Store.open(url).snapshot(number)
+
+
+Inputs = Mapping[str, Product]
+"""Finished products by node name."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The piece of work that is skipped, retried and committed."""
+
+    name: str
+    """Unique in its node."""
+    digest: str
+    """Of everything this unit alone reads. Equal digest, version, parameters and facts: equal records."""
+    data: Any = None
+    """Whatever else the worker needs to know, picklable; decides nothing that `digest` does not."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a node finds when it looks at its inputs, before any work."""
+
+    units: tuple[Unit, ...]
+    """In store order."""
+    facts: Json = None
+    """What decides the content of all units beside parameters and inputs: library versions, the tokenizer's digest."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit on its way to a worker."""
+
+    node: str
+    unit: Unit
+    inputs: Inputs
+
+
+class Attempt(Protocol):
+    """The one place that sets a bad record aside, as a node's `work` sees it."""
+
+    def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
+        """`make(*arguments)`, or None once the record is in quarantine under `locator`."""
+
+    def note(self, reason: str) -> None:
+        """Count something that cost no record, e.g. a link to an image that is not there."""
+
+
+class StoreNode(Protocol):
+    PRODUCT: ClassVar[ProductKind]
+    READS: ClassVar[frozenset[str]]
+    """Kinds of products it can read."""
+    VERSION: ClassVar[int]
+    """Raised when the same inputs would give other records."""
+    PLACES: ClassVar[frozenset[str]]
+    """Parameters that say where things lie; what lies there is in the survey, so they are no part of identity."""
+
+    def reads(self) -> tuple[str, ...]:
+        """Names of the nodes it reads."""
+
+    def survey(self, name: str, inputs: Inputs) -> Survey: ...
+
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+        """Write one unit. Runs in a worker process; a function of its arguments and nothing else."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a folder node puts its files."""
+
+    run: Path
+    """The whole run, e.g. runs/quickstart: lists of files are relative to it."""
+    node: str
+
+    @property
+    def folder(self) -> Path:
+        return self.run / self.node
+
+
+class FolderNode(Protocol):
+    PRODUCT: ClassVar[ProductKind]
+    READS: ClassVar[frozenset[str]]
+    VERSION: ClassVar[int]
+    PLACES: ClassVar[frozenset[str]]
+    ALONE: ClassVar[bool]
+    """Made by one child process that speaks to the terminal itself, rather than by workers."""
+
+    def reads(self) -> tuple[str, ...]: ...
+
+    def survey(self, name: str, inputs: Inputs) -> Survey: ...
+
+    def make(self, task: Task, place: Place) -> list[str]:
+        """Make one unit's files; the paths of those that are its content, relative to `place.run`.
+
+        May be killed and called again at any time: it overwrites, or goes on, but never trusts half a file.
+        """
+
+
+Node = StoreNode | FolderNode

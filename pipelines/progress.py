@@ -1,0 +1,128 @@
+"""What people see of a run: a bar on a terminal, a line now and then elsewhere, and the table at the end.
+
+Counts committed work, never submitted work. Everything here is talk, on stderr; nothing reads it back.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+QUIET_S = 10.0
+"""Without a terminal, a line at most this often."""
+
+
+@dataclass
+class Tally:
+    """What became of the records of some units."""
+
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        self.kept += other.kept
+        self.dropped += other.dropped
+        self.quarantined += other.quarantined
+        self.noted += other.noted
+
+    @property
+    def seen(self) -> int:
+        return self.kept + self.dropped.total() + self.quarantined.total()
+
+
+@dataclass(frozen=True)
+class Result:
+    """One node at the end of a run."""
+
+    node: str
+    kind: str
+    identity: str
+    digest: str
+    tally: Tally
+    seconds: float
+    skipped: bool
+
+
+class Meter:
+    """Progress of one node."""
+
+    def __init__(self, show: Show, units: int, done: int) -> None:
+        self.tally = Tally()
+        self.units, self.done = units, done
+        self._show, self._start = show, time.monotonic()
+
+    def committed(self, units: int, tally: Tally) -> None:
+        self.done += units
+        self.tally.add(tally)
+        self._show.update(self)
+
+    def text(self) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        words = [f"{self.done:,} of {self.units:,} units", f"{self.tally.seen:,} records"]
+        words += [f"{self.tally.dropped.total():,} dropped"] if self.tally.dropped else []
+        words += [f"{self.tally.quarantined.total():,} quarantined"] if self.tally.quarantined else []
+        return ", ".join([*words, f"{self.tally.seen / seconds:,.0f} a second"])
+
+
+class Show:
+    """Where progress goes. The time that remains assumes that units take equally long."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = None
+        self._node = ""
+        self._said = 0.0
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def node(self, name: str, units: int, done: int) -> Iterator[Meter]:
+        meter = Meter(self, units, done)
+        self._node, self._said = name, time.monotonic()
+        if not self.console.is_terminal:
+            yield meter
+            return
+        columns = (TextColumn(f"{name:<16}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as self._bar:
+            self._task = self._bar.add_task(name, total=units, completed=done, text=meter.text())
+            yield meter
+        self._bar = None
+
+    def update(self, meter: Meter) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=meter.done, text=meter.text())
+        elif time.monotonic() - self._said >= QUIET_S:
+            self._said = time.monotonic()
+            self.say(f"{self._node}: {meter.text()}")
+
+
+def table(results: Sequence[Result]) -> None:
+    """The end of a run, on stdout: what every node took in, kept, dropped and set aside."""
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("node", "records", "kept", "dropped", "quarantined", "seconds", "digest"):
+        grid.add_column(title, justify="right" if title in ("records", "kept", "seconds") else "left")
+    for one in results:
+        tally = one.tally
+        seconds = "committed" if one.skipped else f"{one.seconds:.1f}"
+        counted = (f"{tally.seen:,}", f"{tally.kept:,}") if tally.seen else ("", "")
+        grid.add_row(one.node, *counted, _reasons(tally.dropped), _reasons(tally.quarantined), seconds, one.digest[:12])
+    console = Console(file=sys.stdout)
+    console.print(grid)
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{reason} {count:,}" for reason, count in ordered[:4])
+    return f"{shown}, {len(ordered) - 4} more" if len(ordered) > 4 else shown

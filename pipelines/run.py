@@ -1,0 +1,71 @@
+"""`millrace run`: bring every node of a manifest to its finished product, doing only what is not there yet.
+
+manifest -> `dag.Graph` -> for each node: survey, identity, skip or work, commit. Progress is what stores and receipts
+say, so a run killed anywhere goes on where it stopped, and one that finished finds nothing to do. Two runs never write
+to one folder: a lock that the kernel frees with its holder keeps the second one out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from manifests.errors import MillraceError
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="millrace run",
+        description="Run a DAG of nodes from raw files to shards, plans, packs and a trained model. What is committed "
+        "is never done twice; stop it whenever you like and run the same command again.",
+        epilog="examples:\n"
+        "  millrace run manifests/data/quickstart.yaml\n"
+        "  millrace run manifests/data/own_data.yaml --set nodes.documents.path=./my_folder --out runs/mine",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="YAML; later ones are laid over earlier ones")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default: runs/NAME)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 works in this one")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and touch nothing")
+    parser.add_argument("--json", action="store_true", help="the table at the end as JSON on stdout")
+    options = parser.parse_args(arguments)
+
+    from pipelines import dag
+    from pipelines.execute import Execution
+    from pipelines.outlook import outlook
+
+    graph = dag.read(options.manifests, options.set)
+    out = Path(options.out or Path("runs") / graph.name)
+    if options.dry_run:
+        return outlook(graph, out, options.json)
+    with alone(out):
+        return Execution(graph, out, options.workers).run(options.json)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold `out/lock` for this process. Raises MillraceError if another run does."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise MillraceError(
+                f"another run is at work here{f' (process {holder})' if holder else ''}",
+                where=str(out),
+                fix="wait for it, stop it, or give another folder with --out",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
