@@ -138,6 +138,8 @@ class Sample:
     splits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Ascending offsets into `ids` at which a long document may be cut; never inside a medium."""
     spans: tuple[Span, ...] = ()
+    places: tuple[int, ...] = ()
+    """One per medium: offset in `ids` of the id that stands for it. Stands in the index, so that plans read no ids."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
     spans: list[Span] = []
     media: list[Media] = []
     media_starts: list[int] = []
+    places: list[int] = []
     quality: list[bytes] = []
     for index, part in enumerate(document.parts):
         if isinstance(part, Text):
@@ -53,6 +54,8 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
             piece = placeholder(part, vocabulary)
             media.append(replace(part, payload=None))
             media_starts.append(len(ids))
+            stands = vocabulary.video_placeholder_id if part.kind == "video" else vocabulary.media_pad_id
+            places.append(len(ids) + piece.index(stands))
             quality.append(bytes([_NEVER]) * len(piece))
         ids += piece
     loss.append((len(ids), len(ids) + 1))
@@ -67,6 +70,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
         media=tuple(media),
         splits=_choose_splits(b"".join(quality), media_starts),
         spans=tuple(spans),
+        places=tuple(places),
     )
 
 
