@@ -24,7 +24,8 @@ from torch import Tensor
 from manifests.errors import ResumeError
 from manifests.records import Json, canonical_json
 
-FILES = ("weights.safetensors", "optimizer.safetensors")
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+FILES = (WEIGHTS, OPTIMIZER)
 RANDOM_STATE = "random_state"
 PARTIAL = ".partial-"
 
@@ -41,12 +42,14 @@ class Checkpoint:
     """(K,) uint8, of the tensor library's CPU generator."""
     loader: Json
     """Cursor of the loader: the next batch it gives is number `step`."""
+    last: Json
+    """Report of the last step."""
     identity: Mapping[str, str]
     """Name -> digest of everything that must be the same for the run to continue: packs, model, stage, versions."""
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int) -> str:
-    """Commit a checkpoint under `folder` and drop all but the newest `keep`; returns the digest of the weights file.
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
+    """Commit a checkpoint under `folder` and drop all but the newest `keep`.
 
     Saving a step that is already there, as a run does that was killed while deleting older ones, leaves what is there:
     both hold the same values.
@@ -64,6 +67,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> str:
         state = {
             "step": checkpoint.step,
             "loader": checkpoint.loader,
+            "last": checkpoint.last,
             "identity": dict(checkpoint.identity),
             "files": {name: file_digest(partial / name) for name in FILES},
         }
@@ -72,12 +76,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> str:
             _sync(partial / name)
         partial.rename(final)
         _sync(folder)
-    weights_digest = json.loads((final / "state.json").read_text(encoding="utf-8"))["files"]["weights.safetensors"]
     for old in steps(folder)[:-keep]:
         doomed = folder / f"{PARTIAL}{old:06d}"
         (folder / f"{old:06d}").rename(doomed)
         shutil.rmtree(doomed)
-    return weights_digest
 
 
 def steps(folder: Path) -> list[int]:
@@ -103,13 +105,14 @@ def load(folder: Path, identity: Mapping[str, str]) -> Checkpoint | None:
                 where=str(here / name),
                 fix=f"delete {here} to continue from an earlier checkpoint",
             )
-    optimizer = load_file(here / "optimizer.safetensors")
+    optimizer = load_file(here / OPTIMIZER)
     return Checkpoint(
         step=state["step"],
-        weights=load_file(here / "weights.safetensors"),
+        weights=load_file(here / WEIGHTS),
         random_state=optimizer.pop(RANDOM_STATE),
         optimizer=optimizer,
         loader=state["loader"],
+        last=state["last"],
         identity=state["identity"],
     )
 

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from manifests.errors import ResumeError
 from manifests.load import schema
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -121,6 +122,14 @@ class MuonAdamW:
             if is_matrix(name, weights[name]):
                 rows, columns = weights[name].shape[-2:]
                 self.batches.setdefault((rows, columns), []).append(name)
+
+    def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Go on from a saved state; its names must be those of this optimizer."""
+        if state.keys() != self.state.keys():
+            raise ResumeError(f"optimizer state is not of this model: {sorted(state.keys() ^ self.state.keys())[:3]}")
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+        self.steps = steps
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], factor: float) -> None:

@@ -92,6 +92,8 @@ class Stage:
     """Path of a model manifest."""
     packs: str
     """URL of the packs store; its newest complete snapshot is trained on, once, in order."""
+    vocabulary: str = "tiny"
+    """`tiny`, or the path of a vocabulary; must be the one that the packs were made with."""
     steps: int | None = None
     """Optimizer steps; None is every global batch of the plan."""
     seed: int = 0

@@ -1,0 +1,237 @@
+"""The loop: packs in training order become weights. `millrace train` starts here.
+
+    loader's two streams -> encode media -> language model -> mean loss of the targets -> Muon and AdamW -> checkpoint
+
+Media are encoded first and their features handed to the rows: the decoupled encoder of the K2.5 report (section 4.5.1)
+with nobody to exchange with. Encoding there is done again in the backward pass, because ranks encode for each other;
+one process keeps the graph instead, which is the same gradient for one pass of the encoder less.
+
+Everything a step depends on is in the checkpoint, and sums run in a fixed order on a fixed number of threads: a run
+killed anywhere and started again has the same losses and weights to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from manifests import load
+from manifests.errors import ManifestError, MillraceError
+from manifests.load import Manifest
+from manifests.records import Json, canonical_json
+from manifests.runlog import RunLog
+from model.canonical import canonical_gradients, canonical_parameters, canonical_state, load_canonical
+from model.config import ModelConfig
+from model.multimodal import MultimodalModel
+from packing.loader import GlobalBatch, Loader
+from packing.torch_batches import RowTensors, media_to, rows_to
+from stores.store import Snapshot, Store
+from tokenization.vocabulary import Vocabulary
+from train import checkpoint, folder
+from train.checkpoint import Checkpoint
+from train.judge.evaluate import Frame, Judge, in_words
+from train.muon import MuonAdamW, clip, newton_schulz_dtype
+from train.progress import StepReport, progress
+from train.stage import Stage
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="millrace train",
+        description="Train one stage off committed packs, go on where it stopped, and measure what was learnt.",
+        epilog="examples:\n"
+        "  millrace train manifests/train/quickstart.yaml --out runs/quickstart/train\n"
+        "  millrace train manifests/train/quickstart.yaml --set steps=20 --out runs/short",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("manifest", nargs="+", help="a stage, and overlays laid over it from left to right")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    parser.add_argument("--out", required=True, type=Path, help="folder for metrics, checkpoints and evaluation")
+    given = parser.parse_args(arguments)
+    done = train(load.load(Stage, given.manifest, given.set), given.out)
+    print(json.dumps(done, ensure_ascii=False))
+    return 0
+
+
+def train(manifest: Manifest[Stage], out: Path) -> Json:
+    """Bring the folder `out` to the end of the stage and return its `done.json`; a finished folder is left alone.
+
+    Raises ManifestError for a stage that can't run, before any step, and ResumeError for a folder of another run.
+    """
+    stage = manifest.value
+    model = load.load(ModelConfig, [stage.model])
+    packs = Store.open(stage.packs).head()
+    if packs is None or not packs.complete:
+        raise ManifestError(
+            "the packs store has no complete snapshot", where=manifest.where("packs"), fix="let its node finish first"
+        )
+    planned = packs.counts["records"] // packs.meta["global_batch_packs"]
+    if (stage.steps or 1) > planned:
+        raise ManifestError(
+            f"steps is {stage.steps}, the plan has {planned} global batches",
+            where=manifest.where("steps"),
+            fix="lower it, leave it out for the whole plan, or plan more tokens",
+        )
+    steps = stage.steps or planned
+    vocabulary = Vocabulary.load(stage.vocabulary)
+    if vocabulary.digest != packs.meta["vocabulary"]:
+        raise ManifestError(
+            f"vocabulary {stage.vocabulary} ({vocabulary.digest[:12]}) is not that of the packs "
+            f"({packs.meta['vocabulary'][:12]})",
+            where=manifest.where("vocabulary"),
+            fix="name the vocabulary that the samples were made with",
+        )
+    judge = Judge(stage.evaluation, Frame.of(packs.meta, vocabulary))
+    identity = {
+        "packs": packs.content_root,
+        "model": model.digest,
+        "newton_schulz": str(newton_schulz_dtype(stage.optimizer)),
+        **{name: str(value) for name, value in (("steps", steps), ("seed", stage.seed), ("threads", stage.threads))},
+        **_flat("optimizer", stage.optimizer),
+        **_flat("schedule", stage.schedule),
+    }
+    with folder.alone(out):
+        done = folder.finished(out, identity, judge.identity)
+        if done is None:
+            run = Run(stage, model.value, packs, steps, identity, out)
+            run.finish()
+            done = run.judged(judge)
+            folder.write_json(out / "done.json", done)
+    return done
+
+
+def _flat(name: str, settings: object) -> dict[str, str]:
+    """One entry per setting, so that a refusal can name the one that changed."""
+    values = dataclasses.asdict(settings)  # type: ignore[call-overload]
+    return {f"{name}.{key}": canonical_json(value) for key, value in values.items()}
+
+
+class Run:
+    """What lives between steps. Made from the newest checkpoint of the folder where there is one."""
+
+    def __init__(
+        self, stage: Stage, config: ModelConfig, packs: Snapshot, steps: int, identity: dict[str, str], out: Path
+    ) -> None:
+        torch.set_num_threads(stage.threads)
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(stage.seed)
+        self.stage, self.packs, self.steps, self.identity, self.out = stage, packs, steps, identity, out
+        self.model = MultimodalModel(config, stage.seed)
+        self.optimizer = MuonAdamW(canonical_parameters(self.model), stage.optimizer)
+        self.step = 0
+        self.last: Json = None
+        """Report of the last step."""
+        cursor = None
+        saved = checkpoint.load(out / "checkpoints", identity)
+        if saved is not None:
+            load_canonical(self.model, saved.weights)
+            self.optimizer.restore(saved.optimizer, saved.step)
+            torch.set_rng_state(saved.random_state)
+            self.step, self.last, cursor = saved.step, saved.last, saved.loader
+        self.loader = Loader(packs, packs.meta["global_batch_packs"], state=cursor)
+        folder.forget_steps_after(out / "metrics.jsonl", self.step)
+        self.log = RunLog(out / "metrics.jsonl")
+        if saved is not None:
+            self.log.write("resume", step=self.step)
+
+    def finish(self) -> None:
+        """Take all steps that are left, saving now and then and after the last."""
+        every = self.stage.checkpoint_every_steps
+        with self.loader, progress(self.step, self.steps) as show:
+            while self.step < self.steps:
+                start = time.perf_counter()
+                report = self.train_step(self.loader.next())
+                self.last = dataclasses.asdict(report)
+                self.log.write("step", **self.last, seconds=round(time.perf_counter() - start, 4))
+                show(report)
+                if self.step == self.steps or (every and self.step % every == 0):
+                    self.save()
+
+    def train_step(self, batch: GlobalBatch) -> StepReport:
+        """One global batch, one update. Raises MillraceError where a loss or a gradient is no longer a number."""
+        rows = rows_to(batch.rows(0), "cpu")
+        media = media_to(batch.media(0), rows.ids.shape[1], "cpu")
+        features = self.model.encode(media) if media.grids else None
+        losses = self.model.losses(rows, features, media.slots if media.grids else None)
+        targets = int(rows.loss_mask.sum())
+        loss = losses.sum() / targets
+        loss.backward()
+        gradients = canonical_gradients(self.model)
+        norm = clip(gradients, self.stage.optimizer.clip_norm)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm)):
+            raise MillraceError(
+                f"the loss is {loss.item()} and the norm of its gradient {norm}",
+                where=f"step {self.step + 1}, global batch {batch.number} of {self.packs.name}",
+                fix="lower the learning rates or clip_norm, or look at the batch with `millrace inspect`",
+            )
+        factor = self.stage.schedule.factor(self.step, self.steps)
+        self.optimizer.step(gradients, factor)
+        self.model.language_model.update_expert_bias()
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self.step += 1
+        seeing = _beside_media(rows, media.slots)
+        return StepReport(
+            step=self.step,
+            loss=loss.item(),
+            loss_text=_mean(losses, rows.loss_mask & ~seeing),
+            loss_vision=_mean(losses, rows.loss_mask & seeing),
+            tokens=batch.tokens,
+            slots=len(media.slots),
+            targets=targets,
+            lr_factor=factor,
+            gradient_norm=norm,
+        )
+
+    def save(self) -> None:
+        state = Checkpoint(
+            step=self.step,
+            weights=canonical_state(self.model),
+            optimizer=self.optimizer.state,
+            random_state=torch.get_rng_state(),
+            loader=dict(self.loader.state),
+            last=self.last,
+            identity=self.identity,
+        )
+        checkpoint.save(self.out / "checkpoints", state, self.stage.keep_checkpoints)
+        self.log.write("save", step=self.step)
+
+    def judged(self, judge: Judge) -> Json:
+        """Measure the finished weights, write `evaluation.json` and return what goes into `done.json`."""
+        results = judge.measure(self.model)
+        folder.write_json(self.out / "evaluation.json", results)
+        self.log.write("evaluate", **results)
+        print(in_words(results), file=sys.stderr)
+        last = self.out / "checkpoints" / f"{self.step:06d}"
+        return {
+            "weights": checkpoint.file_digest(last / checkpoint.WEIGHTS),
+            "checkpoint": str(last.relative_to(self.out)),
+            "steps": self.steps,
+            "loss": self.last["loss"],
+            "identity": self.identity,
+            "evaluation": judge.identity,
+        }
+
+
+def _beside_media(rows: RowTensors, slots: torch.Tensor) -> torch.Tensor:
+    """(R, L) bool: positions of segments that hold at least one slot."""
+    length = rows.ids.shape[1]
+    beside = torch.zeros_like(rows.loss_mask)
+    filled = beside.flatten().index_fill(0, slots, True).view_as(beside)
+    for row, lengths in enumerate(rows.segment_lengths):
+        pieces = [*lengths, length - sum(lengths)]
+        for piece, seen in zip(beside[row].split(pieces), filled[row].split(pieces), strict=True):
+            piece.fill_(bool(seen.any()))
+    return beside
+
+
+def _mean(losses: torch.Tensor, where: torch.Tensor) -> float | None:
+    count = int(where.sum())
+    return float(losses.detach()[where].sum()) / count if count else None
