@@ -133,7 +133,7 @@ def test_cuts_prefer_line_ends():
 def test_cuts_without_line_ends_prefer_ends_of_sentences():
     sample = encode(document(Text("This sentence is followed by another one of its kind. " * 50)), tiny)
     assert len(sample.splits) > 3
-    assert all(tiny.decode(sample.ids[:at]).endswith(".") for at in sample.splits)
+    assert all(tiny.decode(sample.ids[:at]).endswith(".") for at in sample.splits[:-1])  # the end may leave no choice
 
 
 @given(st.data())

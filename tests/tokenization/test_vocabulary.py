@@ -57,7 +57,12 @@ def test_digits_are_single_tokens():
 
 @pytest.mark.parametrize(
     "words",
-    [" red green blue yellow orange purple pink cyan", " circle square triangle star cross", " objects object", "image"],
+    [
+        " red green blue yellow orange purple pink cyan",
+        " circle square triangle star cross",
+        " objects object",
+        "image",
+    ],
 )
 def test_words_that_scenes_are_made_of_are_one_token(words):
     assert len(tiny.encode(words)) == len(words.split())
