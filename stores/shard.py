@@ -1,6 +1,6 @@
 """One shard: an ordinary tar with deterministic bytes, written front to back while its digest grows.
 
-`kinds.py` and `blocks.py` say what its members are. Headers are POSIX ustar with fixed owner, mode and time, so that the same records
+`layout.py` says what its members are. Headers are POSIX ustar with fixed owner, mode and time, so that the same records
 give the same file; every member's payload offset is known when it is added, so that readers never scan.
 """
 

@@ -1,0 +1,134 @@
+"""The index of a shard: one fixed-width row per record, one row per medium, as parquet tables beside the tar.
+
+`kinds.py` says which facts of a record stand here. What planning, filtering and reports need must be among them, so
+that none of them reads a payload. Two digests: the *file* digest names the parquet file; the *logical* digest is taken
+over names, types and values, so that another parquet writer gives the same content root.
+
+Columns whose name has a dot (`line.at`, `ids.bytes`) say where the bytes of a record lie; they are no facts about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.records import Location, Media
+
+NAMES = pa.dictionary(pa.int32(), pa.string())
+"""A column of few different words."""
+
+MEDIA = pa.schema(
+    [
+        ("record", pa.int64()),  # row of the core table; ascending
+        ("place", pa.int64()),  # in a sample: offset of its placeholder in the unexpanded ids; else -1
+        ("digest", pa.binary(32)),
+        ("kind", NAMES),
+        ("format", NAMES),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("frame_times_us", pa.list_(pa.int64())),
+        ("shard", pa.binary(32)),  # null: the shard that this index belongs to
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
+
+
+def media_row(record: int, media: Media, place: int, location: tuple[str | None, int, int]) -> dict[str, Any]:
+    """`location` is (shard or None for this one, offset, length)."""
+    shard, offset, length = location
+    return {
+        "record": record,
+        "place": place,
+        "digest": bytes.fromhex(media.digest),
+        "kind": media.kind,
+        "format": media.format,
+        "width_px": media.width_px,
+        "height_px": media.height_px,
+        "frame_times_us": media.frame_times_us,
+        "shard": None if shard is None else bytes.fromhex(shard),
+        "offset": offset,
+        "length": length,
+    }
+
+
+def media_of(row: Mapping[str, Any], shard: str) -> Media:
+    """The medium of a row of the index of `shard`, located and without payload."""
+    home = shard if row["shard"] is None else row["shard"].hex()
+    return Media(
+        digest=row["digest"].hex(),
+        kind=row["kind"],
+        format=row["format"],
+        width_px=row["width_px"],
+        height_px=row["height_px"],
+        frame_times_us=tuple(row["frame_times_us"]),
+        location=Location(home, row["offset"], row["length"]),
+    )
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([dict(row) for row in rows], schema)
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Integers in lists (frame times, split offsets) are delta encoded: neighbours differ by little."""
+    deltas = {f"{f.name}.list.element": "DELTA_BINARY_PACKED" for f in table.schema if pa.types.is_list(f.type)}
+    names = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=names, column_encoding=deltas or None)
+    return sink.getvalue().to_pybytes()
+
+
+def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Raises pyarrow.ArrowException or OSError for bytes that are no such file."""
+    return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
+
+
+def in_hex(table: pa.Table) -> pa.Table:
+    """Ids and digests as records have them: hex digits instead of binary."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_fixed_size_binary(field.type):
+            words = [value if value is None else value.hex() for value in table.column(place).to_pylist()]
+            table = table.set_column(place, field.name, pa.array(words, pa.string()))
+    return table
+
+
+def logical_digest(tables: Mapping[str, pa.Table]) -> str:
+    """SHA-256 over the tables by name, their columns in order: names, types, nulls and values; not how they lie."""
+    state = hashlib.sha256()
+    for name, table in sorted(tables.items()):
+        state.update(f"table {name} {table.num_rows} {table.num_columns}\n".encode())
+        for field in table.schema:
+            state.update(f"column {field.name} {field.type}\n".encode())
+            for piece in _plain(table.column(field.name)):
+                state.update(len(piece).to_bytes(8, "little"))
+                state.update(piece)
+    return state.hexdigest()
+
+
+def _plain(column: pa.ChunkedArray | pa.Array) -> Iterable[bytes]:
+    """Byte strings that say exactly what a column holds."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    yield np.packbits(_numpy(column.is_valid())).tobytes()
+    if pa.types.is_list(kind):
+        yield _numpy(pc.fill_null(pc.list_value_length(column), 0)).astype("<i8").tobytes()
+        yield from _plain(pc.list_flatten(column))
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        values = column.cast(pa.large_binary()).drop_null()
+        yield _numpy(pc.binary_length(values)).astype("<i8").tobytes()
+        yield b"".join(values.to_pylist())
+    else:
+        numbers = _numpy(column.drop_null())
+        yield numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
+
+
+def _numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    return column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)

@@ -1,0 +1,319 @@
+"""The kinds of records a store can hold, and what of each stands in line, arrays, media and index.
+
+    record -> `encode` -> Encoded -> layout.py -> tar members and index rows
+    line, arrays, media of one record -> `decode` -> record
+
+The *line* is JSON and holds whatever has no fixed shape; *arrays* hold what is long and numeric; facts that planning,
+filtering or reports need stand in the index as well. A new kind is a class beside its siblings and a line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.errors import RecordError
+from manifests.geometry import MERGE
+from manifests.records import (
+    Document,
+    Fact,
+    Item,
+    Json,
+    Media,
+    Pack,
+    PackedMedia,
+    Part,
+    PlanBlock,
+    Sample,
+    Segment,
+    Span,
+    Text,
+    canonical_json,
+)
+from stores.index import NAMES
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One record on its way into a shard."""
+
+    line: dict[str, Json]
+    """`line["media"]` has one map per entry of `media`; the layout adds to it where the bytes lie."""
+    facts: Mapping[str, Any]
+    """The row of the core table, by the kind's FACTS."""
+    media: tuple[Media, ...] = ()
+    """With payload, which is then stored in this shard, or located elsewhere."""
+    places: tuple[int, ...] = ()
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """One-dimensional."""
+
+
+class Kind(Protocol[R]):
+    FACTS: ClassVar[pa.Schema]
+    IN_BLOCKS: ClassVar[bool]
+    """Many records per tar sample; otherwise one, with its media as members of their own."""
+    FIXED_ROWS: ClassVar[bool]
+    """Arrays of all records in a shard are equally long and are stacked to (records, length)."""
+    POOLS_MEDIA: ClassVar[bool]
+    """A block has its media in one member, KEY.media.bin."""
+
+    def encode(self, record: R) -> Encoded: ...
+
+    def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> R: ...
+
+
+class Documents:
+    """KEY.json with all but the media; KEY is the record's id. `datasets` wants one type per field, so whatever is free
+    in form (`notes`) is a string of JSON, and a text part's `media` is -1."""
+
+    FACTS: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("id", pa.binary(16)),
+            ("source", NAMES),
+            ("domain", NAMES),
+            ("locator", pa.string()),
+            ("characters", pa.int64()),
+            ("images", pa.int32()),
+            ("videos", pa.int32()),
+        ]
+    )
+    IN_BLOCKS: ClassVar[bool] = False
+    FIXED_ROWS: ClassVar[bool] = False
+    POOLS_MEDIA: ClassVar[bool] = False
+
+    def encode(self, record: Document) -> Encoded:
+        media = record.media
+        ordinals = iter(range(len(media)))
+        line = {
+            "id": record.id,
+            "source": record.source,
+            "domain": record.domain,
+            "locator": record.locator,
+            "parts": [
+                {"text": part.text, "media": -1} if isinstance(part, Text) else {"text": "", "media": next(ordinals)}
+                for part in record.parts
+            ],
+            "media": [_described(one) | {"frame_times_us": list(one.frame_times_us)} for one in media],
+            "facts": [{"name": f.name, "part": f.part, "start": f.start, "stop": f.stop} for f in record.facts],
+            "parents": list(record.parents),
+            "notes": _notes(record),
+        }
+        facts = {
+            "id": bytes.fromhex(record.id),
+            "source": record.source,
+            "domain": record.domain,
+            "locator": record.locator,
+            "characters": sum(len(part.text) for part in record.parts if isinstance(part, Text)),
+            **_media_counts(media),
+        }
+        return Encoded(line, facts, media, (-1,) * len(media))
+
+    def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> Document:
+        parts: list[Part] = [
+            Text(part["text"]) if part["media"] < 0 else media[part["media"]] for part in line["parts"]
+        ]
+        return Document(
+            id=line["id"],
+            source=line["source"],
+            locator=line["locator"],
+            domain=line["domain"],
+            parts=tuple(parts),
+            facts=tuple(Fact(**fact) for fact in line["facts"]),
+            notes=json.loads(line["notes"]),
+            parents=tuple(line["parents"]),
+        )
+
+
+class Samples:
+    """Blocks of KEY.json, KEY.records.jsonl (one line per sample) and KEY.ids.npy (uint32, all samples joined)."""
+
+    FACTS: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("id", pa.binary(16)),
+            ("source", NAMES),
+            ("domain", NAMES),
+            ("tokens", pa.int64()),  # unexpanded
+            ("loss_tokens", pa.int64()),
+            ("images", pa.int32()),
+            ("videos", pa.int32()),
+            ("splits", pa.list_(pa.int64())),
+        ]
+    )
+    IN_BLOCKS: ClassVar[bool] = True
+    FIXED_ROWS: ClassVar[bool] = False
+    POOLS_MEDIA: ClassVar[bool] = False
+
+    def encode(self, record: Sample) -> Encoded:
+        if len(record.places) != len(record.media):
+            raise ValueError(f"sample {record.id} has {len(record.places)} places for {len(record.media)} media")
+        splits = record.splits.tolist()
+        line = {
+            "id": record.id,
+            "source": record.source,
+            "domain": record.domain,
+            "tokens": len(record.ids),
+            "loss_runs": record.loss_runs.tolist(),
+            "splits": splits,
+            "spans": [[span.name, span.start, span.stop] for span in record.spans],
+            "media": [_described(one) | {"place": at} for one, at in zip(record.media, record.places, strict=True)],
+        }
+        facts = {
+            "id": bytes.fromhex(record.id),
+            "source": record.source,
+            "domain": record.domain,
+            "tokens": len(record.ids),
+            "loss_tokens": int((record.loss_runs[:, 1] - record.loss_runs[:, 0]).sum()),
+            "splits": splits,
+            **_media_counts(record.media),
+        }
+        return Encoded(line, facts, record.media, record.places, {"ids": _typed(record.ids, np.uint32)})
+
+    def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> Sample:
+        return Sample(
+            id=line["id"],
+            source=line["source"],
+            domain=line["domain"],
+            ids=np.frombuffer(arrays["ids"], "<u4"),
+            loss_runs=np.array(line["loss_runs"], np.int64).reshape(-1, 2),
+            media=tuple(media),
+            splits=np.array(line["splits"], np.int64),
+            spans=tuple(Span(*span) for span in line["spans"]),
+            places=tuple(one["place"] for one in line["media"]),
+        )
+
+
+class Plans:
+    """Blocks of KEY.json, KEY.records.jsonl (headers) and KEY.NAME.npy for every array, all plan blocks joined."""
+
+    FACTS: ClassVar[pa.Schema] = pa.schema([("block", pa.int64()), ("first_pack", pa.int64())])
+    IN_BLOCKS: ClassVar[bool] = True
+    FIXED_ROWS: ClassVar[bool] = False
+    POOLS_MEDIA: ClassVar[bool] = False
+
+    def encode(self, record: PlanBlock) -> Encoded:
+        arrays = {name: np.asarray(array) for name, array in sorted(record.arrays.items())}
+        bad = [name for name, array in arrays.items() if array.ndim != 1 or array.dtype.kind not in "iu"]
+        if bad:
+            raise ValueError(f"arrays of a plan block are one-dimensional and of integers, not so: {', '.join(bad)}")
+        arrays = {name: array.astype(array.dtype.newbyteorder("<")) for name, array in arrays.items()}
+        line = {
+            "header": dict(record.header),
+            "arrays": {name: [array.dtype.str, len(array)] for name, array in arrays.items()},
+            "media": [],
+        }
+        facts = {"block": record.header["block"], "first_pack": record.header["first_pack"]}
+        return Encoded(line, facts, arrays=arrays)
+
+    def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> PlanBlock:
+        kinds = line["arrays"]
+        return PlanBlock(line["header"], {name: np.frombuffer(raw, kinds[name][0]) for name, raw in arrays.items()})
+
+
+class Packs:
+    """Blocks of KEY.json, KEY.records.jsonl, KEY.ids.npy (B, L) uint32, KEY.loss_mask.npy (B, L) bool, KEY.media.bin.
+
+    A line's media say where in KEY.media.bin their bytes begin: the original encoding, once per block.
+    """
+
+    FACTS: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("tokens", pa.int64()),  # without padding
+            ("slots", pa.int64()),
+            ("loss_tokens", pa.int64()),
+            ("segments", pa.int32()),
+            ("images", pa.int32()),
+            ("videos", pa.int32()),
+        ]
+    )
+    IN_BLOCKS: ClassVar[bool] = True
+    FIXED_ROWS: ClassVar[bool] = True
+    POOLS_MEDIA: ClassVar[bool] = True
+
+    def encode(self, record: Pack) -> Encoded:
+        line = {
+            "segments": [[s.sample, s.source, s.start, s.length] for s in record.segments],
+            "media": [
+                _described(packed.media)
+                | {
+                    "size_px": list(packed.size_px),
+                    "items": [[list(item.grid), item.slot, list(item.frames)] for item in packed.items],
+                }
+                for packed in record.media
+            ],
+        }
+        media = tuple(packed.media for packed in record.media)
+        grids = [item.grid for packed in record.media for item in packed.items]
+        facts = {
+            "tokens": sum(segment.length for segment in record.segments),
+            "slots": sum(rows * cols for _, rows, cols in grids) // MERGE**2,
+            "loss_tokens": int(record.loss_mask.sum()),
+            "segments": len(record.segments),
+            **_media_counts(media),
+        }
+        arrays = {"ids": _typed(record.ids, np.uint32), "loss_mask": _typed(record.loss_mask, np.bool_)}
+        return Encoded(line, facts, media, (-1,) * len(media), arrays)
+
+    def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> Pack:
+        return Pack(
+            ids=np.frombuffer(arrays["ids"], "<u4"),
+            loss_mask=np.frombuffer(arrays["loss_mask"], np.bool_),
+            segments=tuple(Segment(*segment) for segment in line["segments"]),
+            media=tuple(
+                PackedMedia(
+                    media=one,
+                    size_px=tuple(told["size_px"]),
+                    items=tuple(Item(tuple(grid), slot, tuple(frames)) for grid, slot, frames in told["items"]),
+                )
+                for one, told in zip(media, line["media"], strict=True)
+            ),
+        )
+
+
+KINDS: dict[str, Kind] = {"documents": Documents(), "samples": Samples(), "plan": Plans(), "packs": Packs()}
+"""Kinds of stores whose records have bytes of their own; a `view` has only columns over another store's."""
+
+
+def to_line(line: Mapping[str, Json]) -> bytes:
+    """UTF-8 JSON. Raises RecordError for what JSON can't hold."""
+    try:
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        raise RecordError("lone_surrogate", f"text is not Unicode: {error.reason} at {error.start}") from None
+    except (TypeError, ValueError) as error:
+        raise RecordError("not_json", f"can't be stored as JSON: {error}") from None
+
+
+def _notes(record: Document) -> str:
+    try:
+        return canonical_json(dict(record.notes))
+    except (TypeError, ValueError) as error:
+        raise RecordError("not_json", f"notes can't be stored as JSON: {error}") from None
+
+
+def _described(media: Media) -> dict[str, Json]:
+    return {
+        "digest": media.digest,
+        "kind": media.kind,
+        "format": media.format,
+        "width_px": media.width_px,
+        "height_px": media.height_px,
+    }
+
+
+def _media_counts(media: Sequence[Media]) -> dict[str, int]:
+    videos = sum(one.kind == "video" for one in media)
+    return {"images": len(media) - videos, "videos": videos}
+
+
+def _typed(array: np.ndarray, kind: type[np.generic]) -> np.ndarray:
+    """Little endian, and refused rather than changed where the type is another."""
+    if array.ndim != 1 or array.dtype != kind:
+        raise ValueError(f"expected (n,) {np.dtype(kind)}, got {array.shape} {array.dtype}")
+    return array.astype(np.dtype(kind).newbyteorder("<"), copy=False)

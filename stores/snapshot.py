@@ -1,0 +1,499 @@
+"""An immutable state of a store, opened for reading: tables for planners, records for workers, bytes for loaders.
+
+`Store.head()` or `Store.snapshot(n)` give one; it pickles as (URL, number) and opens itself again in another process.
+A view's snapshot reads through its base: same records, more columns, `keep` the AND of all views on the way.
+Whatever is read is compared with a digest or a checksum; what differs raises StoreError naming shard[record].
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.errors import StoreError
+from manifests.records import Json, Location
+from stores import index
+from stores.filesystem import Files, open_files
+from stores.kinds import KINDS
+from stores.layout import checksum, read_ranges
+from stores.roots import Parent, Receipt, Root, ShardEntry, read_list, read_root
+
+OPEN_INDEXES = 256
+"""Shard indexes that a snapshot keeps at hand; beyond, the one used longest ago is read again when needed."""
+
+DECIDED = ("keep", "reason", "score")
+"""Columns that a chain of views answers together: the first view that drops a record says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """A shard in its place in the store's order."""
+
+    unit: str
+    shard: str
+    first: int
+    """Ordinal of its first record."""
+    records: int
+
+
+def read_meta(files: Files) -> dict[str, Json]:
+    """What `store.json` says. Raises StoreError where there is no store."""
+    try:
+        return json.loads(files.read("store.json"))
+    except FileNotFoundError:
+        raise StoreError("there is no store here", where=files.url, fix="check the path or URL") from None
+    except ValueError:
+        raise StoreError("store.json is damaged", where=files.url, fix="restore it from a copy of the store") from None
+
+
+def root_path(number: int) -> str:
+    return f"roots/{number:06d}.json"
+
+
+def open_snapshot(url: str, number: int) -> Snapshot:
+    """Raises StoreError where store or root are missing or damaged."""
+    files = open_files(url)
+    meta = read_meta(files)
+    return snapshot_of(files, meta, number)
+
+
+def snapshot_of(files: Files, meta: Mapping[str, Json], number: int) -> Snapshot:
+    where = f"{files.url}/{root_path(number)}"
+    try:
+        data = files.read(root_path(number))
+    except FileNotFoundError:
+        raise StoreError(f"snapshot {number} does not exist", where=files.url, fix="ask for another number") from None
+    root = read_root(data, files.url, where)
+    if root.number != number or root.kind != meta["kind"]:
+        raise StoreError("this root belongs to another place", where=where)
+    kind = ViewSnapshot if root.kind == "view" else Snapshot
+    return kind(files, meta["name"], root)
+
+
+class Snapshot:
+    def __init__(self, files: Files, name: str, root: Root) -> None:
+        self.files, self.name, self.root = files, name, root
+        self._lists: dict[int, list[Receipt]] = {}
+        self._indexes: OrderedDict[str, _Index] = OrderedDict()
+        self._homes: dict[str, Snapshot] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open_snapshot, (self.url, self.number))
+
+    def __repr__(self) -> str:
+        return f"<snapshot {self.number} of {self.kind} {self.name}: {self.counts.get('records', 0)} records>"
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def url(self) -> str:
+        return self.files.url
+
+    @property
+    def kind(self) -> str:
+        return self.root.kind
+
+    @property
+    def number(self) -> int:
+        return self.root.number
+
+    @property
+    def node(self) -> str:
+        """Identity of the node that made it."""
+        return self.root.node
+
+    @property
+    def complete(self) -> bool:
+        """Whether all wanted units are in."""
+        return self.root.complete
+
+    @property
+    def parents(self) -> tuple[Parent, ...]:
+        return self.root.parents
+
+    @property
+    def meta(self) -> Mapping[str, Json]:
+        return self.root.meta
+
+    @property
+    def content_root(self) -> str:
+        return self.root.content_root
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Sums over all shards: `records`, what the kind counts, `quarantined`, `shards` and `bytes`."""
+        return self.root.counts
+
+    @property
+    def as_parent(self) -> Parent:
+        """How a snapshot made from this one names it."""
+        return Parent(self.url, self.number, self.content_root)
+
+    @cached_property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Of all committed units, in store order."""
+        return tuple(receipt for number in range(len(self.root.lists)) for receipt in self._list(number))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the committed units, in store order."""
+        return tuple(receipt.unit for receipt in self.receipts)
+
+    @cached_property
+    def shards(self) -> tuple[ShardRef, ...]:
+        """In store order; ordinals of records follow it."""
+        found = []
+        first = 0
+        for receipt in self.receipts:
+            for entry in receipt.shards:
+                found.append(ShardRef(receipt.unit, entry.shard, first, entry.records))
+                first += entry.records
+        return tuple(found)
+
+    @cached_property
+    def ranges(self) -> Mapping[str, range]:
+        """Ordinals of each unit's records (in a view, of the base's units), for nodes that work unit by unit."""
+        found = {unit: range(0) for unit in self.base.units}
+        for ref in self.shards:
+            start = found[ref.unit].start if found[ref.unit] else ref.first
+            found[ref.unit] = range(start, ref.first + ref.records)
+        return found
+
+    @property
+    def base(self) -> Snapshot:
+        """The store that holds the records: this one, or what a view looks at in the end."""
+        return self
+
+    # ------------------------------------------------------------------ tables
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """One row per record in store order.
+
+        Args:
+            columns: names to read, by default all: facts of the kind (`stores/kinds.py`), `keep` and what views add,
+                `unit` and `shard`. Ids are hex digits, as in records.
+        Raises:
+            StoreError: a column does not exist, or an index file is damaged.
+        """
+        parts = []
+        for ref in self.shards:
+            part = self._shard_table(ref.shard, columns)
+            words = {"unit": ref.unit, "shard": ref.shard}
+            for name in words if columns is None else [name for name in words if name in columns]:
+                part = part.append_column(name, _constant(words[name], ref.records))
+            parts.append(part)
+        table = pa.concat_tables(parts, promote_options="default") if parts else self._empty()
+        if columns is not None:
+            self._check_names(columns, table)
+            table = table.select(list(columns))
+        return table.unify_dictionaries()
+
+    def media_table(self, columns: Sequence[str] = tuple(index.MEDIA.names)) -> pa.Table:
+        """One row per medium of every record, in store order: columns of `stores.index.MEDIA`.
+
+        `record` is the record's ordinal in this snapshot, `shard` is never null, digests are hex digits.
+        """
+        parts = [index.in_hex(index.MEDIA.empty_table().select(list(columns)))]
+        for ref in self.shards:
+            media = self.base._index(ref.shard).media
+            if media is None:
+                continue
+            part = media.select(list(columns))
+            for place, name in enumerate(columns):
+                if name == "record":
+                    part = part.set_column(place, name, pc.add(part.column(name), ref.first))
+                elif name == "shard":
+                    here = pa.scalar(bytes.fromhex(ref.shard), pa.binary(32))
+                    part = part.set_column(place, name, pc.fill_null(part.column(name), here))
+            parts.append(index.in_hex(part))
+        return pa.concat_tables(parts).unify_dictionaries()
+
+    def quarantined(self) -> pa.Table:
+        """What was set aside: unit, locator, reason, message."""
+        rows = []
+        for receipt in self.receipts:
+            if receipt.quarantine is not None:
+                data = self._whole(f"quarantine/{receipt.quarantine}.jsonl", receipt.quarantine)
+                rows += [{"unit": receipt.unit} | json.loads(line) for line in data.splitlines()]
+        return pa.Table.from_pylist(
+            rows, pa.schema([(n, pa.string()) for n in ("unit", "locator", "reason", "message")])
+        )
+
+    # ------------------------------------------------------------------ records
+
+    def record(self, ordinal: int) -> Any:
+        """The record at that place in store order, its media located and without payload."""
+        ref = self.shard_of(ordinal)
+        return self.base._record(ref.shard, ordinal - ref.first)
+
+    def records(self, start: int = 0, stop: int | None = None, keep_only: bool = True) -> Iterator[Any]:
+        """Records from ordinal `start` up to `stop`, without those that a view dropped unless `keep_only` is False."""
+        stop = self._stop(stop)
+        ordinals = self.kept(start, stop).tolist() if keep_only else range(start, stop)
+        return (self.record(ordinal) for ordinal in ordinals)
+
+    def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """(n,) int64: ordinals from `start` up to `stop` of records that no view dropped."""
+        return np.arange(start, self._stop(stop), dtype=np.int64)
+
+    def shard_of(self, ordinal: int) -> ShardRef:
+        if not 0 <= ordinal < self._total:
+            raise IndexError(f"record {ordinal} of {self._total} in {self.name}")
+        return self.shards[bisect_right(self.shards, ordinal, key=lambda ref: ref.first + ref.records)]
+
+    def read(self, location: Location) -> bytes:
+        """The encoded bytes of a medium, compared with its digest; found in this store or in what it was made from.
+
+        Raises StoreError where there is no such medium or its bytes changed.
+        """
+        home = self._home(location.shard)
+        if home is None:
+            raise StoreError(
+                f"no medium at {location.offset}: neither this store nor its parents have the shard",
+                where=f"{self.name}/shards/{location.shard}.tar",
+                fix="put the parent stores back where they were",
+            )
+        return home._read_medium(location)
+
+    # ------------------------------------------------------------------ below: one shard
+
+    @cached_property
+    def _total(self) -> int:
+        return sum(ref.records for ref in self.shards)
+
+    def _stop(self, stop: int | None) -> int:
+        return self._total if stop is None else min(stop, self._total)
+
+    @cached_property
+    def _entries(self) -> Mapping[str, ShardEntry]:
+        return {entry.shard: entry for receipt in self.receipts for entry in receipt.shards}
+
+    def _list(self, number: int) -> list[Receipt]:
+        if number not in self._lists:
+            listed = self.root.lists[number]
+            self._lists[number] = read_list(self._whole(f"lists/{listed.digest}.json", listed.digest))
+        return self._lists[number]
+
+    def _whole(self, path: str, expected: str) -> bytes:
+        """A content-named file, all of it. Raises StoreError where it is missing or not what its name says."""
+        where = f"{self.url}/{path}"
+        try:
+            data = self.files.read(path)
+        except FileNotFoundError:
+            raise StoreError("a file of this snapshot is missing", where=where, fix="restore it from a copy") from None
+        if sha256(data).hexdigest() != expected:
+            raise StoreError(
+                "the file's bytes are not those that were committed", where=where, fix="restore it from a copy"
+            )
+        return data
+
+    def _index(self, shard: str) -> _Index:
+        found = self._indexes.get(shard)
+        if found is None:
+            files = self._entries[shard].files
+            tables = {
+                name: index.from_parquet(self._whole(f"index/{file}.{name}.parquet", file))
+                for name, file in files.items()
+            }
+            found = self._indexes[shard] = _Index(shard, tables["core"], tables.get("media"))
+            while len(self._indexes) > OPEN_INDEXES:
+                self._indexes.popitem(last=False)
+        return found
+
+    def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
+        """Facts and `keep` of one shard's records; of `columns` at least those that exist."""
+        core = self._index(shard).core
+        names = [name for name in core.column_names if "." not in name and name != "crc32"]
+        facts = index.in_hex(core.select(names if columns is None else [name for name in names if name in columns]))
+        return facts.append_column("keep", pa.array(np.ones(core.num_rows, bool)))
+
+    def _empty(self) -> pa.Table:
+        schema = KINDS[self.base.kind].FACTS
+        added = [("keep", pa.bool_()), ("unit", index.NAMES), ("shard", index.NAMES)]
+        return index.in_hex(pa.schema([*schema, *(pa.field(*one) for one in added)]).empty_table())
+
+    def _check_names(self, wanted: Sequence[str], table: pa.Table) -> None:
+        missing = [name for name in wanted if name not in table.column_names]
+        if missing:
+            there = self.table().column_names if self.shards else table.column_names
+            raise StoreError(
+                f"no column {', '.join(map(repr, missing))}",
+                where=f"{self.name} ({self.kind})",
+                fix=f"one of {', '.join(there)}",
+            )
+
+    def _record(self, shard: str, row: int) -> Any:
+        known = self._index(shard)
+        ranges = read_ranges(known.places, row)
+        parts = {name: self._bytes(shard, at, length, row) for name, (at, length) in ranges.items()}
+        if checksum(list(parts.values())) != int(known.places["crc32"][row]):
+            raise self._damaged(shard, row, "its bytes changed since they were written")
+        line = json.loads(parts.pop("line"))
+        return KINDS[self.kind].decode(line, parts, known.media_of(row))
+
+    def _read_medium(self, location: Location) -> bytes:
+        known = self._index(location.shard)
+        row, expected = known.medium_at(location)
+        if expected is None:
+            raise self._damaged(location.shard, row, f"no medium of {location.length} bytes at {location.offset}")
+        data = self._bytes(location.shard, location.offset, location.length, row)
+        if sha256(data).digest() != expected:
+            raise self._damaged(location.shard, row, f"the bytes of medium {expected.hex()[:16]} changed")
+        return data
+
+    def _bytes(self, shard: str, offset: int, length: int, row: int) -> bytes:
+        try:
+            data = self.files.read_range(f"shards/{shard}.tar", offset, length)
+        except FileNotFoundError:
+            raise self._damaged(shard, row, "the shard is missing") from None
+        if len(data) != length:
+            raise self._damaged(shard, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
+        return data
+
+    def _damaged(self, shard: str, row: int, what: str) -> StoreError:
+        where = f"{self.name}/shards/{shard}.tar[{row}]"
+        return StoreError(what, where=where, fix="restore the shard from a copy, or run the node that made it again")
+
+    def _home(self, shard: str) -> Snapshot | None:
+        """The snapshot that holds a shard: this one, or one that it was made from."""
+        if shard not in self._homes:
+            if self.kind != "view" and shard in self._entries:
+                self._homes[shard] = self
+            else:
+                homes = (parent._home(shard) for parent in self._parents)
+                found = next((home for home in homes if home is not None), None)
+                if found is None:
+                    return None
+                self._homes[shard] = found
+        return self._homes[shard]
+
+    @cached_property
+    def _parents(self) -> tuple[Snapshot, ...]:
+        return tuple(self._open_parent(parent) for parent in self.parents)
+
+    def _open_parent(self, parent: Parent) -> Snapshot:
+        opened = open_snapshot(parent.url, parent.number)
+        found, expected = opened.content_root, parent.content_root
+        if found != expected:
+            raise StoreError(
+                f"snapshot {parent.number} has content root {found[:12]}, expected {expected[:12]}",
+                where=parent.url,
+                fix=f"{self.name} was made from another store: put that back, or run the node again",
+            )
+        return opened
+
+
+class ViewSnapshot(Snapshot):
+    """Columns over another snapshot, the first parent. Holds no records of its own."""
+
+    @cached_property
+    def _over(self) -> Snapshot:
+        return self._parents[0]
+
+    @property
+    def base(self) -> Snapshot:
+        return self._over.base
+
+    @cached_property
+    def shards(self) -> tuple[ShardRef, ...]:
+        """Those of the snapshot below for which columns are committed, in its order."""
+        found = []
+        first = 0
+        for ref in self._over.shards:
+            if ref.shard in self._entries:
+                found.append(ShardRef(ref.unit, ref.shard, first, ref.records))
+                first += ref.records
+        return tuple(found)
+
+    def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        stop = self._stop(stop)
+        found = [np.zeros(0, np.int64)]
+        for ref in self.shards:
+            if ref.first < stop and ref.first + ref.records > start:
+                keep = self._shard_table(ref.shard, ["keep"]).column("keep").to_numpy()
+                found.append(ref.first + np.flatnonzero(keep))
+        ordinals = np.concatenate(found)
+        return ordinals[(ordinals >= start) & (ordinals < stop)]
+
+    def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
+        entry = self._entries[shard]
+        own = self._own.get(shard)
+        if own is None:
+            path = f"index/{entry.files['columns']}.columns.parquet"
+            own = self._own[shard] = index.from_parquet(self._whole(path, entry.files["columns"]))
+        below = self._over._shard_table(shard, columns)
+        kept = below.column("keep")
+        for name in own.column_names:
+            if columns is not None and name not in columns and name != "keep":
+                continue
+            column = own.column(name)
+            if name in below.column_names:
+                if name not in DECIDED:
+                    raise StoreError(
+                        f"column {name!r} stands in this view and in what it is made over",
+                        where=self.name,
+                        fix="give the column another name in one of the two nodes",
+                    )
+                decided = pc.and_(kept, column) if name == "keep" else pc.if_else(kept, column, below.column(name))
+                below = below.set_column(below.column_names.index(name), name, decided)
+            else:
+                below = below.append_column(name, column)
+        return below
+
+    @cached_property
+    def _own(self) -> dict[str, pa.Table]:
+        return {}
+
+
+class _Index:
+    """The index of one shard, in the form that reading single records wants."""
+
+    def __init__(self, shard: str, core: pa.Table, media: pa.Table | None) -> None:
+        self.shard, self.core, self.media = shard, core, media
+        self.places: Mapping[str, np.ndarray] = {
+            name: core.column(name).to_numpy() for name in core.column_names if "." in name or name == "crc32"
+        }
+
+    @cached_property
+    def _records(self) -> np.ndarray:
+        """(M,) int64, ascending: the row of each medium's record."""
+        return np.zeros(0, np.int64) if self.media is None else self.media.column("record").to_numpy()
+
+    @cached_property
+    def _digests(self) -> Mapping[tuple[int, int], tuple[int, bytes]]:
+        """(offset, length) of each medium in this shard -> first record that holds it, digest."""
+        if self.media is None:
+            return {}
+        names = ("offset", "length", "record", "digest", "shard")
+        rows = zip(*(self.media.column(name).to_pylist() for name in names), strict=True)
+        found: dict[tuple[int, int], tuple[int, bytes]] = {}
+        for offset, length, record, digest, shard in rows:
+            if shard is None:
+                found.setdefault((offset, length), (record, digest))
+        return found
+
+    def media_of(self, row: int) -> list[Any]:
+        if self.media is None:
+            return []
+        first, stop = np.searchsorted(self._records, [row, row + 1]).tolist()
+        if first == stop:
+            return []
+        return [index.media_of(told, self.shard) for told in self.media.slice(first, stop - first).to_pylist()]
+
+    def medium_at(self, location: Location) -> tuple[int, bytes | None]:
+        """(row of a record that holds it, its digest), or (0, None) where there is none."""
+        return self._digests.get((location.offset, location.length), (0, None))
+
+
+def _constant(word: str, count: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([word]))

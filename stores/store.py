@@ -1,0 +1,218 @@
+"""A store: a folder, or any fsspec URL, whose content is whatever its newest root reaches.
+
+    worker: store.writer(unit) -> add ... -> finish() -> Receipt     (files aside, visible to nobody)
+    one committer per node: store.commit(receipts, ...) -> Snapshot  (swaps in the next root)
+    anybody: store.head() -> Snapshot
+
+    store.json                kind, schema, name, what commits swap by
+    roots/000007.json         immutable; the highest number is the head
+    lists/DIGEST.json         units with their shards, about a thousand shards each
+    shards/DIGEST.tar         ordinary WebDataset tars
+    index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet per shard of a view's base
+    quarantine/DIGEST.jsonl   records set aside, per unit
+    aside/                    files being written, or left by killed writers
+
+The first commit of a unit wins, so retries, duplicates and late receipts change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Literal, get_args
+
+from manifests.errors import StoreError
+from manifests.records import Json, canonical_json
+from stores.filesystem import Files, open_files, publish_bytes
+from stores.roots import SCHEMA, Parent, Receipt, Root, add_counts, content_root, cut_lists, root_bytes
+from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, read_meta, root_path, snapshot_of
+from stores.writer import SHARD_BYTES, UnitWriter
+
+__all__ = ["Parent", "Receipt", "ShardRef", "Snapshot", "Store", "StoreKind", "UnitWriter"]
+
+StoreKind = Literal["documents", "view", "samples", "plan", "packs"]
+
+
+class Store:
+    def __init__(self, files: Files, meta: Mapping[str, Json]) -> None:
+        self.files, self.meta = files, meta
+        self._known = 0
+        """A root that exists; none did at 0."""
+
+    @classmethod
+    def create(cls, url: str, kind: StoreKind, name: str) -> Store:
+        """Raises StoreError where there is a store already."""
+        if kind not in get_args(StoreKind):
+            raise ValueError(f"{kind!r} is no kind of store")
+        files = open_files(url)
+        if files.exists("store.json"):
+            raise StoreError("there is a store here already", where=files.url, fix="open it, or choose another place")
+        meta = {"kind": kind, "schema": SCHEMA, "name": name, "swap": files.swap_by}
+        publish_bytes(files, canonical_json(meta).encode(), "store.json")
+        files.settle()
+        return cls.open(url)
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """Raises StoreError where there is none, or one of another schema."""
+        files = open_files(url)
+        meta = read_meta(files)
+        if meta["schema"] != SCHEMA:
+            raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
+        return cls(files, meta)
+
+    @classmethod
+    def open_or_create(cls, url: str, kind: StoreKind, name: str) -> Store:
+        """Raises StoreError where there is a store of another kind."""
+        files = open_files(url)
+        store = cls.open(url) if files.exists("store.json") else cls.create(url, kind, name)
+        if store.kind != kind:
+            raise StoreError(f"this is a store of {store.kind}, expected {kind}", where=files.url)
+        return store
+
+    @property
+    def url(self) -> str:
+        return self.files.url
+
+    @property
+    def kind(self) -> StoreKind:
+        return self.meta["kind"]
+
+    @property
+    def name(self) -> str:
+        return self.meta["name"]
+
+    def head(self) -> Snapshot | None:
+        """The newest snapshot; None before the first commit."""
+        number = self._head_number()
+        return self.snapshot(number) if number else None
+
+    def snapshot(self, number: int) -> Snapshot:
+        """Raises StoreError where there is none of that number."""
+        return snapshot_of(self.files, self.meta, number)
+
+    def writer(self, unit: str, shard_bytes: int = SHARD_BYTES) -> UnitWriter:
+        """Use one writer per unit, in any process."""
+        return UnitWriter(self.files, self.kind, unit, shard_bytes)
+
+    def commit(
+        self,
+        receipts: Iterable[Receipt],
+        *,
+        node: str,
+        units: Sequence[str],
+        complete: bool = True,
+        parents: Sequence[Parent] = (),
+        meta: Mapping[str, Json] | None = None,
+    ) -> Snapshot:
+        """Publish the units of `receipts` beside those that are committed already.
+
+        Args:
+            node: identity of the node.
+            units: names of all units that the store shall have in the end, in store order; others drop out.
+            complete: whether this makes it all of them.
+            parents: what the store was made from; for a view, first what it looks at.
+            meta: whatever else readers should know, JSON.
+        Raises:
+            StoreError: `complete` is said while units are missing, a view does not fit its base, or this filesystem
+                has no compare-and-swap yet.
+        """
+        if len(set(units)) != len(units):
+            raise ValueError("a unit is named twice")
+        arrived: dict[str, Receipt] = {}
+        for receipt in receipts:
+            arrived.setdefault(receipt.unit, receipt)
+        while True:
+            head = self.head()
+            have = arrived | {receipt.unit: receipt for receipt in head.receipts} if head else arrived
+            wanted = [have[unit] for unit in units if unit in have]
+            if complete and len(wanted) < len(units):
+                self._refuse_incomplete([unit for unit in units if unit not in have])
+            lists = list(cut_lists(wanted))
+            root = Root(
+                kind=self.kind,
+                node=node,
+                complete=complete,
+                content_root=content_root(self.kind, wanted),
+                lists=tuple(entry for entry, _ in lists),
+                counts=_counts(wanted),
+                parents=tuple(parents),
+                meta=json.loads(canonical_json(dict(meta or {}))),
+            )
+            if head is not None and _adds_nothing(root, head.root):
+                return head
+            if self.kind == "view":
+                self._check_view(root, wanted)
+            for entry, data in lists:
+                publish_bytes(self.files, data, f"lists/{entry.digest}.json")
+            self.files.settle()
+            if head is not None:
+                root = replace(root, number=head.number + 1, previous=_file_digest(self.files, head.number))
+            else:
+                root = replace(root, number=1)
+            data = root_bytes(root, self.url)
+            path = root_path(root.number)
+            # A swap whose answer was lost left exactly these bytes behind: that is success as well.
+            if self.files.swap(path, data) or self.files.read(path) == data:
+                self._known = root.number
+                return self.snapshot(root.number)
+
+    def _head_number(self) -> int:
+        """Roots are numbered without gaps, so the highest is found by doubling steps up and halving them down."""
+
+        def exists(number: int) -> bool:
+            return self.files.exists(root_path(number))
+
+        low, step = self._known, 1
+        while exists(low + step):
+            low, step = low + step, step * 2
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if exists(middle) else (low, middle)
+        self._known = low
+        return low
+
+    def _refuse_incomplete(self, missing: Sequence[str]) -> None:
+        raise StoreError(
+            f"{len(missing)} units are missing, the first is {missing[0]!r}",
+            where=self.url,
+            fix="commit their receipts first, or with complete=False",
+        )
+
+    def _check_view(self, root: Root, receipts: Sequence[Receipt]) -> None:
+        """A view decides about every record of its base, once it is complete, and about nothing else."""
+        if not root.parents:
+            raise StoreError("a view needs a parent to look at", where=self.url)
+        over = ViewSnapshot(self.files, self.name, root)._over
+        sizes = {ref.shard: ref.records for ref in over.shards}
+        decided = {entry.shard: entry.records for receipt in receipts for entry in receipt.shards}
+        for shard, records in decided.items():
+            expected = sizes.get(shard, "no place there")
+            if records != expected:
+                raise StoreError(
+                    f"columns for {records} records of the base's shard {shard[:12]}, which has {expected}",
+                    where=self.url,
+                    fix="write the view's columns over the parent that it is committed with",
+                )
+        if root.complete and len(decided) < len(sizes):
+            raise StoreError(f"{len(sizes) - len(decided)} shards of the base have no columns", where=self.url)
+
+
+def _counts(receipts: Sequence[Receipt]) -> dict[str, int]:
+    shards = [entry for receipt in receipts for entry in receipt.shards]
+    sizes = {"records": 0, "quarantined": 0, "shards": len(shards), "bytes": sum(entry.bytes for entry in shards)}
+    return add_counts([sizes, *(receipt.counts for receipt in receipts)])
+
+
+def _adds_nothing(root: Root, head: Root) -> bool:
+    """Whether `head` says all that `root` would: equal but for its place, or the finished work of the same node."""
+    if head.complete and not root.complete:
+        return (root.node, root.lists) == (head.node, head.lists)
+    return replace(root, number=head.number, previous=head.previous) == head
+
+
+def _file_digest(files: Files, number: int) -> str:
+    return sha256(files.read(root_path(number))).hexdigest()

@@ -1,0 +1,134 @@
+"""One unit on its way into a store: records or columns in, files under content names and a receipt out.
+
+Runs in worker processes. `kinds.py` and `layout.py` say what becomes of a record; `Store.commit` makes the receipt
+count. A worker that dies leaves files that nobody refers to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.errors import RecordError
+from manifests.records import digest
+from stores import index
+from stores.filesystem import Files, publish_bytes
+from stores.kinds import KINDS
+from stores.layout import Blocks, ShardBuilder, Singles, signature
+from stores.roots import Receipt, ShardEntry
+
+SHARD_BYTES = 256 << 20
+
+
+class UnitWriter:
+    """Writes one unit of a store. Equal records in equal order give equal bytes."""
+
+    def __init__(self, files: Files, kind: str, unit: str, shard_bytes: int = SHARD_BYTES) -> None:
+        self._files, self._kind, self.unit, self._shard_bytes = files, kind, unit, shard_bytes
+        prefix = digest("unit", unit)[:12]
+        self._keys = (f"{prefix}-{number:06d}" for number in itertools.count())
+        self._open: dict[Hashable, tuple[int, ShardBuilder]] = {}
+        """Growing shards by what may share them, with their place in the unit."""
+        self._begun = 0
+        self._ids: set[bytes] = set()
+        self._done: dict[int, ShardEntry] = {}
+        self._quarantine: list[str] = []
+
+    def add(self, record: Any) -> None:
+        """Write one record of the store's kind.
+
+        Raises RecordError for a record that can't be stored (`lone_surrogate`, `not_json`) or whose id this unit has
+        already (`duplicate_id`); the unit goes on without it.
+        """
+        kind = KINDS[self._kind]
+        encoded = kind.encode(record)
+        name = encoded.facts.get("id")
+        if name is not None and name in self._ids:
+            raise RecordError("duplicate_id", f"another record of unit {self.unit} has id {name.hex()}")
+        group = signature(kind, encoded)
+        if kind.IN_BLOCKS and group not in self._open:
+            self._close_all()  # blocks keep the order of their records, so only one shard grows at a time
+        if group not in self._open:
+            path, arrays = self._files.aside(), sorted(encoded.arrays)
+            made = Blocks(kind, path, arrays, self._keys) if kind.IN_BLOCKS else Singles(kind, path, arrays)
+            self._open[group] = (self._begun, made)
+            self._begun += 1
+        place, builder = self._open[group]
+        builder.add(encoded)
+        if name is not None:
+            self._ids.add(name)
+        if builder.size >= self._shard_bytes:
+            del self._open[group]
+            self._close(place, builder)
+
+    def columns(self, shard: str, columns: Mapping[str, Sequence[Any] | np.ndarray | pa.Array]) -> None:
+        """Decide about all records of one shard of a view's base, in row order.
+
+        Args:
+            shard: digest of the base's shard.
+            columns: `keep` (bool, required), `reason` (str or None), `score` (float or None) and others of any type.
+        """
+        if self._kind != "view":
+            raise ValueError(f"columns belong to views, this is a store of {self._kind}")
+        typed = {"keep": pa.bool_(), "reason": index.NAMES, "score": pa.float64()}
+        table = pa.table({name: pa.array(values, typed.get(name)) for name, values in columns.items()})
+        if table.column("keep").null_count:
+            raise ValueError(f"keep is neither true nor false for a record of shard {shard}")
+        tables = {"columns": table}
+        kept = int(np.count_nonzero(table.column("keep").to_numpy()))
+        counts = {"records": table.num_rows, "kept": kept}
+        entry = ShardEntry(shard, 0, table.num_rows, index.logical_digest(tables), self._store(tables), counts)
+        self._done[self._begun] = entry
+        self._begun += 1
+
+    def quarantine(self, locator: str, reason: str, message: str = "") -> None:
+        """Set a record aside: where it came from, a stable reason code and what went wrong."""
+        self._quarantine.append(json.dumps({"locator": locator, "reason": reason, "message": message}, sort_keys=True))
+
+    def finish(self) -> Receipt:
+        """Make everything durable under its content name. The writer is used up."""
+        self._close_all()
+        quarantine = None
+        if self._quarantine:
+            data = "".join(line + "\n" for line in self._quarantine).encode()
+            quarantine = sha256(data).hexdigest()
+            publish_bytes(self._files, data, f"quarantine/{quarantine}.jsonl")
+        self._files.settle()
+        shards = tuple(entry for _, entry in sorted(self._done.items()))
+        return Receipt(self.unit, shards, quarantine, len(self._quarantine))
+
+    def _close_all(self) -> None:
+        for place, builder in self._open.values():
+            self._close(place, builder)
+        self._open.clear()
+
+    def _close(self, place: int, builder: ShardBuilder) -> None:
+        shard, tables = builder.finish()
+        size = builder.file.size
+        self._files.publish(builder.file.path, f"shards/{shard}.tar")
+        core = tables["core"]
+        counts = {"records": core.num_rows} | {
+            field.name: sum(core.column(field.name).to_pylist()) for field in core.schema if _is_count(field)
+        }
+        files = self._store(tables)
+        self._done[place] = ShardEntry(shard, size, core.num_rows, index.logical_digest(tables), files, counts)
+
+    def _store(self, tables: Mapping[str, pa.Table]) -> dict[str, str]:
+        files = {}
+        for name, table in tables.items():
+            data = index.to_parquet(table)
+            files[name] = sha256(data).hexdigest()
+            publish_bytes(self._files, data, f"index/{files[name]}.{name}.parquet")
+        return files
+
+
+def _is_count(field: pa.Field) -> bool:
+    return (
+        pa.types.is_signed_integer(field.type) and "." not in field.name and field.name not in ("block", "first_pack")
+    )
