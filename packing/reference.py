@@ -9,8 +9,39 @@ import numpy as np
 from manifests.geometry import PATCH_PX
 
 
+def fill_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """`sequence.fill_packs` by looking at all pieces and all pairs of them."""
+    left = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    packs: list[list[int]] = []
+
+    def first_of(size: int, besides: int | None = None) -> int:
+        return next(i for i in left if lengths[i] == size and i != besides)
+
+    while left:
+        pack = [left.pop(0)]
+        while fitting := [i for i in left if lengths[i] <= capacity - sum(lengths[j] for j in pack)]:
+            room = capacity - sum(lengths[j] for j in pack)
+            pairs = [
+                (lengths[i] - lengths[j], lengths[i], lengths[j])
+                for i in fitting
+                for j in fitting
+                if i != j and lengths[i] >= lengths[j] and lengths[i] + lengths[j] == room
+            ]
+            if lengths[fitting[0]] == room or not pairs:
+                chosen = [fitting[0]]
+            else:
+                _, longer, shorter = min(pairs)
+                one = first_of(longer)
+                chosen = [one, first_of(shorter, besides=one)]
+            for piece in chosen:
+                left.remove(piece)
+            pack += chosen
+        packs.append(pack)
+    return packs
+
+
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """`sequence.best_fit_decreasing` by looking at every open pack."""
+    """What `sequence.fill_packs` is measured against: each piece, longest first, into the fullest pack with room."""
     packs: list[list[int]] = []
     room: list[int] = []
     for piece in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

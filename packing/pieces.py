@@ -1,0 +1,217 @@
+"""What can be packed? Every sample of a source as pieces that fit a pack, from the index alone.
+
+Before this a samples snapshot, after it `order.py` and `sequence.py`. A sample that fits a pack is one piece; a longer
+one is cut greedily at the split offsets it carries, each piece as long as a pack allows. Only where a pack's length
+holds no split is it cut between two tokens. A medium is never cut: where its group of tokens is longer than a pack,
+the sample is refused with a reason and counted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.errors import ManifestError, StoreError
+from manifests.geometry import MediaLimits
+from manifests.records import Media
+from packing.mixture import Mixture, Source
+from packing.navit import lay_out, media_tokens
+from stores.store import Snapshot
+from tokenization.vocabulary import Vocabulary
+
+TOO_LONG = "medium_longer_than_pack"
+"""Why a sample is refused: not even alone does one of its media fit a pack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The tokens of one medium in the unexpanded ids: its placeholder and the wrapper around it."""
+
+    start: int
+    place: int
+    """Of the placeholder, start <= place < stop."""
+    stop: int
+    tokens: int
+    """Expanded tokens in place of the placeholder."""
+    slots: int
+
+
+Piece = tuple[int, int, int]
+"""(start, length, slots): a stretch of the expanded sample and its vision slots."""
+
+
+def cut(tokens: int, groups: Sequence[Group], splits: Sequence[int], capacity: int) -> list[Piece] | None:
+    """Cut a sample of `tokens` unexpanded ids into pieces of at most `capacity` expanded tokens.
+
+    Args:
+        groups: its media, ascending and apart.
+        splits: ascending offsets at which it may be cut, none inside a group.
+    Returns:
+        pieces that follow each other without gaps, or None where one medium is longer than a pack.
+    """
+    starts, stops = [], []  # of the groups, expanded
+    grown = 0
+    for group in groups:
+        starts.append(group.start + grown)
+        grown += group.tokens - 1
+        stops.append(group.stop + grown)
+    total = tokens + grown
+    if any(stop - start > capacity for start, stop in zip(starts, stops, strict=True)):
+        return None
+    growth = np.array([0, *np.cumsum([group.tokens - 1 for group in groups], dtype=np.int64)])
+    places = np.array([group.place for group in groups], np.int64)
+    offsets = np.asarray(splits, np.int64)
+    cuts = (offsets + growth[np.searchsorted(places, offsets)]).tolist()  # a split at x comes after places < x
+    ends = []
+    at = 0
+    while total - at > capacity:
+        best = bisect_right(cuts, at + capacity) - 1
+        if best >= 0 and cuts[best] > at:
+            at = cuts[best]
+        else:
+            at += capacity
+            around = bisect_right(starts, at) - 1
+            if around >= 0 and at < stops[around]:
+                at = starts[around]
+        ends.append(at)
+    ends.append(total)
+    slots = np.array([0, *np.cumsum([group.slots for group in groups], dtype=np.int64)])
+    seen = slots[np.searchsorted(np.array(starts, np.int64), [0, *ends])]
+    return [
+        (start, end - start, int(after - before))
+        for start, end, before, after in zip([0, *ends[:-1]], ends, seen[:-1], seen[1:], strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePieces:
+    """All pieces of one source, as columns of equal length; their order says nothing."""
+
+    content_root: str
+    """Of the samples snapshot."""
+    ids: Sequence[str]
+    """(N,) of each piece's sample."""
+    ordinal: np.ndarray
+    """(N,) int64: the sample's place in the snapshot."""
+    start: np.ndarray
+    """(N,) int64: first expanded token of the piece."""
+    length: np.ndarray
+    """(N,) int64: expanded tokens."""
+    slots: np.ndarray
+    """(N,) int64: vision slots among them."""
+    samples: int
+    """Those that gave pieces."""
+    cut_samples: int
+    refused: Mapping[str, int]
+    """Samples without pieces, by reason."""
+    media: int
+    shrunk_media: int
+    """Media that the limits make smaller than they are."""
+
+    def name(self, piece: int) -> str:
+        """Identity of a piece, the same however the store is sharded."""
+        return f"{self.ids[piece]}/{self.start[piece]}"
+
+    def richer_than(self, share: Fraction) -> np.ndarray:
+        """(N,) bool: pieces of which more than `share` are slots."""
+        return self.slots * share.denominator > self.length * share.numerator
+
+
+def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: Vocabulary) -> SourcePieces:
+    """Read the index of `samples` and cut what is longer than a pack.
+
+    Raises ManifestError where nothing is left of the source, StoreError for samples of another vocabulary.
+    """
+    made_with = samples.meta.get("vocabulary", vocabulary.digest)
+    if made_with != vocabulary.digest:
+        raise StoreError(
+            f"samples of vocabulary {made_with[:12]}, the plan is for {vocabulary.digest[:12]}",
+            where=samples.name,
+            fix="tokenise again, or give the vocabulary that the samples were made with",
+        )
+    core = samples.table(["id", "domain", "tokens", "splits"])
+    tokens = core["tokens"].to_numpy()
+    wanted = np.zeros(len(tokens), bool)
+    wanted[samples.kept()] = True
+    if source.domains:
+        wanted &= np.isin(np.array(core["domain"].to_pylist(), object), source.domains)
+    media = _Media(samples.media_table(), mixture.limits, vocabulary)
+    expanded = tokens + media.per_record(media.tokens - 1, len(tokens))
+    slots = media.per_record(media.slots, len(tokens))
+
+    whole = np.flatnonzero(wanted & (expanded <= mixture.max_pack_tokens))
+    long = np.flatnonzero(wanted & (expanded > mixture.max_pack_tokens))
+    parts = [np.stack([whole, 0 * whole, expanded[whole], slots[whole]])]
+    refused: Counter[str] = Counter()
+    for number, splits in zip(long.tolist(), core["splits"].take(long).to_pylist(), strict=True):
+        pieces = cut(int(tokens[number]), media.groups(number), splits, mixture.max_pack_tokens)
+        if pieces is None:
+            refused[TOO_LONG] += 1
+        else:
+            parts.append(np.array([(number, *piece) for piece in pieces], np.int64).T)
+    ordinal, start, length, piece_slots = np.concatenate(parts, axis=1)
+    if not len(ordinal):
+        raise ManifestError(
+            f"source {source.name} has no sample that can be packed: {len(tokens)} in the store, "
+            f"{int(wanted.sum())} of the domains wanted, refused {dict(refused)}",
+            where=samples.name,
+            fix="check `domains`, raise max_pack_tokens, or lower the limits on media",
+        )
+    ids = [value.hex() for value in core["id"].take(ordinal).to_pylist()]
+    mine = wanted[media.record]
+    return SourcePieces(
+        content_root=samples.content_root,
+        ids=ids,
+        ordinal=ordinal,
+        start=start,
+        length=length,
+        slots=piece_slots,
+        samples=len(whole) + len(long) - refused.total(),
+        cut_samples=len(long) - refused.total(),
+        refused=dict(refused),
+        media=int(mine.sum()),
+        shrunk_media=int((mine & media.shrunk).sum()),
+    )
+
+
+class _Media:
+    """All media of a snapshot, laid out under the limits; columns by medium, ascending by record."""
+
+    def __init__(self, table: pa.Table, limits: MediaLimits, vocabulary: Vocabulary) -> None:
+        self.record = table["record"].to_numpy()
+        self._place = table["place"].to_numpy()
+        self._kind = table["kind"].to_pylist()
+        self._wrapper = len(vocabulary.encode("image")) + 2
+        """Tokens before an image's slots; one follows them."""
+        sizes = zip(table["width_px"].to_pylist(), table["height_px"].to_pylist(), strict=True)
+        times = table["frame_times_us"].to_pylist()
+        rows = []
+        for kind, (width, height), frame_times_us in zip(self._kind, sizes, times, strict=True):
+            media = Media("", kind, "", width, height, tuple(frame_times_us))
+            layout = lay_out(media, limits)
+            rows.append((media_tokens(media, layout, vocabulary), layout.slots, layout.size_px != (width, height)))
+        self.tokens, self.slots, shrunk = np.array(rows, np.int64).reshape(-1, 3).T
+        self.shrunk = shrunk.astype(bool)
+
+    def per_record(self, column: np.ndarray, records: int) -> np.ndarray:
+        """(records,) int64: sum over the media of each."""
+        sums = np.zeros(records, np.int64)
+        np.add.at(sums, self.record, column)
+        return sums
+
+    def groups(self, ordinal: int) -> list[Group]:
+        """The media of one sample."""
+        rows = range(*np.searchsorted(self.record, [ordinal, ordinal + 1]).tolist())
+        found = []
+        for row in rows:
+            place = int(self._place[row])
+            before, after = (self._wrapper, 1) if self._kind[row] == "image" else (0, 0)
+            group = Group(place - before, place, place + 1 + after, int(self.tokens[row]), int(self.slots[row]))
+            found.append(group)
+        return found

@@ -1,0 +1,166 @@
+"""The proof of a plan: everything it promised, recounted from the stored packs by code that shares nothing with it.
+
+Before this the packs store stands finished; after it people believe the plan, or `millrace inspect` tells them why
+not. Nothing of plan, pieces, sequence or order is imported here, and no number is taken over from the plan: tokens are
+ids that are not padding, slots are ids that are the media pad, coverage is the stretches that the shards really hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from manifests.errors import StoreError
+from manifests.geometry import MERGE
+from manifests.records import Json, Pack
+from manifests.schedule import VisionShare
+from stores.store import Snapshot
+from tokenization.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """What the shards hold."""
+
+    packs: int
+    tokens: int
+    """Non-padding tokens."""
+    slots: int
+    """Vision slots among them."""
+    targets: int
+    """Tokens that carry loss."""
+    fill: float
+    """Tokens over room."""
+    largest_error_slots: Fraction
+    """Of |slots given - slots wanted| after any pack."""
+    most_slots: int
+    """Of any pack."""
+    source_tokens: Mapping[str, int]
+    source_slots: Mapping[str, int]
+    exposures: Mapping[str, Mapping[int, int]]
+    """Per source: how many samples have their most seen token in so many packs."""
+    pack_tokens: np.ndarray
+    """(packs,) int64, in training order."""
+    pack_slots: np.ndarray
+    """(packs,) int64."""
+
+
+def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id: int) -> Recount:
+    """Count what `packs` hold, in training order.
+
+    Raises StoreError, naming the pack, where its parts contradict each other: padding inside segments, segments that
+    don't cover the tokens, media that don't cover the slots, loss on a slot or on a segment's first token, a pack
+    longer than the first.
+    """
+    source_tokens: Counter[str] = Counter()
+    source_slots: Counter[str] = Counter()
+    seen: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    pack_tokens: list[int] = []
+    pack_slots: list[int] = []
+    targets = room = 0
+    largest = Fraction(0)
+    tokens = slots = 0
+    for number, pack in enumerate(packs):
+        if problem := _contradiction(pack, media_pad_id, pad_id, room // max(1, number)):
+            raise StoreError(problem, where=f"pack {number}", fix="make the packs store again from its plan")
+        is_slot = pack.ids == media_pad_id
+        at = 0
+        for segment in pack.segments:
+            source_tokens[segment.source] += segment.length
+            source_slots[segment.source] += int(is_slot[at : at + segment.length].sum())
+            seen[segment.source, segment.sample].append((segment.start, segment.start + segment.length))
+            at += segment.length
+        pack_tokens.append(int((pack.ids != pad_id).sum()))
+        pack_slots.append(int(is_slot.sum()))
+        targets += int(pack.loss_mask.sum())
+        room += len(pack.ids)
+        tokens += pack_tokens[-1]
+        slots += pack_slots[-1]
+        largest = max(largest, abs(slots - share.slots_until(tokens)))
+    exposures: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for (source, _), stretches in seen.items():
+        exposures[source][_most_seen(stretches)] += 1
+    return Recount(
+        packs=len(pack_tokens),
+        tokens=tokens,
+        slots=slots,
+        targets=targets,
+        fill=tokens / max(1, room),
+        largest_error_slots=largest,
+        most_slots=max(pack_slots, default=0),
+        source_tokens=dict(source_tokens),
+        source_slots=dict(source_slots),
+        exposures={source: dict(sorted(counts.items())) for source, counts in exposures.items()},
+        pack_tokens=np.array(pack_tokens, np.int64),
+        pack_slots=np.array(pack_slots, np.int64),
+    )
+
+
+def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary) -> Recount:
+    """Recount a packs store and hold it against what its plan's meta claims.
+
+    Raises StoreError for the first claim that the bytes don't bear out.
+    """
+    share = VisionShare(**plan["vision_share"])
+    found = recount(packs.records(), share, vocabulary.media_pad_id, vocabulary.pad_id)
+    one_pack = max(Fraction(found.most_slots), share.at(0) * plan["max_pack_tokens"])
+    given = [(source["name"], source["given_tokens"], source["given_slots"]) for source in plan["sources"]]
+    caps = {source["name"]: source["max_epochs"] for source in plan["sources"]}
+    claims: list[tuple[str, object, object]] = [
+        ("the plan's digest", plan["plan"], packs.meta["plan"]),
+        ("packs", plan["packs"], found.packs),
+        ("tokens", plan["tokens"], found.tokens),
+        ("vision slots", plan["slots"], found.slots),
+        *((f"tokens of {name}", tokens, found.source_tokens.get(name, 0)) for name, tokens, _ in given),
+        *((f"vision slots of {name}", slots, found.source_slots.get(name, 0)) for name, _, slots in given),
+        ("whole global batches", 0, found.packs % plan["global_batch_packs"]),
+        ("vision share within one pack's slots of the schedule", True, found.largest_error_slots <= one_pack),
+        *(
+            (f"epochs of {name} within {caps[name]}", True, max(counts) <= caps[name])
+            for name, counts in found.exposures.items()
+        ),
+    ]
+    for what, claimed, counted in claims:
+        if claimed != counted:
+            raise StoreError(f"{what}: the plan says {claimed}, its packs hold {counted}", where=packs.name)
+    return found
+
+
+def _contradiction(pack: Pack, media_pad_id: int, pad_id: int, row_tokens: int) -> str:
+    """What is wrong with one pack, or nothing. `row_tokens` is the length of the packs before, 0 for the first."""
+    used = sum(segment.length for segment in pack.segments)
+    padding = pack.ids == pad_id
+    firsts = np.cumsum([0, *(segment.length for segment in pack.segments[:-1])])
+    covered = np.zeros(len(pack.ids), bool)
+    for packed in pack.media:
+        for item in packed.items:
+            span = slice(item.slot, item.slot + item.grid[1] * item.grid[2] // MERGE**2)
+            if covered[span].any():
+                return f"two media fill slot {item.slot}"
+            covered[span] = True
+    is_slot = pack.ids == media_pad_id
+    checks = {
+        f"{len(pack.ids)} tokens long, others have {row_tokens}": row_tokens not in (0, len(pack.ids)),
+        "no segments": not pack.segments,
+        f"segments of {used} tokens in a row of {len(pack.ids)}": used > len(pack.ids),
+        "padding inside its segments": bool(padding[:used].any()),
+        "tokens behind its segments": not padding[used:].all(),
+        "media do not cover exactly its slots": not np.array_equal(covered, is_slot),
+        "loss on a slot or on padding": bool(pack.loss_mask[is_slot | padding].any()),
+        "loss on the first token of a segment": bool(pack.loss_mask[firsts].any()),
+    }
+    return next((problem for problem, holds in checks.items() if holds), "")
+
+
+def _most_seen(stretches: list[tuple[int, int]]) -> int:
+    """In how many of these half-open stretches the most covered token lies."""
+    edges = sorted([(start, 1) for start, _ in stretches] + [(stop, -1) for _, stop in stretches])
+    depth = most = 0
+    for _, change in edges:
+        depth += change
+        most = max(most, depth)
+    return most
