@@ -1,0 +1,173 @@
+"""What scenes are made of, and what of it training never sees: colours, shapes, type families, names, words.
+
+Every `Pool` here lists reserved values apart; docs/scenes.md tells the reader which. Font files come with the
+`font-*` packages and are found by their entry points, named here one by one: a font that somebody else installed
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import ImageFont
+
+from manifests.errors import ManifestError
+from pipelines.scenes.split import Pool
+
+
+@dataclass(frozen=True)
+class Hue:
+    """A named colour: degrees on the colour circle, and how far it may wander without becoming another."""
+
+    degrees: float
+    wander: float
+    saturation: tuple[float, float]
+    value: tuple[float, float]
+
+
+COLOURS = {
+    "red": Hue(0, 5, (0.85, 1.0), (0.80, 0.95)),
+    "orange": Hue(28, 3, (0.90, 1.0), (0.95, 1.0)),
+    "yellow": Hue(54, 3, (0.80, 1.0), (0.90, 1.0)),
+    "green": Hue(125, 10, (0.65, 0.9), (0.50, 0.72)),
+    "cyan": Hue(185, 5, (0.70, 0.9), (0.82, 0.95)),
+    "blue": Hue(226, 6, (0.75, 0.95), (0.75, 0.95)),
+    "purple": Hue(276, 6, (0.60, 0.85), (0.48, 0.66)),
+    "pink": Hue(328, 6, (0.40, 0.58), (0.95, 1.0)),
+}
+
+SIMPLE_SHAPES = ("circle", "square", "triangle", "star", "cross")
+"""What captions show: few enough to be learned from some thousand small pictures."""
+SHAPES = (*SIMPLE_SHAPES, "heart", "hexagon", "arrow")
+
+Pair = tuple[str, str]
+"""(colour, shape)"""
+
+RESERVED_PAIRS: tuple[Pair, ...] = tuple((colour, SHAPES[(3 * i + 2) % 8]) for i, colour in enumerate(COLOURS))
+"""One shape of each colour and one colour of each shape, so that all words are known and only the pair is new."""
+
+
+def _pairs(name: str, shapes: tuple[str, ...]) -> Pool[Pair]:
+    every = [(colour, shape) for colour in COLOURS for shape in shapes]
+    return Pool(
+        name,
+        train=tuple(pair for pair in every if pair not in RESERVED_PAIRS),
+        reserved=tuple(pair for pair in every if pair in RESERVED_PAIRS),
+    )
+
+
+SIMPLE_PAIRS = _pairs("pair", SIMPLE_SHAPES)
+PAIRS = _pairs("pair", SHAPES)
+
+BACKDROPS = Pool(
+    "backdrop",
+    train=("plain", "plain", "gradient", "striped", "clouded", "dotted"),
+    reserved=("checked", "ringed"),
+)
+
+FACES = {
+    "amatic-sc": ("AmaticSCBold",),
+    "caladea": ("Caladea", "CaladeaBold", "CaladeaItalic", "CaladeaBoldItalic"),
+    "fredoka-one": ("FredokaOne",),
+    "hanken-grotesk": ("HankenGrotesk", "HankenGroteskSemiBold", "HankenGroteskItalic"),
+    "intuitive": ("Intuitive",),
+    "lato": ("Lato", "LatoBold", "LatoItalic", "LatoBlack"),
+    "manrope": ("Manrope", "ManropeMedium", "ManropeExtraBold"),
+    "source-sans-pro": ("SourceSansPro", "SourceSansProSemibold", "SourceSansProIt", "SourceSansProBlack"),
+    "source-serif-pro": ("SourceSerifPro", "SourceSerifProSemibold", "SourceSerifProIt", "SourceSerifProBlack"),
+}
+"""Family, as in the package name `font-FAMILY` -> the faces that stay readable when small."""
+
+FAMILIES = Pool(
+    "font",
+    train=("amatic-sc", "caladea", "fredoka-one", "lato", "manrope", "source-sans-pro"),
+    reserved=("hanken-grotesk", "intuitive", "source-serif-pro"),
+    strict=True,
+)
+ONLY_CAPITALS = frozenset({"amatic-sc"})
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES = Pool(
+    "name",
+    train=_words(
+        "Ada Bruno Chloe Daniel Elena Farid Grace Hugo Ines Jonas Kofi Lena Mateo Nadia Oscar Priya Quinn "
+        "Rosa Samir Tara Ulla Viktor Wanda Yusuf"
+    ),
+    reserved=_words("Amara Boris Celine Dmitri Edith Felix Greta Hamid"),
+    strict=True,
+)
+GOODS = Pool(
+    "goods",
+    train=_words(
+        "apples bread carrots eggs flour grapes honey lemons milk onions pasta rice salt soap sugar tea "
+        "tomatoes candles paper pencils"
+    ),
+    reserved=_words("beans cheese figs garlic oats olives pears walnuts"),
+    strict=True,
+)
+PLACES = Pool(
+    "place",
+    train=_words("Bergen Cairo Dublin Genoa Hanoi Kyoto Lima Lisbon Madrid Nairobi Oslo Porto Quito Riga Turin Vienna"),
+    reserved=_words("Accra Basel Cusco Delft Izmir Malmo Pune Tunis"),
+    strict=True,
+)
+SIGNS = Pool(
+    "sign",
+    train=(
+        "Open", "Closed", "Exit", "Push", "Pull", "Stop", "Quiet please", "Wet paint", "No parking", "Tickets",
+        "Platform {n}", "Room {n}", "Gate {n}", "Floor {n}", "Bus {n}", "Way out", "Lost and found", "Fresh fish",
+        "Library", "Museum", "Please knock", "Mind the step", "Bicycles only", "Staff only", "Car park {n}",
+        "Coffee and cake", "Ring the bell", "Back in {n} minutes", "Keep left", "Post office",
+    ),
+    reserved=(
+        "Enter", "Taxi {n}", "Berth {n}", "Hall {n}", "Garden centre", "Night bell", "Slow down", "Hot soup",
+        "Keep the door shut", "Meet here", "Locker {n}", "Repairs while you wait",
+    ),
+    strict=True,
+)  # fmt: skip
+"""`{n}` becomes a number."""
+
+VERBS = Pool(
+    "verb",
+    train=("painted", "carried", "found", "sold", "repaired", "counted", "borrowed", "photographed", "sketched"),
+    reserved=("polished", "wrapped", "weighed", "hid"),
+    strict=True,
+)
+THINGS = Pool(
+    "thing",
+    train=_words("lantern kettle ladder violin basket compass blanket bicycle teapot hammer mirror window"),
+    reserved=_words("anchor barrel cradle drum easel"),
+    strict=True,
+)
+
+
+@functools.cache
+def font_files() -> dict[str, Path]:
+    """Face name -> file, for every face in `FACES`. Raises ManifestError when a family is not installed."""
+    found: dict[str, str] = {}
+    for group in ("fonts_ttf", "fonts_otf"):  # one family ships outlines of the other kind only
+        for entry in importlib.metadata.entry_points(group=group):
+            if entry.dist is not None and entry.dist.name.replace("_", "-").removeprefix("font-") in FACES:
+                found = dict(entry.load()) | found
+    for family, faces in FACES.items():
+        missing = [face for face in faces if face not in found]
+        if missing:
+            raise ManifestError(
+                f"scenes draw text in {family}, but no installed package brings its face {missing[0]}",
+                where="fonts",
+                fix=f"pip install font-{family} (the version in constraints.txt)",
+            )
+    return {face: Path(found[face]) for faces in FACES.values() for face in faces}
+
+
+@functools.lru_cache(maxsize=256)
+def font(face: str, size_px: int) -> ImageFont.FreeTypeFont:
+    # Basic layout: complex shaping would depend on a library that some Pillow builds leave out.
+    return ImageFont.truetype(str(font_files()[face]), size_px, layout_engine=ImageFont.Layout.BASIC)

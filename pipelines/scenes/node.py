@@ -1,0 +1,88 @@
+"""The node `scenes`: a seeded folder of ordinary media files with JSON lines that say exactly what is on them.
+
+Nothing comes before it; `pipelines/ingest/scenes.py` comes after. docs/scenes.md describes categories and files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import field
+from importlib.metadata import version
+from typing import ClassVar, Literal
+
+from manifests.load import schema
+from manifests.records import canonical_json, digest
+from pipelines.node import Inputs, Place, ProductKind, Survey, Task, Unit
+from pipelines.scenes.damage import DAMAGES
+from pipelines.scenes.entities import font_files
+from pipelines.scenes.split import SPLITS, Split
+from pipelines.scenes.write import CATEGORIES, DAMAGED, Piece, write
+
+UNIT_SCENES = 250
+"""So many scenes share a folder and a unit of work: about a second of it."""
+
+TRAIN = {
+    "caption": 5000, "question": 160, "grounding": 100, "reading": 200, "table": 50, "chart": 80, "dial": 200,
+    "maze": 40, "geometry": 60, "story": 30, "clip": 50,
+}  # fmt: skip
+HELD_OUT = {
+    "caption": 640, "question": 20, "grounding": 10, "reading": 40, "table": 10, "chart": 20, "dial": 40,
+    "maze": 10, "geometry": 20, "story": 10, "clip": 10,
+}  # fmt: skip
+
+
+@schema
+class Scenes:
+    """About 6,900 media. Splits share no layout, and held-out scenes bring what training never shows."""
+
+    PRODUCT: ClassVar[ProductKind] = "folder"
+    READS: ClassVar[frozenset[str]] = frozenset()
+    VERSION: ClassVar[int] = 1
+    PLACES: ClassVar[frozenset[str]] = frozenset()
+    ALONE: ClassVar[bool] = False
+
+    kind: Literal["scenes"]
+    seed: int = 0
+    train: dict[str, int] = field(default_factory=lambda: dict(TRAIN))
+    """Scenes per category; categories that are not named are not drawn."""
+    held_out: dict[str, int] = field(default_factory=lambda: dict(HELD_OUT))
+    damaged: int = len(DAMAGES)
+    """Records that are broken on purpose; the kinds take turns."""
+
+    def __post_init__(self) -> None:
+        for counts in (self.train, self.held_out):
+            unknown = sorted(set(counts) - set(CATEGORIES))
+            if unknown:
+                raise ValueError(f"no category {unknown[0]!r}; there are {', '.join(CATEGORIES)}")
+        if min(0, self.damaged, *self.train.values(), *self.held_out.values()) < 0:
+            raise ValueError("counts of scenes are at least 0")
+
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def survey(self, name: str, inputs: Inputs) -> Survey:
+        """Raises ManifestError when a type family is not installed."""
+        fonts = {face: hashlib.sha256(file.read_bytes()).hexdigest() for face, file in font_files().items()}
+        facts = {"pillow": version("pillow"), "av": version("av"), "fonts": digest(canonical_json(fonts))}
+        return Survey(tuple(self._units()), facts)
+
+    def _units(self) -> Iterator[Unit]:
+        wanted: list[tuple[Split, str, int]] = [
+            (split, category, counts.get(category, 0))
+            for split, counts in zip(SPLITS, (self.train, self.held_out), strict=True)
+            for category in CATEGORIES
+        ]
+        for split, category, count in [*wanted, ("train", DAMAGED, self.damaged)]:
+            for start in range(0, count, UNIT_SCENES):
+                stop = min(count, start + UNIT_SCENES)
+                piece = Piece(split, category, start, stop)
+                yield Unit(
+                    f"{split}-{category}-{start:06d}", digest(canonical_json([split, category, start, stop])), piece
+                )
+
+    def make(self, task: Task, place: Place) -> list[str]:
+        piece: Piece = task.unit.data
+        folder = place.folder / piece.path
+        write(self.seed, piece, folder)
+        return sorted(file.relative_to(place.run).as_posix() for file in folder.iterdir())
