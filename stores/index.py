@@ -4,7 +4,7 @@
 that none of them reads a payload. Two digests: the *file* digest names the parquet file; the *logical* digest is taken
 over names, types and values, so that another parquet writer gives the same content root.
 
-Columns whose name has a dot (`line.at`, `ids.bytes`) say where the bytes of a record lie; they are no facts about it.
+Columns whose name has a dot (`line.at`, `ids.bytes`) say where the bytes of a record lie.
 """
 
 from __future__ import annotations
@@ -38,6 +38,16 @@ MEDIA = pa.schema(
         ("length", pa.int64()),
     ]
 )
+
+
+def path(name: str, digest: str) -> str:
+    """Of a table's parquet file in its store."""
+    return f"index/{digest}.{name}.parquet"
+
+
+def is_fact(column: str) -> bool:
+    """Whether a column of the core table says something about the record, rather than where its bytes are."""
+    return "." not in column and column != "crc32"
 
 
 def media_row(record: int, media: Media, place: int, location: tuple[str | None, int, int]) -> dict[str, Any]:
@@ -74,6 +84,11 @@ def media_of(row: Mapping[str, Any], shard: str) -> Media:
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema)
+
+
+def constant(word: str, count: int) -> pa.Array:
+    """The same word `count` times."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([word]))
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -25,11 +23,8 @@ from manifests.records import Json, Location
 from stores import index
 from stores.filesystem import Files, open_files
 from stores.kinds import KINDS
-from stores.layout import checksum, read_ranges
+from stores.reading import ShardIndex, ShardReader, read_whole
 from stores.roots import Parent, Receipt, Root, ShardEntry, read_list, read_root
-
-OPEN_INDEXES = 256
-"""Shard indexes that a snapshot keeps at hand; beyond, the one used longest ago is read again when needed."""
 
 DECIDED = ("keep", "reason", "score")
 """Columns that a chain of views answers together: the first view that drops a record says why."""
@@ -84,7 +79,7 @@ class Snapshot:
     def __init__(self, files: Files, name: str, root: Root) -> None:
         self.files, self.name, self.root = files, name, root
         self._lists: dict[int, list[Receipt]] = {}
-        self._indexes: OrderedDict[str, _Index] = OrderedDict()
+        self._reader = ShardReader(files, root.kind, name)
         self._homes: dict[str, Snapshot] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -190,7 +185,7 @@ class Snapshot:
             part = self._shard_table(ref.shard, columns)
             words = {"unit": ref.unit, "shard": ref.shard}
             for name in words if columns is None else [name for name in words if name in columns]:
-                part = part.append_column(name, _constant(words[name], ref.records))
+                part = part.append_column(name, index.constant(words[name], ref.records))
             parts.append(part)
         table = pa.concat_tables(parts, promote_options="default") if parts else self._empty()
         if columns is not None:
@@ -223,7 +218,7 @@ class Snapshot:
         rows = []
         for receipt in self.receipts:
             if receipt.quarantine is not None:
-                data = self._whole(f"quarantine/{receipt.quarantine}.jsonl", receipt.quarantine)
+                data = read_whole(self.files, f"quarantine/{receipt.quarantine}.jsonl", receipt.quarantine)
                 rows += [{"unit": receipt.unit} | json.loads(line) for line in data.splitlines()]
         return pa.Table.from_pylist(
             rows, pa.schema([(n, pa.string()) for n in ("unit", "locator", "reason", "message")])
@@ -234,7 +229,8 @@ class Snapshot:
     def record(self, ordinal: int) -> Any:
         """The record at that place in store order, its media located and without payload."""
         ref = self.shard_of(ordinal)
-        return self.base._record(ref.shard, ordinal - ref.first)
+        base = self.base
+        return base._reader.record(base._index(ref.shard), ordinal - ref.first)
 
     def records(self, start: int = 0, stop: int | None = None, keep_only: bool = True) -> Iterator[Any]:
         """Records from ordinal `start` up to `stop`, without those that a view dropped unless `keep_only` is False."""
@@ -263,7 +259,7 @@ class Snapshot:
                 where=f"{self.name}/shards/{location.shard}.tar",
                 fix="put the parent stores back where they were",
             )
-        return home._read_medium(location)
+        return home._reader.medium(home._index(location.shard), location)
 
     # ------------------------------------------------------------------ below: one shard
 
@@ -281,39 +277,16 @@ class Snapshot:
     def _list(self, number: int) -> list[Receipt]:
         if number not in self._lists:
             listed = self.root.lists[number]
-            self._lists[number] = read_list(self._whole(f"lists/{listed.digest}.json", listed.digest))
+            self._lists[number] = read_list(read_whole(self.files, f"lists/{listed.digest}.json", listed.digest))
         return self._lists[number]
 
-    def _whole(self, path: str, expected: str) -> bytes:
-        """A content-named file, all of it. Raises StoreError where it is missing or not what its name says."""
-        where = f"{self.url}/{path}"
-        try:
-            data = self.files.read(path)
-        except FileNotFoundError:
-            raise StoreError("a file of this snapshot is missing", where=where, fix="restore it from a copy") from None
-        if sha256(data).hexdigest() != expected:
-            raise StoreError(
-                "the file's bytes are not those that were committed", where=where, fix="restore it from a copy"
-            )
-        return data
-
-    def _index(self, shard: str) -> _Index:
-        found = self._indexes.get(shard)
-        if found is None:
-            files = self._entries[shard].files
-            tables = {
-                name: index.from_parquet(self._whole(f"index/{file}.{name}.parquet", file))
-                for name, file in files.items()
-            }
-            found = self._indexes[shard] = _Index(shard, tables["core"], tables.get("media"))
-            while len(self._indexes) > OPEN_INDEXES:
-                self._indexes.popitem(last=False)
-        return found
+    def _index(self, shard: str) -> ShardIndex:
+        return self._reader.index(shard, self._entries[shard].files)
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
         """Facts and `keep` of one shard's records; of `columns` at least those that exist."""
         core = self._index(shard).core
-        names = [name for name in core.column_names if "." not in name and name != "crc32"]
+        names = [name for name in core.column_names if index.is_fact(name)]
         facts = index.in_hex(core.select(names if columns is None else [name for name in names if name in columns]))
         return facts.append_column("keep", pa.array(np.ones(core.num_rows, bool)))
 
@@ -331,38 +304,6 @@ class Snapshot:
                 where=f"{self.name} ({self.kind})",
                 fix=f"one of {', '.join(there)}",
             )
-
-    def _record(self, shard: str, row: int) -> Any:
-        known = self._index(shard)
-        ranges = read_ranges(known.places, row)
-        parts = {name: self._bytes(shard, at, length, row) for name, (at, length) in ranges.items()}
-        if checksum(list(parts.values())) != int(known.places["crc32"][row]):
-            raise self._damaged(shard, row, "its bytes changed since they were written")
-        line = json.loads(parts.pop("line"))
-        return KINDS[self.kind].decode(line, parts, known.media_of(row))
-
-    def _read_medium(self, location: Location) -> bytes:
-        known = self._index(location.shard)
-        row, expected = known.medium_at(location)
-        if expected is None:
-            raise self._damaged(location.shard, row, f"no medium of {location.length} bytes at {location.offset}")
-        data = self._bytes(location.shard, location.offset, location.length, row)
-        if sha256(data).digest() != expected:
-            raise self._damaged(location.shard, row, f"the bytes of medium {expected.hex()[:16]} changed")
-        return data
-
-    def _bytes(self, shard: str, offset: int, length: int, row: int) -> bytes:
-        try:
-            data = self.files.read_range(f"shards/{shard}.tar", offset, length)
-        except FileNotFoundError:
-            raise self._damaged(shard, row, "the shard is missing") from None
-        if len(data) != length:
-            raise self._damaged(shard, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
-        return data
-
-    def _damaged(self, shard: str, row: int, what: str) -> StoreError:
-        where = f"{self.name}/shards/{shard}.tar[{row}]"
-        return StoreError(what, where=where, fix="restore the shard from a copy, or run the node that made it again")
 
     def _home(self, shard: str) -> Snapshot | None:
         """The snapshot that holds a shard: this one, or one that it was made from."""
@@ -426,11 +367,7 @@ class ViewSnapshot(Snapshot):
         return ordinals[(ordinals >= start) & (ordinals < stop)]
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
-        entry = self._entries[shard]
-        own = self._own.get(shard)
-        if own is None:
-            path = f"index/{entry.files['columns']}.columns.parquet"
-            own = self._own[shard] = index.from_parquet(self._whole(path, entry.files["columns"]))
+        own = self._reader.table("columns", self._entries[shard].files["columns"])
         below = self._over._shard_table(shard, columns)
         kept = below.column("keep")
         for name in own.column_names:
@@ -449,51 +386,3 @@ class ViewSnapshot(Snapshot):
             else:
                 below = below.append_column(name, column)
         return below
-
-    @cached_property
-    def _own(self) -> dict[str, pa.Table]:
-        return {}
-
-
-class _Index:
-    """The index of one shard, in the form that reading single records wants."""
-
-    def __init__(self, shard: str, core: pa.Table, media: pa.Table | None) -> None:
-        self.shard, self.core, self.media = shard, core, media
-        self.places: Mapping[str, np.ndarray] = {
-            name: core.column(name).to_numpy() for name in core.column_names if "." in name or name == "crc32"
-        }
-
-    @cached_property
-    def _records(self) -> np.ndarray:
-        """(M,) int64, ascending: the row of each medium's record."""
-        return np.zeros(0, np.int64) if self.media is None else self.media.column("record").to_numpy()
-
-    @cached_property
-    def _digests(self) -> Mapping[tuple[int, int], tuple[int, bytes]]:
-        """(offset, length) of each medium in this shard -> first record that holds it, digest."""
-        if self.media is None:
-            return {}
-        names = ("offset", "length", "record", "digest", "shard")
-        rows = zip(*(self.media.column(name).to_pylist() for name in names), strict=True)
-        found: dict[tuple[int, int], tuple[int, bytes]] = {}
-        for offset, length, record, digest, shard in rows:
-            if shard is None:
-                found.setdefault((offset, length), (record, digest))
-        return found
-
-    def media_of(self, row: int) -> list[Any]:
-        if self.media is None:
-            return []
-        first, stop = np.searchsorted(self._records, [row, row + 1]).tolist()
-        if first == stop:
-            return []
-        return [index.media_of(told, self.shard) for told in self.media.slice(first, stop - first).to_pylist()]
-
-    def medium_at(self, location: Location) -> tuple[int, bytes | None]:
-        """(row of a record that holds it, its digest), or (0, None) where there is none."""
-        return self._digests.get((location.offset, location.length), (0, None))
-
-
-def _constant(word: str, count: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([word]))

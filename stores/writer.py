@@ -124,11 +124,13 @@ class UnitWriter:
         for name, table in tables.items():
             data = index.to_parquet(table)
             files[name] = sha256(data).hexdigest()
-            publish_bytes(self._files, data, f"index/{files[name]}.{name}.parquet")
+            publish_bytes(self._files, data, index.path(name, files[name]))
         return files
 
 
 def _is_count(field: pa.Field) -> bool:
     return (
-        pa.types.is_signed_integer(field.type) and "." not in field.name and field.name not in ("block", "first_pack")
+        pa.types.is_signed_integer(field.type)
+        and index.is_fact(field.name)
+        and field.name not in ("block", "first_pack")
     )

@@ -1,0 +1,133 @@
+"""Committed bytes of one store: whole content-named files, single records, single media; all compared with a digest.
+
+`snapshot.py` says which shard; here is how one of them is read. A record costs one range per array and no scan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.errors import StoreError
+from manifests.records import Location, Media
+from stores import index
+from stores.filesystem import Files
+from stores.kinds import KINDS
+from stores.layout import checksum, read_ranges
+
+OPEN_INDEXES = 256
+"""Shard indexes kept at hand; beyond, the one that was opened first is read again when needed."""
+
+
+def read_whole(files: Files, path: str, digest: str) -> bytes:
+    """A content-named file. Raises StoreError where it is missing or not what its name says."""
+    where = f"{files.url}/{path}"
+    try:
+        data = files.read(path)
+    except FileNotFoundError:
+        raise StoreError("a file of this snapshot is missing", where=where, fix="restore it from a copy") from None
+    if sha256(data).hexdigest() != digest:
+        raise StoreError("its bytes are not those that were committed", where=where, fix="restore it from a copy")
+    return data
+
+
+class ShardIndex:
+    """The index of one shard, in the form that reading single records wants."""
+
+    def __init__(self, shard: str, core: pa.Table, media: pa.Table | None) -> None:
+        self.shard, self.core, self.media = shard, core, media
+        self.places: Mapping[str, np.ndarray] = {
+            name: core.column(name).to_numpy() for name in core.column_names if not index.is_fact(name)
+        }
+
+    def media_of(self, row: int) -> list[Media]:
+        if self.media is None:
+            return []
+        first, stop = np.searchsorted(self._records, [row, row + 1]).tolist()
+        if first == stop:
+            return []
+        return [index.media_of(told, self.shard) for told in self.media.slice(first, stop - first).to_pylist()]
+
+    def medium_at(self, location: Location) -> tuple[int, bytes | None]:
+        """(row of the first record that holds it, its digest), or (0, None) where there is no such medium."""
+        return self._stored.get((location.offset, location.length), (0, None))
+
+    @cached_property
+    def _records(self) -> np.ndarray:
+        """(M,) int64, ascending: the row of each medium's record."""
+        return self.media.column("record").to_numpy()
+
+    @cached_property
+    def _stored(self) -> Mapping[tuple[int, int], tuple[int, bytes]]:
+        """Media in this shard, by offset and length."""
+        if self.media is None:
+            return {}
+        names = ("offset", "length", "record", "digest", "shard")
+        rows = zip(*(self.media.column(name).to_pylist() for name in names), strict=True)
+        found: dict[tuple[int, int], tuple[int, bytes]] = {}
+        for offset, length, record, digest, shard in rows:
+            if shard is None:
+                found.setdefault((offset, length), (record, digest))
+        return found
+
+
+class ShardReader:
+    """Reads the shards of one store."""
+
+    def __init__(self, files: Files, kind: str, name: str) -> None:
+        self._files, self._kind, self._name = files, kind, name
+        self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
+
+    def index(self, shard: str, tables: Mapping[str, str]) -> ShardIndex:
+        """Args: `tables` gives the digest of each table's parquet file."""
+        found = self._indexes.get(shard)
+        if found is None:
+            read = {name: self.table(name, digest) for name, digest in tables.items()}
+            found = self._indexes[shard] = ShardIndex(shard, read["core"], read.get("media"))
+            while len(self._indexes) > OPEN_INDEXES:
+                self._indexes.popitem(last=False)
+        return found
+
+    def table(self, name: str, digest: str) -> pa.Table:
+        return index.from_parquet(read_whole(self._files, index.path(name, digest), digest))
+
+    def record(self, known: ShardIndex, row: int) -> Any:
+        """Raises StoreError where a byte of it changed."""
+        parts = {
+            name: self._range(known.shard, at, length, row)
+            for name, (at, length) in read_ranges(known.places, row).items()
+        }
+        if checksum(list(parts.values())) != int(known.places["crc32"][row]):
+            raise self.damaged(known.shard, row, "its bytes changed since they were written")
+        line = json.loads(parts.pop("line"))
+        return KINDS[self._kind].decode(line, parts, known.media_of(row))
+
+    def medium(self, known: ShardIndex, location: Location) -> bytes:
+        """Raises StoreError where no medium lies there or a byte of it changed."""
+        row, digest = known.medium_at(location)
+        if digest is None:
+            raise self.damaged(known.shard, row, f"no medium of {location.length} bytes at {location.offset}")
+        data = self._range(known.shard, location.offset, location.length, row)
+        if sha256(data).digest() != digest:
+            raise self.damaged(known.shard, row, f"the bytes of medium {digest.hex()[:16]} changed")
+        return data
+
+    def damaged(self, shard: str, row: int, what: str) -> StoreError:
+        where = f"{self._name}/shards/{shard}.tar[{row}]"
+        return StoreError(what, where=where, fix="restore the shard from a copy, or run the node that made it again")
+
+    def _range(self, shard: str, offset: int, length: int, row: int) -> bytes:
+        try:
+            data = self._files.read_range(f"shards/{shard}.tar", offset, length)
+        except FileNotFoundError:
+            raise self.damaged(shard, row, "the shard is missing") from None
+        if len(data) != length:
+            raise self.damaged(shard, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
+        return data
