@@ -1,0 +1,239 @@
+"""What the artefacts of a run say, as plain values: `terminal.py` prints them, `site.py` draws them.
+
+Everything comes from snapshots, receipts and run logs. Counts are taken from index tables; no payload is read here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from manifests import runlog
+from manifests.errors import StoreError
+from manifests.records import Json, Pack
+from stores.store import Snapshot, Store
+from tokenization.vocabulary import Vocabulary
+
+SUMMED = ("characters", "tokens", "slots", "loss_tokens", "segments", "images", "videos")
+"""Facts of an index that add up."""
+
+WINDOWS = 64
+
+
+def newest(url: str) -> Snapshot:
+    """Raises StoreError for a store without a commit."""
+    snapshot = Store.open(url).head()
+    if snapshot is None:
+        raise StoreError("nothing is committed here yet", where=url, fix="run the node that fills it")
+    return snapshot
+
+
+def stores(run: Path) -> dict[str, Snapshot]:
+    """The committed stores of a run by node name, in the order in which their nodes first ran."""
+    order = {str(row["node"]): i for i, row in reversed(list(enumerate(runlog.read(run / "log.jsonl", "node_start"))))}
+    found = {}
+    for folder in sorted(run.iterdir(), key=lambda folder: (order.get(folder.name, len(order)), folder.name)):
+        if (folder / "store.json").is_file():
+            snapshot = Store.open(str(folder)).head()
+            if snapshot is not None:
+                found[folder.name] = snapshot
+    return found
+
+
+def of_kind(found: dict[str, Snapshot], kind: str) -> Snapshot | None:
+    """The last store of a kind in a run."""
+    return next((snapshot for snapshot in reversed(found.values()) if snapshot.kind == kind), None)
+
+
+def read_json(file: Path) -> Json:
+    """None where there is no such file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def trained(run: Path) -> Path | None:
+    """The folder that a train node filled."""
+    return next((file.parent for file in sorted(run.glob("*/metrics.jsonl"))), None)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records of one source and domain."""
+
+    source: str
+    domain: str
+    records: int
+    kept: int
+    sums: dict[str, int]
+    """Over the kept ones, of SUMMED."""
+
+
+def groups(snapshot: Snapshot) -> list[Group]:
+    """By source and domain, for kinds whose records have them."""
+    table = snapshot.table()
+    if "domain" not in table.column_names or not table.num_rows:
+        return []
+    columns = {name: table[name].to_pylist() for name in ("source", "domain", "keep")}
+    sums = {name: table[name].to_numpy() for name in SUMMED if name in table.column_names}
+    rows: dict[tuple[str, str], list[int]] = {}
+    for i, key in enumerate(zip(columns["source"], columns["domain"], strict=True)):
+        rows.setdefault(key, []).append(i)
+    keep = np.array(columns["keep"], bool)
+    found = []
+    for (source, domain), places in sorted(rows.items()):
+        kept = np.array(places)[keep[places]]
+        counted = {name: int(values[kept].sum()) for name, values in sums.items()}
+        found.append(Group(source, domain, len(places), len(kept), counted))
+    return found
+
+
+def drops(snapshot: Snapshot) -> dict[str, int]:
+    """Records that views dropped, by reason, most frequent first."""
+    if snapshot.kind != "view":
+        return {}
+    table = snapshot.table(["keep", "reason"])
+    pairs = zip(table["keep"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    return dict(Counter(str(reason) for keep, reason in pairs if not keep).most_common())
+
+
+def drops_below(view: Snapshot) -> dict[str, int]:
+    """The same for the snapshot that a view looks at."""
+    below = view.parents[0]
+    return drops(Store.open(below.url).snapshot(below.number))
+
+
+def quarantined(snapshot: Snapshot) -> dict[str, int]:
+    """What could not become a record, by reason, most frequent first."""
+    return dict(Counter(snapshot.quarantined()["reason"].to_pylist()).most_common())
+
+
+def media(snapshot: Snapshot) -> dict[str, tuple[int, int, int]]:
+    """Format -> (times used, distinct, bytes of the distinct ones)."""
+    if snapshot.kind == "plan":
+        return {}
+    table = snapshot.media_table().select(["digest", "format", "length"])
+    used: Counter[str] = Counter()
+    distinct: dict[bytes, tuple[str, int]] = {}
+    for row in table.to_pylist():
+        used[row["format"]] += 1
+        distinct[row["digest"]] = (row["format"], row["length"])
+    return {
+        name: (
+            count,
+            sum(1 for kind, _ in distinct.values() if kind == name),
+            sum(size for kind, size in distinct.values() if kind == name),
+        )
+        for name, count in sorted(used.items())
+    }
+
+
+def scores(snapshot: Snapshot) -> dict[str, tuple[float, float, float]]:
+    """Columns of numbers that views added: name -> (lowest, median, highest)."""
+    if snapshot.kind != "view":
+        return {}
+    facts = set(snapshot.base.table().column_names) if snapshot.base.shards else set()
+    table = snapshot.table()
+    found = {}
+    for name in table.column_names:
+        if name not in facts and pa.types.is_floating(table[name].type):
+            values = table[name].drop_null().to_numpy()
+            values = values[np.isfinite(values)]
+            if len(values):
+                found[name] = (float(values.min()), float(np.median(values)), float(values.max()))
+    return found
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The vision share of a packs store, recounted from its index, window by window."""
+
+    until_tokens: list[int]
+    share: list[float]
+    running: list[float]
+    """Over everything up to the end of the window."""
+    tokens: int
+    slots: int
+    loss_tokens: int
+    fill: float
+
+
+def shares(packs: Snapshot) -> Shares:
+    table = packs.table(["tokens", "slots", "loss_tokens"])
+    tokens, slots = (table[name].to_numpy() for name in ("tokens", "slots"))
+    pieces = min(WINDOWS, len(tokens))
+    bounds = [len(tokens) * k // pieces for k in range(pieces + 1)] if pieces else [0]
+    ends, given = (np.concatenate([[0], np.cumsum(values)])[bounds] for values in (tokens, slots))
+    room = len(tokens) * int(packs.meta["max_pack_tokens"])
+    return Shares(
+        until_tokens=ends[1:].tolist(),
+        share=(np.diff(given) / np.diff(ends)).tolist(),
+        running=(given[1:] / ends[1:]).tolist(),
+        tokens=int(tokens.sum()),
+        slots=int(slots.sum()),
+        loss_tokens=int(table["loss_tokens"].to_numpy().sum()),
+        fill=float(tokens.sum() / room) if room else 0.0,
+    )
+
+
+def readable(ids: np.ndarray, vocabulary: Vocabulary) -> str:
+    """Ids as text for people: a run of slots is told by its length, everything else is decoded."""
+    pads = ids == vocabulary.media_pad_id
+    edges = [0, *(np.flatnonzero(np.diff(pads)) + 1).tolist(), len(ids)]
+    pieces = []
+    for start, stop in pairwise(edges):
+        if stop > start:
+            pieces.append(f"[{stop - start} slots]" if pads[start] else vocabulary.decode(ids[start:stop]))
+    return "".join(pieces)
+
+
+def segments(pack: Pack) -> Iterator[tuple[int, int, str, str, list[tuple[int, int]]]]:
+    """(first position, length, source, sample, [(first slot, slots)]) of each segment of a pack."""
+    runs = [(item.slot, item.grid[1] * item.grid[2] // 4) for packed in pack.media for item in packed.items]
+    at = 0
+    for segment in pack.segments:
+        inside = [run for run in runs if at <= run[0] < at + segment.length]
+        yield at, segment.length, segment.source, segment.sample, inside
+        at += segment.length
+
+
+def vocabulary_of(snapshot: Snapshot) -> Vocabulary:
+    """The shipped vocabulary. Raises StoreError where the store was made with another one."""
+    vocabulary = Vocabulary.load()
+    made_with = snapshot.meta.get("vocabulary", vocabulary.digest)
+    if made_with != vocabulary.digest:
+        raise StoreError(
+            f"was made with vocabulary {made_with[:12]}, the shipped one is {vocabulary.digest[:12]}",
+            where=snapshot.url,
+        )
+    return vocabulary
+
+
+def steps(folder: Path) -> list[dict[str, Json]]:
+    """The steps of a training run, in order, each once."""
+    found = {row["step"]: row for row in runlog.read(folder / "metrics.jsonl", "step")}
+    return [found[step] for step in sorted(found)]
+
+
+def find(snapshot: Snapshot, wanted: str) -> int:
+    """Ordinal of a record, given as ordinal or as (the beginning of) its id. Raises StoreError."""
+    if wanted.isdigit() and len(wanted) < 10:
+        return int(wanted)
+    table = snapshot.table()
+    if "id" in table.column_names:
+        for ordinal, value in enumerate(table["id"].to_pylist()):
+            if value.hex().startswith(wanted):
+                return ordinal
+    raise StoreError(f"there is no record {wanted!r}", where=snapshot.url, fix="give an ordinal or an id")
+
+
+def examples(values: Sequence[Json], count: int) -> list[Json]:
+    """Evenly spread over a sequence, the first and the last among them."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]

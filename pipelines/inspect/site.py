@@ -1,0 +1,203 @@
+"""`report.html`: one self-contained page about a whole run, for people who would rather look than read.
+
+Reads the stores, receipts and logs of a run; pictures are drawn by `panels.py`.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from pathlib import Path
+
+import numpy as np
+
+from manifests import runlog
+from manifests.geometry import MediaLimits, fit
+from manifests.records import Document, Json, Media, Pack, Text
+from pipelines.inspect import artefacts, panels
+from pipelines.inspect.panels import Series, Stretch
+from stores.image import decode_rgb, resize
+from stores.store import Snapshot
+
+PICTURES = 12
+PACKS = 6
+
+
+def write(run: Path, file: Path) -> None:
+    """Write the page about `run` to `file`, whole or not at all. Parts that a run has not reached are left out."""
+    stores = artefacts.stores(run)
+    body = [_tiles(run, stores), _nodes(run)]
+    documents = next((s for s in stores.values() if s.kind == "documents" and s.counts.get("images", 0)), None)
+    packs = artefacts.of_kind(stores, "packs")
+    if documents is not None and packs is not None:
+        body.append(_pictures(documents, MediaLimits(**packs.meta["limits"])))
+    if packs is not None:
+        body += [_pack_bars(packs), _shares(packs)]
+    training = artefacts.trained(run)
+    if training is not None:
+        body += [_losses(training), *_evaluation(training)]
+    body.append(_drops(stores))
+    aside = file.with_name(f".{file.name}")
+    aside.write_text(
+        panels.page(run.name, "what went in, in which order it was seen, and what came of it", body), "utf-8"
+    )
+    os.replace(aside, file)
+
+
+def _tiles(run: Path, stores: dict[str, Snapshot]) -> str:
+    values = {}
+    documents = [s for s in stores.values() if s.kind == "documents"]
+    values["documents"] = f"{sum(s.counts['records'] for s in documents):,}"
+    values["images and videos"] = f"{sum(s.counts.get('images', 0) + s.counts.get('videos', 0) for s in documents):,}"
+    packs = artefacts.of_kind(stores, "packs")
+    if packs is not None:
+        counted = artefacts.shares(packs)
+        values["tokens in packs"] = f"{counted.tokens:,}"
+        values["vision share"] = f"{counted.slots / counted.tokens:.4f}"
+        values["fill"] = f"{counted.fill:.2%}"
+    training = artefacts.trained(run)
+    rows = artefacts.steps(training) if training is not None else []
+    if rows:
+        values["loss, first to last 20 steps"] = f"{_mean(rows[:20]):.2f} to {_mean(rows[-20:]):.2f}"
+    return panels.tiles(values)
+
+
+def _mean(rows: list[dict[str, Json]]) -> float:
+    return float(np.mean([row["loss"] for row in rows]))
+
+
+def _nodes(run: Path) -> str:
+    done: dict[str, dict[str, Json]] = {}
+    for row in runlog.read(run / "log.jsonl"):
+        if row["event"] == "node_commit" or (row["event"] == "node_skip" and row["node"] not in done):
+            done[row["node"]] = row
+    rows = [
+        (
+            name,
+            str(row["kind"]),
+            int(row.get("kept", 0)),
+            int(sum(row.get("dropped", {}).values())),
+            int(sum(row.get("quarantined", {}).values())),
+            float(row["seconds"]),
+            str(row["digest"])[:16],
+        )
+        for name, row in done.items()
+    ]
+    header = ("node", "kind", "kept", "dropped", "quarantined", "seconds", "content")
+    return panels.section("The path", "every node, what it kept and what it cost", panels.table(header, rows))
+
+
+def _pictures(documents: Snapshot, limits: MediaLimits) -> str:
+    """Some images as the encoder gets them, spread over the store's domains."""
+    figures = []
+    table = documents.table(["images", "domain"])
+    holders: dict[str, list[int]] = {}
+    for ordinal, (images, domain) in enumerate(zip(*(table[n].to_pylist() for n in table.column_names), strict=True)):
+        if images:
+            holders.setdefault(domain, []).append(ordinal)
+    each = max(1, PICTURES // max(1, len(holders)))
+    for _, places in sorted(holders.items()):
+        for ordinal in artefacts.examples(places, each):
+            document: Document = documents.record(ordinal)
+            medium = next(part for part in document.parts if isinstance(part, Media) and part.kind == "image")
+            figures.append(_picture(documents, document, medium, limits))
+    lead = "images under the plan's limits: 14-px patches, 2x2 of them to a slot (strong lines), black is padding"
+    return panels.section("What the encoder sees", lead, f'<div class="figures">{"".join(figures)}</div>')
+
+
+def _picture(documents: Snapshot, document: Document, medium: Media, limits: MediaLimits) -> str:
+    assert medium.location is not None, "records of a store are located"
+    place = fit(medium.width_px, medium.height_px, limits.max_image_patches)
+    rgb = resize(decode_rgb(documents.read(medium.location)), place.width_px, place.height_px)
+    text = " ".join(part.text for part in document.parts if isinstance(part, Text))
+    caption = f"{medium.width_px}x{medium.height_px} {medium.format}, {place.slots} slots. {text}"
+    return panels.picture(rgb, place, caption if len(caption) <= 170 else caption[:167] + "...")
+
+
+def _pack_bars(packs: Snapshot) -> str:
+    """A few packs as bars, and one of them word by word."""
+    chosen = artefacts.examples(range(packs.counts["records"]), PACKS)
+    records: list[Pack] = [packs.record(ordinal) for ordinal in chosen]
+    richest = max(records, key=lambda pack: (len(pack.media) > 0, len(pack.segments)))
+    colours = panels.palette([segment.source for pack in records for segment in pack.segments])
+    rows = [
+        [
+            Stretch(f"{source} {sample[:8]}", source, at, length, runs)
+            for at, length, source, sample, runs in artefacts.segments(pack)
+        ]
+        for pack in records
+    ]
+    bars = panels.pack_rows(rows, len(records[0].ids), colours)
+    vocabulary = artefacts.vocabulary_of(packs)
+    words = [
+        (at, length, source, artefacts.readable(richest.ids[at : at + length], vocabulary)[:150])
+        for at, length, source, _, _ in list(artefacts.segments(richest))[:12]
+    ]
+    title = html.escape(f"Pack {chosen[records.index(richest)]}, its first segments")
+    table = panels.table(("at", "tokens", "source", "text"), words)
+    lead = f"packs of {len(records[0].ids):,} tokens; attention stays inside a segment, its positions begin at 0"
+    return panels.section("Packs", lead, bars, f"<p>{title}</p>", table)
+
+
+def _shares(packs: Snapshot) -> str:
+    counted = artefacts.shares(packs)
+    schedule = float(packs.meta["vision_share"]["constant"])
+    chart = panels.line_chart(
+        [
+            Series("so far", counted.until_tokens, counted.running),
+            Series("in the window", counted.until_tokens, counted.share),
+            Series("schedule", [0, counted.tokens], [schedule, schedule], dashed=True),
+        ],
+        "tokens seen",
+        "vision share",
+    )
+    lead = f"slots over non-padding tokens, counted from the packs: {counted.slots:,} of {counted.tokens:,}"
+    return panels.section("Vision share", lead, chart)
+
+
+def _losses(training: Path) -> str:
+    rows = artefacts.steps(training)
+    series = []
+    for name, key in (("all", "loss"), ("text", "loss_text"), ("beside images", "loss_vision")):
+        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+        series.append(Series(name, [x for x, _ in points], [y for _, y in points]))
+    lead = "next-token loss of every global batch, nats per token, off the packs in plan order"
+    return panels.section("Loss", lead, panels.line_chart(series, "step", "loss"))
+
+
+def _evaluation(training: Path) -> list[str]:
+    found = artefacts.read_json(training / "evaluation.json") or {}
+    parts = []
+    held_out = found.get("held_out", {})
+    if held_out:
+        rows = [(domain, float(v["loss"]), int(v["targets"]), int(v["documents"])) for domain, v in held_out.items()]
+        table = panels.table(("domain", "nats per token", "tokens", "documents"), rows)
+        parts.append(panels.section("Held out", "documents that training never saw, by domain", table))
+    seeing = found.get("seeing", {})
+    measured = {name: one for name, one in seeing.get("attributes", {}).items() if one["scenes"]}
+    if measured:
+        bars = [(name, one["difference"], one["low"], one["high"]) for name, one in measured.items()]
+        header = ("attribute", "scenes", "tokens", "own image", "other image", "right, own", "right, other")
+        keys = ("scenes", "tokens", "loss_own", "loss_other", "accuracy_own", "accuracy_other")
+        table = panels.table(header, [(name, *(one[key] for key in keys)) for name, one in measured.items()])
+        lead = (
+            f"{seeing['scenes']} unseen scenes: loss on attribute words with another scene's image minus with the own "
+            f"one, 95 % intervals over scenes. Does it see? {'yes' if seeing['sees'] else 'no'}"
+        )
+        parts.append(panels.section("Does the model see?", lead, panels.intervals(bars, "nats per token"), table))
+    return parts
+
+
+def _drops(stores: dict[str, Snapshot]) -> str:
+    rows = []
+    for name, snapshot in stores.items():
+        rows += [(name, "quarantined", reason, count) for reason, count in artefacts.quarantined(snapshot).items()]
+        if snapshot.kind == "view":
+            below = artefacts.drops_below(snapshot)
+            rows += [
+                (name, "dropped", reason, count - below.get(reason, 0))
+                for reason, count in artefacts.drops(snapshot).items()
+                if count > below.get(reason, 0)
+            ]
+    lead = "nothing disappears: what is broken is set aside with where it came from, what is filtered keeps its reason"
+    return panels.section("What did not go in", lead, panels.table(("node", "how", "reason", "records"), rows))
