@@ -22,7 +22,16 @@ from tokenization.vocabulary import Vocabulary
 EXPANDED_KEPT = 64
 """Expanded samples kept at hand in one unit: pieces of one long document come back often."""
 
-PLAN_FACTS = ("plan", "mixture", "vocabulary", "seed", "max_pack_tokens", "global_batch_packs", "vision_share")
+PLAN_FACTS = (
+    "plan",
+    "mixture",
+    "vocabulary",
+    "seed",
+    "max_pack_tokens",
+    "global_batch_packs",
+    "vision_share",
+    "limits",
+)
 
 Expand = Callable[[int, int], tuple[Sample, Expanded]]
 
