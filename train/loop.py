@@ -92,10 +92,10 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
     identity = {
         "packs": packs.content_root,
         "model": model.digest,
-        "newton_schulz": str(newton_schulz_dtype(stage.optimizer)),
         **{name: str(value) for name, value in (("steps", steps), ("seed", stage.seed), ("threads", stage.threads))},
         **_flat("optimizer", stage.optimizer),
         **_flat("schedule", stage.schedule),
+        "optimizer.newton_schulz": str(newton_schulz_dtype(stage.optimizer)),  # what None stands for on this machine
     }
     with folder.alone(out):
         done = folder.finished(out, identity, judge.identity)
@@ -147,7 +147,7 @@ class Run:
         with self.loader, progress(self.step, self.steps) as show:
             while self.step < self.steps:
                 start = time.perf_counter()
-                report = self.train_step(self.loader.next())
+                report = self.train_step(next(self.loader))
                 self.last = dataclasses.asdict(report)
                 self.log.write("step", **self.last, seconds=round(time.perf_counter() - start, 4))
                 show(report)

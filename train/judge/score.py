@@ -17,7 +17,7 @@ from manifests.records import Pack, Segment
 from model.multimodal import MultimodalModel, real_positions
 from packing.loader import GlobalBatch, MediaBatch
 from packing.navit import CHANNELS, PATCH_PX, Expanded
-from packing.sequence import best_fit_decreasing
+from packing.sequence import fill_packs
 from packing.torch_batches import media_to, rows_to
 
 ROWS_AT_ONCE = 2
@@ -51,7 +51,7 @@ class Score:
 def score(model: MultimodalModel, texts: Sequence[Text], row_tokens: int, pad_id: int) -> list[Score]:
     """Scores in the order of `texts`, each of at most `row_tokens` tokens. Changes nothing in the model."""
     scores: dict[int, Score] = {}
-    rows = best_fit_decreasing([text.tokens for text in texts], row_tokens)
+    rows = fill_packs([text.tokens for text in texts], row_tokens)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         chosen = rows[start : start + ROWS_AT_ONCE]
         losses, hits = _forward(model, [[texts[i] for i in row] for row in chosen], row_tokens, pad_id)
