@@ -5,10 +5,20 @@ To add one, write the class beside its siblings and add its line here.
 
 from __future__ import annotations
 
+from pipelines.build import Pack, Plan, Tokenise
+from pipelines.commands import Report, Train
+from pipelines.curate import DedupExact, Filter
 from pipelines.ingest.folder import IngestFolder
 from pipelines.ingest.stdlib import IngestStdlib
 
 NODES: dict[str, type] = {
     "ingest_folder": IngestFolder,
     "ingest_stdlib": IngestStdlib,
+    "filter": Filter,
+    "dedup_exact": DedupExact,
+    "tokenise": Tokenise,
+    "plan": Plan,
+    "pack": Pack,
+    "train": Train,
+    "report": Report,
 }

@@ -18,7 +18,7 @@ from manifests import load
 from manifests.errors import ManifestError, MillraceError, ResumeError
 from manifests.load import schema
 from manifests.records import Json
-from pipelines.node import Inputs, Place, ProductKind, Survey, Task, Unit
+from pipelines.node import Inputs, Place, Survey, Task, Unit
 from pipelines.tether import tethered
 
 PATIENCE_S = 5.0
@@ -29,7 +29,7 @@ PATIENCE_S = 5.0
 class Train:
     """`millrace train` on the packs of this DAG. Its folder becomes the product."""
 
-    PRODUCT: ClassVar[ProductKind] = "folder"
+    PRODUCT: ClassVar[Literal["folder"]] = "folder"
     READS: ClassVar[frozenset[str]] = frozenset({"packs", "samples"})
     VERSION: ClassVar[int] = 1
     PLACES: ClassVar[frozenset[str]] = frozenset({"manifest"})
@@ -112,7 +112,7 @@ def _run(node: str, command: list[str]) -> None:
 class Report:
     """One self-contained page about the whole run, `report.html` beside its stores."""
 
-    PRODUCT: ClassVar[ProductKind] = "folder"
+    PRODUCT: ClassVar[Literal["folder"]] = "folder"
     READS: ClassVar[frozenset[str]] = frozenset({"documents", "view", "samples", "plan", "packs", "folder"})
     VERSION: ClassVar[int] = 1
     PLACES: ClassVar[frozenset[str]] = frozenset()

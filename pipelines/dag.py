@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union, cast
 
 import pydantic
 
@@ -23,7 +23,10 @@ from manifests.records import canonical_json, digest
 from pipelines.catalogue import NODES
 from pipelines.node import Inputs, Node, Survey, Unit
 
-AnyNode = Annotated[Union[tuple(NODES.values())], pydantic.Field(discriminator="kind")]  # type: ignore[valid-type]  # noqa: UP007
+if TYPE_CHECKING:
+    AnyNode = Node
+else:
+    AnyNode = Annotated[Union[tuple(NODES.values())], pydantic.Field(discriminator="kind")]  # noqa: UP007
 
 RESERVED = frozenset({"receipts", "replaced"})
 """Folders of a run that are not nodes."""
@@ -43,7 +46,7 @@ class Dag:
     """The top of a data manifest."""
 
     name: str
-    nodes: dict[str, AnyNode]  # type: ignore[valid-type]
+    nodes: dict[str, AnyNode]
     tolerance: Tolerance = Tolerance()
 
 
@@ -102,7 +105,7 @@ def _order(manifest: Manifest[Dag]) -> tuple[str, ...]:
             circle = " -> ".join([*path[path.index(name) :], name])
             raise ManifestError(f"nodes read each other in a circle: {circle}", where=manifest.where("nodes", path[-1]))
         path.append(name)
-        for wanted in nodes[name].inputs():
+        for wanted in nodes[name].reads():
             visit(wanted)
         order.append(path.pop())
 
@@ -127,5 +130,5 @@ def unit_names(name: str, node: Node, survey: Survey) -> dict[str, Unit]:
 
 def recipe(name: str, node: Node) -> str:
     """Digest of the node alone: its name, kind, version and parameters. Known before anything ran."""
-    parameters = {key: value for key, value in dataclasses.asdict(node).items() if key not in node.PLACES}
+    parameters = {key: value for key, value in dataclasses.asdict(cast(Any, node)).items() if key not in node.PLACES}
     return digest(name, str(node.VERSION), canonical_json(parameters))

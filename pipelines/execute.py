@@ -7,12 +7,11 @@ order and are committed in batches by this one process. The last commit of a nod
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from manifests.records import Json
 from manifests.runlog import RunLog
@@ -20,6 +19,7 @@ from pipelines import dag, progress
 from pipelines.dag import Graph, Tolerance
 from pipelines.engines.local import LocalEngine, WorkerError
 from pipelines.node import FolderNode, Inputs, Place, Product, StoreNode, Survey, Task
+from pipelines.products import finished, folder_product, store_product
 from pipelines.progress import Meter, Result, Show, Tally
 from pipelines.receipts import FolderReceipt, Receipts, facts
 from pipelines.unit import Outcome, TooManyBad, UnitTask, run_unit, too_many
@@ -36,7 +36,6 @@ class Execution:
         self.engine = LocalEngine(workers)
         self.log = RunLog(out / "log.jsonl")
         self.show = Show()
-        self.receipts = Receipts(out)
         self.products: dict[str, Product] = {}
         self.results: list[Result] = []
 
@@ -46,98 +45,97 @@ class Execution:
                 for name in self.graph.order:
                     self._node(name)
         except BaseException as error:
-            self.log.write("run_stop", error=str(error) or type(error).__name__)
+            details = error.details if isinstance(error, WorkerError) else ""
+            self.log.write("run_stop", error=str(error) or type(error).__name__, details=details)
             raise
-        skipped = sum(result.skipped for result in self.results)
         if as_json:
-            print(json.dumps([_plain(result) for result in self.results], ensure_ascii=False))
+            print(json.dumps([result.as_json() for result in self.results], ensure_ascii=False))
         else:
             progress.table(self.results)
+        skipped = sum(result.skipped for result in self.results)
         if skipped == len(self.results):
             self.show.say(f"{skipped} nodes already committed, same digests")
         return 0
 
     def _node(self, name: str) -> None:
         node = self.graph.node(name)
+        start = time.monotonic()
         inputs = {wanted: self.products[wanted] for wanted in node.reads()}
         survey = node.survey(name, inputs)
         identity = dag.identity(name, node, inputs, survey)
-        start = time.monotonic()
-        self.log.write("node_start", node=name, kind=node.kind, identity=identity)
-        make = self._folder if node.PRODUCT == "folder" else self._store
-        product, tally, skipped = make(name, node, inputs, survey, identity)
-        seconds = round(time.monotonic() - start, 3)
+        found = finished(self.out, name, node, inputs, identity)
+        if found is None:
+            self.log.write("node_start", node=name, kind=node.kind, identity=identity, units=len(survey.units))
+            if node.PRODUCT == "folder":
+                made = self._folder(name, cast(FolderNode, node), inputs, survey, identity)
+            else:
+                made = self._store(name, cast(StoreNode, node), inputs, survey, identity)
+        product, tally = found or made
         self.products[name] = product
-        self.results.append(Result(name, node.kind, identity, product.digest, tally, seconds, skipped))
-        event = "node_skip" if skipped else "node_commit"
-        self.log.write(event, **_plain(self.results[-1]))
-        if not skipped:
-            self.show.say(
-                f"{name}: {tally.kept:,} records, {seconds:.1f} s" if tally.seen else f"{name}: {seconds:.1f} s"
-            )
+        seconds = round(time.monotonic() - start, 3)
+        result = Result(name, node.kind, identity, product.digest, tally, seconds, skipped=found is not None)
+        self.results.append(result)
+        self.log.write("node_skip" if found else "node_commit", **result.as_json())
+        if found is None:
+            self.show.say(f"{name}: {progress.spoken(tally)}, {seconds:.1f} s")
 
     def _store(
         self, name: str, node: StoreNode, inputs: Inputs, survey: Survey, identity: str
-    ) -> tuple[Product, Tally, bool]:
-        url = str(self.out / name)
-        store = Store.open_or_create(url, node.PRODUCT, name)
+    ) -> tuple[Product, Tally]:
+        store = Store.open_or_create(str(self.out / name), node.PRODUCT, name)
         head = store.head()
-        if head is not None and head.complete and head.node == identity:
-            return _product(name, node, url, head), _tally(head), True
         wanted = dag.unit_names(name, node, survey)
         done = set(head.units) & set(wanted) if head is not None else set()
+        parents = [inputs[one].snapshot.as_parent for one in node.reads() if inputs[one].kind != "folder"]
         tolerance = self.graph.manifest.value.tolerance
         tasks = (
-            UnitTask(node, url, stored, Task(name, unit, inputs), tolerance.in_a_row, tolerance.share)
+            UnitTask(node, store.url, stored, Task(name, unit, inputs), tolerance.in_a_row, tolerance.share)
             for stored, unit in wanted.items()
             if stored not in done
         )
         with self.show.node(name, len(wanted), len(done)) as meter:
-            committer = Committer(store, identity, tuple(wanted), inputs, meter)
+            meta = dict(head.meta) if head is not None and done else {}
+            committer = Committer(store, identity, tuple(wanted), parents, meta, meter)
             stop = StopRule(name, tolerance)
             for task, outcome in self.engine.run(run_unit, tasks, lambda task: f"{name}, unit {task.stored_as}"):
                 self._log_outcome(name, task.stored_as, outcome)
                 committer.add(outcome)
-                if reason := stop.after(outcome):
+                if (error := stop.after(outcome)) is not None:
                     committer.commit(complete=False)
-                    raise reason
+                    raise error
             snapshot = committer.commit(complete=True)
-        return _product(name, node, url, snapshot), _tally(snapshot), False
+        return store_product(self.out, name, node, inputs, snapshot)
 
     def _folder(
         self, name: str, node: FolderNode, inputs: Inputs, survey: Survey, identity: str
-    ) -> tuple[Product, Tally, bool]:
-        receipt = self.receipts.finished(name, identity)
-        skipped = receipt is not None
-        if receipt is None:
-            parts = self.receipts.begin(name, identity)
-            place = Place(self.out, name)
-            todo = [
-                FolderTask(node, Task(name, unit, inputs), place) for unit in survey.units if unit.name not in parts
-            ]
-            with self.show.node(name, len(survey.units), len(parts)) as meter:
-                for unit, files in self._folder_units(name, node, todo):
-                    parts[unit] = FolderReceipt(identity, tuple(facts(self.out, files)))
-                    self.receipts.part(name, unit, parts[unit])
-                    meter.committed(1, Tally(kept=len(files)))
-            everything = sorted({file for part in parts.values() for file in part.files}, key=lambda file: file.path)
-            receipt = FolderReceipt(identity, tuple(everything))
-            self.receipts.finish(name, receipt)
-        product = Product(name, "folder", str(self.out / name), receipt.digest)
-        return product, Tally(kept=len(receipt.files)), skipped
+    ) -> tuple[Product, Tally]:
+        receipts = Receipts(self.out)
+        parts = receipts.begin(name, identity)
+        place = Place(self.out, name)
+        left = [unit for unit in survey.units if unit.name not in parts]
+        todo = [FolderTask(node, Task(name, unit, inputs), place) for unit in left]
+        with self.show.node(name, len(survey.units), len(parts)) as meter:
+            for task, files in self._folder_units(node, todo):
+                part = parts[task.task.unit.name] = FolderReceipt(identity, tuple(facts(self.out, files)))
+                receipts.part(name, task.task.unit.name, part)
+                meter.committed(1, Tally(kept=len(files)))
+        everything = sorted({file for part in parts.values() for file in part.files}, key=lambda file: file.path)
+        receipt = FolderReceipt(identity, tuple(everything))
+        receipts.finish(name, receipt)
+        return folder_product(self.out, name, receipt)
 
-    def _folder_units(self, name: str, node: FolderNode, todo: Sequence[FolderTask]) -> Iterator[tuple[str, list[str]]]:
+    def _folder_units(self, node: FolderNode, todo: Sequence[FolderTask]) -> Iterator[tuple[FolderTask, list[str]]]:
         if node.ALONE:
             self.engine.close()  # the child gets the whole machine, and the terminal
             for task in todo:
-                yield task.task.unit.name, node.make(task.task, task.place)
-            return
-        for task, files in self.engine.run(run_folder_unit, todo, lambda task: f"{name}, unit {task.task.unit.name}"):
-            yield task.task.unit.name, files
+                yield task, node.make(task.task, task.place)
+        else:
+            yield from self.engine.run(run_folder_unit, todo, lambda task: f"{task.task.node}, {task.task.unit.name}")
 
     def _log_outcome(self, node: str, unit: str, outcome: Outcome) -> None:
-        if outcome.tally.quarantined or outcome.tally.noted:
-            counts = {"reasons": dict(outcome.tally.quarantined), "noted": dict(outcome.tally.noted)}
+        tally = outcome.tally
+        if tally.quarantined or tally.noted:
+            counts: dict[str, Json] = {"reasons": dict(tally.quarantined), "noted": dict(tally.noted)}
             self.log.write("quarantine", node=node, unit=unit, **counts, details=list(outcome.details))
 
 
@@ -155,14 +153,23 @@ def run_folder_unit(folder: FolderTask, lethal: frozenset[int], tell: Callable[[
 class Committer:
     """Publishes receipts of one node, a batch at a time."""
 
-    def __init__(self, store: Store, identity: str, units: Sequence[str], inputs: Inputs, meter: Meter) -> None:
-        self.store, self.identity, self.units, self.meter = store, identity, units, meter
-        self.parents = tuple(_parent(inputs[name]) for name in sorted(inputs) if inputs[name].kind != "folder")
+    def __init__(
+        self,
+        store: Store,
+        identity: str,
+        units: Sequence[str],
+        parents: Sequence[Parent],
+        meta: dict[str, Json],
+        meter: Meter,
+    ) -> None:
+        self.store, self.identity, self.units, self.parents = store, identity, units, parents
+        self.meta, self.meter = meta, meter
         self.waiting: list[Outcome] = []
         self.last = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
         self.waiting.append(outcome)
+        self.meta |= outcome.meta
         if len(self.waiting) >= BATCH_UNITS or time.monotonic() - self.last >= BATCH_S:
             self.commit(complete=False)
 
@@ -170,10 +177,10 @@ class Committer:
         snapshot = self.store.commit(
             [outcome.receipt for outcome in self.waiting],
             node=self.identity,
+            units=self.units,
             complete=complete,
             parents=self.parents,
-            meta={},
-            units=self.units,
+            meta=self.meta,
         )
         tally = Tally()
         for outcome in self.waiting:

@@ -13,13 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, ParamSpec, Protocol, TypeVar
 
-from manifests.records import Json
-from stores.store import Snapshot, Store, UnitWriter
+from manifests.records import Json, digest
+from stores.store import ShardRef, Snapshot, Store, StoreKind, UnitWriter
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ProductKind = Literal["documents", "view", "samples", "plan", "packs", "folder"]
+ProductKind = StoreKind | Literal["folder"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Product:
     place: str
     """URL of the store, or path of the folder."""
     digest: str
-    """Content root of the snapshot, or digest of the folder's files: what identities downstream are made of."""
+    """Of the content, that of a view with all that it looks at: what identities downstream are made of."""
     number: int = 0
     """Of the snapshot; 0 for folders."""
 
@@ -76,6 +76,30 @@ class Survey:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """The records of one unit in a documents or samples store, or in a view over one."""
+
+    start: int
+    stop: int
+    """Ordinals in the snapshot."""
+    shards: tuple[ShardRef, ...]
+
+
+def units_below(snapshot: Snapshot) -> tuple[Unit, ...]:
+    """One unit for each unit of what is read, with its `Stretch`; equal digests where the same records are kept."""
+    stretches: dict[str, Stretch] = {}
+    for ref in snapshot.shards:
+        known = stretches.get(ref.unit, Stretch(ref.first, ref.first, ()))
+        stretches[ref.unit] = Stretch(known.start, ref.first + ref.records, (*known.shards, ref))
+    units = []
+    for name, stretch in stretches.items():
+        kept = snapshot.kept(stretch.start, stretch.stop) - stretch.start
+        content = digest(*(ref.shard for ref in stretch.shards), kept.astype("<i8").tobytes())
+        units.append(Unit(name.rpartition(".")[0] or name, content, stretch))
+    return tuple(units)
+
+
+@dataclass(frozen=True)
 class Task:
     """One unit on its way to a worker."""
 
@@ -95,7 +119,8 @@ class Attempt(Protocol):
 
 
 class StoreNode(Protocol):
-    PRODUCT: ClassVar[ProductKind]
+    kind: str
+    PRODUCT: ClassVar[StoreKind]
     READS: ClassVar[frozenset[str]]
     """Kinds of products it can read."""
     VERSION: ClassVar[int]
@@ -104,12 +129,15 @@ class StoreNode(Protocol):
     """Parameters that say where things lie; what lies there is in the survey, so they are no part of identity."""
 
     def reads(self) -> tuple[str, ...]:
-        """Names of the nodes it reads."""
+        """Names of the nodes it reads; a view names first what it looks at."""
 
     def survey(self, name: str, inputs: Inputs) -> Survey: ...
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
-        """Write one unit. Runs in a worker process; a function of its arguments and nothing else."""
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json] | None:
+        """Write one unit. Runs in a worker process; a function of its arguments and nothing else.
+
+        Returns what the snapshot's `meta` shall say, if anything: every unit that returns something says the same.
+        """
 
 
 @dataclass(frozen=True)
@@ -126,7 +154,8 @@ class Place:
 
 
 class FolderNode(Protocol):
-    PRODUCT: ClassVar[ProductKind]
+    kind: str
+    PRODUCT: ClassVar[Literal["folder"]]
     READS: ClassVar[frozenset[str]]
     VERSION: ClassVar[int]
     PLACES: ClassVar[frozenset[str]]

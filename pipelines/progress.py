@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from manifests.records import Json
 
 QUIET_S = 10.0
 """Without a terminal, a line at most this often."""
@@ -52,6 +54,21 @@ class Result:
     seconds: float
     skipped: bool
 
+    def as_json(self) -> dict[str, Json]:
+        tally = self.tally
+        return {
+            "node": self.node,
+            "kind": self.kind,
+            "identity": self.identity,
+            "digest": self.digest,
+            "records": tally.seen,
+            "kept": tally.kept,
+            "dropped": dict(sorted(tally.dropped.items())),
+            "quarantined": dict(sorted(tally.quarantined.items())),
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+        }
+
 
 class Meter:
     """Progress of one node."""
@@ -67,11 +84,8 @@ class Meter:
         self._show.update(self)
 
     def text(self) -> str:
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        words = [f"{self.done:,} of {self.units:,} units", f"{self.tally.seen:,} records"]
-        words += [f"{self.tally.dropped.total():,} dropped"] if self.tally.dropped else []
-        words += [f"{self.tally.quarantined.total():,} quarantined"] if self.tally.quarantined else []
-        return ", ".join([*words, f"{self.tally.seen / seconds:,.0f} a second"])
+        rate = self.tally.seen / max(time.monotonic() - self._start, 1e-9)
+        return f"{self.done:,} of {self.units:,} units, {spoken(self.tally)}, {rate:,.0f} a second"
 
 
 class Show:
@@ -80,7 +94,7 @@ class Show:
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._node = ""
         self._said = 0.0
 
@@ -122,7 +136,17 @@ def table(results: Sequence[Result]) -> None:
     console.print(grid)
 
 
+def spoken(tally: Tally) -> str:
+    """Counts in words; what is zero is not said."""
+    words = [f"{tally.kept:,} kept"]
+    words += [f"dropped {_reasons(tally.dropped)}"] if tally.dropped.total() else []
+    words += [f"quarantined {_reasons(tally.quarantined)}"] if tally.quarantined else []
+    return "; ".join(words)
+
+
 def _reasons(counts: Mapping[str, int]) -> str:
-    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    ordered = sorted(
+        ((reason, count) for reason, count in counts.items() if count), key=lambda pair: (-pair[1], pair[0])
+    )
     shown = ", ".join(f"{reason} {count:,}" for reason, count in ordered[:4])
     return f"{shown}, {len(ordered) - 4} more" if len(ordered) > 4 else shown

@@ -74,17 +74,26 @@ class Receipts:
 
         Returns the finished parts by name.
         """
+        if self._begun(node) == identity:
+            return self.parts(node, identity)
         parts = self.folder / f"{node}.parts"
-        mark = parts / "identity"
-        if mark.is_file() and mark.read_text() == identity:
-            found = {file.stem: self._read(file) for file in parts.glob("*.json")}
-            return {name: receipt for name, receipt in found.items() if receipt is not None}
         shutil.rmtree(parts, ignore_errors=True)
         (self.folder / f"{node}.json").unlink(missing_ok=True)
         self._replace(node)
         parts.mkdir(parents=True)
-        _write(mark, identity)
+        _write(parts / "identity", identity)
         return {}
+
+    def parts(self, node: str, identity: str) -> dict[str, FolderReceipt]:
+        """Finished units of an unfinished product, by name."""
+        if self._begun(node) != identity:
+            return {}
+        found = {file.stem: self._read(file) for file in (self.folder / f"{node}.parts").glob("*.json")}
+        return {name: receipt for name, receipt in found.items() if receipt is not None}
+
+    def _begun(self, node: str) -> str | None:
+        mark = self.folder / f"{node}.parts" / "identity"
+        return mark.read_text() if mark.is_file() else None
 
     def part(self, node: str, name: str, receipt: FolderReceipt) -> None:
         _write(self.folder / f"{node}.parts" / f"{name}.json", canonical_json(asdict(receipt)))

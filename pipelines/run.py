@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 

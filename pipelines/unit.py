@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from manifests.errors import MillraceError, RecordError
+from manifests.records import Json
 from pipelines.node import StoreNode, Task
 from pipelines.progress import Tally
 from stores.store import Receipt, Store, UnitWriter
@@ -53,6 +54,7 @@ class Outcome:
     """Records set aside, those of foreign formats not counted."""
     row: int
     """Bad ones at the end of the unit without a good one after them."""
+    meta: Mapping[str, Json]
     details: tuple[str, ...]
     """Tracebacks of what was not foreseen, for the run log."""
 
@@ -66,9 +68,12 @@ def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]
     """
     writer = Store.open(unit.url).writer(unit.stored_as)
     attempt = Attempts(writer, unit, lethal, tell)
-    unit.node.work(unit.task, writer, attempt)
+    meta = unit.node.work(unit.task, writer, attempt)
     receipt = writer.finish()
-    return Outcome(receipt, _tally(receipt, attempt), attempt.good, attempt.bad, attempt.row, tuple(attempt.details))
+    counts = receipt.counts
+    kept = counts.get("kept", counts.get("records", 0))
+    tally = Tally(kept, Counter(dropped=counts.get("records", 0) - kept), attempt.quarantined, attempt.noted)
+    return Outcome(receipt, tally, attempt.good, attempt.bad, attempt.row, meta or {}, tuple(attempt.details))
 
 
 class Attempts:
@@ -128,7 +133,3 @@ def too_many(in_a_row: int, share: float, row: int, bad: int, good: int) -> bool
 
 def _worst(quarantined: Counter[str]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in quarantined.most_common(3))
-
-
-def _tally(receipt: Receipt, attempt: Attempts) -> Tally:
-    return Tally(receipt.records, Counter(), attempt.quarantined, attempt.noted)

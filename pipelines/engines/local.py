@@ -57,6 +57,7 @@ class LocalEngine:
         self.workers = workers
         self._context = multiprocessing.get_context("spawn")
         self._idle: list[_Worker] = []
+        self._busy: dict[Any, tuple[_Worker, _Job[Any]]] = {}
 
     def run(self, work: Work[T, R], tasks: Iterable[T], describe: Callable[[T], str]) -> Iterator[tuple[T, R]]:
         """Yield (task, result) as they finish. The first error ends all workers and is raised here.
@@ -69,7 +70,7 @@ class LocalEngine:
             return
         waiting: deque[_Job[T]] = deque()
         source = iter(tasks)
-        busy: dict[Any, tuple[_Worker, _Job[T]]] = {}
+        busy = self._busy
         try:
             while True:
                 while len(busy) < self.workers:
@@ -95,13 +96,18 @@ class LocalEngine:
                         raise kind(message, **details)
                     yield job.task, result
         finally:
-            for worker, _ in busy.values():
-                worker.end()
+            self._end_busy()
 
     def close(self) -> None:
         """End every worker. Units in flight are lost; nothing of them was visible."""
+        self._end_busy()
         while self._idle:
             self._idle.pop().end()
+
+    def _end_busy(self) -> None:
+        while self._busy:
+            worker, _ = self._busy.popitem()[1]
+            worker.end()
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -138,7 +144,7 @@ _Failure = tuple[type[MillraceError], str, dict[str, str]]
 class _Worker:
     def __init__(self, context: multiprocessing.context.SpawnContext) -> None:
         self.pipe, theirs = context.Pipe()
-        self.at = context.Value(ctypes.c_longlong, NO_RECORD, lock=False)
+        self.at: Any = context.Value(ctypes.c_longlong, NO_RECORD, lock=False)
         """Ordinal of the record being tried, in shared memory: it outlives the worker."""
         self._process = context.Process(target=_serve, args=(theirs, self.at, os.getpid()), daemon=True)
         self._process.start()

@@ -20,9 +20,9 @@ from pipelines.ingest import captions, files
 from pipelines.ingest.pairing import Item, pair
 from pipelines.ingest.readers import Reader, Rules
 from pipelines.ingest.suffixes import CUT_AT_LINES
-from pipelines.node import Attempt, Inputs, ProductKind, Survey, Task, Unit
+from pipelines.node import Attempt, Inputs, Survey, Task, Unit
 from pipelines.ops.text import Normalise
-from stores.store import UnitWriter
+from stores.store import StoreKind, UnitWriter
 
 UNIT_BYTES = 32 << 20
 UNIT_ITEMS = 512
@@ -32,7 +32,7 @@ UNIT_ITEMS = 512
 class IngestFolder:
     """Every file under `path`. Documents are known by their relative path, so the folder may be moved."""
 
-    PRODUCT: ClassVar[ProductKind] = "documents"
+    PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
     VERSION: ClassVar[int] = 1
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
@@ -69,7 +69,7 @@ class IngestFolder:
         reader = Reader(self.base, task.node, rules, attempt)
         for item in task.unit.data:
             for document in reader.documents(item):
-                writer.add(document)
+                attempt(document.locator, writer.add, document)
 
 
 def units(items: Sequence[Item]) -> Iterator[Unit]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from manifests.records import Media
 from pipelines.ingest.files import File, read
 from pipelines.ingest.suffixes import READERS
-from stores.child import LimitedChild
 from stores import image as images
 from stores import video as videos
+from stores.child import LimitedChild
 
 
 @cache
@@ -39,5 +39,6 @@ def image(payload: bytes) -> Media:
 
 def video(payload: bytes) -> Media:
     """Raises RecordError: the reasons of `stores.video.check`."""
-    clip = _child().call("stores.video:check", payload)
-    return Media(sha256(payload).hexdigest(), "video", *clip, payload=payload)
+    format, width_px, height_px, times_us = _child().call("stores.video:check", payload)
+    digest = sha256(payload).hexdigest()
+    return Media(digest, "video", format, width_px, height_px, tuple(times_us), payload=payload)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -254,5 +253,8 @@ def _place(words: str, loaded: Sequence[Media]) -> list[Part]:
     pieces = _MARKER.split(words)
     if len(pieces) != len(loaded) + 1:
         return [*loaded, Text(_MARKER.sub("", words))]
-    placed = chain.from_iterable(zip(map(Text, pieces[:-1]), loaded, strict=True))
-    return [part for part in (*placed, Text(pieces[-1])) if part != Text("")]
+    parts: list[Part] = []
+    for piece, medium in zip(pieces, [*loaded, None], strict=True):
+        parts += [Text(piece)] if piece else []
+        parts += [medium] if medium else []
+    return parts

@@ -23,9 +23,9 @@ from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Text, digest, record_id
 from pipelines.ingest import text
-from pipelines.node import Attempt, Inputs, ProductKind, Survey, Task, Unit
+from pipelines.node import Attempt, Inputs, Survey, Task, Unit
 from pipelines.ops.text import Normalise
-from stores.store import UnitWriter
+from stores.store import StoreKind, UnitWriter
 
 LEFT_OUT = frozenset(
     {
@@ -44,7 +44,7 @@ TOPICS = "pydoc_data/topics.py"
 class IngestStdlib:
     """Two of these with different `split` share no module: neither its documentation nor its source."""
 
-    PRODUCT: ClassVar[ProductKind] = "documents"
+    PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
     VERSION: ClassVar[int] = 1
     PLACES: ClassVar[frozenset[str]] = frozenset()
@@ -77,14 +77,13 @@ class IngestStdlib:
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         root = Path(sysconfig.get_path("stdlib"))
         for source in task.unit.data:
+            found: list[tuple[str, str | None]] = [(f"{source.use}/{source.path}", None)]
             if source.path == TOPICS:
                 found = [(f"topics/{topic}", said) for topic, said in sorted(_topics().items()) if self._mine(topic)]
-            else:
-                found = [(f"{source.use}/{source.path}", None)]
             for locator, said in found:
                 document = attempt(locator, _document, task.node, locator, root, source, said)
                 if document is not None:
-                    writer.add(document)
+                    attempt(locator, writer.add, document)
 
     def _mine(self, name: str) -> bool:
         held_out = int(_hash("split " + name)[:8], 16) < self.held_out_share * 2**32

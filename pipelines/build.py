@@ -1,0 +1,180 @@
+"""Nodes from curated documents to packs: `tokenise`, `plan` and `pack`.
+
+documents or views -> samples -> plan -> packs in training order -> `train` (`commands.py`). What they compute is in
+`tokenization/encode.py`, `packing/plan.py` and `packing/materialise.py`; here stands only how it is cut into units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from typing import ClassVar, Literal
+
+from manifests import load
+from manifests.errors import ManifestError, StoreError
+from manifests.load import schema
+from manifests.records import Json, digest
+from manifests.schedule import VisionShare
+from packing import plan
+from packing.materialise import pack_unit, packs_meta
+from packing.mixture import Mixture
+from packing.pieces import SourcePieces, pieces_of
+from pipelines.curate import DOCUMENTS
+from pipelines.node import Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
+from stores.store import Parent, Snapshot, Store, StoreKind, UnitWriter
+from tokenization.encode import encode
+from tokenization.vocabulary import Vocabulary
+
+SHARE_STEPS = 10_000
+"""A vision share taken from the data is rounded down to ten-thousandths."""
+
+
+@cache
+def vocabulary_named(name: str) -> Vocabulary:
+    return Vocabulary.load(name)
+
+
+@schema
+class Tokenise:
+    """Kept documents of one or more inputs become samples, in the order of the inputs."""
+
+    PRODUCT: ClassVar[StoreKind] = "samples"
+    READS: ClassVar[frozenset[str]] = DOCUMENTS
+    VERSION: ClassVar[int] = 1
+    PLACES: ClassVar[frozenset[str]] = frozenset({"vocabulary"})
+
+    kind: Literal["tokenise"]
+    inputs: tuple[str, ...]
+    vocabulary: str = "tiny"
+    """`tiny`, or the path of a file in tiktoken's format."""
+
+    def reads(self) -> tuple[str, ...]:
+        return self.inputs
+
+    def survey(self, name: str, inputs: Inputs) -> Survey:
+        units = tuple(
+            Unit(f"{wanted}-{unit.name}", digest(wanted, unit.digest), _Below(wanted, unit.data))
+            for wanted in self.inputs
+            for unit in units_below(inputs[wanted].snapshot)
+        )
+        return Survey(units, {"vocabulary": vocabulary_named(self.vocabulary).digest})
+
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+        below: _Below = task.unit.data
+        vocabulary = vocabulary_named(self.vocabulary)
+        for document in task.inputs[below.input].snapshot.records(below.stretch.start, below.stretch.stop):
+            sample = attempt(document.locator, encode, document, vocabulary)
+            if sample is not None:
+                attempt(document.locator, writer.add, sample)
+        return {"vocabulary": vocabulary.digest, "vocabulary_file": self.vocabulary}
+
+
+@dataclass(frozen=True)
+class _Below:
+    input: str
+    stretch: Stretch
+
+
+@schema
+class Plan:
+    """Which samples share a pack, and which packs are seen when. Fixes all that training will see."""
+
+    PRODUCT: ClassVar[StoreKind] = "plan"
+    READS: ClassVar[frozenset[str]] = frozenset({"samples"})
+    VERSION: ClassVar[int] = 1
+    PLACES: ClassVar[frozenset[str]] = frozenset({"mixture"})
+
+    kind: Literal["plan"]
+    mixture: str | Mixture
+    """Here, or the path of a file. A source's `store` names the node of samples that it takes from."""
+    vision_share: Literal["of_the_mixture", "of_the_data"] = "of_the_mixture"
+    """`of_the_data` takes what the samples happen to have, so that text alone or pictures alone can be planned, too;
+    the mixture's own `vision_share` is then not used."""
+
+    @property
+    def mixed(self) -> Mixture:
+        return _mixture_in(self.mixture) if isinstance(self.mixture, str) else self.mixture
+
+    def reads(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(source.store for source in self.mixed.sources))
+
+    def survey(self, name: str, inputs: Inputs) -> Survey:
+        roots = [inputs[source.store].digest for source in self.mixed.sources]
+        return Survey((Unit("plan", digest(*roots)),), {"mixture": self.mixed.digest, "plan": plan.VERSION})
+
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+        mixture = self.mixed
+        samples = {source.name: task.inputs[source.store].snapshot for source in mixture.sources}
+        vocabulary = _shared_vocabulary(task.node, samples.values())
+        pieces = [pieces_of(samples[source.name], source, mixture, vocabulary) for source in mixture.sources]
+        if self.vision_share == "of_the_data":
+            mixture = replace(mixture, vision_share=VisionShare(constant=_share_of(pieces)))
+        made = plan.arrange(mixture, pieces, vocabulary.digest)
+        for block in made.blocks:
+            writer.add(block)
+        return made.meta | {"stores": {source.name: source.store for source in mixture.sources}}
+
+
+def _mixture_in(path: str) -> Mixture:
+    return load.load(Mixture, [path]).value
+
+
+def _share_of(sources: Sequence[SourcePieces]) -> float:
+    tokens = sum(int(pieces.length.sum()) for pieces in sources)
+    slots = sum(int(pieces.slots.sum()) for pieces in sources)
+    return int(Fraction(slots * SHARE_STEPS, max(tokens, 1))) / SHARE_STEPS
+
+
+def _shared_vocabulary(node: str, samples: Iterable[Snapshot]) -> Vocabulary:
+    """The vocabulary that all samples were made with; each samples store says which."""
+    filled = [snapshot for snapshot in samples if snapshot.counts["records"]]
+    if not filled:
+        fix = "look at what was dropped or set aside before: `millrace inspect` on the views and documents"
+        raise ManifestError("there is not one sample to plan", where=node, fix=fix)
+    files = {snapshot.meta["vocabulary"]: snapshot.meta["vocabulary_file"] for snapshot in filled}
+    if len(files) > 1:
+        raise ManifestError(f"samples of different vocabularies: {', '.join(sorted(files.values()))}", where=node)
+    return vocabulary_named(next(iter(files.values())))
+
+
+@schema
+class Pack:
+    """Packs in training order with the original bytes of their media: all that a trainer needs, in ordinary tars."""
+
+    PRODUCT: ClassVar[StoreKind] = "packs"
+    READS: ClassVar[frozenset[str]] = frozenset({"plan"})
+    VERSION: ClassVar[int] = 1
+    PLACES: ClassVar[frozenset[str]] = frozenset()
+
+    kind: Literal["pack"]
+    input: str
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    def survey(self, name: str, inputs: Inputs) -> Survey:
+        planned = inputs[self.input].snapshot
+        roots = [parent.content_root for parent in planned.parents]
+        content = digest(planned.content_root, *roots)
+        blocks = range(planned.counts["records"])
+        return Survey(tuple(Unit(f"block-{block:06d}", digest(content, str(block)), block) for block in blocks))
+
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+        planned = task.inputs[self.input].snapshot
+        made_from = {snapshot.name: snapshot for snapshot in map(_open, planned.parents)}
+        block = planned.record(task.unit.data)
+        stores = planned.meta["stores"]
+        samples = {source: made_from[stores[source]] for source in block.header["sources"]}
+        vocabulary = _shared_vocabulary(task.node, samples.values())
+        for pack in pack_unit(block, samples, vocabulary):
+            writer.add(pack)
+        return packs_meta(planned.meta)
+
+
+def _open(parent: Parent) -> Snapshot:
+    snapshot = Store.open(parent.url).snapshot(parent.number)
+    if snapshot.content_root != parent.content_root:
+        raise StoreError("is not the store that the plan was made from", where=parent.url, fix="run the plan again")
+    return snapshot

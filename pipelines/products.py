@@ -1,0 +1,54 @@
+"""Which nodes are finished? What stores and receipts say about it, for `execute.py` and for a dry run.
+
+Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from manifests.records import digest
+from pipelines.node import Inputs, Node, Product
+from pipelines.progress import Tally
+from pipelines.receipts import FolderReceipt, Receipts
+from stores.store import Snapshot, Store
+
+
+def finished(out: Path, name: str, node: Node, inputs: Inputs, identity: str) -> tuple[Product, Tally] | None:
+    """The product of a node, if it was finished under this identity."""
+    if node.PRODUCT == "folder":
+        receipt = Receipts(out).finished(name, identity)
+        return folder_product(out, name, receipt) if receipt else None
+    head = store_head(out, name)
+    if head is None or not head.complete or head.node != identity:
+        return None
+    return store_product(out, name, node, inputs, head)
+
+
+def store_head(out: Path, name: str) -> Snapshot | None:
+    return Store.open(str(out / name)).head() if (out / name / "store.json").is_file() else None
+
+
+def folder_product(out: Path, name: str, receipt: FolderReceipt) -> tuple[Product, Tally]:
+    return Product(name, "folder", str(out / name), receipt.digest), Tally(kept=len(receipt.files))
+
+
+def store_product(out: Path, name: str, node: Node, inputs: Inputs, snapshot: Snapshot) -> tuple[Product, Tally]:
+    content = snapshot.content_root
+    if node.PRODUCT == "view":  # its root speaks of its own columns only
+        content = digest("view", content, inputs[node.reads()[0]].digest)
+    product = Product(name, node.PRODUCT, str(out / name), content, snapshot.number)
+    quarantined = Counter(snapshot.quarantined().column("reason").to_pylist())
+    if node.PRODUCT != "view":
+        return product, Tally(snapshot.counts["records"], quarantined=quarantined)
+    before = inputs[node.reads()[0]].snapshot
+    dropped = _reasons(snapshot) - (_reasons(before) if before.kind == "view" else Counter())
+    return product, Tally(len(snapshot.kept()), dropped, quarantined)
+
+
+def _reasons(view: Snapshot) -> Counter[str]:
+    columns = view.table(["keep", "reason"])
+    return Counter(columns.filter(pc.invert(columns.column("keep"))).column("reason").to_pylist())
