@@ -141,7 +141,7 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
     wanted[samples.kept()] = True
     if source.domains:
         wanted &= np.isin(np.array(core["domain"].to_pylist(), object), source.domains)
-    media = _Media(samples.media_table(), mixture.limits, vocabulary)
+    media = _Media(samples.media_table(MEDIA_COLUMNS), mixture.limits, vocabulary)
     expanded = tokens + media.per_record(media.tokens - 1, len(tokens))
     slots = media.per_record(media.slots, len(tokens))
 
@@ -163,7 +163,7 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
             where=samples.name,
             fix="check `domains`, raise max_pack_tokens, or lower the limits on media",
         )
-    ids = [value.hex() for value in core["id"].take(ordinal).to_pylist()]
+    ids = core["id"].take(ordinal).to_pylist()
     mine = wanted[media.record]
     return SourcePieces(
         content_root=samples.content_root,
@@ -178,6 +178,9 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
         media=int(mine.sum()),
         shrunk_media=int((mine & media.shrunk).sum()),
     )
+
+
+MEDIA_COLUMNS = ("record", "place", "kind", "width_px", "height_px", "frame_times_us")
 
 
 class _Media:

@@ -1,0 +1,209 @@
+"""Global batches: the same on any world size, and from any point on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from manifests.errors import ManifestError, ResumeError, StoreError
+from packing.balance import encoder_cost, llm_cost
+from packing.loader import GlobalBatch, Loader, LoaderState
+from packing.torch_batches import media_to, rows_to
+from tests.packing.corpus import MIXTURE, Made, corpus, document, make, medium, picture, tiny
+
+SIZE = MIXTURE.global_batch_packs
+Fingerprint = tuple[bytes, ...]
+
+
+def fingerprint(batch: GlobalBatch, world: int = 1) -> list[Fingerprint]:
+    """Everything in a batch, rows by number and items by place, whoever was dealt them."""
+    found: dict[tuple[int, ...], Fingerprint] = {}
+    for rank in range(world):
+        rows, media = batch.rows(rank), batch.media(rank)
+        for i, row in enumerate(rows.rows.tolist()):
+            arrays = (rows.ids[i], rows.labels[i], rows.loss_mask[i], rows.positions[i])
+            found[row, -1] = (*(array.tobytes() for array in arrays), str(rows.segment_lengths[i]).encode())
+        at = 0
+        for i, grid in enumerate(media.grids):
+            count = int(grid.prod())
+            place = (int(media.rows[i]), int(media.first_slots[i]))
+            assert place not in found
+            found[place] = (media.patches[at : at + count].tobytes(), grid.tobytes(), bytes(media.slots[i]))
+            at += count
+        assert at == len(media.patches)
+    return [value for _, value in sorted(found.items())]
+
+
+def all_batches(made: Made, world: int = 1, state: LoaderState | None = None) -> list[list[Fingerprint]]:
+    with Loader(made.packs, SIZE, world, state) as loader:
+        return [fingerprint(batch, world) for batch in loader]
+
+
+@pytest.fixture(scope="module")
+def batches(made: Made) -> list[list[Fingerprint]]:
+    return all_batches(made)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 6, 12])
+def test_any_world_size_gives_the_same_global_batches(made: Made, batches: list[list[Fingerprint]], world: int) -> None:
+    assert all_batches(made, world) == batches
+
+
+def test_restored_at_every_batch_it_gives_the_identical_rest(made: Made, batches: list[list[Fingerprint]]) -> None:
+    states = []
+    with Loader(made.packs, SIZE) as loader:
+        states.append(loader.state)
+        for _ in loader:
+            states.append(loader.state)
+    assert len(states) == len(batches) + 1
+    for k, state in enumerate(states):
+        restored = json.loads(json.dumps(state))
+        assert all_batches(made, 2 if k % 2 else 3, restored) == batches[k:]
+
+
+def test_a_state_is_a_few_words(made: Made) -> None:
+    with Loader(made.packs, SIZE) as loader:
+        next(loader)
+        next(loader)
+        assert loader.state == {
+            "plan": made.plan.meta["plan"],
+            "packs": made.packs.content_root,
+            "global_batch_packs": SIZE,
+            "next_batch": 2,
+        }
+        assert len(loader) == made.plan.meta["packs"] // SIZE
+
+
+def test_labels_are_the_next_targets_of_the_same_segment(made: Made) -> None:
+    with Loader(made.packs, SIZE) as loader:
+        for batch in loader:
+            rows = batch.rows(0)
+            for row, pack in zip(range(SIZE), batch.packs, strict=True):
+                expected = np.full(256, -100)
+                positions = np.zeros(256, np.int64)
+                at = 0
+                for segment in pack.segments:
+                    for i in range(at, at + segment.length):
+                        positions[i] = i - at
+                        if i + 1 < at + segment.length and pack.loss_mask[i + 1]:
+                            expected[i] = pack.ids[i + 1]
+                    at += segment.length
+                assert rows.labels[row].tolist() == expected.tolist()
+                assert rows.positions[row].tolist() == positions.tolist()
+                assert rows.segment_lengths[row] == tuple(segment.length for segment in pack.segments)
+            assert rows.loss_mask.sum() == sum(int(pack.loss_mask.sum()) for pack in batch.packs)
+            assert not np.isin(rows.labels, [tiny.media_pad_id, tiny.pad_id]).any()
+
+
+def test_items_fill_exactly_the_slots_of_the_rows(made: Made) -> None:
+    with Loader(made.packs, SIZE, world=4) as loader:
+        for batch in loader:
+            ids = np.stack([pack.ids for pack in batch.packs])
+            filled = np.zeros(ids.shape, np.int64)
+            for rank in range(4):
+                media = batch.media(rank)
+                for row, first, count in zip(media.rows, media.first_slots, media.slots, strict=True):
+                    filled[row, first : first + count] += 1
+            assert np.array_equal(filled, ids == tiny.media_pad_id)
+
+
+def test_ranks_get_equal_rows_and_balanced_work(made: Made) -> None:
+    with Loader(made.packs, SIZE, world=3) as loader:
+        for batch in loader:
+            rows = [[llm_cost(lengths) for lengths in batch.rows(rank).segment_lengths] for rank in range(3)]
+            items = [[encoder_cost(tuple(grid)) for grid in batch.media(rank).grids.tolist()] for rank in range(3)]
+            assert {len(mine) for mine in rows} == {SIZE // 3}
+            loads = [sum(mine) for mine in items]
+            assert max(loads) <= sum(loads) / 3 + max(max(mine, default=0) for mine in items)
+
+
+def test_tensors_say_the_same_as_arrays(made: Made) -> None:
+    with Loader(made.packs, SIZE) as loader:
+        batch = next(loader)
+        rows, media = batch.rows(0), batch.media(0)
+    tensors, seen = rows_to(rows, "cpu"), media_to(media, 256, "cpu")
+    assert tensors.ids.dtype == tensors.labels.dtype == torch.int64
+    assert torch.equal(tensors.ids.flatten()[seen.slots], torch.full((len(seen.slots),), tiny.media_pad_id))
+    assert len(seen.slots) == int((rows.ids == tiny.media_pad_id).sum()) == len(set(seen.slots.tolist()))
+    assert seen.patches.dtype == torch.uint8 and len(seen.patches) == sum(t * h * w for t, h, w in seen.grids)
+    assert tensors.cu_seqlens[0].tolist() == [0, *np.cumsum(rows.segment_lengths[0]).tolist()]
+
+
+def test_a_batch_without_pictures_has_empty_media(tmp_path: Path) -> None:
+    mixture = dataclasses.replace(
+        MIXTURE, sources=MIXTURE.sources[1:], vision_share=dataclasses.replace(MIXTURE.vision_share, constant=0.0)
+    )
+    made = make(tmp_path, [one for one in corpus() if one.domain == "knowledge"], mixture)
+    with Loader(made.packs, SIZE) as loader:
+        media = next(loader).media(0)
+    assert media.patches.shape == (0, 3, 14, 14) and media.grids.shape == (0, 3)
+    assert media_to(media, 256, "cpu").slots.shape == (0,)
+
+
+def test_a_world_or_a_batch_that_does_not_fit_is_refused(made: Made) -> None:
+    with pytest.raises(ManifestError, match="5 ranks can't share 12 packs"):
+        Loader(made.packs, SIZE, world=5)
+    with pytest.raises(ManifestError, match="planned for 12"):
+        Loader(made.packs, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"plan": "0" * 64}, "another plan"),
+        ({"packs": "0" * 64}, "other packs"),
+        ({"global_batch_packs": 6}, "another size"),
+        ({"next_batch": 99}, "batch 99 of"),
+    ],
+)
+def test_a_state_of_something_else_is_refused(made: Made, change: dict[str, object], words: str) -> None:
+    with Loader(made.packs, SIZE) as loader:
+        state = loader.state
+    with pytest.raises(ResumeError, match=words):
+        Loader(made.packs, SIZE, state={**state, **change})  # type: ignore[typeddict-item]
+
+
+def test_a_medium_that_does_not_decode_names_its_record_and_nothing_before_it(made: Made, tmp_path: Path) -> None:
+    """The bytes are whole as far as the store knows; they are just no picture."""
+    bytes_of_nothing = b"GIF89a no picture"
+    digest = hashlib.sha256(bytes_of_nothing).hexdigest()
+    lying = dataclasses.replace(medium(picture(0, 40, 40, "PNG")), payload=bytes_of_nothing, digest=digest)
+    victim = document("victim", "caption", lying)
+    broken = make(tmp_path, [*corpus(), victim])
+    number = next(
+        i for i, pack in enumerate(broken.packs.records()) if victim.id in {segment.sample for segment in pack.segments}
+    )
+    with Loader(broken.packs, SIZE) as loader:
+        for batch in loader:
+            if batch.number < number // SIZE:
+                batch.media(0)
+                continue
+            batch.rows(0)
+            with pytest.raises(StoreError, match=f"record {victim.id} .seen. can't be used") as error:
+                batch.media(0)
+            assert f"packs[{number}]" in str(error.value)
+            break
+
+
+def test_a_damaged_shard_stops_at_the_batch_that_needs_it(made: Made, tmp_path: Path) -> None:
+    spoiled = make(tmp_path, corpus())
+    shard = spoiled.packs.shards[-1]
+    file = tmp_path / "packs" / "shards" / f"{shard.shard}.tar"
+    data = bytearray(file.read_bytes())
+    at = data.index(b".ids.npy") + 512 + 200
+    data[at] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(data)
+    with Loader(spoiled.packs, SIZE) as loader:
+        good = shard.first // SIZE
+        for _ in range(good):
+            next(loader)
+        with pytest.raises(StoreError, match="bytes changed"):
+            next(loader)
+        assert loader.state["next_batch"] == good

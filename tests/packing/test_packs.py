@@ -1,0 +1,212 @@
+"""From stored documents to stored packs: what comes out is what went in."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.errors import ManifestError, StoreError
+from manifests.records import Item, Pack, Sample, Segment
+from manifests.schedule import VisionShare
+from packing.materialise import materialise, pack_unit
+from packing.navit import expand, lay_out, media_tokens, patches_of
+from packing.pieces import pieces_of
+from packing.plan import compile_plan
+from packing.proof import prove, recount
+from stores.store import Store
+from tests.packing.corpus import MIXTURE, Made, corpus, make, tiny, write
+from tokenization.encode import decode, encode
+
+
+def packs(made: Made) -> list[Pack]:
+    return list(made.packs.records())
+
+
+def test_every_piece_is_the_stretch_of_its_expanded_sample(made: Made) -> None:
+    expanded = {sample.id: expand(sample, MIXTURE.limits, tiny) for sample in made.samples.records()}
+    for pack in packs(made):
+        at = 0
+        for segment in pack.segments:
+            whole = expanded[segment.sample]
+            span = slice(segment.start, segment.start + segment.length)
+            assert pack.ids[at : at + segment.length].tolist() == whole.ids[span].tolist()
+            targets = whole.targets[span].copy()
+            targets[0] = False
+            assert pack.loss_mask[at : at + segment.length].tolist() == targets.tolist()
+            at += segment.length
+        assert (pack.ids[at:] == tiny.pad_id).all() and not pack.loss_mask[at:].any()
+
+
+def test_token_rows_decode_back_to_their_documents(made: Made) -> None:
+    """Pieces of a sample, put together and with its media shrunk to placeholders again, are the sample's ids."""
+    pieces: defaultdict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    for pack in packs(made):
+        at = 0
+        for segment in pack.segments:
+            pieces[segment.sample][segment.start] = pack.ids[at : at + segment.length]
+            at += segment.length
+    whole = 0
+    for sample in made.samples.records():
+        found = pieces.get(sample.id, {})
+        joined = np.concatenate([found[start] for start in sorted(found)]) if found else np.zeros(0, np.uint32)
+        if len(joined) < len(expand(sample, MIXTURE.limits, tiny).ids):
+            continue  # the plan ended before all of its pieces came
+        ids = without_slots(joined, sample)
+        back = decode(dataclasses.replace(sample, ids=ids), tiny)
+        assert back == decode(encode(made.documents[sample.id], tiny), tiny)
+        whole += 1
+    assert whole > 80
+
+
+def without_slots(ids: np.ndarray, sample: Sample) -> np.ndarray:
+    """Ids with each run of media pads made one, and what stands for a video's chunks replaced by its placeholder."""
+    text = tiny.decode(ids)
+    pad, begin, end = "<|media_pad|>", "<|media_begin|>", "<|media_end|>"
+    while pad * 2 in text:
+        text = text.replace(pad * 2, pad)
+    chunk = f"{begin}video<|media_content|>{pad}{end}"
+    marked = text.replace(chunk, "\0")
+    if "\0" not in marked:
+        return np.delete(ids, np.flatnonzero((ids[1:] == ids[:-1]) & (ids[1:] == tiny.media_pad_id)))
+    stamp = len("00:00:00.000")
+    before, after = marked[: marked.index("\0") - stamp], marked[marked.rindex("\0") + 1 :]
+    after = after.removesuffix("[EOS]")
+    video = [tiny.video_placeholder_id]
+    return np.array([*tiny.encode(before), *video, *tiny.encode(after), tiny.eos_id], np.uint32)
+
+
+def test_media_keep_their_bytes_and_their_patches_are_those_of_the_medium_alone(made: Made) -> None:
+    alone = {}
+    for sample in made.samples.records():
+        for packed in expand(sample, MIXTURE.limits, tiny).media:
+            payload = made.samples.read(packed.media.location)
+            alone[packed.media.digest] = patches_of(packed, payload)
+    seen = set()
+    for pack in packs(made):
+        for packed in pack.media:
+            payload = made.packs.read(packed.media.location)
+            assert hashlib.sha256(payload).hexdigest() == packed.media.digest
+            for one, other in zip(patches_of(packed, payload), alone[packed.media.digest], strict=True):
+                assert np.array_equal(one, other)
+            seen.add(packed.media.kind)
+    assert seen == {"image", "video"}
+
+
+def test_the_plans_promises_are_recounted_from_the_bytes(made: Made) -> None:
+    found = prove(made.packs, made.plan.meta, tiny)
+    assert found.packs == made.plan.meta["packs"] > 60
+    assert found.fill > 0.95
+    assert found.targets == made.packs.counts["loss_tokens"]
+    assert max(found.exposures["seen"]) == 3
+
+
+def test_the_proof_does_not_trust_the_plan(made: Made) -> None:
+    meta = made.plan.meta
+    lies = [
+        {"tokens": meta["tokens"] + 1},
+        {"slots": meta["slots"] - 1},
+        {"packs": meta["packs"] + 12},
+        {"vision_share": {"constant": 0.11}},
+        {"plan": "0" * 64},
+        {"sources": [{**meta["sources"][0], "max_epochs": 2}, meta["sources"][1]]},
+        {"sources": [{**meta["sources"][0], "given_tokens": 5}, meta["sources"][1]]},
+    ]
+    for lie in lies:
+        with pytest.raises(StoreError, match="the plan says"):
+            prove(made.packs, {**meta, **lie}, tiny)
+
+
+def broken(pack: Pack) -> dict[str, Pack]:
+    slots = np.flatnonzero(pack.ids == tiny.media_pad_id)
+    text, first = pack.ids.copy(), pack.loss_mask.copy()
+    text[slots[0]] = 5
+    first[0] = True
+    on_slot = pack.loss_mask.copy()
+    on_slot[slots[0]] = True
+    shorter = Segment(pack.segments[0].sample, "seen", 0, pack.segments[0].length - 1)
+    packed = pack.media[0]
+    moved = dataclasses.replace(packed, items=(Item(packed.items[0].grid, packed.items[0].slot + 1),))
+    return {
+        "media do not cover": dataclasses.replace(pack, ids=text),
+        "first token": dataclasses.replace(pack, loss_mask=first),
+        "loss on a slot": dataclasses.replace(pack, loss_mask=on_slot),
+        "tokens behind": dataclasses.replace(pack, segments=(shorter, *pack.segments[1:])),
+        "media do not cover ": dataclasses.replace(pack, media=(moved, *pack.media[1:])),
+        "two media": dataclasses.replace(pack, media=(*pack.media, packed)),
+        "no segments": dataclasses.replace(pack, segments=()),
+    }
+
+
+def test_the_recount_finds_every_kind_of_contradiction(made: Made) -> None:
+    whole = next(pack for pack in packs(made) if pack.media and pack.media[0].media.kind == "image")
+    for words, pack in broken(whole).items():
+        with pytest.raises(StoreError, match=words.strip()):
+            recount([pack], VisionShare(), tiny.media_pad_id, tiny.pad_id)
+
+
+def test_a_pack_alone_is_the_pack_of_its_unit(made: Made) -> None:
+    for block in made.plan.blocks[:2]:
+        unit = list(pack_unit(block, made.by_source, tiny))
+        for index in (0, len(unit) - 1):
+            alone = materialise(block, index, made.by_source, tiny)
+            assert alone.ids.tolist() == unit[index].ids.tolist()
+            assert alone.segments == unit[index].segments
+            assert alone.media == unit[index].media
+            assert all(packed.media.payload is None for packed in alone.media)
+
+
+def test_the_same_documents_give_the_same_plan_and_packs(made: Made, tmp_path: Path) -> None:
+    again = make(tmp_path, corpus())
+    assert again.plan.meta == made.plan.meta
+    assert again.packs.content_root == made.packs.content_root
+
+
+def test_the_index_alone_tells_the_expanded_length_of_every_sample(made: Made) -> None:
+    source, limits = MIXTURE.sources[0], MIXTURE.limits
+    wide = dataclasses.replace(MIXTURE, max_pack_tokens=100_000)
+    pieces = pieces_of(made.samples, dataclasses.replace(source, domains=()), wide, tiny)
+    expanded = [expand(sample, limits, tiny) for sample in made.samples.records()]
+    assert pieces.ordinal.tolist() == list(range(len(expanded)))
+    assert pieces.length.tolist() == [len(one.ids) for one in expanded]
+    assert pieces.slots.tolist() == [int((one.ids == tiny.media_pad_id).sum()) for one in expanded]
+    assert pieces.media == sum(len(one.media) for one in expanded)
+
+
+def test_a_medium_longer_than_a_pack_takes_its_sample_out_and_is_counted(made: Made) -> None:
+    short = dataclasses.replace(MIXTURE, max_pack_tokens=64)
+    too_long = {
+        ordinal
+        for ordinal, sample in enumerate(made.samples.records())
+        if any(media_tokens(media, lay_out(media, MIXTURE.limits), tiny) > 64 for media in sample.media)
+    }
+    assert too_long
+    plan = compile_plan(short, made.by_source, tiny)
+    assert plan.meta["sources"][0]["refused"] == {"medium_longer_than_pack": len(too_long)}
+    for block in plan.blocks:
+        seen = block.arrays["source"] == 0
+        assert not too_long & set(block.arrays["ordinal"][seen].tolist())
+
+
+def test_a_source_without_samples_is_refused(made: Made) -> None:
+    source = dataclasses.replace(MIXTURE.sources[0], domains=("nothing",))
+    with pytest.raises(ManifestError, match="no sample that can be packed: 226 in the store, 0 of the domains"):
+        compile_plan(dataclasses.replace(MIXTURE, sources=(source,)), {"seen": made.samples}, tiny)
+
+
+def test_samples_of_another_vocabulary_are_refused(made: Made, tmp_path: Path) -> None:
+    store = Store.create(str(tmp_path / "samples"), "samples", "samples")
+    other = write(store, made.samples.records(0, 3), vocabulary="f" * 64)
+    with pytest.raises(StoreError, match="tokenise again"):
+        pieces_of(other, MIXTURE.sources[0], MIXTURE, tiny)
+
+
+def test_samples_that_are_not_those_of_the_plan_are_noticed(made: Made, tmp_path: Path) -> None:
+    store = Store.create(str(tmp_path / "samples"), "samples", "samples")
+    turned = write(store, reversed(list(made.samples.records())), vocabulary=tiny.digest)
+    with pytest.raises(StoreError, match="the plan counts"):
+        list(pack_unit(made.plan.blocks[0], dict.fromkeys(made.by_source, turned), tiny))
