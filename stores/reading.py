@@ -62,7 +62,7 @@ class ShardIndex:
     @cached_property
     def _records(self) -> np.ndarray:
         """(M,) int64, ascending: the row of each medium's record."""
-        return self.media.column("record").to_numpy()
+        return np.zeros(0, np.int64) if self.media is None else self.media.column("record").to_numpy()
 
     @cached_property
     def _stored(self) -> Mapping[tuple[int, int], tuple[int, bytes]]:

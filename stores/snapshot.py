@@ -78,8 +78,7 @@ def snapshot_of(files: Files, meta: Mapping[str, Json], number: int) -> Snapshot
 class Snapshot:
     def __init__(self, files: Files, name: str, root: Root) -> None:
         self.files, self.name, self.root = files, name, root
-        self._lists: dict[int, list[Receipt]] = {}
-        self._reader = ShardReader(files, root.kind, name)
+        self.reader = ShardReader(files, root.kind, name)
         self._homes: dict[str, Snapshot] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -137,7 +136,8 @@ class Snapshot:
     @cached_property
     def receipts(self) -> tuple[Receipt, ...]:
         """Of all committed units, in store order."""
-        return tuple(receipt for number in range(len(self.root.lists)) for receipt in self._list(number))
+        lists = (read_whole(self.files, f"lists/{one.digest}.json", one.digest) for one in self.root.lists)
+        return tuple(receipt for data in lists for receipt in read_list(data))
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ class Snapshot:
         """The record at that place in store order, its media located and without payload."""
         ref = self.shard_of(ordinal)
         base = self.base
-        return base._reader.record(base._index(ref.shard), ordinal - ref.first)
+        return base.reader.record(base._index(ref.shard), ordinal - ref.first)
 
     def records(self, start: int = 0, stop: int | None = None, keep_only: bool = True) -> Iterator[Any]:
         """Records from ordinal `start` up to `stop`, without those that a view dropped unless `keep_only` is False."""
@@ -259,7 +259,7 @@ class Snapshot:
                 where=f"{self.name}/shards/{location.shard}.tar",
                 fix="put the parent stores back where they were",
             )
-        return home._reader.medium(home._index(location.shard), location)
+        return home.reader.medium(home._index(location.shard), location)
 
     # ------------------------------------------------------------------ below: one shard
 
@@ -274,14 +274,8 @@ class Snapshot:
     def _entries(self) -> Mapping[str, ShardEntry]:
         return {entry.shard: entry for receipt in self.receipts for entry in receipt.shards}
 
-    def _list(self, number: int) -> list[Receipt]:
-        if number not in self._lists:
-            listed = self.root.lists[number]
-            self._lists[number] = read_list(read_whole(self.files, f"lists/{listed.digest}.json", listed.digest))
-        return self._lists[number]
-
     def _index(self, shard: str) -> ShardIndex:
-        return self._reader.index(shard, self._entries[shard].files)
+        return self.reader.index(shard, self._entries[shard].files)
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
         """Facts and `keep` of one shard's records; of `columns` at least those that exist."""
@@ -367,7 +361,7 @@ class ViewSnapshot(Snapshot):
         return ordinals[(ordinals >= start) & (ordinals < stop)]
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
-        own = self._reader.table("columns", self._entries[shard].files["columns"])
+        own = self.reader.table("columns", self._entries[shard].files["columns"])
         below = self._over._shard_table(shard, columns)
         kept = below.column("keep")
         for name in own.column_names:
