@@ -73,7 +73,7 @@ _DECODER_ERRORS = (
     LookupError,
     ArithmeticError,
     EOFError,
-    NotImplementedError,
+    RuntimeError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -147,7 +147,12 @@ def _open(payload: bytes, limits: ImageLimits) -> Image.Image:
         raise RecordError("unknown_format", "not a picture in any accepted format") from None
     except _DECODER_ERRORS as error:
         raise _broken(error) from error
-    _limit_pixels(image, limits)
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise RecordError("broken_image", f"{width} x {height} px is not a picture")
+    if width * height > limits.max_pixels:
+        limit = f"at most {limits.max_pixels:,} pixels are decoded"
+        raise RecordError("too_many_pixels", f"{width} x {height} px, {limit}")
     scans = payload.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0  # never inside compressed data
     if scans > limits.max_scans:
         raise RecordError("too_many_scans", f"a JPEG of {scans:,} scans, at most {limits.max_scans} are decoded")
@@ -160,16 +165,7 @@ def _load(payload: bytes, limits: ImageLimits) -> Image.Image:
         image.load()
     except _DECODER_ERRORS as error:
         raise _broken(error) from error
-    _limit_pixels(image, limits)  # an icon tells its true size only now
     return image
-
-
-def _limit_pixels(image: Image.Image, limits: ImageLimits) -> None:
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise RecordError("too_many_pixels", f"{width} x {height} px, at most {limits.max_pixels:,} pixels are decoded")
-    if width < 1 or height < 1:
-        raise RecordError("broken_image", f"{width} x {height} px is not a picture")
 
 
 def _orientation(image: Image.Image) -> int:

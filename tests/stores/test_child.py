@@ -49,7 +49,6 @@ def still_works(child: LimitedChild) -> bool:
         ("os:_exit", (3,), "decoder_crashed"),
         ("builtins:bytearray", (4 << 30,), "decoder_out_of_memory"),
         ("time:sleep", (60,), "decoder_timeout"),
-        ("builtins:pow", (3, 10**9), "decoder_timeout"),  # busy in C: only the CPU limit ends it
     ],
 )
 def test_whatever_kills_the_child_is_one_refused_record(
@@ -59,6 +58,19 @@ def test_whatever_kills_the_child_is_one_refused_record(
     assert reason(child, function, *arguments) == wanted
     assert time.monotonic() - started < 20
     assert still_works(child)
+
+
+def test_time_is_counted_on_the_cpu_too_and_anew_for_each_call() -> None:
+    with LimitedChild(cpu_s=1, wall_s=200.0) as patient:
+        pid = patient.call("os:getpid")
+        for _ in range(3):
+            patient.call(
+                "builtins:exec", "import time; t = time.process_time()\nwhile time.process_time() < t + 0.6: 0"
+            )
+        assert patient.call("os:getpid") == pid
+        with pytest.raises(RecordError, match="more than 1 CPU seconds") as caught:
+            patient.call("builtins:pow", 3, 10**9)  # busy in C, deaf to everything but a signal
+        assert caught.value.reason == "decoder_timeout"
 
 
 def test_a_record_error_travels_with_its_reason(child: LimitedChild) -> None:

@@ -181,6 +181,14 @@ def test_limits_are_exact() -> None:
     assert reason(payload, image.ImageLimits(max_bytes=len(payload) - 1)) == "too_many_bytes"
 
 
+def test_an_icon_that_lies_about_its_size_is_measured_inside() -> None:
+    inside = encoded(noise(90, 80, 3), "PNG")
+    entry = bytes([16, 16, 0, 0]) + (1).to_bytes(2, "little") + (32).to_bytes(2, "little")
+    header = bytes([0, 0, 1, 0, 1, 0]) + entry + len(inside).to_bytes(4, "little") + (22).to_bytes(4, "little")
+    assert image.check(header + inside) == ("ico", 80, 90)
+    assert reason(header + inside, image.ImageLimits(max_pixels=5000)) == "too_many_pixels"
+
+
 def test_a_jpeg_of_endless_passes_is_refused() -> None:
     payload = encoded(noise(64, 64, 3), "JPEG", progressive=True)
     assert image.check(payload) == ("jpg", 64, 64)

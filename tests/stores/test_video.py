@@ -219,6 +219,37 @@ def test_a_clip_with_one_broken_packet_is_refused_whole(test_data: Path) -> None
     assert reason((test_data / "video_decord/tests/test_data/corrupted.mp4").read_bytes()) == "broken_video"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_damage_that_a_decoder_would_paint_over_is_told(test_data: Path, seed: int) -> None:
+    """FFmpeg conceals broken HEVC without a word, unless it is asked to complain."""
+    payload = bytearray((test_data / "video_torchcodec/testsrc2_h265.mp4").read_bytes())
+    places = np.random.default_rng(seed).integers(len(payload) // 4, len(payload) * 3 // 4, 30)
+    for place in places:
+        payload[place] ^= 0x55
+    assert reason(bytes(payload)) == "broken_video"
+
+
+def test_a_frame_that_a_decoder_had_to_make_up_is_told(test_data: Path) -> None:
+    payload = bytearray((test_data / "video_mdn_cc0/cc0-videos/flower.mp4").read_bytes())
+    hole = len(payload) // 2
+    payload[hole : hole + 2000] = bytes(2000)
+    assert reason(bytes(payload)) == "broken_video"
+
+
+def test_a_last_frame_that_is_cut_short_is_told() -> None:
+    pictures = [np.random.default_rng(n).integers(0, 256, (48, 64, 3), dtype=np.uint8) for n in range(25)]
+    payload = written([n * 40_000 for n in range(25)], container="avi", codec="mpeg4", pictures=pictures)
+    last = payload.rindex(b"00dc", 0, payload.rindex(b"idx1"))
+    assert reason(payload[: last + 100]) == "truncated_video"
+
+
+def test_a_frame_not_later_than_the_one_before_is_left_out() -> None:
+    """Matroska counts milliseconds: the first two frames share one."""
+    payload = written([0, 300, 40_000, 80_000], container="matroska", bf="0")
+    assert video.frame_times_us(payload) == (0, 40_000, 80_000)
+    assert [number_of(frame) for frame in video.frames_at(payload, (0, 40_000, 80_000))] == [0, 2, 3]
+
+
 @pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
 @given(kept=st.floats(0, 1))
 @settings(max_examples=30)
@@ -244,8 +275,8 @@ def test_flipped_bytes_cost_a_reason_at_most(child: LimitedChild, flips: list[tu
     try:
         times_us = video.Clip(*child.call("stores.video:check", bytes(payload))).frame_times_us
         child.call("stores.video:frames_at", bytes(payload), times_us[:3])
-    except RecordError as error:
-        assert error.reason in REASONS, error
+    except RecordError as error:  # a table that claims millions of entries runs into the child's memory limit
+        assert error.reason in {*REASONS, "decoder_out_of_memory"}, error
 
 
 FLIPPED = written([n * 40_000 for n in range(10)], size=(32, 32))
