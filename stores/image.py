@@ -12,8 +12,9 @@ bytes become patches in packing. Pixels are Pillow's, as in the released process
     animated (GIF, PNG, WebP), several pages the first frame
 
 Everything here runs on bytes from strangers. Bytes, pixels and JPEG scans are limited before any pixel is decoded.
-Decoders are native code, so ingest calls `check` through `stores.child`; once a store holds the bytes, their digest
-says that they decoded before, and readers call `decode_rgb` in their own process.
+Decoders are native code, so ingest calls `check` through `stores.child` (0.05 ms a picture more than without:
+benchmarks/LOG.md); once a store holds the bytes, their digest says that they decoded before, and readers call
+`decode_rgb` directly.
 """
 
 from __future__ import annotations

@@ -1,0 +1,170 @@
+"""Pixels to slots and seconds to chunks, against the functions of `transformers` and the released rules in numpy."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from manifests.geometry import (
+    MAX_SIDE_PATCHES,
+    MERGE,
+    PATCH_PX,
+    RELEASED_LIMITS,
+    MediaLimits,
+    choose_frames,
+    chunks,
+    fit,
+    timestamp,
+)
+
+sides = st.one_of(st.integers(1, 200), st.integers(1, 9000), st.integers(1, 100_000))
+limits = st.one_of(st.sampled_from([64, 4096, 16384]), st.integers(1, 20_000))
+
+
+def of_transformers(file: str, function: str) -> Callable[..., Any]:
+    """A pure function out of a module that can't be imported without torchvision: its own source, compiled alone."""
+    found = importlib.util.find_spec("transformers")
+    if found is None or found.origin is None:
+        pytest.skip("needs transformers")
+    tree = ast.parse((Path(found.origin).parent / "models" / "kimi_k25" / file).read_text(encoding="utf-8"))
+    (node,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function)
+    names: dict[str, Any] = {"math": math}
+    exec(compile(ast.Module([node], []), file, "exec"), names)
+    return names[function]
+
+
+@pytest.fixture(scope="module", params=["image_processing_kimi_k25.py", "video_processing_kimi_k25.py"])
+def navit_resize(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return of_transformers(request.param, "navit_resize")
+
+
+@given(width=sides, height=sides, max_patches=limits)
+@settings(max_examples=2000)
+def test_sizes_and_grids_equal_those_of_transformers(
+    navit_resize: Callable[..., Any], width: int, height: int, max_patches: int
+) -> None:
+    (new_height, new_width), (padded_height, padded_width) = navit_resize(
+        height, width, PATCH_PX, MERGE, max_patches, MAX_SIDE_PATCHES
+    )
+    got = fit(width, height, max_patches)
+    assert (got.width_px, got.height_px) == (new_width, new_height)
+    assert (got.rows * PATCH_PX, got.cols * PATCH_PX) == (padded_height, padded_width)
+
+
+@given(width=sides, height=sides, max_patches=limits)
+def test_a_fit_never_enlarges_and_pads_less_than_one_slot(width: int, height: int, max_patches: int) -> None:
+    got = fit(width, height, max_patches)
+    assert 1 <= got.width_px <= width and 1 <= got.height_px <= height
+    assert 0 <= got.cols * PATCH_PX - got.width_px < PATCH_PX * MERGE
+    assert 0 <= got.rows * PATCH_PX - got.height_px < PATCH_PX * MERGE
+    assert got.rows % MERGE == got.cols % MERGE == 0
+    assert got.slots * MERGE**2 == got.patches == got.rows * got.cols
+    assert max(got.rows, got.cols) <= MAX_SIDE_PATCHES
+
+
+@given(width=st.integers(14, 5000), height=st.integers(14, 5000), max_patches=st.integers(1, 20_000))
+def test_the_limit_is_overshot_only_by_part_patches_and_padding(width: int, height: int, max_patches: int) -> None:
+    """The rule divides by whole patches of the original, so their cut-off parts come on top; so does padding."""
+    got = fit(width, height, max_patches)
+    part_patches = width / (width // PATCH_PX) * height / (height // PATCH_PX)
+    assert got.width_px * got.height_px <= max(max_patches * part_patches, 1) * 1.000001
+    assert got.patches < (got.width_px / PATCH_PX + MERGE) * (got.height_px / PATCH_PX + MERGE)
+
+
+@given(width=st.integers(280, 9000), height=st.integers(280, 9000))
+def test_the_aspect_is_kept_within_a_pixel(width: int, height: int) -> None:
+    got = fit(width, height, RELEASED_LIMITS.max_image_patches)
+    scale = max(got.width_px / width, got.height_px / height)
+    assert abs(got.width_px - width * scale) <= 1 and abs(got.height_px - height * scale) <= 1
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
+def test_a_picture_without_pixels_has_no_grid(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="no grid for"):
+        fit(*size, 100)
+
+
+@pytest.mark.parametrize(("side", "frames", "slots"), [(448, 2048, 131_072), (896, 128, 32_768)])
+def test_the_release_s_evaluation_settings_come_out(side: int, frames: int, slots: int) -> None:
+    """2,048 frames at 448 px and 128 frames at 896 px are what its video scores were taken with."""
+    per_chunk = fit(side, side, RELEASED_LIMITS.max_frame_patches).slots
+    assert per_chunk * len(chunks(tuple(range(frames)))) == slots
+
+
+RATES = [Fraction(n) for n in (1, 2, 3, 5, 8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 50, 60, 120)] + [
+    Fraction(n, 1001) for n in (24_000, 30_000, 60_000)
+]
+
+
+def steady(count: int, rate: Fraction) -> tuple[int, ...]:
+    return tuple(round(i * 1_000_000 / rate) for i in range(count))
+
+
+@given(count=st.integers(1, 4000), rate=st.sampled_from(RATES), cap=st.none() | st.integers(1, 300))
+@settings(max_examples=1000)
+def test_frames_are_chosen_by_the_released_rule(count: int, rate: Fraction, cap: int | None) -> None:
+    """At constant rate, written with numpy as the release writes it."""
+    native = float(rate)
+    wanted = max(round(count * min(2.0, native) / native), 1)
+    wanted = wanted if cap is None else min(wanted, cap)
+    released = np.round(np.linspace(0, count - 1, wanted)).astype(int)
+    if count > 1:  # one frame alone has no rate: it is the video
+        assert choose_frames(steady(count, rate), MediaLimits(max_video_frames=cap)) == tuple(released.tolist())
+
+
+@given(gaps_us=st.lists(st.integers(1, 5_000_000), max_size=300), cap=st.none() | st.integers(1, 50))
+def test_of_any_video_frames_are_chosen_in_order_from_first_to_last(gaps_us: list[int], cap: int | None) -> None:
+    times_us = (0, *np.cumsum(gaps_us).tolist()) if gaps_us else (0,)
+    chosen = choose_frames(times_us, MediaLimits(max_video_frames=cap))
+    assert list(chosen) == sorted(set(chosen)) and chosen[0] == 0
+    assert len(chosen) <= min(len(times_us), cap or len(times_us))
+    assert len(chosen) == 1 or chosen[-1] == len(times_us) - 1
+
+
+@given(count=st.integers(2, 500), rate=st.sampled_from(RATES), start_us=st.integers(0, 10**9))
+def test_where_a_clock_starts_changes_no_choice(count: int, rate: Fraction, start_us: int) -> None:
+    times_us = steady(count, rate)
+    assert choose_frames(times_us) == choose_frames(tuple(t + start_us for t in times_us))
+
+
+@given(frames=st.lists(st.integers(), max_size=50).map(tuple))
+def test_chunks_hold_every_frame_once_in_order(frames: tuple[int, ...]) -> None:
+    made = chunks(frames)
+    assert sum(made, ()) == frames
+    assert all(len(chunk) == 4 for chunk in made[:-1]) and all(1 <= len(chunk) <= 4 for chunk in made)
+
+
+@given(time_us=st.integers(0, 24 * 3600 * 10**6 - 1))
+@settings(max_examples=1000)
+def test_times_are_written_by_the_formula_of_transformers(time_us: int) -> None:
+    seconds = time_us / 1e6
+    theirs = time.strftime("%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}"
+    assert timestamp(time_us) == theirs
+
+
+@given(frame=st.integers(0, 100_000), rate=st.sampled_from(RATES))
+def test_frames_at_a_steady_rate_are_written_as_their_exact_seconds_would_be(frame: int, rate: Fraction) -> None:
+    """The release divides a frame's number by the rate; whole microseconds lose at most one millisecond of that."""
+    exact = frame / float(rate)
+    assume(exact < 24 * 3600)
+    ours = timestamp(round(frame * 1_000_000 / rate))
+    hours, minutes, seconds = ours.split(":")
+    assert abs(int(hours) * 3600 + int(minutes) * 60 + float(seconds) - exact) < 0.0011
+
+
+@pytest.mark.parametrize(
+    ("time_us", "text"), [(0, "00:00:00.000"), (4_350_000, "00:00:04.349"), (90_061_001_000, "25:01:01.001")]
+)
+def test_times_worked_by_hand(time_us: int, text: str) -> None:
+    assert timestamp(time_us) == text
