@@ -9,9 +9,13 @@ from pipelines.build import Pack, Plan, Tokenise
 from pipelines.commands import Report, Train
 from pipelines.curate import DedupExact, Filter
 from pipelines.ingest.folder import IngestFolder
+from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
+from pipelines.scenes.node import Scenes
 
 NODES: dict[str, type] = {
+    "scenes": Scenes,
+    "ingest_scenes": IngestScenes,
     "ingest_folder": IngestFolder,
     "ingest_stdlib": IngestStdlib,
     "filter": Filter,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import subprocess
 import sys
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from manifests import load
 from manifests.errors import ManifestError, MillraceError, ResumeError
 from manifests.load import schema
 from manifests.records import Json
-from pipelines.node import Inputs, Place, Survey, Task, Unit
+from pipelines.node import Inputs, Place, Product, Survey, Task, Unit
 from pipelines.tether import tethered
 
 PATIENCE_S = 5.0
@@ -44,11 +45,14 @@ class Train:
     """Nodes of samples for the held-out loss."""
     seeing: str | None = None
     """Node of samples of unseen scenes, for the paired test that the model sees."""
+    most_steps: int | None = None
+    """Stop after so many steps where the plan has more."""
     set: tuple[str, ...] = ()
     """`KEY=VALUE` changes to the stage."""
 
     def reads(self) -> tuple[str, ...]:
-        return (self.packs, *self.held_out, *((self.seeing,) if self.seeing else ()))
+        named = (self.packs, *self.held_out, *((self.seeing,) if self.seeing else ()))
+        return tuple(dict.fromkeys(named))
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         stage = load.load(dict[str, Json], [self.manifest], self.set)
@@ -75,17 +79,19 @@ class Train:
 
     def _changes(self, inputs: Inputs) -> list[str]:
         """The stage's paths, with the stores of this run in them."""
-        changes = [*self.set, f"packs={_absolute(inputs[self.packs].place)}"]
+        values: dict[str, Json] = {"packs": _absolute(inputs[self.packs])}
         if self.held_out:
-            places = ", ".join(_absolute(inputs[node].place) for node in self.held_out)
-            changes.append(f"evaluation.held_out=[{places}]")
+            values["evaluation.held_out"] = [_absolute(inputs[node]) for node in self.held_out]
         if self.seeing:
-            changes.append(f"evaluation.seeing.store={_absolute(inputs[self.seeing].place)}")
-        return changes
+            values["evaluation.seeing.store"] = _absolute(inputs[self.seeing])
+        if self.most_steps is not None:
+            packs = inputs[self.packs].snapshot
+            values["steps"] = min(self.most_steps, packs.counts["records"] // packs.meta["global_batch_packs"])
+        return [*(f"{key}={json.dumps(value)}" for key, value in values.items()), *self.set]
 
 
-def _absolute(place: str) -> str:
-    return place if "://" in place else str(Path(place).absolute())
+def _absolute(product: Product) -> str:
+    return product.place if "://" in product.place else str(Path(product.place).absolute())
 
 
 def _run(node: str, command: list[str]) -> None:

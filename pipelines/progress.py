@@ -18,6 +18,8 @@ from rich.table import Table
 
 from manifests.records import Json
 
+PAPER_WIDTH = 140
+"""Characters of a line where there is no terminal to ask."""
 QUIET_S = 10.0
 """Without a terminal, a line at most this often."""
 
@@ -126,14 +128,13 @@ def table(results: Sequence[Result]) -> None:
     """The end of a run, on stdout: what every node took in, kept, dropped and set aside."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("node", "records", "kept", "dropped", "quarantined", "seconds", "digest"):
-        grid.add_column(title, justify="right" if title in ("records", "kept", "seconds") else "left")
+        grid.add_column(title, overflow="fold", justify="right" if title in ("records", "kept", "seconds") else "left")
     for one in results:
         tally = one.tally
         seconds = "committed" if one.skipped else f"{one.seconds:.1f}"
         counted = (f"{tally.seen:,}", f"{tally.kept:,}") if tally.seen else ("", "")
         grid.add_row(one.node, *counted, _reasons(tally.dropped), _reasons(tally.quarantined), seconds, one.digest[:12])
-    console = Console(file=sys.stdout)
-    console.print(grid)
+    Console(width=None if sys.stdout.isatty() else PAPER_WIDTH).print(grid)
 
 
 def spoken(tally: Tally) -> str:

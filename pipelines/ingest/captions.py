@@ -46,11 +46,14 @@ def beside(base: Path, file: File, text_fields: Sequence[str]) -> Caption:
             return Caption(text.decode(data)[0].strip())
 
 
-def from_name(path: str, fallback: Fallback) -> str:
-    """Words of the folder's or the file's name, without numbers; empty where there are none."""
+def from_name(path: str, fallback: Fallback) -> tuple[str, Fallback]:
+    """(words, which name they are from): words of the wanted name without numbers, or of the other if it has none."""
     pure = PurePosixPath(path)
-    name = {"folder_name": pure.parent.name, "file_name": pure.stem, "none": ""}[fallback]
-    return " ".join(re.findall(r"[^\W\d_]{2,}", name))
+    names: dict[Fallback, str] = {"folder_name": pure.parent.name, "file_name": pure.stem}
+    for origin in sorted(names, key=lambda name: name != fallback) if fallback != "none" else ():
+        if words := re.findall(r"[^\W\d_]{2,}", names[origin]):
+            return " ".join(words), origin
+    return "", "none"
 
 
 def voc(data: bytes) -> Caption:

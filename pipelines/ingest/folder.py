@@ -44,7 +44,8 @@ class IngestFolder:
     text_fields: tuple[str, ...] = ()
     """Fields of a JSON record or table row that make its text, instead of the rules in `fields.py`."""
     caption_fallback: captions.Fallback = "folder_name"
-    """What stands for the caption of a picture or clip that has none."""
+    """What stands for the caption of a picture or clip that has none: words of its folder's name or of its own, and of
+    the other where that has no words."""
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
 

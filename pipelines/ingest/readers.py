@@ -93,8 +93,8 @@ class Reader:
             return self._captioned(item.locator, medium, caption, sibling.locator)
         if problems:
             raise RecordError("bad_caption", "; ".join(problems))
-        words = captions.from_name(file.locator, self.rules.caption_fallback)
-        return self._captioned(item.locator, medium, captions.Caption(words), self.rules.caption_fallback)
+        words, origin = captions.from_name(file.locator, self.rules.caption_fallback)
+        return self._captioned(item.locator, medium, captions.Caption(words), origin)
 
     def _captioned(self, locator: str, medium: Media, caption: captions.Caption, origin: str) -> Document:
         domain = "video" if medium.kind == "video" else caption.domain or "caption"

@@ -1,13 +1,15 @@
 """Bytes to text: which encoding is this, and is it text at all?
 
-Used by every reader of `pipelines/ingest`. Order: byte-order marks, strict UTF-8, Windows-1252 (which is what Latin-1
-files really are). A file that is mostly bytes above 127 without being UTF-8 is in some encoding we can't tell from
-others, and a wrong guess would put mojibake into a corpus: it is refused instead.
+Used by every reader of `pipelines/ingest`. Order: byte-order marks, strict UTF-8, then the two encodings of Western
+Europe: Windows-1252 (which is what Latin-1 files really are) or DOS 850, whichever makes letters of the bytes that
+stand inside words. A file that is mostly bytes above 127 without being UTF-8 is in some encoding that we can't tell
+from others, and a wrong guess would put mojibake into a corpus: it is refused instead.
 """
 
 from __future__ import annotations
 
 import codecs
+import re
 
 from manifests.errors import RecordError
 
@@ -18,6 +20,9 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+
+LEAST_SENSE = 0.8
+_INSIDE = re.compile(r"(?<=[A-Za-z])[^\x00-\x7f](?=[A-Za-z])")
 
 MOST_HIGH_BYTES = 0.3
 """Share of non-ASCII bytes up to which a Western one-byte encoding is believed: French and Finnish reach 0.05."""
@@ -39,7 +44,21 @@ def decode(data: bytes) -> tuple[str, str]:
     high = sum(byte > 127 for byte in data) / len(data)
     if high > MOST_HIGH_BYTES:
         raise RecordError("bad_encoding", f"not UTF-8 at offset {first}, and {high:.0%} of the bytes are not ASCII")
-    return _lines(_strict(data, "cp1252")), "cp1252"
+    guesses = [(_sense(data, encoding), encoding) for encoding in ("cp1252", "cp850")]
+    sense, encoding = max(guesses, key=lambda guess: guess[0])
+    if sense < LEAST_SENSE:
+        raise RecordError("bad_encoding", f"not UTF-8 at offset {first}, and no Western encoding makes sense of it")
+    return _lines(_strict(data, encoding)), encoding
+
+
+def _sense(data: bytes, encoding: str) -> float:
+    """Share of the non-ASCII characters between ASCII letters that are letters or apostrophes; 1 where there are none,
+    -1 where the bytes are not of this encoding."""
+    try:
+        inside = _INSIDE.findall(data.decode(encoding))
+    except UnicodeDecodeError:
+        return -1.0
+    return sum(character.isalpha() or character == "\u2019" for character in inside) / len(inside) if inside else 1.0
 
 
 def check(text: str) -> str:

@@ -54,6 +54,12 @@ def test_western_files_without_utf8_are_read_and_line_ends_become_one_kind() -> 
     assert text.decode("Où est l’été?\r\nLà-bas.\rOui".encode("cp1252")) == ("Où est l’été?\nLà-bas.\nOui", "cp1252")
 
 
+def test_text_of_old_dos_files_is_read_by_what_stands_inside_words() -> None:
+    words = "f\u00f6r Abram och sade: din s\u00e4d skall jag giva, t\u00e5ligt"
+    assert text.decode(words.encode("cp850")) == (words, "cp850")
+    assert text.decode(words.encode("cp1252")) == (words, "cp1252")
+
+
 def test_each_bad_line_costs_one_row_and_the_rest_arrives(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     good = b'{"text": "good"}'
@@ -279,10 +285,12 @@ def test_hostile_annotations_are_refused(content: str) -> None:
 
 
 def test_names_become_words_without_numbers() -> None:
-    assert captions.from_name("pink_sunglasses/02.jpg", "folder_name") == "pink sunglasses"
-    assert captions.from_name("x/gecko-320-213.jpg", "file_name") == "gecko"
-    assert captions.from_name("x/00.jpg", "file_name") == ""
-    assert captions.from_name("x/gecko.jpg", "none") == ""
+    assert captions.from_name("pink_sunglasses/02.jpg", "folder_name") == ("pink sunglasses", "folder_name")
+    assert captions.from_name("x/gecko-320-213.jpg", "file_name") == ("gecko", "file_name")
+    assert captions.from_name("dog3/00.jpg", "file_name") == ("dog", "folder_name")
+    assert captions.from_name("gecko.jpg", "folder_name") == ("gecko", "file_name")
+    assert captions.from_name("7/00.jpg", "file_name") == ("", "none")
+    assert captions.from_name("x/gecko.jpg", "none") == ("", "none")
 
 
 def test_json_without_surrogates_round_trips(tmp_path: Path) -> None:
