@@ -82,6 +82,8 @@ def test_initial_weights_depend_on_seed_and_name_alone():
     assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
     name = "language_model.model.layers.1.mlp.experts.gate_proj.weight"
     assert not torch.equal(second[name], third[name])
+    assert not torch.equal(second[name], second[name.replace("gate_proj", "up_proj")])
+    assert not torch.equal(second[name], second[name.replace("layers.1", "layers.2")])
     assert second[name].std().item() == pytest.approx(SMALL.init_method_std, rel=0.05)
     assert not second["vision_tower.encoder.blocks.0.norm0.bias"].any()
     assert bool((second["vision_tower.encoder.blocks.0.norm0.weight"] == 1).all())
