@@ -8,6 +8,7 @@ to the file that says it, or to the working directory when it comes from `--set`
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -93,10 +94,13 @@ def _read(file: Path, lines: dict[Place, str], bases: dict[Place, Path]) -> Json
     except yaml.YAMLError as error:
         raise _not_yaml(file, error) from None
     try:
+        lines[()] = f"{file}:1"
         node = reader.get_single_node()
         return {} if node is None else _walk(reader, node, (), file, lines, bases)
     except yaml.YAMLError as error:
         raise _not_yaml(file, error) from None
+    except RecursionError:
+        raise ManifestError("nested too deeply, or an alias that holds itself", where=str(file)) from None
     finally:
         reader.dispose()
 
@@ -127,7 +131,18 @@ def _walk(
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_walk(reader, item, (*place, i), file, lines, bases) for i, item in enumerate(node.value)]
-    return reader.construct_object(node, deep=True)
+    return _plain(reader.construct_object(node, deep=True), f"{file}:{node.start_mark.line + 1}")
+
+
+def _plain(value: Any, where: str) -> Json:
+    """YAML also knows dates, bytes and infinities; a manifest is what JSON can say."""
+    if isinstance(value, dict):
+        return {key: _plain(item, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, where) for item in value]
+    if value is None or isinstance(value, str | int) or isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ManifestError(f"{value!r} is no text or finite number", where=where, fix="put text in quotes")
 
 
 def _overlay(below: Json, above: Json) -> Json:
@@ -145,7 +160,7 @@ def _set(data: Json, text: str, lines: dict[Place, str], bases: dict[Place, Path
         value = yaml.load(raw, Loader=_Reader)
     except yaml.YAMLError:
         value = raw
-    layer: Json = value
+    layer = _plain(value, where)
     place: list[str | int] = []
     below = data
     for word in key.split("."):
@@ -157,9 +172,11 @@ def _set(data: Json, text: str, lines: dict[Place, str], bases: dict[Place, Path
         else:
             place.append(word)
             below = below.get(word) if isinstance(below, dict) else None
+    for said in (lines, bases):  # by files, about what is replaced
+        for inside in [known for known in said if known[: len(place)] == tuple(place)]:
+            del said[inside]
     for i in range(len(place)):
         lines[tuple(place[: i + 1])] = lines.get(tuple(place[: i + 1]), where)
-    lines[tuple(place)] = where
     bases[tuple(place)] = Path(os.getcwd())
     return _put(data, tuple(place), layer)
 

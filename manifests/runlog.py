@@ -29,7 +29,7 @@ def read(file: Path, event: str | None = None) -> list[dict[str, Json]]:
     """Every whole line, oldest first; a line torn by a kill is left out."""
     found = []
     if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
             except ValueError:

@@ -1,0 +1,200 @@
+"""Manifests: what is written arrives, and what is wrong is refused at its own line before any work starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifests.errors import ManifestError
+from manifests.load import Manifest, load, schema
+from manifests.schedule import VisionShare
+
+
+@schema
+class Cut:
+    kind: Literal["cut"]
+    at: int = 1
+
+
+@schema
+class Keep:
+    kind: Literal["keep"]
+    share: float
+
+
+@schema
+class Recipe:
+    name: str
+    out: str = ""
+    vision: VisionShare = VisionShare()
+    ops: tuple[Annotated[Cut | Keep, pydantic.Field(discriminator="kind")], ...] = ()
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+def read(folder: Path, *texts: str, sets: tuple[str, ...] = ()) -> Manifest[Recipe]:
+    files = []
+    for number, text in enumerate(texts):
+        file = folder / f"{number}.yaml"
+        file.write_text(text, encoding="utf-8")
+        files.append(file)
+    return load(Recipe, files, sets)
+
+
+def refusal(folder: Path, *texts: str, sets: tuple[str, ...] = ()) -> str:
+    with pytest.raises(ManifestError) as caught:
+        read(folder, *texts, sets=sets)
+    assert caught.value.exit_code == 2
+    return str(caught.value).replace(str(folder), "")
+
+
+plain_text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])).filter(
+    lambda text: not text.startswith(("./", "../"))
+)
+ops = st.one_of(
+    st.builds(Cut, kind=st.just("cut"), at=st.integers(-(2**63), 2**63)),
+    st.builds(Keep, kind=st.just("keep"), share=st.floats(allow_nan=False, allow_infinity=False)),
+)
+recipes = st.builds(
+    Recipe,
+    name=plain_text,
+    vision=st.builds(VisionShare, constant=st.floats(0, 1, exclude_max=True)),
+    ops=st.lists(ops, max_size=4).map(tuple),
+    weights=st.dictionaries(plain_text, st.floats(allow_nan=False, allow_infinity=False), max_size=4),
+)
+
+
+@given(recipe=recipes, flow=st.booleans())
+def test_what_is_dumped_as_yaml_or_json_loads_again(
+    tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, flow: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("dump")
+    data = json.loads(json.dumps(asdict(recipe)))
+    from_yaml = read(folder, yaml.safe_dump(data, default_flow_style=flow, allow_unicode=True))
+    from_json = read(folder, json.dumps(data, ensure_ascii=False))
+    assert from_yaml.value == from_json.value == recipe
+    assert from_yaml.digest == from_json.digest
+
+
+def test_the_digest_ignores_order_and_comments_but_no_value(tmp_path: Path) -> None:
+    one = read(tmp_path, "name: a\nvision: {constant: 0.2}\n")
+    same = read(tmp_path, "# a comment\nvision:\n    constant: 0.2\nname: 'a'\n")
+    other = read(tmp_path, "name: a\nvision: {constant: 0.3}\n")
+    assert one.digest == same.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("name: a\nvisoin: 1", "/0.yaml:2: visoin is not a known key"),
+        ("name: a\nvision:\n  constant: 0.1\n  konstant: 0.1", "/0.yaml:4: vision.konstant is not a known key"),
+        ("name: a\nops:\n- {kind: cut}\n- kind: cut\n  att: 3", "/0.yaml:5: ops.1.att is not a known key"),
+        ("name: a\nops:\n- {kind: trim}", "/0.yaml:3: ops.0 is"),
+        ("name: a\nops:\n- {at: 3}", "/0.yaml:3: ops.0 is"),
+        ("name: a\nops: [{kind: cut, at: 1.5}]", "/0.yaml:2: ops.0.at is 1.5"),
+        ("name: a\nops: [{kind: cut, at: '2'}]", '/0.yaml:2: ops.0.at is "2"'),
+        ("name: a\nops:\n  - kind: keep", "/0.yaml:3: ops.0.share is missing"),
+        ("name: yes", "/0.yaml:1: name is true"),
+        ("vision: {}", "/0.yaml:1: name is missing"),
+        ("", "/0.yaml:1: name is missing"),
+        ("name: a\nvision:\n  constant: 1.5", "/0.yaml:2: vision is"),
+        ("name: a\nname: b", "/0.yaml:2: key 'name' is given twice"),
+        ("name: a\n1: b", "/0.yaml:2: key 1 is not a word"),
+        ("- name", "/0.yaml:1: a manifest is a map"),
+        ("name: a\n\tvision: 1", "/0.yaml:2: not valid YAML"),
+        ("name: !!python/name:os.system x", "/0.yaml:1: not valid YAML"),
+        ("name: a\nout: 2024-01-01", "/0.yaml:2: datetime.date(2024, 1, 1) is no text"),
+        ("name: a\nweights: {x: .inf}", "/0.yaml:2: inf is no text or finite number"),
+        ("name: &a [*a]", "/0.yaml: nested too deeply, or an alias that holds itself"),
+    ],
+)
+def test_a_mistake_is_refused_where_it_stands(tmp_path: Path, text: str, wanted: str) -> None:
+    assert refusal(tmp_path, text).startswith(wanted)
+
+
+def test_files_that_can_not_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"nowhere\.yaml: can't be read"):
+        load(Recipe, [tmp_path / "nowhere.yaml"])
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(ManifestError, match="not UTF-8"):
+        load(Recipe, [tmp_path / "latin.yaml"])
+
+
+def test_overlays_merge_maps_and_replace_everything_else(tmp_path: Path) -> None:
+    base = "name: a\nweights: {x: 1.0, y: 2.0}\nops: [{kind: cut, at: 5}, {kind: cut, at: 6}]\n"
+    laid = read(tmp_path, base, "weights: {y: 3.0, z: 4.0}\nops: [{kind: cut}]\n")
+    assert laid.value == Recipe(name="a", weights={"x": 1.0, "y": 3.0, "z": 4.0}, ops=(Cut(kind="cut"),))
+    assert laid.where("weights", "x").endswith("0.yaml:2") and laid.where("weights", "y").endswith("1.yaml:1")
+    assert refusal(tmp_path, base, "\nweights: {y: no}").startswith("/1.yaml:2: weights.y is false")
+
+
+def test_set_reaches_into_maps_and_lists_and_speaks_yaml(tmp_path: Path) -> None:
+    sets = ("vision.constant=5e-1", "ops.1.at=7", "weights={x: 2e9}", "name=a=b")
+    got = read(tmp_path, "name: a\nops: [{kind: cut}, {kind: cut}]\n", sets=sets).value
+    assert got == Recipe(
+        name="a=b",
+        vision=VisionShare(constant=0.5),
+        ops=(Cut(kind="cut"), Cut(kind="cut", at=7)),
+        weights={"x": 2e9},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("vision.konstant=1", "--set vision.konstant=1: vision.konstant is not a known key"),
+        ("ops.2.at=1", "--set ops.2.at=1: '2' is not an index below 1"),
+        ("ops.0.at=x", '--set ops.0.at=x: ops.0.at is "x"'),
+        ("name", "--set name: expected KEY=VALUE"),
+        ("weights.x=.nan", "--set weights.x=.nan: nan is no text or finite number"),
+    ],
+)
+def test_a_mistake_in_set_is_named(tmp_path: Path, text: str, wanted: str) -> None:
+    assert refusal(tmp_path, "name: a\nops: [{kind: cut}]", sets=(text,)).startswith(wanted)
+
+
+def test_paths_start_from_whoever_says_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "base" / "m.yaml").write_text("name: ./beside\nout: ../up/x\nvision: {}\n")
+    (tmp_path / "over.yaml").write_text("out: ./stores\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    base, over = tmp_path / "base" / "m.yaml", tmp_path / "over.yaml"
+    assert load(Recipe, [base]).value.out == str(tmp_path / "up" / "x")
+    assert load(Recipe, [base]).value.name == str(tmp_path / "base" / "beside")
+    assert load(Recipe, [base, over]).value.out == str(tmp_path / "stores")
+    assert load(Recipe, [base, over], ["out=./here"]).value.out == str(tmp_path / "elsewhere" / "here")
+    assert load(Recipe, [base, over], ["out=plain/name"]).value.out == "plain/name"
+
+
+def test_a_map_given_with_set_forgets_the_files_it_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @schema
+    class Folders:
+        read: dict[str, str]
+
+    (tmp_path / "m.yaml").write_text("read: {raw: ./raw}\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    got = load(Folders, [tmp_path / "m.yaml"], ["read={raw: ./mine}"])
+    assert got.value.read == {"raw": str(tmp_path / "elsewhere" / "mine")}
+    assert got.where("read", "raw") == "--set read={raw: ./mine}"
+
+
+def test_moving_a_manifest_changes_its_paths_and_not_its_digest(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.yaml").write_text("name: a\nout: ./stores\n")
+    one, two = (load(Recipe, [tmp_path / folder / "m.yaml"]) for folder in ("one", "two"))
+    assert one.digest == two.digest and one.value.out != two.value.out
+
+
+def test_a_loaded_value_can_not_be_changed(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError):
+        read(tmp_path, "name: a").value.name = "b"  # type: ignore[misc]
