@@ -192,6 +192,12 @@ def readable(ids: np.ndarray, vocabulary: Vocabulary) -> str:
     return "".join(pieces)
 
 
+def one_line(text: str, most: int) -> str:
+    """Without line breaks, and its middle left out where it is longer than `most` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-(most // 4) :]}"
+
+
 def segments(pack: Pack) -> Iterator[tuple[int, int, str, str, list[tuple[int, int]]]]:
     """(first position, length, source, sample, [(first slot, slots)]) of each segment of a pack."""
     runs = [(item.slot, item.grid[1] * item.grid[2] // 4) for packed in pack.media for item in packed.items]

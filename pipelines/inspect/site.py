@@ -111,14 +111,15 @@ def _picture(documents: Snapshot, document: Document, medium: Media, limits: Med
     rgb = resize(decode_rgb(documents.read(medium.location)), place.width_px, place.height_px)
     text = " ".join(part.text for part in document.parts if isinstance(part, Text))
     caption = f"{medium.width_px}x{medium.height_px} {medium.format}, {place.slots} slots. {text}"
-    return panels.picture(rgb, place, caption if len(caption) <= 170 else caption[:167] + "...")
+    return panels.picture(rgb, place, artefacts.one_line(caption, 170))
 
 
 def _pack_bars(packs: Snapshot) -> str:
     """A few packs as bars, and one of them word by word."""
     chosen = artefacts.examples(range(packs.counts["records"]), PACKS)
     records: list[Pack] = [packs.record(ordinal) for ordinal in chosen]
-    richest = max(records, key=lambda pack: (len(pack.media) > 0, len(pack.segments)))
+    shown = max(range(len(records)), key=lambda i: (len(records[i].media) > 0, len(records[i].segments)))
+    richest = records[shown]
     colours = panels.palette([segment.source for pack in records for segment in pack.segments])
     rows = [
         [
@@ -130,10 +131,10 @@ def _pack_bars(packs: Snapshot) -> str:
     bars = panels.pack_rows(rows, len(records[0].ids), colours)
     vocabulary = artefacts.vocabulary_of(packs)
     words = [
-        (at, length, source, artefacts.readable(richest.ids[at : at + length], vocabulary)[:150])
+        (at, length, source, artefacts.one_line(artefacts.readable(richest.ids[at : at + length], vocabulary), 150))
         for at, length, source, _, _ in list(artefacts.segments(richest))[:12]
     ]
-    title = html.escape(f"Pack {chosen[records.index(richest)]}, its first segments")
+    title = html.escape(f"Pack {chosen[shown]}, its first segments")
     table = panels.table(("at", "tokens", "source", "text"), words)
     lead = f"packs of {len(records[0].ids):,} tokens; attention stays inside a segment, its positions begin at 0"
     return panels.section("Packs", lead, bars, f"<p>{title}</p>", table)

@@ -241,7 +241,6 @@ def _pack(snapshot: Snapshot, pack: Pack) -> dict[str, Json]:
     used = sum(segment.length for segment in pack.segments)
     rows = []
     for at, length, source, sample, runs in artefacts.segments(pack):
-        text = artefacts.readable(pack.ids[at : at + length], vocabulary)
         rows.append(
             {
                 "at": at,
@@ -250,7 +249,7 @@ def _pack(snapshot: Snapshot, pack: Pack) -> dict[str, Json]:
                 "loss": int(pack.loss_mask[at : at + length].sum()),
                 "source": source,
                 "sample": sample[:8],
-                "text": text if len(text) <= 160 else f"{text[:100]} ... {text[-50:]}",
+                "text": artefacts.one_line(artefacts.readable(pack.ids[at : at + length], vocabulary), 160),
             }
         )
     return {
