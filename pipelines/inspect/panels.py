@@ -106,7 +106,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, width: int 
     drawn = [_thin(s) for s in series if len(s.x)]
     if not drawn:
         return '<p class="dim">nothing recorded yet</p>'
-    left, right, top, bottom = 58, 12, 10, 40
+    left, right, top, bottom = 58, 22, 26, 40
     xs = np.concatenate([np.asarray(s.x, float) for s in drawn])
     ys = np.concatenate([np.asarray(s.y, float) for s in drawn])
     x_ticks, y_ticks = _ticks(xs.min(), xs.max()), _ticks(ys.min(), ys.max())
@@ -123,15 +123,15 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, width: int 
     for tick in y_ticks:
         out.append(
             f'<line x1="{left}" x2="{width - right}" y1="{py(tick):.1f}" y2="{py(tick):.1f}" stroke="var(--line)"/>'
-            f'<text class="dim" x="{left - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
+            f'<text class="dim" x="{left - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>'
         )
     for tick in x_ticks:
         out.append(
-            f'<text class="dim" x="{px(tick):.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick:g}</text>'
+            f'<text class="dim" x="{px(tick):.1f}" y="{height - bottom + 18}" text-anchor="middle">{_short(tick)}</text>'
         )
     middle = (left + width - right) / 2
     out.append(f'<text class="dim" x="{middle}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
-    out.append(f'<text class="dim" x="4" y="{top + 4}">{escape(y_label)}</text>')
+    out.append(f'<text class="dim" x="4" y="12">{escape(y_label)}</text>')
     for i, s in enumerate(drawn):
         points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(s.x, s.y, strict=True))
         dash = ' stroke-dasharray="5 4"' if s.dashed else ""
@@ -152,6 +152,14 @@ def _thin(series: Series) -> Series:
         [float(np.mean(series.y[i : i + group])) for i in edges],
         series.dashed,
     )
+
+
+def _short(value: float) -> str:
+    """200000 as 200k, 1200000 as 1.2M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:

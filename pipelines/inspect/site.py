@@ -116,7 +116,9 @@ def _picture(documents: Snapshot, document: Document, medium: Media, limits: Med
 
 def _pack_bars(packs: Snapshot) -> str:
     """A few packs as bars, and one of them word by word."""
-    chosen = artefacts.examples(range(packs.counts["records"]), PACKS)
+    with_media = np.flatnonzero(packs.table(["slots"])["slots"].to_numpy()).tolist()
+    chosen = artefacts.examples(range(packs.counts["records"]), PACKS // 2)
+    chosen = sorted({*chosen, *artefacts.examples(with_media, PACKS - len(chosen))})
     records: list[Pack] = [packs.record(ordinal) for ordinal in chosen]
     shown = max(range(len(records)), key=lambda i: (len(records[i].media) > 0, len(records[i].segments)))
     richest = records[shown]
