@@ -126,9 +126,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, width: int 
             f'<text class="dim" x="{left - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>'
         )
     for tick in x_ticks:
-        out.append(
-            f'<text class="dim" x="{px(tick):.1f}" y="{height - bottom + 18}" text-anchor="middle">{_short(tick)}</text>'
-        )
+        at = f'x="{px(tick):.1f}" y="{height - bottom + 18}" text-anchor="middle"'
+        out.append(f'<text class="dim" {at}>{_short(tick)}</text>')
     middle = (left + width - right) / 2
     out.append(f'<text class="dim" x="{middle}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
     out.append(f'<text class="dim" x="4" y="12">{escape(y_label)}</text>')
