@@ -120,11 +120,18 @@ def logical_digest(tables: Mapping[str, pa.Table]) -> str:
     for name, table in sorted(tables.items()):
         state.update(f"table {name} {table.num_rows} {table.num_columns}\n".encode())
         for field in table.schema:
-            state.update(f"column {field.name} {field.type}\n".encode())
+            state.update(f"column {field.name} {_type_name(field.type)}\n".encode())
             for piece in _plain(table.column(field.name)):
                 state.update(len(piece).to_bytes(8, "little"))
                 state.update(piece)
     return state.hexdigest()
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """Of the values: dictionaries are a way to store words, and parquet renames the insides of lists."""
+    if pa.types.is_dictionary(kind):
+        return _type_name(kind.value_type)
+    return f"list of {_type_name(kind.value_type)}" if pa.types.is_list(kind) else str(kind)
 
 
 def _plain(column: pa.ChunkedArray | pa.Array) -> Iterable[bytes]:

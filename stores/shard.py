@@ -7,7 +7,6 @@ give the same file; every member's payload offset is known when it is added, so 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 RECORD = 512
@@ -76,13 +75,3 @@ class ShardFile:
         with self.path.open("ab") as out:
             out.write(self._buffer)
         self._buffer.clear()
-
-
-def members(tar: bytes) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, length) of every member of a tar written here, in order."""
-    at = 0
-    while at + RECORD <= len(tar) and tar[at]:
-        name = tar[at : at + 100].rstrip(b"\0").decode("ascii")
-        size = int(tar[at + 124 : at + 135], 8)
-        yield name, at + RECORD, size
-        at += RECORD + size + len(padding(size))

@@ -24,7 +24,7 @@ from stores import index
 from stores.filesystem import Files, open_files
 from stores.kinds import KINDS
 from stores.reading import ShardIndex, ShardReader, read_whole
-from stores.roots import Parent, Receipt, Root, ShardEntry, read_list, read_root
+from stores.roots import SCHEMA, Parent, Receipt, Root, ShardEntry, read_list, read_root
 
 DECIDED = ("keep", "reason", "score")
 """Columns that a chain of views answers together: the first view that drops a record says why."""
@@ -44,10 +44,13 @@ class ShardRef:
 def read_meta(files: Files) -> dict[str, Json]:
     """What `store.json` says. Raises StoreError where there is no store."""
     try:
-        return json.loads(files.read("store.json"))
+        meta = json.loads(files.read("store.json"))
+        if meta["schema"] != SCHEMA:
+            raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
+        return {name: meta[name] for name in ("kind", "name", "schema", "swap")}
     except FileNotFoundError:
         raise StoreError("there is no store here", where=files.url, fix="check the path or URL") from None
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         raise StoreError("store.json is damaged", where=files.url, fix="restore it from a copy of the store") from None
 
 

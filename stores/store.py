@@ -58,10 +58,7 @@ class Store:
     def open(cls, url: str) -> Store:
         """Raises StoreError where there is none, or one of another schema."""
         files = open_files(url)
-        meta = read_meta(files)
-        if meta["schema"] != SCHEMA:
-            raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
-        return cls(files, meta)
+        return cls(files, read_meta(files))
 
     @classmethod
     def open_or_create(cls, url: str, kind: StoreKind, name: str) -> Store:

@@ -46,6 +46,8 @@ class UnitWriter:
         Raises RecordError for a record that can't be stored (`lone_surrogate`, `not_json`) or whose id this unit has
         already (`duplicate_id`); the unit goes on without it.
         """
+        if self._kind not in KINDS:
+            raise ValueError("a view holds columns, no records of its own")
         kind = KINDS[self._kind]
         encoded = kind.encode(record)
         name = encoded.facts.get("id")

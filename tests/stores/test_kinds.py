@@ -217,6 +217,24 @@ def test_every_shard_opens_with_datasets(
             assert all(row[told["member"]] is not None for row in rows for told in row["json"]["media"])
 
 
+@pytest.mark.parametrize("late", ["facts", "parents", "parts"])
+def test_datasets_opens_shards_although_a_field_begins_empty(
+    make: Any, late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns the types of fields from the first five rows, and fails where a list was empty in all of them."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    empty: dict[str, Any] = {"facts": (), "parents": (), "parts": (replace(clip(), frame_times_us=()),)}
+    filled = {"facts": (Fact("count", 0, 0, 1),), "parents": ("ab",), "parts": (clip(),)}
+    made = [document(i, **(empty | ({late: filled[late]} if i > 6 else {}))) for i in range(9)]
+    snapshot = make("documents", {"unit": made})
+    assert snapshot.counts["records"] == 9
+    for ref, shard in zip(snapshot.shards, shards(snapshot), strict=True):
+        opened = datasets.load_dataset("webdataset", data_files=str(shard), split="train", cache_dir=str(tmp_path))
+        assert opened.num_rows == ref.records
+
+
 def test_documents_share_a_shard_where_their_members_are_alike(make: Any) -> None:
     snapshot = make("documents", {"unit": [document(i, Text("t"), picture("jpg", i)) for i in range(20)]})
     assert len(snapshot.shards) == 1

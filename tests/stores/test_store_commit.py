@@ -1,0 +1,269 @@
+"""Commits: what counts is what was published, in whatever order it came and whoever was killed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifests.errors import StoreError
+from manifests.records import Document, Text, record_id
+from stores.roots import Receipt
+from stores.store import Snapshot, Store
+from stores.upkeep import verify
+
+ROOT = Path(__file__).parents[2]
+UNITS = ("a", "b", "c", "d")
+
+
+def documents(unit: str, count: int = 3, word: str = "text") -> list[Document]:
+    return [Document(record_id(unit, str(i)), unit, str(i), "web", (Text(f"{word} {unit} {i}"),)) for i in range(count)]
+
+
+def receipt(store: Store, unit: str, word: str = "text") -> Receipt:
+    writer = store.writer(unit)
+    for document in documents(unit, word=word):
+        writer.add(document)
+    writer.quarantine(f"{unit}/bad", "no_text", "nothing in it")
+    return pickle.loads(pickle.dumps(writer.finish()))  # as it comes from a worker
+
+
+def commit(store: Store, receipts: list[Receipt], complete: bool = True) -> Snapshot:
+    return store.commit(receipts, node="node", units=UNITS, complete=complete)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(str(tmp_path / "store"), "documents", "docs")
+
+
+@given(st.permutations(UNITS), st.lists(st.integers(1, 3), max_size=3), st.booleans())
+@settings(max_examples=25)
+def test_the_content_root_does_not_depend_on_how_receipts_arrive(
+    quick_folder: Path, order: list[str], cuts: list[int], reopened: bool
+) -> None:
+    url = tempfile.mkdtemp(dir=quick_folder)
+    store = Store.create(url, "documents", "docs")
+    receipts = [receipt(store, unit) for unit in order]
+    for cut in cuts:
+        commit(store, receipts[:cut], complete=False)
+        store = Store.open(url) if reopened else store
+    snapshot = commit(store, receipts)
+    assert snapshot.units == UNITS and snapshot.complete
+    assert [document.source for document in snapshot.records()] == [unit for unit in UNITS for _ in range(3)]
+    known = Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
+    at_once = commit(known, [receipt(known, unit) for unit in UNITS])
+    assert snapshot.content_root == at_once.content_root
+    assert snapshot.root.lists == at_once.root.lists and snapshot.counts == at_once.counts
+
+
+def test_the_content_root_does_not_depend_on_the_order_of_units(store: Store, tmp_path: Path) -> None:
+    other = Store.create(str(tmp_path / "other"), "documents", "docs")
+    backwards = UNITS[::-1]
+    one = commit(store, [receipt(store, unit) for unit in UNITS])
+    two = other.commit([receipt(other, unit) for unit in UNITS], node="node", units=backwards)
+    assert two.units == backwards and one.content_root == two.content_root
+
+
+def test_another_record_gives_another_content_root(store: Store, tmp_path: Path) -> None:
+    first = commit(store, [receipt(store, unit) for unit in UNITS])
+    other = Store.create(str(tmp_path / "other"), "documents", "docs")
+    changed = [receipt(other, unit, "text" if unit != "c" else "Text") for unit in UNITS]
+    assert commit(other, changed).content_root != first.content_root
+
+
+def test_duplicate_and_late_receipts_change_nothing(store: Store) -> None:
+    receipts = [receipt(store, unit) for unit in UNITS]
+    zombie = receipt(store, "b", "another")
+    done = commit(store, receipts)
+    for late in ([], receipts[:2], [zombie], [zombie, *receipts]):
+        for complete in (True, False):
+            again = commit(store, late, complete)
+            assert again.number == done.number and again.root == done.root
+    assert zombie.shards[0].shard not in {ref.shard for ref in done.shards}
+
+
+def test_the_first_commit_of_a_unit_wins(store: Store) -> None:
+    first, second = receipt(store, "a", "first"), receipt(store, "a", "second")
+    commit(store, [first], complete=False)
+    assert commit(store, [second], complete=False).record(0).text == "first a 0"
+
+
+def test_units_that_are_no_longer_wanted_drop_out_and_the_others_stay(store: Store) -> None:
+    before = commit(store, [receipt(store, unit) for unit in UNITS])
+    after = store.commit([receipt(store, "e")], node="changed", units=("e", "d", "a"))
+    assert after.units == ("e", "d", "a") and after.number == before.number + 1
+    assert after.counts["records"] == 9 and after.counts["quarantined"] == 3
+    assert [document.source for document in before.records()] == [unit for unit in UNITS for _ in range(3)]
+
+
+def test_complete_means_that_nothing_is_missing(store: Store) -> None:
+    with pytest.raises(StoreError, match="3 units are missing, the first is 'b'"):
+        commit(store, [receipt(store, "a")])
+    assert store.head() is None
+
+
+def test_a_unit_may_be_empty_or_hold_only_what_was_set_aside(store: Store) -> None:
+    writer = store.writer("b")
+    writer.quarantine("b/1", "truncated_image", "ends after 3 bytes")
+    snapshot = store.commit([store.writer("a").finish(), writer.finish()], node="n", units=("a", "b"))
+    assert snapshot.units == ("a", "b") and list(snapshot.records()) == [] and snapshot.shards == ()
+    assert snapshot.quarantined().to_pylist() == [
+        {"unit": "b", "locator": "b/1", "reason": "truncated_image", "message": "ends after 3 bytes"}
+    ]
+    assert snapshot.table().num_rows == 0 and "tokens" not in snapshot.table().column_names
+    assert snapshot.ranges == {"a": range(0), "b": range(0)}
+
+
+def test_the_head_is_found_from_any_distance(store: Store) -> None:
+    for number in range(1, 20):
+        units = [f"u{i}" for i in range(number)]
+        store.commit([receipt(store, units[-1])], node="node", units=units)
+        found = Store.open(store.url).head()
+        assert found is not None and found.number == number
+    old = store.snapshot(3)
+    assert old.units == ("u0", "u1", "u2")
+
+
+def test_a_swap_whose_answer_was_lost_is_recognised(store: Store) -> None:
+    """Someone else's root in our place means another try; our own bytes there mean that we succeeded."""
+    receipts = [receipt(store, unit) for unit in UNITS]
+    one, two = Store.open(store.url), Store.open(store.url)
+    assert commit(one, receipts).number == commit(two, receipts).number == 1
+
+
+def test_many_units_are_cut_into_lists_that_later_commits_keep(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stores.roots.LIST_SHARDS", 2)
+    receipts = [receipt(store, unit) for unit in UNITS]
+    before = store.commit(receipts, node="node", units=UNITS)
+    after = store.commit([receipt(store, "e")], node="node", units=(*UNITS, "e"))
+    assert [entry.units for entry in after.root.lists] == [2, 2, 1]
+    assert after.root.lists[:2] == before.root.lists
+    assert [document.source for document in after.records()] == [unit for unit in (*UNITS, "e") for _ in range(3)]
+
+
+RACER = """
+import sys, pickle, time
+from pathlib import Path
+from tests.stores.test_store_commit import receipt
+from stores.store import Store
+url, mine, everybody = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
+store = Store.open(url)
+receipts = [receipt(store, unit) for unit in mine]
+print("ready", flush=True)
+sys.stdin.readline()
+for one in receipts:
+    store.commit([one], node="node", units=everybody, complete=False)
+"""
+
+
+def test_two_racing_committers_lose_nothing(store: Store) -> None:
+    everybody = [f"{racer}{i}" for i in range(12) for racer in "xy"]
+    racers = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                RACER,
+                store.url,
+                ",".join(u for u in everybody if u[0] == racer),
+                ",".join(everybody),
+            ],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for racer in "xy"
+    ]
+    for racer in racers:
+        assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    assert [racer.wait(60) for racer in racers] == [0, 0]
+    head = Store.open(store.url).head()
+    assert head is not None and set(head.units) == set(everybody) and head.number == len(everybody)
+    assert verify(head) == []
+
+
+def work(url: str, units: tuple[str, ...] = UNITS) -> Snapshot:
+    """What a node does, also after a kill: the missing units, a commit after each, and one that completes."""
+    store = Store.open_or_create(url, "documents", "docs")
+    head = store.head()
+    for unit in units:
+        if head is None or unit not in head.units:
+            head = store.commit([receipt(store, unit)], node="node", units=units, complete=False)
+    return store.commit([], node="node", units=units)
+
+
+def killed_at(moment: int, url: str) -> bool:
+    """Run `work` in a fork that kills itself before its `moment`-th change to the filesystem; False: it finished."""
+    child = os.fork()
+    if child == 0:
+        changes = 0
+
+        def count(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal changes
+            if event in ("os.link", "os.remove", "os.mkdir") or (event == "open" and arguments[1] not in ("r", "rb")):
+                changes += 1
+                if changes == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        work(url, UNITS[:2])
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_a_kill_before_any_change_to_the_filesystem_leaves_a_store_that_goes_on(quick_folder: Path) -> None:
+    expected = work(tempfile.mkdtemp(dir=quick_folder), UNITS[:2]).content_root
+    moment = 0
+    killed = True
+    while killed:
+        moment += 1
+        url = tempfile.mkdtemp(dir=quick_folder)
+        killed = killed_at(moment, url)
+        if Path(url, "store.json").exists():
+            head = Store.open(url).head()
+            assert head is None or verify(head) == []
+        finished = work(url, UNITS[:2])
+        assert finished.content_root == expected and finished.complete and verify(finished) == []
+    assert moment > 40
+
+
+WORKER = """
+import sys
+from tests.stores.test_store_commit import work
+print("ready", flush=True)
+work(sys.argv[1], tuple(f"u{i}" for i in range(400)))
+"""
+
+
+def test_writers_killed_at_random_moments_leave_the_previous_root_or_the_next(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    url = str(tmp_path / "store")
+    units = 0
+    for _ in range(4):
+        worker = subprocess.Popen([sys.executable, "-c", WORKER, url], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.05, 0.6))
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        head = Store.open_or_create(url, "documents", "docs").head()
+        if head is not None:
+            assert len(head.units) >= units and verify(head) == []
+            units = len(head.units)
+    assert units > 0
