@@ -4,22 +4,24 @@
 
 1. Each source's pieces are permuted by hash, epoch by epoch. Two merged orders, of rich and of poor pieces, follow the
    weights (`mixture.py` says what is rich, and what the weights mean).
-2. One pass merges the two: a rich piece where fewer slots were given than the schedule wants, else a poor one. The
-   result is cut into blocks of about equally many tokens. That fixes what is in a block.
+2. One pass merges the two: a rich piece where fewer slots were given than the schedule wants, else a poor one. When
+   one kind is used up, the other goes on while the error stays within share * max_pack_tokens. The result is cut into
+   blocks of about equally many tokens. That fixes what is in a block.
 3. Blocks are filled independently of each other, by any mapper, on any number of workers.
 4. One pass carries the exact integer error from block to block and orders the packs inside each by the same rule:
    a pack richer than the share where slots are missing, else a poorer one, each kind in seeded order.
 
 **The bound.** After every pack the vision slots given so far differ from the schedule's by at most one pack's: by at
 most M = max(slots of any pack, share * max_pack_tokens), what a pack holds or what it ought to hold. Proof. Let E =
-slots - share * tokens. *At block boundaries* step 2 gives -M <= E <= M: a rich piece comes only at E < 0 and adds at
-most its slots, a poor one only at E >= 0 and takes at most share * max_pack_tokens. Filling moves pieces inside a block
-only, so E at its end stays the same. *Inside a block*, while both kinds are left, a rich pack comes only at E < 0 and
-adds at most its slots, a poor one only at E >= 0 and takes at most share * max_pack_tokens: |E| <= M. Once one kind is
-used up, E moves in one direction to its value at the block's end, so it lies between two values that keep the bound.
-*At the end* whole packs are cut off, and M loses theirs. That matters only where poor packs are used up and the pack
-that holds the last rich piece, of s slots, is among those cut off. E would have ended below s and gained at least
-s - share * max_pack_tokens with that pack, so it stays below share * max_pack_tokens. `proof.py` recounts all this.
+slots - share * tokens. *At block boundaries* step 2 gives -M <= E <= M: a rich piece comes at E < 0 and adds at most
+its slots, a poor one at E >= 0 and takes at most share * max_pack_tokens, and what comes otherwise keeps within that,
+too. Filling moves pieces inside a block only, so E at its end stays the same. *Inside a block*, while both kinds of
+packs are left, a rich one comes at E < 0 and adds at most its slots, a poor one at E >= 0 and takes at most share *
+max_pack_tokens: |E| <= M. Once one kind is used up, E moves in one direction to its value at the block's end, so it
+lies between two values that keep the bound. *At the end* whole packs are cut off, and M loses theirs. That matters only
+where E rises to its end beyond share * max_pack_tokens, and the pack of the last rich piece, of s slots, is among those
+cut off. E would have ended below s and gained at least s - share * max_pack_tokens with that pack, so before it E is
+below share * max_pack_tokens. `proof.py` recounts all this.
 """
 
 from __future__ import annotations
@@ -159,15 +161,19 @@ def _one_order(mixture: Mixture, sources: Sequence[SourcePieces]) -> tuple[Segme
     tokens = error = 0
     missing = None
     while tokens < goal:
-        rich = error < 0
-        following = next(sides[rich], None)
+        wanted = error < 0
+        following = next(sides[wanted], None) or next(sides[not wanted], None)
         if following is None:
-            missing = rich
+            missing = wanted if math.isfinite(goal) else None
             break
         index, piece, _ = following
         length, slots = sizes[index][piece]
+        gain = slots * denominator - length * numerator
+        if (gain > 0) != wanted and abs(error + gain) > numerator * mixture.max_pack_tokens:
+            missing = wanted
+            break
         tokens += length
-        error += slots * denominator - length * numerator
+        error += gain
         chosen.append(following)
     source, piece_of, epoch = np.array(chosen, np.int64).reshape(-1, 3).T
     order = {name: np.zeros(len(source), kind) for name, kind in COLUMNS.items()}

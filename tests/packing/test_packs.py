@@ -19,7 +19,7 @@ from packing.pieces import pieces_of
 from packing.plan import compile_plan
 from packing.proof import prove, recount
 from stores.store import Store
-from tests.packing.corpus import MIXTURE, Made, corpus, make, tiny, write
+from tests.packing.corpus import MIXTURE, Made, corpus, create, make, tiny, write
 from tokenization.encode import decode, encode
 
 
@@ -190,6 +190,20 @@ def test_a_medium_longer_than_a_pack_takes_its_sample_out_and_is_counted(made: M
     for block in plan.blocks:
         seen = block.arrays["source"] == 0
         assert not too_long & set(block.arrays["ordinal"][seen].tolist())
+
+
+def test_samples_that_a_view_drops_are_never_packed(made: Made, tmp_path: Path) -> None:
+    store = create(tmp_path, "view")
+    writer = store.writer("all")
+    for ref in made.samples.shards:
+        keep = [ordinal % 2 == 0 for ordinal in range(ref.first, ref.first + ref.records)]
+        writer.columns(ref.shard, {"keep": keep})
+    view = store.commit([writer.finish()], node="test", units=["all"], parents=[made.samples.as_parent])
+    plan = compile_plan(MIXTURE, dict.fromkeys(made.by_source, view), tiny)
+    assert all((block.arrays["ordinal"] % 2 == 0).all() for block in plan.blocks)
+    kept = {sample.id for sample in view.records()}
+    first = materialise(plan.blocks[0], 0, dict.fromkeys(made.by_source, view), tiny)
+    assert {segment.sample for segment in first.segments} <= kept
 
 
 def test_a_source_without_samples_is_refused(made: Made) -> None:

@@ -170,6 +170,14 @@ def per_epoch(plan: Plan, epoch: int) -> Counter[tuple[int, int, int]]:
     return Counter(zip(*(column(plan, name)[mine].tolist() for name in ("source", "ordinal", "start")), strict=True))
 
 
+@pytest.mark.parametrize("sizes", [[(51, 16)] * 40, [(51, 16)] * 40 + [(30, 10)], [(51, 16)]])
+def test_pictures_that_are_all_alike_are_used_up_at_about_their_own_share(sizes: list[tuple[int, int]]) -> None:
+    only = [pieces("only", sizes)]
+    plan = arrange(mixture(only, 0.3137, global_batch_packs=1), only, "v")
+    assert plan.meta["tokens"] == sum(length for length, _ in sizes)
+    assert plan.meta["largest_error_slots"] <= plan.meta["one_pack_slots"]
+
+
 MIXED = [pieces("scenes", CAPTIONS * 100), pieces("pages", INTERLEAVED * 60), pieces("text", TEXT * 400)]
 
 
@@ -241,10 +249,17 @@ def test_a_source_that_is_used_up_leaves_its_part_to_the_others_and_the_plan_say
 
 def test_a_few_texts_beside_many_pictures_claim_no_share_of_all_text() -> None:
     sources = [pieces("scenes", CAPTIONS * 100 + TEXT), pieces("text", TEXT * 300)]
-    plan = arrange(mixture(sources, horizon_tokens=6000), sources, "v")
+    one = mixture(sources, horizon_tokens=6000)
+    often = (dataclasses.replace(one.sources[0], max_epochs=50), one.sources[1])
+    plan = arrange(dataclasses.replace(one, sources=often), sources, "v")
     poor = column(plan, "slots") == 0
     from_scenes = int(column(plan, "length")[poor & (column(plan, "source") == 0)].sum())
     assert from_scenes < 0.05 * plan.meta["tokens"]
+
+
+def test_a_plan_is_pinned() -> None:
+    """A change of this digest is a new `plan.VERSION`."""
+    assert arrange(mixture(MIXED), MIXED, "v").meta["plan"][:16] == "46af42546316b7a6"
 
 
 @pytest.mark.parametrize(
