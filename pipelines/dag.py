@@ -64,8 +64,11 @@ class Graph:
         return self.manifest.value.nodes[name]
 
 
-def read(files: Sequence[Path | str], sets: Sequence[str] = ()) -> Graph:
-    """Load and check a DAG. Raises ManifestError with file and line for anything that could never run."""
+def read(files: Sequence[Path | str], sets: Sequence[str] = (), until: str | None = None) -> Graph:
+    """Load and check a DAG; with `until`, order that node and what it needs.
+
+    Raises ManifestError with file and line for anything that could never run.
+    """
     manifest = load.load(Dag, files, sets)
     nodes = manifest.value.nodes
     for name, node in nodes.items():
@@ -77,7 +80,9 @@ def read(files: Sequence[Path | str], sets: Sequence[str] = ()) -> Graph:
             )
         for wanted in node.reads():
             _check_input(manifest, name, node, wanted)
-    return Graph(manifest, _order(manifest))
+    if until is not None and until not in nodes:
+        raise ManifestError(f"there is no node {until!r}", where="--until", fix=f"one of {', '.join(nodes)}")
+    return Graph(manifest, _order(manifest, list(nodes) if until is None else [until]))
 
 
 def _check_input(manifest: Manifest[Dag], name: str, node: Node, wanted: str) -> None:
@@ -93,7 +98,7 @@ def _check_input(manifest: Manifest[Dag], name: str, node: Node, wanted: str) ->
         )
 
 
-def _order(manifest: Manifest[Dag]) -> tuple[str, ...]:
+def _order(manifest: Manifest[Dag], wanted: Sequence[str]) -> tuple[str, ...]:
     nodes = manifest.value.nodes
     order: list[str] = []
     path: list[str] = []
@@ -105,11 +110,11 @@ def _order(manifest: Manifest[Dag]) -> tuple[str, ...]:
             circle = " -> ".join([*path[path.index(name) :], name])
             raise ManifestError(f"nodes read each other in a circle: {circle}", where=manifest.where("nodes", path[-1]))
         path.append(name)
-        for wanted in nodes[name].reads():
-            visit(wanted)
+        for below in nodes[name].reads():
+            visit(below)
         order.append(path.pop())
 
-    for name in nodes:
+    for name in wanted:
         visit(name)
     return tuple(order)
 

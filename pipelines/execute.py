@@ -18,8 +18,8 @@ from manifests.runlog import RunLog
 from pipelines import dag, progress
 from pipelines.dag import Graph, Tolerance
 from pipelines.engines.local import LocalEngine, WorkerError
-from pipelines.node import FolderNode, Inputs, Place, Product, StoreNode, Survey, Task
-from pipelines.products import finished, folder_product, store_product
+from pipelines.node import FolderNode, Inputs, Node, Place, Product, StoreNode, Survey, Task
+from pipelines.products import finished, folder_product, parents, store_product
 from pipelines.progress import Meter, Result, Show, Tally
 from pipelines.receipts import FolderReceipt, Receipts, facts
 from pipelines.unit import Outcome, TooManyBad, UnitTask, run_unit, too_many
@@ -65,7 +65,6 @@ class Execution:
         identity = dag.identity(name, node, inputs, survey)
         found = finished(self.out, name, node, inputs, identity)
         if found is None:
-            self.log.write("node_start", node=name, kind=node.kind, identity=identity, units=len(survey.units))
             if node.PRODUCT == "folder":
                 made = self._folder(name, cast(FolderNode, node), inputs, survey, identity)
             else:
@@ -86,7 +85,7 @@ class Execution:
         head = store.head()
         wanted = dag.unit_names(name, node, survey)
         done = set(head.units) & set(wanted) if head is not None else set()
-        parents = [inputs[one].snapshot.as_parent for one in node.reads() if inputs[one].kind != "folder"]
+        self._begin(name, node, identity, len(wanted), len(done))
         tolerance = self.graph.manifest.value.tolerance
         tasks = (
             UnitTask(node, store.url, stored, Task(name, unit, inputs), tolerance.in_a_row, tolerance.share)
@@ -95,7 +94,7 @@ class Execution:
         )
         with self.show.node(name, len(wanted), len(done)) as meter:
             meta = dict(head.meta) if head is not None and done else {}
-            committer = Committer(store, identity, tuple(wanted), parents, meta, meter)
+            committer = Committer(store, identity, tuple(wanted), parents(node, inputs), meta, meter)
             stop = StopRule(name, tolerance)
             for task, outcome in self.engine.run(run_unit, tasks, lambda task: f"{name}, unit {task.stored_as}"):
                 self._log_outcome(name, task.stored_as, outcome)
@@ -112,6 +111,7 @@ class Execution:
         receipts = Receipts(self.out)
         parts = receipts.begin(name, identity)
         place = Place(self.out, name)
+        self._begin(name, node, identity, len(survey.units), len(parts))
         left = [unit for unit in survey.units if unit.name not in parts]
         todo = [FolderTask(node, Task(name, unit, inputs), place) for unit in left]
         with self.show.node(name, len(survey.units), len(parts)) as meter:
@@ -131,6 +131,9 @@ class Execution:
                 yield task, node.make(task.task, task.place)
         else:
             yield from self.engine.run(run_folder_unit, todo, lambda task: f"{task.task.node}, {task.task.unit.name}")
+
+    def _begin(self, name: str, node: Node, identity: str, units: int, committed: int) -> None:
+        self.log.write("node_start", node=name, kind=node.kind, identity=identity, units=units, committed=committed)
 
     def _log_outcome(self, node: str, unit: str, outcome: Outcome) -> None:
         tally = outcome.tally

@@ -14,7 +14,7 @@ from manifests.records import digest
 from pipelines.node import Inputs, Node, Product
 from pipelines.progress import Tally
 from pipelines.receipts import FolderReceipt, Receipts
-from stores.store import Snapshot, Store
+from stores.store import Parent, Snapshot, Store
 
 
 def finished(out: Path, name: str, node: Node, inputs: Inputs, identity: str) -> tuple[Product, Tally] | None:
@@ -23,13 +23,19 @@ def finished(out: Path, name: str, node: Node, inputs: Inputs, identity: str) ->
         receipt = Receipts(out).finished(name, identity)
         return folder_product(out, name, receipt) if receipt else None
     head = store_head(out, name)
-    if head is None or not head.complete or head.node != identity:
+    if head is None or not head.complete or head.node != identity or head.parents != parents(node, inputs):
         return None
     return store_product(out, name, node, inputs, head)
 
 
 def store_head(out: Path, name: str) -> Snapshot | None:
     return Store.open(str(out / name)).head() if (out / name / "store.json").is_file() else None
+
+
+def parents(node: Node, inputs: Inputs) -> tuple[Parent, ...]:
+    """The snapshots that a store is made from. One that was made again has another number and the same content: then
+    nothing is worked out anew, but the store must name the new ones."""
+    return tuple(inputs[name].snapshot.as_parent for name in node.reads() if inputs[name].kind != "folder")
 
 
 def folder_product(out: Path, name: str, receipt: FolderReceipt) -> tuple[Product, Tally]:

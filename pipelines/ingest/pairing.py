@@ -36,7 +36,7 @@ class Item:
     captions: tuple[File, ...] = ()
     """Files beside a medium that may hold its caption, best first."""
     media: Mapping[str, File] | None = None
-    """For documents and tables: files of the folder they refer to, by path."""
+    """For documents and tables: files of the folder that they show, by path; not all of them are pictures or clips."""
     refusal: tuple[str, str] = ("", "")
     """(reason, message) of what is not opened."""
 
@@ -63,12 +63,12 @@ def pair(base: Path, files: Sequence[File], refused: Sequence[Refused], text_fie
         reader = READERS.get(file.suffix) or READERS.get("." + file.suffix.rpartition(".")[2])
         if reader in ("markdown", "rows"):
             media = _referenced(base, file, reader, by_path, text_fields)
-            taken |= media.keys()
+            taken |= {path for path, one in media.items() if is_medium(one)}
             for piece in file.pieces:
                 items.append(Item(reader, file.locator, file, piece, media=media))
         else:
             singles.append(file)
-    captions = {file.path: _captions(file, by_path) for file in singles if _is_medium(file) and file.path not in taken}
+    captions = {file.path: _captions(file, by_path) for file in singles if is_medium(file) and file.path not in taken}
     taken |= {caption.path for found in captions.values() for caption in found}
     # A caption beside a picture has been listed as a document of rows by now if it is JSON; it is none.
     items = [item for item in items if item.file is None or item.file.path not in taken]
@@ -85,7 +85,7 @@ def _single(file: File, captions: Sequence[File]) -> Iterator[Item]:
         yield Item(reader, file.locator, file, piece, captions=tuple(captions))
 
 
-def _is_medium(file: File) -> bool:
+def is_medium(file: File) -> bool:
     return READERS.get(file.suffix) in ("image", "video")
 
 
@@ -116,7 +116,7 @@ def _referenced(
             path = markdown.resolve(target, file.path)
         except RecordError:
             continue
-        if path in by_path and _is_medium(by_path[path]):
+        if path in by_path:
             found[path] = by_path[path]
     return found
 

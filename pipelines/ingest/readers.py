@@ -16,7 +16,7 @@ from manifests.errors import RecordError
 from manifests.records import Document, Drop, Fact, Json, Media, Part, Text, record_id
 from pipelines.ingest import captions, fields, files, lines, markdown, media, text
 from pipelines.ingest.files import File
-from pipelines.ingest.pairing import MOST_MARKDOWN_BYTES, Item
+from pipelines.ingest.pairing import MOST_MARKDOWN_BYTES, Item, is_medium
 from pipelines.node import Attempt
 from pipelines.ops.text import Normalise
 
@@ -145,7 +145,7 @@ class Reader:
     def _referenced(self, item: Item, file: File, target: str) -> Media:
         """A medium that a row names. The row's text is about it, so without it there is no record."""
         known = (item.media or {}).get(markdown.resolve(target, file.path))
-        if known is None:
+        if known is None or not is_medium(known):
             raise RecordError("missing_media", f"{text.printable(target[:200])} is no picture or clip of the folder")
         return media.load(self.base, known)
 
@@ -182,9 +182,10 @@ class Reader:
             self.attempt.note(error.reason)
             return None
         figure = (item.media or {}).get(path)
-        if figure is None:
-            left_out.append([shown, "missing_media"])
-            self.attempt.note("missing_media")
+        if figure is None or not is_medium(figure):
+            reason = "missing_media" if figure is None else "unsupported_format"
+            left_out.append([shown, reason])
+            self.attempt.note(reason)
             return None
         held = sum(len(medium.payload or b"") for medium in loaded.values() if medium)
         if held + figure.size > MOST_MEDIA_BYTES:
