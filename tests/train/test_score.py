@@ -1,0 +1,186 @@
+"""Packed scoring against the plainest way there is, and the seeing test with a model that can't see."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from manifests import load
+from model.canonical import canonical_state, load_canonical
+from model.config import ModelConfig
+from model.multimodal import MultimodalModel
+from stores.store import Snapshot, Store
+from tokenization.vocabulary import Vocabulary
+from train import checkpoint
+from train.judge.evaluate import Frame, Judge, Scene, attribute_places, choose_scenes, paired_test
+from train.judge.score import Text, score
+from train.loop import train
+from train.stage import Evaluation, Seeing
+
+ROW = 64
+
+
+@pytest.fixture(scope="module")
+def frame(corpus) -> Frame:
+    return Frame.of(opened(corpus, "packs").meta, Vocabulary.load("tiny"))
+
+
+@pytest.fixture(scope="module")
+def settings(corpus) -> Seeing:
+    seeing = corpus.stage().value.evaluation.seeing
+    assert seeing is not None
+    return seeing
+
+
+@pytest.fixture(scope="module")
+def scenes(corpus, frame: Frame, settings: Seeing) -> list[Scene]:
+    return choose_scenes(opened(corpus, "held_out"), settings, frame)
+
+
+@pytest.fixture(scope="module")
+def model(corpus, tmp_path_factory: pytest.TempPathFactory) -> MultimodalModel:
+    """Trained until it sees."""
+    folder = tmp_path_factory.mktemp("run")
+    identity = train(corpus.stage(), folder)["identity"]
+    saved = checkpoint.load(folder / "checkpoints", identity)
+    assert saved is not None
+    model = MultimodalModel(load.load(ModelConfig, [corpus.folder / "model.yaml"]).value, seed=0)
+    load_canonical(model, saved.weights)
+    return model
+
+
+def opened(corpus, name: str) -> Snapshot:
+    snapshot = Store.open(str(corpus.folder / name)).head()
+    assert snapshot is not None
+    return snapshot
+
+
+@torch.no_grad()
+def alone(model: MultimodalModel, text: Text) -> np.ndarray:
+    """Loss of every target of one text without media, one prefix at a time and without any batch."""
+    losses = np.zeros(text.tokens)
+    ids = torch.from_numpy(text.expanded.ids.astype(np.int64))
+    for place in range(1, text.tokens):
+        if text.expanded.targets[place]:
+            embedded = model.language_model.embed(ids[:place])
+            logits = model.language_model.logits(model.language_model(embedded, [place]))[-1]
+            losses[place] = -torch.log_softmax(logits, 0)[ids[place]]
+    return losses
+
+
+def test_scores_of_packed_texts_are_those_of_each_prefix_alone(corpus, frame: Frame, model: MultimodalModel) -> None:
+    samples = [sample for sample in opened(corpus, "held_out").records(0, 12) if not sample.media]
+    texts = [Text(frame.expand(sample), ()) for sample in samples]
+    for text, found in zip(texts, score(model, texts, ROW, frame.vocabulary.pad_id), strict=True):
+        assert np.allclose(found.losses, alone(model, text), atol=2e-4)
+        assert (found.losses > 0).sum() == text.expanded.targets.sum()
+        assert not found.hits[~text.expanded.targets].any()
+
+
+def test_the_company_in_a_row_changes_no_score(frame: Frame, scenes: list[Scene], model: MultimodalModel) -> None:
+    texts = [Text(scene.own, scene.pixels) for scene in scenes[:9]]
+    together = score(model, texts, ROW, frame.vocabulary.pad_id)
+    for text, found in zip(texts, together, strict=True):
+        (apart,) = score(model, [text], ROW, frame.vocabulary.pad_id)
+        assert np.allclose(found.losses, apart.losses, atol=1e-4) and (found.hits == apart.hits).all()
+
+
+def test_scoring_changes_nothing_in_the_model(frame: Frame, scenes: list[Scene], model: MultimodalModel) -> None:
+    before = {name: tensor.clone() for name, tensor in canonical_state(model).items()}
+    counts = [b.clone() for name, b in model.named_buffers() if name.endswith("local_tokens_per_expert")]
+    score(model, [Text(scenes[0].own, scenes[0].pixels)], ROW, frame.vocabulary.pad_id)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in canonical_state(model).items())
+    after = [b for name, b in model.named_buffers() if name.endswith("local_tokens_per_expert")]
+    assert counts and all(torch.equal(a, b) for a, b in zip(after, counts, strict=True))
+
+
+def test_attributes_are_found_behind_images_of_any_size(frame: Frame, scenes: list[Scene]) -> None:
+    colours = {"red", "green", "blue", "white"}
+    widths = set()
+    for scene, other in itertools.pairwise(scenes):
+        for text in (Text(scene.own, scene.pixels), scene.beside(other)):
+            places = attribute_places(text.expanded, ["colour"])
+            word = frame.vocabulary.decode(text.expanded.ids[places]).strip()
+            assert word in colours and text.expanded.targets[places].all()
+            widths.add(text.tokens - len(scene.sample.ids))
+    assert len(widths) > 1
+
+
+def test_anothers_image_takes_its_own_pixels_along(frame: Frame, scenes: list[Scene]) -> None:
+    wide = max(scenes, key=lambda scene: scene.sample.media[0].width_px)
+    narrow = min(scenes, key=lambda scene: scene.sample.media[0].width_px)
+    mixed = narrow.beside(wide)
+    assert (mixed.pixels[0] == wide.pixels[0]).all()
+    assert [item.grid for item in mixed.expanded.media[0].items] == [item.grid for item in wide.own.media[0].items]
+
+
+def test_a_model_made_blind_does_not_pass(
+    frame: Frame, scenes: list[Scene], settings: Seeing, model: MultimodalModel, corpus
+) -> None:
+    """The same weights, every image a grey sheet of its own size: what is left is the prior."""
+    seen = paired_test(model, scenes, settings, frame)
+    grey = [blindfolded(scene) for scene in scenes]
+    blind = paired_test(model, grey, settings, frame)
+    assert seen["sees"] and not blind["sees"]
+    colour = blind["attributes"]["colour"]
+    assert colour["low"] <= 0 <= colour["high"] and colour["tokens"] == seen["attributes"]["colour"]["tokens"]
+    assert blind["verdict"].startswith("no, not on all, colour")
+
+
+def blindfolded(scene: Scene) -> Scene:
+    blind = dataclasses.replace(scene)
+    blind.__dict__["pixels"] = tuple(np.full_like(pixels, 128) for pixels in scene.pixels)
+    return blind
+
+
+def test_the_numbers_add_up(frame: Frame, scenes: list[Scene], settings: Seeing, model: MultimodalModel) -> None:
+    found = paired_test(model, scenes, settings, frame)["attributes"]["colour"]
+    assert found["scenes"] == len(scenes) == 40
+    assert found["difference"] == pytest.approx(found["loss_other"] - found["loss_own"])
+    assert found["low"] < found["difference"] < found["high"]
+    own = score(model, [Text(scene.own, scene.pixels) for scene in scenes], ROW, frame.vocabulary.pad_id)
+    places = [attribute_places(scene.own, ["colour"]) for scene in scenes]
+    total = sum(one.losses[where].sum() for one, where in zip(own, places, strict=True))
+    assert found["loss_own"] == pytest.approx(total / found["tokens"])
+
+
+def test_the_same_scenes_are_chosen_however_the_store_is_cut(corpus, frame: Frame, settings: Seeing) -> None:
+    few = dataclasses.replace(settings, scenes=10)
+    held_out = opened(corpus, "held_out")
+    chosen = [scene.sample.id for scene in choose_scenes(held_out, few, frame)]
+    assert chosen == [scene.sample.id for scene in choose_scenes(Backwards(held_out), few, frame)]
+    other = [scene.sample.id for scene in choose_scenes(held_out, dataclasses.replace(few, seed=1), frame)]
+    assert chosen != other
+
+
+class Backwards:
+    """A snapshot that gives its records in the opposite order."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot, self.name = snapshot, snapshot.name
+
+    def records(self):
+        return reversed(list(self.snapshot.records()))
+
+
+def test_a_judge_is_known_by_what_it_measures_not_by_where_it_lies(corpus, frame: Frame, tmp_path: Path) -> None:
+    settings = corpus.stage().value.evaluation
+    judge = Judge(settings, frame)
+    (tmp_path / "moved").symlink_to(corpus.folder)
+    moved = json.loads(json.dumps(dataclasses.asdict(settings)).replace(str(corpus.folder), str(tmp_path / "moved")))
+    elsewhere = load_evaluation(moved)
+    assert elsewhere.held_out != settings.held_out
+    assert Judge(elsewhere, frame).identity == judge.identity
+    assert Judge(dataclasses.replace(settings, seed=1), frame).identity != judge.identity
+
+
+def load_evaluation(values: dict[str, Any]) -> Evaluation:
+    seeing = Seeing(**{**values["seeing"], "attributes": tuple(values["seeing"]["attributes"])})
+    return Evaluation(**{**values, "held_out": tuple(values["held_out"]), "seeing": seeing})
