@@ -109,7 +109,7 @@ def chart(dice: Dice) -> Scene:
         "chart": kind,
         "title": series.title,
         "font": type_.face,
-        "values": dict(zip(series.labels, series.values, strict=True)),
+        "values": list(zip(series.labels, series.values, strict=True)),
         "values_shown": series.shown,
     } | marks
     if dice.chance(0.35):

@@ -29,7 +29,7 @@ from pipelines.scenes.draw import (
     picture_size,
     shade,
 )
-from pipelines.scenes.entities import Pair
+from pipelines.scenes.entities import RESERVED_PAIRS, Pair
 from pipelines.scenes.split import Dice, Pool
 from pipelines.scenes.words import Words, fact
 
@@ -103,10 +103,8 @@ def view(dice: Dice, pairs: Pool[Pair], counts: dict[int, float], distinct: bool
     """A picture of some things whose layout belongs to this split. `distinct`: no two of the same colour and shape."""
     width, height = picture_size(dice)
     count = dice.weighted(counts)
-    things = dice.until_ours(
-        lambda: arrange(dice, width, height, draw_pairs(dice, pairs, count, distinct)),
-        lambda proposal: layout(proposal, width, height),
-    )
+    things = lay_out(dice, width, height, pairs, count, distinct)
+    note_reserved(dice, things)
     return show(dice, things, backdrop(dice, width, height))
 
 
@@ -118,12 +116,24 @@ def show(dice: Dice, things: Sequence[Thing], ground: Backdrop) -> View:
     return View(encode(dice, grainy(dice, image)), tuple(things), ground)
 
 
+def lay_out(dice: Dice, width: int, height: int, pairs: Pool[Pair], count: int, distinct: bool) -> tuple[Thing, ...]:
+    """Things in places that belong to this split, from left to right."""
+    return dice.until_ours(
+        lambda: arrange(dice, width, height, draw_pairs(dice, pairs, count, distinct)),
+        lambda things: layout(things, width, height),
+    )
+
+
+def note_reserved(dice: Dice, things: Sequence[Thing]) -> None:
+    """Remember that a scene shows a reserved pair; called once its things are settled."""
+    if any((thing.colour, thing.shape) in RESERVED_PAIRS for thing in things):
+        dice.reserved.add("pair")
+
+
 def draw_pairs(dice: Dice, pairs: Pool[Pair], count: int, distinct: bool) -> list[Pair]:
-    """Colours and shapes for `count` things. A held-out scene has at most one reserved pair among them, so that what
-    it tests is one new thing."""
-    dice.reserved.discard(pairs.name)
-    first = dice.pick(pairs)
-    chosen = [first]
+    """Colours and shapes for `count` things, at most one reserved pair among them: a held-out picture tests one new
+    thing at a time."""
+    chosen = [dice.choice(pairs.reserved if dice.takes_reserved(pairs) else pairs.train)]
     while len(chosen) < count:
         pair = dice.choice(pairs.train)
         if not (distinct and pair in chosen):

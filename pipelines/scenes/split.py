@@ -86,10 +86,14 @@ class Dice:
 
     def pick_some(self, pool: Pool[T], count: int) -> list[T]:
         """`count` different values that this split may have, all from one part of the pool."""
-        if self.split == "held_out" and (pool.strict or self.chance(RESERVED_SHARE)):
+        if self.takes_reserved(pool):
             self.reserved.add(pool.name)
             return self.sample(pool.reserved, count)
         return self.sample(pool.train, count)
+
+    def takes_reserved(self, pool: Pool[T]) -> bool:
+        """Decide from which part of a pool to draw."""
+        return self.split == "held_out" and (pool.strict or self.chance(RESERVED_SHARE))
 
     def until_ours(self, propose: Callable[[], T], content: Callable[[T], Json]) -> T:
         """Propose again and again until the content belongs to this split."""

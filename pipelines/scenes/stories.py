@@ -15,7 +15,7 @@ from pipelines.scenes.ask import Question, conversation, exact
 from pipelines.scenes.dials import clock_face, clock_time
 from pipelines.scenes.draw import File, backdrop, encode, grainy, jittered, picture_size
 from pipelines.scenes.entities import NAMES, PAIRS, PLACES, SIMPLE_PAIRS
-from pipelines.scenes.objects import Thing, arrange, describe, draw_pairs, layout, show, view
+from pipelines.scenes.objects import Thing, describe, lay_out, note_reserved, show, view
 from pipelines.scenes.scene import Scene
 from pipelines.scenes.split import Dice, Pool
 from pipelines.scenes.words import Words, article, capital, fact, fill, join
@@ -55,10 +55,8 @@ def story(dice: Dice) -> Scene:
 def _scenery(dice: Dice, count: int) -> tuple[tuple[Thing, ...], tuple[int, int]]:
     """Things that all differ in colour and shape, laid out as this split may have them."""
     size = picture_size(dice, longest_px=TALLEST_PX)
-    things = dice.until_ours(
-        lambda: arrange(dice, *size, draw_pairs(dice, PAIRS, count, distinct=True)),
-        lambda proposal: layout(proposal, *size),
-    )
+    things = lay_out(dice, *size, PAIRS, count, distinct=True)
+    note_reserved(dice, things)
     return things, size
 
 
