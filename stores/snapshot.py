@@ -58,6 +58,25 @@ def root_path(number: int) -> str:
     return f"roots/{number:06d}.json"
 
 
+def newest(files: Files, known: int = 0) -> int:
+    """Number of the newest root, 0 where there is none; `known` is one that exists.
+
+    Roots are numbered without gaps, so doubling steps up and halving them down finds it without listing.
+    """
+
+    def exists(number: int) -> bool:
+        return files.exists(root_path(number))
+
+    low, step = known, 1
+    while exists(low + step):
+        low, step = low + step, step * 2
+    high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if exists(middle) else (low, middle)
+    return low
+
+
 def open_snapshot(url: str, number: int) -> Snapshot:
     """Raises StoreError where store or root are missing or damaged."""
     files = open_files(url)
@@ -320,15 +339,18 @@ class Snapshot:
         return tuple(self._open_parent(parent) for parent in self.parents)
 
     def _open_parent(self, parent: Parent) -> Snapshot:
-        opened = open_snapshot(parent.url, parent.number)
-        found, expected = opened.content_root, parent.content_root
-        if found != expected:
-            raise StoreError(
-                f"snapshot {parent.number} has content root {found[:12]}, expected {expected[:12]}",
-                where=parent.url,
-                fix=f"{self.name} was made from another store: put that back, or run the node again",
-            )
-        return opened
+        """By number, or the newest: a store that was lost and made again holds the same under another number."""
+        files = open_files(parent.url)
+        meta, last = read_meta(files), newest(files)
+        for number in filter(None, dict.fromkeys([min(parent.number, last), last])):
+            opened = snapshot_of(files, meta, number)
+            if opened.content_root == parent.content_root:
+                return opened
+        raise StoreError(
+            f"no snapshot here has content root {parent.content_root[:12]}, from which {self.name} was made",
+            where=parent.url,
+            fix="put that store back, or run its node again and then the one that made this",
+        )
 
 
 class ViewSnapshot(Snapshot):

@@ -27,7 +27,7 @@ from manifests.errors import StoreError
 from manifests.records import Json, canonical_json
 from stores.filesystem import Files, open_files, publish_bytes
 from stores.roots import SCHEMA, Parent, Receipt, Root, add_counts, content_root, cut_lists, root_bytes
-from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, read_meta, root_path, snapshot_of
+from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, newest, read_meta, root_path, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
 __all__ = ["Parent", "Receipt", "ShardRef", "Snapshot", "Store", "StoreKind", "UnitWriter"]
@@ -83,8 +83,8 @@ class Store:
 
     def head(self) -> Snapshot | None:
         """The newest snapshot; None before the first commit."""
-        number = self._head_number()
-        return self.snapshot(number) if number else None
+        self._known = newest(self.files, self._known)
+        return self.snapshot(self._known) if self._known else None
 
     def snapshot(self, number: int) -> Snapshot:
         """Raises StoreError where there is none of that number."""
@@ -155,22 +155,6 @@ class Store:
             if self.files.swap(path, data) or self.files.read(path) == data:
                 self._known = root.number
                 return self.snapshot(root.number)
-
-    def _head_number(self) -> int:
-        """Roots are numbered without gaps, so the highest is found by doubling steps up and halving them down."""
-
-        def exists(number: int) -> bool:
-            return self.files.exists(root_path(number))
-
-        low, step = self._known, 1
-        while exists(low + step):
-            low, step = low + step, step * 2
-        high = low + step
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if exists(middle) else (low, middle)
-        self._known = low
-        return low
 
     def _refuse_incomplete(self, missing: Sequence[str]) -> None:
         raise StoreError(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import tarfile
 import tempfile
@@ -186,9 +187,16 @@ def test_every_shard_opens_with_plain_webdataset(make: Any, kind: str) -> None:
         samples = list(webdataset.WebDataset(str(shard), shardshuffle=False).decode())
         records = len(samples) if kind == "documents" else sum(one["json"]["records"] for one in samples)
         assert records == ref.records
-        if kind == "documents":
-            for one in samples:
-                assert all(one[told["member"]] is not None for told in one["json"]["media"])
+        for one in samples:
+            lines = [one["json"]] if kind == "documents" else map(json.loads, one["records.jsonl"].splitlines())
+            for told in (told for line in lines for told in line["media"]):
+                if kind == "documents":
+                    assert one[told["member"]] is not None
+                if kind == "packs":
+                    payload = one["media.bin"][told["start"] : told["start"] + told["bytes"]]
+                    assert sha256(payload).hexdigest() == told["digest"]
+            if kind in ("samples", "packs"):
+                assert one["ids.npy"].dtype == np.uint32
 
 
 @kinds

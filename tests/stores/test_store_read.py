@@ -187,8 +187,21 @@ def test_a_parent_that_was_replaced_is_refused(make: Any, tmp_path: Path) -> Non
         everything(Store.open(made.url).snapshot(1))
     other = Store.create(base.url, "documents", "other")
     other.commit([other.writer("a").finish()], node="n", units=["a"])
-    with pytest.raises(StoreError, match="was made from another store"):
+    with pytest.raises(StoreError, match="no snapshot here has content root"):
         everything(Store.open(made.url).snapshot(1))
+
+
+def test_a_parent_that_was_lost_and_made_again_is_known_by_its_content(make: Any) -> None:
+    base = make("documents", {"a": documents()})
+    made = make("samples", {"a": samples(base)}, parents=[base.as_parent])
+    shutil.rmtree(base.url)
+    again = Store.create(base.url, "documents", "again")
+    again.commit([], node="n", units=["a"], complete=False)
+    writer = again.writer("a")
+    for one in documents():
+        writer.add(one)
+    assert again.commit([writer.finish()], node="n", units=["a"]).number == 2
+    everything(Store.open(made.url).snapshot(1))
 
 
 def test_a_store_on_another_filesystem_is_read_but_not_committed_to(make: Any, tmp_path: Path) -> None:
