@@ -57,12 +57,15 @@ def small_model(config: ModelConfig = SMALL, seed: int = 7) -> MultimodalModel:
 
 
 def lively(model: MultimodalModel) -> MultimodalModel:
-    """Move norms, biases and expert biases off their start, or a test could miss that one is not used."""
+    """Move everything that starts at zero or one off its start, or a test could miss that it is not used."""
     source = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for name, tensor in canonical_state(model).items():
+            noise = torch.randn(tensor.shape, generator=source)
             if tensor.ndim == 1:
-                tensor.add_(torch.randn(tensor.shape, generator=source) * (0.03 if "correction" in name else 0.2))
+                tensor.add_(noise * (0.03 if "correction" in name else 0.2))
+            elif not tensor.any():
+                tensor.copy_(noise * model.config.init_method_std)
     return model
 
 

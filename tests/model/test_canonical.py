@@ -89,6 +89,13 @@ def test_initial_weights_depend_on_seed_and_name_alone():
     assert bool((second["vision_tower.encoder.blocks.0.norm0.weight"] == 1).all())
 
 
+def test_every_block_begins_as_the_identity():
+    model = MultimodalModel(SMALL, seed=7)
+    embedded = torch.randn(9, SMALL.hidden_size, generator=torch.Generator().manual_seed(0))
+    expected = model.language_model.decoder.final_layernorm(embedded)
+    assert torch.allclose(model.language_model(embedded, [9]), expected, atol=1e-6)
+
+
 def test_names_outside_are_one_to_one_and_lose_no_bit():
     state = canonical_state(small_model())
     released = hf.to_released(state)
