@@ -8,6 +8,7 @@ Loss on expanded tokens is inferred: slots, wrappers and timestamps carry none, 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,11 +65,6 @@ class Expanded:
     spans: tuple[Span, ...]
 
 
-def placeholder_ids(vocabulary: Vocabulary) -> tuple[int, int]:
-    """The two ids that an expansion replaces: an image's pad and a video's placeholder."""
-    return vocabulary.media_pad_id, vocabulary.video_placeholder_id
-
-
 def expand(sample: Sample, limits: MediaLimits, vocabulary: Vocabulary) -> Expanded:
     """Replace every placeholder by what a medium takes under `limits`.
 
@@ -77,9 +73,12 @@ def expand(sample: Sample, limits: MediaLimits, vocabulary: Vocabulary) -> Expan
 
     Raises ValueError where placeholders and media disagree.
     """
-    places = np.flatnonzero(np.isin(sample.ids, placeholder_ids(vocabulary)))
-    if len(places) != len(sample.media):
-        raise ValueError(f"sample {sample.id} has {len(places)} placeholders for {len(sample.media)} media")
+    stand_in = {"image": vocabulary.media_pad_id, "video": vocabulary.video_placeholder_id}
+    expected = [stand_in[media.kind] for media in sample.media]
+    places = list(sample.places)
+    found = sample.ids[places].tolist()
+    if found != expected:
+        raise ValueError(f"sample {sample.id} has ids {found} where placeholders {expected} of its media should stand")
     targets = np.zeros(len(sample.ids), bool)
     for start, stop in sample.loss_runs.tolist():
         targets[start:stop] = True
@@ -88,7 +87,7 @@ def expand(sample: Sample, limits: MediaLimits, vocabulary: Vocabulary) -> Expan
     packed: list[PackedMedia] = []
     growth = [0]
     done = length = 0
-    for place, media in zip(places.tolist(), sample.media, strict=True):
+    for place, media in zip(places, sample.media, strict=True):
         layout = lay_out(media, limits)
         ids, slots = _media_ids(media, layout, vocabulary)
         id_runs += [sample.ids[done:place], ids]
@@ -101,7 +100,7 @@ def expand(sample: Sample, limits: MediaLimits, vocabulary: Vocabulary) -> Expan
     id_runs.append(sample.ids[done:])
     target_runs.append(targets[done:])
     moved = [
-        Span(span.name, *(at + growth[int(np.searchsorted(places, at))] for at in (span.start, span.stop)))
+        Span(span.name, *(at + growth[bisect_left(places, at)] for at in (span.start, span.stop)))
         for span in sample.spans
     ]
     return Expanded(np.concatenate(id_runs), np.concatenate(target_runs), tuple(packed), tuple(moved))

@@ -141,7 +141,8 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
     wanted[samples.kept()] = True
     if source.domains:
         wanted &= np.isin(np.array(core["domain"].to_pylist(), object), source.domains)
-    media = _Media(samples.media_table(MEDIA_COLUMNS), mixture.limits, vocabulary)
+    found = samples.media_table(MEDIA_COLUMNS)
+    media = _Media(found.filter(pa.array(wanted[found["record"].to_numpy()])), mixture.limits, vocabulary)
     expanded = tokens + media.per_record(media.tokens - 1, len(tokens))
     slots = media.per_record(media.slots, len(tokens))
 
@@ -164,7 +165,6 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
             fix="check `domains`, raise max_pack_tokens, or lower the limits on media",
         )
     ids = core["id"].take(ordinal).to_pylist()
-    mine = wanted[media.record]
     return SourcePieces(
         content_root=samples.content_root,
         ids=ids,
@@ -175,8 +175,8 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
         samples=len(whole) + len(long) - refused.total(),
         cut_samples=len(long) - refused.total(),
         refused=dict(refused),
-        media=int(mine.sum()),
-        shrunk_media=int((mine & media.shrunk).sum()),
+        media=len(media.tokens),
+        shrunk_media=media.shrunk,
     )
 
 
@@ -184,10 +184,10 @@ MEDIA_COLUMNS = ("record", "place", "kind", "width_px", "height_px", "frame_time
 
 
 class _Media:
-    """All media of a snapshot, laid out under the limits; columns by medium, ascending by record."""
+    """The media of the wanted samples, laid out under the limits; columns by medium, ascending by record."""
 
     def __init__(self, table: pa.Table, limits: MediaLimits, vocabulary: Vocabulary) -> None:
-        self.record = table["record"].to_numpy()
+        self._record = table["record"].to_numpy()
         self._place = table["place"].to_numpy()
         self._kind = table["kind"].to_pylist()
         self._wrapper = len(vocabulary.encode("image")) + 2
@@ -200,17 +200,17 @@ class _Media:
             layout = lay_out(media, limits)
             rows.append((media_tokens(media, layout, vocabulary), layout.slots, layout.size_px != (width, height)))
         self.tokens, self.slots, shrunk = np.array(rows, np.int64).reshape(-1, 3).T
-        self.shrunk = shrunk.astype(bool)
+        self.shrunk = int(shrunk.sum())
 
     def per_record(self, column: np.ndarray, records: int) -> np.ndarray:
         """(records,) int64: sum over the media of each."""
         sums = np.zeros(records, np.int64)
-        np.add.at(sums, self.record, column)
+        np.add.at(sums, self._record, column)
         return sums
 
     def groups(self, ordinal: int) -> list[Group]:
         """The media of one sample."""
-        rows = range(*np.searchsorted(self.record, [ordinal, ordinal + 1]).tolist())
+        rows = range(*np.searchsorted(self._record, [ordinal, ordinal + 1]).tolist())
         found = []
         for row in rows:
             place = int(self._place[row])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +109,36 @@ def test_patches_are_cut_as_one_by_one(frames: int, width: int, height: int, see
     assert np.array_equal(patches, np.stack(reference.cut_patches(list(pixels), place.rows, place.cols)))
 
 
+def test_patches_are_those_of_transformers() -> None:
+    """Its module needs torchvision, its method `patchify` does not: compiled alone."""
+    torch = pytest.importorskip("torch")
+    found = importlib.util.find_spec("transformers")
+    if found is None or found.origin is None:
+        pytest.skip("needs transformers")
+    file = Path(found.origin).parent / "models/kimi_k25/image_processing_kimi_k25.py"
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    (method,) = (node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "patchify")
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module([method], []), str(file), "exec"), names)
+    pixels = np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8)
+    theirs, rows, cols = names["patchify"](None, torch.from_numpy(pixels).permute(2, 0, 1)[None], 14)
+    assert np.array_equal(cut_patches([pixels], rows, cols), theirs[0].numpy())
+
+
+def test_pictures_and_frames_have_limits_of_their_own() -> None:
+    clip = Media(digest("large"), "video", "mp4", 448, 448, (0,))
+    limits = MediaLimits(max_image_patches=64, max_frame_patches=256)
+    assert (lay_out(image(448, 448), limits).rows, lay_out(clip, limits).rows) == (8, 16)
+    assert lay_out(image(448, 448), limits).size_px == (112, 112)
+
+
+def test_long_videos_take_the_released_numbers_of_slots() -> None:
+    """The evaluation settings of the K2.5 report: 128 frames of 896 px, 2,048 of 448 px."""
+    for frames, side, slots in [(128, 896, 32_768), (2048, 448, 131_072)]:
+        times_us = tuple(i * 500_000 for i in range(frames))
+        assert lay_out(Media(digest("v"), "video", "mp4", side, side, times_us), RELEASED_LIMITS).slots == slots
+
+
 def packed_image(width: int, height: int, limits: MediaLimits = RELEASED_LIMITS) -> PackedMedia:
     return expand(encode(document(image(width, height)), tiny), limits, tiny).media[0]
 
@@ -139,8 +174,8 @@ def test_a_picture_of_another_size_than_the_index_says_is_refused() -> None:
         patches_of(packed_image(50, 30), png(np.zeros((30, 51, 3), np.uint8)))
 
 
-def test_media_and_placeholders_must_agree() -> None:
-    sample = encode(document(Text("no picture")), tiny)
-    wrong = type(sample)(sample.id, "s", "d", sample.ids, sample.loss_runs, media=(image(5, 5),))
-    with pytest.raises(ValueError, match="0 placeholders for 1 media"):
-        expand(wrong, MediaLimits(), tiny)
+@pytest.mark.parametrize("places", [(), (0,), (5, 5)])
+def test_media_and_placeholders_must_agree(places: tuple[int, ...]) -> None:
+    sample = encode(document(Text("one picture"), image(5, 5)), tiny)
+    with pytest.raises(ValueError, match="placeholders"):
+        expand(replace(sample, places=places), RELEASED_LIMITS, tiny)
