@@ -1,6 +1,7 @@
-"""Committed bytes of one store: whole content-named files, single records, single media; all compared with a digest.
+"""Committed bytes of one store: what it is, its newest root, whole content-named files, single records, single media.
 
-`snapshot.py` says which shard; here is how one of them is read. A record costs one range per array and no scan.
+`snapshot.py` says which shard; here is how one is read. A record costs one range for its line and one per array, and no
+scan. Everything is compared with a digest or a checksum.
 """
 
 from __future__ import annotations
@@ -16,14 +17,51 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.errors import StoreError
-from manifests.records import Location, Media
+from manifests.records import Json, Location, Media
 from stores import index
 from stores.filesystem import Files
 from stores.kinds import KINDS
 from stores.layout import checksum, read_ranges
+from stores.roots import SCHEMA
 
 OPEN_INDEXES = 256
 """Shard indexes kept at hand; beyond, the one that was opened first is read again when needed."""
+
+
+def read_meta(files: Files) -> dict[str, Json]:
+    """What `store.json` says. Raises StoreError where there is no store."""
+    try:
+        meta = json.loads(files.read("store.json"))
+        if meta["schema"] != SCHEMA:
+            raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
+        return {name: meta[name] for name in ("kind", "name", "schema", "swap")}
+    except FileNotFoundError:
+        raise StoreError("there is no store here", where=files.url, fix="check the path or URL") from None
+    except (ValueError, KeyError, TypeError):
+        raise StoreError("store.json is damaged", where=files.url, fix="restore it from a copy of the store") from None
+
+
+def root_path(number: int) -> str:
+    return f"roots/{number:06d}.json"
+
+
+def newest(files: Files, known: int = 0) -> int:
+    """Number of the newest root, 0 where there is none; `known` is one that exists.
+
+    Roots are numbered without gaps, so doubling steps up and halving them down finds it without listing.
+    """
+
+    def exists(number: int) -> bool:
+        return files.exists(root_path(number))
+
+    low, step = known, 1
+    while exists(low + step):
+        low, step = low + step, step * 2
+    high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if exists(middle) else (low, middle)
+    return low
 
 
 def read_whole(files: Files, path: str, digest: str) -> bytes:

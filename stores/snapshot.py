@@ -23,8 +23,8 @@ from manifests.records import Json, Location
 from stores import index
 from stores.filesystem import Files, open_files
 from stores.kinds import KINDS
-from stores.reading import ShardIndex, ShardReader, read_whole
-from stores.roots import SCHEMA, Parent, Receipt, Root, ShardEntry, read_list, read_root
+from stores.reading import ShardIndex, ShardReader, newest, read_meta, read_whole, root_path
+from stores.roots import Parent, Receipt, Root, ShardEntry, read_list, read_root
 
 DECIDED = ("keep", "reason", "score")
 """Columns that a chain of views answers together: the first view that drops a record says why."""
@@ -39,42 +39,6 @@ class ShardRef:
     first: int
     """Ordinal of its first record."""
     records: int
-
-
-def read_meta(files: Files) -> dict[str, Json]:
-    """What `store.json` says. Raises StoreError where there is no store."""
-    try:
-        meta = json.loads(files.read("store.json"))
-        if meta["schema"] != SCHEMA:
-            raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
-        return {name: meta[name] for name in ("kind", "name", "schema", "swap")}
-    except FileNotFoundError:
-        raise StoreError("there is no store here", where=files.url, fix="check the path or URL") from None
-    except (ValueError, KeyError, TypeError):
-        raise StoreError("store.json is damaged", where=files.url, fix="restore it from a copy of the store") from None
-
-
-def root_path(number: int) -> str:
-    return f"roots/{number:06d}.json"
-
-
-def newest(files: Files, known: int = 0) -> int:
-    """Number of the newest root, 0 where there is none; `known` is one that exists.
-
-    Roots are numbered without gaps, so doubling steps up and halving them down finds it without listing.
-    """
-
-    def exists(number: int) -> bool:
-        return files.exists(root_path(number))
-
-    low, step = known, 1
-    while exists(low + step):
-        low, step = low + step, step * 2
-    high = low + step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if exists(middle) else (low, middle)
-    return low
 
 
 def open_snapshot(url: str, number: int) -> Snapshot:

@@ -26,8 +26,9 @@ from typing import Literal, get_args
 from manifests.errors import StoreError
 from manifests.records import Json, canonical_json
 from stores.filesystem import Files, open_files, publish_bytes
+from stores.reading import newest, read_meta, root_path
 from stores.roots import SCHEMA, Parent, Receipt, Root, add_counts, content_root, cut_lists, root_bytes
-from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, newest, read_meta, root_path, snapshot_of
+from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
 __all__ = ["Parent", "Receipt", "ShardRef", "Snapshot", "Store", "StoreKind", "UnitWriter"]

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from manifests.errors import StoreError
 from manifests.records import Document, Text, record_id
+from stores.reading import root_path
 from stores.roots import Receipt
-from stores.snapshot import root_path
 from stores.store import Snapshot, Store
 from stores.upkeep import verify
 
