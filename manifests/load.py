@@ -159,6 +159,9 @@ def _set(data: Json, text: str, lines: dict[Place, str], bases: dict[Place, Path
     try:
         value = yaml.load(raw, Loader=_Reader)
     except yaml.YAMLError:
+        if raw.startswith(("[", "{", '"', "'")):
+            fix = "put texts with special signs in quotes inside it: --set 'exclude=[\"*.csv\"]'"
+            raise ManifestError("not valid YAML", where=where, fix=fix) from None
         value = raw
     layer = _plain(value, where)
     place: list[str | int] = []

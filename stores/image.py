@@ -12,7 +12,7 @@ bytes become patches in packing. Pixels are Pillow's, as in the released process
     animated (GIF, PNG, WebP), several pages the first frame
 
 Everything here runs on bytes from strangers. Bytes, pixels and JPEG scans are limited before any pixel is decoded.
-Decoders are native code, so ingest calls `check` through `stores.child` (0.05 ms a picture more than without:
+Decoders are native code, so ingest calls `check` through `stores.child` (0.1 ms of CPU a picture more than without:
 benchmarks/LOG.md); once a store holds the bytes, their digest says that they decoded before, and readers call
 `decode_rgb` directly.
 """

@@ -136,10 +136,10 @@ def test_overlays_merge_maps_and_replace_everything_else(tmp_path: Path) -> None
 
 
 def test_set_reaches_into_maps_and_lists_and_speaks_yaml(tmp_path: Path) -> None:
-    sets = ("vision.constant=5e-1", "ops.1.at=7", "weights={x: 2e9}", "name=a=b")
+    sets = ("vision.constant=5e-1", "ops.1.at=7", "weights={x: 2e9}", "name=*a=b: c")
     got = read(tmp_path, "name: a\nops: [{kind: cut}, {kind: cut}]\n", sets=sets).value
     assert got == Recipe(
-        name="a=b",
+        name="*a=b: c",
         vision=VisionShare(constant=0.5),
         ops=(Cut(kind="cut"), Cut(kind="cut", at=7)),
         weights={"x": 2e9},
@@ -153,6 +153,7 @@ def test_set_reaches_into_maps_and_lists_and_speaks_yaml(tmp_path: Path) -> None
         ("ops.2.at=1", "--set ops.2.at=1: '2' is not an index below 1"),
         ("ops.0.at=x", '--set ops.0.at=x: ops.0.at is "x"'),
         ("name", "--set name: expected KEY=VALUE"),
+        ("ops=[*.csv]", "--set ops=[*.csv]: not valid YAML\n  fix: put texts with special signs in quotes"),
         ("weights.x=.nan", "--set weights.x=.nan: nan is no text or finite number"),
     ],
 )

@@ -1,0 +1,88 @@
+"""What does it cost to check pictures and videos in the limited child process instead of in this one?
+
+    MILLRACE_TEST_DATA=FOLDER python -m benchmarks.decode_child
+
+Ingest reads every file once and believes none of them. Small pictures are the hard case: the child's fixed cost, a
+message there and back, weighs most beside them.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure import Result, paired, save
+from stores import image, video
+from stores.child import LimitedChild
+
+
+def main() -> None:
+    folder = Path(os.environ["MILLRACE_TEST_DATA"])
+    pictures = {
+        "112 px JPEG": [scene(seed) for seed in range(200)],
+        "640 x 480 JPEG": files(folder / "blood_cells_voc", "**/*.jpg")[:150],
+        "table PNG": files(folder / "tabmwp_table_images", "tables/*.png")[:150],
+        "photos": files(folder / "dreambooth_photos", "**/*.jpg"),
+    }
+    clips = {"videos": files(folder / "video_datajuicer", "*.mp4") + files(folder / "video_mdn_cc0", "**/*.mp4")}
+    rows = {}
+    print(f"{'CPU ms each':16}{'bytes':>10}{'here':>10}{'child':>10}{'share':>8}")
+    with LimitedChild() as child:
+        for name, payloads in (pictures | clips).items():
+            room = "video" if name in clips else "image"
+            here = functools.partial(check_here, room, payloads)
+            there = functools.partial(check_there, child, room, payloads)
+            took = paired({"here": here, "child": there}, 7, functools.partial(cpu_of_both, child.call("os:getpid")))
+            each = {task: round(1000 * seconds / len(payloads), 3) for task, seconds in took.items()}
+            rows[name] = each
+            size = sum(map(len, payloads)) // len(payloads)
+            print(f"{name:16}{size:>10,}{each['here']:>10}{each['child']:>10}{each['here'] / each['child']:>8.2f}")
+    photos = rows["640 x 480 JPEG"]
+    result = Result(
+        question="Checking 640 x 480 JPEGs in the child against doing it here:",
+        unit="pictures per CPU second",
+        ours=round(1000 / photos["child"], 1),
+        peers={"in this process": round(1000 / photos["here"], 1)},
+        bar=0.8,
+        libraries=("pillow", "av", "numpy"),
+        details={"CPU ms each": rows},
+    )
+    save("decode_child", result)
+
+
+def cpu_of_both(child_pid: int) -> float:
+    """CPU seconds of this process and the child's; Linux makes a clock's number out of a process id."""
+    return time.process_time() + time.clock_gettime((~child_pid << 3) | 2)
+
+
+def files(folder: Path, pattern: str) -> list[bytes]:
+    return [file.read_bytes() for file in sorted(folder.glob(pattern))]
+
+
+def scene(seed: int) -> bytes:
+    small = np.random.default_rng(seed).integers(0, 256, (14, 14, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(small).resize((112, 112)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def check_here(room: str, payloads: Sequence[bytes]) -> None:
+    check = video.check if room == "video" else image.check
+    for payload in payloads:
+        check(payload)
+
+
+def check_there(child: LimitedChild, room: str, payloads: Sequence[bytes]) -> None:
+    for payload in payloads:
+        child.call(f"stores.{room}:check", payload)
+
+
+if __name__ == "__main__":
+    main()
