@@ -119,7 +119,7 @@ def media(snapshot: Snapshot) -> dict[str, tuple[int, int, int]]:
         return {}
     table = snapshot.media_table().select(["digest", "format", "length"])
     used: Counter[str] = Counter()
-    distinct: dict[bytes, tuple[str, int]] = {}
+    distinct: dict[str, tuple[str, int]] = {}
     for row in table.to_pylist():
         used[row["format"]] += 1
         distinct[row["digest"]] = (row["format"], row["length"])
@@ -233,7 +233,7 @@ def find(snapshot: Snapshot, wanted: str) -> int:
     table = snapshot.table()
     if "id" in table.column_names:
         for ordinal, value in enumerate(table["id"].to_pylist()):
-            if value.hex().startswith(wanted):
+            if value.startswith(wanted):
                 return ordinal
     raise StoreError(f"there is no record {wanted!r}", where=snapshot.url, fix="give an ordinal or an id")
 

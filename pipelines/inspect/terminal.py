@@ -183,7 +183,7 @@ def _dropped(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
     rows = []
     for row in table.select([*shown, "keep"]).to_pylist():
         if not row.pop("keep") and reason in ("", row.get("reason")):
-            rows.append({k: v.hex() if isinstance(v, bytes) else v for k, v in row.items() if v is not None})
+            rows.append({k: v for k, v in row.items() if v is not None})
             if len(rows) == limit:
                 break
     return rows

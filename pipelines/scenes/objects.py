@@ -36,13 +36,15 @@ from pipelines.scenes.words import Words, fact
 SIZES = {"small": (0.10, 0.13), "medium": (0.15, 0.19), "large": (0.22, 0.32)}
 """Radius over the shorter side. The gaps keep the words honest."""
 SIZES_BY_COUNT = {
-    1: {"small": 0.1, "medium": 0.3, "large": 0.6},
-    2: {"small": 0.1, "medium": 0.45, "large": 0.45},
-    3: {"small": 0.2, "medium": 0.6, "large": 0.2},
-    4: {"small": 0.6, "medium": 0.4},
+    1: {"small": 0.15, "medium": 0.7, "large": 0.15},
+    2: {"small": 0.15, "medium": 0.7, "large": 0.15},
+    3: {"small": 0.2, "medium": 0.7, "large": 0.1},
+    4: {"small": 0.5, "medium": 0.5},
     5: {"small": 0.85, "medium": 0.15},
     6: {"small": 1.0},
 }
+"""Mostly one size up to three things: were single things drawn large, the coloured area would say nothing of the count,
+and a small model would need many more pictures before it counts."""
 TURN_DEGREES = {
     "circle": 0,
     "square": 12,

@@ -66,7 +66,7 @@ def test_shapes_in_a_caption_are_those_of_the_notes_and_fill_their_box_as_such()
     for scene in some("caption", 90):
         assert scene.facts("shape") == [thing["shape"] for thing in scene.notes["things"]]
         for thing, part in zip(scene.notes["things"], things_in_pixels(scene), strict=True):
-            if thing["size"] == "large":
+            if thing["size"] != "small":
                 high, wide = np.ptp(part, axis=0) + 1
                 fills.setdefault(thing["shape"], []).append(len(part) / (high * wide))
     middle = {shape: float(np.median(values)) for shape, values in fills.items()}
