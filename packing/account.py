@@ -14,7 +14,7 @@ import numpy as np
 from manifests.records import Json
 from manifests.schedule import VisionShare
 from packing.mixture import Mixture
-from packing.pieces import SourcePieces
+from packing.pieces import SourcePieces, richer
 
 WINDOWS = 64
 """At most so many stretches of a plan have their vision share shown apart."""
@@ -75,6 +75,7 @@ def by_source(
     """
     ends = np.cumsum(order["length"], dtype=np.int64)
     share = mixture.vision_share.at(0)
+    drawn_rich = richer(order["slots"].astype(np.int64), order["length"].astype(np.int64), share)
     rows = []
     for index, (source, pieces) in enumerate(zip(mixture.sources, sources, strict=True)):
         mine = [block["source"] == index for block in blocks]
@@ -84,7 +85,6 @@ def by_source(
         }
         available = int(pieces.length.sum())
         drawn_here = order["source"] == index
-        drawn_rich = _richer(order, share)
         rich = pieces.richer_than(share)
         spent: dict[str, int | None] = {}
         for name, has, drawn in (("rich", rich, drawn_rich), ("poor", ~rich, ~drawn_rich)):
@@ -112,8 +112,3 @@ def by_source(
             }
         )
     return rows
-
-
-def _richer(columns: Columns, share: Fraction) -> np.ndarray:
-    numerator, denominator = share.as_integer_ratio()
-    return columns["slots"].astype(np.int64) * denominator > columns["length"].astype(np.int64) * numerator

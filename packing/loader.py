@@ -149,8 +149,11 @@ class Loader:
     def __init__(
         self, packs: Snapshot, global_batch_packs: int, world: int = 1, state: LoaderState | None = None
     ) -> None:
-        """Raises ManifestError for a world size that does not divide the global batch or a batch that the plan was not
-        made for, ResumeError for a state of other packs."""
+        """Raises StoreError for packs that are not all there, ManifestError for a world size that does not divide the
+        global batch or a batch that the plan was not made for, ResumeError for a state of other packs."""
+        if packs.kind != "packs" or not packs.complete:
+            what = f"holds {packs.kind}, not packs" if packs.kind != "packs" else "is not complete yet"
+            raise StoreError(f"the store {what}", where=packs.name, fix="run the node that packs to its end")
         planned = packs.meta["global_batch_packs"]
         if global_batch_packs != planned:
             raise ManifestError(

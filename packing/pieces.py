@@ -119,8 +119,13 @@ class SourcePieces:
         return f"{self.ids[piece]}/{self.start[piece]}"
 
     def richer_than(self, share: Fraction) -> np.ndarray:
-        """(N,) bool: pieces of which more than `share` are slots."""
-        return self.slots * share.denominator > self.length * share.numerator
+        """(N,) bool: the rich pieces."""
+        return richer(self.slots, self.length, share)
+
+
+def richer(slots: np.ndarray, length: np.ndarray, share: Fraction) -> np.ndarray:
+    """(N,) bool: where more than `share` of the tokens are slots; all int64, exact."""
+    return slots * share.denominator > length * share.numerator
 
 
 def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: Vocabulary) -> SourcePieces:

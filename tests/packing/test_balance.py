@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,16 @@ def test_everything_is_dealt_once(costs: list[int], ranks: int) -> None:
 def test_no_rank_has_more_than_a_fair_part_and_one_piece(costs: list[int], ranks: int) -> None:
     loads = [sum(costs[work] for work in mine) for mine in deal(costs, ranks)]
     assert max(loads) <= sum(costs) / ranks + max(costs, default=0)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=7), st.integers(1, 3))
+def test_the_largest_load_is_at_most_a_third_over_the_best_possible(costs: list[int], ranks: int) -> None:
+    loads = [sum(costs[work] for work in mine) for mine in deal(costs, ranks)]
+    ways = product(range(ranks), repeat=len(costs))
+    best = min(
+        max(sum(c for c, r in zip(costs, way, strict=True) if r == rank) for rank in range(ranks)) for way in ways
+    )
+    assert max(loads) <= 4 / 3 * best
 
 
 @given(st.integers(1, 6), st.integers(0, 5), st.data())

@@ -15,7 +15,7 @@ from manifests.errors import ManifestError, ResumeError, StoreError
 from packing.balance import encoder_cost, llm_cost
 from packing.loader import GlobalBatch, Loader, LoaderState
 from packing.torch_batches import media_to, rows_to
-from tests.packing.corpus import MIXTURE, Made, corpus, document, make, medium, picture, tiny
+from tests.packing.corpus import MIXTURE, Made, corpus, create, document, make, medium, picture, tiny
 
 SIZE = MIXTURE.global_batch_packs
 Fingerprint = tuple[bytes, ...]
@@ -151,6 +151,17 @@ def test_a_world_or_a_batch_that_does_not_fit_is_refused(made: Made) -> None:
         Loader(made.packs, SIZE, world=5)
     with pytest.raises(ManifestError, match="planned for 12"):
         Loader(made.packs, 6)
+
+
+def test_packs_that_are_not_all_there_are_refused(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds samples, not packs"):
+        Loader(made.samples, SIZE)
+    store = create(tmp_path, "packs")
+    writer = store.writer("block 0")
+    writer.add(next(made.packs.records()))
+    half = store.commit([writer.finish()], node="test", units=["block 0", "block 1"], complete=False)
+    with pytest.raises(StoreError, match="not complete"):
+        Loader(half, SIZE)
 
 
 @pytest.mark.parametrize(
