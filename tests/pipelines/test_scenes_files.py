@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pipelines.dag import identity
 from pipelines.ingest.scenes import IngestScenes, read
 from pipelines.node import Place, Product, Task, Unit
 from pipelines.scenes.damage import DAMAGES
+from pipelines.scenes.entities import FAMILIES, RESERVED_PAIRS
 from pipelines.scenes.node import Scenes
 from pipelines.scenes.write import ANNOTATIONS, CATEGORIES, DAMAGED, Piece, write, written
 from pipelines.unit import UnitTask, run_unit
@@ -164,6 +166,19 @@ def test_a_category_that_does_not_exist_is_refused_with_its_line(tmp_path: Path)
     file.write_text("kind: scenes\ntrain: {captions: 5}\n")
     with pytest.raises(ManifestError, match=r"no category 'captions'; there are caption, question"):
         load(Scenes, [file])
+
+
+def test_the_page_on_scenes_lists_the_categories_pairs_fonts_and_reasons_of_the_code() -> None:
+    page = (ROOT / "docs" / "scenes.md").read_text(encoding="utf-8")
+    node = Scenes(kind="scenes")
+    for name, category in CATEGORIES.items():
+        row = rf"\| `{name}` \| {category.domain} \|.*\| {node.train[name]} / {node.held_out[name]} \|"
+        assert re.search(row, page), row
+    assert ", ".join(f"{colour} {shape}" for colour, shape in RESERVED_PAIRS) in page
+    for family in FAMILIES.train + FAMILIES.reserved:
+        assert family.replace("-", " ") in page.lower()
+    for reason in REASONS.values():
+        assert f"`{reason}`" in page
 
 
 # ---------------------------------------------------------------------------------------------- ingest

@@ -31,9 +31,9 @@ def nearest_colour(rgb: np.ndarray) -> str:
 
 
 @cache
-def things_in_pixels(scene: Seen) -> list[np.ndarray]:
+def things_in_pixels(scene: Seen, picture: int = 0) -> list[np.ndarray]:
     """Pixels of every coloured thing, from left to right: what has more colour than a near-grey backdrop can."""
-    rgb = smooth(scene.pictures[0])
+    rgb = smooth(scene.pictures[picture])
     colourful = rgb.max(axis=2) - rgb.min(axis=2) > 52
     return islands(colourful, least=max(12, int(0.004 * colourful.size)))
 
@@ -126,6 +126,40 @@ def test_sizes_formats_and_aspects_vary_within_their_limits() -> None:
     assert len(set(sizes)) > 80
     assert {name.rpartition(".")[2] for scene in scenes for name in scene.files} == {"jpg", "png", "webp"}
     assert any(width > height for width, height in sizes) and any(width < height for width, height in sizes)
+
+
+def test_pictures_of_a_story_show_what_the_text_between_them_tells() -> None:
+    kinds = set()
+    for scene in some("story", 40):
+        notes = scene.notes
+        kinds.add(notes["story"])
+        match notes["story"]:
+            case "steps":
+                shown = [
+                    sorted(notes["things"][: i + 1], key=lambda t: t["point"][0]) for i in range(len(notes["things"]))
+                ]
+                assert scene.facts("colour") == [thing["colour"] for thing in notes["things"]]
+            case "change":
+                shown = [notes["before"], notes["after"]]
+            case "album":
+                shown = notes["things"]
+                names = [[f"{thing['colour']} {thing['shape']}" for thing in things] for things in shown]
+                for question in notes.get("questions", []):
+                    (name,) = {name for inside in names for name in inside if name in question["question"]}
+                    assert [name in inside for inside in names].index(True) + 1 == int(question["answer"])
+            case _:
+                shown = [[], *(event["things"] for event in notes["events"])]
+                shown = [shown[0] if i % 2 == 0 else shown[i // 2 + 1] for i in range(2 * len(notes["events"]))]
+        assert len(shown) == len(scene.pictures)
+        for i, things in enumerate(shown):
+            if things:
+                rgb = scene.pictures[i]
+                by_eye = [
+                    nearest_colour(np.median(rgb[part[:, 0], part[:, 1]], axis=0))
+                    for part in things_in_pixels(scene, i)
+                ]
+                assert by_eye == [thing["colour"] for thing in things], (scene.line["scene"], i)
+    assert kinds == {"steps", "change", "album", "day"}
 
 
 # ---------------------------------------------------------------------------------------------- answers
