@@ -25,23 +25,33 @@ from model.moonvit import Grid, MoonViT3d
 class Rows(Protocol):
     """What the model reads of a batch's rows (`packing/torch_batches.py`)."""
 
-    ids: torch.Tensor
-    """(R, L) int64."""
-    labels: torch.Tensor
-    """(R, L) int64: the id that follows each position."""
-    loss_mask: torch.Tensor
-    """(R, L) bool: whether that prediction counts."""
-    segment_lengths: Sequence[Sequence[int]]
-    """Per row, in order from its first position; what remains of the row is padding."""
+    @property
+    def ids(self) -> torch.Tensor:
+        """(R, L) int64."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """(R, L) int64: the id that follows each position."""
+
+    @property
+    def loss_mask(self) -> torch.Tensor:
+        """(R, L) bool: whether that prediction counts."""
+
+    @property
+    def segment_lengths(self) -> Sequence[Sequence[int]]:
+        """Per row, in order from its first position; what remains of the row is padding."""
 
 
 class Media(Protocol):
     """What the model reads of a batch's media."""
 
-    patches: torch.Tensor
-    """(P, 3, 14, 14) uint8."""
-    grids: Sequence[Grid]
-    """Of each item."""
+    @property
+    def patches(self) -> torch.Tensor:
+        """(P, 3, 14, 14) uint8."""
+
+    @property
+    def grids(self) -> Sequence[Grid]:
+        """Of each item."""
 
 
 class Projector(nn.Module):
