@@ -50,22 +50,27 @@ class Train:
     set: tuple[str, ...] = ()
     """`KEY=VALUE` changes to the stage."""
 
+    def __post_init__(self) -> None:
+        self._facts()  # a stage that can't be read is found before any work
+
     def reads(self) -> tuple[str, ...]:
         named = (self.packs, *self.held_out, *((self.seeing,) if self.seeing else ()))
         return tuple(dict.fromkeys(named))
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
+        return Survey((Unit("stage", ""),), self._facts())
+
+    def _facts(self) -> dict[str, Json]:
         stage = load.load(dict[str, Json], [self.manifest], self.set)
         model = stage.value.get("model")
         if not isinstance(model, str):
             raise ManifestError("a stage names its model", where=stage.where("model"))
-        facts = {
+        return {
             "stage": stage.digest,
             "model": load.load(dict[str, Json], [model]).digest,
             "torch": version("torch").partition("+")[0],
             "megatron-core": version("megatron-core"),
         }
-        return Survey((Unit("stage", ""),), facts)
 
     def make(self, task: Task, place: Place) -> list[str]:
         millrace = importlib.util.find_spec("millrace")
@@ -73,7 +78,7 @@ class Train:
         command = [sys.executable, millrace.origin, "train", self.manifest]
         for change in self._changes(task.inputs):
             command += ["--set", change]
-        _run(task.node, [*command, "--out", str(place.folder)])
+        run_command(task.node, [*command, "--out", str(place.folder)])
         made = [name for name in ("done.json", "evaluation.json") if (place.folder / name).is_file()]
         return [f"{place.node}/{name}" for name in made]
 
@@ -94,7 +99,7 @@ def _absolute(product: Product) -> str:
     return product.place if "://" in product.place else str(Path(product.place).absolute())
 
 
-def _run(node: str, command: list[str]) -> None:
+def run_command(node: str, command: list[str]) -> None:
     """Run a command to its end; its talk goes to our stderr. It ends when this process does."""
     child = subprocess.Popen(tethered(command), stdout=subprocess.DEVNULL)
     try:

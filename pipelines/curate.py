@@ -91,8 +91,11 @@ class Filter:
 
     def _verdict(self, document: Document, snapshot: Snapshot, attempt: Attempt) -> Drop | None:
         """An op that fails on a document drops it, too: a view has no other place for it."""
-        verdict = attempt(document.locator, self._judge, document, snapshot)
-        return Drop("unusable") if verdict is None else verdict if isinstance(verdict, Drop) else None
+        verdict = attempt(document.locator, self._judge, document, snapshot) or Drop("unusable")
+        if not isinstance(verdict, Drop):
+            return None
+        attempt.drop(verdict.reason)
+        return verdict
 
     def _judge(self, document: Document, snapshot: Snapshot) -> Document | Drop:
         filled: Document | None = None
@@ -142,6 +145,9 @@ class DedupExact:
         for ref, decisions in zip(snapshot.shards, exact.decide(tables), strict=True):
             columns = {name: decisions.column(name).to_pylist() for name in decisions.column_names}
             writer.columns(ref.shard, _over_all(snapshot, ref, columns))
+            for reason in columns["reason"]:
+                if reason is not None:
+                    attempt.drop(reason)
 
 
 def _over_all(snapshot: Snapshot, ref: ShardRef, kept: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -16,6 +16,7 @@ from typing import cast
 from manifests.records import Json
 from manifests.runlog import RunLog
 from pipelines import dag, progress
+from pipelines.closing import closing
 from pipelines.dag import Graph, Tolerance
 from pipelines.engines.local import LocalEngine, WorkerError
 from pipelines.node import FolderNode, Inputs, Node, Place, Product, StoreNode, Survey, Task
@@ -52,6 +53,9 @@ class Execution:
             print(json.dumps([result.as_json() for result in self.results], ensure_ascii=False))
         else:
             progress.table(self.results)
+            kinds = {result.node: result.kind for result in self.results}
+            for line in closing(self.out, self.products, kinds):
+                print(line)
         skipped = sum(result.skipped for result in self.results)
         if skipped == len(self.results):
             self.show.say(f"{skipped} nodes already committed, same digests")

@@ -114,6 +114,9 @@ class Attempt(Protocol):
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         """`make(*arguments)`, or None once the record is in quarantine under `locator`."""
 
+    def drop(self, reason: str) -> None:
+        """Count a record that a view drops."""
+
     def note(self, reason: str) -> None:
         """Count something that cost no record, e.g. a link to an image that is not there."""
 

@@ -72,7 +72,7 @@ def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]
     receipt = writer.finish()
     counts = receipt.counts
     kept = counts.get("kept", counts.get("records", 0))
-    tally = Tally(kept, Counter(dropped=counts.get("records", 0) - kept), attempt.quarantined, attempt.noted)
+    tally = Tally(kept, attempt.dropped, attempt.quarantined, attempt.noted)
     return Outcome(receipt, tally, attempt.good, attempt.bad, attempt.row, meta or {}, tuple(attempt.details))
 
 
@@ -83,6 +83,7 @@ class Attempts:
         self._writer, self._unit, self._lethal, self._tell = writer, unit, lethal, tell
         self._ordinal = -1
         self.good = self.bad = self.row = 0
+        self.dropped: Counter[str] = Counter()
         self.noted: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
         self.details: list[str] = []
@@ -108,6 +109,9 @@ class Attempts:
             self.good, self.row = self.good + 1, 0
             return made
         return None
+
+    def drop(self, reason: str) -> None:
+        self.dropped[reason] += 1
 
     def note(self, reason: str) -> None:
         self.noted[reason] += 1

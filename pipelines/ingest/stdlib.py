@@ -13,8 +13,9 @@ import importlib.util
 import sys
 import sysconfig
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -36,7 +37,10 @@ LEFT_OUT = frozenset(
 """Folders: tests, pictures of programs, tables of code points, what somebody else installed."""
 MOST_MODULE_BYTES = 96 << 10
 LEAST_TEXT = 200
-"""Characters; a module with fewer documents nothing."""
+"""Characters; a module with fewer documents nothing, and is no record."""
+DOCUMENTED = 0.2
+"""Share of a module's bytes that are signatures and docstrings, on average over Python 3.11: parsing every module only
+to keep a budget exactly would cost two seconds at every start."""
 TOPICS = "pydoc_data/topics.py"
 
 
@@ -77,13 +81,23 @@ class IngestStdlib:
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         root = Path(sysconfig.get_path("stdlib"))
         for source in task.unit.data:
-            found: list[tuple[str, str | None]] = [(f"{source.use}/{source.path}", None)]
-            if source.path == TOPICS:
-                found = [(f"topics/{topic}", said) for topic, said in sorted(_topics().items()) if self._mine(topic)]
-            for locator, said in found:
-                document = attempt(locator, _document, task.node, locator, root, source, said)
+            for locator, say in self._records(root, source):
+                document = attempt(locator, _document, task.node, locator, say)
                 if document is not None:
                     attempt(locator, writer.add, document)
+
+    def _records(self, root: Path, source: Source) -> Iterator[tuple[str, Callable[[], str]]]:
+        """Locators, and functions that give the text."""
+        if source.use == "topics":
+            for topic, said in sorted(_topics().items()):
+                if self._mine(topic):
+                    yield f"topics/{topic}", partial(str, said)
+            return
+        content = (root / source.path).read_bytes()
+        if source.use == "source":
+            yield f"source/{source.path}", lambda: text.decode(content)[0]
+        elif len(said := _docstrings(source.path, content)) >= LEAST_TEXT:
+            yield f"docstrings/{source.path}", lambda: said
 
     def _mine(self, name: str) -> bool:
         held_out = int(_hash("split " + name)[:8], 16) < self.held_out_share * 2**32
@@ -105,9 +119,8 @@ class IngestStdlib:
             content = (root / path).read_bytes()
             if len(content) > MOST_MODULE_BYTES:
                 continue
-            said = len(_docstrings(path, content)) if text_left > 0 else 0
-            if said >= LEAST_TEXT and text_left > 0:
-                text_left -= said
+            if text_left > 0:
+                text_left -= int(DOCUMENTED * len(content))
                 yield Source(path, sha256(content).hexdigest(), "docstrings")
             if code_left > 0 and len(content) >= LEAST_TEXT:
                 code_left -= len(content)
@@ -124,13 +137,11 @@ class Source:
     use: Literal["topics", "docstrings", "source"]
 
 
-def _document(node: str, locator: str, root: Path, source: Source, said: str | None) -> Document:
-    if said is None:
-        content = (root / source.path).read_bytes()
-        said = _docstrings(source.path, content) if source.use == "docstrings" else text.decode(content)[0]
+def _document(node: str, locator: str, say: Callable[[], str]) -> Document:
+    said = say()
     if not said.strip():
         raise RecordError("no_text")
-    domain = "code" if source.use == "source" else "knowledge"
+    domain = "code" if locator.startswith("source/") else "knowledge"
     made = Document(record_id(node, locator), node, locator, domain, (Text(said),), notes={"licence": "PSF-2.0"})
     cleaned = Normalise(kind="normalise").apply(made)
     if isinstance(cleaned, Drop):
