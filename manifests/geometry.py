@@ -85,7 +85,7 @@ def choose_frames(frame_times_us: tuple[int, ...], limits: MediaLimits = RELEASE
     if chosen == 1:
         return (0,)
     step = (count - 1) / (chosen - 1)
-    return tuple(round(i * step) if i < chosen - 1 else count - 1 for i in range(chosen))
+    return tuple(round(i * step) for i in range(chosen))
 
 
 def chunks(frames: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
