@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from manifests.records import Json
 from pipelines.scenes.ask import Question, conversation, exact
 from pipelines.scenes.dials import clock_face, clock_time
 from pipelines.scenes.draw import File, backdrop, encode, grainy, jittered, picture_size
@@ -114,18 +115,16 @@ def _album(dice: Dice) -> Scene:
     for i, seen in enumerate(views):
         told = fill("Picture {n}: {list}.", n=i + 1, list=join(", ", [thing.told for thing in seen.things]))
         parts += [seen.file, told]
+    notes: dict[str, Json] = {"story": "album", "things": [describe(seen.things) for seen in views]}
     names = [thing.name for seen in views for thing in seen.things]
     single = [(i, thing) for i, seen in enumerate(views) for thing in seen.things if names.count(thing.name) == 1]
-    asked = []
     if single:
         i, thing = dice.choice(single)
         phrase = dice.pick(WHICH).format(thing=article(Words(thing.name)).text)
-        asked.append(Question("which_picture", phrase, fact("value", i + 1), exact(str(i + 1), f"picture {i + 1}")))
-        words, described = conversation(dice, asked)
+        form = exact(str(i + 1), f"picture {i + 1}")
+        words, notes["questions"] = conversation(dice, [Question("which_picture", phrase, fact("value", i + 1), form)])
         parts.append(words)
-        return Scene(tuple(parts), {"story": "album", "things": [describe(seen.things) for seen in views],
-                                    "questions": described})  # fmt: skip
-    return Scene(tuple(parts), {"story": "album", "things": [describe(seen.things) for seen in views]})
+    return Scene(tuple(parts), notes)
 
 
 DAY = Pool(
