@@ -110,6 +110,7 @@ def test_after_every_pack_the_share_is_within_one_packs_slots_of_the_schedule(
     errors = [abs(sum(slots[:n]) - share * sum(tokens[:n])) for n in range(1, len(tokens) + 1)]
     assert max(errors) <= max(max(slots), share * L)
     assert plan.meta["largest_error_slots"] == float(max(errors))
+    assert plan.meta["one_pack_slots"] == float(max(max(slots), share * L))
 
 
 @given(cases())
