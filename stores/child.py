@@ -56,14 +56,17 @@ _PR_SET_PDEATHSIG = 1
 class LimitedChild:
     """Runs functions of ours, by name, in a process of their own under limits."""
 
-    def __init__(self, *, memory_bytes: int = 3 << 30, cpu_s: int = 120, wall_s: float = 300.0) -> None:
+    def __init__(self, *, memory_bytes: int = 3 << 30, cpu_s: int = 1200, wall_s: float = 3600.0) -> None:
         """
         Args:
             memory_bytes: address space of the child. Python, numpy and the decoders take 0.25 GB of it, the largest
                 picture that `stores.image` accepts 0.8 GB.
             cpu_s: CPU seconds of one call, all threads together.
-            wall_s: seconds until the answer has arrived. A backstop: what a record may cost is limited in bytes,
-                pixels and frames by the functions themselves.
+            wall_s: seconds until the answer has arrived.
+
+        Both times are backstops for what hangs, far beyond the longest video that `stores.video` accepts: what a
+        record may cost is limited in bytes, pixels and frames by the functions themselves, so that no verdict depends
+        on how busy a machine is.
         """
         self.memory_bytes, self.cpu_s, self.wall_s = memory_bytes, cpu_s, wall_s
         self._worker: _Worker | None = None
