@@ -67,7 +67,7 @@ class Tokenise:
         for document in task.inputs[below.input].snapshot.records(below.stretch.start, below.stretch.stop):
             sample = attempt(document.locator, encode, document, vocabulary)
             if sample is not None:
-                attempt(document.locator, writer.add, sample)
+                attempt.store(document.locator, sample)
         return {"vocabulary": vocabulary.digest, "vocabulary_file": self.vocabulary}
 
 

@@ -114,6 +114,9 @@ class Attempt(Protocol):
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         """`make(*arguments)`, or None once the record is in quarantine under `locator`."""
 
+    def store(self, locator: str, record: Any) -> None:
+        """Write a record that was made; it is set aside, too, where the store can't hold it."""
+
     def drop(self, reason: str) -> None:
         """Count a record that a view drops."""
 

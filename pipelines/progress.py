@@ -142,6 +142,7 @@ def spoken(tally: Tally) -> str:
     words = [f"{tally.kept:,} kept"]
     words += [f"dropped {_reasons(tally.dropped)}"] if tally.dropped.total() else []
     words += [f"quarantined {_reasons(tally.quarantined)}"] if tally.quarantined else []
+    words += [f"noted {_reasons(tally.noted)}"] if tally.noted else []
     return "; ".join(words)
 
 

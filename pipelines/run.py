@@ -31,7 +31,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
     parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default: runs/NAME)")
     parser.add_argument("--until", metavar="NODE", help="only this node and what it needs")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 works in this one")
+    parser.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; 0 works in this one"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and touch nothing")
     parser.add_argument("--json", action="store_true", help="the table at the end as JSON on stdout")
     options = parser.parse_args(arguments)

@@ -9,7 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from manifests.errors import MillraceError, RecordError
 from manifests.records import Json
@@ -109,6 +109,12 @@ class Attempts:
             self.good, self.row = self.good + 1, 0
             return made
         return None
+
+    def store(self, locator: str, record: Any) -> None:
+        try:
+            self._writer.add(record)
+        except RecordError as error:
+            self._set_aside(locator, error.reason, error.message)
 
     def drop(self, reason: str) -> None:
         self.dropped[reason] += 1

@@ -7,6 +7,7 @@ refused by name, so that a folder from a stranger can't make us read anything bu
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import hashlib
 import os
@@ -19,6 +20,9 @@ from manifests.errors import ManifestError, RecordError, StoreError
 
 PIECE_BYTES = 16 << 20
 """Files of lines are cut at the first line end after so many bytes, so that one large file feeds every worker."""
+
+WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+"""Files that begin so are never cut: in them a line end is more than one byte."""
 
 NEVER_DATA = frozenset({"__pycache__", "__MACOSX", "Thumbs.db", "desktop.ini"})
 
@@ -91,7 +95,7 @@ def walk(root: Path, exclude: Sequence[str], cut: frozenset[str]) -> tuple[list[
         raise ManifestError("no such file or folder", where=str(root), fix="give the path of your data")
     files: list[File] = []
     refused: list[Refused] = []
-    names = [root.name] if root.is_file() else list(_names(root, "", refused))
+    names = [root.name] if root.is_file() else list(_names(root, refused))
     base = root.parent if root.is_file() else root
     for name in sorted(names):
         if any(fnmatch.fnmatch(name, pattern) for pattern in exclude):
@@ -105,22 +109,26 @@ def walk(root: Path, exclude: Sequence[str], cut: frozenset[str]) -> tuple[list[
     return files, sorted(refused, key=lambda one: one.path)
 
 
-def _names(root: Path, below: str, refused: list[Refused]) -> Iterator[str]:
-    try:
-        entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
-    except OSError as error:
-        refused.append(Refused(below, "unreadable", error.strerror or str(error)))
-        return
-    for entry in entries:
-        name = f"{below}/{entry.name}" if below else entry.name
-        if entry.name.startswith(".") or entry.name in NEVER_DATA:
+def _names(root: Path, refused: list[Refused]) -> Iterator[str]:
+    """Names of everything that could be a file, in any order; folders however deep."""
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        try:
+            entries = list(os.scandir(root / below))
+        except OSError as error:
+            refused.append(Refused(below, "unreadable", error.strerror or str(error)))
             continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _names(root, name, refused)
-        elif entry.is_symlink() and entry.is_dir():
-            refused.append(Refused(name, "symlinked_folder", "a link to a folder is not followed"))
-        else:
-            yield name
+        for entry in entries:
+            name = f"{below}/{entry.name}" if below else entry.name
+            if entry.name.startswith(".") or entry.name in NEVER_DATA:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            elif entry.is_symlink() and entry.is_dir():
+                refused.append(Refused(name, "symlinked_folder", "a link to a folder is not followed"))
+            else:
+                yield name
 
 
 def _look(base: Path, name: str, cut: frozenset[str]) -> File:
@@ -128,8 +136,13 @@ def _look(base: Path, name: str, cut: frozenset[str]) -> File:
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
         raise RecordError("not_a_file", "a pipe, socket or device")
-    piece_bytes = PIECE_BYTES if name.lower().endswith(tuple(cut)) else state.st_size + 1
-    return File(name, state.st_size, state.st_mtime_ns, tuple(_pieces(path, piece_bytes)))
+    piece_bytes = PIECE_BYTES if name.lower().endswith(tuple(cut)) and _has_one_byte_line_ends(path) else None
+    return File(name, state.st_size, state.st_mtime_ns, tuple(_pieces(path, piece_bytes or state.st_size + 1)))
+
+
+def _has_one_byte_line_ends(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not file.read(4).startswith(WIDE_MARKS)
 
 
 def _pieces(path: Path, piece_bytes: int) -> Iterator[Piece]:
@@ -175,10 +188,13 @@ def read(base: Path, file: File, limit_bytes: int) -> bytes:
 
 def check(base: Path, file: File) -> None:
     """Raise StoreError if a file is no longer what the survey saw."""
-    state = (base / file.path).stat()
+    try:
+        state = (base / file.path).stat()
+    except FileNotFoundError:
+        raise _changed(file) from None
     if (state.st_size, state.st_mtime_ns) != (file.size, file.mtime_ns):
         raise _changed(file)
 
 
 def _changed(file: File) -> StoreError:
-    return StoreError("was changed while the run was reading it", where=file.locator, fix="run again")
+    return StoreError("changed while the run was reading it", where=file.locator, fix="run again")

@@ -53,12 +53,16 @@ class IngestFolder:
         return ()
 
     @property
+    def _place(self) -> Path:
+        return Path(self.path).expanduser()
+
+    @property
     def base(self) -> Path:
-        path = Path(self.path)
+        path = self._place
         return path.parent if path.is_file() else path
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        found, refused = files.walk(Path(self.path), self.exclude, CUT_AT_LINES)
+        found, refused = files.walk(self._place, self.exclude, CUT_AT_LINES)
         items = pair(self.base, found, refused, self.text_fields)
         if not items:
             raise ManifestError("there are no files to ingest", where=self.path, fix="set path to a folder with data")
@@ -70,7 +74,7 @@ class IngestFolder:
         reader = Reader(self.base, task.node, rules, attempt)
         for item in task.unit.data:
             for document in reader.documents(item):
-                attempt(document.locator, writer.add, document)
+                attempt.store(document.locator, document)
 
 
 def units(items: Sequence[Item]) -> Iterator[Unit]:

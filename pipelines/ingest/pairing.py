@@ -44,7 +44,7 @@ class Item:
     def digest(self) -> str:
         files = [(self.locator, self.piece.sha256 if self.piece else self.file.digest if self.file else "")]
         files += [(file.locator, file.digest) for file in self.captions]
-        files += [(path, file.digest) for path, file in sorted((self.media or {}).items())]
+        files += [(file.locator, file.digest) for _, file in sorted((self.media or {}).items())]
         return digest(self.reader, *self.refusal, *(word for pair in files for word in pair))
 
     @property

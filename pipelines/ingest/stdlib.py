@@ -84,7 +84,7 @@ class IngestStdlib:
             for locator, say in self._records(root, source):
                 document = attempt(locator, _document, task.node, locator, say)
                 if document is not None:
-                    attempt(locator, writer.add, document)
+                    attempt.store(locator, document)
 
     def _records(self, root: Path, source: Source) -> Iterator[tuple[str, Callable[[], str]]]:
         """Locators, and functions that give the text."""

@@ -71,6 +71,7 @@ def clip(path: Path, frames: int = 12) -> None:
 
 def write(folder: Path, texts: int = 300) -> None:
     """About `texts` + 30 good records, and the bad ones of `HOSTILE`."""
+    folder.mkdir(exist_ok=True)
     for i in range(texts):
         file = folder / "books" / f"{i % 7}" / f"{i:04d}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.errors import ManifestError, RecordError
+from manifests.errors import ManifestError, RecordError, StoreError
 from pipelines.ingest import files
 from pipelines.ingest.suffixes import CUT_AT_LINES
 
@@ -83,11 +84,50 @@ def test_pieces_cover_a_file_and_end_after_line_ends(lines: list[bytes], piece_b
         assert piece.first_line == 1 + content[: piece.start].count(b"\n")
 
 
+def test_wide_characters_are_never_cut_between_two_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PIECE_BYTES", 10)
+    content = "line\n" * 20
+    (tmp_path / "wide.txt").write_bytes(content.encode("utf-16"))
+    (tmp_path / "plain.txt").write_bytes(content.encode())
+    found, _ = files.walk(tmp_path, [], CUT_AT_LINES)
+    assert [len(file.pieces) for file in found] == [10, 1]
+
+
+def test_folders_deeper_than_pythons_stack_are_walked(tmp_path: Path) -> None:
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(1200):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("deep.txt").write_text("x")
+    finally:
+        os.chdir(here)
+    found, refused = files.walk(tmp_path, [], CUT_AT_LINES)
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest's own cleaning up would recurse
+    assert [file.path for file in found] == ["d/" * 1200 + "deep.txt"] and refused == []
+
+
+def test_a_single_file_is_a_folder_of_one(tmp_path: Path) -> None:
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    found, _ = files.walk(tmp_path / "one.txt", [], CUT_AT_LINES)
+    assert [file.path for file in found] == ["one.txt"]
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_ends_the_run_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x")
+    found, _ = files.walk(tmp_path, [], CUT_AT_LINES)
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(StoreError, match="changed while"):
+        files.check(tmp_path, found[0])
+
+
 def test_reading_is_bounded_and_notices_changes(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"12345")
     found, _ = files.walk(tmp_path, [], CUT_AT_LINES)
     with pytest.raises(RecordError, match="5 bytes"):
         files.read(tmp_path, found[0], 4)
     (tmp_path / "a.txt").write_bytes(b"123456")
-    with pytest.raises(Exception, match="changed"):
+    with pytest.raises(StoreError, match="changed"):
         files.read(tmp_path, found[0], 100)

@@ -39,7 +39,7 @@ class Odd:
         for name in task.unit.data:
             document = attempt(name, make, name)
             if document is not None:
-                attempt(name, writer.add, document)
+                attempt.store(name, document)
         attempt.note("seen")
         return {"from": "odd"}
 """
