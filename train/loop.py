@@ -1,4 +1,4 @@
-"""The loop: packs in training order become weights. `millrace train` starts here.
+"""The loop: packs in training order become weights. `train/command.py` starts it.
 
     loader's two streams -> encode media -> language model -> mean loss of the targets -> Muon and AdamW -> checkpoint
 
@@ -12,9 +12,7 @@ killed anywhere and started again has the same losses and weights to the bit.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 import sys
 import time
@@ -40,24 +38,6 @@ from train.judge.evaluate import Frame, Judge, in_words
 from train.muon import MuonAdamW, clip, newton_schulz_dtype
 from train.progress import StepReport, progress
 from train.stage import Stage
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="millrace train",
-        description="Train one stage off committed packs, go on where it stopped, and measure what was learnt.",
-        epilog="examples:\n"
-        "  millrace train manifests/train/quickstart.yaml --out runs/quickstart/train\n"
-        "  millrace train manifests/train/quickstart.yaml --set steps=20 --out runs/short",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("manifest", nargs="+", help="a stage, and overlays laid over it from left to right")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
-    parser.add_argument("--out", required=True, type=Path, help="folder for metrics, checkpoints and evaluation")
-    given = parser.parse_args(arguments)
-    done = train(load.load(Stage, given.manifest, given.set), given.out)
-    print(json.dumps(done, ensure_ascii=False))
-    return 0
 
 
 def train(manifest: Manifest[Stage], out: Path) -> Json:

@@ -16,7 +16,8 @@ import millrace
 from manifests import runlog
 from manifests.errors import MillraceError, ResumeError
 from train import checkpoint
-from train.loop import main, train
+from train.command import main
+from train.loop import train
 
 
 def curve(folder: Path) -> list[tuple[object, ...]]:

@@ -1,0 +1,33 @@
+"""The verb `millrace train`: says what is wanted, then loads what is heavy. After it `train/loop.py`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="millrace train",
+        description="Train one stage off committed packs, go on where it stopped, and measure what was learnt.",
+        epilog="examples:\n"
+        "  millrace train manifests/train/quickstart.yaml --out runs/quickstart/train\n"
+        "  millrace train manifests/train/quickstart.yaml --set steps=20 --out runs/short",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("manifest", nargs="+", help="a stage, and overlays laid over it from left to right")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    parser.add_argument("--out", required=True, type=Path, help="folder for metrics, checkpoints and evaluation")
+    given = parser.parse_args(arguments)
+    # Threads that wait for each other spin by default. On two cores beside any other busy process that made steps 50
+    # times as long (benchmarks/LOG.md); sleeping costs next to nothing. Read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from manifests.load import load
+    from train.loop import train
+    from train.stage import Stage
+
+    done = train(load(Stage, given.manifest, given.set), given.out)
+    print(json.dumps(done, ensure_ascii=False))
+    return 0
