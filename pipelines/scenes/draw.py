@@ -151,9 +151,9 @@ def paint(image: Image.Image, corners: Sequence[Point], rgb: Rgb) -> None:
 
 
 def picture_size(dice: Dice, shortest_px: int = 84, longest_px: int = LONGEST_SIDE_PX) -> tuple[int, int]:
-    """(width, height): small ones more often, sides at most 2:1."""
+    """(width, height): small ones more often; six in ten are square, as feeds of pictures are, the others up to 2:1."""
     short = round(math.exp(dice.uniform(math.log(shortest_px), math.log(longest_px * 0.75))))
-    aspect = 1.0 if dice.chance(0.3) else dice.uniform(1.0, 2.0)
+    aspect = 1.0 if dice.chance(0.6) else dice.uniform(1.0, 2.0)
     long = min(longest_px, round(short * aspect))
     return (long, short) if dice.chance(0.6) else (short, long)
 
@@ -167,7 +167,7 @@ class Backdrop:
 
 def backdrop(dice: Dice, width: int, height: int) -> Backdrop:
     """Two tints in a pattern, and a few faint scratches and specks that mean nothing."""
-    dark = dice.chance(0.3)
+    dark = dice.chance(0.2)
     kind = dice.pick(BACKDROPS)
     ground = tint(dice, dark)
     image = Image.new("RGB", (width, height), ground)
