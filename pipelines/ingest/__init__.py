@@ -1,0 +1,1 @@
+"""Raw data to documents, one kind of node per source."""
