@@ -5,6 +5,8 @@ Reads what the trainer left in its folder; `execute.py` prints it.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from manifests.records import Json
@@ -31,7 +33,13 @@ def closing(out: Path, products: dict[str, Product], kinds: dict[str, str]) -> l
     lines += _measured(artefacts.read_json(trained.folder / "evaluation.json") or {})
     page = out / "report.html"
     lines += [f"page: {page}"] if page.is_file() else []
-    return [*lines, "next:", *(f"  millrace {command}" for command in _commands(out, products, kinds))]
+    return [*lines, "next:", *(f"  {_program()} {command}" for command in _commands(out, products, kinds))]
+
+
+def _program() -> str:
+    """How to call this program from here: the command beside the running interpreter, where it lies below."""
+    command = Path(sys.executable).with_name("millrace")
+    return os.path.relpath(command) if command.is_relative_to(Path.cwd()) else "millrace"
 
 
 def _measured(evaluation: Json) -> list[str]:
