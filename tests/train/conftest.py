@@ -51,7 +51,7 @@ vision:
 STAGE = """
 model: ./model.yaml
 packs: ./packs
-steps: 12
+steps: 18
 threads: 1
 optimizer: {muon_lr: 0.02, adamw_lr: 0.01, newton_schulz: float32}
 schedule: {warmup_steps: 2, decay_from: 0.5, decay: linear, floor: 0.1}

@@ -36,19 +36,19 @@ def straight(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_loss_falls_and_every_step_is_in_the_log_once(straight: Path) -> None:
     rows = runlog.read(straight / "metrics.jsonl", "step")
-    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert [row["step"] for row in rows] == list(range(1, 19))
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
     for row in rows:
         assert 0 < row["slots"] < row["targets"] < row["tokens"] <= 4 * 64
         low, high = sorted((row["loss_text"], row["loss_vision"]))
-        assert low - 1e-6 <= row["loss"] <= high + 1e-6
+        assert low < row["loss"] < high
 
 
 def test_a_finished_run_says_what_it_made(straight: Path) -> None:
     done = json.loads((straight / "done.json").read_text())
-    assert done["steps"] == 12 and done["loss"] == runlog.read(straight / "metrics.jsonl", "step")[-1]["loss"]
+    assert done["steps"] == 18 and done["loss"] == runlog.read(straight / "metrics.jsonl", "step")[-1]["loss"]
     assert done["weights"] == checkpoint.file_digest(straight / done["checkpoint"] / checkpoint.WEIGHTS)
-    assert checkpoint.steps(straight / "checkpoints") == [9, 12]
+    assert checkpoint.steps(straight / "checkpoints") == [15, 18]
 
 
 def test_a_model_that_could_learn_to_see_does(straight: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_run_waits_for_another_in_its_folder(corpus, straight: Path, tmp_path:
         ("optimizer.muon_lr=0.01", "optimizer.muon_lr"),
         ("seed=1", "seed"),
         ("packs=./other", "packs"),
-        ("steps=11", "steps"),
+        ("steps=17", "steps"),
     ],
 )
 def test_another_run_is_refused_by_name(

@@ -76,8 +76,9 @@ def alone(model: MultimodalModel, text: Text) -> np.ndarray:
 
 
 def test_scores_of_packed_texts_are_those_of_each_prefix_alone(corpus, frame: Frame, model: MultimodalModel) -> None:
-    samples = [sample for sample in opened(corpus, "held_out").records(0, 12) if not sample.media]
+    samples = [sample for sample in opened(corpus, "held_out").records() if not sample.media][:6]
     texts = [Text(frame.expand(sample), ()) for sample in samples]
+    assert len(texts) == 6
     for text, found in zip(texts, score(model, texts, ROW, frame.vocabulary.pad_id), strict=True):
         assert np.allclose(found.losses, alone(model, text), atol=2e-4)
         assert (found.losses > 0).sum() == text.expanded.targets.sum()
