@@ -123,10 +123,15 @@ def _names(root: Path, refused: list[Refused]) -> Iterator[str]:
             name = f"{below}/{entry.name}" if below else entry.name
             if entry.name.startswith(".") or entry.name in NEVER_DATA:
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(name)
-            elif entry.is_symlink() and entry.is_dir():
+            try:
+                linked = entry.is_symlink() and entry.is_dir()
+            except OSError as error:  # a link that leads to itself
+                refused.append(Refused(name, "unreadable", error.strerror or str(error)))
+                continue
+            if linked:
                 refused.append(Refused(name, "symlinked_folder", "a link to a folder is not followed"))
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(name)
             else:
                 yield name
 

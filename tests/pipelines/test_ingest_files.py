@@ -36,6 +36,7 @@ def test_what_is_no_file_of_the_folder_is_refused_by_name(tmp_path: Path) -> Non
     (data / "gone.txt").symlink_to(tmp_path / "nothing")
     (data / "inner").mkdir()
     (data / "loop").symlink_to(data)
+    (data / "itself.txt").symlink_to("itself.txt")
     os.mkfifo(data / "pipe.txt")
     found, refused = files.walk(data, [], CUT_AT_LINES)
     assert found == []
@@ -43,6 +44,7 @@ def test_what_is_no_file_of_the_folder_is_refused_by_name(tmp_path: Path) -> Non
         "out.txt": "symlink_outside",
         "gone.txt": "symlink_outside",
         "loop": "symlinked_folder",
+        "itself.txt": "unreadable",
         "pipe.txt": "not_a_file",
     }
 
