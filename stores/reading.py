@@ -35,7 +35,7 @@ def read_meta(files: Files) -> dict[str, Json]:
         if meta["schema"] != SCHEMA:
             raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
         return {name: meta[name] for name in ("kind", "name", "schema", "swap")}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise StoreError("there is no store here", where=files.url, fix="check the path or URL") from None
     except (ValueError, KeyError, TypeError):
         raise StoreError("store.json is damaged", where=files.url, fix="restore it from a copy of the store") from None

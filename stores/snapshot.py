@@ -272,7 +272,8 @@ class Snapshot:
 
     def _empty(self) -> pa.Table:
         schema = KINDS[self.base.kind].FACTS
-        added = [("keep", pa.bool_()), ("unit", index.NAMES), ("shard", index.NAMES)]
+        decided = [("reason", index.NAMES), ("score", pa.float64())] if self.kind == "view" else []
+        added = [("keep", pa.bool_()), *decided, ("unit", index.NAMES), ("shard", index.NAMES)]
         return index.in_hex(pa.schema([*schema, *(pa.field(*one) for one in added)]).empty_table())
 
     def _check_names(self, wanted: Sequence[str], table: pa.Table) -> None:

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--record", metavar="N|ID", help="one record: a document, a sample, a pack segment by segment")
     parser.add_argument("--drops", metavar="REASON", nargs="?", const="", help="records that views dropped")
     parser.add_argument("--quarantine", action="store_true", help="what could not become a record, and why")
-    parser.add_argument("--limit", type=int, default=20, help="rows of --drops and --quarantine (default 20)")
+    parser.add_argument("--limit", type=_rows, default=20, help="rows of --drops and --quarantine (default 20)")
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
     options = parser.parse_args(arguments)
 
@@ -60,6 +60,13 @@ def main(arguments: list[str]) -> int:
     else:
         _show(found)
     return 0
+
+
+def _rows(given: str) -> int:
+    """How many rows to show, as an option's value."""
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {given!r}")
+    return int(given)
 
 
 def _store(snapshot: Snapshot) -> dict[str, Json]:

@@ -242,6 +242,14 @@ def test_a_row_of_bad_records_is_seen_across_units(tmp_path: Path) -> None:
     run(tmp_path / "dag.yaml", tmp_path / "out")
 
 
+def test_a_folder_without_one_usable_file_is_said_to_leave_nothing_to_plan(tmp_path: Path) -> None:
+    (tmp_path / "dag.yaml").write_text(small_data.DAG)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "empty.txt").write_bytes(b"")
+    assert "there is not one sample to plan" in run(tmp_path / "dag.yaml", tmp_path / "out", code=2)
+    assert head(tmp_path / "out", "unique").table(["keep", "reason", "score"]).num_rows == 0
+
+
 def run_json(dag: Path, out: Path, *options: str) -> Json:
     process = start(dag, out, "--json", *options, workers=0)
     shown, talk = process.communicate(timeout=200)

@@ -233,6 +233,9 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
         Store.open(str(tmp_path))
     with pytest.raises(StoreError, match="fix: use a local path or a URL"):
         Store.open("nosuch://place")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match="there is no store here"):
+        Store.open(str(tmp_path / "file"))
     store = Store.create(str(tmp_path), "samples", "s")
     with pytest.raises(StoreError, match="a store here already"):
         Store.create(str(tmp_path), "samples", "s")
