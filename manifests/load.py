@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, dataclass_transform
@@ -213,16 +213,12 @@ def _where(lines: dict[Place, str], place: Place) -> str:
 
 
 def _explain(error: pydantic.ValidationError, data: Json, lines: dict[Place, str]) -> ManifestError:
-    """The first complaint, in the words of the manifest."""
-    problem = error.errors(include_url=False)[0]
-    place: Place = ()
-    below = data
-    for step in problem["loc"]:  # pydantic names union members too; they are not in the file
-        inside = isinstance(below, dict) and step in below or isinstance(below, list) and isinstance(step, int)
-        if inside:
-            place, below = (*place, step), below[step]
-        elif step == problem["loc"][-1] and problem["type"] in ("missing", "unexpected_keyword_argument"):
-            place = (*place, step)
+    """The first complaint, in the words of the manifest. Where a value could be one of several types, each of them
+    complains, and the one that got furthest into the value is what was meant."""
+    located = [(problem, *_locate(problem, data)) for problem in error.errors(include_url=False)]
+    first = located[0][1]
+    same = [one for one in located if one[1][: len(first)] == first]
+    problem, place, below = max(same, key=lambda one: len(one[1]))
     name = ".".join(map(str, place)) or "manifest"
     match problem["type"]:
         case "missing" | "missing_argument":
@@ -232,6 +228,18 @@ def _explain(error: pydantic.ValidationError, data: Json, lines: dict[Place, str
         case _:
             message = f"{name} is {_short(below)}: {problem['msg'][0].lower() + problem['msg'][1:]}"
     return ManifestError(message, where=_where(lines, place), fix="see manifests/README.md for the keys")
+
+
+def _locate(problem: Mapping[str, Any], data: Json) -> tuple[Place, Json]:
+    """Where in the manifest a complaint is about, and what stands there."""
+    place: Place = ()
+    below = data
+    for step in problem["loc"]:  # pydantic names union members too; they are not in the file
+        if isinstance(below, dict) and step in below or isinstance(below, list) and isinstance(step, int):
+            place, below = (*place, step), below[step]
+        elif step == problem["loc"][-1] and problem["type"] in ("missing", "unexpected_keyword_argument"):
+            place = (*place, step)
+    return place, below
 
 
 def _short(value: Any) -> str:

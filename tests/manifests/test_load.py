@@ -199,3 +199,21 @@ def test_moving_a_manifest_changes_its_paths_and_not_its_digest(tmp_path: Path) 
 def test_a_loaded_value_can_not_be_changed(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         read(tmp_path, "name: a").value.name = "b"  # type: ignore[misc]
+
+
+@schema
+class Nested:
+    recipe: str | Recipe
+
+
+def test_a_value_of_several_types_is_explained_by_the_type_that_was_meant(tmp_path: Path) -> None:
+    file = tmp_path / "nested.yaml"
+    file.write_text("recipe:\n  name: a\n  vision:\n    constant: lots\n")
+    with pytest.raises(ManifestError, match=r"nested.yaml:4: recipe.vision.constant is \"lots\""):
+        load(Nested, [file])
+    file.write_text("recipe:\n  name: a\n  nmae: b\n")
+    with pytest.raises(ManifestError, match=r"nested.yaml:3: recipe.nmae is not a known key"):
+        load(Nested, [file])
+    file.write_text("recipe: 3\n")
+    with pytest.raises(ManifestError, match=r"nested.yaml:1: recipe is 3: input should be a valid string"):
+        load(Nested, [file])
