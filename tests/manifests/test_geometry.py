@@ -168,3 +168,9 @@ def test_frames_at_a_steady_rate_are_written_as_their_exact_seconds_would_be(fra
 )
 def test_times_worked_by_hand(time_us: int, text: str) -> None:
     assert timestamp(time_us) == text
+
+
+@pytest.mark.parametrize("limit", ["max_image_patches", "max_frame_patches", "max_video_frames", "sample_fps"])
+def test_limits_that_leave_nothing_are_refused(limit: str) -> None:
+    with pytest.raises(ValueError, match="more"):
+        MediaLimits(**{limit: 0})
