@@ -176,7 +176,7 @@ def _link(aside: Path, target: Path) -> bool:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            target.parent.mkdir(parents=True)
+            target.parent.mkdir(parents=True, exist_ok=True)  # another worker may be first
             _sync(target.parent.parent)
         except OSError as error:
             raise StoreError(
