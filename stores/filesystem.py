@@ -176,6 +176,8 @@ def _link(aside: Path, target: Path) -> bool:
         except FileExistsError:
             return False
         except FileNotFoundError:
+            if not aside.exists():
+                raise
             target.parent.mkdir(parents=True, exist_ok=True)  # another worker may be first
             _sync(target.parent.parent)
         except OSError as error:

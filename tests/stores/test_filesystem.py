@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import pytest
+
 from stores.filesystem import open_files, publish_bytes
 
 WORKERS = 4
@@ -26,3 +28,13 @@ def test_the_first_objects_of_a_store_may_come_from_all_workers_at_once(tmp_path
             list(pool.map(write, [round_] * WORKERS, range(WORKERS)))
             for worker in range(WORKERS):
                 assert (tmp_path / str(round_) / f"shards/{worker}.tar").read_bytes() == b"%d" % worker
+
+
+def test_a_file_aside_that_somebody_took_away_is_an_error_not_an_endless_wait(tmp_path: Path) -> None:
+    files = open_files(str(tmp_path))
+    aside = files.aside()
+    aside.write_bytes(b"content")
+    files.publish(aside, "shards/x.tar")
+    aside.unlink()
+    with pytest.raises(FileNotFoundError):
+        files.settle()
