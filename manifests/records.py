@@ -89,8 +89,14 @@ class Document:
     parts: tuple[Part, ...]
     facts: tuple[Fact, ...] = ()
     notes: Mapping[str, Json] = field(default_factory=dict)
-    """Whatever else is known and can be checked: boxes, points, polygons, answers, timed events, licence, origin."""
+    """Whatever else is known and can be checked: boxes, points, polygons, answers, timed events."""
     parents: tuple[str, ...] = ()
+    licence: str = ""
+    """SPDX identifier where there is one; these three are "" where nothing is known, and columns of every store."""
+    origin: str = ""
+    """URL, or what else says where the record came from before it was a file here."""
+    consent: str = ""
+    """What its makers agreed to, in the words of the source: `opt-in`, `opt-out`, `public-domain` ..."""
 
     @property
     def text(self) -> str:

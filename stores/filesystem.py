@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 import threading
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Protocol
@@ -22,6 +25,15 @@ from manifests.errors import StoreError
 
 OPEN_FILES = 128
 """Shards that one process holds open for reading; far below the usual limit of 1,024."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    path: str
+    """Relative to the store."""
+    size: int
+    modified_s: float
+    """Since 1970, by the clock of the filesystem; compare it with another file's, never with the local clock."""
 
 
 class Files(Protocol):
@@ -38,7 +50,16 @@ class Files(Protocol):
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Fewer bytes than asked for where the file ends before. Raises FileNotFoundError."""
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """`read_range` for several (offset, length) of one file, in few requests."""
+
     def exists(self, path: str) -> bool: ...
+
+    def listing(self, folder: str) -> Iterator[FileInfo]:
+        """All files below `folder`, by path; none where there is no such folder. Slow: for upkeep, never for reading."""
+
+    def delete(self, path: str) -> None:
+        """Deleting what is not there is no error."""
 
     def aside(self) -> Path:
         """A new local file name to write to before `publish`. What a killed writer leaves there is in nobody's way."""
@@ -116,8 +137,21 @@ class LocalFiles:
             self._open.move_to_end(path)
         return os.pread(file.descriptor, length, offset)
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self.read_range(path, offset, length) for offset, length in ranges]
+
     def exists(self, path: str) -> bool:
         return (self.root / path).exists()
+
+    def listing(self, folder: str) -> Iterator[FileInfo]:
+        for path in sorted((self.root / folder).rglob("*")):
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    yield FileInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
+
+    def delete(self, path: str) -> None:
+        (self.root / path).unlink(missing_ok=True)
 
     def aside(self) -> Path:
         folder = self.root / "aside"
@@ -205,8 +239,22 @@ class RemoteFiles:
             return b""
         return self.filesystem.cat_file(self._path(path), start=offset, end=offset + length)
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self.read_range(path, offset, length) for offset, length in ranges]
+
     def exists(self, path: str) -> bool:
         return self.filesystem.exists(self._path(path))
+
+    def listing(self, folder: str) -> Iterator[FileInfo]:
+        found = self.filesystem.find(self._path(folder), detail=True)
+        for path, told in sorted(found.items()):
+            modified = told.get("LastModified") or told.get("created") or told["mtime"]
+            inside = self.filesystem._strip_protocol(path).removeprefix(f"{self.root}/")
+            yield FileInfo(inside, told["size"], modified.timestamp())
+
+    def delete(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self.filesystem.rm_file(self._path(path))
 
     def aside(self) -> Path:
         return Path(gettempdir()) / f"millrace-{uuid.uuid4().hex}"

@@ -82,6 +82,9 @@ class Documents:
             ("characters", pa.int64()),
             ("images", pa.int32()),
             ("videos", pa.int32()),
+            ("licence", NAMES),
+            ("origin", pa.string()),
+            ("consent", NAMES),
         ]
     )
     IN_BLOCKS: ClassVar[bool] = False
@@ -103,6 +106,9 @@ class Documents:
             "media": [_described(one) | {"frame_times_us": list(one.frame_times_us)} for one in media],
             "facts": [{"name": f.name, "part": f.part, "start": f.start, "stop": f.stop} for f in record.facts],
             "parents": list(record.parents),
+            "licence": record.licence,
+            "origin": record.origin,
+            "consent": record.consent,
             "notes": _notes(record),
         }
         facts = {
@@ -112,6 +118,9 @@ class Documents:
             "locator": record.locator,
             "characters": sum(len(part.text) for part in record.parts if isinstance(part, Text)),
             **_media_counts(media),
+            "licence": record.licence,
+            "origin": record.origin,
+            "consent": record.consent,
         }
         return Encoded(line, facts, media, (-1,) * len(media))
 
@@ -128,6 +137,9 @@ class Documents:
             facts=tuple(Fact(**fact) for fact in line["facts"]),
             notes=json.loads(line["notes"]),
             parents=tuple(line["parents"]),
+            licence=line["licence"],
+            origin=line["origin"],
+            consent=line["consent"],
         )
 
 

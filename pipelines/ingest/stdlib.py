@@ -142,7 +142,7 @@ def _document(node: str, locator: str, say: Callable[[], str]) -> Document:
     if not said.strip():
         raise RecordError("no_text")
     domain = "code" if locator.startswith("source/") else "knowledge"
-    made = Document(record_id(node, locator), node, locator, domain, (Text(said),), notes={"licence": "PSF-2.0"})
+    made = Document(record_id(node, locator), node, locator, domain, (Text(said),), licence="PSF-2.0")
     cleaned = Normalise(kind="normalise").apply(made)
     if isinstance(cleaned, Drop):
         raise RecordError(cleaned.reason)
