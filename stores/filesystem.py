@@ -56,7 +56,7 @@ class Files(Protocol):
     def exists(self, path: str) -> bool: ...
 
     def listing(self, folder: str) -> Iterator[FileInfo]:
-        """All files below `folder`, by path; none where there is no such folder. Slow: for upkeep, never for reading."""
+        """All files below `folder`, by path; none where it is missing. Slow: for upkeep, never for reading."""
 
     def delete(self, path: str) -> None:
         """Deleting what is not there is no error."""
