@@ -27,15 +27,10 @@ class MediaLimits:
     sample_fps: float = 2.0
 
     def __post_init__(self) -> None:
-        if (
-            min(
-                self.max_image_patches,
-                self.max_frame_patches,
-                1 if self.max_video_frames is None else self.max_video_frames,
-            )
-            < 1
-        ):
-            raise ValueError("limits of patches and frames are 1 or more")
+        if min(self.max_image_patches, self.max_frame_patches) < MERGE**2:
+            raise ValueError(f"limits of patches are {MERGE**2} or more: one slot takes so many")
+        if self.max_video_frames is not None and self.max_video_frames < 1:
+            raise ValueError("max_video_frames is 1 or more")
         if not self.sample_fps > 0:
             raise ValueError("sample_fps is more than 0")
 

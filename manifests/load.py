@@ -61,7 +61,9 @@ def load(kind: type[T], files: Sequence[Path | str], sets: Sequence[str] = ()) -
     for file in map(Path, files):
         layer = _read(file, lines, bases)
         if not isinstance(layer, dict):
-            raise ManifestError("a manifest is a map of keys to values", where=f"{file}:1")
+            raise ManifestError(
+                "a manifest is a map of keys to values", where=f"{file}:1", fix="begin with `key: value` lines"
+            )
         data = _overlay(data, layer)
     for text in sets:
         data = _set(data, text, lines, bases)
@@ -90,7 +92,7 @@ def _read(file: Path, lines: dict[Place, str], bases: dict[Place, Path]) -> Json
     except OSError as error:
         raise ManifestError(f"can't be read ({error.strerror})", where=str(file), fix="check the path") from None
     except UnicodeDecodeError:
-        raise ManifestError("is not UTF-8 text", where=str(file)) from None
+        raise ManifestError("is not UTF-8 text", where=str(file), fix="save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise _not_yaml(file, error) from None
     try:
@@ -100,7 +102,8 @@ def _read(file: Path, lines: dict[Place, str], bases: dict[Place, Path]) -> Json
     except yaml.YAMLError as error:
         raise _not_yaml(file, error) from None
     except RecursionError:
-        raise ManifestError("nested too deeply, or an alias that holds itself", where=str(file)) from None
+        message = "nested too deeply, or an alias that holds itself"
+        raise ManifestError(message, where=str(file), fix="write it out flat, without aliases") from None
     finally:
         reader.dispose()
 
@@ -108,7 +111,9 @@ def _read(file: Path, lines: dict[Place, str], bases: dict[Place, Path]) -> Json
 def _not_yaml(file: Path, error: yaml.YAMLError) -> ManifestError:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
-    return ManifestError(f"not valid YAML: {problem}", where=f"{file}:{mark.line + 1 if mark else 1}")
+    where = f"{file}:{mark.line + 1 if mark else 1}"
+    fix = "look at this line and the one before: indentation, an open quote or bracket, a missing space after `:`"
+    return ManifestError(f"not valid YAML: {problem}", where=where, fix=fix)
 
 
 def _walk(
@@ -125,7 +130,10 @@ def _walk(
             if not isinstance(key, str):
                 raise ManifestError(f"key {key!r} is not a word", where=here, fix="put it in quotes")
             if key in result:
-                raise ManifestError(f"key {key!r} is given twice", where=here)
+                before = lines[(*place, key)]
+                raise ManifestError(
+                    f"key {key!r} is given twice", where=here, fix=f"delete one; the other is at {before}"
+                )
             result[key] = _walk(reader, value_node, (*place, key), file, lines, bases)
             lines[(*place, key)] = here
         return result
@@ -155,7 +163,7 @@ def _set(data: Json, text: str, lines: dict[Place, str], bases: dict[Place, Path
     where = f"--set {text}"
     key, sign, raw = text.partition("=")
     if not sign or not key:
-        raise ManifestError("expected KEY=VALUE, e.g. horizon_tokens=2e6", where=where)
+        raise ManifestError("expected KEY=VALUE", where=where, fix="write it like --set horizon_tokens=2e6")
     try:
         value = yaml.load(raw, Loader=_Reader)
     except yaml.YAMLError:
@@ -169,7 +177,8 @@ def _set(data: Json, text: str, lines: dict[Place, str], bases: dict[Place, Path
     for word in key.split("."):
         if isinstance(below, list):
             if not word.isdigit() or int(word) >= len(below):
-                raise ManifestError(f"{word!r} is not an index below {len(below)}", where=where)
+                fix = f"a number from 0 to {len(below) - 1}"
+                raise ManifestError(f"{word!r} is not an index below {len(below)}", where=where, fix=fix)
             place.append(int(word))
             below = below[int(word)]
         else:
@@ -212,18 +221,22 @@ def _where(lines: dict[Place, str], place: Place) -> str:
     return lines.get(place, "manifest")
 
 
+UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+
+
 def _explain(error: pydantic.ValidationError, data: Json, lines: dict[Place, str]) -> ManifestError:
     """The first complaint, in the words of the manifest. Where a value could be one of several types, each of them
     complains, and the one that got furthest into the value is what was meant."""
     located = [(problem, *_locate(problem, data)) for problem in error.errors(include_url=False)]
-    first = located[0][1]
+    unknown = [one for one in located if one[0]["type"] in UNKNOWN_KEY]
+    first = (unknown or located)[0][1]  # a misspelt key is missing as well: say what was written
     same = [one for one in located if one[1][: len(first)] == first]
     problem, place, below = max(same, key=lambda one: len(one[1]))
     name = ".".join(map(str, place)) or "manifest"
     match problem["type"]:
         case "missing" | "missing_argument":
             message = f"{name} is missing"
-        case "unexpected_keyword_argument" | "extra_forbidden":
+        case kind if kind in UNKNOWN_KEY:
             message = f"{name} is not a known key"
         case _:
             message = f"{name} is {_short(below)}: {problem['msg'][0].lower() + problem['msg'][1:]}"

@@ -132,7 +132,7 @@ def _shared_vocabulary(node: str, samples: Iterable[Snapshot]) -> Vocabulary:
     filled = [snapshot for snapshot in samples if snapshot.counts["records"]]
     if not filled:
         fix = "look at what was dropped or set aside before: `millrace inspect` on the views and documents"
-        raise ManifestError("there is not one sample to plan", where=node, fix=fix)
+        raise StoreError("there is not one sample to plan", where=node, fix=fix)
     files = {snapshot.meta["vocabulary"]: snapshot.meta["vocabulary_file"] for snapshot in filled}
     if len(files) > 1:
         raise ManifestError(f"samples of different vocabularies: {', '.join(sorted(files.values()))}", where=node)

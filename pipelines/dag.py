@@ -92,9 +92,11 @@ def _check_input(manifest: Manifest[Dag], name: str, node: Node, wanted: str) ->
         raise ManifestError(f"{name} reads {wanted!r}, which is no node", where=where, fix=f"one of {', '.join(nodes)}")
     made = nodes[wanted].PRODUCT
     if made not in node.READS:
+        fitting = [other for other, one in nodes.items() if one.PRODUCT in node.READS and other != name]
         raise ManifestError(
             f"{name} ({node.kind}) reads {' or '.join(sorted(node.READS)) or 'nothing'}, but {wanted} makes {made}",
             where=where,
+            fix=f"one of {', '.join(fitting)}" if fitting else "add a node that makes it",
         )
 
 
@@ -108,7 +110,9 @@ def _order(manifest: Manifest[Dag], wanted: Sequence[str]) -> tuple[str, ...]:
             return
         if name in path:
             circle = " -> ".join([*path[path.index(name) :], name])
-            raise ManifestError(f"nodes read each other in a circle: {circle}", where=manifest.where("nodes", path[-1]))
+            where = manifest.where("nodes", path[-1])
+            fix = "let one of them read a node outside the circle"
+            raise ManifestError(f"nodes read each other in a circle: {circle}", where=where, fix=fix)
         path.append(name)
         for below in nodes[name].reads():
             visit(below)

@@ -193,6 +193,10 @@ def _dropped(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
             rows.append({k: v for k, v in row.items() if v is not None})
             if len(rows) == limit:
                 break
+    reasons = artefacts.drops(snapshot)
+    if reason and reason not in reasons:
+        told = ", ".join(reasons) or "none: nothing was dropped here"
+        raise ManifestError(f"no record was dropped for {reason!r}", where=snapshot.name, fix=f"the reasons: {told}")
     return rows
 
 

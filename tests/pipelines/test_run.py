@@ -225,7 +225,7 @@ def test_many_bad_records_in_a_row_stop_the_run(tmp_path: Path) -> None:
     (data / "bad.jsonl").write_text('{"text": "good"}\n' + "{bad\n" * 300)
     talk = run(tmp_path / "dag.yaml", tmp_path / "out", code=1)
     assert "100 records in a row can't be used (bad_json 100)" in talk and "bad.jsonl#101" in talk
-    run(tmp_path / "dag.yaml", tmp_path / "out", "--set", "tolerance.in_a_row=1000", code=2)  # too little is left
+    run(tmp_path / "dag.yaml", tmp_path / "out", "--set", "tolerance.in_a_row=1000", code=1)  # too little is left
     assert head(tmp_path / "out", "documents").counts["quarantined"] == 300
 
 
@@ -246,7 +246,7 @@ def test_a_folder_without_one_usable_file_is_said_to_leave_nothing_to_plan(tmp_p
     (tmp_path / "dag.yaml").write_text(small_data.DAG)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "empty.txt").write_bytes(b"")
-    assert "there is not one sample to plan" in run(tmp_path / "dag.yaml", tmp_path / "out", code=2)
+    assert "there is not one sample to plan" in run(tmp_path / "dag.yaml", tmp_path / "out", code=1)
     assert head(tmp_path / "out", "unique").table(["keep", "reason", "score"]).num_rows == 0
 
 
