@@ -22,7 +22,7 @@ from stores import index
 from stores.filesystem import Files
 from stores.kinds import KINDS
 from stores.layout import checksum, read_ranges
-from stores.roots import SCHEMA
+from stores.roots import SCHEMA, ShardEntry
 
 OPEN_INDEXES = 256
 """Shard indexes kept at hand; beyond, the one that was opened first is read again when needed."""
@@ -79,8 +79,8 @@ def read_whole(files: Files, path: str, digest: str) -> bytes:
 class ShardIndex:
     """The index of one shard, in the form that reading single records wants."""
 
-    def __init__(self, shard: str, core: pa.Table, media: pa.Table | None) -> None:
-        self.shard, self.core, self.media = shard, core, media
+    def __init__(self, entry: ShardEntry, core: pa.Table, media: pa.Table | None) -> None:
+        self.entry, self.shard, self.core, self.media = entry, entry.shard, core, media
         self.places: Mapping[str, np.ndarray] = {
             name: core.column(name).to_numpy() for name in core.column_names if not index.is_fact(name)
         }
@@ -123,12 +123,11 @@ class ShardReader:
         self._files, self._kind, self._name = files, kind, name
         self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
 
-    def index(self, shard: str, tables: Mapping[str, str]) -> ShardIndex:
-        """Args: `tables` gives the digest of each table's parquet file."""
-        found = self._indexes.get(shard)
+    def index(self, entry: ShardEntry) -> ShardIndex:
+        found = self._indexes.get(entry.shard)
         if found is None:
-            read = {name: self.table(name, digest) for name, digest in tables.items()}
-            found = self._indexes[shard] = ShardIndex(shard, read["core"], read.get("media"))
+            read = {name: self.table(name, digest) for name, digest in entry.files.items()}
+            found = self._indexes[entry.shard] = ShardIndex(entry, read["core"], read.get("media"))
             while len(self._indexes) > OPEN_INDEXES:
                 self._indexes.popitem(last=False)
         return found
@@ -139,8 +138,7 @@ class ShardReader:
     def record(self, known: ShardIndex, row: int) -> Any:
         """Raises StoreError where a byte of it changed."""
         parts = {
-            name: self._range(known.shard, at, length, row)
-            for name, (at, length) in read_ranges(known.places, row).items()
+            name: self._range(known, at, length, row) for name, (at, length) in read_ranges(known.places, row).items()
         }
         if any(checksum(part) != int(known.places[f"{name}.xxh3"][row]) for name, part in parts.items()):
             raise self.damaged(known.shard, row, "its bytes changed since they were written")
@@ -152,7 +150,7 @@ class ShardReader:
         row, digest = known.medium_at(location)
         if digest is None:
             raise self.damaged(known.shard, row, f"no medium of {location.length} bytes at {location.offset}")
-        data = self._range(known.shard, location.offset, location.length, row)
+        data = self._range(known, location.offset, location.length, row)
         if sha256(data).digest() != digest:
             raise self.damaged(known.shard, row, f"the bytes of medium {digest.hex()[:16]} changed")
         return data
@@ -161,11 +159,11 @@ class ShardReader:
         where = f"{self._name}/shards/{shard}.tar[{row}]"
         return StoreError(what, where=where, fix="restore the shard from a copy, or run the node that made it again")
 
-    def _range(self, shard: str, offset: int, length: int, row: int) -> bytes:
+    def _range(self, known: ShardIndex, offset: int, length: int, row: int) -> bytes:
         try:
-            data = self._files.read_range(f"shards/{shard}.tar", offset, length)
+            data = self._files.read_range(f"shards/{known.entry.tar}.tar", offset, length)
         except FileNotFoundError:
-            raise self.damaged(shard, row, "the shard is missing") from None
+            raise self.damaged(known.shard, row, "the shard is missing") from None
         if len(data) != length:
-            raise self.damaged(shard, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
+            raise self.damaged(known.shard, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
         return data

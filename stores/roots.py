@@ -25,7 +25,7 @@ class ShardEntry:
     """A shard and its index; in a view, a shard of the base and the columns decided for it."""
 
     shard: str
-    """SHA-256 of the tar."""
+    """SHA-256 of the tar as it was made: the name that views, samples and packs know the shard by, for good."""
     bytes: int
     """Of the tar; 0 in a view, which stores none."""
     records: int
@@ -36,6 +36,20 @@ class ShardEntry:
     counts: Mapping[str, int]
     url: str | None = None
     """Of the tar, where it was adopted and lies outside the store; absolute here, relative in the stored list."""
+    blanked: str | None = None
+    """SHA-256 of the tar that lies there now, where records of it were forgotten; every offset is as it was."""
+    blanked_index: str | None = None
+    """Logical digest of the tables that lie there now, where rows of them were forgotten."""
+
+    @property
+    def tar(self) -> str:
+        """SHA-256 of the tar that lies there now; it names the file."""
+        return self.blanked or self.shard
+
+    @property
+    def tables(self) -> str:
+        """Logical digest of the tables that lie there now."""
+        return self.blanked_index or self.index
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +115,8 @@ def add_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def content_root(kind: str, units: Iterable[Receipt]) -> str:
     """Digest of what a store holds: kind, and per shard its unit, tar and logical index, sorted. No times, numbers,
-    parents, orders of arrival or parquet versions: equal work gives equal roots on any number of workers."""
+    parents, orders of arrival or parquet versions: equal work gives equal roots on any number of workers. Forgetting
+    leaves it as it is: it says what was made, and everything downstream was made from that."""
     entries = sorted((unit.unit, shard.shard, shard.index) for unit in units for shard in unit.shards)
     return digest("content", kind, str(SCHEMA), *(part for entry in entries for part in entry))
 

@@ -261,7 +261,7 @@ class Snapshot:
         return {entry.shard: entry for receipt in self.receipts for entry in receipt.shards}
 
     def _index(self, shard: str) -> ShardIndex:
-        return self.reader.index(shard, self._entries[shard].files)
+        return self.reader.index(self._entries[shard])
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
         """Facts and `keep` of one shard's records; of `columns` at least those that exist."""

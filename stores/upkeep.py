@@ -55,14 +55,14 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
     except StoreError as error:
         yield Damage(error.where, error.message)
         return
-    if index.logical_digest(tables) != entry.index:
+    if index.logical_digest(tables) != entry.tables:
         yield Damage(f"{snapshot.name}/{entry.shard}", "the index tables do not give the logical digest")
     if snapshot.kind == "view":
         return
-    found = _digest(snapshot.files, f"shards/{entry.shard}.tar")
-    if found == entry.shard:
+    found = _digest(snapshot.files, f"shards/{entry.tar}.tar")
+    if found == entry.tar:
         return
-    named = list(_record_damages(snapshot, ShardIndex(entry.shard, tables["core"], tables.get("media"))))
+    named = list(_record_damages(snapshot, ShardIndex(entry, tables["core"], tables.get("media"))))
     where = f"{snapshot.name}/shards/{entry.shard}.tar"
     yield from named or [Damage(where, "is missing" if found is None else "a byte of a tar header or padding changed")]
 
