@@ -204,6 +204,11 @@ class Pack:
     media: tuple[PackedMedia, ...] = ()
 
 
+FORGOTTEN = ""
+"""Source of a record or segment whose content was forgotten: its id, its place and, of a segment, its length are left.
+No node is named so."""
+
+
 def canonical_json(value: Json) -> str:
     """One text for one value: sorted keys, no blanks. What digests are taken of."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -18,7 +18,7 @@ from manifests.load import schema
 from manifests.records import Document, Drop, Json, Media, digest
 from pipelines.dedup import exact
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit, units_below
-from pipelines.ops import media, text
+from pipelines.ops import media, rights, text
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
 OPS: dict[str, type] = {
@@ -33,6 +33,7 @@ OPS: dict[str, type] = {
     "extreme_aspect": media.ExtremeAspect,
     "flat_image": media.FlatImage,
     "video_too_short": media.VideoTooShort,
+    "rights": rights.Rights,
 }
 
 

@@ -5,6 +5,7 @@ Called by an engine with a task from `pipelines/run.py`; gives back a receipt, w
 
 from __future__ import annotations
 
+import posixpath
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,16 +13,19 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from manifests.errors import MillraceError, RecordError
-from manifests.records import Json
+from manifests.records import Document, Json
 from pipelines.node import StoreNode, Task
 from pipelines.progress import Tally
+from stores import tombstones
 from stores.store import Receipt, Store, UnitWriter
+from stores.tombstones import Tombstones
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-NOT_OURS = frozenset({"unsupported_format", "unknown_format"})
-"""Reasons that speak of a kind of file, not of damage: a folder full of PDFs does not stop a run."""
+FORGOTTEN_REASON = "forgotten"
+NOT_OURS = frozenset({"unsupported_format", "unknown_format", FORGOTTEN_REASON})
+"""Reasons that speak of a kind of file, or of somebody's wish, not of damage: they don't stop a run."""
 MOST_DETAILS = 20
 """Tracebacks kept per unit."""
 
@@ -67,7 +71,7 @@ def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]
         tell: is told the ordinal of the record that is being tried.
     """
     writer = Store.open(unit.url).writer(unit.stored_as)
-    attempt = Attempts(writer, unit, lethal, tell)
+    attempt = Attempts(writer, unit, lethal, tell, tombstones.read(posixpath.dirname(unit.url)))
     meta = unit.node.work(unit.task, writer, attempt)
     receipt = writer.finish()
     counts = receipt.counts
@@ -79,8 +83,16 @@ def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]
 class Attempts:
     """`pipelines.node.Attempt` for one unit."""
 
-    def __init__(self, writer: UnitWriter, unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        writer: UnitWriter,
+        unit: UnitTask,
+        lethal: frozenset[int],
+        tell: Callable[[int], None],
+        forgotten: Tombstones = tombstones.NOTHING,
+    ) -> None:
         self._writer, self._unit, self._lethal, self._tell = writer, unit, lethal, tell
+        self._forgotten = forgotten
         self._ordinal = -1
         self.good = self.bad = self.row = 0
         self.dropped: Counter[str] = Counter()
@@ -90,6 +102,9 @@ class Attempts:
 
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         self._ordinal += 1
+        if self._forgotten.names(self._unit.task.node, locator):
+            self._set_aside("", FORGOTTEN_REASON, "")
+            return None
         if self._ordinal in self._lethal:
             self._set_aside(locator, "killed_worker", "two worker processes died while they tried this record")
             return None
@@ -111,6 +126,9 @@ class Attempts:
         return None
 
     def store(self, locator: str, record: Any) -> None:
+        if isinstance(record, Document) and self._forgotten.holds(record):
+            self._set_aside("", FORGOTTEN_REASON, "")
+            return
         try:
             self._writer.add(record)
         except RecordError as error:

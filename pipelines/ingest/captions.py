@@ -32,6 +32,7 @@ class Caption:
     """(name, start, stop) in characters of `text`."""
     notes: tuple[tuple[str, Json], ...] = ()
     domain: str | None = None
+    rights: fields.Rights = fields.NOTHING_SAID
 
 
 def beside(base: Path, file: File, text_fields: Sequence[str]) -> Caption:
@@ -41,7 +42,8 @@ def beside(base: Path, file: File, text_fields: Sequence[str]) -> Caption:
         case ".xml":
             return voc(data)
         case ".json":
-            return Caption(fields.find(lines.parse(data), text_fields).text.strip())
+            record = lines.parse(data)
+            return Caption(fields.find(record, text_fields).text.strip(), rights=fields.rights(record))
         case _:
             return Caption(text.decode(data)[0].strip())
 

@@ -23,7 +23,11 @@ PAIRS = (
 """(asked, told, what stands between them): the told part becomes the fact `answer`."""
 SINGLE = ("text", "content", "caption", "captions", "article", "body", "document", "story", "code", "markdown")
 MEDIA = ("file_name", "image", "images", "image_path", "img", "img_path", "video", "videos", "video_path", "media")
-KEPT = ("id", "task_id", "url", "source", "licence", "license", "title", "lang", "language")
+KEPT = ("id", "task_id", "source", "title", "lang", "language")
+LICENCE = ("licence", "license")
+ORIGIN = ("url", "origin", "source_url")
+CONSENT = ("consent",)
+MOST_KEPT_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,22 @@ class Found:
     text: str
     answer: tuple[int, int] | None = None
     """The told part of a pair, in characters of `text`."""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Whose a record is, as far as anybody says; "" where nobody does."""
+
+    licence: str = ""
+    origin: str = ""
+    consent: str = ""
+
+    def or_else(self, other: Rights) -> Rights:
+        """What `other` says where this one says nothing."""
+        return Rights(self.licence or other.licence, self.origin or other.origin, self.consent or other.consent)
+
+
+NOTHING_SAID = Rights()
 
 
 def find(record: Json, wanted: Sequence[str] = ()) -> Found:
@@ -85,7 +105,28 @@ def kept_notes(record: Json) -> dict[str, Json]:
     if not isinstance(record, dict):
         return {}
     kept = {name: record[name] for name in KEPT if isinstance(record.get(name), str | int)}
-    return {name: value for name, value in kept.items() if len(str(value)) <= 500 and _writable(str(value))}
+    return {name: value for name, value in kept.items() if _short(str(value))}
+
+
+def rights(record: Json) -> Rights:
+    """What a record says of its own licence, origin and consent."""
+    if not isinstance(record, dict):
+        return NOTHING_SAID
+    return Rights(*(_first(record, names) for names in (LICENCE, ORIGIN, CONSENT)))
+
+
+def _first(record: dict[str, Json], names: Sequence[str]) -> str:
+    """The first of these fields that is a word; consent may also be given as true or false."""
+    for name in names:
+        value = record.get(name)
+        word = str(value).lower() if isinstance(value, bool) else value.strip() if isinstance(value, str) else ""
+        if word and _short(word):
+            return word
+    return ""
+
+
+def _short(value: str) -> bool:
+    return len(value) <= MOST_KEPT_CHARACTERS and _writable(value)
 
 
 def _writable(value: str) -> bool:

@@ -17,6 +17,7 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import digest
 from pipelines.ingest import captions, files
+from pipelines.ingest.fields import Rights
 from pipelines.ingest.pairing import Item, pair
 from pipelines.ingest.readers import Reader, Rules
 from pipelines.ingest.suffixes import CUT_AT_LINES
@@ -34,7 +35,7 @@ class IngestFolder:
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["ingest_folder"]
@@ -48,6 +49,12 @@ class IngestFolder:
     the other where that has no words."""
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
+    licence: str = ""
+    """Of every record that has no field `licence` or `license` of its own; an SPDX identifier where there is one."""
+    origin: str = ""
+    """Where the records came from that have no field `url`, `origin` or `source_url`."""
+    consent: str = ""
+    """What the makers agreed to, of records without a field `consent`."""
 
     def reads(self) -> tuple[str, ...]:
         return ()
@@ -55,6 +62,10 @@ class IngestFolder:
     @property
     def _place(self) -> Path:
         return Path(self.path).expanduser()
+
+    @property
+    def _rights(self) -> Rights:
+        return Rights(self.licence, self.origin, self.consent)
 
     @property
     def base(self) -> Path:
@@ -70,7 +81,7 @@ class IngestFolder:
         return Survey(tuple(units(items)), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
-        rules = Rules(self.text_domain, self.text_fields, self.caption_fallback)
+        rules = Rules(self.text_domain, self.text_fields, self.caption_fallback, self._rights)
         reader = Reader(self.base, task.node, rules, attempt)
         for item in task.unit.data:
             for document in reader.documents(item):

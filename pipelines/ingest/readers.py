@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Rules:
     text_domain: str
     text_fields: tuple[str, ...]
     caption_fallback: captions.Fallback
+    rights: fields.Rights
+    """Of records that say nothing themselves."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,18 @@ class Reader:
                 yield from _one(self.attempt(item.locator + at, self._text, item, item.file, item.locator + at))
 
     def _document(
-        self, locator: str, domain: str, parts: Sequence[Part], facts: Sequence[Fact], notes: Mapping[str, Json]
+        self,
+        locator: str,
+        domain: str,
+        parts: Sequence[Part],
+        facts: Sequence[Fact],
+        notes: Mapping[str, Json],
+        rights: fields.Rights = fields.NOTHING_SAID,
     ) -> Document:
-        """Every document is made here: identity, then `Normalise`."""
+        """Every document is made here: identity, rights, then `Normalise`."""
         identity = record_id(self.source, locator)
-        made = Document(identity, self.source, locator, domain, tuple(parts), tuple(facts), dict(notes))
+        known = asdict(rights.or_else(self.rules.rights))
+        made = Document(identity, self.source, locator, domain, tuple(parts), tuple(facts), dict(notes), **known)
         cleaned = Normalise(kind="normalise").apply(made)
         if isinstance(cleaned, Drop):
             raise RecordError(cleaned.reason)
@@ -100,7 +109,8 @@ class Reader:
         domain = "video" if medium.kind == "video" else caption.domain or "caption"
         parts: list[Part] = [medium, Text(caption.text)] if caption.text else [medium]
         facts = [Fact(name, 1, start, stop) for name, start, stop in caption.facts]
-        return self._document(locator, domain, parts, facts, {"caption_from": origin, **dict(caption.notes)})
+        notes = {"caption_from": origin, **dict(caption.notes)}
+        return self._document(locator, domain, parts, facts, notes, caption.rights)
 
     def _rows(self, item: Item, file: File) -> Iterator[Document]:
         assert item.piece is not None
@@ -130,17 +140,17 @@ class Reader:
         row = parse()
         found = fields.find(row, self.rules.text_fields)
         loaded = [self._referenced(item, file, target) for target in fields.references(row)]
-        notes = fields.kept_notes(row)
+        notes, rights = fields.kept_notes(row), fields.rights(row)
         if not loaded:
             facts = [Fact("answer", 0, *found.answer)] if found.answer else []
             domain = "code" if isinstance(row, dict) and "canonical_solution" in row else self.rules.text_domain
-            return self._document(locator, domain, [Text(found.text)], facts, notes)
+            return self._document(locator, domain, [Text(found.text)], facts, notes, rights)
         parts = _place(found.text, loaded)
         facts = (
             [Fact("answer", len(parts) - 1, *found.answer)] if found.answer and parts[-1] == Text(found.text) else []
         )
         domain = "video" if any(medium.kind == "video" for medium in loaded) else "caption"
-        return self._document(locator, domain, parts, facts, notes)
+        return self._document(locator, domain, parts, facts, notes, rights)
 
     def _referenced(self, item: Item, file: File, target: str) -> Media:
         """A medium that a row names. The row's text is about it, so without it there is no record."""

@@ -22,6 +22,7 @@ from pipelines.ops.text import Normalise
 from stores.store import UnitWriter
 
 ANNOTATIONS = "annotations.jsonl"
+ORIGIN = "drawn by millrace"
 
 
 @schema
@@ -30,7 +31,7 @@ class IngestScenes:
 
     PRODUCT: ClassVar[ProductKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset({"folder"})
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["ingest_scenes"]
@@ -71,7 +72,7 @@ class IngestScenes:
             locator = f"{self.split}/{category}/{int(start) + i:06d}"
             document = attempt(locator, read, line, file.parent, task.node, locator)
             if document is not None:
-                writer.add(document)
+                attempt.store(locator, document)
 
 
 def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
@@ -89,7 +90,8 @@ def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
         raise RecordError("bad_annotation", f"{type(error).__name__}: {error}") from None
     _check_facts(facts, named)
     parts: list[Part] = [Text(part) if isinstance(part, str) else _medium(folder, part) for part in named]
-    made = Document(record_id(source, locator), source, locator, domain, tuple(parts), facts, notes)
+    identity = record_id(source, locator)
+    made = Document(identity, source, locator, domain, tuple(parts), facts, notes, origin=ORIGIN)
     cleaned = Normalise(kind="normalise").apply(made)
     if isinstance(cleaned, Drop):
         raise RecordError(cleaned.reason)

@@ -42,6 +42,7 @@ DOCUMENTED = 0.2
 """Share of a module's bytes that are signatures and docstrings, on average over Python 3.11: parsing every module only
 to keep a budget exactly would cost two seconds at every start."""
 TOPICS = "pydoc_data/topics.py"
+ORIGIN = "CPython standard library"
 
 
 @schema
@@ -50,7 +51,7 @@ class IngestStdlib:
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["ingest_stdlib"]
@@ -142,7 +143,7 @@ def _document(node: str, locator: str, say: Callable[[], str]) -> Document:
     if not said.strip():
         raise RecordError("no_text")
     domain = "code" if locator.startswith("source/") else "knowledge"
-    made = Document(record_id(node, locator), node, locator, domain, (Text(said),), licence="PSF-2.0")
+    made = Document(record_id(node, locator), node, locator, domain, (Text(said),), licence="PSF-2.0", origin=ORIGIN)
     cleaned = Normalise(kind="normalise").apply(made)
     if isinstance(cleaned, Drop):
         raise RecordError(cleaned.reason)

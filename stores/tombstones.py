@@ -1,0 +1,120 @@
+"""What must never come back: the list that ingest asks before it stores a record, and `forget.py` obeys.
+
+    FOLDER/forgotten/000001.json    create-only, one per `millrace store forget`; FOLDER holds the stores of a run
+
+A list names nothing: it holds SHA-256 digests of ids, names of sources, places (locators, URLs, origins) and media. Who
+has a name can ask whether it is on the list; who has the list learns no name. It is the one thing of a run that must be
+kept when everything else is deleted and made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Literal, get_args
+
+from manifests.errors import StoreError
+from manifests.records import Document, canonical_json, digest, record_id
+from stores.filesystem import open_files
+
+FOLDER = "forgotten"
+LINKED = " -> "
+"""Stands between a document and its figure in the locator of a figure that was set aside."""
+
+What = Literal["ids", "sources", "places", "media"]
+
+
+def tombstone(what: What, name: str) -> str:
+    """64 hex digits. A list of another kind of names has another digest for the same name."""
+    return digest("forgotten", what, name)
+
+
+@dataclass(frozen=True)
+class Tombstones:
+    ids: frozenset[str] = field(default=frozenset())
+    sources: frozenset[str] = field(default=frozenset())
+    places: frozenset[str] = field(default=frozenset())
+    """Locators, URLs and origins."""
+    media: frozenset[str] = field(default=frozenset())
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.sources or self.places or self.media)
+
+    def __or__(self, other: Tombstones) -> Tombstones:
+        return Tombstones(
+            self.ids | other.ids, self.sources | other.sources, self.places | other.places, self.media | other.media
+        )
+
+    def has(self, what: What, name: str) -> bool:
+        """An empty name says nothing, and is on no list."""
+        known = getattr(self, what)
+        return bool(known) and bool(name) and tombstone(what, name) in known
+
+    def names(self, source: str, locator: str) -> bool:
+        """Whether a record is named by where it stands, before anything of it is read."""
+        if not self:
+            return False
+        parts = (locator, *locator.split(LINKED)) if LINKED in locator else (locator,)
+        return self.has("sources", source) or any(
+            self.has("places", part) or self.has("ids", record_id(source, part)) for part in parts
+        )
+
+    def holds(self, document: Document) -> bool:
+        """Whether a document, or anything it shows or was made from, is named."""
+        return bool(self) and (
+            self.has("ids", document.id)
+            or self.has("sources", document.source)
+            or any(self.has("places", place) for place in (document.locator, document.origin))
+            or any(self.has("media", medium.digest) for medium in document.media)
+            or any(self.has("ids", parent) for parent in document.parents)
+        )
+
+
+NOTHING = Tombstones()
+
+
+def made(**named: Iterable[str]) -> Tombstones:
+    """Tombstones of names in plain words, by `What`."""
+    return Tombstones(**{what: frozenset(tombstone(what, name) for name in names) for what, names in named.items()})  # type: ignore[arg-type]
+
+
+def read_all(folder: str) -> dict[int, Tombstones]:
+    """All lists of a folder of stores by number, from 1. Raises StoreError for a file that is none."""
+    files = open_files(f"{folder}/{FOLDER}")
+    found: dict[int, Tombstones] = {}
+    while True:
+        number = len(found) + 1
+        path = list_path(number)
+        try:
+            told = json.loads(files.read(path))
+            found[number] = Tombstones(**{what: frozenset(told[what]) for what in get_args(What)})
+        except (FileNotFoundError, NotADirectoryError):
+            return found
+        except (ValueError, KeyError, TypeError):
+            fix = "restore it from a copy: what it names would come back"
+            raise StoreError("this list of the forgotten is damaged", where=f"{files.url}/{path}", fix=fix) from None
+
+
+def read(folder: str) -> Tombstones:
+    """Everything that is forgotten in a folder of stores."""
+    together = NOTHING
+    for some in read_all(folder).values():
+        together |= some
+    return together
+
+
+def add(folder: str, stones: Tombstones) -> int:
+    """Publish a list durably; its number. Nobody takes it back."""
+    files = open_files(f"{folder}/{FOLDER}")
+    data = canonical_json({what: sorted(names) for what, names in asdict(stones).items()}).encode()
+    number = len(read_all(folder)) + 1
+    while not files.swap(list_path(number), data):
+        if files.read(list_path(number)) == data:  # the answer to our own swap was lost
+            return number
+        number += 1
+    return number
+
+
+def list_path(number: int) -> str:
+    return f"{number:06d}.json"
