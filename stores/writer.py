@@ -114,12 +114,8 @@ class UnitWriter:
         shard, tables = builder.finish()
         size = builder.file.size
         self._files.publish(builder.file.path, f"shards/{shard}.tar")
-        core = tables["core"]
-        counts = {"records": core.num_rows} | {
-            field.name: sum(core.column(field.name).to_pylist()) for field in core.schema if _is_count(field)
-        }
-        files = self._store(tables)
-        self._done[place] = ShardEntry(shard, size, core.num_rows, index.logical_digest(tables), files, counts)
+        files, records, counts = self._store(tables), tables["core"].num_rows, shard_counts(tables["core"])
+        self._done[place] = ShardEntry(shard, size, records, index.logical_digest(tables), files, counts)
 
     def _store(self, tables: Mapping[str, pa.Table]) -> dict[str, str]:
         files = {}
@@ -128,6 +124,12 @@ class UnitWriter:
             files[name] = sha256(data).hexdigest()
             publish_bytes(self._files, data, index.path(name, files[name]))
         return files
+
+
+def shard_counts(core: pa.Table) -> dict[str, int]:
+    """Records of a shard, and the sum of every fact that counts something."""
+    sums = {field.name: sum(core.column(field.name).to_pylist()) for field in core.schema if _is_count(field)}
+    return {"records": core.num_rows} | sums
 
 
 def _is_count(field: pa.Field) -> bool:

@@ -1,0 +1,207 @@
+"""The content of single records taken out of a shard, with everything else left where it is.
+
+`forget.py` says which records. A blanked shard is a tar of the same length with the same members: of a forgotten
+document or sample the id is left and of a forgotten segment its place and length; text, tokens and media are
+overwritten, and so are their rows of the index. No other byte moves, so every offset that samples or packs know stays
+true, and the shard keeps its name (`ShardEntry.shard`); only the file that lies there now has another (`blanked`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests.errors import StoreError
+from manifests.geometry import MERGE
+from manifests.records import FORGOTTEN, Document, Json, Sample
+from stores import index
+from stores.filesystem import Files, publish_bytes
+from stores.kinds import KINDS, to_line
+from stores.layout import checksum, read_ranges
+from stores.reading import ShardIndex
+from stores.roots import ShardEntry
+from stores.snapshot import Snapshot
+from stores.writer import shard_counts
+
+CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is left of one record."""
+
+    line: Mapping[str, Json]
+    facts: Mapping[str, Any]
+    """Of the core table."""
+    media: tuple[bool, ...]
+    """Which of its media stay, in their order."""
+    arrays: Mapping[str, bytes] = field(default_factory=dict)
+    """What overwrites them, as long as they were."""
+    read_arrays: bool = True
+    """Whether the index still gives the arrays; else it says that they are empty."""
+    forgotten: int = 1
+    """How much this takes away: one record, or so many segments."""
+
+
+def document(known: ShardIndex, row: int) -> Edit:
+    """Nothing but its id."""
+    name = known.core.column("id")[row].as_py().hex()
+    blank = KINDS["documents"].encode(Document(name, FORGOTTEN, "", "", ()))
+    return Edit(blank.line, blank.facts, (False,) * len(known.media_of(row)))
+
+
+def sample(known: ShardIndex, row: int) -> Edit:
+    """Nothing but its id. Its line still says how many numbers of KEY.ids.npy are its, zeros now: whoever reads the tar
+    without the index finds the next sample by that."""
+    name = known.core.column("id")[row].as_py().hex()
+    blank = KINDS["samples"].encode(Sample(name, FORGOTTEN, "", np.zeros(0, np.uint32), np.zeros((0, 2), np.int64)))
+    length = read_ranges(known.places, row)["ids"][1]
+    line = blank.line | {"tokens": length // 4}
+    media = (False,) * len(known.media_of(row))
+    return Edit(line, blank.facts, media, {"ids": bytes(length)}, read_arrays=False)
+
+
+BLANK: dict[str, Callable[[ShardIndex, int], Edit]] = {"documents": document, "samples": sample}
+
+
+def line_of(files: Files, known: ShardIndex, row: int) -> dict[str, Json]:
+    """The line of a record as it stands in the tar. Raises StoreError where it does not."""
+    return json.loads(_part(files, known, row, "line"))
+
+
+def segments(files: Files, known: ShardIndex, row: int, ids: Container[str], digests: Container[str]) -> list[int]:
+    """Which segments of the pack in `row` are of these samples or show these media, unless they are forgotten."""
+    line = line_of(files, known, row)
+    showing = {segment for one, segment in zip(line["media"], _homes(line), strict=True) if one["digest"] in digests}
+    return [
+        number
+        for number, (name, source, _, _) in enumerate(line["segments"])
+        if source != FORGOTTEN and (number in showing or name in ids)
+    ]
+
+
+def pack(files: Files, known: ShardIndex, row: int, gone: Container[int], pad_id: int) -> Edit:
+    """The pack with its segments `gone` (ordinals) turned to padding without loss; segments keep id and length."""
+    line = line_of(files, known, row)
+    stays = tuple(segment not in gone for segment in _homes(line))
+    media = [one for one, kept in zip(line["media"], stays, strict=True) if kept]
+    ids = np.frombuffer(_part(files, known, row, "ids"), "<u4").copy()
+    loss_mask = np.frombuffer(_part(files, known, row, "loss_mask"), np.bool_).copy()
+    told: list[Json] = []
+    ends = accumulate(length for _, _, _, length in line["segments"])
+    for number, ((name, source, start, length), end) in enumerate(zip(line["segments"], ends, strict=True)):
+        if number in gone:
+            ids[end - length : end] = pad_id
+            loss_mask[end - length : end] = False
+            source = FORGOTTEN
+        told.append([name, source, start, length])
+    videos = sum(one["kind"] == "video" for one in media)
+    facts = {
+        "slots": sum(grid[1] * grid[2] for one in media for grid, _, _ in one["items"]) // MERGE**2,
+        "loss_tokens": int(loss_mask.sum()),
+        "images": len(media) - videos,
+        "videos": videos,
+    }
+    left = {"segments": told, "media": media}
+    arrays = {"ids": ids.tobytes(), "loss_mask": loss_mask.tobytes()}
+    count = sum(number in gone for number in range(len(told)))
+    return Edit(left, facts, stays, arrays, forgotten=count)
+
+
+def _homes(line: Mapping[str, Json]) -> list[int]:
+    """The ordinal of the segment in which each medium of a pack lies."""
+    ends = list(accumulate(length for _, _, _, length in line["segments"]))
+    return [int(np.searchsorted(ends, one["items"][0][1], side="right")) for one in line["media"]]
+
+
+def pad_id_of(packs: Snapshot) -> int:
+    """The id that fills the rest of rows. Stores say it; of older ones a row with room does."""
+    if "pad_id" in packs.meta:
+        return packs.meta["pad_id"]
+    tokens = packs.table(["tokens"]).column("tokens").to_numpy()
+    row = int(tokens.argmin()) if len(tokens) else 0
+    if not len(tokens) or tokens[row] >= packs.meta["max_pack_tokens"]:
+        raise StoreError("no pack says what padding is", where=packs.name, fix="make the packs again from their plan")
+    return int(packs.record(row).ids[-1])
+
+
+def blanked(files: Files, known: ShardIndex, edits: Mapping[int, Edit]) -> ShardEntry:
+    """Publish the shard with `edits`, by row; its entry. Nothing refers to it before a root does."""
+    entry = known.entry
+    core, patches = known.core.to_pylist(), []
+    kept = {row: iter(edit.media) for row, edit in edits.items()}
+    rows = known.media.to_pylist() if known.media is not None else []
+    media = [told for told in rows if next(kept.get(told["record"], iter(())), True)]
+    for row, edit in edits.items():
+        ranges = read_ranges(known.places, row)
+        parts = {"line": _fitted(edit.line, _part(files, known, row, "line"), known.shard), **edit.arrays}
+        patches += [(ranges[name][0], part) for name, part in parts.items()]
+        read = {name: part if name == "line" or edit.read_arrays else b"" for name, part in parts.items()}
+        core[row] |= edit.facts
+        core[row] |= {f"{name}.bytes": len(part) for name, part in read.items()}
+        core[row] |= {f"{name}.xxh3": checksum(part) for name, part in read.items()}
+    lying, left = ({(one["offset"], one["length"]) for one in some if one["shard"] is None} for some in (rows, media))
+    patches += [(offset, bytes(length)) for offset, length in lying - left]
+    tables = {"core": index.table_of(core, known.core.schema)}
+    if known.media is not None:
+        tables["media"] = index.table_of(media, known.media.schema)
+    stored = {}
+    for name, table in tables.items():
+        data = index.to_parquet(table)
+        stored[name] = sha256(data).hexdigest()
+        publish_bytes(files, data, index.path(name, stored[name]))
+    aside, digest = _patched(files, f"shards/{entry.tar}.tar", sorted(patches))
+    files.publish(aside, f"shards/{digest}.tar")
+    already = entry.counts.get("forgotten", 0)
+    counts = shard_counts(tables["core"]) | {"forgotten": already + sum(edit.forgotten for edit in edits.values())}
+    logical = index.logical_digest(tables)
+    return replace(entry, files=stored, counts=counts, blanked=digest, blanked_index=logical)
+
+
+def _part(files: Files, known: ShardIndex, row: int, name: str) -> bytes:
+    at, length = read_ranges(known.places, row)[name]
+    where = f"{files.url}/shards/{known.entry.tar}.tar[{row}]"
+    try:
+        part = files.read_range(f"shards/{known.entry.tar}.tar", at, length)
+    except FileNotFoundError:
+        raise StoreError("the shard is missing", where=where, fix="restore it from a copy, then forget") from None
+    if checksum(part) != int(known.places[f"{name}.xxh3"][row]):
+        raise StoreError("its bytes changed since they were written", where=where, fix="repair the store, then forget")
+    return part
+
+
+def _fitted(line: Mapping[str, Json], old: bytes, shard: str) -> bytes:
+    """JSON may be followed by blanks: exactly as long as what it overwrites."""
+    end = b"\n" if old.endswith(b"\n") else b""
+    new = to_line(line)
+    if len(new) + len(end) > len(old):
+        raise StoreError(f"what is left of a record is longer than it was: {len(new)} of {len(old)} bytes", where=shard)
+    return new.ljust(len(old) - len(end)) + end
+
+
+def _patched(files: Files, path: str, patches: list[tuple[int, bytes]]) -> tuple[Path, str]:
+    """A copy aside with bytes overwritten, and its SHA-256. `patches` ascend and are apart."""
+    aside, state = files.aside(), sha256()
+    with aside.open("wb") as out:
+        for at, chunk in _chunks(files, path):
+            for offset, data in patches:
+                first, stop = max(at, offset), min(at + len(chunk), offset + len(data))
+                if first < stop:
+                    chunk[first - at : stop - at] = data[first - offset : stop - offset]
+            state.update(chunk)
+            out.write(chunk)
+    return aside, state.hexdigest()
+
+
+def _chunks(files: Files, path: str) -> Iterator[tuple[int, bytearray]]:
+    at = 0
+    while chunk := bytearray(files.read_range(path, at, CHUNK_BYTES)):
+        yield at, chunk
+        at += len(chunk)
