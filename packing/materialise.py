@@ -14,7 +14,7 @@ import numpy as np
 
 from manifests.errors import StoreError
 from manifests.geometry import MERGE, MediaLimits
-from manifests.records import Item, Json, Media, Pack, PackedMedia, PlanBlock, Sample, Segment
+from manifests.records import FORGOTTEN, Item, Json, Media, Pack, PackedMedia, PlanBlock, Sample, Segment
 from packing.navit import Expanded, expand
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
@@ -104,6 +104,10 @@ def _pack(block: PlanBlock, index: int, opened: Expand, pad_id: int) -> tuple[Pa
     columns = [arrays[name][first:stop].tolist() for name in ("source", "ordinal", "start", "length", "slots")]
     for source, ordinal, start, length, slots in zip(*columns, strict=True):
         sample, expanded = opened(source, ordinal)
+        if sample.source == FORGOTTEN:
+            segments.append(Segment(sample.id, FORGOTTEN, start, length))
+            at += length
+            continue
         piece = expanded.ids[start : start + length]
         inside = [packed for packed in expanded.media if start <= packed.items[0].slot < start + length]
         if len(piece) != length or sum(_slots(packed) for packed in inside) != slots:

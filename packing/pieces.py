@@ -144,6 +144,7 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
     tokens = core["tokens"].to_numpy()
     wanted = np.zeros(len(tokens), bool)
     wanted[samples.kept()] = True
+    wanted &= tokens > 0  # what was forgotten leaves an empty row
     if source.domains:
         wanted &= np.isin(np.array(core["domain"].to_pylist(), object), source.domains)
     found = samples.media_table(MEDIA_COLUMNS)

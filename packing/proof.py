@@ -16,7 +16,7 @@ import numpy as np
 
 from manifests.errors import StoreError
 from manifests.geometry import MERGE
-from manifests.records import Json, Pack
+from manifests.records import FORGOTTEN, Json, Pack
 from manifests.schedule import VisionShare
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
@@ -39,6 +39,8 @@ class Recount:
     """Of |slots given - slots wanted| after any pack."""
     most_slots: int
     """Of any pack."""
+    forgotten: int
+    """Tokens of segments whose content was forgotten: padding now, and counted nowhere else."""
     source_tokens: Mapping[str, int]
     source_slots: Mapping[str, int]
     exposures: Mapping[str, Mapping[int, int]]
@@ -63,13 +65,17 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
     pack_slots: list[int] = []
     targets = room = 0
     largest = Fraction(0)
-    tokens = slots = 0
+    tokens = slots = forgotten = 0
     for number, pack in enumerate(packs):
         if problem := _contradiction(pack, media_pad_id, pad_id, room // max(1, number)):
             raise StoreError(problem, where=f"pack {number}", fix="make the packs store again from its plan")
         is_slot = pack.ids == media_pad_id
         at = 0
         for segment in pack.segments:
+            if segment.source == FORGOTTEN:
+                forgotten += segment.length
+                at += segment.length
+                continue
             source_tokens[segment.source] += segment.length
             source_slots[segment.source] += int(is_slot[at : at + segment.length].sum())
             seen[segment.source, segment.sample].append((segment.start, segment.start + segment.length))
@@ -92,6 +98,7 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
         fill=tokens / max(1, room),
         largest_error_slots=largest,
         most_slots=max(pack_slots, default=0),
+        forgotten=forgotten,
         source_tokens=dict(source_tokens),
         source_slots=dict(source_slots),
         exposures={source: dict(sorted(counts.items())) for source, counts in exposures.items()},
@@ -103,27 +110,36 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
 def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary) -> Recount:
     """Recount a packs store and hold it against what its plan's meta claims.
 
-    Raises StoreError for the first claim that the bytes don't bear out.
+    Raises StoreError for the first claim that the bytes don't bear out. Where records were forgotten, the plan may
+    claim as many tokens and slots more as their segments are long, and the share is no longer what it was.
     """
     share = VisionShare(**plan["vision_share"])
     found = recount(packs.records(), share, vocabulary.media_pad_id, vocabulary.pad_id)
+    gone = found.forgotten
     one_pack = max(Fraction(found.most_slots), share.at(0) * plan["max_pack_tokens"])
     given = [(source["name"], source["given_tokens"], source["given_slots"]) for source in plan["sources"]]
     caps = {source["name"]: source["max_epochs"] for source in plan["sources"]}
-    claims: list[tuple[str, object, object]] = [
-        ("the plan's digest", plan["plan"], packs.meta["plan"]),
-        ("packs", plan["packs"], found.packs),
-        ("tokens", plan["tokens"], found.tokens),
+    counts: list[tuple[str, int, int]] = [
         ("vision slots", plan["slots"], found.slots),
         *((f"tokens of {name}", tokens, found.source_tokens.get(name, 0)) for name, tokens, _ in given),
         *((f"vision slots of {name}", slots, found.source_slots.get(name, 0)) for name, _, slots in given),
+    ]
+    claims: list[tuple[str, object, object]] = [
+        ("the plan's digest", plan["plan"], packs.meta["plan"]),
+        ("packs", plan["packs"], found.packs),
+        ("tokens", plan["tokens"], found.tokens + gone),
         ("whole global batches", 0, found.packs % plan["global_batch_packs"]),
-        ("vision share within one pack's slots of the schedule", True, found.largest_error_slots <= one_pack),
+        (
+            "vision share within one pack's slots of the schedule",
+            True,
+            gone > 0 or found.largest_error_slots <= one_pack,
+        ),
         *(
             (f"epochs of {name} within {caps[name]}", True, max(counts) <= caps[name])
             for name, counts in found.exposures.items()
         ),
     ]
+    claims += [(what, claimed, min(max(claimed, counted), counted + gone)) for what, claimed, counted in counts]
     for what, claimed, counted in claims:
         if claimed != counted:
             raise StoreError(f"{what}: the plan says {claimed}, its packs hold {counted}", where=packs.name)
@@ -134,6 +150,11 @@ def _contradiction(pack: Pack, media_pad_id: int, pad_id: int, row_tokens: int) 
     """What is wrong with one pack, or nothing. `row_tokens` is the length of the packs before, 0 for the first."""
     used = sum(segment.length for segment in pack.segments)
     padding = pack.ids == pad_id
+    kept = np.zeros(len(pack.ids), bool)
+    at = 0
+    for segment in pack.segments:
+        kept[at : at + segment.length] = segment.source != FORGOTTEN
+        at += segment.length
     firsts = np.cumsum([0, *(segment.length for segment in pack.segments[:-1])])
     covered = np.zeros(len(pack.ids), bool)
     for packed in pack.media:
@@ -147,7 +168,8 @@ def _contradiction(pack: Pack, media_pad_id: int, pad_id: int, row_tokens: int) 
         f"{len(pack.ids)} tokens long, others have {row_tokens}": row_tokens not in (0, len(pack.ids)),
         "no segments": not pack.segments,
         f"segments of {used} tokens in a row of {len(pack.ids)}": used > len(pack.ids),
-        "padding inside its segments": bool(padding[:used].any()),
+        "padding inside its segments": bool((padding & kept).any()),
+        "tokens left of what was forgotten": not padding[:used][~kept[:used]].all(),
         "tokens behind its segments": not padding[used:].all(),
         "media do not cover exactly its slots": not np.array_equal(covered, is_slot),
         "loss on a slot or on padding": bool(pack.loss_mask[is_slot | padding].any()),

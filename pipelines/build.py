@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from manifests import load
 from manifests.errors import ManifestError, StoreError
 from manifests.load import schema
-from manifests.records import Json, digest
+from manifests.records import FORGOTTEN, Json, digest
 from manifests.schedule import VisionShare
 from packing import plan
 from packing.materialise import pack_unit, packs_meta
@@ -65,6 +65,8 @@ class Tokenise:
         below: _Below = task.unit.data
         vocabulary = vocabulary_named(self.vocabulary)
         for document in task.inputs[below.input].snapshot.records(below.stretch.start, below.stretch.stop):
+            if document.source == FORGOTTEN:
+                continue
             sample = attempt(document.locator, encode, document, vocabulary)
             if sample is not None:
                 attempt.store(document.locator, sample)
@@ -170,7 +172,7 @@ class Pack:
         vocabulary = _shared_vocabulary(task.node, samples.values())
         for pack in pack_unit(block, samples, vocabulary):
             writer.add(pack)
-        return packs_meta(planned.meta)
+        return packs_meta(planned.meta) | {"pad_id": vocabulary.pad_id}
 
 
 def _open(parent: Parent) -> Snapshot:

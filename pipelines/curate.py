@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, U
 import pydantic
 
 from manifests.load import schema
-from manifests.records import Document, Drop, Json, Media, digest
+from manifests.records import FORGOTTEN, Document, Drop, Json, Media, digest
 from pipelines.dedup import exact
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit, units_below
 from pipelines.ops import media, rights, text
@@ -92,6 +92,9 @@ class Filter:
 
     def _verdict(self, document: Document, snapshot: Snapshot, attempt: Attempt) -> Drop | None:
         """An op that fails on a document drops it, too: a view has no other place for it."""
+        if document.source == FORGOTTEN:
+            attempt.drop("forgotten")
+            return Drop("forgotten")
         verdict = attempt(document.locator, self._judge, document, snapshot) or Drop("unusable")
         if not isinstance(verdict, Drop):
             return None

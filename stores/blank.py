@@ -28,6 +28,7 @@ from stores.layout import checksum, read_ranges
 from stores.reading import ShardIndex
 from stores.roots import ShardEntry
 from stores.snapshot import Snapshot
+from stores.tombstones import Named
 from stores.writer import shard_counts
 
 CHUNK_BYTES = 8 << 20
@@ -76,21 +77,22 @@ def line_of(files: Files, known: ShardIndex, row: int) -> dict[str, Json]:
     return json.loads(_part(files, known, row, "line"))
 
 
-def segments(files: Files, known: ShardIndex, row: int, ids: Container[str], digests: Container[str]) -> list[int]:
-    """Which segments of the pack in `row` are of these samples or show these media, unless they are forgotten."""
+def segments(files: Files, known: ShardIndex, row: int, named: Named) -> list[int]:
+    """Which segments of the pack in `row` are of samples, or show media, that are named and not forgotten yet."""
     line = line_of(files, known, row)
-    showing = {segment for one, segment in zip(line["media"], _homes(line), strict=True) if one["digest"] in digests}
+    pairs = zip(line["media"], homes(line), strict=True)
+    showing = {segment for one, segment in pairs if named("media", one["digest"])}
     return [
         number
         for number, (name, source, _, _) in enumerate(line["segments"])
-        if source != FORGOTTEN and (number in showing or name in ids)
+        if source != FORGOTTEN and (number in showing or named("ids", name))
     ]
 
 
 def pack(files: Files, known: ShardIndex, row: int, gone: Container[int], pad_id: int) -> Edit:
     """The pack with its segments `gone` (ordinals) turned to padding without loss; segments keep id and length."""
     line = line_of(files, known, row)
-    stays = tuple(segment not in gone for segment in _homes(line))
+    stays = tuple(segment not in gone for segment in homes(line))
     media = [one for one, kept in zip(line["media"], stays, strict=True) if kept]
     ids = np.frombuffer(_part(files, known, row, "ids"), "<u4").copy()
     loss_mask = np.frombuffer(_part(files, known, row, "loss_mask"), np.bool_).copy()
@@ -115,7 +117,7 @@ def pack(files: Files, known: ShardIndex, row: int, gone: Container[int], pad_id
     return Edit(left, facts, stays, arrays, forgotten=count)
 
 
-def _homes(line: Mapping[str, Json]) -> list[int]:
+def homes(line: Mapping[str, Json]) -> list[int]:
     """The ordinal of the segment in which each medium of a pack lies."""
     ends = list(accumulate(length for _, _, _, length in line["segments"]))
     return [int(np.searchsorted(ends, one["items"][0][1], side="right")) for one in line["media"]]

@@ -308,6 +308,8 @@ class Snapshot:
         files = open_files(parent.url)
         meta, last = read_meta(files), newest(files)
         for number in filter(None, dict.fromkeys([min(parent.number, last), last])):
+            if not files.exists(root_path(number)):
+                continue  # it expired
             opened = snapshot_of(files, meta, number)
             if opened.content_root == parent.content_root:
                 return opened

@@ -10,8 +10,10 @@ kept when everything else is deleted and made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Literal, get_args
 
 from manifests.errors import StoreError
@@ -23,6 +25,9 @@ LINKED = " -> "
 """Stands between a document and its figure in the locator of a figure that was set aside."""
 
 What = Literal["ids", "sources", "places", "media"]
+
+Named = Callable[[What, str], bool]
+"""Whether something is to be forgotten."""
 
 
 def tombstone(what: What, name: str) -> str:
@@ -74,9 +79,13 @@ class Tombstones:
 NOTHING = Tombstones()
 
 
-def made(**named: Iterable[str]) -> Tombstones:
-    """Tombstones of names in plain words, by `What`."""
-    return Tombstones(**{what: frozenset(tombstone(what, name) for name in names) for what, names in named.items()})  # type: ignore[arg-type]
+def made(named: Mapping[What, Iterable[str]]) -> Tombstones:
+    """Tombstones of names in plain words."""
+    return Tombstones(**{what: frozenset(tombstone(what, name) for name in names) for what, names in named.items()})
+
+
+def union(some: Iterable[Tombstones]) -> Tombstones:
+    return reduce(or_, some, NOTHING)
 
 
 def read_all(folder: str) -> dict[int, Tombstones]:
@@ -98,10 +107,7 @@ def read_all(folder: str) -> dict[int, Tombstones]:
 
 def read(folder: str) -> Tombstones:
     """Everything that is forgotten in a folder of stores."""
-    together = NOTHING
-    for some in read_all(folder).values():
-        together |= some
-    return together
+    return union(read_all(folder).values())
 
 
 def add(folder: str, stones: Tombstones) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 from manifests.errors import ManifestError, RecordError, StoreError
 from manifests.geometry import MediaLimits
-from manifests.records import Json, PackedMedia, Sample, canonical_json, digest
+from manifests.records import FORGOTTEN, Json, PackedMedia, Sample, canonical_json, digest
 from model.multimodal import MultimodalModel
 from packing.navit import Expanded, expand, patches_of
 from stores.store import Snapshot, Store
@@ -217,7 +217,7 @@ def _choose(store: Snapshot, settings: Evaluation, frame: Frame) -> tuple[Snapsh
     spent: defaultdict[str, int] = defaultdict(int)
     chosen = []
     for sample in sorted(store.records(), key=lambda sample: digest("held out", str(settings.seed), sample.id)):
-        if spent[sample.domain] < settings.tokens_per_domain:
+        if sample.source != FORGOTTEN and spent[sample.domain] < settings.tokens_per_domain:
             chosen.append(sample)
             spent[sample.domain] += min(len(frame.expand(sample).ids), frame.row_tokens)
     return store, chosen

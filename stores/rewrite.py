@@ -1,0 +1,212 @@
+"""One store without what is forgotten: blanked shards under a new root, and the older roots gone that still reach it.
+
+Between `closure.py`, which says what goes, and the receipt of `forget.py`. Units, rows, ordinals, content root and the
+node's identity are those of before. Everything can be done again: what is blank already is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+import pyarrow as pa
+
+from manifests.errors import StoreError
+from manifests.records import FORGOTTEN
+from stores import blank, index
+from stores.blank import Edit
+from stores.closure import matches, quarantine_lines, snapshots
+from stores.filesystem import publish_bytes
+from stores.reading import root_path
+from stores.roots import Parent, Receipt, ShardEntry, add_counts, cut_lists, root_bytes
+from stores.snapshot import Snapshot
+from stores.store import Store
+from stores.tombstones import Tombstones
+
+STAY = ("keep", "reason")
+"""What a view still says of a forgotten record: they fix which records come after it, and hold nothing of it."""
+
+
+def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: Mapping[str, Snapshot]) -> Snapshot:
+    """Swap in a root without what is forgotten; the newest snapshot, which is the old one where nothing had to change.
+
+    Args:
+        sources: names under which records of this folder were ingested.
+        heads: newest snapshots of the other stores by URL; parents of equal content are named by these.
+    Raises:
+        StoreError: somebody else committed meanwhile, or a shard lies outside the store.
+    """
+    head = store.head()
+    assert head is not None
+    receipts = [_receipt(head, receipt, stones, sources) for receipt in head.receipts]
+    parents = tuple(_moved(parent, heads) for parent in head.parents)
+    if tuple(receipts) == head.receipts and parents == head.parents:
+        return head
+    lists = list(cut_lists(receipts))
+    for entry, data in lists:
+        publish_bytes(store.files, data, f"lists/{entry.digest}.json")
+    store.files.settle()
+    before = sha256(store.files.read(root_path(head.number))).hexdigest()
+    changed = [pair for pair in zip(receipts, head.receipts, strict=True) if pair[0] != pair[1]]
+    less = [{name: -count for name, count in old.counts.items()} for _, old in changed]
+    root = replace(
+        head.root,
+        lists=tuple(entry for entry, _ in lists),
+        counts=add_counts([head.root.counts, *(new.counts for new, _ in changed), *less]),
+        parents=parents,
+        number=head.number + 1,
+        previous=before,
+    )
+    data = root_bytes(root, store.url)
+    if not store.files.swap(root_path(root.number), data) and store.files.read(root_path(root.number)) != data:
+        raise StoreError("somebody else committed here meanwhile", where=store.url, fix="run the same command again")
+    return store.snapshot(root.number)
+
+
+def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[int]:
+    """Delete all older roots where one of them still reaches what is forgotten, with all that only they reach; their
+    numbers."""
+    *doomed, head = snapshots(store)
+    if not any(_reaches(snapshot, stones, sources) for snapshot in doomed):
+        return []
+    staying = objects(head)
+    for snapshot in doomed:  # the root last: killed before, this begins again with it
+        for path in sorted(objects(snapshot) - staying, key=lambda path: path.startswith("lists/")):
+            store.files.delete(path)
+        store.files.delete(root_path(snapshot.number))
+    return [snapshot.number for snapshot in doomed]
+
+
+def objects(snapshot: Snapshot) -> set[str]:
+    """Paths of all that a snapshot reaches in its own store, as far as its lists are there."""
+    found = {f"lists/{entry.digest}.json" for entry in snapshot.root.lists}
+    if not all(snapshot.files.exists(path) for path in found):
+        return found
+    for receipt in snapshot.receipts:
+        found |= {f"quarantine/{receipt.quarantine}.jsonl"} if receipt.quarantine else set()
+        for entry in receipt.shards:
+            found |= {index.path(name, digest) for name, digest in entry.files.items()}
+            found |= {f"shards/{entry.tar}.tar"} if snapshot.kind != "view" and entry.url is None else set()
+    return found
+
+
+def adopted(store: Store, stones: Tombstones) -> str | None:
+    """A tar outside the store that holds what is to be forgotten, if there is one: it is not ours to change."""
+    for snapshot in snapshots(store):
+        for entry in (entry for receipt in snapshot.receipts for entry in receipt.shards):
+            if entry.url is not None and _edits(snapshot, entry, stones):
+                return entry.url
+    return None
+
+
+def _reaches(snapshot: Snapshot, stones: Tombstones, sources: Collection[str]) -> bool:
+    """Whether anything of what is forgotten can be read from here; so it is where too little is left to tell."""
+    try:
+        return any(
+            list(_cleaned(snapshot, receipt, stones, sources)) != quarantine_lines(snapshot.files, receipt)
+            or any(_edits(snapshot, entry, stones) for entry in receipt.shards)
+            for receipt in snapshot.receipts
+        )
+    except StoreError:
+        return True
+
+
+def _moved(parent: Parent, heads: Mapping[str, Snapshot]) -> Parent:
+    head = heads.get(parent.url)
+    return parent if head is None or head.content_root != parent.content_root else head.as_parent
+
+
+def _receipt(snapshot: Snapshot, receipt: Receipt, stones: Tombstones, sources: Collection[str]) -> Receipt:
+    shards = []
+    for entry in receipt.shards:
+        edits = _edits(snapshot, entry, stones)
+        if not edits:
+            shards.append(entry)
+        elif snapshot.kind == "view":
+            shards.append(_without(snapshot, entry, edits))
+        else:
+            shards.append(blank.blanked(snapshot.files, snapshot.reader.index(entry), edits))
+    lines = list(_cleaned(snapshot, receipt, stones, sources))
+    quarantine = receipt.quarantine
+    if lines != quarantine_lines(snapshot.files, receipt):
+        data = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
+        quarantine = sha256(data).hexdigest()
+        publish_bytes(snapshot.files, data, f"quarantine/{quarantine}.jsonl")
+    return replace(receipt, shards=tuple(shards), quarantine=quarantine)
+
+
+def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Edit]:
+    """What has to change in a shard, by row; in a view, rows with something to say beside `keep` and `reason`."""
+    if snapshot.kind == "plan":
+        return {}  # ordinals and lengths
+    if snapshot.kind == "view":
+        return _view_edits(snapshot, entry, stones)
+    known = snapshot.reader.index(entry)
+    if snapshot.kind == "packs":
+        found = {row: blank.segments(snapshot.files, known, row, stones.has) for row in range(known.core.num_rows)}
+        gone = {row: numbers for row, numbers in found.items() if numbers}
+        pad_id = blank.pad_id_of(snapshot) if gone else 0
+        return {row: blank.pack(snapshot.files, known, row, set(gone[row]), pad_id) for row in gone}
+    sources = known.core.column("source")
+    rows = {row for row, _, _ in matches(known, stones.has)}
+    return {row: blank.BLANK[snapshot.kind](known, row) for row in sorted(rows) if sources[row].as_py() != FORGOTTEN}
+
+
+def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Edit]:
+    own = view.reader.table("columns", entry.files["columns"])
+    names = [name for name in own.column_names if name not in STAY]
+    saying = {row for name in names for row, value in enumerate(own.column(name).to_pylist()) if value is not None}
+    if not saying:
+        return {}
+    base = next(one for receipt in view.base.receipts for one in receipt.shards if one.shard == entry.shard)
+    known = view.base.reader.index(base)
+    rows = {row for row, source in enumerate(known.core.column("source").to_pylist()) if source == FORGOTTEN}
+    rows |= {row for row, _, _ in matches(known, stones.has)}
+    return {row: Edit({}, dict.fromkeys(names), ()) for row in sorted(saying & rows)}
+
+
+def _without(view: Snapshot, entry: ShardEntry, edits: Mapping[int, Edit]) -> ShardEntry:
+    """The view's entry with columns in which the edited rows say nothing more."""
+    own = view.reader.table("columns", entry.files["columns"])
+    columns = {}
+    for name in own.column_names:
+        values = own.column(name).to_pylist()
+        for row in edits if name not in STAY else ():
+            values[row] = None
+        columns[name] = pa.array(values, own.schema.field(name).type)
+    table = pa.table(columns)
+    data = index.to_parquet(table)
+    digest = sha256(data).hexdigest()
+    publish_bytes(view.files, data, index.path("columns", digest))
+    return replace(entry, files={"columns": digest}, blanked_index=index.logical_digest({"columns": table}))
+
+
+def _cleaned(
+    snapshot: Snapshot, receipt: Receipt, stones: Tombstones, sources: Collection[str]
+) -> Iterator[dict[str, str]]:
+    """The lines of a quarantine file; of what is named only that there was something."""
+    for line in quarantine_lines(snapshot.files, receipt):
+        named = any(stones.names(source, line["locator"]) for source in {snapshot.name, *sources})
+        yield {"locator": "", "message": "", "reason": "forgotten"} if named else line
+
+
+def in_order(stores: Sequence[Store]) -> list[Store]:
+    """Every store after those that it was made from."""
+    waiting = {store.url: store for store in stores}
+    placed: list[Store] = []
+
+    def place(url: str) -> None:
+        store = waiting.pop(url, None)
+        if store is None:
+            return
+        head = store.head()
+        for parent in head.parents if head is not None else ():
+            place(parent.url)
+        if head is not None:
+            placed.append(store)
+
+    for url in list(waiting):
+        place(url)
+    return placed
