@@ -50,6 +50,9 @@ class Files(Protocol):
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Fewer bytes than asked for where the file ends before. Raises FileNotFoundError."""
 
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer`; how many bytes there were, fewer where the file ends before. Raises FileNotFoundError."""
+
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """`read_range` for several (offset, length) of one file, in few requests."""
 
@@ -128,6 +131,20 @@ class LocalFiles:
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         # pread rather than mmap: equally fast out of the page cache, and a truncated file is short instead of a SIGBUS.
+        file = self._opened(path)
+        return os.pread(file.descriptor, length, offset)
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
+        file = self._opened(path)
+        done = 0
+        while done < len(buffer):  # one call gives 2 GiB at the most
+            read = os.preadv(file.descriptor, [buffer[done:]], offset + done)
+            if not read:
+                break
+            done += read
+        return done
+
+    def _opened(self, path: str) -> _OpenFile:
         with self._lock:
             file = self._open.get(path)
             if file is None:
@@ -135,7 +152,7 @@ class LocalFiles:
                 if len(self._open) > OPEN_FILES:
                     self._open.popitem(last=False)
             self._open.move_to_end(path)
-        return os.pread(file.descriptor, length, offset)
+        return file
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         return [self.read_range(path, offset, length) for offset, length in ranges]
@@ -233,6 +250,11 @@ class RemoteFiles:
 
     def read(self, path: str) -> bytes:
         return self.filesystem.cat_file(self._path(path))
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
+        data = self.read_range(path, offset, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         if length == 0:

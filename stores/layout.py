@@ -50,7 +50,7 @@ def read_ranges(core: Mapping[str, np.ndarray], row: int) -> Ranges:
     return {name: (int(core[f"{name}.at"][row]), int(core[f"{name}.bytes"][row])) for name in names}
 
 
-def checksum(part: bytes) -> int:
+def checksum(part: bytes | memoryview) -> int:
     """XXH3, 64 bits: what the index remembers of a record's line or array, so that each can be read and checked alone.
 
     Finds flipped bytes at the speed of memory; SHA-256, three to seven times slower, names what must not be forged.

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,35 @@ class ShardReader:
         line = json.loads(parts.pop("line"))
         return KINDS[self._kind].decode(line, parts, known.media_of(row))
 
+    def arrays(self, known: ShardIndex, name: str, first: int, into: np.ndarray) -> None:
+        """Array `name` of the records from row `first` on, one per row of `into`: runs of neighbours in one read each.
+
+        Raises StoreError where a byte of one changed.
+        """
+        count, length = len(into), into[:1].nbytes
+        at, sums = (known.places[f"{name}.{what}"][first : first + count] for what in ("at", "xxh3"))
+        sizes = known.places[f"{name}.bytes"][first : first + count]
+        if (sizes != length).any():
+            wrong = int(np.flatnonzero(sizes != length)[0])
+            raise self.damaged(known.shard, first + wrong, f"{name} has {sizes[wrong]} bytes, expected {length}")
+        raw = into.view(np.uint8).reshape(-1).data
+        breaks = (np.flatnonzero(np.diff(at) != length) + 1).tolist()
+        for start, stop in pairwise([0, *breaks, count]):
+            read = self._into(known, int(at[start]), raw[start * length : stop * length], first + start)
+            if read < (stop - start) * length:
+                raise self.damaged(known.shard, first + start + read // length, "the shard ends early")
+        for row, told in enumerate(sums.tolist()):
+            if checksum(raw[row * length : (row + 1) * length]) != told:
+                raise self.damaged(known.shard, first + row, f"its {name} changed since they were written")
+
+    def line(self, known: ShardIndex, row: int) -> dict[str, Json]:
+        """What the record says beside its arrays. Raises StoreError where a byte of it changed."""
+        at, length = int(known.places["line.at"][row]), int(known.places["line.bytes"][row])
+        data = self._range(known, at, length, row)
+        if checksum(data) != int(known.places["line.xxh3"][row]):
+            raise self.damaged(known.shard, row, "its bytes changed since they were written")
+        return json.loads(data)
+
     def medium(self, known: ShardIndex, location: Location) -> bytes:
         """Raises StoreError where no medium lies there or a byte of it changed."""
         row, digest = known.medium_at(location)
@@ -161,6 +191,12 @@ class ShardReader:
     def damaged(self, shard: str, row: int, what: str) -> StoreError:
         where = f"{self._name}/shards/{shard}.tar[{row}]"
         return StoreError(what, where=where, fix="restore the shard from a copy, or run the node that made it again")
+
+    def _into(self, known: ShardIndex, offset: int, buffer: memoryview, row: int) -> int:
+        try:
+            return self._files.read_into(f"shards/{known.entry.tar}.tar", offset, buffer)
+        except FileNotFoundError:
+            raise self.damaged(known.shard, row, "the shard is missing") from None
 
     def _range(self, known: ShardIndex, offset: int, length: int, row: int) -> bytes:
         try:

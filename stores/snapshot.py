@@ -224,6 +224,29 @@ class Snapshot:
         ordinals = self.kept(start, stop).tolist() if keep_only else range(start, stop)
         return (self.record(ordinal) for ordinal in ordinals)
 
+    def arrays(self, name: str, start: int, into: np.ndarray) -> None:
+        """Array `name` of the records from ordinal `start` on, one per row of `into`; nothing else of them is read.
+
+        Args:
+            into: (n, L) of the stored type, C-contiguous; for kinds whose arrays are equally long, as packs.
+        Raises:
+            StoreError: a byte of them changed, or they have another length.
+            IndexError: there are fewer records.
+        """
+        done = 0
+        base = self.base
+        while done < len(into):
+            ref = self.shard_of(start + done)
+            row = start + done - ref.first
+            count = min(ref.records - row, len(into) - done)
+            base.reader.arrays(base._index(ref.shard), name, row, into[done : done + count])
+            done += count
+
+    def line(self, ordinal: int) -> dict[str, Json]:
+        """What a record says beside its arrays (`stores/kinds.py`), without reading those."""
+        ref = self.shard_of(ordinal)
+        return self.base.reader.line(self.base._index(ref.shard), ordinal - ref.first)
+
     def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """(n,) int64: ordinals from `start` up to `stop` of records that no view dropped."""
         return np.arange(start, self._stop(stop), dtype=np.int64)
