@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import pyarrow as pa
 
+from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, record_id
 from stores import blank, index
 from stores.filesystem import Files
@@ -24,6 +25,7 @@ from stores.tombstones import LINKED, Named, What
 
 COLUMNS: dict[What, tuple[str, ...]] = {"ids": ("id",), "sources": ("source",), "places": ("locator", "origin")}
 RECORDS = ("documents", "samples")
+LOOKED_INTO = (*RECORDS, "packs")
 
 
 def snapshots(store: Store) -> list[Snapshot]:
@@ -32,18 +34,6 @@ def snapshots(store: Store) -> list[Snapshot]:
         int(name) for info in store.files.listing("roots") if (name := info.path[6:].removesuffix(".json")).isdigit()
     )
     return [store.snapshot(number) for number in numbers]
-
-
-def indexes(some: Iterable[Snapshot]) -> Iterator[tuple[Files, ShardIndex]]:
-    """Of every shard that these snapshots of one store reach, once."""
-    seen: set[tuple[str, ...]] = set()
-    for snapshot in some:
-        for receipt in snapshot.receipts:
-            for entry in receipt.shards:
-                key = (entry.tar, *entry.files.values())
-                if key not in seen:
-                    seen.add(key)
-                    yield snapshot.files, snapshot.reader.index(entry)
 
 
 def matches(known: ShardIndex, named: Named) -> Iterator[tuple[int, What, str]]:
@@ -70,70 +60,102 @@ def ids(known: ShardIndex) -> list[str]:
 
 
 def closure(stores: Sequence[Store], named: Named) -> tuple[set[str], set[tuple[What, str]]]:
-    """Ids of all records that must go, and the names that were found somewhere."""
-    gone: set[str] = set()
-    found: set[tuple[What, str]] = set()
-    links: defaultdict[str, set[str]] = defaultdict(set)
-    """id -> ids that go with it"""
+    """Ids of all records that must go, and the names that were found somewhere.
+
+    Raises StoreError where a newest snapshot is damaged; of older ones what is there is read, `rewrite.expire` deletes
+    the rest.
+    """
+    search = _Search(named)
     for store in stores:
-        some = snapshots(store)
-        if store.kind in RECORDS:
-            for files, known in indexes(some):
-                of_rows = ids(known)
-                for row, what, name in matches(known, named):
-                    gone.add(of_rows[row])
-                    found.add((what, name))
-                if store.kind == "documents":
-                    _follow_parents(files, known, links)
-        elif store.kind == "packs":
-            for files, known in indexes(some):
-                for sample, what, name in _in_packs(files, known, named):
-                    gone.add(sample)
-                    found.add((what, name))
-        elif store.kind == "view" and some:
-            _follow_duplicates(some[-1], links)
-        for receipt in (receipt for snapshot in some for receipt in snapshot.receipts):
-            found |= set(_in_quarantine(store, receipt, named))
-    waiting = list(gone)
-    while waiting:
-        for other in links[waiting.pop()] - gone:
-            gone.add(other)
-            waiting.append(other)
-    return gone, found
+        *older, head = snapshots(store)
+        search.look_at(head)
+        for snapshot in older:
+            with suppress(StoreError):
+                search.look_at(snapshot)
+    return search.gone(), search.found
 
 
-def _follow_parents(files: Files, known: ShardIndex, links: defaultdict[str, set[str]]) -> None:
-    """Either all records of a shard were made from others or none was (`layout.signature`): the first one tells."""
-    sources = known.core.column("source").to_pylist()
-    rows = [row for row, source in enumerate(sources) if source != FORGOTTEN]
-    if not rows or not blank.line_of(files, known, rows[0])["parents"]:
-        return
-    for row in rows:
-        line = blank.line_of(files, known, row)
-        for parent in line["parents"]:
-            links[parent].add(line["id"])
+class _Search:
+    def __init__(self, named: Named) -> None:
+        self.named = named
+        self.found: set[tuple[What, str]] = set()
+        self._hit: set[str] = set()
+        self._links: defaultdict[str, set[str]] = defaultdict(set)
+        """id -> ids that go with it."""
+        self._seen: set[tuple[str, ...]] = set()
+        """Shards that are the same in several snapshots, by the digests of their files."""
 
+    def gone(self) -> set[str]:
+        gone, waiting = set(self._hit), list(self._hit)
+        while waiting:
+            more = self._links[waiting.pop()] - gone
+            gone |= more
+            waiting += more
+        return gone
 
-def _follow_duplicates(view: Snapshot, links: defaultdict[str, set[str]]) -> None:
-    """What says and shows the same goes together: one copy left would be nothing forgotten."""
-    entries = [entry for receipt in view.receipts for entry in receipt.shards]
-    if not entries or "duplicate_of" not in view.reader.table("columns", entries[0].files["columns"]).column_names:
-        return
-    table = view.table(["id", "duplicate_of"])
-    for name, other in zip(table["id"].to_pylist(), table["duplicate_of"].to_pylist(), strict=True):
-        if other is not None:
-            links[name].add(other)
-            links[other].add(name)
+    def look_at(self, snapshot: Snapshot) -> None:
+        for receipt in snapshot.receipts:
+            self._quarantine(snapshot, receipt)
+            for entry in receipt.shards:
+                key = (snapshot.url, entry.tar, *entry.files.values())
+                if snapshot.kind in LOOKED_INTO and key not in self._seen:
+                    self._seen.add(key)
+                    self._shard(snapshot, snapshot.reader.index(entry))
+        if snapshot.kind == "view":
+            self._duplicates(snapshot)
 
+    def _shard(self, snapshot: Snapshot, known: ShardIndex) -> None:
+        if snapshot.kind == "packs":
+            self._packs(snapshot.files, known)
+            return
+        names = ids(known)
+        for row, what, name in matches(known, self.named):
+            self._hit.add(names[row])
+            self.found.add((what, name))
+        if snapshot.kind == "documents":
+            self._parents(snapshot.files, known)
 
-def _in_packs(files: Files, known: ShardIndex, named: Named) -> Iterator[tuple[str, What, str]]:
-    """(sample, what, name) of segments; documents and samples of packs that were copied here may be elsewhere."""
-    for row in range(known.core.num_rows):
-        line = blank.line_of(files, known, row)
-        for segment, one in zip(blank.homes(line), line["media"], strict=True):
-            if named("media", one["digest"]):
-                yield line["segments"][segment][0], "media", one["digest"]
-        yield from ((name, "ids", name) for name, *_ in line["segments"] if named("ids", name))
+    def _parents(self, files: Files, known: ShardIndex) -> None:
+        """Either all records of a shard were made from others or none was (`layout.signature`): the first one tells."""
+        sources = known.core.column("source").to_pylist()
+        rows = [row for row, source in enumerate(sources) if source != FORGOTTEN]
+        if not rows or not blank.line_of(files, known, rows[0])["parents"]:
+            return
+        for row in rows:
+            line = blank.line_of(files, known, row)
+            for parent in line["parents"]:
+                self._links[parent].add(line["id"])
+
+    def _duplicates(self, view: Snapshot) -> None:
+        """What says and shows the same goes together: one copy left would be nothing forgotten."""
+        entries = [entry for receipt in view.receipts for entry in receipt.shards]
+        if not entries or "duplicate_of" not in view.reader.table("columns", entries[0].files["columns"]).column_names:
+            return
+        table = view.table(["id", "duplicate_of"])
+        for name, other in zip(table["id"].to_pylist(), table["duplicate_of"].to_pylist(), strict=True):
+            if other is not None:
+                self._links[name].add(other)
+                self._links[other].add(name)
+
+    def _packs(self, files: Files, known: ShardIndex) -> None:
+        """Their documents and samples may be elsewhere, or gone."""
+        for row in range(known.core.num_rows):
+            line = blank.line_of(files, known, row)
+            for segment, one in zip(blank.homes(line), line["media"], strict=True):
+                if self.named("media", one["digest"]):
+                    self._hit.add(line["segments"][segment][0])
+                    self.found.add(("media", one["digest"]))
+            names = {name for name, *_ in line["segments"] if self.named("ids", name)}
+            self._hit |= names
+            self.found |= {("ids", name) for name in names}
+
+    def _quarantine(self, snapshot: Snapshot, receipt: Receipt) -> None:
+        """What was set aside has no record, but a name: where it stood, and the id that it would have had."""
+        for told in quarantine_lines(snapshot.files, receipt):
+            for place in {told["locator"], *told["locator"].split(LINKED)} - {""}:
+                name = record_id(snapshot.name, place)
+                self.found |= {("places", place)} if self.named("places", place) else set()
+                self.found |= {("ids", name)} if self.named("ids", name) else set()
 
 
 def quarantine_lines(files: Files, receipt: Receipt) -> list[dict[str, str]]:
@@ -141,14 +163,3 @@ def quarantine_lines(files: Files, receipt: Receipt) -> list[dict[str, str]]:
         return []
     data = read_whole(files, f"quarantine/{receipt.quarantine}.jsonl", receipt.quarantine)
     return [json.loads(line) for line in data.splitlines()]
-
-
-def _in_quarantine(store: Store, receipt: Receipt, named: Named) -> Iterator[tuple[What, str]]:
-    """What was set aside has no record, but a name: where it stood, and the id that it would have had."""
-    of_this = partial(record_id, store.name)
-    for told in quarantine_lines(store.files, receipt):
-        for place in {told["locator"], *told["locator"].split(LINKED)} - {""}:
-            if named("places", place):
-                yield "places", place
-            if named("ids", of_this(place)):
-                yield "ids", of_this(place)

@@ -117,7 +117,7 @@ def forget(folder: str, names: Names) -> Json:
     with _alone(files):
         number, these = _listed(files, stores, names)
         stones = tombstones.read(files.url)
-        before = {store.url: store.head() for store in stores}
+        before = {store.url: head.number for store in stores if (head := store.head()) is not None}
         sources = {store.name for store in stores if store.kind == "documents"}
         heads: dict[str, Snapshot] = {}
         for store in stores:
@@ -131,7 +131,7 @@ def forget(folder: str, names: Names) -> Json:
             "rewritten": [
                 {"store": _inside(files, url), "snapshot": head.number, "expired": expired[url]}
                 for url, head in heads.items()
-                if head is not before[url] or expired[url]
+                if head.number != before[url] or expired[url]
             ],
             "packs": [exposure.as_json(files.url) for exposure in found],
             "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(files, found)],

@@ -1,0 +1,53 @@
+"""Byte search through everything below a folder, as somebody would search who does not believe that it is gone."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+
+def traces(folder: Path, needles: Iterable[bytes]) -> set[str]:
+    """Files, and members of tars, in which one of `needles` is found."""
+    wanted = list(needles)
+    return {name for name, data in contents(folder) if any(needle in data for needle in wanted)}
+
+
+def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Everything that can be read out of the files below `folder`: as they are, and opened."""
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        name, data = path.relative_to(folder).as_posix(), path.read_bytes()
+        yield name, data
+        if name.endswith(".tar"):
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                for member in tar:
+                    opened = tar.extractfile(member)
+                    assert opened is not None
+                    yield f"{name}/{member.name}", opened.read()
+        elif name.endswith(".parquet"):
+            table = pq.read_table(io.BytesIO(data))
+            yield f"{name} (values)", b"\n".join(_values(table.to_pylist()))
+        elif name.endswith(".gz"):
+            yield f"{name} (unpacked)", gzip.decompress(data)
+
+
+def _values(value: Any) -> Iterator[bytes]:
+    match value:
+        case dict():
+            yield from _values(list(value.values()))
+        case list():
+            for one in value:
+                yield from _values(one)
+        case bytes():
+            yield value
+        case None:
+            pass
+        case _:
+            yield str(value).encode()
