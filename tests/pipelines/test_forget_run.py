@@ -1,0 +1,185 @@
+"""A run, a name, and then: no byte of it anywhere, nothing runs again, nothing comes back while the raw files stay."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.records import FORGOTTEN, Json, record_id
+from packing.proof import prove
+from stores import forget
+from stores.tombstones import read
+from tests.pipelines import small_data
+from tests.pipelines.test_run import head, roots, run
+from tests.stores.traces import traces
+from tests.strategies import same
+from tokenization.vocabulary import Vocabulary
+
+CANARY = "Zwölf kanaryvogels"
+"""Of letters that tokenise badly, so that it can't be found by luck where it is not decoded."""
+URL = "https://a.example/canary"
+DAG = small_data.DAG + "  report:\n    kind: report\n    inputs: [packs]\n"
+
+
+def write(data: Path) -> None:
+    small_data.write(data, texts=40)
+    (data / "books" / "vogels.txt").write_text(
+        f"Once {CANARY} sang beside the mill, and the miller listened to them.\n"
+    )
+    (data / "books" / "vogels_again.txt").write_text(
+        f"Once {CANARY}  sang beside the mill, and the miller listened to them.\n"
+    )
+    rows = [
+        {"text": f"A page of {CANARY} and others. {small_data.text(5)}", "url": URL},
+        {"text": small_data.text(6000)},
+    ]
+    (data / "scraped.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    for name in ("photos/red_kettle/3.png", "photos/red_kettle/five.png", "pages/also.png"):
+        (data / name).write_bytes(shown())
+    (data / "pages" / "second.md").write_text(f"# Birds\n\nLook, ![a bird](also.png).\n\n{small_data.text(71)}\n")
+
+
+def shown() -> bytes:
+    return small_data.image(4242, size=(80, 60))
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("forget")
+    (folder / "data").mkdir()
+    write(folder / "data")
+    (folder / "dag.yaml").write_text(DAG)
+    run(folder / "dag.yaml", folder / "out")
+    return folder
+
+
+@pytest.fixture
+def here(calm: Path, tmp_path: Path) -> Path:
+    shutil.copytree(calm, tmp_path / "here", symlinks=True)
+    return tmp_path / "here"
+
+
+def found(out: Path, text: str = CANARY, payload: bytes = b"\0nothing") -> set[str]:
+    """Where a text or the bytes of a picture can be read below `out`, token rows read as text."""
+    needles = [text.encode(), json.dumps(text)[1:-1].encode(), payload]
+    return traces(out, needles) | {name for name, row in detokenised(out) if text in row}
+
+
+def detokenised(out: Path) -> list[tuple[str, str]]:
+    vocabulary = Vocabulary.load("tiny")
+    rows = []
+    for path in sorted(out.rglob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".ids.npy"):
+                    opened = tar.extractfile(member)
+                    assert opened is not None
+                    ids = np.load(io.BytesIO(opened.read())).reshape(-1)
+                    rows.append((f"{path}/{member.name}", vocabulary.decode(ids)))
+    return rows
+
+
+def told(here: Path) -> Json:
+    rows = (here / "out" / "log.jsonl").read_text().splitlines()
+    return [json.loads(row) for row in rows if '"node_commit"' in row]
+
+
+def test_the_search_finds_what_is_there(calm: Path) -> None:
+    places = found(calm / "out", payload=shown())
+    assert {name.partition("/shards/")[0].rpartition("/")[2] for name in places if "/shards/" in name} == {
+        "documents",
+        "samples",
+        "packs",
+    }
+
+
+def test_a_text_and_its_duplicate_leave_every_store_and_nothing_runs_again(calm: Path, here: Path) -> None:
+    before = roots(here / "out")
+    name = record_id("documents", "books/vogels.txt")
+    assert forget.main([str(here / "out"), "--id", name, "--url", URL]) == 0
+    assert found(here / "out") == set()
+    (here / "out" / "log.jsonl").unlink()
+    assert "report: 1 kept" in run(here / "dag.yaml", here / "out")
+    assert [row["node"] for row in told(here)] == ["report"]
+    assert roots(here / "out") == before
+    assert found(here / "out") == set()
+    documents = head(here / "out", "documents")
+    assert sum(one.source == FORGOTTEN for one in documents.records()) == documents.counts["forgotten"] == 3
+    assert_order_unmoved(calm, here)
+
+
+def test_a_picture_leaves_with_every_record_that_shows_it(calm: Path, here: Path) -> None:
+    assert forget.main([str(here / "out"), "--image", sha256(shown()).hexdigest()]) == 0
+    assert found(here / "out", text="five.png", payload=shown()) == set()
+    assert head(here / "out", "documents").counts["forgotten"] == 3
+    assert_order_unmoved(calm, here)
+    run(here / "dag.yaml", here / "out")
+    assert found(here / "out", text="five.png", payload=shown()) == set()
+
+
+def assert_order_unmoved(calm: Path, here: Path) -> None:
+    packs = head(here / "out", "packs")
+    for was, now in zip(head(calm / "out", "packs").records(), packs.records(), strict=True):
+        at = 0
+        for before, after in zip(was.segments, now.segments, strict=True):
+            span = slice(at, at + before.length)
+            if after.source != FORGOTTEN:
+                assert after == before and (was.ids[span] == now.ids[span]).all()
+                assert (was.loss_mask[span] == now.loss_mask[span]).all()
+            at += before.length
+        left = [one for one in was.media if any(same(one, other) for other in now.media)]
+        assert len(left) == len(now.media)
+        assert all(packs.read(one.media.location) for one in now.media if one.media.location)
+    vocabulary = Vocabulary.load("tiny")
+    assert prove(packs, head(here / "out", "plan").meta, vocabulary).forgotten > 0
+
+
+def test_a_unit_that_is_made_again_comes_without_it(here: Path) -> None:
+    name = record_id("documents", "books/vogels.txt")
+    forget.main([str(here / "out"), "--id", name, "--url", URL])
+    for i in range(5):  # neighbours, so that their units are other ones
+        (here / "data" / "books" / f"vogel{i}.txt").write_text(small_data.text(800 + i))
+    (here / "data" / "scraped.jsonl").write_text((here / "data" / "scraped.jsonl").read_text() + "\n{}")
+    run(here / "dag.yaml", here / "out")
+    aside = head(here / "out", "documents").quarantined().to_pylist()
+    assert [row["locator"] for row in aside if row["reason"] == "forgotten"] == ["", "", ""]
+    assert all(row["message"] == "" for row in aside if row["reason"] == "forgotten")
+    documents = list(head(here / "out", "documents").records())
+    assert {f"books/vogel{i}.txt" for i in range(5)} <= {one.locator for one in documents}
+    assert CANARY not in "".join(one.text for one in documents)
+
+
+def test_it_does_not_come_back_when_everything_but_the_list_is_deleted(here: Path) -> None:
+    out = here / "out"
+    name = record_id("documents", "books/vogels.txt")
+    forget.main([str(out), "--id", name, "--url", URL, "--image", sha256(shown()).hexdigest()])
+    for path in out.iterdir():
+        if path.name != "forgotten":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run(here / "dag.yaml", out)
+    assert found(out, payload=shown()) == set()
+    reasons = head(out, "documents").quarantined().column("reason").to_pylist()
+    assert reasons.count("forgotten") == 6
+    assert read(str(out)).has("places", URL)
+
+
+def test_packs_made_again_after_it_are_the_blanked_ones(here: Path) -> None:
+    forget.main([str(here / "out"), "--url", URL, "--image", sha256(shown()).hexdigest()])
+    blanked = list(head(here / "out", "packs").records())
+    shutil.rmtree(here / "out" / "packs")
+    run(here / "dag.yaml", here / "out")
+    assert all(same(was, now) for was, now in zip(blanked, head(here / "out", "packs").records(), strict=True))
+
+
+def test_nodes_made_new_over_what_is_blank_leave_it_out(here: Path) -> None:
+    forget.main([str(here / "out"), "--url", URL])
+    told = run(here / "dag.yaml", here / "out", "--set", "nodes.filtered.ops.1.min_characters=9")
+    assert "forgotten 1" in told
+    assert FORGOTTEN not in {one.source for one in head(here / "out", "samples").records()}
