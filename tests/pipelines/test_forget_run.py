@@ -156,6 +156,20 @@ def test_a_unit_that_is_made_again_comes_without_it(here: Path) -> None:
     assert CANARY not in "".join(one.text for one in documents)
 
 
+def test_what_is_forgotten_is_refused_under_any_new_name_and_before_it_is_opened(here: Path) -> None:
+    data, out = here / "data", here / "out"
+    digest = sha256(shown()).hexdigest()
+    broken = "photos/red_kettle/cut.png"
+    forget.main([str(out), "--url", URL, "--url", broken, "--image", digest])
+    (data / "photos" / "red_kettle" / "new_name.png").write_bytes(shown())
+    (data / "again.jsonl").write_text(json.dumps({"text": f"Another page of {CANARY}.", "source_url": URL}))
+    run(here / "dag.yaml", out)
+    aside = head(out, "documents").quarantined().to_pylist()
+    assert found(out, text="Another page", payload=shown()) == set()
+    assert sum(row["reason"] == "forgotten" for row in aside) >= 3
+    assert broken not in {row["locator"] for row in aside}
+
+
 def test_it_does_not_come_back_when_everything_but_the_list_is_deleted(here: Path) -> None:
     out = here / "out"
     name = record_id("documents", "books/vogels.txt")
