@@ -17,6 +17,7 @@ import numpy as np
 from manifests.errors import RecordError
 from manifests.geometry import MERGE, PATCH_PX, MediaLimits, choose_frames, chunks, fit, timestamp
 from manifests.records import Item, Media, PackedMedia, Sample, Span
+from packing.stages import Stages
 from stores.image import decode_rgb, resize
 from stores.video import frames_at
 from tokenization.vocabulary import Vocabulary
@@ -154,21 +155,28 @@ def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int) -> np.ndarra
     return grid.transpose(0, 1, 3, 5, 2, 4).reshape(-1, CHANNELS, PATCH_PX, PATCH_PX)
 
 
-def patches_of(packed: PackedMedia, payload: bytes) -> list[np.ndarray]:
+def patches_of(packed: PackedMedia, payload: bytes, stages: Stages | None = None) -> list[np.ndarray]:
     """Decode one medium, resize it as planned and cut it: per item (t * h * w, 3, 14, 14) uint8.
 
+    `stages` counts the time; frames of a video are resized while they are decoded.
     Raises RecordError where the bytes don't decode to what the index promised.
     """
     media = packed.media
+    stages = stages or Stages()
     if media.kind == "image":
-        rgb = decode_rgb(payload)
+        with stages.timed("decode"):
+            rgb = decode_rgb(payload)
         if rgb.shape[:2] != (media.height_px, media.width_px):
             got = f"{rgb.shape[1]} x {rgb.shape[0]} px"
             raise RecordError("wrong_size", f"decodes to {got}, not to {media.width_px} x {media.height_px} px")
-        frames = iter([resize(rgb, *packed.size_px)])
+        with stages.timed("resize"):
+            frames = iter([resize(rgb, *packed.size_px)])
     else:
         times_us = [media.frame_times_us[frame] for item in packed.items for frame in item.frames]
-        frames = iter(frames_at(payload, times_us, size_px=packed.size_px))
-    return [
-        cut_patches([next(frames) for _ in range(item.grid[0])], item.grid[1], item.grid[2]) for item in packed.items
-    ]
+        with stages.timed("decode"):
+            frames = iter(frames_at(payload, times_us, size_px=packed.size_px))
+    with stages.timed("patch"):
+        return [
+            cut_patches([next(frames) for _ in range(item.grid[0])], item.grid[1], item.grid[2])
+            for item in packed.items
+        ]

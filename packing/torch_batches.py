@@ -1,16 +1,23 @@
 """The loader's two streams as tensors: the only file of this room that knows torch.
 
-Before this `loader.py`, after it `model/multimodal.py`, whose protocols `Rows` and `Media` these satisfy.
+Before this `loader.py`, after it `model/multimodal.py`, whose protocols `Rows` and `Media` these satisfy. Three faces:
+tensors of a batch, an `IterableDataset` with a state, and what Megatron's training loops ask an iterator for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset, get_worker_info
 
-from packing import loader
+from packing import batch
+from packing.batch import Failure
+from packing.loader import Agree, GlobalBatch, Loader, LoaderState
 
 Device = str | torch.device
 
@@ -45,14 +52,25 @@ class MediaTensors:
     """(S,) int64: for each feature, item after item, row of the global batch * L + position."""
 
 
-def rows_to(rows: loader.Rows, device: Device) -> RowTensors:
+@dataclass(frozen=True, slots=True)
+class RankBatch:
+    """What one rank takes of a global batch."""
+
+    number: int
+    rows: RowTensors
+    media: MediaTensors
+    state: LoaderState
+    """Goes on after this batch."""
+
+
+def rows_to(rows: batch.Rows, device: Device) -> RowTensors:
     ids, labels, loss_mask, positions = (
         torch.from_numpy(array).to(device) for array in (rows.ids, rows.labels, rows.loss_mask, rows.positions)
     )
     return RowTensors(ids, labels, loss_mask, positions, rows.segment_lengths)
 
 
-def media_to(media: loader.MediaBatch, row_tokens: int, device: Device) -> MediaTensors:
+def media_to(media: batch.MediaBatch, row_tokens: int, device: Device) -> MediaTensors:
     """`row_tokens` is L, the length of the rows that the slots lie in."""
     firsts = torch.from_numpy(media.rows * row_tokens + media.first_slots)
     counts = torch.from_numpy(media.slots)
@@ -63,3 +81,78 @@ def media_to(media: loader.MediaBatch, row_tokens: int, device: Device) -> Media
         grids=tuple((t, h, w) for t, h, w in media.grids.tolist()),
         slots=(torch.repeat_interleave(firsts, counts) + within).to(device),
     )
+
+
+class RankBatches(IterableDataset[RankBatch]):
+    """One rank's batches, for `torch.utils.data.DataLoader(..., batch_size=None)`.
+
+    Worker processes share the batches out among themselves and give them in order, so that their number changes
+    nothing. Every batch carries the state that goes on after it: what a consumer saves, whatever was loaded ahead.
+    """
+
+    def __init__(self, open_loader: Callable[..., Loader], rank: int = 0, encoder: int | None = None) -> None:
+        """
+        Args:
+            open_loader: `functools.partial(Loader, packs, ...)`; called with `state`, `part` and `ranks`.
+            rank: whose rows these are.
+            encoder: whose media, by default those of `rank`.
+        """
+        self._open, self._rank = open_loader, rank
+        self._encoder = rank if encoder is None else encoder
+        self._state: LoaderState | None = None
+
+    def __iter__(self) -> Iterator[RankBatch]:
+        worker = get_worker_info()
+        part = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        ranks = tuple({self._rank, self._encoder})
+        with self._open(state=self._state, part=part, ranks=ranks) as loader:
+            for one in loader:
+                made = self._made(one, loader.state)
+                if worker is None:
+                    self._state = made.state
+                yield made
+
+    def state_dict(self) -> LoaderState | None:
+        """After the last batch given out in this process; with worker processes take `RankBatch.state`."""
+        return self._state
+
+    def load_state_dict(self, state: LoaderState | None) -> None:
+        self._state = state
+
+    def _made(self, one: GlobalBatch, state: LoaderState) -> RankBatch:
+        rows = rows_to(one.rows(self._rank), "cpu")
+        media = media_to(one.media(self._encoder), rows.ids.shape[1], "cpu")
+        return RankBatch(one.number, rows, media, state)
+
+
+def for_megatron(batches: Iterable[RankBatch], device: Device = "cpu") -> Iterator[dict[str, Any]]:
+    """What a `data_iterator` of Megatron's pre-training loops gives, with media beside it.
+
+    Keys: `tokens`, `labels` (0 where nothing is predicted), `loss_mask` float32 and `position_ids`, each (R, L);
+    `cu_seqlens`, one per row, for block-diagonal attention in place of `attention_mask`, which is None; `media`, a
+    `MediaTensors`.
+    """
+    for one in batches:
+        rows = one.rows
+        yield {
+            "tokens": rows.ids.to(device),
+            "labels": rows.labels.clamp(min=0).to(device),
+            "loss_mask": rows.loss_mask.float().to(device),
+            "position_ids": rows.positions.to(device),
+            "attention_mask": None,
+            "cu_seqlens": rows.cu_seqlens,
+            "media": one.media,
+        }
+
+
+def agree_over(group: torch.distributed.ProcessGroup | None = None) -> Agree:
+    """Failures of all ranks of `group` (by default the world), in one order everywhere. Every rank has to call it for
+    every batch."""
+
+    def agree(number: int, failures: Sequence[Failure]) -> Sequence[Failure]:
+        told: list[str] = [""] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(told, json.dumps([asdict(one) for one in failures]), group)
+        found = {Failure(**one) for words in told for one in json.loads(words)}
+        return sorted(found, key=lambda one: (one.row, one.medium))
+
+    return agree

@@ -7,7 +7,7 @@ scan. Everything is compared with a digest or a checksum.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
@@ -168,15 +168,15 @@ class ShardReader:
                 raise self.damaged(known.shard, first + start + read // length, "the shard ends early")
         for row, told in enumerate(sums.tolist()):
             if checksum(raw[row * length : (row + 1) * length]) != told:
-                raise self.damaged(known.shard, first + row, f"its {name} changed since they were written")
+                raise self.damaged(known.shard, first + row, f"its bytes changed since they were written ({name})")
 
-    def line(self, known: ShardIndex, row: int) -> dict[str, Json]:
-        """What the record says beside its arrays. Raises StoreError where a byte of it changed."""
+    def outline(self, known: ShardIndex, row: int) -> Any:
+        """The record with empty arrays. Raises StoreError where a byte of what it says beside them changed."""
         at, length = int(known.places["line.at"][row]), int(known.places["line.bytes"][row])
         data = self._range(known, at, length, row)
         if checksum(data) != int(known.places["line.xxh3"][row]):
             raise self.damaged(known.shard, row, "its bytes changed since they were written")
-        return json.loads(data)
+        return KINDS[self._kind].decode(json.loads(data), defaultdict(bytes), known.media_of(row))
 
     def medium(self, known: ShardIndex, location: Location) -> bytes:
         """Raises StoreError where no medium lies there or a byte of it changed."""

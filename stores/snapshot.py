@@ -242,10 +242,10 @@ class Snapshot:
             base.reader.arrays(base._index(ref.shard), name, row, into[done : done + count])
             done += count
 
-    def line(self, ordinal: int) -> dict[str, Json]:
-        """What a record says beside its arrays (`stores/kinds.py`), without reading those."""
+    def outline(self, ordinal: int) -> Any:
+        """The record with empty arrays: what it says beside them, read without them."""
         ref = self.shard_of(ordinal)
-        return self.base.reader.line(self.base._index(ref.shard), ordinal - ref.first)
+        return self.base.reader.outline(self.base._index(ref.shard), ordinal - ref.first)
 
     def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """(n,) int64: ordinals from `start` up to `stop` of records that no view dropped."""

@@ -29,6 +29,7 @@ from model.canonical import canonical_gradients, canonical_parameters, canonical
 from model.config import ModelConfig
 from model.multimodal import MultimodalModel
 from packing.loader import GlobalBatch, Loader
+from packing.stand_ins import StandIns
 from packing.torch_batches import RowTensors, media_to, rows_to
 from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
@@ -115,7 +116,9 @@ class Run:
             self.optimizer.restore(saved.optimizer, saved.step)
             torch.set_rng_state(saved.random_state)
             self.step, self.last, cursor = saved.step, saved.last, saved.loader
-        self.loader = Loader(packs, packs.meta["global_batch_packs"], state=cursor)
+        self.loader = Loader(
+            packs, packs.meta["global_batch_packs"], state=cursor, stand_ins=StandIns(str(out / "stand_ins"))
+        )
         folder.forget_steps_after(out / "metrics.jsonl", self.step)
         self.log = RunLog(out / "metrics.jsonl")
         if saved is not None:
@@ -127,10 +130,13 @@ class Run:
         with self.loader, progress(self.step, self.steps) as show:
             while self.step < self.steps:
                 start = time.perf_counter()
-                report = self.train_step(next(self.loader))
+                batch = next(self.loader)
+                report = self.train_step(batch)
                 self.last = dataclasses.asdict(report)
                 self.log.write("step", **self.last, seconds=round(time.perf_counter() - start, 4))
                 show(report)
+                for failure in batch.failures:
+                    self.log.write("stand_in", step=self.step, **dataclasses.asdict(failure))
                 if self.step == self.steps or (every and self.step % every == 0):
                     self.save()
 

@@ -15,7 +15,7 @@ import torch
 from manifests.geometry import MERGE
 from manifests.records import Pack, Segment
 from model.multimodal import MultimodalModel, real_positions
-from packing.loader import GlobalBatch, MediaBatch
+from packing.batch import MediaBatch, rows_of_packs
 from packing.navit import CHANNELS, PATCH_PX, Expanded
 from packing.sequence import fill_packs
 from packing.torch_batches import media_to, rows_to
@@ -68,7 +68,7 @@ def _forward(
     model: MultimodalModel, texts: Sequence[Sequence[Text]], row_tokens: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses and hits (R, L) of rows of texts, by position of the predicted token."""
-    rows = rows_to(GlobalBatch(0, tuple(_pack(row, row_tokens, pad_id) for row in texts), 1, ()).rows(0), "cpu")
+    rows = rows_to(rows_of_packs([_pack(row, row_tokens, pad_id) for row in texts]), "cpu")
     media = media_to(_media(texts), row_tokens, "cpu")
     features = model.encode(media) if media.grids else None
     hidden = model.hidden(rows, features, media.slots if media.grids else None)
