@@ -77,9 +77,18 @@ def line_of(files: Files, known: ShardIndex, row: int) -> dict[str, Json]:
     return json.loads(_part(files, known, row, "line"))
 
 
-def segments(files: Files, known: ShardIndex, row: int, named: Named) -> list[int]:
-    """Which segments of the pack in `row` are of samples, or show media, that are named and not forgotten yet."""
-    line = line_of(files, known, row)
+def lines_of(files: Files, known: ShardIndex) -> list[dict[str, Json]]:
+    """The lines of all records of a shard, in few requests. Raises StoreError where one is not what was committed."""
+    ranges = [read_ranges(known.places, row)["line"] for row in range(known.core.num_rows)]
+    try:
+        parts = files.read_ranges(f"shards/{known.entry.tar}.tar", ranges)
+    except FileNotFoundError:
+        raise _missing(files, known) from None
+    return [json.loads(_checked(files, known, row, "line", part)) for row, part in enumerate(parts)]
+
+
+def segments(line: Mapping[str, Json], named: Named) -> list[int]:
+    """Which segments of a pack are of samples, or show media, that are named and not forgotten yet."""
     pairs = zip(line["media"], homes(line), strict=True)
     showing = {segment for one, segment in pairs if named("media", one["digest"])}
     return [
@@ -169,14 +178,23 @@ def blanked(files: Files, known: ShardIndex, edits: Mapping[int, Edit]) -> Shard
 
 def _part(files: Files, known: ShardIndex, row: int, name: str) -> bytes:
     at, length = read_ranges(known.places, row)[name]
-    where = f"{files.url}/shards/{known.entry.tar}.tar[{row}]"
     try:
         part = files.read_range(f"shards/{known.entry.tar}.tar", at, length)
     except FileNotFoundError:
-        raise StoreError("the shard is missing", where=where, fix="restore it from a copy, then forget") from None
+        raise _missing(files, known) from None
+    return _checked(files, known, row, name, part)
+
+
+def _checked(files: Files, known: ShardIndex, row: int, name: str, part: bytes) -> bytes:
     if checksum(part) != int(known.places[f"{name}.xxh3"][row]):
+        where = f"{files.url}/shards/{known.entry.tar}.tar[{row}]"
         raise StoreError("its bytes changed since they were written", where=where, fix="repair the store, then forget")
     return part
+
+
+def _missing(files: Files, known: ShardIndex) -> StoreError:
+    where = f"{files.url}/shards/{known.entry.tar}.tar"
+    return StoreError("the shard is missing", where=where, fix="restore it from a copy, then forget")
 
 
 def _fitted(line: Mapping[str, Json], old: bytes, shard: str) -> bytes:

@@ -121,8 +121,7 @@ class _Search:
         rows = [row for row, source in enumerate(sources) if source != FORGOTTEN]
         if not rows or not blank.line_of(files, known, rows[0])["parents"]:
             return
-        for row in rows:
-            line = blank.line_of(files, known, row)
+        for line in blank.lines_of(files, known):
             for parent in line["parents"]:
                 self._links[parent].add(line["id"])
 
@@ -139,8 +138,7 @@ class _Search:
 
     def _packs(self, files: Files, known: ShardIndex) -> None:
         """Their documents and samples may be elsewhere, or gone."""
-        for row in range(known.core.num_rows):
-            line = blank.line_of(files, known, row)
+        for line in blank.lines_of(files, known):
             for segment, one in zip(blank.homes(line), line["media"], strict=True):
                 if self.named("media", one["digest"]):
                     self._hit.add(line["segments"][segment][0])

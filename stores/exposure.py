@@ -59,9 +59,8 @@ def _exposure(packs: Snapshot, stones: Tombstones) -> Exposure:
     for receipt in packs.receipts:
         for entry in receipt.shards:
             known = packs.reader.index(entry)
-            for row in range(entry.records):
-                told = blank.line_of(packs.files, known, row)["segments"]
-                here = sum(stones.has("ids", name) for name, *_ in told)
+            for row, line in enumerate(blank.lines_of(packs.files, known)):
+                here = sum(stones.has("ids", name) for name, *_ in line["segments"])
                 segments += here
                 ordinals += [first + row] if here else []
             first += entry.records

@@ -145,8 +145,8 @@ def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[in
         return _view_edits(snapshot, entry, stones)
     known = snapshot.reader.index(entry)
     if snapshot.kind == "packs":
-        found = {row: blank.segments(snapshot.files, known, row, stones.has) for row in range(known.core.num_rows)}
-        gone = {row: numbers for row, numbers in found.items() if numbers}
+        found = enumerate(blank.segments(line, stones.has) for line in blank.lines_of(snapshot.files, known))
+        gone = {row: numbers for row, numbers in found if numbers}
         pad_id = blank.pad_id_of(snapshot) if gone else 0
         return {row: blank.pack(snapshot.files, known, row, set(gone[row]), pad_id) for row in gone}
     sources = known.core.column("source")

@@ -33,7 +33,7 @@ from manifests.records import (
     derived_id,
     record_id,
 )
-from stores import forget, tombstones
+from stores import blank, forget, tombstones
 from stores.filesystem import LocalFiles
 from stores.store import Snapshot, Store, StoreKind
 from stores.upkeep import verify
@@ -247,7 +247,8 @@ def assert_pack(old: Snapshot, was: Pack, new: Snapshot, now: Pack, forgotten: s
 @settings(max_examples=12)
 @given(st.sets(st.integers(0, DOCUMENTS - 1), min_size=1, max_size=4), st.booleans())
 def test_forgotten_by_id_or_place_nothing_else_moves(calm: Path, chosen: set[int], by_place: bool) -> None:
-    with copied(calm) as folder:
+    with copied(calm) as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(blank, "CHUNK_BYTES", 200)  # what is overwritten lies across chunks
         if by_place:
             places = [place(n) if n % 2 else f"page-{n}" for n in chosen]
             receipt = forget.forget(str(folder), names(places=places))
@@ -366,6 +367,13 @@ def test_places_where_nothing_can_be_forgotten_are_told_apart(run: Path, tmp_pat
         forget.main([str(run), "--id", "page-1"])
     with pytest.raises(ManifestError, match="can't be read"):
         forget.main([str(run), "--image", str(tmp_path / "gone.png")])
+
+
+def test_a_filesystem_without_a_swap_is_refused_with_the_next_step(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalFiles, "swap_by", "none")
+    with pytest.raises(StoreError, match="no compare-and-swap here") as caught:
+        forget.forget(str(run), names(ids=[ids(1)]))
+    assert "copy the stores" in caught.value.fix
 
 
 def test_nothing_is_forgotten_under_a_run_that_is_at_work(run: Path) -> None:
