@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from manifests import runlog
 from manifests.errors import StoreError
-from manifests.records import Json, Pack
+from manifests.records import FORGOTTEN, Json, Pack
 from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
 
@@ -62,6 +62,10 @@ def trained(run: Path) -> Path | None:
     return next((file.parent for file in sorted(run.glob("*/metrics.jsonl"))), None)
 
 
+def spoken_source(source: str) -> str:
+    return "(forgotten)" if source == FORGOTTEN else source
+
+
 @dataclass(frozen=True)
 class Group:
     """Records of one source and domain."""
@@ -89,7 +93,7 @@ def groups(snapshot: Snapshot) -> list[Group]:
     for (source, domain), places in sorted(rows.items()):
         kept = np.array(places)[keep[places]]
         counted = {name: int(values[kept].sum()) for name, values in sums.items()}
-        found.append(Group(source, domain, len(places), len(kept), counted))
+        found.append(Group(spoken_source(source), domain, len(places), len(kept), counted))
     return found
 
 
@@ -204,7 +208,7 @@ def segments(pack: Pack) -> Iterator[tuple[int, int, str, str, list[tuple[int, i
     at = 0
     for segment in pack.segments:
         inside = [run for run in runs if at <= run[0] < at + segment.length]
-        yield at, segment.length, segment.source, segment.sample, inside
+        yield at, segment.length, spoken_source(segment.source), segment.sample, inside
         at += segment.length
 
 

@@ -222,8 +222,9 @@ def _record(snapshot: Snapshot, ordinal: int) -> dict[str, Json]:
 def _document(document: Document) -> dict[str, Json]:
     return {
         "id": document.id,
-        "from": f"{document.source}: {document.locator}",
+        "from": f"{artefacts.spoken_source(document.source)}: {document.locator}",
         "domain": document.domain,
+        **{name: said for name in ("licence", "origin", "consent") if (said := getattr(document, name))},
         "parts": [part.text if isinstance(part, Text) else _medium(part) for part in document.parts],
         "facts": [
             {"fact": f.name, "text": part.text[f.start : f.stop]}
@@ -238,7 +239,7 @@ def _sample(snapshot: Snapshot, sample: Sample) -> dict[str, Json]:
     vocabulary = artefacts.vocabulary_of(snapshot)
     return {
         "id": sample.id,
-        "source": sample.source,
+        "source": artefacts.spoken_source(sample.source),
         "domain": sample.domain,
         "tokens": f"{len(sample.ids)} unexpanded, loss on {int(np.diff(sample.loss_runs).sum())}",
         "media": [_medium(one) for one in sample.media],
