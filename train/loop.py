@@ -147,7 +147,7 @@ class Run:
         features = self.model.encode(media) if media.grids else None
         losses = self.model.losses(rows, features, media.slots if media.grids else None)
         targets = int(rows.loss_mask.sum())
-        loss = losses.sum() / targets
+        loss = losses.sum() / max(targets, 1)  # none where all of a batch was forgotten
         loss.backward()
         gradients = canonical_gradients(self.model)
         norm = clip(gradients, self.stage.optimizer.clip_norm)

@@ -1,0 +1,68 @@
+"""Forgetting in the middle of a training run: it goes on from its checkpoint, and differs only from there on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from manifests import runlog
+from stores import forget
+from stores.store import Store
+from train import checkpoint, loop
+from train.loop import train
+
+STOPPED = 6
+"""Steps before the run is stopped; global batches 0 to 5 have been seen."""
+EMPTIED = 9
+"""The global batch of which nothing is left."""
+
+
+def test_a_run_goes_on_over_padding_and_says_which_steps_had_seen_it(
+    corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(corpus.folder, tmp_path / "run")
+    here = type(corpus)(tmp_path / "run")
+    straight, out = tmp_path / "straight", here.folder / "train"
+    train(here.stage(), straight)
+
+    save = checkpoint.save
+
+    def stop(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
+        save(folder, state, keep)
+        if state.step == STOPPED:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.checkpoint, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(here.stage(), out)
+    monkeypatch.undo()
+
+    packs = Store.open(str(here.folder / "packs")).head()
+    assert packs is not None
+    size = packs.meta["global_batch_packs"]
+    doomed = {
+        segment.sample for pack in packs.records(EMPTIED * size, (EMPTIED + 1) * size) for segment in pack.segments
+    }
+    receipt = forget.forget(
+        str(here.folder),
+        {"ids": frozenset(doomed), "sources": frozenset(), "places": frozenset(), "media": frozenset()},
+    )
+    (told,) = [one for one in receipt["packs"] if one["store"] == "packs"]
+    assert EMPTIED in told["global_batches"]
+    (seen,) = [one for one in receipt["training"] if one["packs"] == "packs"]
+    assert seen["run"] == "train" and seen["steps_done"] == STOPPED
+    assert seen["steps_that_saw_it"] == [batch + 1 for batch in told["global_batches"] if batch < STOPPED]
+
+    train(here.stage(), out)
+    before, after = (runlog.read(folder / "metrics.jsonl", "step") for folder in (straight, out))
+    assert [row["step"] for row in after] == list(range(1, 19))
+    first = next(batch for batch in told["global_batches"] if batch >= STOPPED)
+    for was, now in zip(before, after, strict=True):
+        assert was["tokens"] == now["tokens"]
+        if now["step"] <= first:
+            assert was["loss"] == now["loss"]
+    assert after[EMPTIED]["targets"] == 0 and after[EMPTIED]["loss"] == 0
+    assert json.loads((out / "done.json").read_text())["steps"] == 18
