@@ -122,7 +122,7 @@ def _pack_bars(packs: Snapshot) -> str:
     records: list[Pack] = [packs.record(ordinal) for ordinal in chosen]
     shown = max(range(len(records)), key=lambda i: (len(records[i].media) > 0, len(records[i].segments)))
     richest = records[shown]
-    colours = panels.palette([segment.source for pack in records for segment in pack.segments])
+    colours = panels.palette([artefacts.spoken_source(segment.source) for pack in records for segment in pack.segments])
     rows = [
         [
             Stretch(f"{source} {sample[:8]}", source, at, length, runs)

@@ -197,3 +197,19 @@ def test_nodes_made_new_over_what_is_blank_leave_it_out(here: Path) -> None:
     told = run(here / "dag.yaml", here / "out", "--set", "nodes.filtered.ops.1.min_characters=9")
     assert "forgotten 1" in told
     assert FORGOTTEN not in {one.source for one in head(here / "out", "samples").records()}
+
+
+def test_a_real_photo_and_a_real_question_leave_no_trace(test_data: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(test_data / "dreambooth_photos", data / "photos")
+    lines = (test_data / "gsm8k" / "test.jsonl").read_text().splitlines()[:200]
+    data.joinpath("gsm8k.jsonl").write_text("\n".join(lines))
+    (tmp_path / "dag.yaml").write_text(DAG)
+    run(tmp_path / "dag.yaml", out)
+    photo = sorted((data / "photos").rglob("*.jpg"))[7].read_bytes()
+    question = json.loads(lines[17])["question"][:60]
+    assert found(out, question, photo)
+    forget.main([str(out), "--url", "gsm8k.jsonl#18", "--image", sha256(photo).hexdigest()])
+    run(tmp_path / "dag.yaml", out)
+    assert found(out, question, photo) == set()
+    assert head(out, "documents").counts["forgotten"] == 2
