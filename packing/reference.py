@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -92,4 +94,14 @@ def smallest_number_of_packs(lengths: Sequence[int], capacity: int) -> int:
         place(piece + 1, [*room, capacity - lengths[piece]])
 
     place(0, [])
+    return best
+
+
+def busiest_of_the_best_deal(costs: Sequence[int], ranks: int, most: int) -> int:
+    """The load of the busiest rank in the best of all deals with at most `most` pieces a rank; for a handful."""
+    best = sum(costs)
+    for owners in product(range(ranks), repeat=len(costs)):
+        if max(Counter(owners).values(), default=0) <= most:
+            loads = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == r) for r in range(ranks)]
+            best = min(best, max(loads))
     return best

@@ -25,6 +25,9 @@ class StandIns:
         self._files = open_files(url)
         self.url = self._files.url
 
+    def __reduce__(self) -> tuple[type[StandIns], tuple[str]]:
+        return (StandIns, (self.url,))
+
     @cached_property
     def _decided(self) -> dict[int, tuple[Failure, ...]]:
         """Read once; what this process decides later is added."""
