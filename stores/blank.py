@@ -51,14 +51,28 @@ class Edit:
     """How much this takes away: one record, or so many segments."""
 
 
-def document(known: ShardIndex, row: int) -> Edit:
-    """Nothing but its id."""
+def document(files: Files, known: ShardIndex, row: int) -> Edit:
+    """Nothing but its id. Its line keeps its types, because `datasets` wants those of all lines of a shard to agree."""
     name = known.core.column("id")[row].as_py().hex()
     blank = KINDS["documents"].encode(Document(name, FORGOTTEN, "", "", ()))
-    return Edit(blank.line, blank.facts, (False,) * len(known.media_of(row)))
+    scalars = {key: value for key, value in blank.line.items() if not isinstance(value, list)}
+    return Edit(_hollow(line_of(files, known, row)) | scalars, blank.facts, (False,) * len(known.media_of(row)))
 
 
-def sample(known: ShardIndex, row: int) -> Edit:
+def _hollow(value: Json) -> Json:
+    """The same types with nothing in them; of lists one element."""
+    match value:
+        case dict():
+            return {key: _hollow(inside) for key, inside in value.items()}
+        case list():
+            return [_hollow(inside) for inside in value[:1]]
+        case str():
+            return ""
+        case _:
+            return 0
+
+
+def sample(files: Files, known: ShardIndex, row: int) -> Edit:
     """Nothing but its id. Its line still says how many numbers of KEY.ids.npy are its, zeros now: whoever reads the tar
     without the index finds the next sample by that."""
     name = known.core.column("id")[row].as_py().hex()
@@ -69,7 +83,7 @@ def sample(known: ShardIndex, row: int) -> Edit:
     return Edit(line, blank.facts, media, {"ids": bytes(length)}, read_arrays=False)
 
 
-BLANK: dict[str, Callable[[ShardIndex, int], Edit]] = {"documents": document, "samples": sample}
+BLANK: dict[str, Callable[[Files, ShardIndex, int], Edit]] = {"documents": document, "samples": sample}
 
 
 def line_of(files: Files, known: ShardIndex, row: int) -> dict[str, Json]:

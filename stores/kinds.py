@@ -20,6 +20,7 @@ import pyarrow as pa
 from manifests.errors import RecordError
 from manifests.geometry import MERGE
 from manifests.records import (
+    FORGOTTEN,
     Document,
     Fact,
     Item,
@@ -125,6 +126,8 @@ class Documents:
         return Encoded(line, facts, media, (-1,) * len(media))
 
     def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> Document:
+        if line["source"] == FORGOTTEN:
+            return Document(line["id"], FORGOTTEN, "", "", ())
         parts: list[Part] = [
             Text(part["text"]) if part["media"] < 0 else media[part["media"]] for part in line["parts"]
         ]

@@ -151,7 +151,8 @@ def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[in
         return {row: blank.pack(snapshot.files, known, row, set(gone[row]), pad_id) for row in gone}
     sources = known.core.column("source")
     rows = {row for row, _, _ in matches(known, stones.has)}
-    return {row: blank.BLANK[snapshot.kind](known, row) for row in sorted(rows) if sources[row].as_py() != FORGOTTEN}
+    make, left = blank.BLANK[snapshot.kind], sorted(row for row in rows if sources[row].as_py() != FORGOTTEN)
+    return {row: make(snapshot.files, known, row) for row in left}
 
 
 def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Edit]:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from manifests.errors import ManifestError, StoreError
 from manifests.records import (
     FORGOTTEN,
     Document,
+    Fact,
     Item,
     Json,
     Media,
@@ -417,6 +419,26 @@ def test_the_blanked_tars_open_with_webdataset(run: Path) -> None:
         for file in (run / name / "shards").iterdir():
             opened = list(webdataset.WebDataset(str(file), shardshuffle=False, empty_check=False))
             assert opened and all(json.loads(one["json"]) for one in opened)
+
+
+def test_the_blanked_tars_open_with_datasets(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Which takes the types of a shard from its first few records: here all of these are blank."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    store = Store.open(str(run / "raw"))
+    writer = store.writer("c")
+    rich = [replace(document(0), id=f"{i:032x}", facts=(Fact("count", 0, 0, 1),), parents=("ab",)) for i in range(9)]
+    for one in rich:
+        writer.add(one)
+    store.commit([writer.finish()], node="n", units=["a", "b", "c"])
+    forget.forget(str(run), names(ids=[one.id for one in rich[:6]]))
+    shard = heads(run)["raw"].receipts[-1].shards[0].tar
+    file = run / "raw" / "shards" / f"{shard}.tar"
+    opened = datasets.load_dataset("webdataset", data_files=str(file), split="train", cache_dir=str(tmp_path))
+    opened = opened.cast_column("0.png", datasets.Image(decode=False))
+    assert [row["json"]["source"] for row in opened] == [""] * 6 + ["raw"] * 3
 
 
 def killed_at(folder: Path, wanted: forget.Names, operation: int) -> bool:
