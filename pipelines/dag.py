@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 else:
     AnyNode = Annotated[Union[tuple(NODES.values())], pydantic.Field(discriminator="kind")]  # noqa: UP007
 
-RESERVED = frozenset({"receipts", "replaced", "forgotten"})
+RESERVED = frozenset({"receipts", "replaced", "forgotten", "aside"})
 """Folders of a run that are not nodes."""
 
 

@@ -25,6 +25,8 @@ from stores.tombstones import LINKED, Named, What
 
 COLUMNS: dict[What, tuple[str, ...]] = {"ids": ("id",), "sources": ("source",), "places": ("locator", "origin")}
 RECORDS = ("documents", "samples")
+EXACT = "exact_duplicate"
+"""The reason with which a view says of a record that it says and shows the same as `duplicate_of`."""
 LOOKED_INTO = (*RECORDS, "packs")
 
 
@@ -130,9 +132,9 @@ class _Search:
         entries = [entry for receipt in view.receipts for entry in receipt.shards]
         if not entries or "duplicate_of" not in view.reader.table("columns", entries[0].files["columns"]).column_names:
             return
-        table = view.table(["id", "duplicate_of"])
-        for name, other in zip(table["id"].to_pylist(), table["duplicate_of"].to_pylist(), strict=True):
-            if other is not None:
+        table = view.table(["id", "duplicate_of", "reason"])
+        for name, other, reason in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if other is not None and reason == EXACT:
                 self._links[name].add(other)
                 self._links[other].add(name)
 

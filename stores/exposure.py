@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from manifests.records import Json
 from stores import blank
@@ -41,6 +43,42 @@ class Exposure:
             "packs": list(self.ordinals),
             "global_batches": list(self.global_batches),
         }
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan that ordered some of it, whether or not its packs are there."""
+
+    store: str
+    """URL."""
+    plan: str
+    ordinals: tuple[int, ...]
+
+    def as_json(self, folder: str) -> dict[str, Json]:
+        return {"store": posixpath.relpath(self.store, folder), "plan": self.plan, "packs": list(self.ordinals)}
+
+
+def plans(stores: Iterable[Store], stones: Tombstones) -> list[Planned]:
+    """Every plan with a piece of these samples."""
+    heads = [head for store in stores if store.kind == "plan" and (head := store.head()) is not None]
+    found = [Planned(head.url, head.meta["plan"], tuple(_planned(head, stones))) for head in heads]
+    return [one for one in found if one.ordinals]
+
+
+def _planned(plan: Snapshot, stones: Tombstones) -> Iterator[int]:
+    gone: dict[str, np.ndarray] = {}
+    for parent in plan.parents:
+        samples = Store.open(parent.url).head()
+        assert samples is not None
+        names = samples.table(["id"]).column("id").to_pylist()
+        gone[samples.name] = np.array([stones.has("ids", name) for name in names], bool)
+    for block in plan.records():
+        hit = np.zeros(len(block.arrays["ordinal"]), bool)
+        for number, source in enumerate(block.header["sources"]):
+            mine = block.arrays["source"] == number
+            hit[mine] = gone[plan.meta["stores"][source]][block.arrays["ordinal"][mine]]
+        packs = np.searchsorted(block.arrays["pack_offsets"], np.flatnonzero(hit), side="right") - 1
+        yield from (block.header["first_pack"] + np.unique(packs)).tolist()
 
 
 def exposures(stores: Iterable[Store], stones: Tombstones) -> list[Exposure]:

@@ -31,7 +31,7 @@ from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from stores import tombstones
 from stores.closure import RECORDS, closure
-from stores.exposure import exposures, trained
+from stores.exposure import exposures, plans, trained
 from stores.filesystem import Files, LocalFiles, open_files
 from stores.rewrite import adopted, expire, in_order, rewrite
 from stores.snapshot import Snapshot
@@ -127,12 +127,15 @@ def forget(folder: str, names: Names) -> Json:
         receipt: Json = {
             "list": f"{tombstones.FOLDER}/{tombstones.list_path(number)}",
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "records": {head.name: _count(head, these) for head in heads.values() if head.kind in RECORDS},
+            "records": {
+                _inside(files, url): _count(head, these) for url, head in heads.items() if head.kind in RECORDS
+            },
             "rewritten": [
                 {"store": _inside(files, url), "snapshot": head.number, "expired": expired[url]}
                 for url, head in heads.items()
                 if head.number != before[url] or expired[url]
             ],
+            "plans": [plan.as_json(files.url) for plan in plans(stores, these)],
             "packs": [exposure.as_json(files.url) for exposure in found],
             "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(files, found)],
             "weights": WEIGHTS,
@@ -263,6 +266,7 @@ def _spoken(receipt: Json) -> list[str]:
     records = ", ".join(f"{name} {count:,}" for name, count in receipt["records"].items() if count)
     lines = [f"forgotten: {records or 'no document or sample, but what was set aside'}"]
     lines += [f"rewritten: {one['store']}, snapshot {one['snapshot']}" for one in receipt["rewritten"]]
+    lines += [f"{one['store']}: plan {one['plan'][:12]}, {len(one['packs']):,} packs" for one in receipt["plans"]]
     for one in receipt["packs"]:
         batches = ", ".join(map(str, one["global_batches"][:12])) + (" ..." if len(one["global_batches"]) > 12 else "")
         lines.append(

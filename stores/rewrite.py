@@ -20,7 +20,7 @@ from stores.blank import Edit
 from stores.closure import matches, quarantine_lines, snapshots
 from stores.filesystem import publish_bytes
 from stores.reading import root_path
-from stores.roots import Parent, Receipt, ShardEntry, add_counts, cut_lists, root_bytes
+from stores.roots import Parent, Receipt, ShardEntry, add_counts, cut_lists, paths, root_bytes
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import Tombstones
@@ -85,10 +85,7 @@ def objects(snapshot: Snapshot) -> set[str]:
     if not all(snapshot.files.exists(path) for path in found):
         return found
     for receipt in snapshot.receipts:
-        found |= {f"quarantine/{receipt.quarantine}.jsonl"} if receipt.quarantine else set()
-        for entry in receipt.shards:
-            found |= {index.path(name, digest) for name, digest in entry.files.items()}
-            found |= {f"shards/{entry.tar}.tar"} if snapshot.kind != "view" and entry.url is None else set()
+        found |= paths(receipt, snapshot.kind)
     return found
 
 
@@ -188,8 +185,10 @@ def _cleaned(
     snapshot: Snapshot, receipt: Receipt, stones: Tombstones, sources: Collection[str]
 ) -> Iterator[dict[str, str]]:
     """The lines of a quarantine file; of what is named only that there was something."""
+    elsewhere = replace(stones, sources=frozenset())  # of which source a line of another store speaks, it does not say
     for line in quarantine_lines(snapshot.files, receipt):
-        named = any(stones.names(source, line["locator"]) for source in {snapshot.name, *sources})
+        named = stones.names(snapshot.name, line["locator"])
+        named = named or any(elsewhere.names(source, line["locator"]) for source in sources)
         yield {"locator": "", "message": "", "reason": "forgotten"} if named else line
 
 

@@ -94,6 +94,8 @@ def write(url: Path, records: Sequence[Any], parents: Sequence[Snapshot] = (), *
             writer.add(record)
         if url.name == "raw":
             writer.quarantine(f"broken-{unit}", "bad_json", f"canary-{unit} in a message")
+        if url.name == "derived":
+            writer.quarantine(f"dust-{unit}", "no_text")
         receipts.append(writer.finish())
     above = [parent.as_parent for parent in parents]
     return store.commit(receipts, node=f"node of {url.name}", units=["a", "b"], parents=above, meta=meta)
@@ -128,8 +130,10 @@ def make(folder: Path) -> None:
         runs = np.array([[4, 12]], np.int64)
         encoded.append(Sample(one.id, "raw", "web", tokens(number), runs, one.media, places=places))
     samples = write(folder / "samples", encoded, [view])
-    block = PlanBlock({"block": 0, "first_pack": 0}, {"ordinal": np.arange(DOCUMENTS)})
-    plan = write(folder / "plan", [block], [samples], plan="p", global_batch_packs=BATCH)
+    ordinals = np.concatenate([np.arange(i, i + 4) for i in range(0, DOCUMENTS - 3, 2)])
+    arrays = {"source": 0 * ordinals, "ordinal": ordinals, "pack_offsets": np.arange(0, len(ordinals) + 1, 4)}
+    block = PlanBlock({"block": 0, "first_pack": 0, "sources": ["own"]}, arrays)
+    plan = write(folder / "plan", [block], [samples], plan="p", global_batch_packs=BATCH, stores={"own": "samples"})
     facts = {"plan": "p", "global_batch_packs": BATCH, "max_pack_tokens": LENGTH, "pad_id": PAD}
     write(
         folder / "packs",
@@ -283,7 +287,8 @@ def test_a_picture_that_others_show_stays_with_them(calm: Path, run: Path) -> No
 def test_a_source_goes_with_what_was_made_from_it(calm: Path, run: Path) -> None:
     receipt = forget.forget(str(run), names(sources=["raw"]))
     assert receipt["records"] == {"raw": DOCUMENTS, "derived": 2, "samples": DOCUMENTS}
-    assert search(run, [b"canary-0", b"CANARY-0"]) == set()
+    assert search(run, [b"canary-0", b"CANARY-0", b"broken-a"]) == set()
+    assert search(run, [b"dust-a"])  # set aside by another source
     assert all(now.source == FORGOTTEN for pack in heads(run)["packs"].records() for now in pack.segments)
 
 
@@ -325,6 +330,7 @@ def test_the_receipt_names_packs_batches_and_the_steps_that_saw_them(run: Path) 
     assert [(one["store"], one["segments"], one["packs"], one["global_batches"]) for one in receipt["packs"]] == [
         ("packs", 2, [2, 3], [1])
     ]
+    assert receipt["plans"] == [{"store": "plan", "plan": "p", "packs": [2, 3]}]
     assert receipt["training"] == [
         {"run": "far", "packs": "packs", "steps_done": 2, "steps_that_saw_it": [2]},
         {"run": "near", "packs": "packs", "steps_done": 1, "steps_that_saw_it": []},
