@@ -17,6 +17,7 @@ from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, record_id
 from stores import blank, index
 from stores.filesystem import Files
+from stores.history import numbers
 from stores.reading import ShardIndex, read_whole
 from stores.roots import Receipt
 from stores.snapshot import Snapshot
@@ -31,11 +32,10 @@ LOOKED_INTO = (*RECORDS, "packs")
 
 
 def snapshots(store: Store) -> list[Snapshot]:
-    """All that there are, the newest last."""
-    numbers = sorted(
-        int(name) for info in store.files.listing("roots") if (name := info.path[6:].removesuffix(".json")).isdigit()
-    )
-    return [store.snapshot(number) for number in numbers]
+    """All that have not expired, the newest last."""
+    there = {info.path for info in store.files.listing("lists")}
+    some = [store.snapshot(number) for number in numbers(store.files)]
+    return [one for one in some if all(f"lists/{entry.digest}.json" in there for entry in one.root.lists)]
 
 
 def matches(known: ShardIndex, named: Named) -> Iterator[tuple[int, What, str]]:

@@ -7,7 +7,7 @@
 2. **Tombstones** are published before anything else: from then on ingest refuses what they name, and this command,
    killed at any point and started again, goes on.
 3. **Stores.** Rows, ordinals, offsets, plans, content roots and identities of nodes stay as they are: nothing is run
-   again, and everything else is read in the same order. Older roots that still reach what is forgotten are deleted
+   again, and everything else is read in the same order. Older snapshots that still reach what is forgotten expire,
    with all that only they reach; what killed writers left, `millrace store gc` takes.
 4. **Talk.** The page of a run is deleted (the next run draws it again, from the stores), free text in run logs is
    emptied: nobody can say whose words stand there.

@@ -55,9 +55,6 @@ def newest(files: Files, known: int = 0) -> int:
     def exists(number: int) -> bool:
         return files.exists(root_path(number))
 
-    if not known and not files.exists(root_path(1)):  # older roots may have expired, up to the one before the newest
-        names = (info.path.rpartition("/")[2].removesuffix(".json") for info in files.listing("roots"))
-        known = max((int(name) for name in names if name.isdigit()), default=0)
     low, step = known, 1
     while exists(low + step):
         low, step = low + step, step * 2

@@ -19,6 +19,7 @@ from stores import blank, index
 from stores.blank import Edit
 from stores.closure import matches, quarantine_lines, snapshots
 from stores.filesystem import publish_bytes
+from stores.history import tag, tags, untag
 from stores.reading import root_path
 from stores.roots import Parent, Receipt, ShardEntry, add_counts, cut_lists, paths, root_bytes
 from stores.snapshot import Snapshot
@@ -66,17 +67,25 @@ def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: M
 
 
 def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[int]:
-    """Delete all older roots where one of them still reaches what is forgotten, with all that only they reach; their
-    numbers."""
+    """Let all older snapshots expire where one of them still reaches what is forgotten; their numbers.
+
+    What only they reach is deleted, their roots stay (`collect.py`). A tag goes over to the newest snapshot where that
+    is the same work, else it goes.
+    """
     *doomed, head = snapshots(store)
     if not any(_reaches(snapshot, stones, sources) for snapshot in doomed):
         return []
+    numbers = [snapshot.number for snapshot in doomed]
+    for name, told in tags(store.files).items():
+        if told["number"] in numbers and told["content_root"] == head.content_root:
+            tag(store, name, head, move=True)
+        elif told["number"] in numbers:
+            untag(store, name)
     staying = objects(head)
-    for snapshot in doomed:  # the root last: killed before, this begins again with it
+    for snapshot in doomed:  # lists last: killed before, this begins again with it
         for path in sorted(objects(snapshot) - staying, key=lambda path: path.startswith("lists/")):
             store.files.delete(path)
-        store.files.delete(root_path(snapshot.number))
-    return [snapshot.number for snapshot in doomed]
+    return numbers
 
 
 def objects(snapshot: Snapshot) -> set[str]:

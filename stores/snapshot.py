@@ -327,12 +327,11 @@ class Snapshot:
         return tuple(self._open_parent(parent) for parent in self.parents)
 
     def _open_parent(self, parent: Parent) -> Snapshot:
-        """By number, or the newest: a store that was lost and made again holds the same under another number."""
+        """The newest if it holds the same, else by number: a store that was lost and made again has another number, and
+        where something was forgotten the older ones have expired."""
         files = open_files(parent.url)
         meta, last = read_meta(files), newest(files)
-        for number in filter(None, dict.fromkeys([min(parent.number, last), last])):
-            if not files.exists(root_path(number)):
-                continue  # it expired
+        for number in filter(None, dict.fromkeys([last, min(parent.number, last)])):
             opened = snapshot_of(files, meta, number)
             if opened.content_root == parent.content_root:
                 return opened

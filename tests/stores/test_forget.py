@@ -36,7 +36,9 @@ from manifests.records import (
     record_id,
 )
 from stores import blank, forget, tombstones
+from stores.collect import collect
 from stores.filesystem import LocalFiles
+from stores.history import find, tag, tags
 from stores.store import Snapshot, Store, StoreKind
 from stores.upkeep import verify
 from tests.stores.traces import traces
@@ -400,10 +402,29 @@ def test_older_snapshots_that_still_hold_it_go(calm: Path, run: Path) -> None:
     head = store.head()
     assert head is not None
     store.commit([writer.finish()], node="n", units=["a", "b", "c"])
-    forget.forget(str(run), names(ids=[ids(5)]))
-    assert [path.name for path in sorted((run / "raw" / "roots").iterdir()) if path.name[0] == "0"] == ["000003.json"]
+    receipt = forget.forget(str(run), names(ids=[ids(5)]))
+    assert {one["store"]: (one["snapshot"], one["expired"]) for one in receipt["rewritten"]}["raw"] == (3, [1, 2])
     assert search(run, bears(5)) == set()
     assert search(run, [words(99).encode()])
+
+
+def test_a_tag_goes_over_to_the_same_work_and_goes_with_other_work(run: Path) -> None:
+    store = Store.open(str(run / "raw"))
+    old = heads(run)["raw"]
+    tag(store, "old", old)
+    writer = store.writer("c")
+    writer.add(document(99))
+    tag(store, "new", store.commit([writer.finish()], node="n", units=["a", "b", "c"]))
+    forget.forget(str(run), names(ids=[ids(5)]))
+    assert {name: told["number"] for name, told in tags(store.files).items()} == {"new": 3}
+    assert find(store, "new").content_root == heads(run)["raw"].content_root
+
+
+def test_garbage_collected_afterwards_changes_nothing(calm: Path, run: Path) -> None:
+    forget.forget(str(run), names(ids=[ids(5)]))
+    for name in KINDS:
+        collect(Store.open(str(run / name)), keep_last=1, grace_s=0)
+    assert_forgotten(calm, run, {5})
 
 
 def test_a_second_name_and_a_second_call_add_to_the_first(calm: Path, run: Path) -> None:
