@@ -61,9 +61,8 @@ class Failure:
 
     row: int
     """Of the global batch."""
-    medium: int
-    """Which of the row's media."""
     digest: str
+    """Of the medium. Its number in the row would change when others are forgotten."""
     sample: str
     source: str
     reason: str

@@ -104,10 +104,11 @@ class GlobalBatch:
     def rows(self, rank: int) -> Rows:
         ids, targets = self._arrays.get(rank) or self._read(rank)
         mine = self._dealt_rows(rank)
-        silent: dict[int, list[int]] = {}
-        for failure in self.failures:
-            first = self.packs[failure.row].media[failure.medium].items
-            silent.setdefault(failure.row, []).extend(item.slot for item in first)
+        failed = {(failure.row, failure.digest) for failure in self.failures}
+        silent = {
+            row: [item.slot for one in self.packs[row].media if (row, one.media.digest) in failed for item in one.items]
+            for row in {failure.row for failure in self.failures}
+        }
         with self._reader.stages.timed("collate"):
             return rows_of(mine, [self.packs[row].segments for row in mine], ids, targets, silent)
 
@@ -116,10 +117,10 @@ class GlobalBatch:
         if self._placed and rank not in self._reader.ranks:
             raise ValueError(f"this loader decodes for ranks {self._reader.ranks}, not for {rank}")
         mine = [self._placed[i] for i in self._dealt_media[rank]]
-        failed = {(failure.row, failure.medium) for failure in self.failures}
+        failed = {(failure.row, failure.digest) for failure in self.failures}
         patches = [
             stand_in(one.item)
-            if (one.row, one.medium) in failed
+            if (one.row, self.packs[one.row].media[one.medium].media.digest) in failed
             else self._pixels[one.row, one.medium].result()[one.index]
             for one in mine
         ]
@@ -160,11 +161,11 @@ class GlobalBatch:
                 self._arrays[rank] = self._read(rank)
         wanted = sorted({i for rank in self._reader.ranks for i in self._dealt_media[rank]})
         decided = self._reader.decided(self.number)
-        given_up = {(failure.row, failure.medium) for failure in decided or ()}
+        given_up = {(failure.row, failure.digest) for failure in decided or ()}
         media = [
             (row, medium, tuple(one.index for one in group))
             for (row, medium), group in groupby((self._placed[i] for i in wanted), lambda one: (one.row, one.medium))
-            if (row, medium) not in given_up
+            if (row, self.packs[row].media[medium].media.digest) not in given_up
         ]
         self._held = sum(_bytes(self.packs[row].media[medium], indexes) for row, medium, indexes in media)
         if not self._reader.budget.take(self._held):
@@ -191,14 +192,14 @@ class GlobalBatch:
                 cause = error
                 packed = self.packs[row].media[medium]
                 segment, _ = segment_at(self.packs[row].segments, packed.items[0].slot)
-                failures.append(Failure(row, medium, packed.media.digest, segment.sample, segment.source, error.reason))
+                failures.append(Failure(row, packed.media.digest, segment.sample, segment.source, error.reason))
         decided = self._reader.decided(self.number)
         if failures and (stand_ins is None or decided is not None):
             raise self._unusable(failures[0], cause, decided is not None)
         if decided is not None:
             self.failures = decided
             return
-        agreed = tuple(agree(self.number, failures))
+        agreed = tuple(agree(self.number, list(dict.fromkeys(failures))))
         total = sum(len(pack.media) for pack in self.packs) if agreed else 0
         if len(agreed) >= TOO_MANY and len(agreed) * 2 > total:
             raise self._unusable(agreed[0], cause, False, f"{len(agreed)} of {total} media of a batch don't decode; ")
@@ -207,9 +208,8 @@ class GlobalBatch:
             self.failures = agreed
 
     def _unusable(self, failure: Failure, cause: RecordError | None, decided: bool, before: str = "") -> StoreError:
-        kind = self.packs[failure.row].media[failure.medium].media.kind
         why = f"{failure.reason}: {cause.message}" if cause else failure.reason
-        told = f"{kind} {failure.digest[:16]} of record {failure.sample} ({failure.source}) can't be used: {why}"
+        told = f"medium {failure.digest[:16]} of record {failure.sample} ({failure.source}) can't be used: {why}"
         return StoreError(
             before + told + (", and it was used when this batch was first seen" if decided else ""),
             where=self._reader.where(self.number, failure.row),

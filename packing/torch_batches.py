@@ -153,6 +153,6 @@ def agree_over(group: torch.distributed.ProcessGroup | None = None) -> Agree:
         told: list[str] = [""] * torch.distributed.get_world_size(group)
         torch.distributed.all_gather_object(told, json.dumps([asdict(one) for one in failures]), group)
         found = {Failure(**one) for words in told for one in json.loads(words)}
-        return sorted(found, key=lambda one: (one.row, one.medium))
+        return sorted(found, key=lambda one: (one.row, one.digest, one.sample))
 
     return agree

@@ -61,8 +61,14 @@ class Files(Protocol):
     def listing(self, folder: str) -> Iterator[FileInfo]:
         """All files below `folder`, by path; none where it is missing. Slow: for upkeep, never for reading."""
 
+    def folders(self) -> list[str]:
+        """Names of the folders right below."""
+
     def delete(self, path: str) -> None:
         """Deleting what is not there is no error."""
+
+    def touch(self, path: str) -> None:
+        """Make an empty file, or one that is there look as new as now, by the clock of the filesystem."""
 
     def aside(self) -> Path:
         """A new local file name to write to before `publish`. What a killed writer leaves there is in nobody's way."""
@@ -167,8 +173,17 @@ class LocalFiles:
                 if stat.S_ISREG(status.st_mode):
                     yield FileInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
 
+    def folders(self) -> list[str]:
+        return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()) if self.root.is_dir() else []
+
     def delete(self, path: str) -> None:
+        with self._lock:
+            self._open.pop(path, None)
         (self.root / path).unlink(missing_ok=True)
+
+    def touch(self, path: str) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).touch()
 
     def aside(self) -> Path:
         folder = self.root / "aside"
@@ -193,8 +208,10 @@ class LocalFiles:
         for aside, _ in waiting:
             _sync(aside)
         for aside, target in waiting:
-            _link(aside, target)
-            aside.unlink()
+            if not _link(aside, target) and target.stat().st_size != aside.stat().st_size:
+                os.replace(aside, target)  # what lay there was torn after it was made: its name says so
+            else:
+                aside.unlink()
         for folder in sorted({target.parent for _, target in waiting}):
             _sync(folder)
 
@@ -273,6 +290,14 @@ class RemoteFiles:
             modified = told.get("LastModified") or told.get("created") or told["mtime"]
             inside = self.filesystem._strip_protocol(path).removeprefix(f"{self.root}/")
             yield FileInfo(inside, told["size"], modified.timestamp())
+
+    def folders(self) -> list[str]:
+        found = self.filesystem.ls(self.root, detail=True) if self.filesystem.isdir(self.root) else []
+        return sorted(posixpath.basename(told["name"].rstrip("/")) for told in found if told["type"] == "directory")
+
+    def touch(self, path: str) -> None:
+        self.filesystem.makedirs(posixpath.dirname(self._path(path)), exist_ok=True)
+        self.filesystem.pipe_file(self._path(path), b"")
 
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):

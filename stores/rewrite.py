@@ -19,7 +19,7 @@ from stores import blank, index
 from stores.blank import Edit
 from stores.closure import matches, quarantine_lines, snapshots
 from stores.filesystem import publish_bytes
-from stores.history import tag, tags, untag
+from stores.history import expired_path, tag, tags, untag
 from stores.reading import root_path
 from stores.roots import Parent, Receipt, ShardEntry, add_counts, cut_lists, paths, root_bytes
 from stores.snapshot import Snapshot
@@ -83,6 +83,7 @@ def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[i
             untag(store, name)
     staying = objects(head)
     for snapshot in doomed:  # lists last: killed before, this begins again with it
+        store.files.touch(expired_path(snapshot.number))
         for path in sorted(objects(snapshot) - staying, key=lambda path: path.startswith("lists/")):
             store.files.delete(path)
     return numbers

@@ -14,6 +14,7 @@ from hashlib import sha256
 
 from manifests.errors import StoreError
 from manifests.records import Json, canonical_json, digest
+from stores import index
 from stores.filesystem import absolute_url, relative_url
 
 SCHEMA = 1
@@ -106,11 +107,27 @@ class Root:
     """SHA-256 of the root before."""
 
 
+def paths(receipt: Receipt, kind: str) -> set[str]:
+    """Files in its own store that a unit consists of."""
+    found = {f"quarantine/{receipt.quarantine}.jsonl"} if receipt.quarantine else set()
+    for entry in receipt.shards:
+        found |= {index.path(name, digest) for name, digest in entry.files.items()}
+        found |= {f"shards/{entry.tar}.tar"} if kind != "view" and entry.url is None else set()
+    return found
+
+
 def add_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for some in counts:
         total.update(some)
     return dict(sorted(total.items()))
+
+
+def store_counts(receipts: Sequence[Receipt]) -> dict[str, int]:
+    """What a root says of all units together."""
+    shards = [entry for receipt in receipts for entry in receipt.shards]
+    sizes = {"records": 0, "quarantined": 0, "shards": len(shards), "bytes": sum(entry.bytes for entry in shards)}
+    return add_counts([sizes, *(receipt.counts for receipt in receipts)])
 
 
 def content_root(kind: str, units: Iterable[Receipt]) -> str:

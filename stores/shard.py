@@ -37,6 +37,16 @@ def header(name: str, size: int) -> bytes:
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
+def payload_size(block: bytes) -> int | None:
+    """How long the payload after a header is; None where `block` is no header, or not as it was written."""
+    try:
+        size = int(block[124:135], 8)
+        name = block[:100].rstrip(b"\0").decode("ascii")
+        return size if block == header(name, size) else None
+    except ValueError:
+        return None
+
+
 def padding(size: int) -> bytes:
     return b"\0" * (-size % RECORD)
 

@@ -11,6 +11,7 @@
     index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet per shard of a view's base
     quarantine/DIGEST.jsonl   records set aside, per unit
     aside/                    files being written, or left by killed writers
+    leases/                   units that are being written; tags/: names of snapshots
 
 The first commit of a unit wins, so retries, duplicates and late receipts change nothing.
 """
@@ -25,9 +26,10 @@ from typing import Literal, get_args
 
 from manifests.errors import StoreError
 from manifests.records import Json, canonical_json
+from stores import leases
 from stores.filesystem import Files, open_files, publish_bytes
 from stores.reading import newest, read_meta, root_path
-from stores.roots import SCHEMA, Parent, Receipt, Root, add_counts, content_root, cut_lists, root_bytes
+from stores.roots import SCHEMA, Parent, Receipt, Root, content_root, cut_lists, paths, root_bytes, store_counts
 from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
@@ -135,14 +137,17 @@ class Store:
                 complete=complete,
                 content_root=content_root(self.kind, wanted),
                 lists=tuple(entry for entry, _ in lists),
-                counts=_counts(wanted),
+                counts=store_counts(wanted),
                 parents=tuple(parents),
                 meta=json.loads(canonical_json(dict(meta or {}))),
             )
             if head is not None and _adds_nothing(root, head.root):
+                leases.give_up(self.files, arrived)
                 return head
             if self.kind == "view":
                 self._check_view(root, wanted)
+            known = set(head.units) if head is not None else set()
+            self._check_there([receipt for receipt in wanted if receipt.unit not in known])
             for entry, data in lists:
                 publish_bytes(self.files, data, f"lists/{entry.digest}.json")
             self.files.settle()
@@ -155,6 +160,7 @@ class Store:
             # A swap whose answer was lost left exactly these bytes behind: that is success as well.
             if self.files.swap(path, data) or self.files.read(path) == data:
                 self._known = root.number
+                leases.give_up(self.files, arrived)
                 return self.snapshot(root.number)
 
     def _refuse_incomplete(self, missing: Sequence[str]) -> None:
@@ -163,6 +169,17 @@ class Store:
             where=self.url,
             fix="commit their receipts first, or with complete=False",
         )
+
+    def _check_there(self, receipts: Sequence[Receipt]) -> None:
+        """What a receipt names may be gone: its writer was taken for dead, and the garbage collected."""
+        for receipt in receipts:
+            gone = next((path for path in paths(receipt, self.kind) if not self.files.exists(path)), None)
+            if gone is not None:
+                raise StoreError(
+                    f"unit {receipt.unit!r} names a file that is not there",
+                    where=f"{self.url}/{gone}",
+                    fix="write the unit again: run the same command once more",
+                )
 
     def _check_view(self, root: Root, receipts: Sequence[Receipt]) -> None:
         """A view decides about every record of its base, once it is complete, and about nothing else."""
@@ -181,12 +198,6 @@ class Store:
                 )
         if root.complete and len(decided) < len(sizes):
             raise StoreError(f"{len(sizes) - len(decided)} shards of the base have no columns", where=self.url)
-
-
-def _counts(receipts: Sequence[Receipt]) -> dict[str, int]:
-    shards = [entry for receipt in receipts for entry in receipt.shards]
-    sizes = {"records": 0, "quarantined": 0, "shards": len(shards), "bytes": sum(entry.bytes for entry in shards)}
-    return add_counts([sizes, *(receipt.counts for receipt in receipts)])
 
 
 def _adds_nothing(root: Root, head: Root) -> bool:

@@ -5,16 +5,19 @@ Finding is all this does: nothing is repaired, and nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+
+import numpy as np
 
 from manifests.errors import StoreError
 from stores import index
 from stores.filesystem import Files
 from stores.reading import ShardIndex
 from stores.roots import ShardEntry, content_root
-from stores.snapshot import Snapshot
+from stores.shard import RECORD, payload_size
+from stores.snapshot import Snapshot, open_snapshot
 
 CHUNK_BYTES = 8 << 20
 
@@ -26,12 +29,17 @@ class Damage:
     what: str
 
 
-def verify(snapshot: Snapshot) -> list[Damage]:
+Show = Callable[[int, int], None]
+"""(bytes read, bytes in all)."""
+
+
+def verify(snapshot: Snapshot, show: Show = lambda done, total: None) -> list[Damage]:
     """Everything that is wrong with `snapshot`: nothing, one hopes. Its parents are snapshots of their own."""
-    return list(_damages(snapshot))
+    fresh = open_snapshot(snapshot.url, snapshot.number)  # with no file open from before it was replaced
+    return list(_damages(fresh, show))
 
 
-def _damages(snapshot: Snapshot) -> Iterator[Damage]:
+def _damages(snapshot: Snapshot, show: Show) -> Iterator[Damage]:
     try:
         receipts = snapshot.receipts
     except StoreError as error:
@@ -39,9 +47,11 @@ def _damages(snapshot: Snapshot) -> Iterator[Damage]:
         return
     if content_root(snapshot.kind, receipts) != snapshot.content_root:
         yield Damage(snapshot.url, "the shards listed do not give the content root")
+    done, total = 0, snapshot.counts["bytes"]
     for receipt in receipts:
         for entry in receipt.shards:
             yield from _shard_damages(snapshot, entry)
+            show(done := done + entry.bytes, total)
     try:
         snapshot.quarantined()
     except StoreError as error:
@@ -59,12 +69,13 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
         yield Damage(f"{snapshot.name}/{entry.shard}", "the index tables do not give the logical digest")
     if snapshot.kind == "view":
         return
-    found = _digest(snapshot.files, f"shards/{entry.tar}.tar")
+    found = digest_of(snapshot.files, f"shards/{entry.tar}.tar")
     if found == entry.tar:
         return
-    named = list(_record_damages(snapshot, ShardIndex(entry, tables["core"], tables.get("media"))))
+    known = ShardIndex(entry, tables["core"], tables.get("media"))
+    named = [*_record_damages(snapshot, known), *(_frame_damages(snapshot, known) if found is not None else ())]
     where = f"{snapshot.name}/shards/{entry.shard}.tar"
-    yield from named or [Damage(where, "is missing" if found is None else "a byte of a tar header or padding changed")]
+    yield from named or [Damage(where, "is missing" if found is None else "a byte between the records changed")]
 
 
 def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
@@ -79,7 +90,35 @@ def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
             yield Damage(error.where, error.message)
 
 
-def _digest(files: Files, path: str) -> str | None:
+def _frame_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
+    """What holds the records: tar headers, padding and the end mark, told by the next record that begins after it."""
+    path, at = f"shards/{known.entry.tar}.tar", 0
+    begins = np.sort(known.places["line.at"])
+    rows = np.argsort(known.places["line.at"], kind="stable")
+    lost = False
+
+    def damage(what: str) -> Damage:
+        row = rows[min(int(np.searchsorted(begins, at)), len(rows) - 1)] if len(rows) else 0
+        return Damage(f"{snapshot.name}/shards/{known.shard}.tar[{row}]", what)
+
+    while head := snapshot.files.read_range(path, at, RECORD):
+        size = payload_size(head)
+        if size is None:
+            if any(head) and not lost:
+                yield damage(f"the tar header at byte {at} changed")
+            lost = any(head) or lost  # what follows is its payload, up to the next header
+            at += RECORD
+            continue
+        lost = False
+        end = at + RECORD + size
+        if any(snapshot.files.read_range(path, end, -size % RECORD)):
+            yield damage(f"padding at byte {end} changed")
+        at = end + -size % RECORD
+    if at < known.entry.bytes:
+        yield damage(f"the shard ends at byte {at}, it had {known.entry.bytes}")
+
+
+def digest_of(files: Files, path: str) -> str | None:
     """SHA-256 of a file in pieces, None where there is no such file."""
     state = sha256()
     at = 0

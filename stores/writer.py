@@ -21,6 +21,7 @@ from stores import index
 from stores.filesystem import Files, publish_bytes
 from stores.kinds import KINDS
 from stores.layout import Blocks, ShardBuilder, Singles, signature
+from stores.leases import Lease
 from stores.roots import Receipt, ShardEntry
 
 SHARD_BYTES = 256 << 20
@@ -38,6 +39,7 @@ class UnitWriter:
         self._begun = 0
         self._ids: set[bytes] = set()
         self._done: dict[int, ShardEntry] = {}
+        self._lease = Lease(files, unit)
         self._quarantine: list[str] = []
 
     def add(self, record: Any) -> None:
@@ -48,6 +50,7 @@ class UnitWriter:
         """
         if self._kind not in KINDS:
             raise ValueError("a view holds columns, no records of its own")
+        self._lease.renew()
         kind = KINDS[self._kind]
         encoded = kind.encode(record)
         name = encoded.facts.get("id")
@@ -76,6 +79,7 @@ class UnitWriter:
             shard: digest of the base's shard.
             columns: `keep` (bool, required), `reason` (str or None), `score` (float or None) and others of any type.
         """
+        self._lease.renew()
         if self._kind != "view":
             raise ValueError(f"columns belong to views, this is a store of {self._kind}")
         typed = {"keep": pa.bool_(), "reason": index.NAMES, "score": pa.float64()}
@@ -95,6 +99,7 @@ class UnitWriter:
 
     def finish(self) -> Receipt:
         """Make everything durable under its content name. The writer is used up."""
+        self._lease.renew()
         self._close_all()
         quarantine = None
         if self._quarantine:

@@ -280,12 +280,13 @@ def victims(batch: GlobalBatch) -> list[tuple[int, int, int]]:
     found = []
     for failure in batch.failures:
         pack = batch.packs[failure.row]
-        slot, at = pack.media[failure.medium].items[0].slot, 0
+        slots = [one.items[0].slot for one in pack.media if one.media.digest == failure.digest]
+        at = 0
         for segment in pack.segments:
-            if at <= slot < at + segment.length:
+            if any(at <= slot < at + segment.length for slot in slots):
                 found.append((failure.row, at, at + segment.length))
-                assert segment.sample == failure.sample
             at += segment.length
+        assert failure.sample in {segment.sample for segment in pack.segments}
     return found
 
 
@@ -324,7 +325,6 @@ def test_what_was_decided_is_honoured_though_it_would_decode_now(made: Made, tmp
         patches = batch.media(0).patches
     decision = {
         "row": row,
-        "medium": 0,
         "digest": pack.media[0].media.digest,
         "sample": "",
         "source": "",

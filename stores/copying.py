@@ -1,0 +1,88 @@
+"""Copies of stores on any filesystem, and from a copy back: `millrace store copy` and `repair --from`.
+
+Objects have content names: one that is there is not copied again, so a copy that was stopped goes on. A root comes
+last, by compare-and-swap. Every object is compared with its name on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from manifests.errors import StoreError
+from manifests.records import canonical_json
+from stores.filesystem import Files, open_files, publish_bytes
+from stores.reading import read_meta, root_path
+from stores.rewrite import objects
+from stores.roots import Root, root_bytes
+from stores.snapshot import Snapshot
+from stores.store import Store
+
+CHUNK_BYTES = 8 << 20
+
+Show = Callable[[int, int], None]
+"""(objects done, objects in all)."""
+
+
+def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) -> Snapshot:
+    """`snapshot`, with equal content root, as the newest of the store at `url`, which is made where there is none.
+
+    Its parents stay where they are. Raises StoreError where another store is there, or a byte of this one changed.
+    """
+    target = open_files(url)
+    if not target.exists("store.json"):
+        meta = {**read_meta(snapshot.files), "swap": target.swap_by}
+        publish_bytes(target, canonical_json(meta).encode(), "store.json")
+        target.settle()
+    store = Store.open(url)
+    if store.kind != snapshot.kind:
+        raise StoreError(f"this is a store of {store.kind}, not of {snapshot.kind}", where=url, fix="choose another")
+    head = store.head()
+    wanted = sorted(objects(snapshot), key=lambda path: path.startswith("lists/"))
+    for done, path in enumerate(wanted):
+        if not target.exists(path):
+            take(snapshot.files, target, path)
+        show(done + 1, len(wanted))
+    target.settle()
+    if head is not None and _says(head.root) == _says(snapshot.root):
+        return head
+    number = head.number + 1 if head else 1
+    previous = sha256(target.read(root_path(head.number))).hexdigest() if head else None
+    data = root_bytes(replace(snapshot.root, number=number, previous=previous), target.url)
+    if not target.swap(root_path(number), data) and target.read(root_path(number)) != data:
+        raise StoreError("somebody else committed here meanwhile", where=url, fix="run the same command again")
+    return store.snapshot(number)
+
+
+def take(source: Files, target: Files, path: str) -> None:
+    """Copy one object. Raises StoreError where it is missing or not what its name says; nothing is left then."""
+    aside: Path = target.aside()
+    state = sha256()
+    with aside.open("wb") as out:
+        for chunk in chunks(source, path):
+            state.update(chunk)
+            out.write(chunk)
+    named = path.rpartition("/")[2].split(".")[0]
+    if state.hexdigest() != named:
+        aside.unlink()
+        where = f"{source.url}/{path}"
+        raise StoreError("its bytes are not those that were committed", where=where, fix="repair that store first")
+    target.publish(aside, path)
+
+
+def chunks(files: Files, path: str) -> Iterator[bytes]:
+    """A file in pieces. Raises StoreError where there is none."""
+    at = 0
+    try:
+        while chunk := files.read_range(path, at, CHUNK_BYTES):
+            yield chunk
+            at += len(chunk)
+    except FileNotFoundError:
+        where = f"{files.url}/{path}"
+        raise StoreError("a file of this snapshot is missing", where=where, fix="take it from a copy") from None
+
+
+def _says(root: Root) -> Root:
+    return replace(root, number=0, previous=None)

@@ -1,0 +1,140 @@
+"""What is left of a damaged store: `millrace store repair`.
+
+First from a copy, where there is one: objects are put back under their names, and the snapshot is what it was. What no
+copy has is salvaged: the good records of a unit that lost some become a unit of their own in a new snapshot, which says
+what was lost and is not complete, so that running its node again makes the damaged units anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+from manifests.errors import StoreError
+from manifests.records import Document, Json, Media, Pack
+from stores import upkeep
+from stores.closure import quarantine_lines
+from stores.copying import take
+from stores.filesystem import Files, publish_bytes
+from stores.reading import root_path
+from stores.roots import Receipt, content_root, cut_lists, paths, root_bytes, store_counts
+from stores.snapshot import Snapshot
+from stores.store import Store
+
+SALVAGED = "+salvaged"
+"""Ends the name of a unit that holds what is left of another."""
+
+
+@dataclass
+class Repaired:
+    snapshot: Snapshot
+    restored: list[str] = field(default_factory=list)
+    """Objects taken from the copy."""
+    lost: list[dict[str, Json]] = field(default_factory=list)
+    """unit, shard, row and why of each record that is in the damaged snapshot and not in this one."""
+
+
+def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> Repaired:
+    """Repair the newest snapshot.
+
+    Args:
+        copy: another store that may have the same objects.
+        accept: call what is left complete, so that nodes read it as it is.
+    Raises:
+        StoreError: roots or lists are damaged and no copy has them, or a view is damaged, which is made again.
+    """
+    store = Store.open(store.url)  # with no file open from before it was replaced
+    head = store.head()
+    if head is None:
+        raise StoreError("nothing was committed here yet", where=store.url, fix="run the node that fills it")
+    done = Repaired(head)
+    for entry in head.root.lists:
+        _restore(store, copy, f"lists/{entry.digest}.json", done)
+    receipts: list[Receipt] = []
+    for receipt in head.receipts:
+        bad = [path for path in sorted(paths(receipt, head.kind)) if not _whole(store.files, path)]
+        left = [path for path in bad if not _restore(store, copy, path, done)]
+        receipts.append(_salvage(store, head, receipt, left, done) if left else receipt)
+    if tuple(receipts) != head.receipts:
+        done.snapshot = _commit(store, head, receipts, done, accept)
+    return done
+
+
+def _whole(files: Files, path: str) -> bool:
+    return upkeep.digest_of(files, path) == path.rpartition("/")[2].split(".")[0]
+
+
+def _restore(store: Store, copy: Files | None, path: str, done: Repaired) -> bool:
+    """Whether the object is whole now."""
+    if _whole(store.files, path):
+        return True
+    if copy is None or not _whole(copy, path):
+        return False
+    store.files.delete(path)
+    take(copy, store.files, path)
+    store.files.settle()
+    done.restored.append(path)
+    return True
+
+
+def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str], done: Repaired) -> Receipt:
+    """A unit of the good records of `receipt`."""
+    if head.kind == "view":
+        raise StoreError(
+            f"columns of unit {receipt.unit!r} are damaged",
+            where=f"{head.name}/{bad[0]}",
+            fix="delete the view's folder and run its node again: it holds no records of its own",
+        )
+    writer = store.writer(receipt.unit + SALVAGED)
+    shards = {ref.shard for ref in head.shards}
+    for entry in receipt.shards:
+        ref = next(one for one in head.shards if (one.unit, one.shard) == (receipt.unit, entry.shard))
+        for row in range(entry.records):
+            try:
+                writer.add(_with_payloads(head, shards, head.record(ref.first + row)))
+            except StoreError as error:
+                done.lost.append({"unit": receipt.unit, "shard": entry.shard, "row": row, "why": error.message})
+    if receipt.quarantine and f"quarantine/{receipt.quarantine}.jsonl" not in bad:
+        for line in quarantine_lines(store.files, receipt):
+            writer.quarantine(**line)
+    return writer.finish()
+
+
+def _with_payloads(head: Snapshot, shards: Collection[str], record: Any) -> Any:
+    """The record with the bytes of those of its media that its own shards hold."""
+
+    def whole(media: Media) -> Media:
+        if media.location is None or media.location.shard not in shards:
+            return media
+        return replace(media, payload=head.read(media.location))
+
+    match record:
+        case Document():
+            return replace(record, parts=tuple(whole(p) if isinstance(p, Media) else p for p in record.parts))
+        case Pack():
+            return replace(record, media=tuple(replace(one, media=whole(one.media)) for one in record.media))
+        case _:
+            return record
+
+
+def _commit(store: Store, head: Snapshot, receipts: Sequence[Receipt], done: Repaired, accept: bool) -> Snapshot:
+    lists = list(cut_lists(receipts))
+    for entry, data in lists:
+        publish_bytes(store.files, data, f"lists/{entry.digest}.json")
+    store.files.settle()
+    root = replace(
+        head.root,
+        complete=accept,
+        content_root=content_root(head.kind, receipts),
+        lists=tuple(entry for entry, _ in lists),
+        counts=store_counts(receipts),
+        meta={**head.meta, "repaired": {"from": head.number, "lost": done.lost}},
+        number=head.number + 1,
+        previous=sha256(store.files.read(root_path(head.number))).hexdigest(),
+    )
+    data = root_bytes(root, store.url)
+    if not store.files.swap(root_path(root.number), data) and store.files.read(root_path(root.number)) != data:
+        raise StoreError("somebody else committed here meanwhile", where=store.url, fix="run the same command again")
+    return store.snapshot(root.number)
