@@ -23,4 +23,4 @@ test: check
 	$(PY) -m pytest -n 2
 
 bench: setup
-	$(PY) benchmarks/$(Q).py
+	$(PY) -m benchmarks.$(Q)
