@@ -74,8 +74,10 @@ def python_of(name: str) -> Path:
 
 
 def run_in(name: str | None, module: str, *arguments: str) -> Any:
-    """Run `python -m MODULE ARGUMENTS` in a fresh process of an environment (None: ours) and return the JSON in the last
-    line that it prints. Raises RuntimeError with the end of its error output where it fails."""
+    """Run `python -m MODULE ARGUMENTS` in a fresh process of an environment (None: ours).
+
+    Returns the JSON in the last line that it prints. Raises RuntimeError with the end of what it says where it fails.
+    """
     python = Path(sys.executable) if name is None else python_of(name)
     done = subprocess.run([python, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
