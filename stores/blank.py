@@ -27,6 +27,7 @@ from stores.kinds import KINDS, to_line
 from stores.layout import checksum, read_ranges
 from stores.reading import ShardIndex
 from stores.roots import ShardEntry
+from stores.shard import naming_hash
 from stores.snapshot import Snapshot
 from stores.tombstones import Named
 from stores.writer import shard_counts
@@ -55,6 +56,7 @@ def document(files: Files, known: ShardIndex, row: int) -> Edit:
     """Nothing but its id. Its line keeps its types, because `datasets` wants those of all lines of a shard to agree."""
     name = known.core.column("id")[row].as_py().hex()
     blank = KINDS["documents"].encode(Document(name, FORGOTTEN, "", "", ()))
+    assert isinstance(blank.line, dict)
     scalars = {key: value for key, value in blank.line.items() if not isinstance(value, list)}
     return Edit(_hollow(line_of(files, known, row)) | scalars, blank.facts, (False,) * len(known.media_of(row)))
 
@@ -78,7 +80,7 @@ def sample(files: Files, known: ShardIndex, row: int) -> Edit:
     name = known.core.column("id")[row].as_py().hex()
     blank = KINDS["samples"].encode(Sample(name, FORGOTTEN, "", np.zeros(0, np.uint32), np.zeros((0, 2), np.int64)))
     length = read_ranges(known.places, row)["ids"][1]
-    line = blank.line | {"tokens": length // 4}
+    line = json.loads(to_line(blank.line)) | {"tokens": length // 4}
     media = (False,) * len(known.media_of(row))
     return Edit(line, blank.facts, media, {"ids": bytes(length)}, read_arrays=False)
 
@@ -221,8 +223,8 @@ def _fitted(line: Mapping[str, Json], old: bytes, shard: str) -> bytes:
 
 
 def _patched(files: Files, path: str, patches: list[tuple[int, bytes]]) -> tuple[Path, str]:
-    """A copy aside with bytes overwritten, and its SHA-256. `patches` ascend and are apart."""
-    aside, state = files.aside(), sha256()
+    """A copy aside with bytes overwritten, and its digest. `patches` ascend and are apart."""
+    aside, state = files.aside(), naming_hash(path)
     with aside.open("wb") as out:
         for at, chunk in _chunks(files, path):
             for offset, data in patches:

@@ -17,6 +17,7 @@ from stores.filesystem import Files, open_files, publish_bytes
 from stores.reading import read_meta, root_path
 from stores.rewrite import objects
 from stores.roots import Root, root_bytes
+from stores.shard import naming_hash
 from stores.snapshot import Snapshot
 from stores.store import Store
 
@@ -59,7 +60,7 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
 def take(source: Files, target: Files, path: str) -> None:
     """Copy one object. Raises StoreError where it is missing or not what its name says; nothing is left then."""
     aside: Path = target.aside()
-    state = sha256()
+    state = naming_hash(path)
     with aside.open("wb") as out:
         for chunk in chunks(source, path):
             state.update(chunk)

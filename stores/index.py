@@ -84,7 +84,7 @@ def media_of(row: Mapping[str, Any], shard: str) -> Media:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([dict(row) for row in rows], schema)
+    return pa.table([pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names], schema)
 
 
 def constant(word: str, count: int) -> pa.Array:

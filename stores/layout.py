@@ -23,7 +23,7 @@ import xxhash
 from manifests.records import Json, Media, canonical_json
 from stores import index
 from stores.kinds import Encoded, Kind, to_line
-from stores.shard import ShardFile
+from stores.shard import Lane, ShardFile
 
 BLOCK_BYTES = 1 << 20
 """Keeps headers and padding well under 1% of a block, and a block small enough to read for one record."""
@@ -38,7 +38,9 @@ Ranges = dict[str, Range]
 def signature(kind: Kind, encoded: Encoded) -> Hashable:
     """Equal for records that may share a shard."""
     if kind.IN_BLOCKS:
-        return tuple((name, a.dtype.str, len(a) if kind.FIXED_ROWS else 0) for name, a in encoded.arrays.items())
+        fixed = kind.FIXED_ROWS
+        return *encoded.arrays, *[(array.dtype, len(array) if fixed else 0) for array in encoded.arrays.values()]
+    assert isinstance(encoded.line, dict)
     timed = any(media.frame_times_us for media in encoded.media)
     filled = tuple(bool(encoded.line[name]) for name in ("parts", "facts", "parents"))
     return (tuple(_member_names(encoded.media)), timed, filled)
@@ -53,7 +55,8 @@ def read_ranges(core: Mapping[str, np.ndarray], row: int) -> Ranges:
 def checksum(part: bytes | memoryview) -> int:
     """XXH3, 64 bits: what the index remembers of a record's line or array, so that each can be read and checked alone.
 
-    Finds flipped bytes at the speed of memory; SHA-256, three to seven times slower, names what must not be forged.
+    Finds flipped bytes at the speed of memory; cryptographic digests, three to seven times slower, name what must not
+    be forged.
     """
     return xxhash.xxh3_64_intdigest(part)
 
@@ -61,13 +64,15 @@ def checksum(part: bytes | memoryview) -> int:
 class ShardBuilder:
     """A shard that grows record by record. Subclasses say how records lie in it."""
 
-    def __init__(self, kind: Kind, path: Path, arrays: Sequence[str]) -> None:
+    def __init__(self, kind: Kind, path: Path, arrays: Sequence[str], lane: Lane) -> None:
         self.kind = kind
-        self.file = ShardFile(path)
+        self.file = ShardFile(path, lane)
         told = {"at": pa.int64(), "bytes": pa.int64(), "xxh3": pa.uint64()}
-        ranges = [pa.field(f"{name}.{what}", kind) for name in ("line", *arrays) for what, kind in told.items()]
-        self._schema = pa.schema([*kind.FACTS, *ranges])
-        self._core: list[dict[str, Any]] = []
+        self._places: dict[str, list[np.ndarray]] = {}
+        """Columns of the core table that say where things lie, in pieces."""
+        fields = [pa.field(f"{name}.{what}", kind) for name in ("line", *arrays) for what, kind in told.items()]
+        self._place_schema = pa.schema(fields)
+        self._facts: list[Mapping[str, Any]] = []
         self._media: list[dict[str, Any]] = []
 
     def add(self, encoded: Encoded) -> None:
@@ -82,25 +87,35 @@ class ShardBuilder:
     def finish(self) -> tuple[str, dict[str, pa.Table]]:
         """Digest of the tar, and the tables of its index: `core`, and `media` where there are any."""
         digest = self.file.close()
-        tables = {"core": index.table_of(self._core, self._schema)}
+        core = index.table_of(self._facts, self.kind.FACTS)
+        for field in self._place_schema:
+            core = core.append_column(field, pa.array(np.concatenate(self._places[field.name]), field.type))
+        tables = {"core": core}
         if self._media:
             tables["media"] = index.table_of(self._media, index.MEDIA)
         return digest, tables
 
-    def _place(self, encoded: Encoded, ranges: Ranges, sums: Mapping[str, int], here: Mapping[str, int]) -> None:
-        """Enter a record into the index. `sums`: checksum of each part; `here`: offset of each medium stored in this
-        shard, by digest."""
+    def _enter(self, encoded: Encoded, here: Mapping[str, int]) -> None:
+        """Enter a record into the index. `here`: offset of each medium stored in this shard, by digest."""
         for media, place in zip(encoded.media, encoded.places, strict=True):
             located: tuple[str | None, int, int]
             if media.payload is not None:
                 located = (None, here[media.digest], len(media.payload))
             else:
                 located = _elsewhere(media)
-            self._media.append(index.media_row(len(self._core), media, place, located))
-        row = dict(encoded.facts)
-        for name, (at, length) in ranges.items():
-            row[f"{name}.at"], row[f"{name}.bytes"], row[f"{name}.xxh3"] = at, length, sums[name]
-        self._core.append(row)
+            self._media.append(index.media_row(len(self._facts), media, place, located))
+        self._facts.append(encoded.facts)
+
+    def _lie(self, name: str, at: int, parts: Sequence[bytes | memoryview]) -> None:
+        """Enter where one part each of some records lies: end to end from offset `at` on."""
+        sizes = np.array([len(part) for part in parts], np.int64)
+        columns = {
+            "at": at + np.cumsum(sizes) - sizes,
+            "bytes": sizes,
+            "xxh3": np.array(list(map(checksum, parts)), np.uint64),
+        }
+        for what, column in columns.items():
+            self._places.setdefault(f"{name}.{what}", []).append(column)
 
 
 class Singles(ShardBuilder):
@@ -110,6 +125,7 @@ class Singles(ShardBuilder):
     """
 
     def add(self, encoded: Encoded) -> None:
+        assert isinstance(encoded.line, dict)
         names = _member_names(encoded.media)
         for told, media, name in zip(encoded.line["media"], encoded.media, names, strict=True):
             told |= {"member": name} if name else _told(_elsewhere(media))
@@ -120,14 +136,15 @@ class Singles(ShardBuilder):
         for media, name in zip(encoded.media, names, strict=True):
             if media.payload is not None and media.digest not in here:
                 here[media.digest] = self.file.add(f"{key}.{name}", media.payload)
-        self._place(encoded, {"line": (at, len(line))}, {"line": checksum(line)}, here)
+        self._lie("line", at, [line])
+        self._enter(encoded, here)
 
 
 class Blocks(ShardBuilder):
     """Tar samples of many records. `keys` gives the next block's key."""
 
-    def __init__(self, kind: Kind, path: Path, arrays: Sequence[str], keys: Iterator[str]) -> None:
-        super().__init__(kind, path, arrays)
+    def __init__(self, kind: Kind, path: Path, arrays: Sequence[str], lane: Lane, keys: Iterator[str]) -> None:
+        super().__init__(kind, path, arrays, lane)
         self._keys = keys
         self._names = list(arrays)
         self._begin()
@@ -141,10 +158,19 @@ class Blocks(ShardBuilder):
         self._pending = 0
 
     def add(self, encoded: Encoded) -> None:
+        line = to_line(encoded.line) + b"\n" if isinstance(encoded.line, str) else self._pooling(encoded, encoded.line)
+        self._records.append(encoded)
+        self._lines.append(line)
+        self._pending += len(line) + sum([array.nbytes for array in encoded.arrays.values()])
+        if self._pending >= BLOCK_BYTES:
+            self._flush()
+
+    def _pooling(self, encoded: Encoded, line: dict[str, Json]) -> bytes:
+        """The record's line, once it says where its media lie; those that are new go into the pool."""
         fresh: dict[str, bytes] = {}
         starts: dict[str, int] = {}
         end = len(self._pool)
-        for told, media in zip(encoded.line["media"], encoded.media, strict=True):
+        for told, media in zip(line["media"], encoded.media, strict=True):
             if media.payload is None:
                 told |= _told(_elsewhere(media))
                 continue
@@ -153,15 +179,12 @@ class Blocks(ShardBuilder):
                 end += len(media.payload)
             start = self._pooled.get(media.digest, starts.get(media.digest))
             told |= {"start": start, "bytes": len(media.payload)}
-        line = to_line(encoded.line) + b"\n"
+        written = to_line(line) + b"\n"
         for payload in fresh.values():
             self._pool += payload
+            self._pending += len(payload)
         self._pooled |= starts
-        self._records.append(encoded)
-        self._lines.append(line)
-        self._pending += len(line) + sum(a.nbytes for a in encoded.arrays.values()) + sum(map(len, fresh.values()))
-        if self._pending >= BLOCK_BYTES:
-            self._flush()
+        return written
 
     @property
     def size(self) -> int:
@@ -177,28 +200,23 @@ class Blocks(ShardBuilder):
         key = next(self._keys)
         head: Json = {"records": len(self._records)}
         self.file.add(f"{key}.json", canonical_json(head).encode())
-        at = {"line": self.file.add(f"{key}.records.jsonl", b"".join(self._lines))}
+        self._lie("line", self.file.add(f"{key}.records.jsonl", b"".join(self._lines)), self._lines)
         for name in self._names:
-            at[name] = self._add_array(f"{key}.{name}.npy", [encoded.arrays[name] for encoded in self._records])
+            self._add_array(key, name, [encoded.arrays[name] for encoded in self._records])
         here: dict[str, int] = {}
         if self.kind.POOLS_MEDIA:
             pool_at = self.file.add(f"{key}.media.bin", self._pool)
             here = {digest: pool_at + start for digest, start in self._pooled.items()}
-        for encoded, line in zip(self._records, self._lines, strict=True):
-            parts = {"line": line} | {name: encoded.arrays[name].tobytes() for name in self._names}
-            ranges: Ranges = {}
-            for name, part in parts.items():
-                ranges[name] = (at[name], len(part))
-                at[name] += len(part)
-            self._place(encoded, ranges, {name: checksum(part) for name, part in parts.items()}, here)
+        for encoded in self._records:
+            self._enter(encoded, here)
         self._begin()
 
-    def _add_array(self, name: str, arrays: Sequence[np.ndarray]) -> int:
-        """Add the arrays as one npy member; the offset is that of the first number."""
-        count = len(arrays[0])
-        shape = (len(arrays), count) if self.kind.FIXED_ROWS else (sum(map(len, arrays)),)
+    def _add_array(self, key: str, name: str, arrays: Sequence[np.ndarray]) -> None:
+        """Add the arrays as one npy member."""
+        shape = (len(arrays), len(arrays[0])) if self.kind.FIXED_ROWS else (sum([len(array) for array in arrays]),)
         head = npy_header(arrays[0].dtype, shape)
-        return self.file.add(name, b"".join([head, *(array.tobytes() for array in arrays)])) + len(head)
+        parts = [array.view(np.uint8).data for array in arrays]
+        self._lie(name, self.file.add(f"{key}.{name}.npy", head, *parts) + len(head), parts)
 
 
 def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:

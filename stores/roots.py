@@ -17,7 +17,7 @@ from manifests.records import Json, canonical_json, digest
 from stores import index
 from stores.filesystem import absolute_url, relative_url
 
-SCHEMA = 1
+SCHEMA = 2
 LIST_SHARDS = 1000
 
 
@@ -26,7 +26,7 @@ class ShardEntry:
     """A shard and its index; in a view, a shard of the base and the columns decided for it."""
 
     shard: str
-    """SHA-256 of the tar as it was made: the name that views, samples and packs know the shard by, for good."""
+    """BLAKE3 of the tar as it was made: the name that views, samples and packs know the shard by, for good."""
     bytes: int
     """Of the tar; 0 in a view, which stores none."""
     records: int
@@ -38,13 +38,13 @@ class ShardEntry:
     url: str | None = None
     """Of the tar, where it was adopted and lies outside the store; absolute here, relative in the stored list."""
     blanked: str | None = None
-    """SHA-256 of the tar that lies there now, where records of it were forgotten; every offset is as it was."""
+    """BLAKE3 of the tar that lies there now, where records of it were forgotten; every offset is as it was."""
     blanked_index: str | None = None
     """Logical digest of the tables that lie there now, where rows of them were forgotten."""
 
     @property
     def tar(self) -> str:
-        """SHA-256 of the tar that lies there now; it names the file."""
+        """BLAKE3 of the tar that lies there now; it names the file."""
         return self.blanked or self.shard
 
     @property

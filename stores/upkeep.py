@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from stores import index
 from stores.filesystem import Files
 from stores.reading import ShardIndex
 from stores.roots import ShardEntry, content_root
-from stores.shard import RECORD, payload_size
+from stores.shard import RECORD, naming_hash, payload_size
 from stores.snapshot import Snapshot, open_snapshot
 
 CHUNK_BYTES = 8 << 20
@@ -119,8 +118,8 @@ def _frame_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
 
 
 def digest_of(files: Files, path: str) -> str | None:
-    """SHA-256 of a file in pieces, None where there is no such file."""
-    state = sha256()
+    """What a file ought to be called, None where there is no such file."""
+    state = naming_hash(path)
     at = 0
     try:
         while chunk := files.read_range(path, at, CHUNK_BYTES):

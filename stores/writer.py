@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import RecordError
 from manifests.records import digest
@@ -23,6 +24,7 @@ from stores.kinds import KINDS
 from stores.layout import Blocks, ShardBuilder, Singles, signature
 from stores.leases import Lease
 from stores.roots import Receipt, ShardEntry
+from stores.shard import Lane
 
 SHARD_BYTES = 256 << 20
 
@@ -40,6 +42,7 @@ class UnitWriter:
         self._ids: set[bytes] = set()
         self._done: dict[int, ShardEntry] = {}
         self._lease = Lease(files, unit)
+        self._lane = Lane()
         self._quarantine: list[str] = []
 
     def add(self, record: Any) -> None:
@@ -61,8 +64,10 @@ class UnitWriter:
             self._close_all()  # blocks keep the order of their records, so only one shard grows at a time
         if group not in self._open:
             path, arrays = self._files.aside(), sorted(encoded.arrays)
-            made = Blocks(kind, path, arrays, self._keys) if kind.IN_BLOCKS else Singles(kind, path, arrays)
-            self._open[group] = (self._begun, made)
+            if kind.IN_BLOCKS:
+                self._open[group] = (self._begun, Blocks(kind, path, arrays, self._lane, self._keys))
+            else:
+                self._open[group] = (self._begun, Singles(kind, path, arrays, self._lane))
             self._begun += 1
         place, builder = self._open[group]
         builder.add(encoded)
@@ -101,6 +106,7 @@ class UnitWriter:
         """Make everything durable under its content name. The writer is used up."""
         self._lease.renew()
         self._close_all()
+        self._lane.close()
         quarantine = None
         if self._quarantine:
             data = "".join(line + "\n" for line in self._quarantine).encode()
@@ -133,7 +139,7 @@ class UnitWriter:
 
 def shard_counts(core: pa.Table) -> dict[str, int]:
     """Records of a shard, and the sum of every fact that counts something."""
-    sums = {field.name: sum(core.column(field.name).to_pylist()) for field in core.schema if _is_count(field)}
+    sums = {field.name: pc.sum(core.column(field.name)).as_py() or 0 for field in core.schema if _is_count(field)}
     return {"records": core.num_rows} | sums
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import subprocess
 import tarfile
@@ -8,20 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.layout import npy_header
-from stores.shard import BUFFER_BYTES, MAX_MEMBER_BYTES, ShardFile, header
+from stores.shard import BUFFER_BYTES, MAX_MEMBER_BYTES, Lane, ShardFile, header
 
 names = st.from_regex(r"[a-z0-9]{1,40}(\.[a-z0-9]{1,9}){1,3}", fullmatch=True)
 members = st.lists(st.tuples(names, st.binary(max_size=1300)), max_size=6, unique_by=lambda member: member[0])
 
 
 def write(path: Path, contents: list[tuple[str, bytes]]) -> tuple[str, list[int]]:
-    shard = ShardFile(path)
-    offsets = [shard.add(name, payload) for name, payload in contents]
-    return shard.close(), offsets
+    lane = Lane()
+    shard = ShardFile(path, lane)
+    offsets = [shard.add(name, payload[:7], payload[7:]) for name, payload in contents]
+    digest = shard.close()
+    lane.close()
+    return digest, offsets
 
 
 @given(members)
@@ -31,7 +34,7 @@ def test_a_shard_is_a_plain_tar_whose_offsets_are_known(quick_folder: Path, cont
     path.unlink(missing_ok=True)
     digest, offsets = write(path, contents)
     data = path.read_bytes()
-    assert hashlib.sha256(data).hexdigest() == digest
+    assert blake3(data).hexdigest() == digest
     assert [data[at : at + len(payload)] for at, (_, payload) in zip(offsets, contents, strict=True)] == [
         payload for _, payload in contents
     ]
