@@ -152,18 +152,20 @@ class ShardReader:
         Raises StoreError where a byte of one changed.
         """
         count, length = len(into), into[:1].nbytes
-        at, sums = (known.places[f"{name}.{what}"][first : first + count] for what in ("at", "xxh3"))
-        sizes = known.places[f"{name}.bytes"][first : first + count]
-        if (sizes != length).any():
-            wrong = int(np.flatnonzero(sizes != length)[0])
+        # Lists: a batch has few rows, and each operation of numpy costs as much as going through ten of them.
+        at, sizes, sums = (
+            known.places[f"{name}.{what}"][first : first + count].tolist() for what in ("at", "bytes", "xxh3")
+        )
+        if sizes.count(length) < count:
+            wrong = next(row for row, size in enumerate(sizes) if size != length)
             raise self.damaged(known.shard, first + wrong, f"{name} has {sizes[wrong]} bytes, expected {length}")
         raw = into.view(np.uint8).reshape(-1).data
-        breaks = (np.flatnonzero(np.diff(at) != length) + 1).tolist()
+        breaks = [row for row in range(1, count) if at[row] - at[row - 1] != length]
         for start, stop in pairwise([0, *breaks, count]):
-            read = self._into(known, int(at[start]), raw[start * length : stop * length], first + start)
+            read = self._into(known, at[start], raw[start * length : stop * length], first + start)
             if read < (stop - start) * length:
                 raise self.damaged(known.shard, first + start + read // length, "the shard ends early")
-        for row, told in enumerate(sums.tolist()):
+        for row, told in enumerate(sums):
             if checksum(raw[row * length : (row + 1) * length]) != told:
                 raise self.damaged(known.shard, first + row, f"its bytes changed since they were written ({name})")
 

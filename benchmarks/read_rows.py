@@ -1,0 +1,367 @@
+"""How fast do token rows become torch [8, 4096] batches, without worker processes and with two workers?
+
+    python -m benchmarks.read_rows [--quick]
+
+8,192 rows of 4,096 uint32 ids, 128 MiB, in the format of each, read in order once per turn; every side gives a uint32
+tensor of ids and nothing else. Ours reads packs that hold a loss mask, segments and an index as well, and compares each
+row with its checksum; the peers check nothing. `copy` is the limit: the same bytes by one read per batch into fresh
+memory, by numpy. Warm is out of the page cache, cold after the kernel was asked to drop the files. Memory is taken in
+fresh processes: resident after the imports, and the highest while an epoch is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contest import Contestant, Round, paired_ratio, peak_rss_mb, rates, serve, spread
+from benchmarks.measure import Result, save
+from benchmarks.peers import ENVIRONMENTS, run_in
+
+ROWS, ROW_TOKENS, BATCH_ROWS = 8192, 4096, 8
+MEGATOKENS = ROWS * ROW_TOKENS / 1e6
+BAR = 1.5
+
+Batches = Callable[[str, int], Iterator[Any]]
+"""(folder, workers) -> tensors (8, 4096)."""
+
+
+def all_ids() -> np.ndarray:
+    """(ROWS, ROW_TOKENS) uint32."""
+    return np.random.default_rng(3).integers(0, 163840, (ROWS, ROW_TOKENS), np.uint32)
+
+
+# ---------------------------------------------------------------------- ours
+
+
+def write_ours(folder: str) -> None:
+    from manifests.records import Pack, Segment, record_id
+    from stores.store import Store
+
+    store = Store.create(f"{folder}/packs", "packs", "packs")
+    writer = store.writer("all")
+    mask = np.ones(ROW_TOKENS, bool)
+    for number, ids in enumerate(all_ids()):
+        writer.add(Pack(ids, mask, (Segment(record_id("web", f"{number}"), "web", 0, ROW_TOKENS),)))
+    meta = {"plan": "none", "global_batch_packs": BATCH_ROWS, "max_pack_tokens": ROW_TOKENS}
+    store.commit([writer.finish()], node="bench", units=["all"], meta=meta)
+
+
+def read_ours(folder: str, workers: int) -> Iterator[Any]:
+    import torch
+
+    from packing.loader import Loader
+    from stores.store import Store
+
+    packs = Store.open(f"{folder}/packs").head()
+    assert packs is not None
+    with Loader(packs, BATCH_ROWS) as loader:
+        if not workers:
+            for batch in loader:
+                yield torch.from_numpy(batch.ids(0))
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            ahead = deque()
+            for batch in loader:
+                ahead.append(pool.submit(batch.ids, 0))
+                if len(ahead) > 2 * workers:
+                    yield torch.from_numpy(ahead.popleft().result())
+            for one in ahead:
+                yield torch.from_numpy(one.result())
+
+
+# ---------------------------------------------------------------------- the limit
+
+
+def write_copy(folder: str) -> None:
+    all_ids().tofile(f"{folder}/ids.bin")
+
+
+def read_copy(folder: str, workers: int) -> Iterator[Any]:
+    import torch
+
+    size = BATCH_ROWS * ROW_TOKENS * 4
+    with open(f"{folder}/ids.bin", "rb") as file:
+        for number in range(ROWS // BATCH_ROWS):
+            into = np.empty((BATCH_ROWS, ROW_TOKENS), np.uint32)
+            os.preadv(file.fileno(), [into.view(np.uint8).data.cast("B", (size,))], number * size)
+            yield torch.from_numpy(into)
+
+
+# ---------------------------------------------------------------------- peers
+
+
+def write_mds(folder: str) -> None:
+    from streaming import MDSWriter
+
+    with MDSWriter(out=folder, columns={"ids": f"ndarray:uint32:{ROW_TOKENS}"}, exist_ok=True) as sink:
+        for ids in all_ids():
+            sink.write({"ids": ids})
+
+
+def read_mds(folder: str, workers: int) -> Iterator[Any]:
+    from streaming import StreamingDataset
+    from torch.utils.data import DataLoader
+
+    rows = StreamingDataset(local=folder, shuffle=False, batch_size=BATCH_ROWS)
+    for batch in DataLoader(rows, batch_size=BATCH_ROWS, num_workers=workers):
+        yield batch["ids"]
+
+
+def write_litdata(folder: str) -> None:
+    from litdata.streaming.item_loader import TokensLoader
+    from litdata.streaming.writer import BinaryWriter
+
+    sink = BinaryWriter(folder, chunk_bytes="64MB", item_loader=TokensLoader())
+    for number, ids in enumerate(all_ids()):
+        sink[number] = ids
+    sink.done()
+    sink.merge(1)
+
+
+def read_litdata(folder: str, workers: int) -> Iterator[Any]:
+    from litdata import StreamingDataLoader, StreamingDataset
+    from litdata.streaming.item_loader import TokensLoader
+
+    rows = StreamingDataset(input_dir=folder, item_loader=TokensLoader(block_size=ROW_TOKENS), shuffle=False)
+    yield from StreamingDataLoader(rows, batch_size=BATCH_ROWS, num_workers=workers)
+
+
+def write_webdataset(folder: str) -> None:
+    from webdataset import ShardWriter
+
+    with ShardWriter(f"{folder}/%06d.tar", maxsize=64 << 20, verbose=0) as sink:
+        for number, ids in enumerate(all_ids()):
+            sink.write({"__key__": f"{number:09}", "ids.bin": ids.tobytes()})
+
+
+def read_webdataset(folder: str, workers: int) -> Iterator[Any]:
+    import torch
+    import webdataset
+
+    shards = sorted(str(path) for path in Path(folder).glob("*.tar"))
+    rows = webdataset.WebDataset(shards, shardshuffle=False).map(_ids_of).batched(BATCH_ROWS, collation_fn=np.stack)
+    for batch in webdataset.WebLoader(rows, batch_size=None, num_workers=workers):
+        yield batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch)
+
+
+def _ids_of(sample: dict[str, bytes]) -> np.ndarray:
+    return np.frombuffer(sample["ids.bin"], np.uint32)
+
+
+def write_energon(folder: str) -> None:
+    from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
+
+    write_webdataset(folder)
+    shards = sorted(path.name for path in Path(folder).glob("*.tar"))
+    BaseWebdatasetFactory.prepare_dataset(
+        folder, shards, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1
+    )
+    kind = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
+    (Path(folder) / ".nv-meta" / "dataset.yaml").write_text(kind)
+
+
+def read_energon(folder: str, workers: int) -> Iterator[Any]:
+    import torch
+    from megatron.energon import (
+        Cooker,
+        DefaultTaskEncoder,
+        Sample,
+        WorkerConfig,
+        basic_sample_keys,
+        edataclass,
+        get_loader,
+        get_train_dataset,
+        stateless,
+    )
+
+    @edataclass
+    class Row(Sample):
+        ids: np.ndarray
+
+    @stateless
+    def cooked(sample: dict[str, Any]) -> Row:
+        return Row(**basic_sample_keys(sample), ids=np.frombuffer(sample["ids.bin"], np.uint32))
+
+    class Rows(DefaultTaskEncoder):
+        cookers = (Cooker(cook=cooked),)
+        decoder = None
+
+        def batch(self, samples: list[Row]) -> np.ndarray:
+            return np.stack([sample.ids for sample in samples])
+
+    rows = get_train_dataset(
+        folder,
+        worker_config=WorkerConfig(rank=0, world_size=1, num_workers=workers),
+        batch_size=BATCH_ROWS,
+        shuffle_buffer_size=None,
+        max_samples_per_sequence=None,
+        shuffle_over_epochs_multiplier=None,
+        task_encoder=Rows(),
+        repeat=False,
+        parallel_shard_iters=1,
+    )
+    for batch in get_loader(rows):
+        yield batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch)
+
+
+def write_datasets(folder: str) -> None:
+    import datasets
+    import pyarrow as pa
+
+    flat = pa.array(all_ids().reshape(-1), pa.uint32())
+    table = pa.table({"ids": pa.FixedSizeListArray.from_arrays(flat, ROW_TOKENS)})
+    datasets.Dataset(table).save_to_disk(folder)
+
+
+def read_datasets(folder: str, workers: int) -> Iterator[Any]:
+    import datasets
+    import torch
+    from torch.utils.data import DataLoader
+
+    rows = datasets.load_from_disk(folder).with_format("numpy", dtype=np.uint32)
+    if not workers:
+        for batch in rows.iter(batch_size=BATCH_ROWS):
+            yield torch.from_numpy(batch["ids"])
+        return
+    for batch in DataLoader(rows, BATCH_ROWS, num_workers=workers, collate_fn=_stacked):
+        yield torch.from_numpy(batch)
+
+
+def _stacked(samples: list[dict[str, np.ndarray]]) -> np.ndarray:
+    return np.stack([sample["ids"] for sample in samples])
+
+
+READERS: dict[str, tuple[str | None, Callable[[str], None], Batches]] = {
+    "ours": (None, write_ours, read_ours),
+    "copy": (None, write_copy, read_copy),
+    "litdata": ("lightning", write_litdata, read_litdata),
+    "mds": ("mds", write_mds, read_mds),
+    "webdataset": ("webdataset", write_webdataset, read_webdataset),
+    "energon": ("lightning", write_energon, read_energon),
+    "datasets": ("datasets", write_datasets, read_datasets),
+}
+
+
+# ---------------------------------------------------------------------- turns
+
+
+def one_epoch(name: str, folder: str, workers: int) -> dict[str, float]:
+    """Read everything once. The sum of the first tokens shows that it was read, and that all read the same."""
+    rows = total = 0
+    for batch in READERS[name][2](folder, workers):
+        assert tuple(batch.shape) == (BATCH_ROWS, ROW_TOKENS) and batch.element_size() == 4, batch.shape
+        rows += len(batch)
+        total += int(batch[:, 0].numpy().astype(np.int64).sum())
+    assert rows == ROWS, rows
+    return {"first_tokens": total}
+
+
+def drop_from_cache(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)  # what is not on the disk yet stays
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def turns(
+    contestants: list[Contestant], root: Path, repetitions: int, workers: int, cold: bool
+) -> dict[str, list[Round]]:
+    rounds: dict[str, list[Round]] = {one.name: [] for one in contestants}
+    for repetition in range(repetitions + 1):
+        for one in contestants if repetition % 2 else contestants[::-1]:
+            if cold:
+                drop_from_cache(root / one.name)
+            answer = one.ask(folder=str(root / one.name), workers=workers)
+            if repetition:
+                rounds[one.name].append(answer)
+    return rounds
+
+
+def memory(name: str, folder: str) -> dict[str, float]:
+    """Runs alone in a fresh process. Everything is imported by reading one batch."""
+    next(READERS[name][2](folder, 0))
+    imported = peak_rss_mb()
+    one_epoch(name, folder, 0)
+    return {"imported": round(imported), "peak": round(peak_rss_mb()), "growth": round(peak_rss_mb() - imported, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one repetition and no result: does it run at all?")
+    for child in ("--serve", "--write", "--memory"):
+        parser.add_argument(child, choices=READERS, help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve:
+        serve(lambda folder, workers: one_epoch(asked.serve, folder, workers))
+    elif asked.write:
+        READERS[asked.write][1](asked.folder)
+        print("{}")
+    elif asked.memory:
+        print(json.dumps(memory(asked.memory, asked.folder)))
+    else:
+        compare(asked.quick)
+
+
+def compare(quick: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
+        root = Path(folder)
+        for name, (where, _, _) in READERS.items():
+            (root / name).mkdir()
+            run_in(where, "benchmarks.read_rows", "--write", name, str(root / name))
+        contestants = [Contestant("benchmarks.read_rows", name, where) for name, (where, _, _) in READERS.items()]
+        settings = {"warm": (7, 0, False), "cold": (3, 0, True), "warm, 2 workers": (3, 2, False)}
+        details: dict[str, Any] = {}
+        for said, (repetitions, workers, cold) in settings.items():
+            rounds = turns(contestants, root, 1 if quick else repetitions, workers, cold)
+            assert len({one["first_tokens"] for taken in rounds.values() for one in taken}) == 1
+            limit = rounds.pop("copy")
+            for clock in ("cpu_s", "wall_s"):
+                medians = rates(rounds, MEGATOKENS, clock)
+                of_limit = medians["ours"] / rates({"copy": limit}, MEGATOKENS, clock)["copy"]
+                found = {
+                    "median": medians,
+                    "spread": spread(rounds, MEGATOKENS, clock),
+                    "ratio": round(paired_ratio(rounds, "ours", clock), 2),
+                    "of the copy limit": round(of_limit, 3),
+                }
+                details[f"{said}, {clock}"] = found
+                told = "".join(f"{who:>11} {rate:7.1f}" for who, rate in medians.items())
+                print(f"{said + ', ' + clock:24}{told}   {found['ratio']} {found['of the copy limit']}")
+        for one in contestants:
+            one.close()
+        resident = {
+            name: run_in(where, "benchmarks.read_rows", "--memory", name, str(root / name))
+            for name, (where, _, _) in READERS.items()
+        }
+        details["resident MB"] = resident
+        print(resident)
+    medians = dict(details["warm, cpu_s"]["median"])
+    result = Result(
+        question="Reading rows into torch [8, 4096], warm, no workers, against the fastest other reader:",
+        unit="million tokens per CPU second",
+        ours=medians.pop("ours"),
+        peers=medians,
+        bar=BAR,
+        libraries=("numpy", "torch", "xxhash"),
+        details=details | {"peers": [pin for pins in ENVIRONMENTS.values() for pin in pins]},
+    )
+    if not quick:
+        save("read_rows", result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
