@@ -53,6 +53,23 @@ class Media:
     """Set by whoever reads the record from a store."""
 
 
+Point = tuple[float, float]
+"""(x, y) in pixels of the upright picture; (0, 0) is the outer corner of the first one."""
+
+ShapeKind = Literal["point", "box", "polygon"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Where something lies on an image."""
+
+    kind: ShapeKind
+    name: str
+    """What lies there."""
+    corners: tuple[Point, ...]
+    """Of a point one, of a box left top and right bottom, of a polygon three or more, whose edges don't cross."""
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     text: str
@@ -89,7 +106,8 @@ class Document:
     parts: tuple[Part, ...]
     facts: tuple[Fact, ...] = ()
     notes: Mapping[str, Json] = field(default_factory=dict)
-    """Whatever else is known and can be checked: boxes, points, polygons, answers, timed events."""
+    """Whatever else is known and can be checked: answers, timed events, and `shapes`, points, boxes and polygons on
+    images, of which samples and packs know, too (docs/loader.md)."""
     parents: tuple[str, ...] = ()
     licence: str = ""
     """SPDX identifier where there is one; these three are "" where nothing is known, and columns of every store."""
@@ -146,6 +164,8 @@ class Sample:
     spans: tuple[Span, ...] = ()
     places: tuple[int, ...] = ()
     """One per medium: offset in `ids` of the id that stands for it. Stands in the index, so that plans read no ids."""
+    shapes: Mapping[int, tuple[Shape, ...]] = field(default_factory=dict)
+    """By ordinal of the medium, where there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +188,10 @@ class PackedMedia:
     size_px: tuple[int, int]
     """(width, height) after resizing, before padding: fixed by the plan's limits."""
     items: tuple[Item, ...]
+    shapes: tuple[Shape, ...] = ()
+    """On the upright original."""
+    told: tuple[str, ...] = ()
+    """Names of the facts in its sample's text, ascending: what has to stay true of the pixels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from manifests.errors import ManifestError, RecordError, ResumeError, StoreError
 from manifests.records import Pack, PackedMedia
+from packing.augment import PLAIN, Augmentation, Change, draw
 from packing.balance import deal, encoder_cost, llm_cost
 from packing.batch import (
     Failure,
@@ -42,6 +43,7 @@ from packing.batch import (
     stand_in,
 )
 from packing.navit import CHANNELS, PATCH_PX, patches_of
+from packing.shapes import Seen
 from packing.stages import Stages
 from packing.stand_ins import StandIns
 from stores.store import Snapshot
@@ -72,6 +74,8 @@ class LoaderState(TypedDict):
     next_batch: int
     stand_ins: str
     """Digest of all decisions about earlier batches; "" where there is none."""
+    augment: NotRequired[str]
+    """Digest of the changes made to pictures; left out where there are none."""
 
 
 class GlobalBatch:
@@ -127,6 +131,22 @@ class GlobalBatch:
         with self._reader.stages.timed("collate"):
             return media_batch(mine, patches)
 
+    @property
+    def shapes(self) -> dict[tuple[int, int], tuple[Seen, ...]]:
+        """By row and first slot, of media that have any: points, boxes and polygons in pixels of what is encoded.
+
+        Stand-ins show none.
+        """
+        failed = {(failure.row, failure.digest) for failure in self.failures}
+        return {
+            (row, packed.items[0].slot): self._change(row, packed).moved(
+                packed.shapes, (packed.media.width_px, packed.media.height_px), packed.size_px
+            )
+            for row, pack in enumerate(self.packs)
+            for packed in pack.media
+            if packed.shapes and (row, packed.media.digest) not in failed
+        }
+
     # ------------------------------------------------------------------ below: how it is dealt and prepared
 
     def _dealt_rows(self, rank: int) -> Sequence[int]:
@@ -174,8 +194,15 @@ class GlobalBatch:
             packed = self.packs[row].media[medium]
             payload = self._reader.payload(self.number, packed, self._reader.where(self.number, row))
             self._pixels[row, medium] = self._reader.decoders.submit(
-                _decode, packed, indexes, payload, self._reader.stages
+                _decode, packed, indexes, payload, self._reader.stages, self._change(row, packed)
             )
+
+    def _change(self, row: int, packed: PackedMedia) -> Change:
+        settings, slot = self._reader.augment, packed.items[0].slot
+        if settings is None or segment_at(self.packs[row].segments, slot)[0].source not in settings.sources:
+            return PLAIN
+        size_px = (packed.media.width_px, packed.media.height_px)
+        return draw(settings, (self.number, row, slot), size_px, packed.told)
 
     _held = 0
     """Bytes of the budget."""
@@ -234,6 +261,7 @@ class Loader:
         ahead_bytes: int = 256 << 20,
         threads: int = 2,
         part: tuple[int, int] = (0, 1),
+        augment: Augmentation | None = None,
     ) -> None:
         """
         Args:
@@ -248,14 +276,18 @@ class Loader:
             ahead_bytes: bound on encoded and decoded media that wait; one batch is always let through.
             threads: that decode. Pillow and FFmpeg release the interpreter's lock while they work.
             part: (k, n) gives every n-th batch from the k-th on, for n loaders that share the work.
+            augment: changes of pictures.
         Raises:
             StoreError: packs that are not all there.
-            ManifestError: a world size that does not divide the global batch, or one that the plan was not made for.
-            ResumeError: a state of other packs, or of other decisions about media.
+            ManifestError: a world size that does not divide the global batch, or one that the plan was not made for;
+                `augment` names a source that is not in the packs, or they don't say what texts tell of media.
+            ResumeError: a state of other packs, of other decisions about media, or of other changes of pictures.
         """
         chain = ((0, packs),) if isinstance(packs, Snapshot) else tuple(packs)
         for _, snapshot in chain:
             _check(snapshot, global_batch_packs)
+            if augment is not None:
+                _check_sources(snapshot, augment)
         if global_batch_packs % world:
             raise ManifestError(
                 f"{world} ranks can't share {global_batch_packs} packs evenly",
@@ -276,6 +308,7 @@ class Loader:
             self.stages,
             _Budget(ahead_bytes),
             ThreadPoolExecutor(threads, thread_name_prefix="decode"),
+            augment,
         )
         first = 0 if state is None else self._resumed(state)
         self._next = first
@@ -292,12 +325,14 @@ class Loader:
     def state(self) -> LoaderState:
         """After batch k was given out, a loader restored from this begins with k + 1."""
         begun = [link for link in self._chain if link[0] < self._next] or self._chain[:1]
-        return {
+        state: LoaderState = {
             "chain": [[first, packs.meta["plan"], packs.content_root] for first, packs in begun],
             "global_batch_packs": self._size,
             "next_batch": self._next,
             "stand_ins": self._stand_ins.digest_before(self._next) if self._stand_ins else "",
         }
+        augment = self._reader.augment
+        return state if augment is None else {**state, "augment": augment.digest}
 
     def __iter__(self) -> Iterator[GlobalBatch]:
         return self
@@ -357,6 +392,8 @@ class Loader:
             )
         seen = self._stand_ins.digest_before(reached) if self._stand_ins else ""
         self._compare("stand_ins", "other decisions about media that don't decode", state["stand_ins"], seen)
+        augment = self._reader.augment
+        self._compare("augment", "other changes of pictures", state.get("augment"), augment and augment.digest)
         return reached
 
     def _compare(self, key: str, what: str, saved: object, here: object) -> None:
@@ -385,6 +422,24 @@ def _check(packs: Snapshot, global_batch_packs: int) -> None:
         )
 
 
+def _check_sources(packs: Snapshot, augment: Augmentation) -> None:
+    """Packs that name their sources also say which facts are told beside each medium; older ones say neither."""
+    known = packs.meta.get("sources")
+    if known is None:
+        raise ManifestError(
+            "these packs don't say which facts stand beside a picture, so none can be changed safely",
+            where=packs.name,
+            fix="make the packs again, or leave augment out",
+        )
+    unknown = [name for name in augment.sources if name not in known]
+    if unknown:
+        raise ManifestError(
+            f"augment names the sources {', '.join(unknown)}, the packs have {', '.join(known)}",
+            where=packs.name,
+            fix="name sources of the mixture",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """What all batches of a loader share."""
@@ -398,6 +453,7 @@ class _Reader:
     stages: Stages
     budget: _Budget
     decoders: ThreadPoolExecutor
+    augment: Augmentation | None
 
     def place(self, number: int) -> tuple[Snapshot, int]:
         """The snapshot that gives a global batch, and the ordinal of its first pack there."""
@@ -472,7 +528,9 @@ def _bytes(packed: PackedMedia, indexes: Sequence[int]) -> int:
     return patches * PATCH_BYTES + (packed.media.location.length if packed.media.location else 0)
 
 
-def _decode(packed: PackedMedia, indexes: Sequence[int], payload: bytes, stages: Stages) -> dict[int, np.ndarray]:
+def _decode(
+    packed: PackedMedia, indexes: Sequence[int], payload: bytes, stages: Stages, change: Change
+) -> dict[int, np.ndarray]:
     """Patches of some of a medium's items. Raises RecordError where the bytes are not what the index promised."""
     some = replace(packed, items=tuple(packed.items[index] for index in indexes))
-    return dict(zip(indexes, patches_of(some, payload, stages), strict=True))
+    return dict(zip(indexes, patches_of(some, payload, stages, change), strict=True))

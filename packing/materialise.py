@@ -42,7 +42,8 @@ def packs_in(block: PlanBlock) -> int:
 
 def packs_meta(plan: Mapping[str, Json]) -> dict[str, Json]:
     """What a packs store says of the plan that it was made from (`plan` is that plan's meta)."""
-    return {name: plan[name] for name in PLAN_FACTS}
+    sources = [source["name"] for source in plan["sources"]]
+    return {name: plan[name] for name in PLAN_FACTS} | {"sources": sources}
 
 
 def materialise(block: PlanBlock, index: int, samples: Mapping[str, Snapshot], vocabulary: Vocabulary) -> Pack:

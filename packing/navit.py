@@ -17,8 +17,9 @@ import numpy as np
 from manifests.errors import RecordError
 from manifests.geometry import MERGE, PATCH_PX, MediaLimits, choose_frames, chunks, fit, timestamp
 from manifests.records import Item, Media, PackedMedia, Sample, Span
+from packing.augment import PLAIN, Change
 from packing.stages import Stages
-from stores.image import decode_rgb, resize
+from stores.image import decode_rgb
 from stores.video import frames_at
 from tokenization.vocabulary import Vocabulary
 
@@ -88,13 +89,15 @@ def expand(sample: Sample, limits: MediaLimits, vocabulary: Vocabulary) -> Expan
     packed: list[PackedMedia] = []
     growth = [0]
     done = length = 0
-    for place, media in zip(places, sample.media, strict=True):
+    told = tuple(sorted({span.name for span in sample.spans}))
+    for ordinal, (place, media) in enumerate(zip(places, sample.media, strict=True)):
         layout = lay_out(media, limits)
         ids, slots = _media_ids(media, layout, vocabulary)
         id_runs += [sample.ids[done:place], ids]
         target_runs += [targets[done:place], np.zeros(len(ids), bool)]
         length += place - done
-        packed.append(PackedMedia(media, layout.size_px, _items(layout, [length + slot for slot in slots])))
+        items = _items(layout, [length + slot for slot in slots])
+        packed.append(PackedMedia(media, layout.size_px, items, sample.shapes.get(ordinal, ()), told))
         length += len(ids)
         done = place + 1
         growth.append(length - done)
@@ -155,10 +158,12 @@ def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int) -> np.ndarra
     return grid.transpose(0, 1, 3, 5, 2, 4).reshape(-1, CHANNELS, PATCH_PX, PATCH_PX)
 
 
-def patches_of(packed: PackedMedia, payload: bytes, stages: Stages | None = None) -> list[np.ndarray]:
+def patches_of(
+    packed: PackedMedia, payload: bytes, stages: Stages | None = None, change: Change = PLAIN
+) -> list[np.ndarray]:
     """Decode one medium, resize it as planned and cut it: per item (t * h * w, 3, 14, 14) uint8.
 
-    `stages` counts the time; frames of a video are resized while they are decoded.
+    `stages` counts the time; frames of a video are changed and resized while they are decoded.
     Raises RecordError where the bytes don't decode to what the index promised.
     """
     media = packed.media
@@ -170,11 +175,11 @@ def patches_of(packed: PackedMedia, payload: bytes, stages: Stages | None = None
             got = f"{rgb.shape[1]} x {rgb.shape[0]} px"
             raise RecordError("wrong_size", f"decodes to {got}, not to {media.width_px} x {media.height_px} px")
         with stages.timed("resize"):
-            frames = iter([resize(rgb, *packed.size_px)])
+            frames = iter([change.applied(rgb, packed.size_px)])
     else:
         times_us = [media.frame_times_us[frame] for item in packed.items for frame in item.frames]
         with stages.timed("decode"):
-            frames = iter(frames_at(payload, times_us, size_px=packed.size_px))
+            frames = iter(frames_at(payload, times_us, each=lambda rgb: change.applied(rgb, packed.size_px)))
     with stages.timed("patch"):
         return [
             cut_patches([next(frames) for _ in range(item.grid[0])], item.grid[1], item.grid[2])

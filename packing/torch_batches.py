@@ -7,7 +7,7 @@ tensors of a batch, an `IterableDataset` with a state, and what Megatron's train
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from packing import batch
 from packing.batch import Failure
 from packing.loader import Agree, GlobalBatch, Loader, LoaderState
+from packing.shapes import Seen
 
 Device = str | torch.device
 
@@ -61,6 +62,8 @@ class RankBatch:
     media: MediaTensors
     state: LoaderState
     """Goes on after this batch."""
+    shapes: Mapping[tuple[int, int], tuple[Seen, ...]]
+    """Of `media`, as in `GlobalBatch.shapes`."""
 
 
 def rows_to(rows: batch.Rows, device: Device) -> RowTensors:
@@ -121,8 +124,11 @@ class RankBatches(IterableDataset[RankBatch]):
 
     def _made(self, one: GlobalBatch, state: LoaderState) -> RankBatch:
         rows = rows_to(one.rows(self._rank), "cpu")
-        media = media_to(one.media(self._encoder), rows.ids.shape[1], "cpu")
-        return RankBatch(one.number, rows, media, state)
+        encoded = one.media(self._encoder)
+        media = media_to(encoded, rows.ids.shape[1], "cpu")
+        mine = set(zip(encoded.rows.tolist(), encoded.first_slots.tolist(), strict=True))
+        shapes = {place: seen for place, seen in one.shapes.items() if place in mine} if mine else {}
+        return RankBatch(one.number, rows, media, state, shapes)
 
 
 def for_megatron(batches: Iterable[RankBatch], device: Device = "cpu") -> Iterator[dict[str, Any]]:

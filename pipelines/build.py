@@ -42,7 +42,7 @@ class Tokenise:
 
     PRODUCT: ClassVar[StoreKind] = "samples"
     READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset({"vocabulary"})
 
     kind: Literal["tokenise"]
@@ -147,7 +147,7 @@ class Pack:
 
     PRODUCT: ClassVar[StoreKind] = "packs"
     READS: ClassVar[frozenset[str]] = frozenset({"plan"})
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["pack"]

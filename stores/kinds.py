@@ -33,6 +33,7 @@ from manifests.records import (
     PlanBlock,
     Sample,
     Segment,
+    Shape,
     Span,
     Text,
     canonical_json,
@@ -195,7 +196,10 @@ class Samples:
             "loss_runs": runs,
             "splits": splits,
             "spans": [[span.name, span.start, span.stop] for span in record.spans],
-            "media": [_described(one) | {"place": at} for one, at in zip(record.media, record.places, strict=True)],
+            "media": [
+                _described(one) | {"place": at} | _shapes_line(record.shapes.get(ordinal, ()))
+                for ordinal, (one, at) in enumerate(zip(record.media, record.places, strict=True))
+            ],
         }
 
     def _text(self, record: Sample, runs: list[list[int]], splits: list[int]) -> str:
@@ -215,6 +219,7 @@ class Samples:
             splits=np.array(line["splits"], np.int64),
             spans=tuple(Span(*span) for span in line["spans"]),
             places=tuple(one["place"] for one in line["media"]),
+            shapes={i: _shapes(told) for i, told in enumerate(line["media"]) if "shapes" in told},
         )
 
 
@@ -274,6 +279,8 @@ class Packs:
                     "size_px": list(packed.size_px),
                     "items": [[list(item.grid), item.slot, list(item.frames)] for item in packed.items],
                 }
+                | _shapes_line(packed.shapes)
+                | ({"told": list(packed.told)} if packed.told else {})
                 for packed in record.media
             ],
         }
@@ -299,6 +306,8 @@ class Packs:
                     media=one,
                     size_px=tuple(told["size_px"]),
                     items=tuple(Item(tuple(grid), slot, tuple(frames)) for grid, slot, frames in told["items"]),
+                    shapes=_shapes(told),
+                    told=tuple(told.get("told", ())),
                 )
                 for one, told in zip(media, line["media"], strict=True)
             ),
@@ -339,6 +348,16 @@ def _described(media: Media) -> dict[str, Json]:
         "width_px": media.width_px,
         "height_px": media.height_px,
     }
+
+
+def _shapes_line(shapes: Sequence[Shape]) -> dict[str, Json]:
+    """Most media have none, and then say nothing."""
+    told = [[shape.kind, shape.name, [list(corner) for corner in shape.corners]] for shape in shapes]
+    return {"shapes": told} if told else {}
+
+
+def _shapes(told: Mapping[str, Json]) -> tuple[Shape, ...]:
+    return tuple(Shape(kind, name, tuple((x, y) for x, y in corners)) for kind, name, corners in told.get("shapes", ()))
 
 
 def _media_counts(media: Sequence[Media]) -> dict[str, int]:

@@ -36,7 +36,6 @@ import numpy as np
 from av.stream import Disposition
 
 from manifests.errors import RecordError
-from stores import image
 
 av.logging.set_level(av.logging.PANIC)  # what matters arrives as an exception
 
@@ -117,7 +116,7 @@ def frames_at(
     payload: bytes,
     times_us: Sequence[int],
     *,
-    size_px: tuple[int, int] | None = None,
+    each: Callable[[np.ndarray], np.ndarray] = lambda frame: frame,
     decoder: Decoder = DEFAULT_DECODER,
     limits: VideoLimits = LIMITS,
 ) -> list[np.ndarray]:
@@ -125,15 +124,14 @@ def frames_at(
 
     Args:
         times_us: out of `frame_times_us`, in any order.
-        size_px: (width, height) to resize each frame to as it comes, with the released kernel, so that a long clip
-            never stands in memory at full size.
+        each: what becomes of a frame as it comes. Resized here, a long clip never stands in memory at full size.
     Raises:
         RecordError: as `check`; `no_such_frame` for a time at which no frame is shown; `unsupported_video` where
             decord can't read what PyAV can.
     """
     found: dict[int, np.ndarray] = {}
     for time_us, frame in DECODERS[decoder](payload, frozenset(times_us), limits):
-        found[time_us] = frame if size_px is None else image.resize(frame, *size_px)
+        found[time_us] = each(frame)
     for time_us in times_us:
         if time_us not in found:
             raise RecordError("no_such_frame", f"no frame is shown from {time_us} us on")

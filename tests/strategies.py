@@ -21,6 +21,7 @@ from manifests.records import (
     PlanBlock,
     Sample,
     Segment,
+    Shape,
     Span,
     Text,
     record_id,
@@ -64,6 +65,15 @@ def media(draw: st.DrawFn, with_payload: bool = True) -> Media:
     )
 
 
+coordinates = st.floats(-1e4, 1e4, allow_nan=False)
+shapes = st.builds(
+    Shape,
+    st.sampled_from(["point", "box", "polygon"]),
+    texts,
+    st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=5).map(tuple),
+)
+
+
 @st.composite
 def documents(draw: st.DrawFn) -> Document:
     source, locator = draw(sources), draw(texts)
@@ -94,6 +104,7 @@ def samples(draw: st.DrawFn) -> Sample:
         splits=np.array(draw(st.lists(st.integers(0, count), unique=True).map(sorted)), np.int64),
         spans=tuple(draw(st.lists(st.builds(Span, names, st.integers(0, 9), st.integers(0, 9)), max_size=2))),
         places=tuple(places),
+        shapes={i: tuple(draw(st.lists(shapes, min_size=1, max_size=2))) for i in range(len(places)) if i % 2},
     )
 
 
@@ -103,7 +114,8 @@ def packed_media(draw: st.DrawFn) -> PackedMedia:
     frames = st.lists(st.integers(0, 99), max_size=4).map(tuple)
     items = st.lists(st.builds(Item, grid, st.integers(0, PACK_TOKENS - 1), frames), min_size=1, max_size=2)
     size = draw(st.tuples(st.integers(1, 999), st.integers(1, 999)))
-    return PackedMedia(draw(media()), size, tuple(draw(items)))
+    told = tuple(sorted(draw(st.sets(names))))
+    return PackedMedia(draw(media()), size, tuple(draw(items)), tuple(draw(st.lists(shapes, max_size=2))), told)
 
 
 @st.composite

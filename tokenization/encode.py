@@ -11,6 +11,7 @@ on [EOS], never on a wrapper or placeholder, and never on the first id, which no
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 
 from manifests.errors import RecordError
-from manifests.records import Document, Fact, Media, Part, Sample, Span, Text
+from manifests.records import Document, Fact, Media, Part, Sample, Shape, ShapeKind, Span, Text
 from tokenization.vocabulary import Vocabulary
 
 SPLIT_MIN = 32
@@ -34,7 +35,8 @@ _NEWLINE = ord("\n")
 
 
 def encode(document: Document, vocabulary: Vocabulary) -> Sample:
-    """Raises RecordError: `lone_surrogate` for text that is not Unicode, `bad_fact` for a fact outside its text."""
+    """Raises RecordError: `lone_surrogate` for text that is not Unicode, `bad_fact` for a fact outside its text,
+    `bad_shape` for what `notes.shapes` can't mean."""
     facts = _facts_by_part(document)
     ids: list[int] = []
     loss: list[tuple[int, int]] = []
@@ -71,6 +73,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
         splits=_choose_splits(b"".join(quality), media_starts),
         spans=tuple(spans),
         places=tuple(places),
+        shapes=_shapes(document),
     )
 
 
@@ -206,3 +209,24 @@ def _join(runs: list[tuple[int, int]]) -> np.ndarray:
         else:
             joined.append([start, stop])
     return np.array(joined, np.int64).reshape(-1, 2)
+
+
+CORNERS: dict[ShapeKind, range] = {"point": range(1, 2), "box": range(2, 3), "polygon": range(3, 100_000)}
+"""How many each kind of shape has."""
+
+
+def _shapes(document: Document) -> dict[int, tuple[Shape, ...]]:
+    """By medium, from `notes.shapes`: maps of `media` (ordinal), `kind`, `name` and `corners`, a list of [x, y]."""
+    found: dict[int, list[Shape]] = defaultdict(list)
+    for told in document.notes.get("shapes", ()):
+        try:
+            ordinal, kind, name = told["media"], told["kind"], told["name"]
+            corners = tuple((float(x), float(y)) for x, y in told["corners"])
+            medium = document.media[ordinal]
+            whole = len(corners) in CORNERS[kind] and all(math.isfinite(x + y) for x, y in corners)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise RecordError("bad_shape", f"{type(error).__name__}: {error}") from None
+        if not whole or medium.kind != "image" or not isinstance(name, str):
+            raise RecordError("bad_shape", f"{kind} {name!r} of {len(corners)} corners on the {medium.kind} {ordinal}")
+        found[ordinal].append(Shape(kind, name, corners))
+    return {ordinal: tuple(shapes) for ordinal, shapes in sorted(found.items())}

@@ -77,6 +77,7 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
         **_flat("optimizer", stage.optimizer),
         **_flat("schedule", stage.schedule),
         "optimizer.newton_schulz": str(newton_schulz_dtype(stage.optimizer)),  # what None stands for on this machine
+        **(_flat("augment", stage.augment) if stage.augment else {}),
     }
     with folder.alone(out):
         done = folder.finished(out, identity, judge.identity)
@@ -117,7 +118,11 @@ class Run:
             torch.set_rng_state(saved.random_state)
             self.step, self.last, cursor = saved.step, saved.last, saved.loader
         self.loader = Loader(
-            packs, packs.meta["global_batch_packs"], state=cursor, stand_ins=StandIns(str(out / "stand_ins"))
+            packs,
+            packs.meta["global_batch_packs"],
+            state=cursor,
+            stand_ins=StandIns(str(out / "stand_ins")),
+            augment=stage.augment,
         )
         folder.forget_steps_after(out / "metrics.jsonl", self.step)
         self.log = RunLog(out / "metrics.jsonl")

@@ -10,6 +10,7 @@ import math
 from typing import Literal
 
 from manifests.load import schema
+from packing.augment import Augmentation
 from train.muon import Optimizer
 
 
@@ -94,6 +95,8 @@ class Stage:
     """URL of the packs store; its newest complete snapshot is trained on, once, in order."""
     vocabulary: str = "tiny"
     """`tiny`, or the path of a vocabulary; must be the one that the packs were made with."""
+    augment: Augmentation | None = None
+    """Seeded changes of pictures (docs/loader.md); None trains on them as they are."""
     steps: int | None = None
     """Optimizer steps; None is every global batch of the plan."""
     seed: int = 0

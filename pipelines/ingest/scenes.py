@@ -31,7 +31,7 @@ class IngestScenes:
 
     PRODUCT: ClassVar[ProductKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset({"folder"})
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["ingest_scenes"]
@@ -90,6 +90,7 @@ def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
         raise RecordError("bad_annotation", f"{type(error).__name__}: {error}") from None
     _check_facts(facts, named)
     parts: list[Part] = [Text(part) if isinstance(part, str) else _medium(folder, part) for part in named]
+    notes |= _shapes(notes, parts)
     identity = record_id(source, locator)
     made = Document(identity, source, locator, domain, tuple(parts), facts, notes, origin=ORIGIN)
     cleaned = Normalise(kind="normalise").apply(made)
@@ -103,6 +104,20 @@ def _check_facts(facts: Sequence[Fact], parts: Sequence[Json]) -> None:
         text = parts[fact.part] if 0 <= fact.part < len(parts) else None
         if not isinstance(text, str) or not 0 <= fact.start < fact.stop <= len(text):
             raise RecordError("bad_fact", f"{fact.name} at {fact.start}..{fact.stop} of part {fact.part}")
+
+
+def _shapes(notes: Json, parts: Sequence[Part]) -> Json:
+    """What is drawn on a scene of one picture, in the form that samples and packs carry along."""
+    shown = [part for part in parts if isinstance(part, Media)]
+    if len(shown) != 1 or shown[0].kind != "image" or "things" not in notes:
+        return {}
+    found = []
+    for thing in notes["things"]:
+        left, top, right, bottom = thing["box"]
+        corners = {"point": [thing["point"]], "box": [[left, top], [right, bottom]], "polygon": thing.get("polygon")}
+        name = f"{thing['colour']} {thing['shape']}"
+        found += [{"media": 0, "kind": kind, "name": name, "corners": at} for kind, at in corners.items() if at]
+    return {"shapes": found}
 
 
 def _medium(folder: Path, part: Json) -> Media:

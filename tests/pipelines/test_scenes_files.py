@@ -235,7 +235,12 @@ def test_documents_hold_the_media_text_facts_and_notes_of_their_line(training: I
         for fact in document.facts:
             text = document.parts[fact.part]
             assert isinstance(text, Text) and text.text[fact.start : fact.stop].strip()
-        assert document.notes == scene.notes | {"scene": document.locator}
+        shapes = document.notes.get("shapes")
+        told = {} if shapes is None else {"shapes": shapes}
+        assert document.notes == scene.notes | {"scene": document.locator} | told
+        if category in ("caption", "question", "grounding"):
+            boxes = [shape["corners"] for shape in shapes or () if shape["kind"] == "box"]
+            assert boxes == [[thing["box"][:2], thing["box"][2:]] for thing in scene.notes["things"]]
 
 
 def test_a_caption_is_one_picture_followed_by_its_text(training: Ingested) -> None:
