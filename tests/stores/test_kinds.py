@@ -30,6 +30,7 @@ from manifests.records import (
     record_id,
 )
 from stores import reference
+from stores.kinds import Samples, to_line
 from stores.snapshot import Snapshot
 from stores.store import Store
 from tests.strategies import PACK_TOKENS, RECORDS, same
@@ -39,6 +40,15 @@ kinds = pytest.mark.parametrize("kind", list(RECORDS))
 
 def shards(snapshot: Snapshot) -> list[Path]:
     return [Path(snapshot.url, "shards", f"{ref.shard}.tar") for ref in snapshot.shards]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.integers(0, 9), max_size=3))
+@settings(max_examples=40)
+def test_the_fast_line_of_a_sample_is_what_the_encoder_writes(word: str, numbers: list[int]) -> None:
+    runs = np.array([[one, one + 2] for one in numbers], np.int64).reshape(-1, 2)
+    sample = Sample(record_id("s", word), word, word[::-1], np.arange(9, dtype=np.uint32), runs, (), np.array(numbers))
+    told = (sample, runs.tolist(), numbers)
+    assert to_line(Samples()._text(*told)) == to_line(Samples()._line(*told))
 
 
 def in_store_order(written: list[Any], read: list[Any]) -> list[Any]:
