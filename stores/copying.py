@@ -12,8 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from manifests.errors import StoreError
-from manifests.records import canonical_json
-from stores.filesystem import Files, open_files, publish_bytes
+from stores.filesystem import Files, open_files
 from stores.reading import read_meta, root_path
 from stores.rewrite import objects
 from stores.roots import Root, root_bytes
@@ -34,9 +33,8 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
     """
     target = open_files(url)
     if not target.exists("store.json"):
-        meta = {**read_meta(snapshot.files), "swap": target.swap_by}
-        publish_bytes(target, canonical_json(meta).encode(), "store.json")
-        target.settle()
+        meta = read_meta(snapshot.files)
+        Store.create(url, meta["kind"], meta["name"])
     store = Store.open(url)
     if store.kind != snapshot.kind:
         raise StoreError(f"this is a store of {store.kind}, not of {snapshot.kind}", where=url, fix="choose another")
@@ -52,7 +50,7 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
     number = head.number + 1 if head else 1
     previous = sha256(target.read(root_path(head.number))).hexdigest() if head else None
     data = root_bytes(replace(snapshot.root, number=number, previous=previous), target.url)
-    if not target.swap(root_path(number), data) and target.read(root_path(number)) != data:
+    if not store.files.swap(root_path(number), data):
         raise StoreError("somebody else committed here meanwhile", where=url, fix="run the same command again")
     return store.snapshot(number)
 

@@ -2,8 +2,8 @@
 
 Everything above speaks of paths relative to the store (`shards/DIGEST.tar`). Content-named files are create-only: they
 are written aside, made durable and then given their name in one step, so a file that has its name is whole. The one
-thing that needs more is the swap, creating a file only where none is: local folders do it with a hard link. Other
-filesystems can be read and written, but not committed to, until their swap is written here.
+thing that needs more is the swap, creating a file only where none is: local folders do it with a hard link, S3 by
+`If-None-Match`, GCS by generation (`s3.py`, `object_stores.py`), and what can't has it done elsewhere (`lock.py`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import stat
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir
-from typing import Any, Protocol
+from typing import Protocol
 
 from manifests.errors import StoreError
 
+NO_SWAP = "none"
 OPEN_FILES = 128
 """Shards that one process holds open for reading; far below the usual limit of 1,024."""
 
@@ -36,13 +36,25 @@ class FileInfo:
     """Since 1970, by the clock of the filesystem; compare it with another file's, never with the local clock."""
 
 
+class Decides(Protocol):
+    """`lock.py`."""
+
+    def decide(self, path: str, data: bytes) -> bytes: ...
+
+    def release(self, path: str) -> None: ...
+
+
 class Files(Protocol):
     """What a store needs of a filesystem."""
 
     url: str
     """Absolute: names the same place from every working directory."""
-    swap_by: str
-    """The primitive behind `swap`, as `store.json` records it; "none" where there is none."""
+    lock: Decides | None
+    """Where swaps are decided, if not here."""
+
+    @property
+    def swap_by(self) -> str:
+        """The primitive behind `swap`, as `store.json` records it; "none" where there is none."""
 
     def read(self, path: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
@@ -57,6 +69,10 @@ class Files(Protocol):
         """`read_range` for several (offset, length) of one file, in few requests."""
 
     def exists(self, path: str) -> bool: ...
+
+    def absent(self, paths: Collection[str], *, promised: bool = False) -> set[str]:
+        """Those of `paths` that are not there, asked side by side. What is `promised` by somebody who saw it is asked
+        for again for a while: on the network an answer may be older than a file."""
 
     def listing(self, folder: str) -> Iterator[FileInfo]:
         """All files below `folder`, by path; none where it is missing. Slow: for upkeep, never for reading."""
@@ -78,7 +94,14 @@ class Files(Protocol):
         the two are the same bytes."""
 
     def swap(self, path: str, data: bytes) -> bool:
-        """Create `path` with `data`, whole or not at all; False if it exists. Durable when it returns."""
+        """Create `path` with `data` where nothing is, whole or not at all, durable when it returns.
+
+        Whether `path` holds exactly `data` now: False where somebody else was first. So a swap whose answer was lost is
+        done again with the same result.
+        """
+
+    def prove_swap(self) -> None:
+        """Raises StoreError where the swap is not what it should be. Cheap."""
 
     def settle(self) -> None:
         """Make everything published so far durable."""
@@ -86,17 +109,39 @@ class Files(Protocol):
 
 def open_files(url: str) -> Files:
     """Raises StoreError where fsspec does not know the protocol, or lacks a library for it."""
-    if "://" not in url:
+    scheme, mark, path = url.partition("://")
+    if not mark:
         return LocalFiles(Path(url))
-    import fsspec
-
+    if scheme in ("file", "local"):
+        return LocalFiles(Path(path))
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
+        return _remote(scheme)(url)
+    except ImportError as error:
+        extra = "pip install 'millrace[s3]'" if scheme in ("s3", "s3a") else "install what fsspec asks for"
+        raise StoreError(f"a library is missing: {error}", where=url, fix=extra) from None
+    except ValueError as error:
         raise StoreError(str(error), where=url, fix="use a local path or a URL that fsspec knows") from None
-    if url.startswith(("file://", "local://")):
-        return LocalFiles(Path(root))
-    return RemoteFiles(filesystem, root, url.rstrip("/"))
+
+
+def _remote(scheme: str) -> Callable[[str], Files]:
+    """Libraries for the network are loaded when a URL asks for them."""
+    match scheme:
+        case "s3" | "s3a":
+            from stores.s3 import S3Files
+
+            return S3Files
+        case "gs" | "gcs":
+            from stores.object_stores import GCSFiles
+
+            return GCSFiles
+        case "memory":
+            from stores.object_stores import MemoryFiles
+
+            return MemoryFiles
+        case _:
+            from stores.remote import RemoteFiles
+
+            return RemoteFiles
 
 
 def publish_bytes(files: Files, data: bytes, path: str) -> None:
@@ -123,7 +168,7 @@ def absolute_url(url: str, base: str) -> str:
 
 
 class LocalFiles:
-    swap_by = "link"
+    lock: Decides | None = None
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -131,6 +176,10 @@ class LocalFiles:
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
         self._unsettled: list[tuple[Path, Path]] = []
+
+    @property
+    def swap_by(self) -> str:
+        return "link" if self.lock is None else "lock"
 
     def read(self, path: str) -> bytes:
         return (self.root / path).read_bytes()
@@ -166,6 +215,9 @@ class LocalFiles:
     def exists(self, path: str) -> bool:
         return (self.root / path).exists()
 
+    def absent(self, paths: Collection[str], *, promised: bool = False) -> set[str]:
+        return {path for path in paths if not self.exists(path)}
+
     def listing(self, folder: str) -> Iterator[FileInfo]:
         for path in sorted((self.root / folder).rglob("*")):
             with suppress(FileNotFoundError):
@@ -177,6 +229,8 @@ class LocalFiles:
         return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()) if self.root.is_dir() else []
 
     def delete(self, path: str) -> None:
+        if self.lock is not None:
+            self.lock.release(path)
         with self._lock:
             self._open.pop(path, None)
         (self.root / path).unlink(missing_ok=True)
@@ -194,6 +248,15 @@ class LocalFiles:
         self._unsettled.append((aside, self.root / path))
 
     def swap(self, path: str, data: bytes) -> bool:
+        if self.lock is not None and not self.exists(path):
+            self._create(path, self.lock.decide(path, data))
+            return self.read(path) == data
+        return self._create(path, data) or self.read(path) == data
+
+    def prove_swap(self) -> None:
+        """A hard link is never made over a file."""
+
+    def _create(self, path: str, data: bytes) -> bool:
         aside = self.aside()
         aside.write_bytes(data)
         _sync(aside)
@@ -254,72 +317,3 @@ def _link(aside: Path, target: Path) -> bool:
                 where=str(target),
                 fix="put the store on a local filesystem such as ext4, xfs or btrfs",
             ) from error
-
-
-class RemoteFiles:
-    swap_by = "none"
-
-    def __init__(self, filesystem: Any, root: str, url: str) -> None:
-        self.filesystem, self.root, self.url = filesystem, root, url
-
-    def _path(self, path: str) -> str:
-        return f"{self.root}/{path}"
-
-    def read(self, path: str) -> bytes:
-        return self.filesystem.cat_file(self._path(path))
-
-    def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
-        data = self.read_range(path, offset, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def read_range(self, path: str, offset: int, length: int) -> bytes:
-        if length == 0:
-            return b""
-        return self.filesystem.cat_file(self._path(path), start=offset, end=offset + length)
-
-    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        return [self.read_range(path, offset, length) for offset, length in ranges]
-
-    def exists(self, path: str) -> bool:
-        return self.filesystem.exists(self._path(path))
-
-    def listing(self, folder: str) -> Iterator[FileInfo]:
-        found = self.filesystem.find(self._path(folder), detail=True)
-        for path, told in sorted(found.items()):
-            modified = told.get("LastModified") or told.get("created") or told["mtime"]
-            inside = self.filesystem._strip_protocol(path).removeprefix(f"{self.root}/")
-            yield FileInfo(inside, told["size"], modified.timestamp())
-
-    def folders(self) -> list[str]:
-        found = self.filesystem.ls(self.root, detail=True) if self.filesystem.isdir(self.root) else []
-        return sorted(posixpath.basename(told["name"].rstrip("/")) for told in found if told["type"] == "directory")
-
-    def touch(self, path: str) -> None:
-        self.filesystem.makedirs(posixpath.dirname(self._path(path)), exist_ok=True)
-        self.filesystem.pipe_file(self._path(path), b"")
-
-    def delete(self, path: str) -> None:
-        with suppress(FileNotFoundError):
-            self.filesystem.rm_file(self._path(path))
-
-    def aside(self) -> Path:
-        return Path(gettempdir()) / f"millrace-{uuid.uuid4().hex}"
-
-    def publish(self, aside: Path, path: str) -> None:
-        # Not every filesystem uploads atomically: a torn upload under a content name has another size.
-        target = self._path(path)
-        if not self.filesystem.exists(target) or self.filesystem.size(target) != aside.stat().st_size:
-            self.filesystem.makedirs(posixpath.dirname(target), exist_ok=True)
-            self.filesystem.put_file(str(aside), target)
-        aside.unlink()
-
-    def swap(self, path: str, data: bytes) -> bool:
-        raise StoreError(
-            f"commits to {self.url.partition('://')[0]}:// are not supported: no compare-and-swap for it yet",
-            where=self.url,
-            fix="commit to a local folder and copy the finished store",
-        )
-
-    def settle(self) -> None:
-        """Uploads are durable when they return."""

@@ -32,7 +32,7 @@ from manifests.records import Json
 from stores import tombstones
 from stores.closure import RECORDS, closure
 from stores.exposure import exposures, plans, trained
-from stores.filesystem import Files, LocalFiles, open_files
+from stores.filesystem import NO_SWAP, Files, LocalFiles, open_files
 from stores.rewrite import adopted, expire, in_order, rewrite
 from stores.snapshot import Snapshot
 from stores.store import Store
@@ -157,7 +157,7 @@ def _stores(files: Files) -> list[Store]:
     if not stores:
         raise StoreError("there is no store with a commit below", where=files.url, fix="give the folder of a run")
     for store in stores:
-        if store.files.swap_by == "none":
+        if store.files.swap_by == NO_SWAP:
             fix = "copy the stores to a filesystem that has one, forget there, and delete these"
             raise StoreError("no compare-and-swap here, so nothing can be forgotten safely", where=store.url, fix=fix)
     return stores

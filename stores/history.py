@@ -103,7 +103,7 @@ def tag(store: Store, name: str, snapshot: Snapshot, *, move: bool = False) -> N
     path, data = f"tags/{name}.json", canonical_json(told).encode()
     if move:
         store.files.delete(path)
-    if not store.files.swap(path, data) and store.files.read(path) != data:
+    if not store.files.swap(path, data):
         number = tags(store.files)[name]["number"]
         fix = "choose another name, or say --move"
         raise ManifestError(f"snapshot {number} has the tag {name!r} already", where=store.url, fix=fix)

@@ -25,6 +25,7 @@ from stores.kinds import KINDS
 from stores.layout import checksum, read_ranges
 from stores.roots import SCHEMA, ShardEntry
 
+PROBES = 4
 OPEN_INDEXES = 256
 """Shard indexes kept at hand; beyond, the one that was opened first is read again when needed."""
 
@@ -35,7 +36,8 @@ def read_meta(files: Files) -> dict[str, Json]:
         meta = json.loads(files.read("store.json"))
         if meta["schema"] != SCHEMA:
             raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
-        return {name: meta[name] for name in ("kind", "name", "schema", "swap")}
+        told = {name: meta[name] for name in ("kind", "name", "schema", "swap")}
+        return told | {name: meta[name] for name in ("lock",) if name in meta}
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError("there is no store here", where=files.url, fix="check the path or URL") from None
     except (ValueError, KeyError, TypeError):
@@ -49,19 +51,21 @@ def root_path(number: int) -> str:
 def newest(files: Files, known: int = 0) -> int:
     """Number of the newest root, 0 where there is none; `known` is one that exists.
 
-    Roots are numbered without gaps, so doubling steps up and halving them down finds it without listing.
+    Roots are numbered without gaps, so steps that grow fourfold, and then shrink, find it without listing; a few
+    numbers are asked for side by side, because a network answers many questions in the time of one.
     """
-
-    def exists(number: int) -> bool:
-        return files.exists(root_path(number))
-
-    low, step = known, 1
-    while exists(low + step):
-        low, step = low + step, step * 2
-    high = low + step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if exists(middle) else (low, middle)
+    low, high = known, None
+    while high is None or high - low > 1:
+        if high is None:
+            tried = [low + 4**power for power in range(PROBES)]
+        else:
+            tried = sorted({low + (high - low) * part // (PROBES + 1) for part in range(1, PROBES + 1)} - {low})
+        absent = files.absent([root_path(number) for number in tried])
+        for number in tried:
+            if root_path(number) in absent:
+                high = number
+                break
+            low = number
     return low
 
 

@@ -134,7 +134,6 @@ def _commit(store: Store, head: Snapshot, receipts: Sequence[Receipt], done: Rep
         number=head.number + 1,
         previous=sha256(store.files.read(root_path(head.number))).hexdigest(),
     )
-    data = root_bytes(root, store.url)
-    if not store.files.swap(root_path(root.number), data) and store.files.read(root_path(root.number)) != data:
+    if not store.files.swap(root_path(root.number), root_bytes(root, store.url)):
         raise StoreError("somebody else committed here meanwhile", where=store.url, fix="run the same command again")
     return store.snapshot(root.number)

@@ -60,8 +60,7 @@ def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: M
         number=head.number + 1,
         previous=before,
     )
-    data = root_bytes(root, store.url)
-    if not store.files.swap(root_path(root.number), data) and store.files.read(root_path(root.number)) != data:
+    if not store.files.swap(root_path(root.number), root_bytes(root, store.url)):
         raise StoreError("somebody else committed here meanwhile", where=store.url, fix="run the same command again")
     return store.snapshot(root.number)
 

@@ -4,7 +4,7 @@
     one committer per node: store.commit(receipts, ...) -> Snapshot  (swaps in the next root)
     anybody: store.head() -> Snapshot
 
-    store.json                kind, schema, name, what commits swap by
+    store.json                kind, schema, name, what commits swap by, and the lock where that is another place
     roots/000007.json         immutable; the highest number is the head
     lists/DIGEST.json         units with their shards, about a thousand shards each
     shards/DIGEST.tar         ordinary WebDataset tars
@@ -19,6 +19,7 @@ The first commit of a unit wins, so retries, duplicates and late receipts change
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -28,6 +29,7 @@ from manifests.errors import StoreError
 from manifests.records import Json, canonical_json
 from stores import leases
 from stores.filesystem import Files, open_files, publish_bytes
+from stores.lock import Lock
 from stores.reading import newest, read_meta, root_path
 from stores.roots import SCHEMA, Parent, Receipt, Root, content_root, cut_lists, paths, root_bytes, store_counts
 from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, snapshot_of
@@ -45,14 +47,23 @@ class Store:
         """A root that exists; none did at 0."""
 
     @classmethod
-    def create(cls, url: str, kind: StoreKind, name: str) -> Store:
-        """Raises StoreError where there is a store already."""
+    def create(cls, url: str, kind: StoreKind, name: str, *, lock: str | None = None) -> Store:
+        """
+        Args:
+            lock: local path or URL of a folder where commits are decided, for a filesystem that can't (`lock.py`).
+        Raises:
+            StoreError: there is a store already, or commits would not be safe although they should.
+        """
         if kind not in get_args(StoreKind):
             raise ValueError(f"{kind!r} is no kind of store")
         files = open_files(url)
         if files.exists("store.json"):
             raise StoreError("there is a store here already", where=files.url, fix="open it, or choose another place")
-        meta = {"kind": kind, "schema": SCHEMA, "name": name, "swap": files.swap_by}
+        meta = {"kind": kind, "schema": SCHEMA, "name": name, "swap": "lock" if lock else files.swap_by}
+        if lock:
+            meta["lock"] = lock if "://" in lock else os.path.abspath(lock)
+            _decide_there(files, meta)
+        files.prove_swap()
         publish_bytes(files, canonical_json(meta).encode(), "store.json")
         files.settle()
         return cls.open(url)
@@ -61,7 +72,10 @@ class Store:
     def open(cls, url: str) -> Store:
         """Raises StoreError where there is none, or one of another schema."""
         files = open_files(url)
-        return cls(files, read_meta(files))
+        meta = read_meta(files)
+        if "lock" in meta:
+            _decide_there(files, meta)
+        return cls(files, meta)
 
     @classmethod
     def open_or_create(cls, url: str, kind: StoreKind, name: str) -> Store:
@@ -155,11 +169,9 @@ class Store:
                 root = replace(root, number=head.number + 1, previous=_file_digest(self.files, head.number))
             else:
                 root = replace(root, number=1)
-            data = root_bytes(root, self.url)
-            path = root_path(root.number)
-            # A swap whose answer was lost left exactly these bytes behind: that is success as well.
-            if self.files.swap(path, data) or self.files.read(path) == data:
-                self._known = root.number
+            made = self.files.swap(root_path(root.number), root_bytes(root, self.url))
+            self._known = root.number  # ours or another committer's: there is one
+            if made:
                 leases.give_up(self.files, arrived)
                 return self.snapshot(root.number)
 
@@ -172,14 +184,14 @@ class Store:
 
     def _check_there(self, receipts: Sequence[Receipt]) -> None:
         """What a receipt names may be gone: its writer was taken for dead, and the garbage collected."""
-        for receipt in receipts:
-            gone = next((path for path in paths(receipt, self.kind) if not self.files.exists(path)), None)
-            if gone is not None:
-                raise StoreError(
-                    f"unit {receipt.unit!r} names a file that is not there",
-                    where=f"{self.url}/{gone}",
-                    fix="write the unit again: run the same command once more",
-                )
+        units = {path: receipt.unit for receipt in receipts for path in paths(receipt, self.kind)}
+        gone = min(self.files.absent(units, promised=True), default=None)
+        if gone is not None:
+            raise StoreError(
+                f"unit {units[gone]!r} names a file that is not there",
+                where=f"{self.url}/{gone}",
+                fix="write the unit again: run the same command once more",
+            )
 
     def _check_view(self, root: Root, receipts: Sequence[Receipt]) -> None:
         """A view decides about every record of its base, once it is complete, and about nothing else."""
@@ -205,6 +217,10 @@ def _adds_nothing(root: Root, head: Root) -> bool:
     if head.complete and not root.complete:
         return (root.node, root.lists) == (head.node, head.lists)
     return replace(root, number=head.number, previous=head.previous) == head
+
+
+def _decide_there(files: Files, meta: Mapping[str, Json]) -> None:
+    files.lock = Lock(meta["lock"], canonical_json(meta).encode())
 
 
 def _file_digest(files: Files, number: int) -> str:

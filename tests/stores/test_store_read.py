@@ -205,7 +205,7 @@ def test_a_parent_that_was_lost_and_made_again_is_known_by_its_content(make: Any
     everything(Store.open(made.url).snapshot(1))
 
 
-def test_a_store_on_another_filesystem_is_read_but_not_committed_to(make: Any, tmp_path: Path) -> None:
+def test_a_store_that_was_put_on_another_filesystem_is_read_there(make: Any, tmp_path: Path) -> None:
     import fsspec
 
     local = make("documents", {"a": documents()})
@@ -217,16 +217,6 @@ def test_a_store_on_another_filesystem_is_read_but_not_committed_to(make: Any, t
     everything(copied)
     assert verify(copied) == []
     assert list(pickle.loads(pickle.dumps(copied)).records()) == list(local.records())
-
-    store = Store.create(f"memory://{tmp_path.name}", "documents", "fresh")
-    writer = store.writer("a")
-    for one in documents():
-        writer.add(one)
-    receipt = writer.finish()
-    assert receipt.shards[0].shard == local.shards[0].shard
-    with pytest.raises(StoreError, match="commits to memory:// are not supported"):
-        store.commit([receipt], node="n", units=["a"])
-    assert store.head() is None
 
 
 def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:

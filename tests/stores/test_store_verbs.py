@@ -363,8 +363,10 @@ def test_a_damaged_object_is_not_copied(store: Store, tmp_path: Path) -> None:
 
 def test_a_copy_through_memory_has_the_same_content_root(store: Store) -> None:
     snapshot = commit(store, "a")
-    with pytest.raises(StoreError, match="no compare-and-swap"):
-        copy(snapshot, "memory://copies/docs")
+    copied = copy(snapshot, "memory://copies/docs")
+    assert copied.content_root == snapshot.content_root and verify(copied) == []
+    back = copy(copied, f"{store.url}-back")
+    assert back.content_root == snapshot.content_root and list(back.records()) == list(snapshot.records())
 
 
 # ---------------------------------------------------------------- a full disk

@@ -1,0 +1,198 @@
+"""A proxy in front of an HTTP server that does to requests what networks and servers do: see `Fault`.
+
+It counts, it says so before and after everything that changes something, and it runs in threads of the test's process,
+so that a test can decide while it happens.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+
+Fault = Literal[
+    "503",  # SlowDown, nothing was done
+    "reset",  # before anything was done
+    "lost",  # done, but the answer is a reset
+    "stall",  # no answer at all, and nothing is done
+    "torn",  # half of the body, then the connection ends
+    "short",  # half of the body, and headers that say that this is all
+    "stale",  # 404 for what is there
+    "careless",  # conditions are not passed on
+]
+CHANGES = ("PUT", "POST", "DELETE")
+SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    """Without query."""
+    again: int
+    """How many equal ones, by method and path, came before."""
+
+
+Rule = Callable[[Request], Fault | None]
+
+
+@dataclass
+class Faulty:
+    port: int
+    rule: Rule = lambda request: None
+    before: Callable[[int], None] = lambda number: None
+    """Called with the number of every request that changes something, from 1, before it is passed on ..."""
+    after: Callable[[int], None] = lambda number: None
+    """... and when it is done, before its answer goes back."""
+    stall_s: float = 30.0
+    seen: list[Request] = field(default_factory=list)
+    done: Counter[Fault] = field(default_factory=Counter)
+    changes: int = 0
+    _times: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def reset(self) -> None:
+        """As it was at first: every request passes."""
+        with self._lock:
+            self.rule, self.before, self.after = (lambda _: None), (lambda _: None), (lambda _: None)
+            self.seen.clear()
+            self.done.clear()
+            self._times.clear()
+            self.changes = 0
+
+    def arrived(self, method: str, path: str) -> Request:
+        with self._lock:
+            request = Request(method, path, self._times[method, path])
+            self._times[method, path] += 1
+            self.seen.append(request)
+            return request
+
+
+@contextmanager
+def faulty(upstream: int) -> Iterator[Faulty]:
+    """In front of the server at port `upstream` of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, -1
+
+        def handle_one(self) -> None:
+            request = proxy.arrived(self.command, self.path.partition("?")[0])
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = proxy.rule(request)
+            if fault is not None:
+                with proxy._lock:
+                    proxy.done[fault] += 1
+            number = 0
+            if self.command in CHANGES:
+                with proxy._lock:
+                    number = proxy.changes = proxy.changes + 1
+                proxy.before(number)
+            match fault:
+                case "503":
+                    return self.answer(503, {"Content-Type": "application/xml"}, SLOW_DOWN)
+                case "stale":
+                    return self.answer(
+                        404, {"Content-Type": "application/xml"}, b"<Error><Code>NoSuchKey</Code></Error>"
+                    )
+                case "reset":
+                    return self.hang_up()
+                case "stall":
+                    self.wait_until_they_leave()
+                    return self.hang_up()
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in ("connection", "expect")
+            }
+            if fault == "careless":
+                headers.pop("If-None-Match", None)
+            behind = http.client.HTTPConnection("127.0.0.1", upstream, timeout=60)
+            behind.request(self.command, self.path, body, headers)
+            answer = behind.getresponse()
+            data = answer.read()
+            behind.close()
+            if number:
+                proxy.after(number)
+            told = {
+                name: value
+                for name, value in answer.getheaders()
+                if name.lower() not in ("connection", "date", "server")
+            }
+            if fault == "lost":
+                return self.hang_up()
+            if fault == "torn":
+                self.answer(answer.status, told, data[: len(data) // 2])
+                return self.hang_up()
+            if fault == "short":
+                data = data[: len(data) // 2]
+                told = {name: value for name, value in told.items() if name.lower() != "content-length"}
+            return self.answer(answer.status, told, data)
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
+
+        def handle_expect_100(self) -> bool:
+            super().handle_expect_100()
+            self.wfile.flush()
+            return True
+
+        def answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if not any(name.lower() == "content-length" for name in headers) and status != 204:
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+            self.wfile.flush()
+
+        def hang_up(self) -> None:
+            self.close_connection = True
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+        def wait_until_they_leave(self) -> None:
+            until = time.monotonic() + proxy.stall_s
+            self.connection.settimeout(0.05)
+            while time.monotonic() < until:
+                try:
+                    if not self.connection.recv(1, socket.MSG_PEEK):
+                        return
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+
+        def finish(self) -> None:
+            try:
+                super().finish()
+            except (OSError, ValueError):
+                """They have left."""
+
+        def log_message(self, *told: object) -> None:
+            """Nothing."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads, request_queue_size = True, 64
+
+        def handle_error(self, *told: object) -> None:
+            """A client that leaves in the middle is what this is for."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    proxy = Faulty(server.server_address[1])
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

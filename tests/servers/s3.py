@@ -1,0 +1,91 @@
+"""An S3-compatible server on loopback, as a process of its own: moto's, asked in a quick way.
+
+moto looks whether an object is there and then stores it, in two steps: between them two writers who both say
+`If-None-Match: *` may both win. Here one lock makes each PUT one step, as S3 promises; a test races on it. Run as a
+program (`python -m tests.servers.s3 PORT SKEW_S`) it serves, its clock so many seconds off.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BUCKET = "mill"
+ACCESS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@contextmanager
+def s3_server(skew_s: float = 0) -> Iterator[int]:
+    """Its port; it has one bucket, empty."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.servers.s3", str(port), str(skew_s)]
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ACCESS})
+    try:
+        until = time.monotonic() + 60
+        while True:
+            assert server.poll() is None and time.monotonic() < until, "the S3 server did not come up"
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def serve(port: int, skew_s: float) -> None:
+    from datetime import timedelta
+
+    import moto.s3.models
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from moto.s3.models import s3_backends
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quick(WSGIRequestHandler):
+        """Answers go out in one packet: in several, each waits for the other side to say that it came."""
+
+        protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, -1
+
+        def run_wsgi(self) -> None:
+            if self.headers.get("Expect", "").lower() == "100-continue":
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.wfile.flush()
+                del self.headers["Expect"]
+            super().run_wsgi()
+
+        def log_request(self, *told: object) -> None:
+            """Nothing."""
+
+    app = DomainDispatcherApplication(create_backend_app)
+    one_step = threading.Lock()
+
+    def answer(environ, start):  # type: ignore[no-untyped-def]
+        if environ["REQUEST_METHOD"] != "PUT":
+            return app(environ, start)
+        with one_step:
+            return app(environ, start)
+
+    real_now = moto.s3.models.utcnow
+    moto.s3.models.utcnow = lambda: real_now() + timedelta(seconds=skew_s)
+    s3_backends["123456789012"]["aws"].create_bucket(BUCKET, "us-east-1")
+    make_server("127.0.0.1", port, answer, threaded=True, request_handler=Quick).serve_forever()
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), float(sys.argv[2]))

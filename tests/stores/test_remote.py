@@ -1,0 +1,125 @@
+"""Stores that lie elsewhere: the same content root, a swap that nobody wins twice, and answers that are checked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import fsspec
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from manifests.errors import StoreError
+from stores.filesystem import open_files, publish_bytes
+from stores.store import Store
+from stores.upkeep import verify
+from tests.servers.faulty import Faulty
+from tests.stores.test_store_commit import RACER, ROOT, work
+
+
+class Plain(LocalFileSystem):
+    """A filesystem that fsspec knows and we know nothing about."""
+
+    protocol = "plain"
+
+
+fsspec.register_implementation("plain", Plain, clobber=True)
+
+
+def test_a_store_elsewhere_has_the_content_root_that_it_has_here(remote_url: str, tmp_path: Path) -> None:
+    here, there = work(str(tmp_path / "docs")), work(f"{remote_url}/docs")
+    assert there.content_root == here.content_root and there.counts == here.counts and verify(there) == []
+    assert list(there.records()) == list(here.records()) and there.table() == here.table()
+    assert work(f"{remote_url}/docs").number == there.number
+    assert {info.path for info in there.files.listing("")} >= {"store.json", "roots/000001.json"}
+    assert there.files.folders() == ["index", "lists", "quarantine", "roots", "shards"]
+
+
+def test_of_many_who_create_the_same_path_one_does(remote_url: str) -> None:
+    together = Barrier(6)
+
+    racers = [open_files(remote_url) for _ in range(6)]
+    for files in racers:
+        files.prove_swap()
+
+    def create(round_: int, racer: int) -> bool:
+        files = racers[racer]
+        together.wait()
+        return files.swap(f"roots/{round_:06}.json", b"%d" % racer)
+
+    with ThreadPoolExecutor(6) as pool:
+        for round_ in range(15):
+            won = list(pool.map(create, [round_] * 6, range(6)))
+            assert won.count(True) == 1
+            assert open_files(remote_url).read(f"roots/{round_:06}.json") == b"%d" % won.index(True)
+
+
+def test_committers_of_several_processes_that_race_on_s3_lose_nothing(s3: Faulty) -> None:
+    store = Store.create(f"s3://mill/{uuid.uuid4().hex}/docs", "documents", "docs")
+    everybody = [f"{racer}{i}" for i in range(2) for racer in "xyz"]
+    racers = []
+    for racer in "xyz":
+        mine = ",".join(unit for unit in everybody if unit[0] == racer)
+        command = [sys.executable, "-c", RACER, store.url, mine, ",".join(everybody)]
+        racers.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    for process in racers:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in racers:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(100) for process in racers] == [0, 0, 0]
+    head = Store.open(store.url).head()
+    assert head is not None and set(head.units) == set(everybody) and head.number == len(everybody)
+    assert verify(head) == []
+
+
+def test_a_swap_done_again_says_again_that_it_is_ours(remote_url: str) -> None:
+    files = open_files(remote_url)
+    assert files.swap("roots/000001.json", b"ours") and files.swap("roots/000001.json", b"ours")
+    assert not files.swap("roots/000001.json", b"theirs") and files.read("roots/000001.json") == b"ours"
+
+
+def test_a_server_that_ignores_conditions_is_not_trusted(s3: Faulty) -> None:
+    s3.rule = lambda request: "careless"
+    url = f"s3://mill/{uuid.uuid4().hex}"
+    with pytest.raises(StoreError, match="does not do what If-None-Match asks for"):
+        Store.create(url, "documents", "docs")
+    s3.reset()
+    store = Store.create(url, "documents", "docs")
+    s3.rule = lambda request: "careless"
+    with pytest.raises(StoreError, match="does not do what If-None-Match asks for"):
+        work(store.url)
+    s3.reset()
+    assert Store.open(url).head() is None
+
+
+def test_where_nothing_is_swapped_nobody_commits(tmp_path: Path) -> None:
+    store = Store.create(f"plain://{tmp_path}/docs", "documents", "docs")
+    assert store.meta["swap"] == "none"
+    with pytest.raises(StoreError, match=r"it has no compare-and-swap\n  fix: name a lock"):
+        work(store.url)
+    assert store.head() is None
+
+
+def test_a_store_without_a_bucket_is_an_error_that_says_so(s3: Faulty) -> None:
+    with pytest.raises(StoreError, match="there is no store here"):
+        Store.open("s3://no-such-bucket/docs")
+    with pytest.raises(StoreError, match="bucket does not exist"):
+        Store.create("s3://no-such-bucket/docs", "documents", "docs")
+
+
+def test_files_are_published_under_their_names(remote_url: str) -> None:
+    files = open_files(remote_url)
+    for number in range(3):
+        publish_bytes(files, b"%d" % number * 1000, f"shards/{number}.tar")
+    files.settle()
+    assert [info.size for info in files.listing("shards")] == [1000] * 3
+    assert files.read_ranges("shards/1.tar", [(0, 2), (998, 5), (1000, 5), (500, 0)]) == [b"11", b"11", b"", b""]
+    files.delete("shards/1.tar")
+    files.delete("shards/1.tar")
+    assert files.absent(["shards/0.tar", "shards/1.tar"]) == {"shards/1.tar"}
