@@ -42,6 +42,7 @@ from packing.batch import (
     segment_at,
     stand_in,
 )
+from packing.certificate import check
 from packing.navit import CHANNELS, PATCH_PX, patches_of
 from packing.shapes import Seen
 from packing.stages import Stages
@@ -262,6 +263,7 @@ class Loader:
         threads: int = 2,
         part: tuple[int, int] = (0, 1),
         augment: Augmentation | None = None,
+        certified: bool = True,
     ) -> None:
         """
         Args:
@@ -277,17 +279,22 @@ class Loader:
             threads: that decode. Pillow and FFmpeg release the interpreter's lock while they work.
             part: (k, n) gives every n-th batch from the k-th on, for n loaders that share the work.
             augment: changes of pictures.
+            certified: whether certificates of the packs are held against what decodes here.
         Raises:
             StoreError: packs that are not all there.
             ManifestError: a world size that does not divide the global batch, or one that the plan was not made for;
                 `augment` names a source that is not in the packs, or they don't say what texts tell of media.
-            ResumeError: a state of other packs, of other decisions about media, or of other changes of pictures.
+            ResumeError: a state of other packs, of other decisions about media, or of other changes of pictures; or the
+                packs were certified with a decoder, resize kernel or data path that gives other bytes.
         """
         chain = ((0, packs),) if isinstance(packs, Snapshot) else tuple(packs)
         for _, snapshot in chain:
             _check(snapshot, global_batch_packs)
             if augment is not None:
                 _check_sources(snapshot, augment)
+        packs_seen = [snapshot for _, snapshot in chain] if certified else []
+        self.notes = tuple(note for seen in packs_seen for note in check(seen, augmented=augment is not None))
+        """What has another version than where the packs were certified, and gives the same bytes."""
         if global_batch_packs % world:
             raise ManifestError(
                 f"{world} ranks can't share {global_batch_packs} packs evenly",

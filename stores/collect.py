@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 
 from manifests.errors import StoreError
 from manifests.records import Json
-from stores import leases
+from stores import certificates, leases
 from stores.filesystem import FileInfo, Files, open_files
 from stores.history import expired_path, numbers, tags
 from stores.reading import read_meta
 from stores.rewrite import objects
 from stores.store import Store
 
-FOLDERS = ("shards", "index", "quarantine", "lists")
+FOLDERS = ("shards", "index", "quarantine", "lists", certificates.FOLDER)
 DAY_S = 86_400.0
 
 
@@ -137,7 +137,7 @@ def _parents_named_beside(files: Files) -> Iterator[tuple[str, int]]:
 
 def _objects(store: Store, number: int) -> set[str]:
     snapshot = store.snapshot(number)
-    found = objects(snapshot)
+    found = objects(snapshot) | {certificates.certificate_path(snapshot)}
     missing = [entry.digest for entry in snapshot.root.lists if not store.files.exists(f"lists/{entry.digest}.json")]
     if missing:
         raise StoreError(

@@ -1,7 +1,7 @@
 """The verb `millrace store`: what happened to a store, whether it is whole, what may go, and copies.
 
-A table from sub-command to function. Nothing but repair, gc, copy, tag and forget writes; whatever they do stands in
-`docs/stores.md`.
+A table from sub-command to function. Nothing but repair, gc, copy, tag, certify and forget writes; whatever they do
+stands in `docs/stores.md`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ COMMANDS = {
     "repair": ("stores.command:mend", "take damaged objects from a copy, or salvage what is whole"),
     "gc": ("stores.command:clean", "let snapshots expire, delete what none reaches"),
     "copy": ("stores.command:duplicate", "a snapshot to another place, on any filesystem"),
+    "certify": ("packing.certify:main", "replay the first batches of packs in every way, keep their hashes"),
     "forget": ("stores.forget:main", "take records out of all stores of a folder, for good"),
 }
 

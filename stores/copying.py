@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from manifests.errors import StoreError
+from stores import certificates
 from stores.filesystem import Files, open_files
 from stores.reading import read_meta, root_path
 from stores.rewrite import objects
@@ -45,6 +46,9 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
             take(snapshot.files, target, path)
         show(done + 1, len(wanted))
     target.settle()
+    certificate = certificates.certificate_path(snapshot)
+    if snapshot.files.exists(certificate):
+        target.swap(certificate, snapshot.files.read(certificate))
     if head is not None and _says(head.root) == _says(snapshot.root):
         return head
     number = head.number + 1 if head else 1

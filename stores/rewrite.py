@@ -17,6 +17,7 @@ from manifests.errors import StoreError
 from manifests.records import FORGOTTEN
 from stores import blank, index
 from stores.blank import Edit
+from stores.certificates import certificate_path
 from stores.closure import matches, quarantine_lines, snapshots
 from stores.filesystem import publish_bytes
 from stores.history import expired_path, tag, tags, untag
@@ -83,6 +84,8 @@ def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[i
     staying = objects(head)
     for snapshot in doomed:  # lists last: killed before, this begins again with it
         store.files.touch(expired_path(snapshot.number))
+        if (path := certificate_path(snapshot)) != certificate_path(head):
+            store.files.delete(path)
         for path in sorted(objects(snapshot) - staying, key=lambda path: path.startswith("lists/")):
             store.files.delete(path)
     return numbers

@@ -28,6 +28,7 @@ from manifests.runlog import RunLog
 from model.canonical import canonical_gradients, canonical_parameters, canonical_state, load_canonical
 from model.config import ModelConfig
 from model.multimodal import MultimodalModel
+from packing import certificate
 from packing.loader import GlobalBatch, Loader
 from packing.stand_ins import StandIns
 from packing.torch_batches import RowTensors, media_to, rows_to
@@ -62,6 +63,7 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
         )
     steps = stage.steps or planned
     vocabulary = Vocabulary.load(stage.vocabulary)
+    certificate.check(packs, vocabulary=vocabulary.digest)
     if vocabulary.digest != packs.meta["vocabulary"]:
         raise ManifestError(
             f"vocabulary {stage.vocabulary} ({vocabulary.digest[:12]}) is not that of the packs "
@@ -128,6 +130,8 @@ class Run:
         self.log = RunLog(out / "metrics.jsonl")
         if saved is not None:
             self.log.write("resume", step=self.step)
+        for note in self.loader.notes:
+            self.log.write("certificate", note=note)
 
     def finish(self) -> None:
         """Take all steps that are left, saving now and then and after the last."""

@@ -135,7 +135,8 @@ def make(folder: Path, found: list[Document], mixture: Mixture = MIXTURE) -> Mad
     samples = write(create(folder, "samples"), encoded, [documents], vocabulary=tiny.digest)
     by_source = {source.name: samples for source in mixture.sources}
     plan = compile_plan(mixture, by_source, tiny)
-    blocks = write(create(folder, "plan"), plan.blocks, [samples], **plan.meta)
+    stores = {source.name: samples.name for source in mixture.sources}
+    blocks = write(create(folder, "plan"), plan.blocks, [samples], **plan.meta, stores=stores)
     store = create(folder, "packs")
     receipts = []
     for number, block in enumerate(blocks.records()):

@@ -1,0 +1,92 @@
+"""What decodes pixels here: libraries by name and version, and a fingerprint of what they really do.
+
+A fingerprint is taken of the pixels that the functions of `image.py` and `video.py` make of the files in
+`probe_media/`. So a library that was swapped below its version number is noticed, and one that has another number and
+equal pixels is known to be harmless. `packing/certificate.py` asks at the start of a run; it takes some milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import features
+
+from manifests.errors import RecordError
+from manifests.records import digest
+from stores import image, video
+
+FOLDER = Path(__file__).with_name("probe_media")
+
+TIMES_US = tuple(range(0, 360_000, 40_000))
+"""Of all frames of the clips."""
+
+WIDTHS = (61, 30, 97)
+"""Of the resized probe: as it is, smaller and larger, odd and even."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """Something that decides bytes."""
+
+    version: str
+    """Name and number. Says nothing about bytes."""
+    fingerprint: str
+    """Equal fingerprints, equal bytes, as far as the probes tell."""
+
+
+def decoders() -> dict[str, Component]:
+    """Decoders by what they read, and the resize kernel."""
+    pillow = f"Pillow {version('pillow')}"
+    libraries = {"JPEG": f"libjpeg-turbo {features.version_feature('libjpeg_turbo')}"}
+    libraries |= {name: f"{lib} {features.version(lib)}" for name, lib in (("WebP", "webp"), ("AVIF", "avif"))}
+    libraries["PNG"] = f"zlib {features.version('zlib')}"
+    found = {
+        f"{name} decoder": Component(f"{pillow}, {library}", _pictures(f"*.{ending}"))
+        for (name, library), ending in zip(libraries.items(), ("jpg", "webp", "avif", "png"), strict=True)
+    }
+    codec = ".".join(map(str, av.library_versions["libavcodec"]))
+    found["video decoder"] = Component(f"{video.DEFAULT_DECODER} {av.__version__}, libavcodec {codec}", _clips())
+    found["resize kernel"] = Component(f"{pillow}", _resized())
+    return found
+
+
+def _pictures(pattern: str) -> str:
+    return digest("pictures", *map(_picture, sorted(FOLDER.glob(pattern))))
+
+
+def _picture(file: Path) -> str:
+    try:
+        return _hashed([image.decode_rgb(file.read_bytes())])
+    except RecordError as error:
+        return error.reason
+
+
+def _clips() -> str:
+    return digest("clips", *(_clip(file) for ending in ("mp4", "webm") for file in sorted(FOLDER.glob(f"*.{ending}"))))
+
+
+def _clip(file: Path) -> str:
+    try:
+        return _hashed(video.frames_at(file.read_bytes(), TIMES_US))
+    except RecordError as error:
+        return error.reason
+
+
+def _resized() -> str:
+    rgb = pattern()
+    return _hashed(image.resize(rgb, width, height) for width in WIDTHS for height in (43, 20, 70))
+
+
+def pattern() -> np.ndarray:
+    """(43, 61, 3) uint8 by whole numbers alone, with soft and hard edges."""
+    down, across, colour = np.indices((43, 61, 3))
+    return ((across * across * (colour + 2) + down * 37 * (3 - colour) + across * down * 5) // 7 % 256).astype(np.uint8)
+
+
+def _hashed(arrays: Iterable[np.ndarray]) -> str:
+    return digest(*(part for array in arrays for part in (str(array.shape), np.ascontiguousarray(array).tobytes())))
