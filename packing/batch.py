@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -140,12 +141,11 @@ def rows_of_packs(packs: Sequence[Pack]) -> Rows:
     return rows_of(range(len(packs)), [pack.segments for pack in packs], ids, targets)
 
 
-def media_batch(placed: Sequence[Placed], patches: Sequence[np.ndarray]) -> MediaBatch:
-    """`patches`: of each item, (t * h * w, 3, 14, 14) uint8."""
+def media_batch(placed: Sequence[Placed], patches: np.ndarray) -> MediaBatch:
+    """`patches`: of all items, one after another, (N, 3, 14, 14) uint8."""
     grids = np.array([one.item.grid for one in placed], np.int64).reshape(-1, 3)
-    none = np.zeros((0, CHANNELS, PATCH_PX, PATCH_PX), np.uint8)
     return MediaBatch(
-        patches=np.concatenate([none, *patches]),
+        patches=patches,
         grids=grids,
         rows=np.array([one.row for one in placed], np.int64),
         first_slots=np.array([one.item.slot for one in placed], np.int64),
@@ -153,7 +153,8 @@ def media_batch(placed: Sequence[Placed], patches: Sequence[np.ndarray]) -> Medi
     )
 
 
-def stand_in(item: Item) -> np.ndarray:
-    """(t * h * w, 3, 14, 14) uint8: mid-grey."""
-    time, rows, cols = item.grid
-    return np.full((time * rows * cols, CHANNELS, PATCH_PX, PATCH_PX), STAND_IN, np.uint8)
+def room_for(placed: Sequence[Placed]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Memory for the patches of all items, one after another, and the part of each."""
+    ends = np.cumsum([prod(one.item.grid) for one in placed], dtype=np.int64)
+    whole = np.empty((int(ends[-1]) if placed else 0, CHANNELS, PATCH_PX, PATCH_PX), np.uint8)
+    return whole, np.split(whole, ends[:-1]) if placed else []

@@ -23,24 +23,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from math import prod
 from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from manifests.errors import ManifestError, RecordError, ResumeError, StoreError
-from manifests.records import Pack, PackedMedia
+from manifests.records import Item, Pack, PackedMedia
 from packing.augment import PLAIN, Augmentation, Change, draw
 from packing.balance import deal, encoder_cost, llm_cost
 from packing.batch import (
+    STAND_IN,
     Failure,
     MediaBatch,
     Placed,
     Rows,
     media_batch,
     placed_items,
+    room_for,
     rows_of,
     segment_at,
-    stand_in,
 )
 from packing.certificate import check
 from packing.navit import CHANNELS, PATCH_PX, patches_of
@@ -87,8 +89,11 @@ class GlobalBatch:
         self.failures: tuple[Failure, ...] = ()
         """Media that stand-ins replace, on all ranks."""
         self._reader = reader
-        self._pixels: dict[tuple[int, int], Future[dict[int, np.ndarray]]] = {}
-        """By row and medium: patches by item, of what this process was dealt."""
+        self._pixels: dict[tuple[int, int], Future[None]] = {}
+        """By row and medium, of what this process was dealt: done once the patches stand in their place."""
+        self._patches: dict[int, np.ndarray] = {}
+        """By rank: the patches of all its items, and by item below."""
+        self._parts: dict[int, np.ndarray] = {}
         self._arrays: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @cached_property
@@ -121,16 +126,16 @@ class GlobalBatch:
         """Waits for the decoders. Raises ValueError for a rank whose media this process does not load."""
         if self._placed and rank not in self._reader.ranks:
             raise ValueError(f"this loader decodes for ranks {self._reader.ranks}, not for {rank}")
-        mine = [self._placed[i] for i in self._dealt_media[rank]]
         failed = {(failure.row, failure.digest) for failure in self.failures}
-        patches = [
-            stand_in(one.item)
-            if (one.row, self.packs[one.row].media[one.medium].media.digest) in failed
-            else self._pixels[one.row, one.medium].result()[one.index]
-            for one in mine
-        ]
+        for i in self._dealt_media[rank]:
+            one = self._placed[i]
+            if (one.row, self.packs[one.row].media[one.medium].media.digest) in failed:
+                self._parts[i].fill(STAND_IN)
+            else:
+                self._pixels[one.row, one.medium].result()
         with self._reader.stages.timed("collate"):
-            return media_batch(mine, patches)
+            mine = [self._placed[i] for i in self._dealt_media[rank]]
+            return media_batch(mine, self._patches[rank] if mine else room_for(mine)[0])
 
     @property
     def shapes(self) -> dict[tuple[int, int], tuple[Seen, ...]]:
@@ -180,22 +185,29 @@ class GlobalBatch:
         for rank in self._reader.ranks:
             if rank < self._reader.world:
                 self._arrays[rank] = self._read(rank)
-        wanted = sorted({i for rank in self._reader.ranks for i in self._dealt_media[rank]})
+        wanted = sorted(i for rank in self._reader.ranks for i in self._dealt_media[rank])
         decided = self._reader.decided(self.number)
         given_up = {(failure.row, failure.digest) for failure in decided or ()}
         media = [
-            (row, medium, tuple(one.index for one in group))
-            for (row, medium), group in groupby((self._placed[i] for i in wanted), lambda one: (one.row, one.medium))
+            (row, medium, tuple(group))
+            for (row, medium), group in groupby(wanted, lambda i: (self._placed[i].row, self._placed[i].medium))
             if (row, self.packs[row].media[medium].media.digest) not in given_up
         ]
-        self._held = sum(_bytes(self.packs[row].media[medium], indexes) for row, medium, indexes in media)
+        self._held = sum(
+            _bytes(self.packs[row].media[medium], [self._placed[i].item for i in items]) for row, medium, items in media
+        )
         if not self._reader.budget.take(self._held):
             return  # closed meanwhile
-        for row, medium, indexes in media:
+        for rank in self._reader.ranks:
+            self._patches[rank], parts = room_for([self._placed[i] for i in self._dealt_media[rank]])
+            self._parts |= zip(self._dealt_media[rank], parts, strict=True)
+        for row, medium, items in media:
             packed = self.packs[row].media[medium]
             payload = self._reader.payload(self.number, packed, self._reader.where(self.number, row))
+            some = replace(packed, items=tuple(self._placed[i].item for i in items))
+            into = [self._parts[i] for i in items]
             self._pixels[row, medium] = self._reader.decoders.submit(
-                _decode, packed, indexes, payload, self._reader.stages, self._change(row, packed)
+                _decode, some, payload, self._reader.stages, self._change(row, packed), into
             )
 
     def _change(self, row: int, packed: PackedMedia) -> Change:
@@ -529,15 +541,12 @@ class _Budget:
             self._changed.notify_all()
 
 
-def _bytes(packed: PackedMedia, indexes: Sequence[int]) -> int:
+def _bytes(packed: PackedMedia, items: Sequence[Item]) -> int:
     """That a medium holds while it waits: its encoded bytes and the patches of some of its items."""
-    patches = sum(t * h * w for t, h, w in (packed.items[index].grid for index in indexes))
+    patches = sum(prod(item.grid) for item in items)
     return patches * PATCH_BYTES + (packed.media.location.length if packed.media.location else 0)
 
 
-def _decode(
-    packed: PackedMedia, indexes: Sequence[int], payload: bytes, stages: Stages, change: Change
-) -> dict[int, np.ndarray]:
-    """Patches of some of a medium's items. Raises RecordError where the bytes are not what the index promised."""
-    some = replace(packed, items=tuple(packed.items[index] for index in indexes))
-    return dict(zip(indexes, patches_of(some, payload, stages, change), strict=True))
+def _decode(packed: PackedMedia, payload: bytes, stages: Stages, change: Change, into: Sequence[np.ndarray]) -> None:
+    """Patches of all items, each in its place. Raises RecordError where the bytes are not what the index promised."""
+    patches_of(packed, payload, stages, change, into)

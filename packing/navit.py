@@ -8,6 +8,7 @@ Loss on expanded tokens is inferred: slots, wrappers and timestamps carry none, 
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from manifests.geometry import MERGE, PATCH_PX, MediaLimits, choose_frames, chun
 from manifests.records import Item, Media, PackedMedia, Sample, Span
 from packing.augment import PLAIN, Change
 from packing.stages import Stages
-from stores.image import decode_rgb
+from stores.image import Scratch, decode_rgb
 from stores.video import frames_at
 from tokenization.vocabulary import Vocabulary
 
@@ -142,35 +143,48 @@ def _items(layout: Layout, slots: list[int]) -> tuple[Item, ...]:
     )
 
 
-def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int) -> np.ndarray:
+def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int, out: np.ndarray | None = None) -> np.ndarray:
     """Pad right and bottom with zeros to the grid, and cut.
 
     Args:
         frames: T arrays (H, W, 3) uint8, all of one size, resized already; H <= rows * 14, W <= cols * 14.
+        out: where the patches go, by default new memory.
     Returns:
         (T * rows * cols, 3, 14, 14) uint8, ordered by frame, row, column. Zeros are padded before normalisation, as in
         the release, so padding is black (-1), not grey.
     """
-    height, width, _ = frames[0].shape
-    canvas = np.zeros((len(frames), rows * PATCH_PX, cols * PATCH_PX, CHANNELS), np.uint8)
-    canvas[:, :height, :width] = frames
-    grid = canvas.reshape(len(frames), rows, PATCH_PX, cols, PATCH_PX, CHANNELS)
-    return grid.transpose(0, 1, 3, 5, 2, 4).reshape(-1, CHANNELS, PATCH_PX, PATCH_PX)
+    from packing.cutting import cut  # costs time and memory that nobody pays who has no pictures
+
+    if out is None:
+        out = np.empty((len(frames) * rows * cols, CHANNELS, PATCH_PX, PATCH_PX), np.uint8)
+    for frame, patches in zip(frames, out.reshape(len(frames), -1, *out.shape[1:]), strict=True):
+        cut(frame, cols, patches)
+    return out
+
+
+_HERE = threading.local()
+"""One picture's pixels for each thread that decodes."""
 
 
 def patches_of(
-    packed: PackedMedia, payload: bytes, stages: Stages | None = None, change: Change = PLAIN
+    packed: PackedMedia,
+    payload: bytes,
+    stages: Stages | None = None,
+    change: Change = PLAIN,
+    out: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Decode one medium, resize it as planned and cut it: per item (t * h * w, 3, 14, 14) uint8.
 
-    `stages` counts the time; frames of a video are changed and resized while they are decoded.
-    Raises RecordError where the bytes don't decode to what the index promised.
+    `stages` counts the time; frames of a video are changed and resized while they are decoded. `out`: where each item's
+    patches go, by default new memory. Raises RecordError where the bytes don't decode to what the index promised.
     """
     media = packed.media
     stages = stages or Stages()
     if media.kind == "image":
+        if not hasattr(_HERE, "scratch"):
+            _HERE.scratch = Scratch()
         with stages.timed("decode"):
-            rgb = decode_rgb(payload)
+            rgb = decode_rgb(payload, scratch=_HERE.scratch)
         if rgb.shape[:2] != (media.height_px, media.width_px):
             got = f"{rgb.shape[1]} x {rgb.shape[0]} px"
             raise RecordError("wrong_size", f"decodes to {got}, not to {media.width_px} x {media.height_px} px")
@@ -182,6 +196,6 @@ def patches_of(
             frames = iter(frames_at(payload, times_us, each=lambda rgb: change.applied(rgb, packed.size_px)))
     with stages.timed("patch"):
         return [
-            cut_patches([next(frames) for _ in range(item.grid[0])], item.grid[1], item.grid[2])
-            for item in packed.items
+            cut_patches([next(frames) for _ in range(item.grid[0])], *item.grid[1:], out[i] if out else None)
+            for i, item in enumerate(packed.items)
         ]

@@ -1,48 +1,55 @@
-"""Pillow's antialiased bicubic to the bit, about three times as fast.
+"""Pillow's antialiased bicubic to the bit, about five times as fast.
 
 `image.resize` stands before this. Pillow weighs pixels with 22-bit fixed-point numbers and rounds to 8 bits after each
 of two passes; whoever uses the same numbers in the same order gets the same bytes. Read off Pillow 13.0 by experiment
 and held against it by tests: rows are resampled before columns, unless the height shrinks by more than twice what the
 width does (Pillow before 13 always began with rows, which gives other bytes for such tall pictures).
 
-Compiled by numba at the first call ever (about 2 s) and kept beside this file; the interpreter's lock is free while
-pixels are computed. What makes it fast: both passes add whole runs of neighbours weighed alike, which compilers turn
-into vector instructions. For the first pass 16 rows are turned on their side; four weights are taken at a time.
+What makes it fast: both passes add whole runs of neighbours weighed alike, which compilers turn into vector
+instructions. For the pass along rows, 16 of them are turned on their side, so that their bytes of one column are one
+vector register. Bytes are turned in blocks of 8 x 8, as eight 64-bit words. The picture between the passes never
+exists: a ring of rows, as many as one result needs, stays in the cache (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numba import njit, types
+
+from stores.compiled import BYTES_2D, READ_BYTES_2D, compiled
 
 _BITS = 22
 _HALF = 1 << (_BITS - 1)
 _SUPPORT = 2.0
 """Of the bicubic filter, in pixels of the smaller of both pictures, to each side."""
 _ROWS = 16
-"""Turned on their side together: their bytes of one column are one vector register."""
+"""Turned on their side together."""
 _LANES = 3 * _ROWS
-_UNROLL = 4
+_TAPS = 4
+"""Weights that are taken at a time."""
+_BLOCK = 512
+"""Samples of a line whose sums are kept at a time."""
 
-_PIXELS = types.Array(types.uint8, 2, "C", readonly=True)
 _STARTS = types.Array(types.int32, 1, "C", readonly=True)
 _WEIGHTS = types.Array(types.int32, 2, "C", readonly=True)
-_PASS = types.void(_PIXELS, _STARTS, _WEIGHTS, types.Array(types.uint8, 2, "C"))
+_PASSES = (READ_BYTES_2D, _STARTS, _WEIGHTS, _STARTS, _WEIGHTS, BYTES_2D)
 
 
 def bicubic(rgb: np.ndarray, width_px: int, height_px: int) -> np.ndarray:
     """(H, W, 3) uint8 -> (height_px, width_px, 3) uint8."""
     height, width, _ = rgb.shape
     rows = np.ascontiguousarray(rgb).reshape(height, -1)
-    if height_px < height and height - height_px > 2 * (width - width_px):
-        rows = _across(_down(rows, height_px), width_px)
-    else:
-        rows = _down(_across(rows, width_px), height_px)
-    return rows.reshape(height_px, width_px, 3)
+    out = np.empty((height_px, width_px * 3), np.uint8)
+    columns_first = height_px < height and height - height_px > 2 * (width - width_px)
+    resample = _columns_then_rows if columns_first else _rows_then_columns
+    resample(rows, *weights(width, width_px), *weights(height, height_px), out)
+    return out.reshape(height_px, width_px, 3)
 
 
+@lru_cache(64)
 def weights(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     """Which run of `source` pixels each of `target` pixels is made of, and how much of each.
 
@@ -56,7 +63,7 @@ def weights(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     centres = (np.arange(target) + 0.5) * scale
     first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
     stop = np.minimum((centres + reach + 0.5).astype(np.int64), source)
-    taps = -(-(math.ceil(reach) * 2 + 1) // _UNROLL) * _UNROLL
+    taps = -(-(math.ceil(reach) * 2 + 1) // _TAPS) * _TAPS
     places = np.arange(taps) + first[:, None]
     x = np.abs((places - centres[:, None] + 0.5) * (1.0 / stretch))
     near = ((-0.5 + 2.0) * x - (-0.5 + 3.0)) * x * x + 1
@@ -66,78 +73,162 @@ def weights(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     for tap in range(taps):
         total += shares[:, tap]
     shares /= total[:, None]
-    fixed = np.trunc(shares * (1 << _BITS) + np.where(shares < 0, -0.5, 0.5))
-    return first.astype(np.int32), fixed.astype(np.int32)
+    fixed = np.trunc(shares * (1 << _BITS) + np.where(shares < 0, -0.5, 0.5)).astype(np.int32)
+    used = int(np.flatnonzero(fixed.any(axis=0))[-1]) + 1
+    return first.astype(np.int32), np.ascontiguousarray(fixed[:, : -(-used // _TAPS) * _TAPS])
 
 
-def _across(rows: np.ndarray, width_px: int) -> np.ndarray:
-    height, samples = rows.shape
-    if samples == width_px * 3:
-        return rows
-    out = np.empty((height, width_px * 3), np.uint8)
-    _resample_rows(rows, *weights(samples // 3, width_px), out)
-    return out
+_ODD_BYTES, _ODD_PAIRS, _ODD_HALVES = (
+    np.uint64(mask) for mask in (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
+)
+_BYTE, _PAIR, _HALVES = np.uint64(8), np.uint64(16), np.uint64(32)
 
 
-def _down(rows: np.ndarray, height_px: int) -> np.ndarray:
-    height, samples = rows.shape
-    if height == height_px:
-        return rows
-    out = np.empty((height_px, samples), np.uint8)
-    _resample_columns(rows, *weights(height, height_px), out)
-    return out
+@njit(forceinline=True)
+def _exchange(a, b, mask, shift):
+    """What `mask` leaves of `b` against the rest of `a`."""
+    return (a & mask) | ((b & mask) << shift), ((a >> shift) & mask) | (b & ~mask)
 
 
-@njit(_PASS, nogil=True, cache=True)
-def _resample_rows(rows, first, weights, out):
-    height, samples = rows.shape
+@njit(forceinline=True)
+def _turn_block(a0, a1, a2, a3, a4, a5, a6, a7):
+    """8 words of 8 bytes: byte i of word j becomes byte j of word i."""
+    b0, b1 = _exchange(a0, a1, _ODD_BYTES, _BYTE)
+    b2, b3 = _exchange(a2, a3, _ODD_BYTES, _BYTE)
+    b4, b5 = _exchange(a4, a5, _ODD_BYTES, _BYTE)
+    b6, b7 = _exchange(a6, a7, _ODD_BYTES, _BYTE)
+    c0, c2 = _exchange(b0, b2, _ODD_PAIRS, _PAIR)
+    c1, c3 = _exchange(b1, b3, _ODD_PAIRS, _PAIR)
+    c4, c6 = _exchange(b4, b6, _ODD_PAIRS, _PAIR)
+    c5, c7 = _exchange(b5, b7, _ODD_PAIRS, _PAIR)
+    d0, d4 = _exchange(c0, c4, _ODD_HALVES, _HALVES)
+    d1, d5 = _exchange(c1, c5, _ODD_HALVES, _HALVES)
+    d2, d6 = _exchange(c2, c6, _ODD_HALVES, _HALVES)
+    d3, d7 = _exchange(c3, c7, _ODD_HALVES, _HALVES)
+    return d0, d1, d2, d3, d4, d5, d6, d7
+
+
+@njit
+def _lay(strip, lying):
+    """Words of 16 rows (16, n) -> their bytes column by column (8 n, 2)."""
+    for half in range(2):
+        top = 8 * half
+        for i in range(strip.shape[1]):
+            a0, a1, a2, a3 = strip[top, i], strip[top + 1, i], strip[top + 2, i], strip[top + 3, i]
+            a4, a5, a6, a7 = strip[top + 4, i], strip[top + 5, i], strip[top + 6, i], strip[top + 7, i]
+            b0, b1, b2, b3, b4, b5, b6, b7 = _turn_block(a0, a1, a2, a3, a4, a5, a6, a7)
+            j = 8 * i
+            lying[j, half], lying[j + 1, half], lying[j + 2, half], lying[j + 3, half] = b0, b1, b2, b3
+            lying[j + 4, half], lying[j + 5, half], lying[j + 6, half], lying[j + 7, half] = b4, b5, b6, b7
+
+
+@njit
+def _stand(lying, strip):
+    """`_lay` backwards."""
+    for half in range(2):
+        top = 8 * half
+        for i in range(strip.shape[1]):
+            j = 8 * i
+            a0, a1, a2, a3 = lying[j, half], lying[j + 1, half], lying[j + 2, half], lying[j + 3, half]
+            a4, a5, a6, a7 = lying[j + 4, half], lying[j + 5, half], lying[j + 6, half], lying[j + 7, half]
+            b0, b1, b2, b3, b4, b5, b6, b7 = _turn_block(a0, a1, a2, a3, a4, a5, a6, a7)
+            strip[top, i], strip[top + 1, i], strip[top + 2, i], strip[top + 3, i] = b0, b1, b2, b3
+            strip[top + 4, i], strip[top + 5, i], strip[top + 6, i], strip[top + 7, i] = b4, b5, b6, b7
+
+
+@njit
+def _along(lying, first, weights, done, sums):
+    """Resample 16 rows on their side: bytes of column x lie from 48 x on, before and after."""
     width, taps = weights.shape
-    # Zeros behind the last column: the run of the last pixel is filled up with weights of 0.
-    turned = np.zeros((samples + 3 * taps) * _ROWS, np.uint8)
-    done = np.empty(width * _LANES, np.uint8)
-    sums = np.empty(_LANES, np.int32)
-    for top in range(0, height, _ROWS):
-        count = min(_ROWS, height - top)
-        if count == _ROWS:  # a count that the compiler knows
-            for i in range(samples):
-                for row in range(_ROWS):
-                    turned[i * _ROWS + row] = rows[top + row, i]
-        else:
-            for i in range(samples):
-                for row in range(count):
-                    turned[i * _ROWS + row] = rows[top + row, i]
-        for x in range(width):
-            sums[:] = _HALF
-            for tap in range(0, taps, _UNROLL):
-                at = (first[x] + tap) * _LANES
-                w0, w1, w2, w3 = weights[x, tap], weights[x, tap + 1], weights[x, tap + 2], weights[x, tap + 3]
-                p0 = turned[at : at + _LANES]
-                p1 = turned[at + _LANES : at + 2 * _LANES]
-                p2 = turned[at + 2 * _LANES : at + 3 * _LANES]
-                p3 = turned[at + 3 * _LANES : at + 4 * _LANES]
-                for i in range(_LANES):
-                    sums[i] += w0 * np.int32(p0[i]) + w1 * np.int32(p1[i]) + w2 * np.int32(p2[i]) + w3 * np.int32(p3[i])
-            pixel = done[x * _LANES : (x + 1) * _LANES]
-            for i in range(_LANES):
-                pixel[i] = np.uint8(min(max(sums[i] >> _BITS, 0), 255))
-        for row in range(count):
-            line = out[top + row]
-            for i in range(width * 3):
-                line[i] = done[i * _ROWS + row]
-
-
-@njit(_PASS, nogil=True, cache=True)
-def _resample_columns(rows, first, weights, out):
-    height, samples = rows.shape
-    target, taps = weights.shape
-    sums = np.empty(samples, np.int32)
-    for y in range(target):
+    for x in range(width):
+        at = first[x] * _LANES
         sums[:] = _HALF
-        for tap in range(min(taps, height - first[y])):
-            weight = weights[y, tap]
-            line = rows[first[y] + tap]
-            for i in range(samples):
-                sums[i] += weight * np.int32(line[i])
-        line_out = out[y]
-        for i in range(samples):
-            line_out[i] = np.uint8(min(max(sums[i] >> _BITS, 0), 255))
+        for tap in range(0, taps, _TAPS):
+            w0, w1, w2, w3 = weights[x, tap], weights[x, tap + 1], weights[x, tap + 2], weights[x, tap + 3]
+            p = lying[at + tap * _LANES : at + (tap + _TAPS) * _LANES]
+            for i in range(_LANES):
+                sums[i] += (
+                    w0 * np.int32(p[i])
+                    + w1 * np.int32(p[i + _LANES])
+                    + w2 * np.int32(p[i + 2 * _LANES])
+                    + w3 * np.int32(p[i + 3 * _LANES])
+                )
+        pixel = done[x * _LANES : (x + 1) * _LANES]
+        for i in range(_LANES):
+            pixel[i] = np.uint8(min(max(sums[i] >> _BITS, 0), 255))
+
+
+@njit
+def _down(lines, first, weights, out, sums):
+    """One line out of `lines` from `first` on, which may be a ring."""
+    depth = lines.shape[0]
+    samples = out.shape[0]
+    for start in range(0, samples, _BLOCK):
+        stop = min(start + _BLOCK, samples)
+        sums[:] = _HALF
+        for tap in range(0, weights.shape[0], _TAPS):
+            w0, w1, w2, w3 = weights[tap], weights[tap + 1], weights[tap + 2], weights[tap + 3]
+            p0 = lines[(first + tap) % depth, start:stop]
+            p1 = lines[(first + tap + 1) % depth, start:stop]
+            p2 = lines[(first + tap + 2) % depth, start:stop]
+            p3 = lines[(first + tap + 3) % depth, start:stop]
+            for i in range(stop - start):
+                sums[i] += w0 * np.int32(p0[i]) + w1 * np.int32(p1[i]) + w2 * np.int32(p2[i]) + w3 * np.int32(p3[i])
+        part = out[start:stop]
+        for i in range(stop - start):
+            part[i] = np.uint8(min(max(sums[i] >> _BITS, 0), 255))
+
+
+@njit
+def _buffers(samples, taps, width):
+    """16 rows of the source, the same on their side, 16 rows of the result on their side; each beside its words.
+
+    On their side there are zeros behind the last column, which weights of 0 reach.
+    """
+    strip = np.zeros((_ROWS, (samples + 7) // 8 * 8), np.uint8)
+    lying = np.zeros((strip.shape[1] + 3 * taps) * _ROWS, np.uint8)
+    done = np.zeros((width * 3 + 7) // 8 * 8 * _ROWS, np.uint8)
+    return strip, lying, done
+
+
+@compiled(*_PASSES)
+def _rows_then_columns(rows, first_x, weights_x, first_y, weights_y, out):
+    height, samples = rows.shape
+    width, taps_x = weights_x.shape
+    target, taps_y = weights_y.shape
+    strip, lying, done = _buffers(samples, taps_x, width)
+    ring = np.zeros(((taps_y + 2 * _ROWS - 1) // _ROWS * _ROWS, len(done) // _ROWS), np.uint8)
+    depth = len(ring)
+    sums_x, sums_y = np.empty(_LANES, np.int32), np.empty(_BLOCK, np.int32)
+    top = 0
+    for y in range(target):
+        while top < min(first_y[y] + taps_y, height):
+            count = min(_ROWS, height - top)
+            for row in range(count):
+                for i in range(samples):
+                    strip[row, i] = rows[top + row, i]
+            _lay(strip.view(np.uint64), lying.view(np.uint64).reshape(-1, 2))
+            _along(lying, first_x, weights_x, done, sums_x)
+            _stand(done.view(np.uint64).reshape(-1, 2), ring[top % depth : top % depth + _ROWS].view(np.uint64))
+            top += count
+        _down(ring, first_y[y], weights_y[y], out[y], sums_y)
+
+
+@compiled(*_PASSES)
+def _columns_then_rows(rows, first_x, weights_x, first_y, weights_y, out):
+    samples = rows.shape[1]
+    width, taps_x = weights_x.shape
+    target = len(first_y)
+    strip, lying, done = _buffers(samples, taps_x, width)
+    result = np.zeros((_ROWS, len(done) // _ROWS), np.uint8)
+    sums_x, sums_y = np.empty(_LANES, np.int32), np.empty(_BLOCK, np.int32)
+    for top in range(0, target, _ROWS):
+        count = min(_ROWS, target - top)
+        for row in range(count):
+            _down(rows, first_y[top + row], weights_y[top + row], strip[row, :samples], sums_y)
+        _lay(strip.view(np.uint64), lying.view(np.uint64).reshape(-1, 2))
+        _along(lying, first_x, weights_x, done, sums_x)
+        _stand(done.view(np.uint64).reshape(-1, 2), result.view(np.uint64))
+        for row in range(count):
+            for i in range(width * 3):
+                out[top + row, i] = result[row, i]

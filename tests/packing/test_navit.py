@@ -109,6 +109,15 @@ def test_patches_are_cut_as_one_by_one(frames: int, width: int, height: int, see
     assert np.array_equal(patches, np.stack(reference.cut_patches(list(pixels), place.rows, place.cols)))
 
 
+def test_patches_go_where_they_are_wanted_and_nowhere_else() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), np.uint8)
+    whole = np.full((50, 3, 14, 14), 7, np.uint8)
+    patches = cut_patches(list(pixels), 4, 4, whole[10:42])
+    assert np.shares_memory(patches, whole)
+    assert np.array_equal(whole[10:42], np.stack(reference.cut_patches(list(pixels), 4, 4)))
+    assert (whole[:10] == 7).all() and (whole[42:] == 7).all()
+
+
 def test_patches_are_those_of_transformers() -> None:
     """Its module needs torchvision, its method `patchify` does not: compiled alone."""
     torch = pytest.importorskip("torch")

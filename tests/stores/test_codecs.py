@@ -1,0 +1,175 @@
+"""What is decoded past Pillow has Pillow's pixels, and what Pillow refuses is refused for Pillow's reason."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from manifests.errors import RecordError
+from stores import codecs, image
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def picture(random: np.random.Generator) -> Image.Image:
+    """Up to 120 px a side: noise, or smooth."""
+    width, height = random.integers(1, 121, 2).tolist()
+    if random.random() < 0.5:
+        return Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
+    few = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8))
+    return few.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(random: np.random.Generator) -> bytes:
+    """Grey, RGB or CMYK; baseline or progressive; any subsampling; with and without restart markers and orientation."""
+    shown, quality = picture(random), int(random.integers(1, 101))
+    if random.random() < 0.2:
+        subsampling = str(random.choice(["411", "440"]))
+        return simplejpeg.encode_jpeg(np.array(shown), quality, "RGB", subsampling)
+    options: dict[str, object] = {"quality": quality, "progressive": bool(random.integers(2))}
+    match random.integers(6):
+        case 0:
+            shown = shown.convert("L")
+        case 1:
+            shown = shown.convert("CMYK")
+        case 2:
+            options["keep_rgb"] = True
+        case _:
+            options["subsampling"] = str(random.choice(["4:4:4", "4:2:2", "4:2:0"]))
+    if random.random() < 0.3:
+        options["restart_marker_blocks"] = int(random.integers(1, 9))
+    return saved(shown, "JPEG", exif=oriented(random), **options)
+
+
+def webp(random: np.random.Generator) -> bytes:
+    """Lossless or not, with and without alpha and orientation, some animated."""
+    shown = picture(random)
+    if random.random() < 0.4:
+        shown.putalpha(Image.fromarray(random.integers(0, 2, shown.size[::-1], np.uint8) * 255))
+    options = {"lossless": bool(random.integers(2)), "exact": bool(random.integers(2)), "exif": oriented(random)}
+    if random.random() < 0.1:
+        options |= {"save_all": True, "append_images": [shown.transpose(Image.Transpose.ROTATE_180)]}
+    return saved(shown, "WEBP", quality=int(random.integers(0, 101)), method=int(random.integers(0, 3)), **options)
+
+
+def oriented(random: np.random.Generator) -> Image.Exif:
+    exif = Image.Exif()
+    if random.random() < 0.4:
+        exif[0x0112] = int(random.integers(1, 9))
+    return exif
+
+
+def saved(shown: Image.Image, form: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    shown.save(out, form, **options)
+    return out.getvalue()
+
+
+def damaged(payload: bytes, random: np.random.Generator) -> bytes:
+    match random.integers(4):
+        case 0:
+            return payload[: random.integers(1, len(payload))]
+        case 1:
+            return payload + payload[: random.integers(1, len(payload))]
+        case _:
+            changed = bytearray(payload)
+            within = len(payload) if random.random() < 0.5 else min(len(payload), 700)  # headers
+            for at in random.integers(0, within, random.integers(1, 5)):
+                changed[at] = random.integers(256)
+            return bytes(changed)
+
+
+def verdict(payload: bytes) -> str:
+    """What Pillow alone says."""
+    try:
+        image.check(payload)
+    except RecordError as error:
+        return error.reason
+    return "ok"
+
+
+def holds(payload: bytes) -> str:
+    """Compare `decode_rgb` with Pillow alone; says what came of it."""
+    expected = verdict(payload)
+    if expected != "ok":
+        with pytest.raises(RecordError) as caught:
+            image.decode_rgb(payload)
+        assert caught.value.reason == expected
+        return expected
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(payload))).convert("RGB")
+    assert np.array_equal(image.decode_rgb(payload), np.asarray(upright))
+    return "ok"
+
+
+def went_past_pillow(payload: bytes) -> bool:
+    opened = Image.open(io.BytesIO(payload))
+    rgb = np.empty((opened.height, opened.width, 3), np.uint8)
+    return codecs.knows(opened) and codecs.decode_into(opened, payload, rgb)
+
+
+@given(seeds)
+@settings(max_examples=400)
+def test_jpeg_pixels_are_those_of_pillow(seed: int) -> None:
+    assert holds(jpeg(np.random.default_rng(seed))) == "ok"
+
+
+@given(seeds)
+@settings(max_examples=200)
+def test_webp_pixels_are_those_of_pillow(seed: int) -> None:
+    assert holds(webp(np.random.default_rng(seed))) == "ok"
+
+
+@pytest.mark.parametrize("make", [jpeg, webp])
+def test_damaged_files_have_the_verdict_and_the_pixels_of_pillow(make) -> None:
+    random = np.random.default_rng(0)
+    seen = Counter(holds(damaged(make(random), random)) for _ in range(600))
+    assert seen["ok"] > 50 and sum(seen.values()) - seen["ok"] > 100, seen
+
+
+def test_what_is_common_goes_past_pillow() -> None:
+    """Else all of the above would hold for nothing."""
+    random = np.random.default_rng(0)
+    shown = picture(random)
+    for form, options in [
+        ("JPEG", {"subsampling": "4:2:0"}),
+        ("JPEG", {"progressive": True}),
+        ("WEBP", {}),
+        ("WEBP", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}),
+    ]:
+        assert went_past_pillow(saved(shown, form, **options)), (form, options)
+    assert went_past_pillow(saved(shown.convert("L"), "JPEG"))
+    assert not went_past_pillow(saved(shown.convert("CMYK"), "JPEG"))
+    assert not went_past_pillow(saved(shown, "WEBP", save_all=True, append_images=[shown.rotate(180)]))
+
+
+def test_real_files_have_the_verdict_and_the_pixels_of_pillow(test_data: Path) -> None:
+    seen: Counter[str] = Counter()
+    for file in sorted(test_data.glob("images_*/**/*")) + sorted(test_data.glob("dreambooth_photos/**/*.jpg")):
+        if file.suffix.lower() in (".jpg", ".jpeg", ".jfif", ".mpo", ".webp"):
+            seen[holds(file.read_bytes())] += 1
+    assert seen["ok"] > 90 and sum(seen.values()) > seen["ok"], seen
+
+
+def test_memory_is_used_again_and_pictures_that_are_too_large_get_their_own() -> None:
+    scratch = image.Scratch()
+    first = scratch.pixels(30, 20)
+    assert np.shares_memory(first, scratch.pixels(20, 30)) and first.shape == (20, 30, 3)
+    large = scratch.pixels(8000, 3000)
+    assert not np.shares_memory(large, scratch.pixels(30, 20)) and large.shape == (3000, 8000, 3)
+
+
+def test_a_second_picture_in_the_same_memory_is_decoded_in_full() -> None:
+    scratch = image.Scratch()
+    for seed in range(20):
+        payload = jpeg(np.random.default_rng(seed))
+        assert np.array_equal(image.decode_rgb(payload, scratch=scratch), image.decode_rgb(payload))
