@@ -42,7 +42,8 @@ class Component:
 def decoders() -> dict[str, Component]:
     """Decoders by what they read, and the resize kernel."""
     pillow = f"Pillow {version('pillow')}"
-    libraries = {"JPEG": f"libjpeg-turbo {features.version_feature('libjpeg_turbo')}"}
+    turbo = features.version_feature("libjpeg_turbo")
+    libraries = {"JPEG": f"libjpeg-turbo {turbo}, simplejpeg {version('simplejpeg')}"}
     libraries |= {name: f"{lib} {features.version(lib)}" for name, lib in (("WebP", "webp"), ("AVIF", "avif"))}
     libraries["PNG"] = f"zlib {features.version('zlib')}"
     found = {
@@ -51,7 +52,7 @@ def decoders() -> dict[str, Component]:
     }
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
     found["video decoder"] = Component(f"{video.DEFAULT_DECODER} {av.__version__}, libavcodec {codec}", _clips())
-    found["resize kernel"] = Component(f"{pillow}", _resized())
+    found["resize kernel"] = Component(f"numba {version('numba')}", _resized())
     return found
 
 
