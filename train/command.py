@@ -21,9 +21,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
     parser.add_argument("--out", required=True, type=Path, help="folder for metrics, checkpoints and evaluation")
     given = parser.parse_args(arguments)
-    # Threads that wait for each other spin by default. On two cores beside any other busy process that made steps 50
-    # times as long (benchmarks/LOG.md); sleeping costs next to nothing. Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for each other spin by default, for so long that on two cores beside any other busy process
+    # steps took 50 times as long; sleeping at once costs a third of the speed on quiet cores. A thousand turns, some
+    # microseconds, are long enough for the next small operation to arrive (benchmarks/LOG.md). Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from manifests.load import load
     from train.loop import train
     from train.stage import Stage
