@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     # Threads that wait for each other spin by default, for so long that on two cores beside any other busy process
     # steps took 50 times as long; sleeping at once costs a third of the speed on quiet cores. A thousand turns, some
-    # microseconds, are long enough for the next small operation to arrive (benchmarks/LOG.md). Read when torch is loaded.
+    # microseconds, are long enough for the next small operation to come (benchmarks/LOG.md). Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from manifests.load import load
     from train.loop import train
