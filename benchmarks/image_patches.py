@@ -1,0 +1,298 @@
+"""How fast do image-text records become packed patch buffers?
+
+    python -m benchmarks.image_patches [--quick]
+
+Pictures of sizes and formats like the web's (`web_pictures.py`) in the shards of each; every turn reads all of them in
+order, four to a batch, and ends with one uint8 array (patches of the batch, 3, 14, 14) at the release's limit of 16,384
+patches. Ours is the whole loader off packs, one decoding thread, digests compared on the way; peers compare nothing.
+A peer named `+ pillow` decodes and resizes by Pillow and cuts by numpy, as its user would write it; `+ ours` calls our
+decoder, kernel and cutter. All ends are compared: equal bytes, or no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contest import Contestant, Round, paired_ratio, rates, serve, spread
+from benchmarks.measure import Result, save
+from benchmarks.peers import run_in
+from manifests.geometry import PATCH_PX, fit
+
+PICTURES, BATCH, MAX_PATCHES = 48, 4, 16384
+BAR_PILLOW, BAR_OURS = 1.3, 1.0
+CAPTION = "a picture and some words beside it"
+
+Patches = Callable[[bytes], np.ndarray]
+"""Encoded picture -> (N, 3, 14, 14) uint8."""
+
+
+def payloads(folder: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((Path(folder).parent / "pictures").iterdir())]
+
+
+def in_batches(patches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    some: list[np.ndarray] = []
+    for one in patches:
+        some.append(one)
+        if len(some) == BATCH:
+            yield np.concatenate(some)
+            some = []
+
+
+# ---------------------------------------------------------------------- pictures to patches
+
+
+def by_pillow(payload: bytes) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(payload)))
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    picture = picture.convert("RGB")
+    to = fit(*picture.size, MAX_PATCHES)
+    if picture.size != (to.width_px, to.height_px):
+        picture = picture.resize((to.width_px, to.height_px), Image.Resampling.BICUBIC)
+    canvas = np.zeros((to.rows * PATCH_PX, to.cols * PATCH_PX, 3), np.uint8)
+    canvas[: to.height_px, : to.width_px] = np.asarray(picture)
+    grid = canvas.reshape(to.rows, PATCH_PX, to.cols, PATCH_PX, 3)
+    return grid.transpose(0, 2, 4, 1, 3).reshape(-1, 3, PATCH_PX, PATCH_PX)
+
+
+def by_ours(payload: bytes) -> np.ndarray:
+    from packing.navit import cut_patches
+    from stores.image import decode_rgb, resize
+
+    rgb = decode_rgb(payload)
+    to = fit(rgb.shape[1], rgb.shape[0], MAX_PATCHES)
+    return cut_patches([resize(rgb, to.width_px, to.height_px)], to.rows, to.cols)
+
+
+# ---------------------------------------------------------------------- ours
+
+
+def write_ours(folder: str) -> None:
+    from manifests.records import Item, Media, Pack, PackedMedia, Segment, record_id
+    from stores.image import probe
+    from stores.store import Store
+
+    store = Store.create(f"{folder}/packs", "packs", "packs")
+    writer = store.writer("all")
+    length = MAX_PATCHES // 2
+    ids, mask = np.zeros(length, np.uint32), np.ones(length, bool)
+    for number, payload in enumerate(payloads(folder)):
+        form, width, height = probe(payload)
+        to = fit(width, height, MAX_PATCHES)
+        media = Media(hashlib.sha256(payload).hexdigest(), "image", form, width, height, payload=payload)
+        packed = PackedMedia(media, (to.width_px, to.height_px), (Item((1, to.rows, to.cols), 0),))
+        segment = Segment(record_id("web", f"{number}"), "web", 0, length)
+        writer.add(Pack(ids, mask, (segment,), (packed,)))
+    meta = {"plan": "none", "global_batch_packs": BATCH, "max_pack_tokens": length}
+    store.commit([writer.finish()], node="bench", units=["all"], meta=meta)
+
+
+def read_ours(folder: str, how: Patches) -> Iterator[np.ndarray]:
+    from packing.loader import Loader
+    from stores.store import Store
+
+    packs = Store.open(f"{folder}/packs").head()
+    assert packs is not None
+    with Loader(packs, BATCH, threads=1) as loader:
+        for batch in loader:
+            yield batch.media(0).patches
+
+
+# ---------------------------------------------------------------------- peers
+
+
+def write_webdataset(folder: str) -> None:
+    from webdataset import ShardWriter
+
+    with ShardWriter(f"{folder}/%06d.tar", maxsize=64 << 20, verbose=0) as sink:
+        for number, payload in enumerate(payloads(folder)):
+            sink.write({"__key__": f"{number:09}", "img": payload, "txt": CAPTION.encode()})
+
+
+def read_webdataset(folder: str, how: Patches) -> Iterator[np.ndarray]:
+    import webdataset
+
+    shards = sorted(str(path) for path in Path(folder).glob("*.tar"))
+    yield from in_batches(how(sample["img"]) for sample in webdataset.WebDataset(shards, shardshuffle=False))
+
+
+def write_litdata(folder: str) -> None:
+    from litdata.streaming.writer import BinaryWriter
+
+    sink = BinaryWriter(folder, chunk_bytes="64MB")
+    for number, payload in enumerate(payloads(folder)):
+        sink[number] = {"img": payload, "txt": CAPTION}
+    sink.done()
+    sink.merge(1)
+
+
+def read_litdata(folder: str, how: Patches) -> Iterator[np.ndarray]:
+    from litdata import StreamingDataset
+
+    samples = StreamingDataset(input_dir=folder, shuffle=False)
+    yield from in_batches(how(samples[number]["img"]) for number in range(len(samples)))
+
+
+def write_energon(folder: str) -> None:
+    from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
+
+    write_webdataset(folder)
+    shards = sorted(path.name for path in Path(folder).glob("*.tar"))
+    BaseWebdatasetFactory.prepare_dataset(
+        folder, shards, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1
+    )
+    kind = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
+    (Path(folder) / ".nv-meta" / "dataset.yaml").write_text(kind)
+
+
+def read_energon(folder: str, how: Patches) -> Iterator[np.ndarray]:
+    from megatron.energon import (
+        Cooker,
+        DefaultTaskEncoder,
+        Sample,
+        WorkerConfig,
+        basic_sample_keys,
+        edataclass,
+        get_loader,
+        get_train_dataset,
+        stateless,
+    )
+
+    @edataclass
+    class Picture(Sample):
+        patches: np.ndarray
+
+    @stateless
+    def cooked(sample: dict[str, Any]) -> Picture:
+        return Picture(**basic_sample_keys(sample), patches=how(sample["img"]))
+
+    class Pictures(DefaultTaskEncoder):
+        cookers = (Cooker(cook=cooked),)
+        decoder = None
+
+        def batch(self, samples: list[Picture]) -> np.ndarray:
+            return np.concatenate([sample.patches for sample in samples])
+
+    pictures = get_train_dataset(
+        folder,
+        worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0),
+        batch_size=BATCH,
+        shuffle_buffer_size=None,
+        max_samples_per_sequence=None,
+        shuffle_over_epochs_multiplier=None,
+        task_encoder=Pictures(),
+        repeat=False,
+        parallel_shard_iters=1,
+    )
+    yield from (np.asarray(batch) for batch in get_loader(pictures))
+
+
+FORMATS: dict[str, tuple[str | None, Callable[[str], None], Callable[[str, Patches], Iterator[np.ndarray]]]] = {
+    "ours": (None, write_ours, read_ours),
+    "webdataset": ("webdataset", write_webdataset, read_webdataset),
+    "litdata": ("lightning", write_litdata, read_litdata),
+    "energon": ("lightning", write_energon, read_energon),
+}
+WAYS: dict[str, Patches] = {"pillow": by_pillow, "ours": by_ours}
+READERS = ["ours", *(f"{name} + {way}" for name in list(FORMATS)[1:] for way in WAYS)]
+
+
+# ---------------------------------------------------------------------- turns
+
+
+def one_epoch(reader: str, root: str, check: bool) -> dict[str, Any]:
+    name, _, way = reader.partition(" + ")
+    patches = 0
+    seen = hashlib.sha256()
+    for batch in FORMATS[name][2](f"{root}/{name}", WAYS[way or "ours"]):
+        patches += len(batch)
+        if check:
+            seen.update(batch)
+    return {"patches": patches, "seen": seen.hexdigest()}
+
+
+def compare(quick: bool) -> None:
+    from benchmarks.web_pictures import pictures
+
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
+        root = Path(folder)
+        (root / "pictures").mkdir()
+        size = 0
+        for number, (_, payload) in enumerate(pictures(16 if quick else PICTURES)):
+            (root / "pictures" / f"{number:06}").write_bytes(payload)
+            size += len(payload)
+        for name, (where, _, _) in FORMATS.items():
+            (root / name).mkdir()
+            run_in(where, "benchmarks.image_patches", "--write", name, str(root / name))
+        contestants = [
+            Contestant("benchmarks.image_patches", reader, FORMATS[reader.partition(" + ")[0]][0]) for reader in READERS
+        ]
+        ends = {one.name: one.ask(root=folder, check=True) for one in contestants}  # warms up as well
+        assert len({end["seen"] for end in ends.values()}) == 1, ends
+        rounds: dict[str, list[Round]] = {one.name: [] for one in contestants}
+        for repetition in range(1 if quick else 5):
+            for one in contestants if repetition % 2 else contestants[::-1]:
+                rounds[one.name].append(one.ask(root=folder, check=False))
+        for one in contestants:
+            one.close()
+    count = 16 if quick else PICTURES
+    details: dict[str, Any] = {"pictures": count, "megabytes": round(size / 1e6, 1)}
+    for way in WAYS:
+        some = {name: taken for name, taken in rounds.items() if name == "ours" or name.endswith(f"+ {way}")}
+        for clock in ("cpu_s", "wall_s"):
+            ratio = paired_ratio(
+                {name.replace("+ ours", "+ kernel"): taken for name, taken in some.items()}, "ours", clock
+            )
+            details[f"ours over the best with {way}, {clock}"] = round(ratio, 3)
+    details["wall"] = rates(rounds, count, "wall_s")
+    details["spread, CPU"] = spread(rounds, count, "cpu_s")
+    print(json.dumps(details, indent=1))
+    if quick:
+        return
+    speeds = rates(rounds, count, "cpu_s")
+    save(
+        "image_patches",
+        Result(
+            question="How fast do image-text records become packed patch buffers, default exact kernel?",
+            unit="pictures per CPU second",
+            ours=speeds.pop("ours"),
+            peers={name: speed for name, speed in speeds.items() if name.endswith("+ pillow")},
+            bar=BAR_PILLOW,
+            libraries=("pillow", "simplejpeg", "numba", "numpy"),
+            details=details
+            | {"peers with our kernel": {name: speed for name, speed in speeds.items() if name.endswith("+ ours")}}
+            | {"bar against peers with our kernel": BAR_OURS},
+        ),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few pictures and no result: does it run at all?")
+    parser.add_argument("--serve", choices=READERS, help=argparse.SUPPRESS)
+    parser.add_argument("--write", choices=FORMATS, help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve:
+        serve(lambda root, check: one_epoch(asked.serve, root, check))
+    elif asked.write:
+        FORMATS[asked.write][1](asked.folder)
+        print("{}")
+    else:
+        compare(asked.quick)
+
+
+if __name__ == "__main__":
+    main()
