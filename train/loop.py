@@ -106,7 +106,7 @@ class Run:
         torch.set_num_threads(stage.threads)
         torch.use_deterministic_algorithms(True)
         # Nothing here reads memory before it is written, and filling all of it takes a tenth of a small step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(stage.seed)
         self.stage, self.packs, self.steps, self.identity, self.out = stage, packs, steps, identity, out
         self.model = MultimodalModel(config, stage.seed)
