@@ -18,6 +18,7 @@ from manifests.records import FORGOTTEN, record_id
 from stores import blank, index
 from stores.filesystem import Files
 from stores.history import numbers
+from stores.lists import list_paths
 from stores.reading import ShardIndex, read_whole
 from stores.roots import Receipt
 from stores.snapshot import Snapshot
@@ -35,7 +36,7 @@ def snapshots(store: Store) -> list[Snapshot]:
     """All that have not expired, the newest last."""
     there = {info.path for info in store.files.listing("lists")}
     some = [store.snapshot(number) for number in numbers(store.files)]
-    return [one for one in some if all(f"lists/{entry.digest}.json" in there for entry in one.root.lists)]
+    return [one for one in some if list_paths(one.root) <= there]
 
 
 def matches(known: ShardIndex, named: Named) -> Iterator[tuple[int, What, str]]:

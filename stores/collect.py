@@ -21,6 +21,7 @@ from manifests.records import Json
 from stores import certificates, leases
 from stores.filesystem import FileInfo, Files, open_files
 from stores.history import expired_path, numbers, tags
+from stores.lists import list_paths
 from stores.reading import read_meta
 from stores.rewrite import objects
 from stores.store import Store
@@ -138,11 +139,11 @@ def _parents_named_beside(files: Files) -> Iterator[tuple[str, int]]:
 def _objects(store: Store, number: int) -> set[str]:
     snapshot = store.snapshot(number)
     found = objects(snapshot) | {certificates.certificate_path(snapshot)}
-    missing = [entry.digest for entry in snapshot.root.lists if not store.files.exists(f"lists/{entry.digest}.json")]
+    missing = sorted(path for path in list_paths(snapshot.root) if not store.files.exists(path))
     if missing:
         raise StoreError(
             f"snapshot {number} has lost a list, so nobody knows what it reaches; nothing was deleted",
-            where=f"{store.url}/lists/{missing[0]}.json",
+            where=f"{store.url}/{missing[0]}",
             fix="`millrace store repair` it from a copy, or let it expire",
         )
     return found

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 from manifests.errors import StoreError
 from stores import certificates
 from stores.filesystem import Files, open_files
-from stores.reading import read_meta, root_path
+from stores.publish import publish_root
+from stores.reading import read_meta
 from stores.rewrite import objects
-from stores.roots import Root, root_bytes
+from stores.roots import Root
 from stores.shard import naming_hash
 from stores.snapshot import Snapshot
 from stores.store import Store
@@ -51,12 +51,7 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
         target.swap(certificate, snapshot.files.read(certificate))
     if head is not None and _says(head.root) == _says(snapshot.root):
         return head
-    number = head.number + 1 if head else 1
-    previous = sha256(target.read(root_path(head.number))).hexdigest() if head else None
-    data = root_bytes(replace(snapshot.root, number=number, previous=previous), target.url)
-    if not store.files.swap(root_path(number), data):
-        raise StoreError("somebody else committed here meanwhile", where=url, fix="run the same command again")
-    return store.snapshot(number)
+    return store.snapshot(publish_root(target, snapshot.root, head))
 
 
 def take(source: Files, target: Files, path: str) -> None:

@@ -106,6 +106,11 @@ def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
 
 
+def names(data: bytes) -> list[str]:
+    """Of the columns of a parquet file."""
+    return pq.ParquetFile(pa.BufferReader(data)).schema_arrow.names
+
+
 def in_hex(table: pa.Table) -> pa.Table:
     """Ids and digests as records have them: hex digits instead of binary."""
     for place, field in enumerate(table.schema):

@@ -7,8 +7,8 @@ scan. Everything is compared with a digest or a checksum.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
@@ -20,14 +20,15 @@ import pyarrow as pa
 from manifests.errors import StoreError
 from manifests.records import Json, Location, Media
 from stores import index
+from stores.cache import Cache
 from stores.filesystem import Files
 from stores.kinds import KINDS
 from stores.layout import checksum, read_ranges
 from stores.roots import SCHEMA, ShardEntry
 
 PROBES = 4
-OPEN_INDEXES = 256
-"""Shard indexes kept at hand; beyond, the one that was opened first is read again when needed."""
+INDEX_BYTES = 128 << 20
+"""Of shard indexes kept at hand; beyond, the one that was used longest ago is read again when needed."""
 
 
 def read_meta(files: Files) -> dict[str, Json]:
@@ -82,25 +83,54 @@ def read_whole(files: Files, path: str, digest: str) -> bytes:
 
 
 class ShardIndex:
-    """The index of one shard, in the form that reading single records wants."""
+    """The index of one shard, in the form that reading single records wants. Files are read, and columns decoded,
+    when they are asked for: to find one record takes a fifth of the time that the whole tables take."""
 
-    def __init__(self, entry: ShardEntry, core: pa.Table, media: pa.Table | None) -> None:
-        self.entry, self.shard, self.core, self.media = entry, entry.shard, core, media
-        self.places: Mapping[str, np.ndarray] = {
-            name: core.column(name).to_numpy() for name in core.column_names if not index.is_fact(name)
-        }
+    def __init__(self, entry: ShardEntry, read: Callable[[str], bytes]) -> None:
+        """`read` gives the parquet file of a table, by name."""
+        self.entry, self.shard = entry, entry.shard
+        self._read = read
+        self._files: dict[str, bytes] = {}
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that this takes, about."""
+        tables = [value for value in vars(self).values() if isinstance(value, pa.Table)]
+        return sum(map(len, self._files.values())) + sum(table.nbytes for table in tables)
+
+    @cached_property
+    def core(self) -> pa.Table:
+        return index.from_parquet(self._file("core"))
+
+    @cached_property
+    def media(self) -> pa.Table | None:
+        return index.from_parquet(self._file("media")) if "media" in self.entry.files else None
+
+    @cached_property
+    def places(self) -> Mapping[str, np.ndarray]:
+        """Where the line and each array of a record lie, and what they hash to."""
+        data = self._file("core")
+        names = [name for name in index.names(data) if not index.is_fact(name)]
+        table = index.from_parquet(data, names)
+        return {name: table.column(name).to_numpy() for name in names}
 
     def media_of(self, row: int) -> list[Media]:
-        if self.media is None:
-            return []
         first, stop = np.searchsorted(self._records, [row, row + 1]).tolist()
-        if first == stop:
+        if first == stop or self.media is None:
             return []
         return [index.media_of(told, self.shard) for told in self.media.slice(first, stop - first).to_pylist()]
 
     def medium_at(self, location: Location) -> tuple[int, bytes | None]:
         """(row of the first record that holds it, its digest), or (0, None) where there is no such medium."""
-        return self._stored.get((location.offset, location.length), (0, None))
+        if self.media is None:
+            return 0, None
+        offsets, order = self._stored
+        first, stop = (int(np.searchsorted(offsets, location.offset, side=side)) for side in ("left", "right"))
+        for place in order[first:stop].tolist():
+            told = self.media.slice(place, 1).select(["length", "record", "digest"]).to_pylist()[0]
+            if told["length"] == location.length:
+                return told["record"], told["digest"]
+        return 0, None
 
     @cached_property
     def _records(self) -> np.ndarray:
@@ -108,17 +138,18 @@ class ShardIndex:
         return np.zeros(0, np.int64) if self.media is None else self.media.column("record").to_numpy()
 
     @cached_property
-    def _stored(self) -> Mapping[tuple[int, int], tuple[int, bytes]]:
-        """Media in this shard, by offset and length."""
-        if self.media is None:
-            return {}
-        names = ("offset", "length", "record", "digest", "shard")
-        rows = zip(*(self.media.column(name).to_pylist() for name in names), strict=True)
-        found: dict[tuple[int, int], tuple[int, bytes]] = {}
-        for offset, length, record, digest, shard in rows:
-            if shard is None:
-                found.setdefault((offset, length), (record, digest))
-        return found
+    def _stored(self) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets of the media in this shard, ascending, and the row of the media table for each."""
+        assert self.media is not None
+        here = np.flatnonzero(self.media.column("shard").is_null().to_numpy())
+        offsets = self.media.column("offset").to_numpy()[here]
+        order = np.argsort(offsets, kind="stable")
+        return offsets[order], here[order]
+
+    def _file(self, name: str) -> bytes:
+        if name not in self._files:
+            self._files[name] = self._read(name)
+        return self._files[name]
 
 
 class ShardReader:
@@ -126,16 +157,13 @@ class ShardReader:
 
     def __init__(self, files: Files, kind: str, name: str) -> None:
         self._files, self._kind, self._name = files, kind, name
-        self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
+        self._indexes: Cache[ShardIndex] = Cache(INDEX_BYTES, lambda known: known.held_bytes)
 
     def index(self, entry: ShardEntry) -> ShardIndex:
-        found = self._indexes.get(entry.shard)
-        if found is None:
-            read = {name: self.table(name, digest) for name, digest in entry.files.items()}
-            found = self._indexes[entry.shard] = ShardIndex(entry, read["core"], read.get("media"))
-            while len(self._indexes) > OPEN_INDEXES:
-                self._indexes.popitem(last=False)
-        return found
+        def file(name: str) -> bytes:
+            return read_whole(self._files, index.path(name, entry.files[name]), entry.files[name])
+
+        return self._indexes.get(entry.shard, lambda: ShardIndex(entry, file))
 
     def table(self, name: str, digest: str) -> pa.Table:
         return index.from_parquet(read_whole(self._files, index.path(name, digest), digest))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 from manifests.errors import StoreError
@@ -17,9 +16,10 @@ from manifests.records import Document, Json, Media, Pack
 from stores import upkeep
 from stores.closure import quarantine_lines
 from stores.copying import take
-from stores.filesystem import Files, publish_bytes
-from stores.reading import root_path
-from stores.roots import Receipt, content_root, cut_lists, paths, root_bytes, store_counts
+from stores.filesystem import Files
+from stores.lists import list_paths
+from stores.publish import Wanted, publish_root, with_units
+from stores.roots import Receipt, paths
 from stores.snapshot import Snapshot
 from stores.store import Store
 
@@ -50,15 +50,17 @@ def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> 
     if head is None:
         raise StoreError("nothing was committed here yet", where=store.url, fix="run the node that fills it")
     done = Repaired(head)
-    for entry in head.root.lists:
-        _restore(store, copy, f"lists/{entry.digest}.json", done)
-    receipts: list[Receipt] = []
-    for receipt in head.receipts:
+    for path in sorted(list_paths(head.root)):
+        _restore(store, copy, path, done)
+    units: list[Wanted] = []
+    for place, receipt in enumerate(head.receipts):
         bad = [path for path in sorted(paths(receipt, head.kind)) if not _whole(store.files, path)]
         left = [path for path in bad if not _restore(store, copy, path, done)]
-        receipts.append(_salvage(store, head, receipt, left, done) if left else receipt)
-    if tuple(receipts) != head.receipts:
-        done.snapshot = _commit(store, head, receipts, done, accept)
+        units.append(_salvage(store, head, receipt, left, done) if left else place)
+    if units != list(range(len(units))):
+        told = {**head.meta, "repaired": {"from": head.number, "lost": done.lost}}
+        root = with_units(store.files, replace(head.root, complete=accept, meta=told), head, units)
+        done.snapshot = store.snapshot(publish_root(store.files, root, head))
     return done
 
 
@@ -117,23 +119,3 @@ def _with_payloads(head: Snapshot, shards: Collection[str], record: Any) -> Any:
             return replace(record, media=tuple(replace(one, media=whole(one.media)) for one in record.media))
         case _:
             return record
-
-
-def _commit(store: Store, head: Snapshot, receipts: Sequence[Receipt], done: Repaired, accept: bool) -> Snapshot:
-    lists = list(cut_lists(receipts))
-    for entry, data in lists:
-        publish_bytes(store.files, data, f"lists/{entry.digest}.json")
-    store.files.settle()
-    root = replace(
-        head.root,
-        complete=accept,
-        content_root=content_root(head.kind, receipts),
-        lists=tuple(entry for entry, _ in lists),
-        counts=store_counts(receipts),
-        meta={**head.meta, "repaired": {"from": head.number, "lost": done.lost}},
-        number=head.number + 1,
-        previous=sha256(store.files.read(root_path(head.number))).hexdigest(),
-    )
-    if not store.files.swap(root_path(root.number), root_bytes(root, store.url)):
-        raise StoreError("somebody else committed here meanwhile", where=store.url, fix="run the same command again")
-    return store.snapshot(root.number)

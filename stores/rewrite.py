@@ -21,8 +21,9 @@ from stores.certificates import certificate_path
 from stores.closure import matches, quarantine_lines, snapshots
 from stores.filesystem import publish_bytes
 from stores.history import expired_path, tag, tags, untag
-from stores.reading import root_path
-from stores.roots import Parent, Receipt, ShardEntry, add_counts, cut_lists, paths, root_bytes
+from stores.lists import list_paths
+from stores.publish import Wanted, publish_root, with_units
+from stores.roots import Parent, Receipt, ShardEntry, paths
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import Tombstones
@@ -42,28 +43,15 @@ def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: M
     """
     head = store.head()
     assert head is not None
-    receipts = [_receipt(head, receipt, stones, sources) for receipt in head.receipts]
+    units: list[Wanted] = []
+    for place, receipt in enumerate(head.receipts):
+        changed = _receipt(head, receipt, stones, sources)
+        units.append(place if changed == receipt else changed)
     parents = tuple(_moved(parent, heads) for parent in head.parents)
-    if tuple(receipts) == head.receipts and parents == head.parents:
+    if units == list(range(len(units))) and parents == head.parents:
         return head
-    lists = list(cut_lists(receipts))
-    for entry, data in lists:
-        publish_bytes(store.files, data, f"lists/{entry.digest}.json")
-    store.files.settle()
-    before = sha256(store.files.read(root_path(head.number))).hexdigest()
-    changed = [pair for pair in zip(receipts, head.receipts, strict=True) if pair[0] != pair[1]]
-    less = [{name: -count for name, count in old.counts.items()} for _, old in changed]
-    root = replace(
-        head.root,
-        lists=tuple(entry for entry, _ in lists),
-        counts=add_counts([head.root.counts, *(new.counts for new, _ in changed), *less]),
-        parents=parents,
-        number=head.number + 1,
-        previous=before,
-    )
-    if not store.files.swap(root_path(root.number), root_bytes(root, store.url)):
-        raise StoreError("somebody else committed here meanwhile", where=store.url, fix="run the same command again")
-    return store.snapshot(root.number)
+    root = with_units(store.files, replace(head.root, parents=parents), head, units)
+    return store.snapshot(publish_root(store.files, root, head))
 
 
 def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[int]:
@@ -93,7 +81,7 @@ def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[i
 
 def objects(snapshot: Snapshot) -> set[str]:
     """Paths of all that a snapshot reaches in its own store, as far as its lists are there."""
-    found = {f"lists/{entry.digest}.json" for entry in snapshot.root.lists}
+    found = list_paths(snapshot.root)
     if not all(snapshot.files.exists(path) for path in found):
         return found
     for receipt in snapshot.receipts:
@@ -170,8 +158,7 @@ def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[i
     saying = {row for name in names for row, value in enumerate(own.column(name).to_pylist()) if value is not None}
     if not saying:
         return {}
-    base = next(one for receipt in view.base.receipts for one in receipt.shards if one.shard == entry.shard)
-    known = view.base.reader.index(base)
+    known = view.base.reader.index(view.base.entry(entry.shard))
     rows = {row for row, source in enumerate(known.core.column("source").to_pylist()) if source == FORGOTTEN}
     rows |= {row for row, _, _ in matches(known, stones.has)}
     return {row: Edit({}, dict.fromkeys(names), ()) for row in sorted(saying & rows)}

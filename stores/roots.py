@@ -1,24 +1,23 @@
 """What a store publishes: roots, the lists they point to, and the entries in those. JSON with one byte form.
 
 A root is immutable and numbered; the newest is the head. It names list objects by digest, a list names about a thousand
-shards, so that a commit rewrites only the lists from the first change on. Nothing here touches a filesystem.
+shards (`lists.py`), so that a commit rewrites only what it changes. Nothing here touches a filesystem.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
+from hashlib import shake_256
 
 from manifests.errors import StoreError
 from manifests.records import Json, canonical_json, digest
 from stores import index
 from stores.filesystem import absolute_url, relative_url
 
-SCHEMA = 2
-LIST_SHARDS = 1000
+SCHEMA = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,12 @@ class ListEntry:
 
     digest: str
     units: int
-    shards: int
-    records: int
+    counts: Mapping[str, int]
+    """As in the root, of the units of this list."""
+
+    @property
+    def shards(self) -> int:
+        return self.counts["shards"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +99,13 @@ class Root:
     node: str
     """Identity of the node that made it."""
     complete: bool
-    content_root: str
-    lists: tuple[ListEntry, ...]
-    counts: Mapping[str, int]
+    content_root: str = ""
+    content: str = ""
+    """What the content root is taken of (`Content`)."""
+    lists: tuple[ListEntry, ...] = ()
+    directory: str = ""
+    """SHA-256 of the directory over all lists."""
+    counts: Mapping[str, int] = field(default_factory=dict)
     parents: tuple[Parent, ...] = ()
     meta: Mapping[str, Json] = field(default_factory=dict)
     number: int = 0
@@ -130,36 +137,39 @@ def store_counts(receipts: Sequence[Receipt]) -> dict[str, int]:
     return add_counts([sizes, *(receipt.counts for receipt in receipts)])
 
 
-def content_root(kind: str, units: Iterable[Receipt]) -> str:
-    """Digest of what a store holds: kind, and per shard its unit, tar and logical index, sorted. No times, numbers,
-    parents, orders of arrival or parquet versions: equal work gives equal roots on any number of workers. Forgetting
-    leaves it as it is: it says what was made, and everything downstream was made from that."""
-    entries = sorted((unit.unit, shard.shard, shard.index) for unit in units for shard in unit.shards)
-    return digest("content", kind, str(SCHEMA), *(part for entry in entries for part in entry))
+class Content:
+    """What a store holds, as a number: per shard its unit, tar and logical index, in no order. No times, numbers,
+    parents or parquet versions: equal work gives equal content on any number of workers. Forgetting leaves it as it is:
+    it says what was made, and everything downstream was made from that.
+
+    A product of hashes modulo a prime (MuHash; Bellare and Micciancio, 1997, with the prime that Bitcoin Core uses), so
+    that a commit multiplies by what comes and divides by what goes instead of reading everything else again.
+    """
+
+    PRIME = 2**3072 - 1103717
+
+    def __init__(self, state: str = "") -> None:
+        self._has, self._lacks = int(state, 16) if state else 1, 1
+
+    def add(self, unit: Receipt) -> None:
+        for shard in unit.shards:
+            self._has = self._has * self._number(unit, shard) % self.PRIME
+
+    def remove(self, unit: Receipt) -> None:
+        for shard in unit.shards:
+            self._lacks = self._lacks * self._number(unit, shard) % self.PRIME
+
+    def __str__(self) -> str:
+        return f"{self._has * pow(self._lacks, -1, self.PRIME) % self.PRIME:x}"
+
+    def _number(self, unit: Receipt, shard: ShardEntry) -> int:
+        told = digest(unit.unit, shard.shard, shard.index)
+        return int.from_bytes(shake_256(told.encode()).digest(384), "little")
 
 
-def cut_lists(units: Sequence[Receipt]) -> Iterator[tuple[ListEntry, bytes]]:
-    """List objects for `units` in store order; equal beginnings give equal objects."""
-    start = shards = 0
-    for stop, unit in enumerate(units, 1):
-        shards += len(unit.shards) or 1
-        if shards >= LIST_SHARDS or stop == len(units):
-            part = units[start:stop]
-            data = canonical_json({"units": [asdict(receipt) for receipt in part]}).encode()
-            entries = [shard for receipt in part for shard in receipt.shards]
-            records = sum(entry.records for entry in entries)
-            yield ListEntry(sha256(data).hexdigest(), len(part), len(entries), records), data
-            start, shards = stop, 0
-
-
-def read_list(data: bytes) -> list[Receipt]:
-    return [receipt_of(unit) for unit in json.loads(data)["units"]]
-
-
-def receipt_of(data: Mapping[str, Json]) -> Receipt:
-    """The inverse of `dataclasses.asdict`."""
-    shards = tuple(ShardEntry(**shard) for shard in data["shards"])
-    return Receipt(**{**data, "shards": shards})
+def content_root(kind: str, content: str) -> str:
+    """What must be equal between worker counts, restarts and machines."""
+    return digest("content", kind, str(SCHEMA), content)
 
 
 def root_bytes(root: Root, url: str) -> bytes:

@@ -8,11 +8,10 @@ Whatever is read is compared with a digest or a checksum; what differs raises St
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +22,9 @@ from manifests.records import Json, Location
 from stores import index
 from stores.filesystem import Files, open_files
 from stores.kinds import KINDS
+from stores.lists import Lists, Receipts
 from stores.reading import ShardIndex, ShardReader, newest, read_meta, read_whole, root_path
-from stores.roots import Parent, Receipt, Root, ShardEntry, read_list, read_root
+from stores.roots import Parent, Root, ShardEntry, read_root
 
 DECIDED = ("keep", "reason", "score")
 """Columns that a chain of views answers together: the first view that drops a record says why."""
@@ -39,6 +39,38 @@ class ShardRef:
     first: int
     """Ordinal of its first record."""
     records: int
+
+
+class Shards(Sequence[ShardRef]):
+    """Shards of a snapshot in store order, read from its lists as they are looked at."""
+
+    def __init__(self, lists: Lists, places: np.ndarray) -> None:
+        """`places`: which of the shards in `lists`, ascending."""
+        self.places, self._lists = places, lists
+        self._stops = np.cumsum(lists.directory.records[places], dtype=np.int64)
+        """One past the ordinal of each shard's last record."""
+
+    @property
+    def records(self) -> int:
+        return int(self._stops[-1]) if len(self) else 0
+
+    def holding(self, ordinal: int) -> ShardRef:
+        return self._ref(int(np.searchsorted(self._stops, ordinal, side="right")))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> ShardRef: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[ShardRef]: ...
+    def __getitem__(self, place: int | slice) -> ShardRef | list[ShardRef]:
+        found = range(len(self))[place]
+        return self._ref(found) if isinstance(found, int) else [self._ref(one) for one in found]
+
+    def _ref(self, place: int) -> ShardRef:
+        unit, entry = self._lists.shard(int(self.places[place]))
+        return ShardRef(unit, entry.shard, int(self._stops[place]) - entry.records, entry.records)
 
 
 def open_snapshot(url: str, number: int) -> Snapshot:
@@ -64,6 +96,7 @@ def snapshot_of(files: Files, meta: Mapping[str, Json], number: int) -> Snapshot
 class Snapshot:
     def __init__(self, files: Files, name: str, root: Root) -> None:
         self.files, self.name, self.root = files, name, root
+        self.lists = Lists(files, root)
         self.reader = ShardReader(files, root.kind, name)
         self._homes: dict[str, Snapshot] = {}
 
@@ -120,26 +153,19 @@ class Snapshot:
         return Parent(self.url, self.number, self.content_root)
 
     @cached_property
-    def receipts(self) -> tuple[Receipt, ...]:
+    def receipts(self) -> Receipts:
         """Of all committed units, in store order."""
-        lists = (read_whole(self.files, f"lists/{one.digest}.json", one.digest) for one in self.root.lists)
-        return tuple(receipt for data in lists for receipt in read_list(data))
+        return Receipts(self.lists)
 
     @property
     def units(self) -> tuple[str, ...]:
         """Names of the committed units, in store order."""
-        return tuple(receipt.unit for receipt in self.receipts)
+        return tuple(self.lists.name(unit) for unit in range(len(self.receipts)))
 
     @cached_property
-    def shards(self) -> tuple[ShardRef, ...]:
+    def shards(self) -> Shards:
         """In store order; ordinals of records follow it."""
-        found = []
-        first = 0
-        for receipt in self.receipts:
-            for entry in receipt.shards:
-                found.append(ShardRef(receipt.unit, entry.shard, first, entry.records))
-                first += entry.records
-        return tuple(found)
+        return Shards(self.lists, np.arange(len(self.lists.directory.records)))
 
     @cached_property
     def ranges(self) -> Mapping[str, range]:
@@ -254,7 +280,7 @@ class Snapshot:
     def shard_of(self, ordinal: int) -> ShardRef:
         if not 0 <= ordinal < self._total:
             raise IndexError(f"record {ordinal} of {self._total} in {self.name}")
-        return self.shards[bisect_right(self.shards, ordinal, key=lambda ref: ref.first + ref.records)]
+        return self.shards.holding(ordinal)
 
     def read(self, location: Location) -> bytes:
         """The encoded bytes of a medium, compared with its digest; found in this store or in what it was made from.
@@ -272,19 +298,22 @@ class Snapshot:
 
     # ------------------------------------------------------------------ below: one shard
 
-    @cached_property
+    @property
     def _total(self) -> int:
-        return sum(ref.records for ref in self.shards)
+        return self.shards.records
 
     def _stop(self, stop: int | None) -> int:
         return self._total if stop is None else min(stop, self._total)
 
-    @cached_property
-    def _entries(self) -> Mapping[str, ShardEntry]:
-        return {entry.shard: entry for receipt in self.receipts for entry in receipt.shards}
+    def entry(self, shard: str) -> ShardEntry:
+        """What this snapshot says of a shard, by its digest. Raises KeyError where it says nothing."""
+        entry = self.lists.entry_of(shard)
+        if entry is None:
+            raise KeyError(shard)
+        return entry
 
     def _index(self, shard: str) -> ShardIndex:
-        return self.reader.index(self._entries[shard])
+        return self.reader.index(self.entry(shard))
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
         """Facts and `keep` of one shard's records; of `columns` at least those that exist."""
@@ -312,7 +341,7 @@ class Snapshot:
     def _home(self, shard: str) -> Snapshot | None:
         """The snapshot that holds a shard: this one, or one that it was made from."""
         if shard not in self._homes:
-            if self.kind != "view" and shard in self._entries:
+            if self.kind != "view" and self.lists.entry_of(shard) is not None:
                 self._homes[shard] = self
             else:
                 homes = (parent._home(shard) for parent in self._parents)
@@ -346,23 +375,22 @@ class ViewSnapshot(Snapshot):
     """Columns over another snapshot, the first parent. Holds no records of its own."""
 
     @cached_property
-    def _over(self) -> Snapshot:
+    def over(self) -> Snapshot:
+        """What it looks at."""
         return self._parents[0]
 
     @property
     def base(self) -> Snapshot:
-        return self._over.base
+        return self.over.base
 
     @cached_property
-    def shards(self) -> tuple[ShardRef, ...]:
+    def shards(self) -> Shards:
         """Those of the snapshot below for which columns are committed, in its order."""
-        found = []
-        first = 0
-        for ref in self._over.shards:
-            if ref.shard in self._entries:
-                found.append(ShardRef(ref.unit, ref.shard, first, ref.records))
-                first += ref.records
-        return tuple(found)
+        below, decided = self.over.shards, self.lists.directory.prefixes
+        if len(decided) == len(below):
+            return below
+        prefixes = self.base.lists.directory.prefixes[below.places]
+        return Shards(self.base.lists, below.places[np.isin(prefixes, decided)])
 
     def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         stop = self._stop(stop)
@@ -375,8 +403,8 @@ class ViewSnapshot(Snapshot):
         return ordinals[(ordinals >= start) & (ordinals < stop)]
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
-        own = self.reader.table("columns", self._entries[shard].files["columns"])
-        below = self._over._shard_table(shard, columns)
+        own = self.reader.table("columns", self.entry(shard).files["columns"])
+        below = self.over._shard_table(shard, columns)
         kept = below.column("keep")
         for name in own.column_names:
             if columns is not None and name not in columns and name != "keep":

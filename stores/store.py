@@ -6,7 +6,7 @@
 
     store.json                kind, schema, name, what commits swap by, and the lock where that is another place
     roots/000007.json         immutable; the highest number is the head
-    lists/DIGEST.json         units with their shards, about a thousand shards each
+    lists/DIGEST.jsonl        units with their shards, about a thousand shards each; .bin is the directory over all
     shards/DIGEST.tar         ordinary WebDataset tars
     index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet per shard of a view's base
     quarantine/DIGEST.jsonl   records set aside, per unit
@@ -22,16 +22,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from typing import Literal, get_args
 
 from manifests.errors import StoreError
 from manifests.records import Json, canonical_json
 from stores import leases
+from stores.directory import key_of
 from stores.filesystem import Files, open_files, publish_bytes
 from stores.lock import Lock
-from stores.reading import newest, read_meta, root_path
-from stores.roots import SCHEMA, Parent, Receipt, Root, content_root, cut_lists, paths, root_bytes, store_counts
+from stores.publish import swap_in, with_units
+from stores.reading import newest, read_meta
+from stores.roots import SCHEMA, Parent, Receipt, Root, paths
 from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
@@ -140,40 +141,31 @@ class Store:
             arrived.setdefault(receipt.unit, receipt)
         while True:
             head = self.head()
-            have = arrived | {receipt.unit: receipt for receipt in head.receipts} if head else arrived
-            wanted = [have[unit] for unit in units if unit in have]
-            if complete and len(wanted) < len(units):
+            places = head.lists.directory.places if head is not None else {}
+            have = {unit: place for unit in units if (place := places.get(key_of(unit), arrived.get(unit))) is not None}
+            if complete and len(have) < len(units):
                 self._refuse_incomplete([unit for unit in units if unit not in have])
-            lists = list(cut_lists(wanted))
+            new = [one for one in have.values() if isinstance(one, Receipt)]
+            self._check_there(new)
             root = Root(
                 kind=self.kind,
                 node=node,
                 complete=complete,
-                content_root=content_root(self.kind, wanted),
-                lists=tuple(entry for entry, _ in lists),
-                counts=store_counts(wanted),
                 parents=tuple(parents),
                 meta=json.loads(canonical_json(dict(meta or {}))),
             )
+            root = with_units(self.files, root, head, list(have.values()))
+            self.files.settle()
             if head is not None and _adds_nothing(root, head.root):
                 leases.give_up(self.files, arrived)
                 return head
             if self.kind == "view":
-                self._check_view(root, wanted)
-            known = set(head.units) if head is not None else set()
-            self._check_there([receipt for receipt in wanted if receipt.unit not in known])
-            for entry, data in lists:
-                publish_bytes(self.files, data, f"lists/{entry.digest}.json")
-            self.files.settle()
-            if head is not None:
-                root = replace(root, number=head.number + 1, previous=_file_digest(self.files, head.number))
-            else:
-                root = replace(root, number=1)
-            made = self.files.swap(root_path(root.number), root_bytes(root, self.url))
-            self._known = root.number  # ours or another committer's: there is one
-            if made:
+                self._check_view(root)
+            number = swap_in(self.files, root, head)
+            self._known += 1  # ours or another committer's: there is one
+            if number is not None:
                 leases.give_up(self.files, arrived)
-                return self.snapshot(root.number)
+                return self.snapshot(number)
 
     def _refuse_incomplete(self, missing: Sequence[str]) -> None:
         raise StoreError(
@@ -193,23 +185,24 @@ class Store:
                 fix="write the unit again: run the same command once more",
             )
 
-    def _check_view(self, root: Root, receipts: Sequence[Receipt]) -> None:
+    def _check_view(self, root: Root) -> None:
         """A view decides about every record of its base, once it is complete, and about nothing else."""
         if not root.parents:
             raise StoreError("a view needs a parent to look at", where=self.url)
-        over = ViewSnapshot(self.files, self.name, root)._over
-        sizes = {ref.shard: ref.records for ref in over.shards}
-        decided = {entry.shard: entry.records for receipt in receipts for entry in receipt.shards}
-        for shard, records in decided.items():
-            expected = sizes.get(shard, "no place there")
+        view = ViewSnapshot(self.files, self.name, root)
+        decided, below = view.lists.directory, view.over.shards
+        there = view.base.lists.directory
+        sizes = dict(zip(there.prefixes[below.places].tolist(), there.records[below.places].tolist(), strict=True))
+        for prefix, records in zip(decided.prefixes.tolist(), decided.records.tolist(), strict=True):
+            expected = sizes.get(prefix, "no place there")
             if records != expected:
                 raise StoreError(
-                    f"columns for {records} records of the base's shard {shard[:12]}, which has {expected}",
+                    f"columns for {records} records of the base's shard {prefix:016x}, which has {expected}",
                     where=self.url,
                     fix="write the view's columns over the parent that it is committed with",
                 )
-        if root.complete and len(decided) < len(sizes):
-            raise StoreError(f"{len(sizes) - len(decided)} shards of the base have no columns", where=self.url)
+        if root.complete and len(decided.records) < len(sizes):
+            raise StoreError(f"{len(sizes) - len(decided.records)} shards of the base have no columns", where=self.url)
 
 
 def _adds_nothing(root: Root, head: Root) -> bool:
@@ -221,7 +214,3 @@ def _adds_nothing(root: Root, head: Root) -> bool:
 
 def _decide_there(files: Files, meta: Mapping[str, Json]) -> None:
     files.lock = Lock(meta["lock"], canonical_json(meta).encode())
-
-
-def _file_digest(files: Files, number: int) -> str:
-    return sha256(files.read(root_path(number))).hexdigest()

@@ -14,7 +14,7 @@ from manifests.errors import StoreError
 from stores import index
 from stores.filesystem import Files
 from stores.reading import ShardIndex
-from stores.roots import ShardEntry, content_root
+from stores.roots import Content, ShardEntry, content_root
 from stores.shard import RECORD, naming_hash, payload_size
 from stores.snapshot import Snapshot, open_snapshot
 
@@ -39,15 +39,17 @@ def verify(snapshot: Snapshot, show: Show = lambda done, total: None) -> list[Da
 
 
 def _damages(snapshot: Snapshot, show: Show) -> Iterator[Damage]:
+    content = Content()
     try:
-        receipts = snapshot.receipts
+        for receipt in snapshot.receipts:
+            content.add(receipt)
     except StoreError as error:
         yield Damage(error.where, error.message)
         return
-    if content_root(snapshot.kind, receipts) != snapshot.content_root:
+    if content_root(snapshot.kind, str(content)) != snapshot.content_root:
         yield Damage(snapshot.url, "the shards listed do not give the content root")
     done, total = 0, snapshot.counts["bytes"]
-    for receipt in receipts:
+    for receipt in snapshot.receipts:
         for entry in receipt.shards:
             yield from _shard_damages(snapshot, entry)
             show(done := done + entry.bytes, total)
@@ -71,7 +73,7 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
     found = digest_of(snapshot.files, f"shards/{entry.tar}.tar")
     if found == entry.tar:
         return
-    known = ShardIndex(entry, tables["core"], tables.get("media"))
+    known = reader.index(entry)
     named = [*_record_damages(snapshot, known), *(_frame_damages(snapshot, known) if found is not None else ())]
     where = f"{snapshot.name}/shards/{entry.shard}.tar"
     yield from named or [Damage(where, "is missing" if found is None else "a byte between the records changed")]

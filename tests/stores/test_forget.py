@@ -211,11 +211,11 @@ def assert_forgotten(calm: Path, folder: Path, gone: set[int]) -> None:
     before, after = heads(calm), heads(folder)
     for name, old in before.items():
         new = after[name]
-        assert (new.content_root, new.node, new.units, new.shards) == (
+        assert (new.content_root, new.node, new.units, list(new.shards)) == (
             old.content_root,
             old.node,
             old.units,
-            old.shards,
+            list(old.shards),
         )
         assert verify(new) == []
         if name == "judged":

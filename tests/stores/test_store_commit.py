@@ -118,7 +118,7 @@ def test_a_unit_may_be_empty_or_hold_only_what_was_set_aside(store: Store) -> No
     writer = store.writer("b")
     writer.quarantine("b/1", "truncated_image", "ends after 3 bytes")
     snapshot = store.commit([store.writer("a").finish(), writer.finish()], node="n", units=("a", "b"))
-    assert snapshot.units == ("a", "b") and list(snapshot.records()) == [] and snapshot.shards == ()
+    assert snapshot.units == ("a", "b") and list(snapshot.records()) == [] and list(snapshot.shards) == []
     assert snapshot.quarantined().to_pylist() == [
         {"unit": "b", "locator": "b/1", "reason": "truncated_image", "message": "ends after 3 bytes"}
     ]
@@ -143,14 +143,31 @@ def test_a_swap_whose_answer_was_lost_is_recognised(store: Store) -> None:
     assert commit(one, receipts).number == commit(two, receipts).number == 1
 
 
-def test_many_units_are_cut_into_lists_that_later_commits_keep(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stores.roots.LIST_SHARDS", 2)
-    receipts = [receipt(store, unit) for unit in UNITS]
-    before = store.commit(receipts, node="node", units=UNITS)
-    after = store.commit([receipt(store, "e")], node="node", units=(*UNITS, "e"))
-    assert [entry.units for entry in after.root.lists] == [2, 2, 1]
-    assert after.root.lists[:2] == before.root.lists
-    assert [document.source for document in after.records()] == [unit for unit in (*UNITS, "e") for _ in range(3)]
+@given(st.lists(st.integers(0, 60), min_size=1, unique=True), st.lists(st.integers(0, 60), unique=True, max_size=3))
+@settings(max_examples=15)
+def test_a_commit_changes_the_lists_of_its_own_units_and_no_others(
+    quick_folder: Path, before: list[int], new: list[int]
+) -> None:
+    """And the lists are those that one commit of everything makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stores.publish.LIST_SHARDS", 4)
+        store = Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
+        units = [f"u{number:02}" for number in sorted({*before, *new})]
+        receipts = {unit: store.writer(unit).finish() for unit in units}
+        receipts["u07"] = receipt(store, "u07")  # a shard among the empty ones
+        units = sorted({*units, "u07"})
+        old = [f"u{number:02}" for number in sorted(before)]
+        first = store.commit([receipts[unit] for unit in old if unit in receipts], node="n", units=old)
+        second = store.commit(receipts.values(), node="n", units=units)
+        known = Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
+        receipt(known, "u07")
+        at_once = known.commit(receipts.values(), node="n", units=units)
+        assert second.root.lists == at_once.root.lists and second.root.directory == at_once.root.directory
+        assert second.content_root == at_once.content_root and second.units == tuple(units)
+        fresh = {entry.digest for entry in second.root.lists} - {entry.digest for entry in first.root.lists}
+        assert len(fresh) <= 2 * len(set(units) - set(old)) + 2, "a unit that comes changes its list, or cuts it in two"
+        assert store.commit([], node="n", units=old).root.lists == first.root.lists
+        assert store.head().content_root == first.content_root  # type: ignore[union-attr]
 
 
 RACER = """

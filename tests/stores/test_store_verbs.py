@@ -186,7 +186,7 @@ def test_repair_takes_what_is_damaged_from_a_copy(store: Store, tmp_path: Path) 
             file.unlink()
         elif number % 3 == 1:
             file.write_bytes(b"torn")
-    next(Path(store.url, "lists").iterdir()).write_bytes(b"")
+    next(Path(store.url, "lists").glob("*.jsonl")).write_bytes(b"")
     done = repair(store, Store.open(str(tmp_path / "copy")).files)
     assert done.snapshot.number == before.number and not done.lost and len(done.restored) > 4
     assert verify(store.snapshot(1)) == []
