@@ -19,7 +19,8 @@ from itertools import islice
 from pathlib import Path
 
 from packing.batch import MediaBatch, Rows
-from packing.loader import GlobalBatch, Loader, LoaderState
+from packing.global_batch import GlobalBatch
+from packing.loader import Loader, LoaderState
 from packing.stand_ins import StandIns
 from stores.snapshot import Snapshot, open_snapshot
 

@@ -17,7 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from packing import batch
 from packing.batch import Failure
-from packing.loader import Agree, GlobalBatch, Loader, LoaderState
+from packing.global_batch import Agree, GlobalBatch
+from packing.loader import Loader, LoaderState
 from packing.shapes import Seen
 
 Device = str | torch.device

@@ -29,7 +29,8 @@ from model.canonical import canonical_gradients, canonical_parameters, canonical
 from model.config import ModelConfig
 from model.multimodal import MultimodalModel
 from packing import certificate
-from packing.loader import GlobalBatch, Loader
+from packing.global_batch import GlobalBatch
+from packing.loader import Loader
 from packing.stand_ins import StandIns
 from packing.torch_batches import RowTensors, media_to, rows_to
 from stores.store import Snapshot, Store

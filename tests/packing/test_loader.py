@@ -13,7 +13,8 @@ import torch
 
 from manifests.errors import ManifestError, ResumeError, StoreError
 from packing.balance import encoder_cost, llm_cost
-from packing.loader import GlobalBatch, Loader, LoaderState
+from packing.global_batch import GlobalBatch
+from packing.loader import Loader, LoaderState
 from packing.torch_batches import media_to, rows_to
 from tests.packing.corpus import MIXTURE, Made, corpus, create, document, make, medium, picture, tiny
 

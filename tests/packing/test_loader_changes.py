@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 from manifests.errors import ResumeError, StoreError
 from manifests.records import Media
 from packing.batch import IGNORED, STAND_IN
-from packing.loader import GlobalBatch, Link, Loader, LoaderState
+from packing.global_batch import GlobalBatch, Link
+from packing.loader import Loader, LoaderState
 from packing.stand_ins import StandIns
 from packing.torch_batches import RankBatches, agree_over, for_megatron
 from stores.store import Store
