@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.peers import ROOT, python_of
+from stores.filesystem import fsync_path
 
 Round = dict[str, float]
 """What one turn took: `cpu_s`, `wall_s`, and whatever else the task said."""
@@ -105,8 +106,8 @@ def paired_ratio(rounds: Mapping[str, Sequence[Round]], ours: str, clock: str) -
 def make_durable(folder: Path) -> None:
     """What ours does before it commits and the peers leave to the kernel: every file on the disk, and every name."""
     for path in sorted(folder.rglob("*"), reverse=True):
-        _sync(path)
-    _sync(folder)
+        fsync_path(path)
+    fsync_path(folder)
 
 
 def peak_rss_mb() -> float:
@@ -116,11 +117,3 @@ def peak_rss_mb() -> float:
 def _cpu_s() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

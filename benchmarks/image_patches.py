@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import energon
 from benchmarks.contest import Contestant, Round, paired_ratio, rates, serve, spread
 from benchmarks.measure import Result, save
 from benchmarks.peers import run_in
@@ -146,57 +147,13 @@ def read_litdata(folder: str, how: Patches) -> Iterator[np.ndarray]:
 
 
 def write_energon(folder: str) -> None:
-    from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
-
     write_webdataset(folder)
-    shards = sorted(path.name for path in Path(folder).glob("*.tar"))
-    BaseWebdatasetFactory.prepare_dataset(
-        folder, shards, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1
-    )
-    kind = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
-    (Path(folder) / ".nv-meta" / "dataset.yaml").write_text(kind)
+    energon.prepare(folder)
 
 
 def read_energon(folder: str, how: Patches) -> Iterator[np.ndarray]:
-    from megatron.energon import (
-        Cooker,
-        DefaultTaskEncoder,
-        Sample,
-        WorkerConfig,
-        basic_sample_keys,
-        edataclass,
-        get_loader,
-        get_train_dataset,
-        stateless,
-    )
-
-    @edataclass
-    class Picture(Sample):
-        patches: np.ndarray
-
-    @stateless
-    def cooked(sample: dict[str, Any]) -> Picture:
-        return Picture(**basic_sample_keys(sample), patches=how(sample["img"]))
-
-    class Pictures(DefaultTaskEncoder):
-        cookers = (Cooker(cook=cooked),)
-        decoder = None
-
-        def batch(self, samples: list[Picture]) -> np.ndarray:
-            return np.concatenate([sample.patches for sample in samples])
-
-    pictures = get_train_dataset(
-        folder,
-        worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0),
-        batch_size=BATCH,
-        shuffle_buffer_size=None,
-        max_samples_per_sequence=None,
-        shuffle_over_epochs_multiplier=None,
-        task_encoder=Pictures(),
-        repeat=False,
-        parallel_shard_iters=1,
-    )
-    yield from (np.asarray(batch) for batch in get_loader(pictures))
+    found = energon.batches(folder, BATCH, lambda sample: how(sample["img"]), np.concatenate)
+    yield from (np.asarray(batch) for batch in found)
 
 
 FORMATS: dict[str, tuple[str | None, Callable[[str], None], Callable[[str, Patches], Iterator[np.ndarray]]]] = {

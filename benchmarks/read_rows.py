@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import energon
 from benchmarks.contest import Contestant, Round, paired_ratio, peak_rss_mb, rates, serve, spread
 from benchmarks.measure import Result, save
 from benchmarks.peers import ENVIRONMENTS, run_in
@@ -160,58 +161,14 @@ def _ids_of(sample: dict[str, bytes]) -> np.ndarray:
 
 
 def write_energon(folder: str) -> None:
-    from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
-
     write_webdataset(folder)
-    shards = sorted(path.name for path in Path(folder).glob("*.tar"))
-    BaseWebdatasetFactory.prepare_dataset(
-        folder, shards, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1
-    )
-    kind = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
-    (Path(folder) / ".nv-meta" / "dataset.yaml").write_text(kind)
+    energon.prepare(folder)
 
 
 def read_energon(folder: str, workers: int) -> Iterator[Any]:
     import torch
-    from megatron.energon import (
-        Cooker,
-        DefaultTaskEncoder,
-        Sample,
-        WorkerConfig,
-        basic_sample_keys,
-        edataclass,
-        get_loader,
-        get_train_dataset,
-        stateless,
-    )
 
-    @edataclass
-    class Row(Sample):
-        ids: np.ndarray
-
-    @stateless
-    def cooked(sample: dict[str, Any]) -> Row:
-        return Row(**basic_sample_keys(sample), ids=np.frombuffer(sample["ids.bin"], np.uint32))
-
-    class Rows(DefaultTaskEncoder):
-        cookers = (Cooker(cook=cooked),)
-        decoder = None
-
-        def batch(self, samples: list[Row]) -> np.ndarray:
-            return np.stack([sample.ids for sample in samples])
-
-    rows = get_train_dataset(
-        folder,
-        worker_config=WorkerConfig(rank=0, world_size=1, num_workers=workers),
-        batch_size=BATCH_ROWS,
-        shuffle_buffer_size=None,
-        max_samples_per_sequence=None,
-        shuffle_over_epochs_multiplier=None,
-        task_encoder=Rows(),
-        repeat=False,
-        parallel_shard_iters=1,
-    )
-    for batch in get_loader(rows):
+    for batch in energon.batches(folder, BATCH_ROWS, _ids_of, np.stack, workers):
         yield batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch)
 
 

@@ -259,24 +259,24 @@ class LocalFiles:
     def _create(self, path: str, data: bytes) -> bool:
         aside = self.aside()
         aside.write_bytes(data)
-        _sync(aside)
+        fsync_path(aside)
         made = _link(aside, self.root / path)
         aside.unlink()
-        _sync((self.root / path).parent)
+        fsync_path((self.root / path).parent)
         return made
 
     def settle(self) -> None:
         # First all contents, then all names, then the folders: half as many journal commits as file by file.
         waiting, self._unsettled = self._unsettled, []
         for aside, _ in waiting:
-            _sync(aside)
+            fsync_path(aside)
         for aside, target in waiting:
             if not _link(aside, target) and target.stat().st_size != aside.stat().st_size:
                 os.replace(aside, target)  # what lay there was torn after it was made: its name says so
             else:
                 aside.unlink()
         for folder in sorted({target.parent for _, target in waiting}):
-            _sync(folder)
+            fsync_path(folder)
 
 
 class _OpenFile:
@@ -290,7 +290,8 @@ class _OpenFile:
             os.close(self.descriptor)
 
 
-def _sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -310,7 +311,7 @@ def _link(aside: Path, target: Path) -> bool:
             if not aside.exists():
                 raise
             target.parent.mkdir(parents=True, exist_ok=True)  # another worker may be first
-            _sync(target.parent.parent)
+            fsync_path(target.parent.parent)
         except OSError as error:
             raise StoreError(
                 f"no hard links here ({error.strerror}), so commits can't be made safely",

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from manifests.errors import ResumeError
 from manifests.records import Json, canonical_json
+from stores.filesystem import fsync_path
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 FILES = (WEIGHTS, OPTIMIZER)
@@ -73,9 +73,9 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         }
         (partial / "state.json").write_text(canonical_json(state) + "\n", encoding="utf-8")
         for name in (*FILES, "state.json", "."):
-            _sync(partial / name)
+            fsync_path(partial / name)
         partial.rename(final)
-        _sync(folder)
+        fsync_path(folder)
     for old in steps(folder)[:-keep]:
         doomed = folder / f"{PARTIAL}{old:06d}"
         (folder / f"{old:06d}").rename(doomed)
@@ -136,12 +136,3 @@ def file_digest(file: Path) -> str:
 
 def _short(value: str | None) -> str:
     return "nothing" if value is None else value[:16]
-
-
-def _sync(path: Path) -> None:
-    """Force a file or a folder to the disk, so that the rename never overtakes the bytes."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
