@@ -34,8 +34,9 @@ PATIENCE_S = 10.0
 SMALL_BYTES = 1 << 20
 """Uploads up to this size wait for `settle` and then go side by side; larger ones go at once."""
 MODIFIED = ("LastModified", "mtime", "updated", "last_modified", "modified", "created")
-PROMISED = re.compile(r"(?:.*/)?(?:roots/\d{6,}\.json|[0-9a-f]{64}\.[^/]*)")
-"""Paths that are read only after something said that they are there: roots and content-named files."""
+PROMISED = re.compile(r"(?:.*/)?(?:store\.json|roots/\d{6,}\.json|[0-9a-f]{64}\.[^/]*)")
+"""Paths that are read only after something said that they are there, if only the user: `store.json`, roots and
+content-named files."""
 
 T = TypeVar("T")
 
@@ -257,7 +258,9 @@ class RemoteFiles:
         else:
             data = self._call(seconds, "cat_file", self._path(path))
         size = self._size(seconds, path)
-        expected = 0 if size is None else size if length is None else max(0, min(length, size - offset))
+        if size is None:
+            raise FileNotFoundError(path)  # deleted meanwhile, or an answer older than the file
+        expected = size if length is None else max(0, min(length, size - offset))
         if len(data) < expected:
             raise TornAnswer(f"{len(data)} of {expected} bytes came")
         return data

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError
+from aiohttp import ClientError
+from botocore.exceptions import BotoCoreError, FlexibleChecksumError
 from fsspec.asyn import sync
 from s3fs.core import S3_RETRYABLE_ERRORS
 
@@ -41,14 +42,14 @@ class S3Files(CreatingFiles):
         return filesystem
 
     def _errors(self) -> tuple[type[Exception], ...]:
-        return (OSError, EOFError, BotoCoreError)
+        return (OSError, EOFError, BotoCoreError, ClientError)  # the last while a body is read
 
     def _passes(self, error: Exception) -> bool:
         answer = _answer(error)
         if answer is not None:
             return _status(answer) >= 500 or _status(answer) in PASSING or answer["Error"].get("Code") in PASSING_CODES
         if isinstance(error, BotoCoreError):
-            return isinstance(error, S3_RETRYABLE_ERRORS)
+            return isinstance(error, (*S3_RETRYABLE_ERRORS, FlexibleChecksumError))
         return super()._passes(error)
 
     def _s3(self, seconds: float, operation: str, path: str, **parameters: Any) -> Any:

@@ -87,7 +87,10 @@ def faulty(upstream: int) -> Iterator[Faulty]:
 
         def handle_one(self) -> None:
             request = proxy.arrived(self.command, self.path.partition("?")[0])
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return self.hang_up()  # whoever asked was killed in the middle
             fault = proxy.rule(request)
             if fault is not None:
                 with proxy._lock:
