@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ def prepare(folder: str) -> None:
     (Path(folder) / ".nv-meta" / "dataset.yaml").write_text(kind)
 
 
-def batches(
+def loader(
     folder: str,
     batch_size: int,
     cook: Callable[[dict[str, Any]], Any],
     join: Callable[[Sequence[Any]], Any],
     workers: int = 0,
-) -> Iterator[Any]:
+    savable: bool = False,
+) -> Any:
     """In the order of the tars, once: `join` of what `cook` makes of each record."""
     from megatron.energon import (
         Cooker,
@@ -35,6 +36,7 @@ def batches(
         basic_sample_keys,
         edataclass,
         get_loader,
+        get_savable_loader,
         get_train_dataset,
         stateless,
     )
@@ -65,4 +67,4 @@ def batches(
         repeat=False,
         parallel_shard_iters=1,
     )
-    yield from get_loader(records)
+    return get_savable_loader(records) if savable else get_loader(records)

@@ -152,7 +152,7 @@ def write_energon(folder: str) -> None:
 
 
 def read_energon(folder: str, how: Patches) -> Iterator[np.ndarray]:
-    found = energon.batches(folder, BATCH, lambda sample: how(sample["img"]), np.concatenate)
+    found = energon.loader(folder, BATCH, lambda sample: how(sample["img"]), np.concatenate)
     yield from (np.asarray(batch) for batch in found)
 
 

@@ -168,7 +168,7 @@ def write_energon(folder: str) -> None:
 def read_energon(folder: str, workers: int) -> Iterator[Any]:
     import torch
 
-    for batch in energon.batches(folder, BATCH_ROWS, _ids_of, np.stack, workers):
+    for batch in energon.loader(folder, BATCH_ROWS, _ids_of, np.stack, workers):
         yield batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch)
 
 

@@ -18,10 +18,11 @@ from blake3 import blake3
 RECORD = 512
 """Tar's unit: headers are one, payloads are padded to whole ones."""
 
-BUFFER_BYTES = 4 << 20
-"""What is hashed and written at once."""
+BUFFER_BYTES = 1 << 20
+"""What is hashed and written at once. From 2 MiB on the kernel takes huge pages for what one call writes, and where
+those have to be fetched first, as on virtual machines, that took ten times as long (benchmarks/LOG.md)."""
 
-AHEAD_BUFFERS = 3
+AHEAD_BUFFERS = 6
 """That may wait for the disk."""
 
 MAX_MEMBER_BYTES = 8**11 - 1
