@@ -6,7 +6,7 @@ beside them, and `loader.py` reads them. A packs store is a cache of this functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -16,7 +16,7 @@ from manifests.errors import StoreError
 from manifests.geometry import MERGE, MediaLimits
 from manifests.records import FORGOTTEN, Item, Json, Media, Pack, PackedMedia, PlanBlock, Sample, Segment
 from packing.navit import Expanded, expand
-from stores.store import Snapshot
+from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
 
 EXPANDED_KEPT = 64
@@ -56,21 +56,40 @@ def materialise(block: PlanBlock, index: int, samples: Mapping[str, Snapshot], v
     return pack
 
 
-def pack_unit(block: PlanBlock, samples: Mapping[str, Snapshot], vocabulary: Vocabulary) -> Iterator[Pack]:
-    """All packs of `block` in training order with the original encoded bytes of their media: the work of one unit.
+def pack_unit(
+    block: PlanBlock,
+    samples: Mapping[str, Snapshot],
+    vocabulary: Vocabulary,
+    wanted: Iterable[int] | None = None,
+    *,
+    payload: bool = True,
+) -> Iterator[Pack]:
+    """All packs of `block`, or those `wanted`, in training order: the work of one unit.
 
-    The bytes are read where the samples say that they lie: in the stores that the samples were made from.
+    Their media have the original encoded bytes, unless `payload` is False; these are read where the samples say that
+    they lie: in the stores that the samples were made from.
     """
     opened = _expander(block, samples, vocabulary)
-    for index in range(packs_in(block)):
+    for index in range(packs_in(block)) if wanted is None else wanted:
         pack, sources = _pack(block, index, opened, vocabulary.pad_id)
-        yield replace(
-            pack,
-            media=tuple(
+        if payload:
+            media = (
                 replace(packed, media=replace(packed.media, payload=_payload(packed.media, samples[source])))
                 for packed, source in zip(pack.media, sources, strict=True)
-            ),
-        )
+            )
+            pack = replace(pack, media=tuple(media))
+        yield pack
+
+
+def samples_of(plan: Snapshot) -> dict[str, Snapshot]:
+    """By source name, the snapshots that `plan` was made from. Raises StoreError where one is another now."""
+    made_from = {}
+    for parent in plan.parents:
+        snapshot = Store.open(parent.url).snapshot(parent.number)
+        if snapshot.content_root != parent.content_root:
+            raise StoreError("is not the store that the plan was made from", where=parent.url, fix="run the plan again")
+        made_from[snapshot.name] = snapshot
+    return {source: made_from[store] for source, store in plan.meta["stores"].items()}
 
 
 def _expander(block: PlanBlock, samples: Mapping[str, Snapshot], vocabulary: Vocabulary) -> Expand:

@@ -18,12 +18,12 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Json, digest
 from manifests.schedule import VisionShare
 from packing import plan
-from packing.materialise import pack_unit, packs_meta
+from packing.materialise import pack_unit, packs_meta, samples_of
 from packing.mixture import Mixture
 from packing.pieces import SourcePieces, pieces_of
 from pipelines.curate import DOCUMENTS
 from pipelines.node import Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
-from stores.store import Parent, Snapshot, Store, StoreKind, UnitWriter
+from stores.store import Snapshot, StoreKind, UnitWriter
 from tokenization.encode import encode
 from tokenization.vocabulary import Vocabulary
 
@@ -165,18 +165,9 @@ class Pack:
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         planned = task.inputs[self.input].snapshot
-        made_from = {snapshot.name: snapshot for snapshot in map(_open, planned.parents)}
         block = planned.record(task.unit.data)
-        stores = planned.meta["stores"]
-        samples = {source: made_from[stores[source]] for source in block.header["sources"]}
+        samples = samples_of(planned)
         vocabulary = _shared_vocabulary(task.node, samples.values())
         for pack in pack_unit(block, samples, vocabulary):
             writer.add(pack)
         return packs_meta(planned.meta) | {"pad_id": vocabulary.pad_id}
-
-
-def _open(parent: Parent) -> Snapshot:
-    snapshot = Store.open(parent.url).snapshot(parent.number)
-    if snapshot.content_root != parent.content_root:
-        raise StoreError("is not the store that the plan was made from", where=parent.url, fix="run the plan again")
-    return snapshot

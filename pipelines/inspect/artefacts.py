@@ -213,15 +213,26 @@ def segments(pack: Pack) -> Iterator[tuple[int, int, str, str, list[tuple[int, i
 
 
 def vocabulary_of(snapshot: Snapshot) -> Vocabulary:
-    """The shipped vocabulary. Raises StoreError where the store was made with another one."""
-    vocabulary = Vocabulary.load()
-    made_with = snapshot.meta.get("vocabulary", vocabulary.digest)
-    if made_with != vocabulary.digest:
+    """The one that a store was made with, as its samples name it. Raises StoreError where that is another one now."""
+    made_with = snapshot.meta.get("vocabulary")
+    vocabulary = Vocabulary.load(_vocabulary_file(snapshot) or "tiny")
+    if made_with not in (None, vocabulary.digest):
         raise StoreError(
-            f"was made with vocabulary {made_with[:12]}, the shipped one is {vocabulary.digest[:12]}",
+            f"was made with vocabulary {made_with[:12]}, found {vocabulary.digest[:12]}",
             where=snapshot.url,
+            fix="put the vocabulary back where the tokenise node found it",
         )
     return vocabulary
+
+
+def _vocabulary_file(snapshot: Snapshot) -> str | None:
+    """What `tokenise` was given, from the samples on the way down to the documents."""
+    if "vocabulary_file" in snapshot.meta:
+        return snapshot.meta["vocabulary_file"]
+    if snapshot.kind not in ("packs", "plan"):
+        return None
+    below = (Store.open(parent.url).snapshot(parent.number) for parent in snapshot.parents)
+    return next((file for one in below if (file := _vocabulary_file(one)) is not None), None)
 
 
 def steps(folder: Path) -> list[dict[str, Json]]:

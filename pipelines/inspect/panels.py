@@ -75,8 +75,12 @@ def tiles(values: Mapping[str, str]) -> str:
     return f'<div class="tiles">{cells}</div>'
 
 
+class Raw(str):
+    """HTML that goes into a cell as it is."""
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
-    """Numbers are set flush right; everything is escaped."""
+    """Numbers are set flush right; everything but `Raw` is escaped."""
     head = "".join(f"<th>{escape(h)}</th>" for h in header)
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -84,7 +88,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | int | float]]) ->
 
 def _cell(value: str | int | float) -> str:
     if isinstance(value, str):
-        return f"<td>{escape(value)}</td>"
+        return f"<td>{value if isinstance(value, Raw) else escape(value)}</td>"
     return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f'<td class="n">{value:.4g}</td>'
 
 

@@ -1,13 +1,13 @@
-"""`millrace inspect`: what is in a store, a plan or a run, and one record of it. Never writes.
+"""`millrace inspect`: what is in a store, a plan or a run, one record of it, one step of training. Never writes.
 
-Results go to stdout, as tables or with `--json` as JSON.
+Results go to stdout, as tables, with `--json` as JSON, a step with `--html` as a page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,13 @@ from rich.table import Table
 from manifests.errors import ManifestError, StoreError
 from manifests.geometry import fit
 from manifests.records import Document, Json, Media, Pack, PlanBlock, Sample, Text
-from pipelines.inspect import artefacts
+from pipelines.inspect import artefacts, microscope, plans
+from pipelines.inspect.plans import Planned
 from stores.store import Snapshot
 from tokenization.encode import decode_sample
+
+TEXT, LONGEST = 240, 1 << 30
+"""Characters of a segment's text that are shown of a step, in tables and in JSON."""
 
 
 def main(arguments: list[str]) -> int:
@@ -27,27 +31,44 @@ def main(arguments: list[str]) -> int:
         prog="millrace inspect",
         description="Look at a store, a plan, a packs store or a whole run: counts, tokens by modality, vision share "
         "against schedule, fill, reasons for drops, single records.",
-        epilog="examples:\n  millrace inspect runs/quickstart\n  millrace inspect runs/quickstart/packs --record 0",
+        epilog="examples:\n  millrace inspect runs/quickstart\n  millrace inspect runs/quickstart/packs --record 0\n"
+        "  millrace inspect runs/quickstart/plan --step 200 --html > step.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", help="a store's folder or URL, or a run's folder")
-    parser.add_argument("--record", metavar="N|ID", help="one record: a document, a sample, a pack segment by segment")
+    parser.add_argument(
+        "--record",
+        metavar="N|ID",
+        help="one record: a document, a sample, a pack segment by segment; of a plan every step that sees this sample",
+    )
+    parser.add_argument("--step", type=int, metavar="N", help="global batch N of a plan or packs store, trained or not")
+    parser.add_argument("--html", action="store_true", help="a step as one page with its pictures, on stdout")
     parser.add_argument("--drops", metavar="REASON", nargs="?", const="", help="records that views dropped")
     parser.add_argument("--quarantine", action="store_true", help="what could not become a record, and why")
     parser.add_argument("--limit", type=_rows, default=20, help="rows of --drops and --quarantine (default 20)")
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
     options = parser.parse_args(arguments)
+    if options.html and options.step is None:
+        parser.error("--html shows a step: give --step N")
 
     folder = Path(options.target)
     is_run = folder.is_dir() and not (folder / "store.json").exists()
-    if is_run and (options.record or options.quarantine or options.drops is not None):
+    if is_run and (options.record or options.quarantine or options.drops is not None or options.step is not None):
         names = ", ".join(artefacts.stores(folder)) or "none yet"
         raise ManifestError("records are in stores, this is a run", where=str(folder), fix=f"name one of: {names}")
     if is_run:
         found = _run(folder)
     else:
         snapshot = artefacts.newest(options.target)
-        if options.record is not None:
+        if options.step is not None:
+            planned = _planned(snapshot)
+            if options.html:
+                print(microscope.page(planned, options.step))
+                return 0
+            found = microscope.told(planned, options.step, LONGEST if options.json else TEXT)
+        elif options.record is not None and snapshot.kind == "plan" and not _ordinal(options.record):
+            found = _seen(snapshot, options.record)
+        elif options.record is not None:
             found = _record(snapshot, artefacts.find(snapshot, options.record))
         elif options.quarantine:
             found = {"quarantine": snapshot.quarantined().slice(0, options.limit).to_pylist()}
@@ -60,6 +81,24 @@ def main(arguments: list[str]) -> int:
     else:
         _show(found)
     return 0
+
+
+def _planned(snapshot: Snapshot) -> Planned:
+    if snapshot.kind not in ("plan", "packs"):
+        what = f"steps are made of packs, this store holds {snapshot.kind}"
+        raise ManifestError(what, where=snapshot.url, fix="name the plan or the packs store")
+    return Planned(snapshot)
+
+
+def _seen(plan: Snapshot, sample: str) -> dict[str, Json]:
+    places = plans.seen(Planned(plan).places(sample))
+    if not places:
+        raise StoreError(f"the plan never shows a sample {sample!r}", where=plan.url, fix="give the id of a document")
+    return {"seen in": places}
+
+
+def _ordinal(wanted: str) -> bool:
+    return wanted.isdigit() and len(wanted) < 10
 
 
 def _rows(given: str) -> int:
@@ -98,26 +137,23 @@ def _store(snapshot: Snapshot) -> dict[str, Json]:
 
 
 def _plan(snapshot: Snapshot) -> dict[str, Json]:
-    """What the plan claims of itself; `packs` recounts it."""
-    meta = dict(snapshot.meta)
-    windows = meta.pop("windows", [])
-    sources = meta.pop("sources", [])
+    """What the plan's arrays hold, beside what it claims; `packs` recounts the index of what was packed."""
+    meta = snapshot.meta
+    planned = Planned(snapshot)
     found: dict[str, Json] = {
         "plan": {key: value for key, value in meta.items() if not isinstance(value, (dict, list))}
+        | {"global batches": planned.steps, "vision share": json.dumps(meta["vision_share"])}
     }
-    found["sources"] = [
-        {key: value for key, value in source.items() if not isinstance(value, (dict, list)) and key != "content_root"}
-        for source in sources
-    ]
-    found["refused"] = {s["name"]: s["refused"] for s in sources if s.get("refused")}
+    found |= plans.figures(planned)
+    found["refused"] = {s["name"]: s["refused"] for s in meta["sources"] if s.get("refused")}
     found["vision share by window"] = [
         {
-            "first pack": w["first_pack"],
+            "first step": w["first_pack"] // planned.batch_packs,
             "tokens": w["tokens"],
             "share": w["slots"] / w["tokens"],
             "schedule": w["wanted_slots"] / w["tokens"],
         }
-        for w in artefacts.examples(windows, 12)
+        for w in artefacts.examples(meta.get("windows", []), 12)
     ]
     return {key: value for key, value in found.items() if value}
 
@@ -286,31 +322,46 @@ def _medium(media: Media) -> str:
 
 
 def _show(found: Mapping[str, Json]) -> None:
-    """Scalars as lines, maps as two columns, lists of maps as tables."""
+    """Scalars as lines, maps as two columns, lists of maps as tables, or as one block each where they are too wide."""
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for title, value in found.items():
         if isinstance(value, dict):
             console.print(f"\n{title}")
-            grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 2))
-            for key, inner in value.items():
-                grid.add_row(str(key), _cell(inner))
-            console.print(grid)
+            console.print(_pairs(value))
         elif isinstance(value, list):
             console.print(f"\n{title}")
             if value and isinstance(value[0], dict):
-                names = list(dict.fromkeys(key for row in value for key in row))
-                grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-                for name in names:
-                    numeric = all(isinstance(row.get(name), (int, float, type(None))) for row in value)
-                    grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
-                for row in value:
-                    grid.add_row(*(_cell(row.get(name)) for name in names))
-                console.print(grid)
+                _show_rows(console, value)
             else:
                 for inner in value:
                     console.print(f"  {_cell(inner)}")
         else:
             console.print(f"{title:14}{_cell(value)}")
+
+
+def _show_rows(console: Console, rows: Sequence[Mapping[str, Json]]) -> None:
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    widths = [max(len(name), *(len(row[place]) for row in cells)) for place, name in enumerate(names)]
+    text = widths.pop(names.index("text")) if "text" in names else 0  # may be folded
+    if sum(widths) + 2 * len(widths) + min(text, 20) > console.width:
+        for row in rows:
+            console.print(_pairs({name: row.get(name) for name in names}), "")
+        return
+    grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in names:
+        numeric = all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=name != "text")
+    for told in cells:
+        grid.add_row(*told)
+    console.print(grid)
+
+
+def _pairs(values: Mapping[str, Json]) -> Table:
+    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 2))
+    for key, inner in values.items():
+        grid.add_row(str(key), _cell(inner))
+    return grid
 
 
 def _cell(value: Json) -> str:

@@ -1,0 +1,106 @@
+"""What inspection says of a plan is what its packs hold, and a step looks the same before and after packing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.errors import StoreError
+from packing.proof import prove
+from pipelines.inspect import microscope, plans, terminal
+from pipelines.inspect.plans import Planned
+from tests.pipelines import small_data
+from tests.pipelines.test_run import head, run
+from tokenization.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planned")
+    (folder / "data").mkdir()
+    small_data.write(folder / "data", texts=60)
+    dag = small_data.DAG.replace("weight: 1}", "weight: 1, max_epochs: 3}").replace("tokens: 512", "tokens: 128")
+    (folder / "dag.yaml").write_text(dag)
+    run(folder / "dag.yaml", folder / "out", workers=0)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def planned(out: Path) -> Planned:
+    return Planned(head(out, "plan"))
+
+
+def test_figures_are_what_the_shards_hold(out: Path, planned: Planned) -> None:
+    found = plans.figures(planned)
+    packs = head(out, "packs")
+    counted = prove(packs, planned.plan.meta, Vocabulary.load())
+    assert {row["source"]: row["tokens"] for row in found["sources"]} == counted.source_tokens
+    assert sum(row["tokens"] for row in found["domains"]) == counted.tokens
+    assert sum(row["slots"] for row in found["domains"]) == counted.slots
+    assert found["room"]["padding"] == pytest.approx(1 - counted.fill)
+    seen = Counter(segment.sample for pack in packs.records() for segment in pack.segments if segment.start == 0)
+    media = Counter(one.media.digest for pack in packs.records() for one in pack.media)
+    assert found["repetition"]["documents seen"] == len(seen)
+    assert found["repetition"]["most often"] == max(seen.values()) == 3
+    assert found["repetition"]["media seen"] == len(media)
+    assert found["repetition"]["one medium most often"] == max(media.values())
+    continued = sum(segment.start > 0 for pack in packs.records() for segment in pack.segments)
+    assert found["splits"]["segments that continue a document"] == continued > 0
+    assert all(row["rows"] >= 1 for row in found["balance"])
+
+
+def test_a_step_looks_the_same_before_and_after_packing(out: Path, planned: Planned) -> None:
+    packed = Planned(head(out, "packs"))
+    assert packed.steps == planned.steps
+    for step in (0, planned.steps // 2, planned.steps - 1):
+        assert microscope.told(planned, step, 1000) == microscope.told(packed, step, 1000)
+        before, after = microscope.page(planned, step), microscope.page(packed, step)
+        assert before == after
+        assert before.count("<image ") == sum(
+            max(1, min(microscope.FRAMES, sum(len(item.frames) for item in one.items)))
+            for pack in planned.batch(step)
+            for one in pack.media
+        )
+    with pytest.raises(StoreError, match="has no step"):
+        planned.batch(planned.steps)
+
+
+def test_a_step_shows_its_words_and_what_is_predicted(planned: Planned) -> None:
+    vocabulary = Vocabulary.load()
+    for step in range(0, planned.steps, 7):
+        told = microscope.told(planned, step, 1 << 30)
+        packs = planned.batch(step, payload=False)
+        assert sum(row["loss"] for row in told["segments"]) == sum(int(p.loss_mask.sum()) for p in packs)
+        row = told["segments"][0]
+        ids = packs[0].ids[: row["tokens"]]
+        if not row["slots"]:
+            assert row["text"] == " ".join(vocabulary.decode(ids).split())
+
+
+def test_every_step_that_sees_a_sample_is_named(planned: Planned) -> None:
+    wanted = np.random.default_rng(0).choice(sorted({s.sample for p in planned.batch(1) for s in p.segments}), 2)
+    for sample in wanted.tolist():
+        expected = [
+            (step, row, segment.start, segment.length)
+            for step in range(planned.steps)
+            for row, pack in enumerate(planned.batch(step, payload=False))
+            for segment in pack.segments
+            if segment.sample == sample
+        ]
+        places = planned.places(sample)
+        assert [(p.step, p.row, p.start, p.length) for p in places] == sorted(expected)
+        assert len({place.epoch for place in places}) == 3
+
+
+def test_the_command_gives_json_and_a_page(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert terminal.main([str(out / "plan"), "--step", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"]["global batch"] == 0
+    assert terminal.main([str(out / "packs"), "--step", "0", "--html"]) == 0
+    assert capsys.readouterr().out.startswith("<!doctype html>")
+    assert terminal.main([str(out / "plan")]) == 0
+    shown = capsys.readouterr().out
+    assert "balance" in shown and max(map(len, shown.splitlines())) <= 100
