@@ -9,37 +9,64 @@ from itertools import product
 import numpy as np
 
 from manifests.geometry import PATCH_PX
+from packing.sequence import HEAVY, LOOKS
 
 
-def fill_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """`sequence.fill_packs` by looking at all pieces and all pairs of them."""
-    left = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    packs: list[list[int]] = []
+def fill_limited(costs: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
+    """`sequence.fill_limited` by looking at all pieces and all pairs of them; limits of at most `sequence.STEPS`."""
+    if not costs:
+        return []
+    totals = [sum(cost[limit] for cost in costs) for limit in range(len(limits))]
+    bound = max(-(-total // most) for total, most in zip(totals, limits, strict=True))
+    attempts = [_attempt(costs, limits, heavy, bound) for heavy in (HEAVY if len(limits) > 1 else HEAVY[:1])]
+    return next((packs for packs in attempts if len(packs) == bound), min(attempts, key=len))
 
-    def first_of(size: int, besides: int | None = None) -> int:
-        return next(i for i in left if lengths[i] == size and i != besides)
 
+def _attempt(costs: Sequence[Sequence[int]], limits: Sequence[int], heavy: float, bound: int) -> list[list[int]]:
+    everything = range(len(costs))
+    part = [[cost / most for cost, most in zip(costs[i], limits, strict=True)] for i in everything]
+    needed = [sum(costs[i][limit] for i in everything) / most for limit, most in enumerate(limits)]
+    binding = needed.index(max(needed))
+    size = [max(1, cost[binding]) for cost in costs]
+
+    def fits(pack: Sequence[int], *pieces: int) -> bool:
+        return all(sum(costs[i][k] for i in [*pack, *pieces]) <= most for k, most in enumerate(limits))
+
+    packs: list[list[int]] = [[] for _ in range(bound)]
+    spread = [i for i in everything if max(part[i]) > heavy * part[i][binding] or part[i][binding] > 0.5]
+    for piece in sorted(spread if len(limits) > 1 else [], key=lambda i: (-max(part[i]), i)):
+        limit = part[piece].index(max(part[piece]))
+        fitting = [pack for pack in packs if fits(pack, piece)]
+        if not fitting:
+            packs.append([])
+            fitting = packs[-1:]
+        min(fitting, key=lambda pack: sum(costs[i][limit] for i in pack)).append(piece)
+    packs = [sorted(pack) for pack in packs]
+    left = sorted(set(everything) - {i for pack in packs for i in pack}, key=lambda i: (-size[i], i))
+    number = 0
     while left:
-        pack = [left.pop(0)]
-        while fitting := [i for i in left if lengths[i] <= capacity - sum(lengths[j] for j in pack)]:
-            room = capacity - sum(lengths[j] for j in pack)
-            pairs = [
-                (lengths[i] - lengths[j], lengths[i], lengths[j])
-                for i in fitting
-                for j in fitting
-                if i != j and lengths[i] >= lengths[j] and lengths[i] + lengths[j] == room
-            ]
-            if lengths[fitting[0]] == room or not pairs:
-                chosen = [fitting[0]]
-            else:
-                _, longer, shorter = min(pairs)
-                one = first_of(longer)
-                chosen = [one, first_of(shorter, besides=one)]
+        if number == len(packs):
+            packs.append([])
+        pack = packs[number]
+        number += 1
+        room = limits[binding] - sum(size[i] for i in pack)
+        while room > 0 and left:
+            firsts = [left[i] for i in range(len(left)) if not i or size[left[i]] < size[left[i - 1]]]
+            looked = [i for i in firsts if size[i] <= room][:LOOKS]
+            chosen = [i for i in looked if fits(pack, i)][:1]
+            if not chosen:
+                break
+            if size[chosen[0]] < room:
+                pairs = [(i, j) for i in firsts for j in firsts if size[i] > size[j] and size[i] + size[j] == room]
+                halves = [i for i in left if 2 * size[i] == room]
+                pairs += [(halves[0], halves[1])] if len(halves) > 1 else []
+                pairs.sort(key=lambda pair: size[pair[0]] - size[pair[1]])
+                chosen = next((list(pair) for pair in pairs[:LOOKS] if fits(pack, *pair)), chosen)
             for piece in chosen:
                 left.remove(piece)
             pack += chosen
-        packs.append(pack)
-    return packs
+            room -= sum(size[i] for i in chosen)
+    return [pack for pack in packs if pack]
 
 
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
