@@ -21,6 +21,7 @@ from manifests.errors import ManifestError
 from manifests.load import Manifest, schema
 from manifests.records import canonical_json, digest
 from pipelines.catalogue import NODES
+from pipelines.engines.engine import EngineSettings
 from pipelines.node import Inputs, Node, Survey, Unit
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Dag:
     name: str
     nodes: dict[str, AnyNode]
     tolerance: Tolerance = Tolerance()
+    engine: EngineSettings = EngineSettings()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from manifests.runlog import RunLog
 from pipelines import dag, progress
 from pipelines.closing import closing
 from pipelines.dag import Graph, Tolerance
-from pipelines.engines.local import LocalEngine, WorkerError
+from pipelines.engines.child import WorkerError
+from pipelines.engines.engine import Submission, open_engine
+from pipelines.engines.local import LocalEngine
 from pipelines.node import FolderNode, Inputs, Node, Place, Product, StoreNode, Survey, Task
 from pipelines.products import finished, folder_product, parents, store_product
 from pipelines.progress import Meter, Result, Show, Tally
@@ -34,15 +36,18 @@ BATCH_S = 2.0
 class Execution:
     def __init__(self, graph: Graph, out: Path, workers: int) -> None:
         self.graph, self.out = graph, out
-        self.engine = LocalEngine(workers)
         self.log = RunLog(out / "log.jsonl")
         self.show = Show()
+        settings = graph.manifest.value.engine
+        self.engine = open_engine(settings, workers, self.show.say)
+        self.beside = LocalEngine(workers) if self.engine.elsewhere else self.engine
+        """Where folders are made: workers on other machines don't see this one's."""
         self.products: dict[str, Product] = {}
         self.results: list[Result] = []
 
     def run(self, as_json: bool) -> int:
         try:
-            with self.engine:
+            with self.engine, self.beside:
                 for name in self.graph.order:
                     self._node(name)
         except BaseException as error:
@@ -91,8 +96,12 @@ class Execution:
         done = set(head.units) & set(wanted) if head is not None else set()
         self._begin(name, node, identity, len(wanted), len(done))
         tolerance = self.graph.manifest.value.tolerance
-        tasks = (
-            UnitTask(node, store.url, stored, Task(name, unit, inputs), tolerance.in_a_row, tolerance.share)
+        submissions = (
+            Submission(
+                f"{name}, unit {stored}",
+                UnitTask(node, store.url, stored, Task(name, unit, inputs), tolerance.in_a_row, tolerance.share),
+                unit.size_bytes,
+            )
             for stored, unit in wanted.items()
             if stored not in done
         )
@@ -100,7 +109,7 @@ class Execution:
             meta = dict(head.meta) if head is not None and done else {}
             committer = Committer(store, identity, tuple(wanted), parents(node, inputs), meta, meter)
             stop = StopRule(name, tolerance)
-            for task, outcome in self.engine.run(run_unit, tasks, lambda task: f"{name}, unit {task.stored_as}"):
+            for task, outcome in self.engine.run(name, run_unit, submissions):
                 self._log_outcome(name, task.stored_as, outcome)
                 committer.add(outcome)
                 if (error := stop.after(outcome)) is not None:
@@ -119,7 +128,7 @@ class Execution:
         left = [unit for unit in survey.units if unit.name not in parts]
         todo = [FolderTask(node, Task(name, unit, inputs), place) for unit in left]
         with self.show.node(name, len(survey.units), len(parts)) as meter:
-            for task, files in self._folder_units(node, todo):
+            for task, files in self._folder_units(name, node, todo):
                 part = parts[task.task.unit.name] = FolderReceipt(identity, tuple(facts(self.out, files)))
                 receipts.part(name, task.task.unit.name, part)
                 meter.committed(1, Tally(kept=len(files)))
@@ -128,13 +137,17 @@ class Execution:
         receipts.finish(name, receipt)
         return folder_product(self.out, name, receipt)
 
-    def _folder_units(self, node: FolderNode, todo: Sequence[FolderTask]) -> Iterator[tuple[FolderTask, list[str]]]:
+    def _folder_units(
+        self, name: str, node: FolderNode, todo: Sequence[FolderTask]
+    ) -> Iterator[tuple[FolderTask, list[str]]]:
         if node.ALONE:
             self.engine.close()  # the child gets the whole machine, and the terminal
+            self.beside.close()
             for task in todo:
                 yield task, node.make(task.task, task.place)
         else:
-            yield from self.engine.run(run_folder_unit, todo, lambda task: f"{task.task.node}, {task.task.unit.name}")
+            names = (Submission(f"{one.task.node}, unit {one.task.unit.name}", one) for one in todo)
+            yield from self.beside.run(name, run_folder_unit, names)
 
     def _begin(self, name: str, node: Node, identity: str, units: int, committed: int) -> None:
         self.log.write("node_start", node=name, kind=node.kind, identity=identity, units=units, committed=committed)

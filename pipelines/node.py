@@ -63,6 +63,8 @@ class Unit:
     """Of everything this unit alone reads. Equal digest, version, parameters and facts: equal records."""
     data: Any = None
     """Whatever else the worker needs to know, picklable; decides nothing that `digest` does not."""
+    size_bytes: int = 0
+    """Of what it reads; 0 where that is not known."""
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,14 @@ def parents(node: Node, inputs: Inputs) -> tuple[Parent, ...]:
 
 
 def folder_product(out: Path, name: str, receipt: FolderReceipt) -> tuple[Product, Tally]:
-    return Product(name, "folder", str(out / name), receipt.digest), Tally(kept=len(receipt.files))
+    return Product(name, "folder", str((out / name).absolute()), receipt.digest), Tally(kept=len(receipt.files))
 
 
 def store_product(out: Path, name: str, node: Node, inputs: Inputs, snapshot: Snapshot) -> tuple[Product, Tally]:
     content = snapshot.content_root
     if node.PRODUCT == "view":  # its root speaks of its own columns only
         content = digest("view", content, inputs[node.reads()[0]].digest)
-    product = Product(name, node.PRODUCT, str(out / name), content, snapshot.number)
+    product = Product(name, node.PRODUCT, snapshot.url, content, snapshot.number)
     quarantined = Counter(snapshot.quarantined().column("reason").to_pylist())
     if node.PRODUCT != "view":
         return product, Tally(snapshot.counts["records"], quarantined=quarantined)

@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; 0 works in this one"
     )
+    parser.add_argument("--engine", choices=("local", "ray", "dask"), help="where: short for --set engine.kind=...")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and touch nothing")
     parser.add_argument("--json", action="store_true", help="the table at the end as JSON on stdout")
     options = parser.parse_args(arguments)
@@ -42,7 +43,8 @@ def main(arguments: list[str]) -> int:
     from pipelines.execute import Execution
     from pipelines.outlook import outlook
 
-    graph = dag.read(options.manifests, options.set, options.until)
+    kind = [f"engine.kind={options.engine}"] if options.engine else []
+    graph = dag.read(options.manifests, [*kind, *options.set], options.until)
     out = Path(options.out or Path("runs") / graph.name)
     if options.dry_run:
         return outlook(graph, out, options.json)

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from manifests.errors import StoreError
+from pipelines.engines.engine import Submission
 from pipelines.engines.local import LocalEngine
 from pipelines.node import Task, Unit
 from pipelines.unit import Outcome, UnitTask, run_unit
@@ -58,7 +59,7 @@ def work(odd: ModuleType, folder: Path, names: list[str]) -> tuple[Outcome, Stor
     store = Store.open_or_create(str(folder), "documents", "n")
     task = UnitTask(odd.Odd(), str(folder), "unit", Task("n", Unit("unit", "d", tuple(names)), {}), 3, 0.5)
     with LocalEngine(1) as engine:
-        ((_, outcome),) = engine.run(run_unit, [task], lambda task: task.stored_as)
+        ((_, outcome),) = engine.run("n", run_unit, [Submission("unit", task)])
     return outcome, store
 
 
