@@ -166,6 +166,8 @@ class Sample:
     """One per medium: offset in `ids` of the id that stands for it. Stands in the index, so that plans read no ids."""
     shapes: Mapping[int, tuple[Shape, ...]] = field(default_factory=dict)
     """By ordinal of the medium, where there are any."""
+    whole: bool = False
+    """Never cut: a conversation that is longer than a pack is refused by the plan, and counted."""
 
 
 @dataclass(frozen=True, slots=True)

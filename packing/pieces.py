@@ -2,8 +2,8 @@
 
 Before this a samples snapshot, after it `order.py` and `sequence.py`. A sample that fits a pack is one piece; a longer
 one is cut greedily at the split offsets it carries, each piece as long as a pack allows. Only where a pack's length
-holds no split is it cut between two tokens. A medium is never cut: where its group of tokens is longer than a pack,
-the sample is refused with a reason and counted.
+holds no split is it cut between two tokens. Neither a medium nor a sample that is whole (a conversation) is ever cut:
+where its tokens are more than a pack's, the sample is refused with a reason and counted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from tokenization.vocabulary import Vocabulary
 
 TOO_LONG = "medium_longer_than_pack"
 """Why a sample is refused: not even alone does one of its media fit a pack."""
+WHOLE_TOO_LONG = "conversation_longer_than_pack"
+"""Or it is never cut (`Sample.whole`) and longer than a pack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
             where=samples.name,
             fix="tokenise again, or give the vocabulary that the samples were made with",
         )
-    core = samples.table(["id", "domain", "tokens", "splits"])
+    core = samples.table(["id", "domain", "tokens", "splits", "whole"])
     tokens = core["tokens"].to_numpy()
     wanted = np.zeros(len(tokens), bool)
     wanted[samples.kept()] = True
@@ -156,7 +158,10 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
     long = np.flatnonzero(wanted & (expanded > mixture.max_pack_tokens))
     parts = [np.stack([whole, 0 * whole, expanded[whole], slots[whole]])]
     refused: Counter[str] = Counter()
-    for number, splits in zip(long.tolist(), core["splits"].take(long).to_pylist(), strict=True):
+    cuttable = long[~core["whole"].to_numpy()[long]]
+    if len(long) > len(cuttable):
+        refused[WHOLE_TOO_LONG] = len(long) - len(cuttable)
+    for number, splits in zip(cuttable.tolist(), core["splits"].take(cuttable).to_pylist(), strict=True):
         pieces = cut(int(tokens[number]), media.groups(number), splits, mixture.max_pack_tokens)
         if pieces is None:
             refused[TOO_LONG] += 1

@@ -13,9 +13,10 @@ from functools import cache
 from typing import ClassVar, Literal
 
 from manifests import load
+from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
 from manifests.load import schema
-from manifests.records import FORGOTTEN, Json, digest
+from manifests.records import FORGOTTEN, Document, Json, Sample, digest
 from manifests.schedule import VisionShare
 from packing import plan
 from packing.materialise import pack_unit, packs_meta, samples_of
@@ -24,6 +25,7 @@ from packing.pieces import SourcePieces, pieces_of
 from pipelines.curate import DOCUMENTS
 from pipelines.node import Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
 from stores.store import Snapshot, StoreKind, UnitWriter
+from tokenization.chat import Chat, encode_conversation
 from tokenization.encode import encode
 from tokenization.vocabulary import Vocabulary
 
@@ -42,13 +44,15 @@ class Tokenise:
 
     PRODUCT: ClassVar[StoreKind] = "samples"
     READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     PLACES: ClassVar[frozenset[str]] = frozenset({"vocabulary"})
 
     kind: Literal["tokenise"]
     inputs: tuple[str, ...]
     vocabulary: str = "tiny"
     """`tiny`, or the path of a file in tiktoken's format."""
+    chat: Chat = Chat()
+    """How documents that hold conversations are written (docs/tokenization.md)."""
 
     def reads(self) -> tuple[str, ...]:
         return self.inputs
@@ -67,10 +71,17 @@ class Tokenise:
         for document in task.inputs[below.input].snapshot.records(below.stretch.start, below.stretch.stop):
             if document.source == FORGOTTEN:
                 continue
-            sample = attempt(document.locator, encode, document, vocabulary)
+            sample = attempt(document.locator, to_sample, document, vocabulary, self.chat)
             if sample is not None:
                 attempt.store(document.locator, sample)
         return {"vocabulary": vocabulary.digest, "vocabulary_file": self.vocabulary}
+
+
+def to_sample(document: Document, vocabulary: Vocabulary, chat: Chat) -> Sample:
+    conversation = conversation_in(document)
+    if conversation is None:
+        return encode(document, vocabulary)
+    return encode_conversation(document, conversation, vocabulary, chat)
 
 
 @dataclass(frozen=True)

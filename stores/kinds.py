@@ -164,6 +164,7 @@ class Samples:
             ("images", pa.int32()),
             ("videos", pa.int32()),
             ("splits", pa.list_(pa.int64())),
+            ("whole", pa.bool_()),
         ]
     )
     IN_BLOCKS: ClassVar[bool] = True
@@ -181,9 +182,10 @@ class Samples:
             "tokens": len(record.ids),
             "loss_tokens": sum([stop - start for start, stop in runs]),
             "splits": splits,
+            "whole": record.whole,
             **_media_counts(record.media),
         }
-        plain = not record.media and not record.spans
+        plain = not record.media and not record.spans and not record.whole
         line = self._text(record, runs, splits) if plain else self._line(record, runs, splits)
         return Encoded(line, facts, record.media, record.places, {"ids": _typed(record.ids, np.uint32)})
 
@@ -195,6 +197,7 @@ class Samples:
             "tokens": len(record.ids),
             "loss_runs": runs,
             "splits": splits,
+            "whole": record.whole,
             "spans": [[span.name, span.start, span.stop] for span in record.spans],
             "media": [
                 _described(one) | {"place": at} | _shapes_line(record.shapes.get(ordinal, ()))
@@ -205,7 +208,7 @@ class Samples:
     def _text(self, record: Sample, runs: list[list[int]], splits: list[int]) -> str:
         """The line of a sample without media and spans. There are billions; the encoder takes five times as long."""
         words = f'"id":{quoted(record.id)},"source":{quoted(record.source)},"domain":{quoted(record.domain)}'
-        numbers = f'"tokens":{len(record.ids)},"loss_runs":{runs},"splits":{splits}'.replace(" ", "")
+        numbers = f'"tokens":{len(record.ids)},"loss_runs":{runs},"splits":{splits},"whole":false'.replace(" ", "")
         return f'{{{words},{numbers},"spans":[],"media":[]}}'
 
     def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> Sample:
@@ -220,6 +223,7 @@ class Samples:
             spans=tuple(Span(*span) for span in line["spans"]),
             places=tuple(one["place"] for one in line["media"]),
             shapes={i: _shapes(told) for i, told in enumerate(line["media"]) if "shapes" in told},
+            whole=line["whole"],
         )
 
 

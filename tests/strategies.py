@@ -105,6 +105,7 @@ def samples(draw: st.DrawFn) -> Sample:
         spans=tuple(draw(st.lists(st.builds(Span, names, st.integers(0, 9), st.integers(0, 9)), max_size=2))),
         places=tuple(places),
         shapes={i: tuple(draw(st.lists(shapes, min_size=1, max_size=2))) for i in range(len(places)) if i % 2},
+        whole=draw(st.booleans()),
     )
 
 

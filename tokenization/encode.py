@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -37,7 +38,7 @@ _NEWLINE = ord("\n")
 def encode(document: Document, vocabulary: Vocabulary) -> Sample:
     """Raises RecordError: `lone_surrogate` for text that is not Unicode, `bad_fact` for a fact outside its text,
     `bad_shape` for what `notes.shapes` can't mean."""
-    facts = _facts_by_part(document)
+    facts = facts_by_part(document)
     ids: list[int] = []
     loss: list[tuple[int, int]] = []
     spans: list[Span] = []
@@ -48,7 +49,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
     for index, part in enumerate(document.parts):
         if isinstance(part, Text):
             piece = vocabulary.encode(part.text)
-            layout = _Layout(part.text, vocabulary.byte_lengths[piece])
+            layout = Layout(part.text, vocabulary.byte_lengths[piece])
             spans += [layout.span(fact, len(ids)) for fact in facts[index]]
             loss.append((len(ids), len(ids) + len(piece)))
             quality.append(layout.cut_quality().tobytes())
@@ -68,12 +69,12 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
         source=document.source,
         domain=document.domain,
         ids=np.array(ids, np.uint32),
-        loss_runs=_join(loss),
+        loss_runs=join_runs(loss),
         media=tuple(media),
         splits=_choose_splits(b"".join(quality), media_starts),
         spans=tuple(spans),
         places=tuple(places),
-        shapes=_shapes(document),
+        shapes=shapes_of(document),
     )
 
 
@@ -99,7 +100,21 @@ def decode(sample: Sample, vocabulary: Vocabulary) -> tuple[Part, ...]:
     ids = sample.ids.astype(np.int64)
     if not len(ids) or ids[-1] != vocabulary.eos_id:
         raise ValueError(f"sample {sample.id} does not end with [EOS]")
-    parts: list[Part] = []
+    return tuple(_parts(sample, ids[:-1], vocabulary))
+
+
+def decode_sample(sample: Sample, vocabulary: Vocabulary) -> str:
+    """One text for people, with a mark like `[image 640x480]` where a medium stands, and [EOS] left out. What marks the
+    messages of a conversation stands there by name."""
+    ids = sample.ids.astype(np.int64)
+    ended = len(ids) and ids[-1] == vocabulary.eos_id
+    return "".join(
+        part.text if isinstance(part, Text) else f"[{part.kind} {part.width_px}x{part.height_px}]"
+        for part in _parts(sample, ids[:-1] if ended else ids, vocabulary)
+    )
+
+
+def _parts(sample: Sample, ids: np.ndarray, vocabulary: Vocabulary) -> Iterator[Part]:
     at = 0
     marks = (vocabulary.special["<|media_begin|>"], vocabulary.video_placeholder_id)
     starts = np.flatnonzero(np.isin(ids, marks))
@@ -110,23 +125,14 @@ def decode(sample: Sample, vocabulary: Vocabulary) -> tuple[Part, ...]:
         if ids[start : start + len(expected)].tolist() != expected:
             raise ValueError(f"sample {sample.id}: id {start} does not begin the placeholder of its {medium.kind}")
         if start > at:
-            parts.append(Text(vocabulary.decode(ids[at:start])))
-        parts.append(medium)
+            yield Text(vocabulary.decode(ids[at:start]))
+        yield medium
         at = start + len(expected)
-    if at < len(ids) - 1:
-        parts.append(Text(vocabulary.decode(ids[at:-1])))
-    return tuple(parts)
+    if at < len(ids):
+        yield Text(vocabulary.decode(ids[at:]))
 
 
-def decode_sample(sample: Sample, vocabulary: Vocabulary) -> str:
-    """One text for people, with a mark like `[image 640x480]` where a medium stands."""
-    return "".join(
-        part.text if isinstance(part, Text) else f"[{part.kind} {part.width_px}x{part.height_px}]"
-        for part in decode(sample, vocabulary)
-    )
-
-
-class _Layout:
+class Layout:
     """Where the tokens of one text begin and end, in bytes and in characters."""
 
     def __init__(self, text: str, token_bytes: np.ndarray) -> None:
@@ -188,7 +194,7 @@ def _choose_splits(quality: bytes, media_starts: list[int]) -> np.ndarray:
     return np.array(splits, np.int64)
 
 
-def _facts_by_part(document: Document) -> dict[int, list[Fact]]:
+def facts_by_part(document: Document) -> dict[int, list[Fact]]:
     found: defaultdict[int, list[Fact]] = defaultdict(list)
     for fact in document.facts:
         if not 0 <= fact.part < len(document.parts) or not isinstance(document.parts[fact.part], Text):
@@ -197,7 +203,7 @@ def _facts_by_part(document: Document) -> dict[int, list[Fact]]:
     return found
 
 
-def _join(runs: list[tuple[int, int]]) -> np.ndarray:
+def join_runs(runs: list[tuple[int, int]]) -> np.ndarray:
     """(R, 2) int64: neighbouring runs made one, empty ones and the very first id left out."""
     joined: list[list[int]] = []
     for start, stop in runs:
@@ -215,7 +221,7 @@ CORNERS: dict[ShapeKind, range] = {"point": range(1, 2), "box": range(2, 3), "po
 """How many each kind of shape has."""
 
 
-def _shapes(document: Document) -> dict[int, tuple[Shape, ...]]:
+def shapes_of(document: Document) -> dict[int, tuple[Shape, ...]]:
     """By medium, from `notes.shapes`: maps of `media` (ordinal), `kind`, `name` and `corners`, a list of [x, y]."""
     found: dict[int, list[Shape]] = defaultdict(list)
     for told in document.notes.get("shapes", ()):

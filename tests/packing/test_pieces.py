@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packing.pieces import Group, cut
+from manifests.records import Sample, record_id
+from packing.mixture import Mixture, Source
+from packing.pieces import WHOLE_TOO_LONG, Group, cut, pieces_of
+from tests.packing.corpus import create, write
+from tokenization.vocabulary import Vocabulary
 
 TEXT, WRAPPER, SLOT = range(3)
 
@@ -82,3 +89,23 @@ def test_a_long_run_without_splits_is_cut_between_tokens_but_not_in_a_medium() -
     picture = Group(8, 11, 13, tokens=4, slots=4)
     assert cut(30, [picture], [], 10) == [(0, 8, 0), (8, 10, 4), (18, 10, 0), (28, 5, 0)]
     assert cut(30, [picture], [], 7) is None
+
+
+def test_a_sample_that_is_whole_is_refused_rather_than_cut_and_counted(tmp_path: Path) -> None:
+    def sample(name: str, tokens: int, whole: bool) -> Sample:
+        runs = np.array([[1, tokens]], np.int64)
+        return Sample(record_id("t", name), "t", "agent", np.zeros(tokens, np.uint32), runs, whole=whole)
+
+    tiny = Vocabulary.load("tiny")
+    found = [sample("short", 20, True), sample("fits", 64, True), sample("long", 65, True), sample("cut", 65, False)]
+    samples = write(create(tmp_path, "samples"), found, vocabulary=tiny.digest)
+    source = Source(name="talk", store="samples", weight=1.0)
+    pieces = pieces_of(samples, source, Mixture(sources=(source,), max_pack_tokens=64, global_batch_packs=1), tiny)
+    assert dict(pieces.refused) == {WHOLE_TOO_LONG: 1}
+    assert sorted(zip(pieces.ordinal.tolist(), pieces.length.tolist(), strict=True)) == [
+        (0, 20),
+        (1, 64),
+        (3, 1),
+        (3, 64),
+    ]
+    assert (pieces.samples, pieces.cut_samples) == (3, 1)
