@@ -19,10 +19,8 @@ Form = Literal["typescript", "json"]
 
 INDENT = "  "
 _SCALARS = {"integer": "number"}
-_IN_UNIONS = {
-    **{name: name for name in ("string", "number", "boolean", "null")},
-    **{"integer": "number", "object": "{}", "array": "Array<any>"},
-}
+_IN_UNIONS = {name: name for name in ("string", "number", "boolean", "null")}
+_IN_UNIONS |= {"integer": "number", "object": "{}", "array": "Array<any>"}
 _CONSTRAINTS = {
     "string": ("maxLength", "minLength", "pattern"),
     "number": ("maximum", "minimum"),
