@@ -7,11 +7,12 @@ not, why: a stable reason and the number that was compared. Ops are in `pipeline
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
+import numpy as np
 import pydantic
 
 from manifests.load import schema
@@ -19,6 +20,7 @@ from manifests.records import FORGOTTEN, Document, Drop, Json, Media, digest
 from pipelines.dedup import exact
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit, units_below
 from pipelines.ops import media, rights, text
+from pipelines.ops.op import Measured, Op, concerns
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
 OPS: dict[str, type] = {
@@ -37,14 +39,6 @@ OPS: dict[str, type] = {
 }
 
 
-class Op(Protocol):
-    VERSION: ClassVar[int]
-    READS_MEDIA: ClassVar[bool]
-    kind: str
-
-    def apply(self, document: Document) -> Document | Drop: ...
-
-
 if TYPE_CHECKING:
     AnyOp = Op
 else:
@@ -55,11 +49,16 @@ DOCUMENTS = frozenset({"documents", "view"})
 
 @schema
 class Filter:
-    """Ops one after the other; the first that drops a document says why."""
+    """Ops side by side; the first that drops a document says why.
+
+    Every op looks at every document that reaches the node, also where an earlier one dropped it, and what it measured
+    becomes the column `NODE.OP.SCORE`: so a limit can be moved afterwards (`millrace inspect VIEW --what-if`). Put what
+    is dear to measure into a filter of its own behind the others: it sees only what they kept.
+    """
 
     PRODUCT: ClassVar[StoreKind] = "view"
     READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["filter"]
@@ -75,41 +74,96 @@ class Filter:
             facts["pillow"] = version("pillow")
         return Survey(units_below(inputs[self.input].snapshot), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         for shard in task.unit.data.shards:
             kept = set(snapshot.kept(shard.first, shard.first + shard.records).tolist())
-            verdicts = [
-                self._verdict(snapshot.record(ordinal), snapshot, attempt) if ordinal in kept else None
-                for ordinal in range(shard.first, shard.first + shard.records)
-            ]
-            columns: dict[str, list[Any]] = {
-                "keep": [verdict is None for verdict in verdicts],
-                "reason": [verdict.reason if verdict else None for verdict in verdicts],
-                "score": [verdict.score if verdict else None for verdict in verdicts],
-            }
-            writer.columns(shard.shard, columns)
+            columns = _Columns(task.node, self.ops, shard.records)
+            for ordinal in sorted(kept):
+                columns.add(ordinal - shard.first, *self._looked_at(snapshot.record(ordinal), snapshot, attempt))
+            writer.columns(shard.shard, columns.by_name)
+        return {"ops": [_told(task.node, op) for op in self.ops]}
 
-    def _verdict(self, document: Document, snapshot: Snapshot, attempt: Attempt) -> Drop | None:
+    def _looked_at(self, document: Document, snapshot: Snapshot, attempt: Attempt) -> tuple[Drop | None, Scores]:
         """An op that fails on a document drops it, too: a view has no other place for it."""
         if document.source == FORGOTTEN:
             attempt.drop("forgotten")
-            return Drop("forgotten")
-        verdict = attempt(document.locator, self._judge, document, snapshot) or Drop("unusable")
-        if not isinstance(verdict, Drop):
-            return None
-        attempt.drop(verdict.reason)
-        return verdict
+            return Drop("forgotten"), []
+        verdict, scores = attempt(document.locator, self._judge, document, snapshot) or (Drop("unusable"), [])
+        if verdict is not None:
+            attempt.drop(verdict.reason)
+        return verdict, scores
 
-    def _judge(self, document: Document, snapshot: Snapshot) -> Document | Drop:
+    def _judge(self, document: Document, snapshot: Snapshot) -> tuple[Drop | None, Scores]:
         filled: Document | None = None
+        first: Drop | None = None
+        scores: Scores = []
         for op in self.ops:
+            if not concerns(op.domains, document):
+                scores.append(None)
+                continue
             if op.READS_MEDIA and filled is None:
                 filled = _with_payloads(document, snapshot)
-            judged = op.apply(filled if op.READS_MEDIA and filled is not None else document)
+            looked_at = filled if op.READS_MEDIA and filled is not None else document
+            if isinstance(op, Measured):
+                measured = op.measure(looked_at)
+                scores.append(measured)
+                judged: Document | Drop | None = op.judge(measured)
+            else:
+                judged = op.apply(looked_at)
+                scores.append(judged.reason if isinstance(judged, Drop) else None)
             if isinstance(judged, Drop):
-                return judged
-        return document
+                first = first or judged
+        return first, scores
+
+
+Scores = list[Mapping[str, float] | str | None]
+"""By op: what it measured, or the reason of one that does not measure and drops."""
+
+
+class _Columns:
+    """Those of one shard. Ops of one kind measure the same numbers, so they share their columns."""
+
+    def __init__(self, node: str, ops: Sequence[Op], records: int) -> None:
+        self._node, self._ops, self._records = node, ops, records
+        self.by_name: dict[str, Any] = {"keep": [True] * records, "reason": [None] * records, "score": [None] * records}
+        for op in ops:
+            for limit in op.LIMITS if isinstance(op, Measured) else ():
+                self.by_name[column(node, op.kind, limit.score)] = np.full(records, np.nan)
+            if not isinstance(op, Measured):
+                self.by_name[column(node, op.kind, "reason")] = [None] * records
+
+    def add(self, row: int, verdict: Drop | None, scores: Scores) -> None:
+        if verdict is not None:
+            self.by_name["keep"][row], self.by_name["reason"][row] = False, verdict.reason
+            self.by_name["score"][row] = verdict.score
+        for op, said in zip(self._ops, scores, strict=False):
+            if isinstance(said, str):
+                self.by_name[column(self._node, op.kind, "reason")][row] = said
+            else:
+                for name, value in (said or {}).items():
+                    self.by_name[column(self._node, op.kind, name)][row] = value
+
+
+def column(node: str, op: str, score: str) -> str:
+    """Name of the column in which a filter keeps what an op measured."""
+    return f"{node}.{op}.{score}"
+
+
+def _told(node: str, op: Op) -> dict[str, Json]:
+    """What `inspect` needs to decide again with other limits."""
+    limits = [
+        {
+            "column": column(node, op.kind, limit.score),
+            "drops": limit.drops,
+            "parameter": limit.parameter,
+            "at": getattr(op, limit.parameter),
+            "reason": limit.reason,
+        }
+        for limit in (op.LIMITS if isinstance(op, Measured) else ())
+    ]
+    found: dict[str, Json] = {"kind": op.kind, "domains": list(op.domains), "limits": limits}
+    return found if limits else found | {"column": column(node, op.kind, "reason")}
 
 
 def _with_payloads(document: Document, snapshot: Snapshot) -> Document:

@@ -17,7 +17,7 @@ from rich.table import Table
 from manifests.errors import ManifestError, StoreError
 from manifests.geometry import fit
 from manifests.records import Document, Json, Media, Pack, PlanBlock, Sample, Text
-from pipelines.inspect import artefacts, microscope, plans
+from pipelines.inspect import artefacts, microscope, plans, whatif
 from pipelines.inspect.plans import Planned
 from stores.store import Snapshot
 from tokenization.encode import decode_sample
@@ -44,6 +44,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--step", type=int, metavar="N", help="global batch N of a plan or packs store, trained or not")
     parser.add_argument("--html", action="store_true", help="a step as one page with its pictures, on stdout")
     parser.add_argument("--drops", metavar="REASON", nargs="?", const="", help="records that views dropped")
+    parser.add_argument(
+        "--what-if",
+        metavar="OP.PARAMETER=NUMBER",
+        action="append",
+        help="of a filter's view: what it would keep with another limit; may be given several times",
+    )
     parser.add_argument("--quarantine", action="store_true", help="what could not become a record, and why")
     parser.add_argument("--limit", type=_rows, default=20, help="rows of --drops and --quarantine (default 20)")
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
@@ -53,7 +59,8 @@ def main(arguments: list[str]) -> int:
 
     folder = Path(options.target)
     is_run = folder.is_dir() and not (folder / "store.json").exists()
-    if is_run and (options.record or options.quarantine or options.drops is not None or options.step is not None):
+    of_a_store = (options.record, options.drops, options.step, options.what_if, options.quarantine or None)
+    if is_run and any(one is not None for one in of_a_store):
         names = ", ".join(artefacts.stores(folder)) or "none yet"
         raise ManifestError("records are in stores, this is a run", where=str(folder), fix=f"name one of: {names}")
     if is_run:
@@ -66,6 +73,8 @@ def main(arguments: list[str]) -> int:
                 print(microscope.page(planned, options.step))
                 return 0
             found = microscope.told(planned, options.step, LONGEST if options.json else TEXT)
+        elif options.what_if:
+            found = whatif.what_if(snapshot, options.what_if)
         elif options.record is not None and snapshot.kind == "plan" and not _ordinal(options.record):
             found = _seen(snapshot, options.record)
         elif options.record is not None:

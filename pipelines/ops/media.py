@@ -10,12 +10,13 @@ suits web photographs, while charts, pages and icons of a native-resolution mode
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Media
-from pipelines.ops.text import concerns
+from pipelines.ops.op import Limit, Measured, concerns
 from stores.image import decode_rgb
 
 
@@ -34,83 +35,80 @@ class NoText:
 
 
 @schema
-class ImageTooSmall:
+class ImageTooSmall(Measured):
     """The shorter side of every image is below `min_side_px`. The default is a slot: less is mostly padding."""
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("side_px", "below", "min_side_px", "image_too_small"),)
     kind: Literal["image_too_small"]
     min_side_px: int = 28
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
+    def measure(self, document: Document) -> Mapping[str, float]:
         sides = [min(image.width_px, image.height_px) for image in images(document)]
-        too_small = bool(sides) and max(sides) < self.min_side_px
-        return Drop("image_too_small", max(sides)) if too_small and concerns(self.domains, document) else document
+        return {"side_px": max(sides)} if sides else {}
 
 
 @schema
-class ExtremeAspect:
+class ExtremeAspect(Measured):
     """The longer side of every image is more than `max_aspect` times the shorter one."""
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("aspect", "above", "max_aspect", "extreme_aspect"),)
     kind: Literal["extreme_aspect"]
     max_aspect: float = 10.0
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
+    def measure(self, document: Document) -> Mapping[str, float]:
         aspects = [max(i.width_px, i.height_px) / min(i.width_px, i.height_px) for i in images(document)]
-        extreme = bool(aspects) and min(aspects) > self.max_aspect
-        return Drop("extreme_aspect", min(aspects)) if extreme and concerns(self.domains, document) else document
+        return {"aspect": min(aspects)} if aspects else {}
 
 
 @schema
-class FlatImage:
-    """Every image shows one colour: in no channel do two pixels differ by more than `max_spread` levels of 255.
+class FlatImage(Measured):
+    """Every image shows one colour: in no channel do two pixels differ by `min_spread` levels of 255 or more.
 
     Raises RecordError for bytes that do not decode.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     READS_MEDIA: ClassVar[bool] = True
+    LIMITS = (Limit("spread", "below", "min_spread", "flat_image"),)
     kind: Literal["flat_image"]
-    max_spread: int = 8
+    min_spread: int = 9
     """Room for the noise that JPEG adds to a single colour."""
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
-        if not images(document) or not concerns(self.domains, document):
-            return document
-        widest = 0
-        for image in images(document):
-            widest = max(widest, spread(image))
-            if widest > self.max_spread:
-                return document
-        return Drop("flat_image", widest)
+    def measure(self, document: Document) -> Mapping[str, float]:
+        spreads = [spread(image) for image in images(document)]
+        return {"spread": max(spreads)} if spreads else {}
 
 
 @schema
-class VideoTooShort:
-    """Every video is below `min_frames` or `min_duration_s`. One without any frame drops the document: `no_frames`."""
+class VideoTooShort(Measured):
+    """No video has `min_frames`, or none lasts `min_duration_s`; `no_frames` where one has none at all."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (
+        Limit("fewest_frames", "below", "ANY", "no_frames"),
+        Limit("frames", "below", "min_frames", "video_too_short"),
+        Limit("duration_s", "below", "min_duration_s", "video_too_short"),
+    )
+    ANY: ClassVar[int] = 1
     kind: Literal["video_too_short"]
     min_frames: int = 2
     min_duration_s: float = 0.5
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
+    def measure(self, document: Document) -> Mapping[str, float]:
         videos = [media for media in document.media if media.kind == "video"]
-        if not videos or not concerns(self.domains, document):
-            return document
-        if not all(video.frame_times_us for video in videos):
-            return Drop("no_frames", 0)
-        lasting = [duration_s(video) for video in videos if len(video.frame_times_us) >= self.min_frames]
-        if lasting and max(lasting) >= self.min_duration_s:
-            return document
-        return Drop("video_too_short", max(map(duration_s, videos)))
+        if not videos:
+            return {}
+        frames = [len(video.frame_times_us) for video in videos]
+        return {"fewest_frames": min(frames), "frames": max(frames), "duration_s": max(map(duration_s, videos))}
 
 
 def images(document: Document) -> list[Media]:

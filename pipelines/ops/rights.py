@@ -1,6 +1,6 @@
 """The filter that asks whose a document is: licence, origin and consent, as ingest found them.
 
-Same form as `text.py`. What a record says of itself comes first, what the ingest node was told about all of them
+What a record says of itself comes first, what the ingest node was told about all of them
 second; where neither says anything the field is empty, and an empty field never counts as permission.
 """
 
@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import Document, Drop
-from pipelines.ops.text import concerns
+from pipelines.ops.op import concerns
 
 
 @schema

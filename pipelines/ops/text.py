@@ -1,8 +1,6 @@
 """Ops that look at text: one that cleans it, and filters with a reason and the number that was compared.
 
-Between ingest, where `Normalise` runs, and dedup. Every op is a frozen dataclass whose fields are its parameters in
-YAML, with `apply(document) -> Document | Drop`, pure. Filters look at `document.text` and concern only the `domains`
-they are given (none given: all), because a rule made for web pages would throw away captions and code.
+Between ingest, where `Normalise` runs, and dedup. What an op is stands in `op.py`; filters look at `document.text`.
 
 Sources: the repetition and letter rules are those of MassiveText (Rae et al. 2021, "Gopher", appendix A.1.1, Table A1);
 the others are rules of thumb, marked as ours. Lengths are counted in characters, so that languages without spaces
@@ -14,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import ClassVar, Literal
@@ -23,6 +22,7 @@ import regex
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Part, Text
+from pipelines.ops.op import Limit, Measured
 
 _LINE_END = re.compile("\r\n?|[\x85\u2028]")
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufdd0-\ufdef\ufffe\uffff]")
@@ -97,41 +97,37 @@ def _moved(document: Document, parts: tuple[Part, ...], index: int, places: set[
 
 
 @schema
-class TooShort:
+class TooShort(Measured):
     """Fewer than `min_characters` characters that are not white space. Ours (Gopher drops fewer than 50 words)."""
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("visible_characters", "below", "min_characters", "too_short"),)
     kind: Literal["too_short"]
     min_characters: int = 100
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
-        if not concerns(self.domains, document):
-            return document
-        characters = sum(map(len, document.text.split()))
-        return Drop("too_short", characters) if characters < self.min_characters else document
+    def measure(self, document: Document) -> Mapping[str, float]:
+        return {"visible_characters": sum(map(len, document.text.split()))}
 
 
 @schema
-class TooLong:
+class TooLong(Measured):
     """More than `max_characters` characters. Ours, bounds the cost of a document (Gopher drops over 100,000 words)."""
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("characters", "above", "max_characters", "too_long"),)
     kind: Literal["too_long"]
     max_characters: int = 10_000_000
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
-        if not concerns(self.domains, document):
-            return document
-        characters = len(document.text)
-        return Drop("too_long", characters) if characters > self.max_characters else document
+    def measure(self, document: Document) -> Mapping[str, float]:
+        return {"characters": len(document.text)}
 
 
 @schema
-class RepeatedLines:
+class RepeatedLines(Measured):
     """Too much of the text are lines that occurred before, counted in lines or in characters. Limits: Gopher, Table A1.
 
     Empty lines do not count. That the first occurrence is not a duplicate is our reading.
@@ -139,15 +135,19 @@ class RepeatedLines:
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (
+        Limit("lines", "above", "max_line_fraction", "repeated_lines"),
+        Limit("characters", "above", "max_character_fraction", "repeated_lines"),
+    )
     kind: Literal["repeated_lines"]
     max_line_fraction: float = 0.30
     max_character_fraction: float = 0.20
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
+    def measure(self, document: Document) -> Mapping[str, float]:
         lines = [line for line in map(str.strip, document.text.splitlines()) if line]
-        if not lines or not concerns(self.domains, document):
-            return document
+        if not lines:
+            return {}
         seen: set[str] = set()
         repeats = repeated_characters = 0
         for line in lines:
@@ -155,14 +155,11 @@ class RepeatedLines:
                 repeats += 1
                 repeated_characters += len(line)
             seen.add(line)
-        by_line, by_character = repeats / len(lines), repeated_characters / sum(map(len, lines))
-        if by_line > self.max_line_fraction:
-            return Drop("repeated_lines", by_line)
-        return Drop("repeated_lines", by_character) if by_character > self.max_character_fraction else document
+        return {"lines": repeats / len(lines), "characters": repeated_characters / sum(map(len, lines))}
 
 
 @schema
-class RepeatedCharacters:
+class RepeatedCharacters(Measured):
     """Too much of the text are runs of one and the same character, like rulers and padding. Ours.
 
     Only runs of ten and more characters count, so that indentation in prose and `!!!` pass.
@@ -170,53 +167,43 @@ class RepeatedCharacters:
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("fraction", "above", "max_fraction", "repeated_characters"),)
     kind: Literal["repeated_characters"]
     max_fraction: float = 0.20
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
+    def measure(self, document: Document) -> Mapping[str, float]:
         text = document.text
-        if not text or not concerns(self.domains, document):
-            return document
-        fraction = sum(run.end() - run.start() for run in _RUN.finditer(text)) / len(text)
-        return Drop("repeated_characters", fraction) if fraction > self.max_fraction else document
+        return {"fraction": sum(run.end() - run.start() for run in _RUN.finditer(text)) / len(text)} if text else {}
 
 
 @schema
-class FewLetters:
+class FewLetters(Measured):
     """Too few words hold a letter. Limit: Gopher, 80% of words contain an alphabetic character. Not for tables."""
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("fraction", "below", "min_fraction", "few_letters"),)
     kind: Literal["few_letters"]
     min_fraction: float = 0.80
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
+    def measure(self, document: Document) -> Mapping[str, float]:
         words = document.text.split()
-        if not words or not concerns(self.domains, document):
-            return document
-        fraction = sum(_LETTER.search(word) is not None for word in words) / len(words)
-        return Drop("few_letters", fraction) if fraction < self.min_fraction else document
+        return {"fraction": sum(_LETTER.search(word) is not None for word in words) / len(words)} if words else {}
 
 
 @schema
-class Garbled:
+class Garbled(Measured):
     """Binary data or broken encodings read as text: control, private-use and non-characters, U+FFFD. Ours."""
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("fraction", "above", "max_fraction", "garbled"),)
     kind: Literal["garbled"]
     max_fraction: float = 0.005
     domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
+    def measure(self, document: Document) -> Mapping[str, float]:
         text = document.text
-        if not text or not concerns(self.domains, document):
-            return document
-        fraction = len(_STRANGE.findall(text)) / len(text)
-        return Drop("garbled", fraction) if fraction > self.max_fraction else document
-
-
-def concerns(domains: tuple[str, ...], document: Document) -> bool:
-    return not domains or document.domain in domains
+        return {"fraction": len(_STRANGE.findall(text)) / len(text)} if text else {}

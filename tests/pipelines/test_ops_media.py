@@ -86,7 +86,7 @@ def test_only_the_op_that_decodes_asks_for_payloads():
 
 def test_a_video_needs_frames_and_time():
     op = VideoTooShort(kind="video_too_short", min_frames=3, min_duration_s=0.1)
-    assert op.apply(document(video(0, 40_000))) == Drop("video_too_short", 0.08)
+    assert op.apply(document(video(0, 40_000))) == Drop("video_too_short", 2)
     assert op.apply(document(video(0, 20_000, 40_000))) == Drop("video_too_short", 0.06)
     assert isinstance(op.apply(document(video(0, 40_000, 80_000))), Document)  # the last frame lasts 40 ms, too
     assert op.apply(document(video(0, 40_000, 80_000), video())) == Drop("no_frames", 0)
