@@ -31,6 +31,7 @@ PLAN_FACTS = (
     "global_batch_packs",
     "vision_share",
     "limits",
+    "pack_limits",
 )
 
 Expand = Callable[[int, int], tuple[Sample, Expanded]]

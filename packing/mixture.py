@@ -16,6 +16,7 @@ Written by people as YAML, read by `plan.py`. What the numbers mean:
 from __future__ import annotations
 
 import dataclasses
+from math import isqrt
 
 from manifests.geometry import RELEASED_LIMITS, MediaLimits
 from manifests.load import schema
@@ -45,6 +46,31 @@ class Source:
 
 
 @schema
+class PackLimits:
+    """What one pack may hold beside its tokens. Without a limit its tokens alone decide.
+
+    A document over a limit is cut as one that is longer than a pack; a medium that alone is over one takes its sample
+    out, which is counted under `refused`."""
+
+    patches: int | None = None
+    """14-px patches of all frames that the encoder sees for one pack: its memory, and how unequal packs are for it."""
+    media: int | None = None
+    """Images and videos."""
+    attention: int | None = None
+    """Sum of the squared lengths of its segments, in tokens squared: what attention costs. No segment is longer than
+    its root."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and value < 1:
+                raise ValueError(f"pack_limits: {name} is {value}, expected at least 1")
+
+    @property
+    def any(self) -> bool:
+        return self != PackLimits()
+
+
+@schema
 class Mixture:
     sources: tuple[Source, ...]
     max_pack_tokens: int
@@ -55,6 +81,8 @@ class Mixture:
     vision_share: VisionShare = VisionShare()
     limits: MediaLimits = RELEASED_LIMITS
     """Larger media are shrunk to these; smaller limits make media fit smaller packs."""
+    pack_limits: PackLimits = PackLimits()
+    """What a pack may hold beside `max_pack_tokens`: {patches: 16384, media: 64, attention: 50000000}."""
     block_packs: int = 256
     """About how many packs are filled together: more packs fill better and shuffle wider, fewer compile in parallel."""
 
@@ -66,6 +94,12 @@ class Mixture:
         names = [source.name for source in self.sources]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"sources need different names and there must be one, got {names}")
+
+    @property
+    def max_piece_tokens(self) -> int:
+        """No segment is longer."""
+        most = self.pack_limits.attention
+        return self.max_pack_tokens if most is None else min(self.max_pack_tokens, isqrt(most))
 
     @property
     def digest(self) -> str:

@@ -44,6 +44,11 @@ class Layout:
         """Of the whole medium."""
         return self.rows * self.cols // MERGE**2 * max(1, len(self.chunks))
 
+    @property
+    def patches(self) -> int:
+        """That the encoder sees, of all frames."""
+        return self.rows * self.cols * max(1, sum(map(len, self.chunks)))
+
 
 def lay_out(media: Media, limits: MediaLimits) -> Layout:
     if media.kind == "image":

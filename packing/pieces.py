@@ -3,15 +3,15 @@
 Before this a samples snapshot, after it `order.py` and `sequence.py`. A sample that fits a pack is one piece; a longer
 one is cut greedily at the split offsets it carries, each piece as long as a pack allows. Only where a pack's length
 holds no split is it cut between two tokens. Neither a medium nor a sample that is whole (a conversation) is ever cut:
-where its tokens are more than a pack's, the sample is refused with a reason and counted.
+where it alone is more than a pack may hold, the sample is refused with a reason and counted.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -29,6 +29,10 @@ TOO_LONG = "medium_longer_than_pack"
 """Why a sample is refused: not even alone does one of its media fit a pack."""
 WHOLE_TOO_LONG = "conversation_longer_than_pack"
 """Or it is never cut (`Sample.whole`) and longer than a pack."""
+TOO_MANY_PATCHES = "medium_over_patches_of_pack"
+"""Or one of its media has more patches than `Mixture.pack_limits` allow a whole pack."""
+WHOLE_OVER_LIMITS = "conversation_over_pack_limits"
+"""Or it is never cut and more than another limit of a pack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +46,32 @@ class Group:
     tokens: int
     """Expanded tokens in place of the placeholder."""
     slots: int
+    patches: int
 
 
-Piece = tuple[int, int, int]
-"""(start, length, slots): a stretch of the expanded sample and its vision slots."""
+NEVER = 2**62
+"""A limit that nothing reaches."""
+
+Piece = tuple[int, int, int, int, int]
+"""(start, length, slots, patches, media): a stretch of the expanded sample, and what the encoder sees of it."""
 
 
-def cut(tokens: int, groups: Sequence[Group], splits: Sequence[int], capacity: int) -> list[Piece] | None:
+def cut(
+    tokens: int,
+    groups: Sequence[Group],
+    splits: Sequence[int],
+    capacity: int,
+    most_patches: int | None = None,
+    most_media: int | None = None,
+) -> list[Piece] | None:
     """Cut a sample of `tokens` unexpanded ids into pieces of at most `capacity` expanded tokens.
 
     Args:
         groups: its media, ascending and apart.
         splits: ascending offsets at which it may be cut, none inside a group.
+        most_patches: of a piece, as `most_media`, 1 or more.
     Returns:
-        pieces that follow each other without gaps, or None where one medium is longer than a pack.
+        pieces that follow each other without gaps, or None where one medium is more than a piece may be.
     """
     starts, stops = [], []  # of the groups, expanded
     grown = 0
@@ -66,29 +82,47 @@ def cut(tokens: int, groups: Sequence[Group], splits: Sequence[int], capacity: i
     total = tokens + grown
     if any(stop - start > capacity for start, stop in zip(starts, stops, strict=True)):
         return None
+    if most_patches is not None and any(group.patches > most_patches for group in groups):
+        return None
     growth = np.array([0, *np.cumsum([group.tokens - 1 for group in groups], dtype=np.int64)])
     places = np.array([group.place for group in groups], np.int64)
     offsets = np.asarray(splits, np.int64)
     cuts = (offsets + growth[np.searchsorted(places, offsets)]).tolist()  # a split at x comes after places < x
+    sums = np.zeros((3, len(groups) + 1), np.int64)  # slots, patches, media before each group
+    sums[:, 1:] = np.cumsum([(group.slots, group.patches, 1) for group in groups], axis=0).reshape(-1, 3).T
+    patches = sums[1].tolist()
     ends = []
     at = 0
-    while total - at > capacity:
-        best = bisect_right(cuts, at + capacity) - 1
+    while True:
+        reach = min(total, at + capacity)
+        here = bisect_left(starts, at)
+        over = len(groups)
+        if most_patches is not None:
+            over = bisect_right(patches, patches[here] + most_patches) - 1
+        if most_media is not None:
+            over = min(over, here + most_media)
+        if over < len(groups):
+            reach = min(reach, starts[over])
+        if reach == total:
+            break
+        best = bisect_right(cuts, reach) - 1
         if best >= 0 and cuts[best] > at:
             at = cuts[best]
         else:
-            at += capacity
+            at = reach
             around = bisect_right(starts, at) - 1
             if around >= 0 and at < stops[around]:
                 at = starts[around]
         ends.append(at)
     ends.append(total)
-    slots = np.array([0, *np.cumsum([group.slots for group in groups], dtype=np.int64)])
-    seen = slots[np.searchsorted(np.array(starts, np.int64), [0, *ends])]
+    within = np.diff(sums[:, np.searchsorted(np.array(starts, np.int64), [0, *ends])])
     return [
-        (start, end - start, int(after - before))
-        for start, end, before, after in zip([0, *ends[:-1]], ends, seen[:-1], seen[1:], strict=True)
+        (start, end - start, *counts)
+        for start, end, counts in zip([0, *ends[:-1]], ends, within.T.tolist(), strict=True)
     ]
+
+
+NONE = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +149,15 @@ class SourcePieces:
     media: int
     shrunk_media: int
     """Media that the limits make smaller than they are."""
+    patches: np.ndarray = field(default_factory=lambda: NONE)
+    """(N,) int32: what the encoder sees of each piece, where a plan limits that; else none is counted."""
+    media_in: np.ndarray = field(default_factory=lambda: NONE)
+    """(N,) int32: images and videos, as `patches`."""
+
+    def __post_init__(self) -> None:
+        for name in ("patches", "media_in"):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.broadcast_to(np.int32(0), len(self.length)))
 
     def name(self, piece: int) -> str:
         """Identity of a piece, the same however the store is sharded."""
@@ -153,21 +196,27 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
     media = _Media(found.filter(pa.array(wanted[found["record"].to_numpy()])), mixture.limits, vocabulary)
     expanded = tokens + media.per_record(media.tokens - 1, len(tokens))
     slots = media.per_record(media.slots, len(tokens))
+    patches = media.per_record(media.patches, len(tokens))
+    count = media.per_record(np.ones_like(media.slots), len(tokens))
 
-    whole = np.flatnonzero(wanted & (expanded <= mixture.max_pack_tokens))
-    long = np.flatnonzero(wanted & (expanded > mixture.max_pack_tokens))
-    parts = [np.stack([whole, 0 * whole, expanded[whole], slots[whole]])]
+    most, most_patches, most_media = mixture.max_piece_tokens, mixture.pack_limits.patches, mixture.pack_limits.media
+    fits = (expanded <= most) & (patches <= (most_patches or NEVER)) & (count <= (most_media or NEVER))
+    whole = np.flatnonzero(wanted & fits)
+    long = np.flatnonzero(wanted & ~fits)
+    parts = [np.stack([whole, 0 * whole, expanded[whole], slots[whole], patches[whole], count[whole]])]
     refused: Counter[str] = Counter()
     cuttable = long[~core["whole"].to_numpy()[long]]
-    if len(long) > len(cuttable):
-        refused[WHOLE_TOO_LONG] = len(long) - len(cuttable)
+    for number in np.setdiff1d(long, cuttable).tolist():
+        refused[WHOLE_TOO_LONG if expanded[number] > mixture.max_pack_tokens else WHOLE_OVER_LIMITS] += 1
     for number, splits in zip(cuttable.tolist(), core["splits"].take(cuttable).to_pylist(), strict=True):
-        pieces = cut(int(tokens[number]), media.groups(number), splits, mixture.max_pack_tokens)
+        groups = media.groups(number)
+        pieces = cut(int(tokens[number]), groups, splits, most, most_patches, most_media)
         if pieces is None:
-            refused[TOO_LONG] += 1
+            over = max(group.patches for group in groups) > (most_patches or NEVER)
+            refused[TOO_MANY_PATCHES if over else TOO_LONG] += 1
         else:
             parts.append(np.array([(number, *piece) for piece in pieces], np.int64).T)
-    ordinal, start, length, piece_slots = np.concatenate(parts, axis=1)
+    ordinal, start, length, piece_slots, piece_patches, media_in = np.concatenate(parts, axis=1)
     if not len(ordinal):
         raise ManifestError(
             f"source {source.name} has no sample that can be packed: {len(tokens)} in the store, "
@@ -188,6 +237,8 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
         refused=dict(refused),
         media=len(media.tokens),
         shrunk_media=media.shrunk,
+        patches=piece_patches.astype(np.int32) if mixture.pack_limits.any else NONE,
+        media_in=media_in.astype(np.int32) if mixture.pack_limits.any else NONE,
     )
 
 
@@ -205,12 +256,13 @@ class _Media:
         """Tokens before an image's slots; one follows them."""
         sizes = zip(table["width_px"].to_pylist(), table["height_px"].to_pylist(), strict=True)
         times = table["frame_times_us"].to_pylist()
-        rows = []
+        rows = []  # by medium: tokens, slots, patches, whether it is made smaller
         for kind, (width, height), frame_times_us in zip(self._kind, sizes, times, strict=True):
             media = Media("", kind, "", width, height, tuple(frame_times_us))
             layout = lay_out(media, limits)
-            rows.append((media_tokens(media, layout, vocabulary), layout.slots, layout.size_px != (width, height)))
-        self.tokens, self.slots, shrunk = np.array(rows, np.int64).reshape(-1, 3).T
+            smaller = layout.size_px != (width, height)
+            rows.append((media_tokens(media, layout, vocabulary), layout.slots, layout.patches, smaller))
+        self.tokens, self.slots, self.patches, shrunk = np.array(rows, np.int64).reshape(-1, 4).T
         self.shrunk = int(shrunk.sum())
 
     def per_record(self, column: np.ndarray, records: int) -> np.ndarray:
@@ -226,6 +278,6 @@ class _Media:
         for row in rows:
             place = int(self._place[row])
             before, after = (self._wrapper, 1) if self._kind[row] == "image" else (0, 0)
-            group = Group(place - before, place, place + 1 + after, int(self.tokens[row]), int(self.slots[row]))
-            found.append(group)
+            counts = (int(column[row]) for column in (self.tokens, self.slots, self.patches))
+            found.append(Group(place - before, place, place + 1 + after, *counts))
         return found

@@ -42,7 +42,7 @@ from packing.mixture import Mixture
 from packing.order import interleave, permutation
 from packing.pieces import SourcePieces, pieces_of
 from packing.refusal import refusal
-from packing.sequence import fill_packs
+from packing.sequence import fill_limited
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
@@ -59,8 +59,11 @@ COLUMNS = {
 }
 """Of segments, and of pieces before they share a pack."""
 
-Fill = Callable[[Sequence[int]], list[list[int]]]
-Mapper = Callable[[Fill, Iterable[Sequence[int]]], Iterable[list[list[int]]]]
+FOR_LIMITS = {"patches": np.int32, "media_in": np.int32}
+"""Of pieces only: what `Mixture.pack_limits` count."""
+
+Fill = Callable[["Segments"], list[list[int]]]
+Mapper = Callable[[Fill, Iterable["Segments"]], Iterable[list[list[int]]]]
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,7 @@ def arrange(mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str, 
     if missing is not None and (mixture.horizon_tokens is not None or not _both_sides(mixture, sources)):
         raise refusal(mixture, sources, int(order["length"].sum()), rich_missing=missing)
     parts = _cut_into_blocks(order, mixture)
-    fill = partial(fill_packs, capacity=mixture.max_pack_tokens)
-    blocks = list(_in_sequence(mixture, parts, mapper(fill, [part["length"].tolist() for part in parts])))
+    blocks = list(_in_sequence(mixture, parts, mapper(partial(fill_block, mixture), parts)))
     kept = _whole_batches(mixture, blocks)
     if not kept:
         raise ManifestError(
@@ -125,10 +127,25 @@ def arrange(mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str, 
         "horizon_tokens": mixture.horizon_tokens,
         "vision_share": dataclasses.asdict(mixture.vision_share),
         "limits": constants["limits"],
+        "pack_limits": dataclasses.asdict(mixture.pack_limits),
         **account(mixture, kept),
         "sources": by_source(mixture, sources, order, kept),
     }
     return Plan(tuple(records), meta)
+
+
+def fill_block(mixture: Mixture, part: Segments) -> list[list[int]]:
+    """Step 3: the packs of one block, as rows of `part`."""
+    length = part["length"].astype(np.int64)
+    limits = mixture.pack_limits
+    costs = [
+        (length, mixture.max_pack_tokens),
+        (part["patches"], limits.patches),
+        (part["media_in"], limits.media),
+        (length**2, limits.attention),
+    ]
+    kept = [(cost, most) for cost, most in costs if most is not None]
+    return fill_limited(np.stack([cost for cost, _ in kept], 1), [most for _, most in kept])
 
 
 def plan_digest(blocks: Iterable[PlanBlock]) -> str:
@@ -176,11 +193,11 @@ def _one_order(mixture: Mixture, sources: Sequence[SourcePieces]) -> tuple[Segme
         error += gain
         chosen.append(following)
     source, piece_of, epoch = np.array(chosen, np.int64).reshape(-1, 3).T
-    order = {name: np.zeros(len(source), kind) for name, kind in COLUMNS.items()}
+    order = {name: np.zeros(len(source), kind) for name, kind in (COLUMNS | FOR_LIMITS).items()}
     order["source"][:], order["epoch"][:] = source, epoch
     for index, pieces in enumerate(sources):
         mine = source == index
-        for name in ("ordinal", "start", "length", "slots"):
+        for name in ("ordinal", "start", "length", "slots", *FOR_LIMITS):
             order[name][mine] = getattr(pieces, name)[piece_of[mine]]
     return order, missing
 
@@ -246,7 +263,7 @@ def _in_sequence(mixture: Mixture, parts: Sequence[Segments], filled: Iterable[l
             seen.append(chosen)
         rows = np.array([i for p in seen for i in packs[p]], np.int64)
         offsets = np.cumsum([0, *(len(packs[p]) for p in seen)], dtype=np.int64)
-        yield {"pack_offsets": offsets} | {name: column[rows] for name, column in part.items()}
+        yield {"pack_offsets": offsets} | {name: part[name][rows] for name in COLUMNS}
 
 
 def _whole_batches(mixture: Mixture, blocks: Sequence[Segments]) -> list[Segments]:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 
@@ -49,6 +50,12 @@ class Recount:
     """(packs,) int64, in training order."""
     pack_slots: np.ndarray
     """(packs,) int64."""
+    pack_patches: np.ndarray
+    """(packs,) int64: of all frames that the encoder sees for it."""
+    pack_media: np.ndarray
+    """(packs,) int64: images and videos."""
+    pack_attention: np.ndarray
+    """(packs,) int64: sum of the squared lengths of its segments."""
 
 
 def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id: int) -> Recount:
@@ -63,6 +70,7 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
     seen: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     pack_tokens: list[int] = []
     pack_slots: list[int] = []
+    limited: list[tuple[int, int, int]] = []
     targets = room = 0
     largest = Fraction(0)
     tokens = slots = forgotten = 0
@@ -82,6 +90,8 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
             at += segment.length
         pack_tokens.append(int((pack.ids != pad_id).sum()))
         pack_slots.append(int(is_slot.sum()))
+        patches = sum(prod(item.grid) for packed in pack.media for item in packed.items)
+        limited.append((patches, len(pack.media), sum(segment.length**2 for segment in pack.segments)))
         targets += int(pack.loss_mask.sum())
         room += len(pack.ids)
         tokens += pack_tokens[-1]
@@ -90,6 +100,7 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
     exposures: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for (source, _), stretches in seen.items():
         exposures[source][_most_seen(stretches)] += 1
+    pack_patches, pack_media, pack_attention = np.array(limited, np.int64).reshape(-1, 3).T
     return Recount(
         packs=len(pack_tokens),
         tokens=tokens,
@@ -104,6 +115,9 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
         exposures={source: dict(sorted(counts.items())) for source, counts in exposures.items()},
         pack_tokens=np.array(pack_tokens, np.int64),
         pack_slots=np.array(pack_slots, np.int64),
+        pack_patches=pack_patches,
+        pack_media=pack_media,
+        pack_attention=pack_attention,
     )
 
 
@@ -137,6 +151,11 @@ def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary) -> 
         *(
             (f"epochs of {name} within {caps[name]}", True, max(counts) <= caps[name])
             for name, counts in found.exposures.items()
+        ),
+        *(
+            (f"{name} of every pack within {most}", True, int(getattr(found, f"pack_{name}").max(initial=0)) <= most)
+            for name, most in plan["pack_limits"].items()
+            if most is not None
         ),
     ]
     claims += [(what, claimed, min(max(claimed, counted), counted + gone)) for what, claimed, counted in counts]

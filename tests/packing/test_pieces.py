@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.records import Sample, record_id
-from packing.mixture import Mixture, Source
-from packing.pieces import WHOLE_TOO_LONG, Group, cut, pieces_of
+from packing.mixture import Mixture, PackLimits, Source
+from packing.pieces import WHOLE_OVER_LIMITS, WHOLE_TOO_LONG, Group, cut, pieces_of
 from tests.packing.corpus import create, write
 from tokenization.vocabulary import Vocabulary
 
@@ -30,7 +31,8 @@ def samples(draw: st.DrawFn) -> tuple[int, list[Group], list[int]]:
         if draw(st.booleans()):
             before, after = draw(st.sampled_from([(3, 1), (0, 0)]))
             slots = draw(st.integers(1, 12))
-            groups.append(Group(at, at + before, at + before + 1 + after, slots + draw(st.integers(0, 3)), slots))
+            tokens = slots + draw(st.integers(0, 3))
+            groups.append(Group(at, at + before, at + before + 1 + after, tokens, slots, 4 * slots))
             at += before + 1 + after
     tokens = at + 1
     splits = sorted({s for s in allowed if 0 < s < tokens and draw(st.integers(0, 3)) == 0})
@@ -52,42 +54,50 @@ def written_out(tokens: int, groups: list[Group], splits: list[int]) -> tuple[li
     return out, where
 
 
-@given(samples(), st.integers(1, 40))
-def test_pieces_follow_each_other_and_count_their_slots(
-    sample: tuple[int, list[Group], list[int]], capacity: int
+@given(samples(), st.integers(1, 40), st.none() | st.integers(4, 60), st.none() | st.integers(1, 4))
+def test_pieces_follow_each_other_count_what_they_hold_and_keep_the_limits(
+    sample: tuple[int, list[Group], list[int]], capacity: int, most_patches: int | None, most_media: int | None
 ) -> None:
     tokens, groups, splits = sample
     out, _ = written_out(tokens, groups, splits)
-    pieces = cut(tokens, groups, splits, capacity)
+    pieces = cut(tokens, groups, splits, capacity, most_patches, most_media)
     longest = max((len([1 for _, medium in out if medium == i]) for i in range(len(groups))), default=0)
-    if longest > capacity:
+    if longest > capacity or max((group.patches for group in groups), default=0) > (most_patches or 10**9):
         assert pieces is None
         return
     assert pieces is not None
-    assert [start for start, _, _ in pieces] + [len(out)] == [0] + [start + length for start, length, _ in pieces]
-    for start, length, slots in pieces:
+    assert [start for start, *_ in pieces] + [len(out)] == [0] + [start + length for start, length, *_ in pieces]
+    for start, length, slots, patches, media in pieces:
         inside = out[start : start + length]
+        seen = {medium for _, medium in inside if medium >= 0}
         assert 1 <= length <= capacity
         assert slots == sum(kind == SLOT for kind, _ in inside)
-    for start, _, _ in pieces[1:]:
+        assert media == len(seen) <= (most_media or 10**9)
+        assert patches == sum(groups[medium].patches for medium in seen) <= (most_patches or 10**9)
+    for start, *_ in pieces[1:]:
         assert out[start - 1][1] != out[start][1] or out[start][1] == -1, "a medium was cut"
 
 
-@given(samples(), st.integers(13, 40))
+@given(samples(), st.integers(13, 40), st.none() | st.integers(48, 60), st.none() | st.integers(1, 4))
 def test_a_cut_is_at_the_last_split_in_reach_if_there_is_one(
-    sample: tuple[int, list[Group], list[int]], capacity: int
+    sample: tuple[int, list[Group], list[int]], capacity: int, most_patches: int | None, most_media: int | None
 ) -> None:
     tokens, groups, splits = sample
-    _, allowed = written_out(tokens, groups, splits)
-    pieces = cut(tokens, groups, splits, capacity)
-    for start, length, _ in (pieces or [])[:-1]:
-        reach = [split for split in allowed if start < split <= start + capacity]
+    out, allowed = written_out(tokens, groups, splits)
+    pieces = cut(tokens, groups, splits, capacity, most_patches, most_media)
+    for start, length, *_ in (pieces or [])[:-1]:
+        reach = []
+        for split in allowed:
+            seen = {medium for _, medium in out[start:split] if medium >= 0}
+            patches = sum(groups[medium].patches for medium in seen)
+            few = len(seen) <= (most_media or 10**9) and patches <= (most_patches or 10**9)
+            reach += [split] if start < split <= start + capacity and few else []
         assert not reach or start + length == reach[-1]
 
 
 def test_a_long_run_without_splits_is_cut_between_tokens_but_not_in_a_medium() -> None:
-    picture = Group(8, 11, 13, tokens=4, slots=4)
-    assert cut(30, [picture], [], 10) == [(0, 8, 0), (8, 10, 4), (18, 10, 0), (28, 5, 0)]
+    picture = Group(8, 11, 13, tokens=4, slots=4, patches=16)
+    assert [piece[:3] for piece in cut(30, [picture], [], 10) or []] == [(0, 8, 0), (8, 10, 4), (18, 10, 0), (28, 5, 0)]
     assert cut(30, [picture], [], 7) is None
 
 
@@ -109,3 +119,38 @@ def test_a_sample_that_is_whole_is_refused_rather_than_cut_and_counted(tmp_path:
         (3, 64),
     ]
     assert (pieces.samples, pieces.cut_samples) == (3, 1)
+
+    tight = PackLimits(attention=50**2)
+    limited = Mixture(sources=(source,), max_pack_tokens=64, global_batch_packs=1, pack_limits=tight)
+    pieces = pieces_of(samples, source, limited, tiny)
+    assert dict(pieces.refused) == {WHOLE_TOO_LONG: 1, WHOLE_OVER_LIMITS: 1}
+    assert sorted(pieces.length.tolist()) == [15, 20, 50]
+
+
+def test_pictures_end_to_end_are_cut_where_a_pack_has_enough_of_them() -> None:
+    pictures = [Group(5 * i, 5 * i + 3, 5 * i + 5, tokens=4, slots=4, patches=16) for i in range(7)]
+    assert cut(35, pictures, [], 100, most_media=3) == [(0, 24, 12, 48, 3), (24, 24, 12, 48, 3), (48, 8, 4, 16, 1)]
+    assert cut(35, pictures, [], 100, most_patches=33) == [
+        *((start, 16, 8, 32, 2) for start in (0, 16, 32)),
+        (48, 8, 4, 16, 1),
+    ]
+    assert cut(35, pictures, [], 100, most_patches=15) is None
+
+
+def test_a_book_is_cut_in_time_that_grows_with_its_length() -> None:
+    """A paragraph every 60 tokens or so, a picture every 500."""
+
+    def seconds(tokens: int) -> float:
+        random = np.random.default_rng(0)
+        splits = np.unique(random.integers(1, tokens, tokens // 60))
+        splits = splits[splits % 500 > 8].tolist()
+        groups = [Group(at, at + 3, at + 5, 100, 100, 400) for at in range(0, tokens - 10, 500)]
+        start = time.process_time()
+        pieces = cut(tokens, groups, splits, 4096, 16384, 64)
+        took = time.process_time() - start
+        assert pieces is not None and sum(length for _, length, *_ in pieces) == tokens + 99 * len(groups)
+        assert len(pieces) < 1.05 * (tokens + 99 * len(groups)) / 4096 + 1
+        return took
+
+    short = min(seconds(300_000) for _ in range(3))
+    assert min(seconds(3_000_000) for _ in range(3)) < 25 * max(short, 0.002)
