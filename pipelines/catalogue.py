@@ -11,6 +11,7 @@ from pipelines.curate import DedupExact, Filter
 from pipelines.ingest.folder import IngestFolder
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
+from pipelines.materialise import Materialise
 from pipelines.scenes.node import Scenes
 
 NODES: dict[str, type] = {
@@ -20,6 +21,8 @@ NODES: dict[str, type] = {
     "ingest_stdlib": IngestStdlib,
     "filter": Filter,
     "dedup_exact": DedupExact,
+    "materialise": Materialise,
+    "compact": Materialise,
     "tokenise": Tokenise,
     "plan": Plan,
     "pack": Pack,

@@ -8,7 +8,6 @@ not, why: a stable reason and the number that was compared. Ops are in `pipeline
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
@@ -16,7 +15,7 @@ import numpy as np
 import pydantic
 
 from manifests.load import schema
-from manifests.records import FORGOTTEN, Document, Drop, Json, Media, digest
+from manifests.records import FORGOTTEN, Document, Drop, Json, digest
 from pipelines.dedup import exact
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit, units_below
 from pipelines.ops import media, rights, text
@@ -103,7 +102,7 @@ class Filter:
                 scores.append(None)
                 continue
             if op.READS_MEDIA and filled is None:
-                filled = _with_payloads(document, snapshot)
+                filled = snapshot.filled(document)
             looked_at = filled if op.READS_MEDIA and filled is not None else document
             if isinstance(op, Measured):
                 measured = op.measure(looked_at)
@@ -164,14 +163,6 @@ def _told(node: str, op: Op) -> dict[str, Json]:
     ]
     found: dict[str, Json] = {"kind": op.kind, "domains": list(op.domains), "limits": limits}
     return found if limits else found | {"column": column(node, op.kind, "reason")}
-
-
-def _with_payloads(document: Document, snapshot: Snapshot) -> Document:
-    parts = (
-        replace(part, payload=snapshot.read(part.location)) if isinstance(part, Media) and part.location else part
-        for part in document.parts
-    )
-    return replace(document, parts=tuple(parts))
 
 
 @schema

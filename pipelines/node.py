@@ -13,7 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, ParamSpec, Protocol, TypeVar
 
+import pyarrow as pa
+
 from manifests.records import Json, digest
+from stores.ahead import ahead
 from stores.store import ShardRef, Snapshot, Store, StoreKind, UnitWriter
 
 P = ParamSpec("P")
@@ -94,8 +97,9 @@ def units_below(snapshot: Snapshot) -> tuple[Unit, ...]:
         known = stretches.get(ref.unit, Stretch(ref.first, ref.first, ()))
         stretches[ref.unit] = Stretch(known.start, ref.first + ref.records, (*known.shards, ref))
     units = []
-    for name, stretch in stretches.items():
-        kept = snapshot.kept(stretch.start, stretch.stop) - stretch.start
+    kepts = ahead(lambda stretch: snapshot.kept(stretch.start, stretch.stop), stretches.values(), snapshot.at_once)
+    for (name, stretch), ordinals in zip(stretches.items(), kepts, strict=True):
+        kept = ordinals - stretch.start
         content = digest(*(ref.shard for ref in stretch.shards), kept.astype("<i8").tobytes())
         units.append(Unit(name.rpartition(".")[0] or name, content, stretch))
     return tuple(units)
@@ -116,8 +120,9 @@ class Attempt(Protocol):
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         """`make(*arguments)`, or None once the record is in quarantine under `locator`."""
 
-    def store(self, locator: str, record: Any) -> None:
-        """Write a record that was made; it is set aside, too, where the store can't hold it."""
+    def store(self, locator: str, record: Any, beside: pa.Table | None = None) -> None:
+        """Write a record that was made, with a row of what is known beside it; it is set aside, too, where the store
+        can't hold it."""
 
     def drop(self, reason: str) -> None:
         """Count a record that a view drops."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+import pyarrow as pa
+
 from manifests.errors import MillraceError, RecordError
 from manifests.records import Document, Json
 from pipelines.node import StoreNode, Task
@@ -125,12 +127,12 @@ class Attempts:
             return made
         return None
 
-    def store(self, locator: str, record: Any) -> None:
+    def store(self, locator: str, record: Any, beside: pa.Table | None = None) -> None:
         if isinstance(record, Document) and self._forgotten.holds(record):
             self._set_aside("", FORGOTTEN_REASON, "")
             return
         try:
-            self._writer.add(record)
+            self._writer.add(record, beside)
         except RecordError as error:
             self._set_aside(locator, error.reason, error.message)
 

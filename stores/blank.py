@@ -179,6 +179,8 @@ def blanked(files: Files, known: ShardIndex, edits: Mapping[int, Edit]) -> Shard
     tables = {"core": index.table_of(core, known.core.schema)}
     if known.media is not None:
         tables["media"] = index.table_of(media, known.media.schema)
+    if known.beside is not None:
+        tables["columns"] = index.silenced(known.beside, edits)
     stored = {}
     for name, table in tables.items():
         data = index.to_parquet(table)

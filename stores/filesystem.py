@@ -51,6 +51,8 @@ class Files(Protocol):
     """Absolute: names the same place from every working directory."""
     lock: Decides | None
     """Where swaps are decided, if not here."""
+    at_once: int
+    """So many reads side by side are quicker than one after the other; 1 where threads would only cost."""
 
     @property
     def swap_by(self) -> str:
@@ -169,6 +171,7 @@ def absolute_url(url: str, base: str) -> str:
 
 class LocalFiles:
     lock: Decides | None = None
+    at_once = 1
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()

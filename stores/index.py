@@ -92,6 +92,29 @@ def constant(word: str, count: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([word]))
 
 
+def joined(rows: Sequence[pa.Table]) -> pa.Table:
+    """One table of tables of one row; a column that says nothing is left out, of words only those that are said."""
+    if not rows:
+        return pa.table({})
+    table = pa.concat_tables(rows, promote_options="default").combine_chunks()
+    table = table.select([name for name in table.column_names if table.column(name).null_count < table.num_rows])
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            words = table.column(place).cast(field.type.value_type).dictionary_encode()
+            table = table.set_column(place, field.name, words)
+    return table
+
+
+def silenced(table: pa.Table, rows: Iterable[int], stay: Sequence[str] = ()) -> pa.Table:
+    """The table with nothing in these rows, but for the columns that stay."""
+    gone = set(rows)
+    for place, field in enumerate(table.schema):
+        if field.name not in stay:
+            values = [None if row in gone else value for row, value in enumerate(table.column(place).to_pylist())]
+            table = table.set_column(place, field.name, pa.array(values, field.type))
+    return table
+
+
 def to_parquet(table: pa.Table) -> bytes:
     """Integers in lists (frame times, split offsets) are delta encoded: neighbours differ by little."""
     deltas = {f"{f.name}.list.element": "DELTA_BINARY_PACKED" for f in table.schema if pa.types.is_list(f.type)}

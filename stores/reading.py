@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
@@ -18,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.errors import StoreError
-from manifests.records import Json, Location, Media
+from manifests.records import Document, Json, Location, Media
 from stores import index
 from stores.cache import Cache
 from stores.filesystem import Files
 from stores.kinds import KINDS
-from stores.layout import checksum, read_ranges
+from stores.layout import Range, checksum, read_ranges
 from stores.roots import SCHEMA, ShardEntry
 
 PROBES = 4
@@ -107,6 +108,17 @@ class ShardIndex:
         return index.from_parquet(self._file("media")) if "media" in self.entry.files else None
 
     @cached_property
+    def beside(self) -> pa.Table | None:
+        """Columns that the records brought along from views (`UnitWriter.add`)."""
+        return index.from_parquet(self._file("columns")) if "columns" in self.entry.files else None
+
+    @cached_property
+    def extents(self) -> np.ndarray:
+        """(n,) int64: bytes of the tar from each record's line to the next one's, for a document all that it takes.
+        Forgetting leaves it as it is."""
+        return np.diff(self.places["line.at"], append=self.entry.bytes).clip(0)
+
+    @cached_property
     def places(self) -> Mapping[str, np.ndarray]:
         """Where the line and each array of a record lie, and what they hash to."""
         data = self._file("core")
@@ -170,13 +182,36 @@ class ShardReader:
 
     def record(self, known: ShardIndex, row: int) -> Any:
         """Raises StoreError where a byte of it changed."""
-        parts = {
-            name: self._range(known, at, length, row) for name, (at, length) in read_ranges(known.places, row).items()
-        }
+        ranges = read_ranges(known.places, row)
+        parts = dict(zip(ranges, self._ranges(known, list(ranges.values()), row), strict=True))
         if any(checksum(part) != int(known.places[f"{name}.xxh3"][row]) for name, part in parts.items()):
             raise self.damaged(known.shard, row, "its bytes changed since they were written")
         line = json.loads(parts.pop("line"))
         return KINDS[self._kind].decode(line, parts, known.media_of(row))
+
+    def documents(self, known: ShardIndex, rows: Sequence[int]) -> list[Document]:
+        """Documents with the bytes of those media that lie in this shard, all read together.
+
+        Raises StoreError where a byte of one changed.
+        """
+        lines = {row: read_ranges(known.places, row)["line"] for row in rows}
+        media = {row: known.media_of(row) for row in rows}
+        spans = dict.fromkeys(lines.values())
+        spans |= {span: None for some in media.values() for one in some if (span := _span_in(known.shard, one))}
+        read = dict(zip(spans, self._ranges(known, list(spans), rows[0]), strict=True))
+        found = []
+        for row in rows:
+            line = read[lines[row]]
+            filled = [
+                replace(one, payload=read[span]) if (span := _span_in(known.shard, one)) else one for one in media[row]
+            ]
+            if checksum(line) != int(known.places["line.xxh3"][row]):
+                raise self.damaged(known.shard, row, "its bytes changed since they were written")
+            for one in filled:
+                if one.payload is not None and sha256(one.payload).hexdigest() != one.digest:
+                    raise self.damaged(known.shard, row, f"the bytes of medium {one.digest[:16]} changed")
+            found.append(KINDS["documents"].decode(json.loads(line), {}, filled))
+        return found
 
     def arrays(self, known: ShardIndex, name: str, first: int, into: np.ndarray) -> None:
         """Array `name` of the records from row `first` on, one per row of `into`: runs of neighbours in one read each.
@@ -230,10 +265,21 @@ class ShardReader:
             raise self.damaged(known.shard, row, "the shard is missing") from None
 
     def _range(self, known: ShardIndex, offset: int, length: int, row: int) -> bytes:
+        return self._ranges(known, [(offset, length)], row)[0]
+
+    def _ranges(self, known: ShardIndex, ranges: Sequence[Range], row: int) -> list[bytes]:
         try:
-            data = self._files.read_range(f"shards/{known.entry.tar}.tar", offset, length)
+            found = self._files.read_ranges(f"shards/{known.entry.tar}.tar", ranges)
         except FileNotFoundError:
             raise self.damaged(known.shard, row, "the shard is missing") from None
-        if len(data) != length:
-            raise self.damaged(known.shard, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
-        return data
+        for data, (offset, length) in zip(found, ranges, strict=True):
+            if len(data) != length:
+                raise self.damaged(known.shard, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
+        return found
+
+
+def _span_in(shard: str, media: Media) -> Range | None:
+    """Where a medium lies in a shard; None where it lies in another."""
+    if media.location is None or media.location.shard != shard:
+        return None
+    return media.location.offset, media.location.length

@@ -52,6 +52,7 @@ class TornAnswer(OSError):
 class RemoteFiles:
     primitive = NO_SWAP
     """What this filesystem swaps by itself."""
+    at_once = 8
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")

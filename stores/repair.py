@@ -95,7 +95,9 @@ def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str],
         ref = next(one for one in head.shards if (one.unit, one.shard) == (receipt.unit, entry.shard))
         for row in range(entry.records):
             try:
-                writer.add(_with_payloads(head, shards, head.record(ref.first + row)))
+                whole = _with_payloads(head, shards, head.record(ref.first + row))
+                beside = head.reader.index(entry).beside
+                writer.add(whole, beside.slice(row, 1) if beside is not None else None)
             except StoreError as error:
                 done.lost.append({"unit": receipt.unit, "shard": entry.shard, "row": row, "why": error.message})
     if receipt.quarantine and f"quarantine/{receipt.quarantine}.jsonl" not in bad:

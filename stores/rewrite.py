@@ -11,8 +11,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-import pyarrow as pa
-
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN
 from stores import blank, index
@@ -167,13 +165,7 @@ def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[i
 def _without(view: Snapshot, entry: ShardEntry, edits: Mapping[int, Edit]) -> ShardEntry:
     """The view's entry with columns in which the edited rows say nothing more."""
     own = view.reader.table("columns", entry.files["columns"])
-    columns = {}
-    for name in own.column_names:
-        values = own.column(name).to_pylist()
-        for row in edits if name not in STAY else ():
-            values[row] = None
-        columns[name] = pa.array(values, own.schema.field(name).type)
-    table = pa.table(columns)
+    table = index.silenced(own, edits, STAY)
     data = index.to_parquet(table)
     digest = sha256(data).hexdigest()
     publish_bytes(view.files, data, index.path("columns", digest))

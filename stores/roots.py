@@ -34,6 +34,8 @@ class ShardEntry:
     files: Mapping[str, str]
     """Table name (`core`, `media`, in a view `columns`) -> SHA-256 of its parquet file."""
     counts: Mapping[str, int]
+    alike: str = ""
+    """Equal where the records of two shards may share one (`layout.signature`); "" where nobody said."""
     url: str | None = None
     """Of the tar, where it was adopted and lies outside the store; absolute here, relative in the stored list."""
     blanked: str | None = None

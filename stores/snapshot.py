@@ -8,8 +8,8 @@ Whatever is read is compared with a digest or a checksum; what differs raises St
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import StoreError
-from manifests.records import Json, Location
+from manifests.records import Document, Json, Location, Media
 from stores import index
+from stores.ahead import ahead
 from stores.filesystem import Files, open_files
 from stores.kinds import KINDS
 from stores.lists import Lists, Receipts
@@ -28,6 +29,9 @@ from stores.roots import Parent, Root, ShardEntry, read_root
 
 DECIDED = ("keep", "reason", "score")
 """Columns that a chain of views answers together: the first view that drops a record says why."""
+
+TOGETHER_BYTES = 4 << 20
+"""Of documents that are read at once, with their media."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,13 @@ class Shards(Sequence[ShardRef]):
 
     def holding(self, ordinal: int) -> ShardRef:
         return self._ref(int(np.searchsorted(self._stops, ordinal, side="right")))
+
+    def between(self, start: int, stop: int) -> list[ShardRef]:
+        """Those that hold any of the records from ordinal `start` up to `stop`."""
+        if start >= stop:
+            return []
+        first, last = np.searchsorted(self._stops, [start, stop - 1], side="right").tolist()
+        return self[first : last + 1]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -193,8 +204,8 @@ class Snapshot:
             StoreError: a column does not exist, or an index file is damaged.
         """
         parts = []
-        for ref in self.shards:
-            part = self._shard_table(ref.shard, columns)
+        tables = ahead(lambda ref: self._shard_table(ref.shard, columns), self.shards, self.at_once)
+        for ref, part in zip(self.shards, tables, strict=True):
             words = {"unit": ref.unit, "shard": ref.shard}
             for name in words if columns is None else [name for name in words if name in columns]:
                 part = part.append_column(name, index.constant(words[name], ref.records))
@@ -211,8 +222,8 @@ class Snapshot:
         `record` is the record's ordinal in this snapshot, `shard` is never null, digests are hex digits.
         """
         parts = [index.in_hex(index.MEDIA.empty_table().select(list(columns)))]
-        for ref in self.shards:
-            media = self.base._index(ref.shard).media
+        tables = ahead(lambda ref: self.base._index(ref.shard).media, self.shards, self.at_once)
+        for ref, media in zip(self.shards, tables, strict=True):
             if media is None:
                 continue
             part = media.select(list(columns))
@@ -249,6 +260,50 @@ class Snapshot:
         stop = self._stop(stop)
         ordinals = self.kept(start, stop).tolist() if keep_only else range(start, stop)
         return (self.record(ordinal) for ordinal in ordinals)
+
+    def documents(self, ordinals: Iterable[int]) -> Iterator[Document]:
+        """Documents with the bytes of their media, wherever those lie. Neighbours are read together, and ahead.
+
+        Raises StoreError where a byte of one changed.
+        """
+        base = self.base
+        pieces = self._pieces(ordinals)
+        for some in ahead(lambda piece: base.reader.documents(*piece), pieces, self.at_once):
+            for document in some:
+                yield self.filled(document)
+
+    def _pieces(self, ordinals: Iterable[int]) -> Iterator[tuple[ShardIndex, list[int]]]:
+        """Rows of one shard each, of about `TOGETHER_BYTES`."""
+        ref: ShardRef | None = None
+        piece: tuple[ShardIndex, list[int]] | None = None
+        size = 0
+        for ordinal in ordinals:
+            if ref is None or not ref.first <= ordinal < ref.first + ref.records:
+                ref = self.shard_of(ordinal)
+                if piece is not None:
+                    yield piece
+                piece, size = (self.base._index(ref.shard), []), 0
+            elif size >= TOGETHER_BYTES and piece is not None:
+                yield piece
+                piece, size = (piece[0], []), 0
+            assert piece is not None
+            known, rows = piece
+            rows.append(ordinal - ref.first)
+            size += int(known.extents[rows[-1]])
+        if piece is not None:
+            yield piece
+
+    def filled(self, document: Document) -> Document:
+        """The document with the bytes of its media. Raises StoreError where one is missing or changed."""
+        if all(one.payload is not None or one.location is None for one in document.media):
+            return document
+        parts = (
+            replace(part, payload=self.read(part.location))
+            if isinstance(part, Media) and part.payload is None and part.location is not None
+            else part
+            for part in document.parts
+        )
+        return replace(document, parts=tuple(parts))
 
     def arrays(self, name: str, start: int, into: np.ndarray) -> None:
         """Array `name` of the records from ordinal `start` on, one per row of `into`; nothing else of them is read.
@@ -296,7 +351,25 @@ class Snapshot:
             )
         return home.reader.medium(home._index(location.shard), location)
 
+    def sizes(self, ref: ShardRef) -> np.ndarray:
+        """(n,) int64: about how many bytes of its tar each record of a shard takes, for a document exactly."""
+        return self.base._index(ref.shard).extents
+
+    def beside(self, ref: ShardRef) -> pa.Table:
+        """Columns of one shard's records that are no facts of their kind, but what views say, or brought along."""
+        table = self._shard_table(ref.shard, None)
+        return table.select([name for name in table.column_names if name not in KINDS[self.base.kind].FACTS.names])
+
+    def indexes(self, ref: ShardRef) -> tuple[str, ...]:
+        """Logical digests of all tables that speak of one shard's records, as they were made."""
+        return (self.entry(ref.shard).index,)
+
     # ------------------------------------------------------------------ below: one shard
+
+    @property
+    def at_once(self) -> int:
+        """So many reads side by side are quicker than one after the other."""
+        return self.files.at_once
 
     @property
     def _total(self) -> int:
@@ -317,10 +390,18 @@ class Snapshot:
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
         """Facts and `keep` of one shard's records; of `columns` at least those that exist."""
-        core = self._index(shard).core
-        names = [name for name in core.column_names if index.is_fact(name)]
-        facts = index.in_hex(core.select(names if columns is None else [name for name in names if name in columns]))
-        return facts.append_column("keep", pa.array(np.ones(core.num_rows, bool)))
+        entry, known = self.entry(shard), self._index(shard)
+        facts = [name for name in KINDS[self.kind].FACTS.names if columns is None or name in columns]
+        found = pa.table({"keep": np.ones(entry.records, bool)})
+        if facts:
+            core = index.in_hex(known.core.select(facts))
+            found = core.append_column("keep", found.column("keep"))
+        if "columns" in entry.files and (columns is None or set(columns) - {*facts, *found.column_names}):
+            assert known.beside is not None
+            for name in known.beside.column_names:
+                if columns is None or name in columns:
+                    found = found.append_column(name, known.beside.column(name))
+        return found
 
     def _empty(self) -> pa.Table:
         schema = KINDS[self.base.kind].FACTS
@@ -383,6 +464,13 @@ class ViewSnapshot(Snapshot):
     def base(self) -> Snapshot:
         return self.over.base
 
+    def indexes(self, ref: ShardRef) -> tuple[str, ...]:
+        return *self.over.indexes(ref), self.entry(ref.shard).index
+
+    @property
+    def at_once(self) -> int:
+        return max(self.files.at_once, self.over.at_once)
+
     @cached_property
     def shards(self) -> Shards:
         """Those of the snapshot below for which columns are committed, in its order."""
@@ -395,10 +483,10 @@ class ViewSnapshot(Snapshot):
     def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         stop = self._stop(stop)
         found = [np.zeros(0, np.int64)]
-        for ref in self.shards:
-            if ref.first < stop and ref.first + ref.records > start:
-                keep = self._shard_table(ref.shard, ["keep"]).column("keep").to_numpy()
-                found.append(ref.first + np.flatnonzero(keep))
+        touched = self.shards.between(start, stop)
+        keeps = ahead(lambda ref: self._shard_table(ref.shard, ["keep"]).column("keep"), touched, self.at_once)
+        for ref, keep in zip(touched, keeps, strict=True):
+            found.append(ref.first + np.flatnonzero(keep.to_numpy()))
         ordinals = np.concatenate(found)
         return ordinals[(ordinals >= start) & (ordinals < stop)]
 

@@ -8,7 +8,7 @@
     roots/000007.json         immutable; the highest number is the head
     lists/DIGEST.jsonl        units with their shards, about a thousand shards each; .bin is the directory over all
     shards/DIGEST.tar         ordinary WebDataset tars
-    index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet per shard of a view's base
+    index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet: what views, or else, say of records
     quarantine/DIGEST.jsonl   records set aside, per unit
     aside/                    files being written, or left by killed writers
     leases/                   units that are being written; tags/: names of snapshots

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -33,11 +34,16 @@ class UnitWriter:
     """Writes one unit of a store. Equal records in equal order give equal bytes."""
 
     def __init__(self, files: Files, kind: str, unit: str, shard_bytes: int = SHARD_BYTES) -> None:
-        self._files, self._kind, self.unit, self._shard_bytes = files, kind, unit, shard_bytes
+        self._files, self._kind, self.unit = files, kind, unit
+        self.shard_bytes = shard_bytes
+        """A shard that has so many is full, and the next one begins. May be set before the first record."""
         prefix = digest("unit", unit)[:12]
         self._keys = (f"{prefix}-{number:06d}" for number in itertools.count())
         self._open: dict[Hashable, tuple[int, ShardBuilder]] = {}
         """Growing shards by what may share them, with their place in the unit."""
+        self._beside: defaultdict[int, list[pa.Table]] = defaultdict(list)
+        """Rows beside the records of a growing shard."""
+        self._alike: dict[int, str] = {}
         self._begun = 0
         self._ids: set[bytes] = set()
         self._done: dict[int, ShardEntry] = {}
@@ -45,8 +51,11 @@ class UnitWriter:
         self._lane = Lane()
         self._quarantine: list[str] = []
 
-    def add(self, record: Any) -> None:
+    def add(self, record: Any, beside: pa.Table | None = None) -> None:
         """Write one record of the store's kind.
+
+        Args:
+            beside: one row of whatever else is known of it, as columns beside the facts of its kind.
 
         Raises RecordError for a record that can't be stored (`lone_surrogate`, `not_json`) or whose id this unit has
         already (`duplicate_id`); the unit goes on without it.
@@ -68,12 +77,15 @@ class UnitWriter:
                 self._open[group] = (self._begun, Blocks(kind, path, arrays, self._lane, self._keys))
             else:
                 self._open[group] = (self._begun, Singles(kind, path, arrays, self._lane))
+                self._alike[self._begun] = digest("alike", repr(group))[:8]
             self._begun += 1
         place, builder = self._open[group]
         builder.add(encoded)
+        if beside is not None:
+            self._beside[place].append(beside)
         if name is not None:
             self._ids.add(name)
-        if builder.size >= self._shard_bytes:
+        if builder.size >= self.shard_bytes:
             del self._open[group]
             self._close(place, builder)
 
@@ -123,10 +135,14 @@ class UnitWriter:
 
     def _close(self, place: int, builder: ShardBuilder) -> None:
         shard, tables = builder.finish()
+        beside = index.joined(self._beside.pop(place, []))
+        if beside.num_columns:
+            tables["columns"] = beside
         size = builder.file.size
         self._files.publish(builder.file.path, f"shards/{shard}.tar")
         files, records, counts = self._store(tables), tables["core"].num_rows, shard_counts(tables["core"])
-        self._done[place] = ShardEntry(shard, size, records, index.logical_digest(tables), files, counts)
+        logical, alike = index.logical_digest(tables), self._alike.get(place, "")
+        self._done[place] = ShardEntry(shard, size, records, logical, files, counts, alike)
 
     def _store(self, tables: Mapping[str, pa.Table]) -> dict[str, str]:
         files = {}

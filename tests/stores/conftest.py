@@ -17,14 +17,6 @@ from tests.servers.s3 import ACCESS, s3_server
 Make = Callable[..., Snapshot]
 
 
-@pytest.fixture(scope="session")
-def quick_folder() -> Iterator[Path]:
-    """In memory where the system has such a folder: properties write hundreds of stores, and every file is synced."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
-
-
 @pytest.fixture
 def make(quick_folder: Path) -> Make:
     """make(kind, {unit: records}) -> the snapshot of a fresh store."""
