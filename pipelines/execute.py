@@ -26,6 +26,7 @@ from pipelines.products import finished, folder_product, parents, store_product
 from pipelines.progress import Meter, Result, Show, Tally
 from pipelines.receipts import FolderReceipt, Receipts, facts
 from pipelines.unit import Outcome, TooManyBad, UnitTask, run_unit, too_many
+from stores import lookup_upkeep
 from stores.store import Parent, Snapshot, Store
 
 BATCH_UNITS = 32
@@ -80,6 +81,8 @@ class Execution:
                 made = self._store(name, cast(StoreNode, node), inputs, survey, identity)
         product, tally = found or made
         self.products[name] = product
+        if product.kind != "folder":
+            lookup_upkeep.build(product.snapshot)  # also of what was finished: a kill may have come in between
         seconds = round(time.monotonic() - start, 3)
         result = Result(name, node.kind, identity, product.digest, tally, seconds, skipped=found is not None)
         self.results.append(result)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from manifests.errors import StoreError
 from manifests.records import Json
-from stores import certificates, leases
+from stores import certificates, leases, lookup
 from stores.filesystem import FileInfo, Files, open_files
 from stores.history import expired_path, numbers, tags
 from stores.lists import list_paths
@@ -26,7 +26,7 @@ from stores.reading import read_meta
 from stores.rewrite import objects
 from stores.store import Store
 
-FOLDERS = ("shards", "index", "quarantine", "lists", certificates.FOLDER)
+FOLDERS = ("shards", "index", "quarantine", "lists", certificates.FOLDER, lookup.FOLDER)
 DAY_S = 86_400.0
 
 
@@ -138,7 +138,7 @@ def _parents_named_beside(files: Files) -> Iterator[tuple[str, int]]:
 
 def _objects(store: Store, number: int) -> set[str]:
     snapshot = store.snapshot(number)
-    found = objects(snapshot) | {certificates.certificate_path(snapshot)}
+    found = objects(snapshot) | {certificates.certificate_path(snapshot)} | lookup.paths(store.files, number)
     missing = sorted(path for path in list_paths(snapshot.root) if not store.files.exists(path))
     if missing:
         raise StoreError(

@@ -134,11 +134,14 @@ def mend(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     done = repair(Store.open(options.store), open_files(options.copy) if options.copy else None, accept=options.accept)
     if options.json:
-        return _json({"snapshot": done.snapshot.number, "restored": done.restored, "lost": done.lost})
+        told = {"snapshot": done.snapshot.number, "restored": done.restored, "lost": done.lost}
+        return _json(told | {"lookup_made": done.lookup_made})
     for path in done.restored:
         print(f"taken from the copy: {path}")
     for one in done.lost:
         print(f"lost: {one['unit']}, {one['shard'][:12]}[{one['row']}]: {one['why']}")
+    if done.lookup_made:
+        print("made again: the look-up of ids, URLs and digests")
     if done.lost and not options.accept:
         print("the new snapshot is not complete: run its node again, or repair with --accept", file=sys.stderr)
     print(f"snapshot {done.snapshot.number}: {_counts(done.snapshot.counts)}")

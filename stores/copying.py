@@ -7,16 +7,18 @@ last, by compare-and-swap. Every object is compared with its name on the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from manifests.errors import StoreError
-from stores import certificates
+from stores import certificates, lookup
 from stores.filesystem import Files, open_files
 from stores.publish import publish_root
 from stores.reading import read_meta
 from stores.rewrite import objects
 from stores.roots import Root
+from stores.runs import run_path
 from stores.shard import naming_hash
 from stores.snapshot import Snapshot
 from stores.store import Store
@@ -49,9 +51,23 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
     certificate = certificates.certificate_path(snapshot)
     if snapshot.files.exists(certificate):
         target.swap(certificate, snapshot.files.read(certificate))
-    if head is not None and _says(head.root) == _says(snapshot.root):
-        return head
-    return store.snapshot(publish_root(target, snapshot.root, head))
+    if head is None or _says(head.root) != _says(snapshot.root):
+        head = store.snapshot(publish_root(target, snapshot.root, head))
+    _copy_lookup(snapshot, head)
+    return head
+
+
+def _copy_lookup(source: Snapshot, target: Snapshot) -> None:
+    """One that is damaged stays behind: it can be made again."""
+    with suppress(StoreError):
+        covered = lookup.read(source.files, source.number)
+        if covered is None:
+            return
+        for run in covered.runs:
+            if not target.files.exists(run_path(run.digest)):
+                take(source.files, target.files, run_path(run.digest))
+        target.files.settle()
+        target.files.swap(lookup.manifest_path(target.number), lookup.manifest_bytes(covered))
 
 
 def take(source: Files, target: Files, path: str) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
-from stores import tombstones
+from stores import lookup_upkeep, tombstones
 from stores.closure import RECORDS, closure
 from stores.exposure import exposures, plans, trained
 from stores.filesystem import NO_SWAP, Files, LocalFiles, open_files
@@ -123,6 +123,8 @@ def forget(folder: str, names: Names) -> Json:
         for store in stores:
             heads[store.url] = rewrite(store, stones, sources, heads)
         expired = {store.url: expire(store, stones, sources) for store in stores}
+        for head in heads.values():
+            lookup_upkeep.renew(head)
         found = exposures(stores, these)
         receipt: Json = {
             "list": f"{tombstones.FOLDER}/{tombstones.list_path(number)}",

@@ -107,6 +107,14 @@ class ShardIndex:
     def media(self) -> pa.Table | None:
         return index.from_parquet(self._file("media")) if "media" in self.entry.files else None
 
+    def columns(self, name: str, wanted: Sequence[str]) -> pa.Table | None:
+        """Of a table, those of the columns that it has; None where the shard has no such table. Not kept."""
+        if name not in self.entry.files:
+            return None
+        data = self._file(name)
+        there = index.names(data)
+        return index.from_parquet(data, [column for column in wanted if column in there])
+
     @cached_property
     def beside(self) -> pa.Table | None:
         """Columns that the records brought along from views (`UnitWriter.add`)."""

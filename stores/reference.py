@@ -1,6 +1,7 @@
-"""The slow, obvious way to read a shard: open the tar with the standard library and take it apart member by member.
+"""The slow, obvious ways: read a shard by taking the tar apart with the standard library; find a record by reading all.
 
-Knows no index, no checksum and no offset, and shares no code with the writer. Tests hold the real reader against it.
+Knows no index, no checksum and no offset, and shares no code with the writer. Tests hold the real reader and the
+look-up against it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from manifests.records import FORGOTTEN, Document, Pack, Sample
 
 
 def tar_samples(shard: Path) -> Iterator[dict[str, bytes]]:
@@ -57,3 +60,23 @@ def records(shard: Path) -> Iterator[dict[str, Any]]:
                 taken[name] += count
             media = [pool[told["start"] : told["start"] + told["bytes"]] for told in line["media"] if "start" in told]
             yield {"line": line, "arrays": mine, "media": media}
+
+
+def found(snapshot: Any) -> dict[tuple[str, str], list[int]]:
+    """(`id`, `url` or `digest`, name) -> ordinals of the records with that name, taken from every record itself."""
+    told: dict[tuple[str, str], list[int]] = {}
+    for ordinal in range(snapshot.shards.records):
+        record = snapshot.record(ordinal)
+        names: set[tuple[str, str]] = set()
+        match record:
+            case Document() if record.source != FORGOTTEN:
+                names = {("id", record.id), ("url", record.locator), ("url", record.origin)}
+                names |= {("digest", one.digest) for one in record.media}
+            case Sample() if record.source != FORGOTTEN:
+                names = {("id", record.id)} | {("digest", one.digest) for one in record.media}
+            case Pack():
+                names = {("digest", one.media.digest) for one in record.media}
+        for by, name in names:
+            if name:
+                told.setdefault((by, name), []).append(ordinal)
+    return told

@@ -13,7 +13,7 @@ from typing import Any
 
 from manifests.errors import StoreError
 from manifests.records import Document, Json, Media, Pack
-from stores import upkeep
+from stores import lookup_upkeep, upkeep
 from stores.closure import quarantine_lines
 from stores.copying import take
 from stores.filesystem import Files
@@ -34,6 +34,8 @@ class Repaired:
     """Objects taken from the copy."""
     lost: list[dict[str, Json]] = field(default_factory=list)
     """unit, shard, row and why of each record that is in the damaged snapshot and not in this one."""
+    lookup_made: bool = False
+    """It was missing, behind or damaged."""
 
 
 def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> Repaired:
@@ -61,6 +63,7 @@ def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> 
         told = {**head.meta, "repaired": {"from": head.number, "lost": done.lost}}
         root = with_units(store.files, replace(head.root, complete=accept, meta=told), head, units)
         done.snapshot = store.snapshot(publish_root(store.files, root, head))
+    done.lookup_made = lookup_upkeep.mend(done.snapshot)
     return done
 
 

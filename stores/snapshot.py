@@ -24,6 +24,7 @@ from stores.ahead import ahead
 from stores.filesystem import Files, open_files
 from stores.kinds import KINDS
 from stores.lists import Lists, Receipts
+from stores.lookup import By, Lookup
 from stores.reading import ShardIndex, ShardReader, newest, read_meta, read_whole, root_path
 from stores.roots import Parent, Root, ShardEntry, read_root
 
@@ -43,6 +44,16 @@ class ShardRef:
     first: int
     """Ordinal of its first record."""
     records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a record lies."""
+
+    ordinal: int
+    unit: str
+    shard: str
+    row: int
 
 
 class Shards(Sequence[ShardRef]):
@@ -327,6 +338,27 @@ class Snapshot:
         """The record with empty arrays: what it says beside them, read without them."""
         ref = self.shard_of(ordinal)
         return self.base.reader.outline(self.base._index(ref.shard), ordinal - ref.first)
+
+    def find(self, by: By, name: str) -> list[Found]:
+        """All records with that name, in store order, also those that a view dropped. In time independent of the size
+        of the store where its look-up was made (`lookup.py`), else by scanning what that does not cover.
+
+        Args:
+            by: `id` (32 hex digits), `url` (the locator or the origin of a document) or `digest` (64 hex digits, of a
+                medium that the record holds).
+        """
+        found = []
+        for base_place, row in self.base.lookup.rows(by, name):
+            place = int(np.searchsorted(self.shards.places, base_place))
+            if place < len(self.shards) and self.shards.places[place] == base_place:
+                ref = self.shards[place]
+                found.append(Found(ref.first + row, ref.unit, ref.shard, row))
+        return found
+
+    @cached_property
+    def lookup(self) -> Lookup:
+        """Of a store with records of its own."""
+        return Lookup(self.files, self.root, self.lists, self.reader)
 
     def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """(n,) int64: ordinals from `start` up to `stop` of records that no view dropped."""

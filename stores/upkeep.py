@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifests.errors import StoreError
-from stores import index
+from stores import index, lookup
 from stores.filesystem import Files
 from stores.reading import ShardIndex
 from stores.roots import Content, ShardEntry, content_root
+from stores.runs import run_path
 from stores.shard import RECORD, naming_hash, payload_size
 from stores.snapshot import Snapshot, open_snapshot
 
@@ -57,6 +58,22 @@ def _damages(snapshot: Snapshot, show: Show) -> Iterator[Damage]:
         snapshot.quarantined()
     except StoreError as error:
         yield Damage(error.where, error.message)
+    yield from lookup_damages(snapshot)
+
+
+def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:
+    """That there is no look-up is no damage."""
+    files, name = snapshot.files, snapshot.name
+    try:
+        covered = lookup.read(files, snapshot.number)
+    except StoreError as error:
+        yield Damage(f"{name}/{lookup.manifest_path(snapshot.number)}", error.message)
+        return
+    for run in covered.runs if covered is not None else ():
+        found = digest_of(files, run_path(run.digest))
+        if found != run.digest:
+            what = "is missing" if found is None else "its bytes are not those that were made"
+            yield Damage(f"{name}/{run_path(run.digest)}", what)
 
 
 def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
