@@ -339,6 +339,16 @@ class Snapshot:
         ref = self.shard_of(ordinal)
         return self.base.reader.outline(self.base._index(ref.shard), ordinal - ref.first)
 
+    def place(self, ordinal: int) -> Found:
+        """Where that record lies. Raises IndexError where there are fewer."""
+        ref = self.shard_of(ordinal)
+        return Found(ordinal, ref.unit, ref.shard, ordinal - ref.first)
+
+    def row(self, ordinal: int) -> dict[str, Any]:
+        """What the index says of that record, and what views decided about it."""
+        place = self.place(ordinal)
+        return self._shard_table(place.shard, None).slice(place.row, 1).to_pylist()[0]
+
     def find(self, by: By, name: str) -> list[Found]:
         """All records with that name, in store order, also those that a view dropped. In time independent of the size
         of the store where its look-up was made (`lookup.py`), else by scanning what that does not cover.

@@ -9,6 +9,7 @@
     lists/DIGEST.jsonl        units with their shards, about a thousand shards each; .bin is the directory over all
     shards/DIGEST.tar         ordinary WebDataset tars
     index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet: what views, or else, say of records
+    lookup/                   where records lie by id, URL and digest: derived, may be deleted (`lookup.py`)
     quarantine/DIGEST.jsonl   records set aside, per unit
     aside/                    files being written, or left by killed writers
     leases/                   units that are being written; tags/: names of snapshots
@@ -33,10 +34,10 @@ from stores.lock import Lock
 from stores.publish import swap_in, with_units
 from stores.reading import newest, read_meta
 from stores.roots import SCHEMA, Parent, Receipt, Root, paths
-from stores.snapshot import ShardRef, Snapshot, ViewSnapshot, snapshot_of
+from stores.snapshot import Found, ShardRef, Snapshot, ViewSnapshot, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
-__all__ = ["Parent", "Receipt", "ShardRef", "Snapshot", "Store", "StoreKind", "UnitWriter"]
+__all__ = ["Found", "Parent", "Receipt", "ShardRef", "Snapshot", "Store", "StoreKind", "UnitWriter"]
 
 StoreKind = Literal["documents", "view", "samples", "plan", "packs"]
 

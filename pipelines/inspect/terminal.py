@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from manifests.geometry import fit
 from manifests.records import Document, Json, Media, Pack, PlanBlock, Sample, Text
 from pipelines.inspect import artefacts, microscope, plans, whatif
 from pipelines.inspect.plans import Planned
-from stores.store import Snapshot
+from stores.store import Found, Snapshot
 from tokenization.encode import decode_sample
 
 TEXT, LONGEST = 240, 1 << 30
@@ -38,8 +40,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("target", help="a store's folder or URL, or a run's folder")
     parser.add_argument(
         "--record",
-        metavar="N|ID",
-        help="one record: a document, a sample, a pack segment by segment; of a plan every step that sees this sample",
+        metavar="N|NAME",
+        help="one record: a document, a sample, a pack segment by segment. By ordinal, id, URL (locator, origin), or "
+        "SHA-256 of an image or video; of a plan, by a sample's id, every step that sees it",
     )
     parser.add_argument("--step", type=int, metavar="N", help="global batch N of a plan or packs store, trained or not")
     parser.add_argument("--html", action="store_true", help="a step as one page with its pictures, on stdout")
@@ -78,7 +81,7 @@ def main(arguments: list[str]) -> int:
         elif options.record is not None and snapshot.kind == "plan" and not _ordinal(options.record):
             found = _seen(snapshot, options.record)
         elif options.record is not None:
-            found = _record(snapshot, artefacts.find(snapshot, options.record))
+            found = _named(snapshot, options.record)
         elif options.quarantine:
             found = {"quarantine": snapshot.quarantined().slice(0, options.limit).to_pylist()}
         elif options.drops is not None:
@@ -245,12 +248,26 @@ def _dropped(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
     return rows
 
 
-def _record(snapshot: Snapshot, ordinal: int) -> dict[str, Json]:
+def _named(snapshot: Snapshot, name: str) -> dict[str, Json]:
+    """The first record of that name, and where the others lie."""
     try:
-        record = snapshot.record(ordinal)
+        first, *others = artefacts.find(snapshot, name)
     except IndexError as error:
         raise StoreError(str(error), where=snapshot.url, fix="ordinals begin with 0") from None
-    head = {"record": f"{snapshot.name}[{ordinal}]", "shard": snapshot.shard_of(ordinal).shard}
+    if not _ordinal(name) and (said := artefacts.scanned(snapshot)):
+        print(said, file=sys.stderr)
+    also = {"the same name": [asdict(other) for other in others]} if others else {}
+    return _record(snapshot, first) | also
+
+
+def _record(snapshot: Snapshot, place: Found) -> dict[str, Json]:
+    record = snapshot.record(place.ordinal)
+    told = {name: value for name, value in snapshot.row(place.ordinal).items() if not isinstance(value, list)}
+    head = {
+        "record": f"{snapshot.name}[{place.ordinal}]",
+        **asdict(place),
+        "columns": {name: value for name, value in told.items() if value is not None},
+    }
     match record:
         case Document():
             return head | _document(record)
@@ -323,11 +340,9 @@ def _pack(snapshot: Snapshot, pack: Pack) -> dict[str, Json]:
 def _medium(media: Media) -> str:
     text = f"{media.kind} {media.format} {media.width_px}x{media.height_px} px"
     if media.kind == "video":
-        return (
-            f"{text}, {len(media.frame_times_us)} frames, {media.frame_times_us[-1] / 1e6:.2f} s, {media.digest[:12]}"
-        )
+        return f"{text}, {len(media.frame_times_us)} frames, {media.frame_times_us[-1] / 1e6:.2f} s, {media.digest}"
     full = fit(media.width_px, media.height_px, 16384)
-    return f"{text} ({full.rows}x{full.cols} patches in full size), {media.digest[:12]}"
+    return f"{text} ({full.rows}x{full.cols} patches in full size), {media.digest}"
 
 
 def _show(found: Mapping[str, Json]) -> None:

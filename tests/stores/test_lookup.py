@@ -89,10 +89,10 @@ def store(quick_folder: Path) -> Store:
 def names(units: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Of everything that could be there, and of what never is."""
     for unit in units:
-        for number in range(12):
+        for number in (0, 4, 11):
             yield "id", record_id("s", f"{unit}/{number}")
             yield "url", f"{unit}/{number}"
-    for number in range(8):
+    for number in (1, 3, 7):
         yield "url", f"https://a.example/{number}"
         yield "digest", picture(number).digest
     yield from (("id", "no id"), ("id", "0" * 32), ("digest", "0" * 64), ("url", ""), ("url", "\ud800"))
@@ -116,12 +116,12 @@ def run_files(store: Store) -> list[Path]:
 
 
 @given(data=st.data(), kind=st.sampled_from(sorted(MAKERS)))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_whatever_happened_to_a_store_a_lookup_finds_what_a_scan_finds(
     quick_folder: Path, data: st.DataObject, kind: Any
 ) -> None:
     store = Store.create(tempfile.mkdtemp(dir=quick_folder), kind, kind)
-    units = ["a", "b", "c", "d"]
+    units = ["a", "b", "c"]
     steps = st.lists(st.sets(st.sampled_from(units), min_size=1), min_size=1, max_size=4)
     for wanted in data.draw(steps):
         snapshot = commit(store, *sorted(wanted))
