@@ -19,11 +19,12 @@ PAIRS = (
     ("prompt", ("response", "answer", "output", "chosen"), "\n"),
     ("problem", ("solution", "answer"), "\n"),
     ("input", ("output", "target", "response"), "\n"),
+    ("text", ("code",), "\n"),
 )
 """(asked, told, what stands between them): the told part becomes the fact `answer`."""
 SINGLE = ("text", "content", "caption", "captions", "article", "body", "document", "story", "code", "markdown")
 MEDIA = ("file_name", "image", "images", "image_path", "img", "img_path", "video", "videos", "video_path", "media")
-KEPT = ("id", "task_id", "source", "title", "lang", "language")
+KEPT = ("id", "task_id", "instance_id", "source", "title", "lang", "language", "resolved", "exit_status")
 LICENCE = ("licence", "license")
 ORIGIN = ("url", "origin", "source_url")
 CONSENT = ("consent",)
@@ -64,9 +65,6 @@ def find(record: Json, wanted: Sequence[str] = ()) -> Found:
         if missing:
             raise RecordError("no_text_field", f"no field {missing[0]!r} among {_names(record)}")
         return _non_empty("\n".join(_string(record[name]) for name in wanted))
-    for name in ("messages", "conversations", "conversation"):
-        if isinstance(record.get(name), list):
-            return _non_empty("\n\n".join(_message(message) for message in record[name]))
     if "instruction" in record and ("output" in record or "response" in record):
         asked = "\n".join(filter(None, (_string(record["instruction"]), _string(record.get("input")))))
         return _pair(asked, "\n", _string(record.get("output", record.get("response"))))
@@ -149,18 +147,6 @@ def _string(value: Json) -> str:
             return "\n".join(map(str, value))
         case _:
             raise RecordError("no_text_field", f"a {type(value).__name__} where text was expected")
-
-
-def _message(message: Json) -> str:
-    """`role: content`; of content in parts, the text ones."""
-    if not isinstance(message, dict):
-        raise RecordError("no_text_field", "a message that is not a map")
-    role = message.get("role", message.get("from", ""))
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
-        content = "\n".join(said for said in texts if isinstance(said, str))
-    return f"{role}: {_string(content)}" if isinstance(role, str) and role else _string(content)
 
 
 def _pair(asked: str, between: str, told: str) -> Found:

@@ -1,8 +1,8 @@
 """`ingest_folder`: any folder of ordinary files becomes a store of documents.
 
 Raw files -> documents -> `filter`. `files.py` lists what is there, `pairing.py` says what belongs together,
-`readers.py` makes documents of it. What can't be read ends in quarantine with its path and a reason; nothing is left
-out silently but hidden files.
+`readers.py` makes documents of it; rows that hold conversations become documents that do. What can't be read ends in
+quarantine with its path and a reason; nothing is left out silently but hidden files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class IngestFolder:
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["ingest_folder"]

@@ -20,6 +20,7 @@ from manifests.errors import RecordError
 from manifests.records import Json
 from pipelines.ingest import text
 from pipelines.ingest.files import Piece
+from pipelines.ingest.suffixes import TRAJECTORIES
 
 MOST_ROW_BYTES = 16 << 20
 MOST_WHOLE_BYTES = 64 << 20
@@ -43,7 +44,7 @@ def rows(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
         yield "", partial(_refuse, "binary", "NUL bytes: not text")
     elif suffix.startswith((".csv", ".tsv")):
         yield from _table(path, packed, "\t" if suffix.startswith(".tsv") else ",", piece)
-    elif suffix.startswith(".json.") or suffix == ".json":
+    elif suffix.startswith(".json.") or suffix in (".json", *TRAJECTORIES):
         yield from _json_or_lines(path, packed, piece)
     else:
         with path.open("rb") as file:

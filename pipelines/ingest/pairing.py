@@ -13,7 +13,7 @@ from pathlib import Path
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from pipelines.ingest import fields, lines, markdown, text
+from pipelines.ingest import conversations, fields, lines, markdown, text
 from pipelines.ingest.files import File, Piece, Refused, read
 from pipelines.ingest.suffixes import CAPTIONS, READERS
 
@@ -122,8 +122,9 @@ def _referenced(
 
 
 def _row_references(base: Path, file: File, text_fields: Sequence[str]) -> Iterator[str]:
-    """The media of a table of captions; nothing once its first rows show that it is none."""
-    seen = found = 0
+    """The media of a table of captions; nothing once its first rows show that it is none. Conversations are read to the
+    end: many are about no picture, and the next one is."""
+    seen = found = talks = 0
     for piece in file.pieces:
         for _, parse in lines.rows(base / file.path, file.suffix, piece):
             seen += 1
@@ -131,9 +132,12 @@ def _row_references(base: Path, file: File, text_fields: Sequence[str]) -> Itera
                 row = parse()
             except RecordError:
                 continue
-            if fields.has_text(row, text_fields):
+            if not text_fields and conversations.holds_one(row):
+                talks += 1
+                yield from conversations.references(row)
+            elif fields.has_text(row, text_fields):
                 targets = fields.references(row)
                 found += len(targets)
                 yield from targets
-            if seen >= LOOK_ROWS and not found:
+            if seen >= LOOK_ROWS and not found and not talks:
                 return

@@ -6,15 +6,15 @@ inside a file is called through `attempt`, the one place that sets records aside
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 from manifests.errors import RecordError
 from manifests.records import Document, Drop, Fact, Json, Media, Part, Text, record_id
-from pipelines.ingest import captions, fields, files, lines, markdown, media, text
+from pipelines.ingest import captions, conversations, fields, files, lines, markdown, media, problems, text
 from pipelines.ingest.files import File
 from pipelines.ingest.pairing import MOST_MARKDOWN_BYTES, Item, is_medium
 from pipelines.node import Attempt
@@ -25,9 +25,6 @@ MOST_MEDIA_BYTES = 256 << 20
 """Of one document, which stands in memory as a whole."""
 JUDGED_ROWS = 20
 """Where none of a file's first rows has text, the file is of some other kind and is set aside as one."""
-
-_MARKER = re.compile(r"<(?:image|video)>\n?")
-"""Where a medium stands in the text of a row, as many captioned data sets write it."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +125,10 @@ class Reader:
     def _foreign(self, parse: Callable[[], Json]) -> bool:
         """A row that is whole, but has no text that we know of."""
         try:
-            return not fields.has_text(parse(), self.rules.text_fields)
+            row = parse()
         except RecordError:
             return False
+        return not (fields.has_text(row, self.rules.text_fields) or conversations.holds_one(row))
 
     def _fields(self, row: Json) -> str:
         names = ", ".join(sorted(row)[:12]) if isinstance(row, dict) else type(row).__name__
@@ -138,22 +136,41 @@ class Reader:
 
     def _row(self, item: Item, file: File, locator: str, parse: Callable[[], Json]) -> Document:
         row = parse()
+        if not self.rules.text_fields and conversations.holds_one(row):
+            return self._conversation(item, file, locator, row)
         found = fields.find(row, self.rules.text_fields)
         loaded = [self._referenced(item, file, target) for target in fields.references(row)]
-        notes, rights = fields.kept_notes(row), fields.rights(row)
+        notes, rights = fields.kept_notes(row) | problems.checkable(row), fields.rights(row)
+        answer = found.answer
+        if answer and "answer" in notes:
+            answer = problems.locate(notes["answer"], found.text, answer[0]) or answer
         if not loaded:
-            facts = [Fact("answer", 0, *found.answer)] if found.answer else []
+            facts = [Fact("answer", 0, *answer)] if answer else []
             domain = "code" if isinstance(row, dict) and "canonical_solution" in row else self.rules.text_domain
             return self._document(locator, domain, [Text(found.text)], facts, notes, rights)
         parts = _place(found.text, loaded)
-        facts = (
-            [Fact("answer", len(parts) - 1, *found.answer)] if found.answer and parts[-1] == Text(found.text) else []
-        )
+        facts = [Fact("answer", len(parts) - 1, *answer)] if answer and parts[-1] == Text(found.text) else []
         domain = "video" if any(medium.kind == "video" for medium in loaded) else "caption"
         return self._document(locator, domain, parts, facts, notes, rights)
 
+    def _conversation(self, item: Item, file: File, locator: str, row: dict[str, Json]) -> Document:
+        talk = conversations.read(row, partial(self._referenced, item, file))
+        notes = fields.kept_notes(row) | fields.kept_notes(row.get("info")) | problems.checkable(row)
+        last = len(talk.parts) - 1
+        said = talk.parts[last] if talk.messages[-1].role == "assistant" else None
+        place = problems.locate(notes.get("answer"), said.text) if isinstance(said, Text) else None
+        facts = [Fact("answer", last, *place)] if place else []
+        kinds = {part.kind for part in talk.parts if isinstance(part, Media)}
+        if talk.tools or any(message.calls for message in talk.messages):
+            domain = "agent"
+        else:
+            domain = "video" if "video" in kinds else "interleaved" if kinds else self.rules.text_domain
+        return self._document(locator, domain, talk.parts, facts, notes | talk.notes, fields.rights(row))
+
     def _referenced(self, item: Item, file: File, target: str) -> Media:
-        """A medium that a row names. The row's text is about it, so without it there is no record."""
+        """A medium that a row names or holds. The row's text is about it, so without it there is no record."""
+        if target.startswith("data:"):
+            return media.image(conversations.data_uri(target))
         known = (item.media or {}).get(markdown.resolve(target, file.path))
         if known is None or not is_medium(known):
             raise RecordError("missing_media", f"{text.printable(target[:200])} is no picture or clip of the folder")
@@ -261,9 +278,9 @@ def _encoding(name: str) -> dict[str, Json]:
 
 def _place(words: str, loaded: Sequence[Media]) -> list[Part]:
     """Media at their markers where there are as many markers as media, otherwise before the text."""
-    pieces = _MARKER.split(words)
+    pieces = conversations.MARKER.split(words)
     if len(pieces) != len(loaded) + 1:
-        return [*loaded, Text(_MARKER.sub("", words))]
+        return [*loaded, Text(conversations.MARKER.sub("", words))]
     parts: list[Part] = []
     for piece, medium in zip(pieces, [*loaded, None], strict=True):
         parts += [Text(piece)] if piece else []

@@ -13,6 +13,8 @@ CODES = (
     *(".swift", ".sh", ".bash", ".sql", ".proto", ".cmake", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
 )
 LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json", ".json.gz")
+TRAJECTORIES = (".traj",)
+"""Of SWE-agent: JSON, one value."""
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff", ".jp2"),
@@ -28,7 +30,7 @@ READERS: dict[str, str] = {
         "text": TEXTS,
         "markdown": MARKDOWNS,
         "code": CODES,
-        "rows": (*LINES, *TABLES),
+        "rows": (*LINES, *TRAJECTORIES, *TABLES),
         "image": IMAGES,
         "video": VIDEOS,
     }.items()

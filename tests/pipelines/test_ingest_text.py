@@ -147,8 +147,6 @@ def test_utf16_rows_and_binary_files(tmp_path: Path) -> None:
             "    return 1\n",
         ),
         ({"instruction": "add", "input": "1 2", "output": 3}, "add\n1 2\n3", "3"),
-        ({"messages": [{"role": "a", "content": "x"}, {"role": "b", "content": "y"}]}, "a: x\n\nb: y", None),
-        ({"conversations": [{"from": "human", "value": "hi"}]}, "human: hi", None),
         ("just text", "just text", None),
     ],
 )
