@@ -101,9 +101,12 @@ class Child:
         """For `opened`. Raises EOFError or ConnectionError when the process died."""
         return self.pipe.recv_bytes()
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self) -> tuple[int, int]:
         """The record it was at, and its exit code."""
-        self._process.kill()
+        self.kill()
         self._process.wait()
         self.pipe.close()
         with self._at:

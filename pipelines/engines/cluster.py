@@ -15,6 +15,7 @@ import platform
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from itertools import chain
@@ -34,6 +35,9 @@ FLIGHTS_PER_CPU = 2
 """One unit is worked on, the next one is there already."""
 
 _own = threading.local()
+_children: set[Child] = set()
+"""Of all threads of this process."""
+_stopping = threading.Event()
 
 
 def work_here(body: bytes, name: str, code: str) -> bytes:
@@ -51,16 +55,37 @@ def work_here(body: bytes, name: str, code: str) -> bytes:
             )
         job = Job(body)
         while True:
-            child: Child = getattr(_own, "child", None) or Child()
-            _own.child = child
+            if _stopping.is_set():
+                raise WorkerError("this worker is going down", where=name)
+            child = _own_child()
             child.start(job)
             try:
                 return child.answer()
             except (EOFError, ConnectionError):
                 _own.child = None
+                _children.discard(child)
                 job.count_death(*child.end(), name)
     except Exception as error:
         return failed(error)
+
+
+def _own_child() -> Child:
+    child: Child | None = getattr(_own, "child", None)
+    if child is None:
+        child = _own.child = Child()
+        _children.add(child)
+    return child
+
+
+@contextmanager
+def nobody_works_here() -> Iterator[None]:
+    """Units that threads of this process are at end now, and none begins."""
+    _stopping.set()
+    for child in list(_children):
+        child.kill()
+    yield
+    _children.clear()
+    _stopping.clear()
 
 
 @cache
@@ -108,7 +133,8 @@ class ClusterEngine(ABC):
         first = next(submissions, None)
         if first is None:
             return
-        most_units = self.settings.in_flight_units or FLIGHTS_PER_CPU * max(self._connect(), 1)
+        cpus = self._connect()
+        most_units = self.settings.in_flight_units or FLIGHTS_PER_CPU * max(cpus, 1)
         window = Window(work, chain([first], submissions), most_units, self.settings.in_flight_bytes)
         try:
             while True:

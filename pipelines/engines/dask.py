@@ -17,10 +17,10 @@ from distributed import Client, Future, KilledWorker, LocalCluster
 
 from manifests.errors import MillraceError
 from pipelines.engines.child import WorkerError
-from pipelines.engines.cluster import ClusterEngine, WorkerLost, code_digest, unreachable, work_here
+from pipelines.engines.cluster import ClusterEngine, WorkerLost, code_digest, nobody_works_here, unreachable, work_here
 from pipelines.engines.engine import EngineSettings, Flight
 
-CONNECT_S = 30
+CONNECT_S = 10
 
 
 class DaskEngine(ClusterEngine):
@@ -81,7 +81,8 @@ class DaskEngine(ClusterEngine):
         if self._client is not None:
             self._client.close()
         if self._cluster is not None:
-            self._cluster.close()
+            with nobody_works_here():  # the cluster would wait for the units that are under way
+                self._cluster.close()
         self._client = self._cluster = None
 
 

@@ -84,7 +84,8 @@ class RayEngine(ClusterEngine):
             patience_s = HURRY_S if self._starved else self.settings.starved_s
             ready, _ = ray.wait(list(self._sent), timeout=patience_s if waiting else None)
             if not ready:
-                self._send_without_cpu()
+                if ray.available_resources().get("CPU", 0) < self.settings.cpus_per_unit:
+                    self._send_without_cpu()
                 continue
             said = _said(ready[0])
             if isinstance(said, bytes) and said == BEGUN:
