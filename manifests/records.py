@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -205,6 +205,8 @@ class Segment:
     start: int
     """First token of the piece, in the *expanded* sample; > 0 marks a continuation."""
     length: int
+    padding: int = 0
+    """Pad tokens behind it, up to where `segment_align` lets the next one begin. Attention counts them to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +228,16 @@ class Pack:
     loss_mask: np.ndarray
     """(L,) bool: position i is a *target*: the model predicts ids[i] from what precedes it in its segment."""
     segments: tuple[Segment, ...]
-    """Contiguous from position 0; what follows the last one is padding."""
+    """From position 0 on, each behind the last one's padding; what follows all of them is padding."""
     media: tuple[PackedMedia, ...] = ()
+
+
+def starts(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int, int]]:
+    """Each segment with its first position in the row and the one after its last token."""
+    at = 0
+    for segment in segments:
+        yield segment, at, at + segment.length
+        at += segment.length + segment.padding
 
 
 FORGOTTEN = ""

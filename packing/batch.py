@@ -5,14 +5,14 @@ Before this `loader.py` brings outlines of packs, their arrays and decoded pixel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from manifests.geometry import MERGE
-from manifests.records import Item, Pack, PackedMedia, Segment
+from manifests.records import Item, Pack, PackedMedia, Segment, starts
 from packing.navit import CHANNELS, PATCH_PX
 
 IGNORED = -100
@@ -37,7 +37,8 @@ class Rows:
     positions: np.ndarray
     """(R, L) int64, from 0 in every segment; 0 in padding."""
     segment_lengths: tuple[tuple[int, ...], ...]
-    """Per row, from position 0 on; what remains of a row is padding."""
+    """Per row, from position 0 on; what remains of a row is padding. With `segment_align` its multiples: the padding
+    behind a segment counts to it, so that no attention begins between two context ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,6 @@ def segment_at(segments: Sequence[Segment], position: int) -> tuple[Segment, int
     raise IndexError(f"position {position} lies in the padding")
 
 
-def starts(segments: Sequence[Segment]) -> Iterator[tuple[Segment, int, int]]:
-    """Each segment with its first position in the row and the one after its last."""
-    at = 0
-    for segment in segments:
-        yield segment, at, at + segment.length
-        at += segment.length
-
-
 def rows_of(
     numbers: Sequence[int],
     segments: Sequence[Sequence[Segment]],
@@ -130,7 +123,7 @@ def rows_of(
             positions[row, at:end] = np.arange(end - at)
             if not any(at <= position < end for position in quiet):
                 labels[row, at : end - 1] = np.where(targets[row, at + 1 : end], wide[row, at + 1 : end], IGNORED)
-    lengths = tuple(tuple(segment.length for segment in mine) for mine in segments)
+    lengths = tuple(tuple(segment.length + segment.padding for segment in mine) for mine in segments)
     return Rows(np.array(numbers, np.int64), wide, labels, labels != IGNORED, positions, lengths)
 
 

@@ -32,6 +32,7 @@ PLAN_FACTS = (
     "vision_share",
     "limits",
     "pack_limits",
+    "segment_align",
 )
 
 Expand = Callable[[int, int], tuple[Sample, Expanded]]
@@ -115,6 +116,7 @@ def _expander(block: PlanBlock, samples: Mapping[str, Snapshot], vocabulary: Voc
 def _pack(block: PlanBlock, index: int, opened: Expand, pad_id: int) -> tuple[Pack, list[str]]:
     """The pack, and for each of its media the source that it comes from."""
     header, arrays = block.header, block.arrays
+    align = header["segment_align"]
     ids = np.full(header["max_pack_tokens"], pad_id, np.uint32)
     loss_mask = np.zeros(header["max_pack_tokens"], bool)
     segments: list[Segment] = []
@@ -126,8 +128,8 @@ def _pack(block: PlanBlock, index: int, opened: Expand, pad_id: int) -> tuple[Pa
     for source, ordinal, start, length, slots in zip(*columns, strict=True):
         sample, expanded = opened(source, ordinal)
         if sample.source == FORGOTTEN:
-            segments.append(Segment(sample.id, FORGOTTEN, start, length))
-            at += length
+            segments.append(Segment(sample.id, FORGOTTEN, start, length, -length % align))
+            at += length + segments[-1].padding
             continue
         piece = expanded.ids[start : start + length]
         inside = [packed for packed in expanded.media if start <= packed.items[0].slot < start + length]
@@ -141,8 +143,8 @@ def _pack(block: PlanBlock, index: int, opened: Expand, pad_id: int) -> tuple[Pa
         loss_mask[at + 1 : at + length] = expanded.targets[start + 1 : start + length]
         media += [_moved(packed, at - start) for packed in inside]
         origins += [header["sources"][source]] * len(inside)
-        segments.append(Segment(sample.id, header["sources"][source], start, length))
-        at += length
+        segments.append(Segment(sample.id, header["sources"][source], start, length, -length % align))
+        at += length + segments[-1].padding
     return Pack(ids, loss_mask, tuple(segments), tuple(media)), origins
 
 

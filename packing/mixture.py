@@ -83,6 +83,9 @@ class Mixture:
     """Larger media are shrunk to these; smaller limits make media fit smaller packs."""
     pack_limits: PackLimits = PackLimits()
     """What a pack may hold beside `max_pack_tokens`: {patches: 16384, media: 64, attention: 50000000}."""
+    segment_align: int = 1
+    """Every segment begins at a multiple of this, and padding behind it fills it up: 2 n for a trainer that deals every
+    segment to n context ranks."""
     block_packs: int = 256
     """About how many packs are filled together: more packs fill better and shuffle wider, fewer compile in parallel."""
 
@@ -91,6 +94,10 @@ class Mixture:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")
+        if self.segment_align < 1 or self.max_pack_tokens % self.segment_align:
+            raise ValueError(
+                f"segment_align is {self.segment_align}, expected a divisor of max_pack_tokens, {self.max_pack_tokens}"
+            )
         names = [source.name for source in self.sources]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"sources need different names and there must be one, got {names}")

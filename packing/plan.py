@@ -46,7 +46,7 @@ from packing.sequence import fill_limited
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
-VERSION = 1
+VERSION = 2
 """Raised when the same mixture and snapshots would give another plan."""
 
 COLUMNS = {
@@ -109,6 +109,7 @@ def arrange(mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str, 
         "sources": [source.name for source in mixture.sources],
         "max_pack_tokens": mixture.max_pack_tokens,
         "limits": dataclasses.asdict(mixture.limits),
+        "segment_align": mixture.segment_align,
         "vocabulary": vocabulary,
     }
     records: list[PlanBlock] = []
@@ -128,6 +129,7 @@ def arrange(mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str, 
         "vision_share": dataclasses.asdict(mixture.vision_share),
         "limits": constants["limits"],
         "pack_limits": dataclasses.asdict(mixture.pack_limits),
+        "segment_align": mixture.segment_align,
         **account(mixture, kept),
         "sources": by_source(mixture, sources, order, kept),
     }
@@ -139,7 +141,7 @@ def fill_block(mixture: Mixture, part: Segments) -> list[list[int]]:
     length = part["length"].astype(np.int64)
     limits = mixture.pack_limits
     costs = [
-        (length, mixture.max_pack_tokens),
+        (length + -length % mixture.segment_align, mixture.max_pack_tokens),
         (part["patches"], limits.patches),
         (part["media_in"], limits.media),
         (length**2, limits.attention),

@@ -11,13 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 
 from manifests.errors import StoreError
 from manifests.geometry import MERGE
-from manifests.records import FORGOTTEN, Json, Pack
+from manifests.records import FORGOTTEN, Json, Pack, starts
 from manifests.schedule import VisionShare
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
@@ -42,6 +42,8 @@ class Recount:
     """Of any pack."""
     forgotten: int
     """Tokens of segments whose content was forgotten: padding now, and counted nowhere else."""
+    alignment: int
+    """Every segment begins, and ends with its padding, at a multiple of this; 0 where there is none."""
     source_tokens: Mapping[str, int]
     source_slots: Mapping[str, int]
     exposures: Mapping[str, Mapping[int, int]]
@@ -73,21 +75,19 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
     limited: list[tuple[int, int, int]] = []
     targets = room = 0
     largest = Fraction(0)
-    tokens = slots = forgotten = 0
+    tokens = slots = forgotten = alignment = 0
     for number, pack in enumerate(packs):
         if problem := _contradiction(pack, media_pad_id, pad_id, room // max(1, number)):
             raise StoreError(problem, where=f"pack {number}", fix="make the packs store again from its plan")
         is_slot = pack.ids == media_pad_id
-        at = 0
-        for segment in pack.segments:
+        for segment, at, end in starts(pack.segments):
+            alignment = gcd(alignment, at, segment.length + segment.padding)
             if segment.source == FORGOTTEN:
                 forgotten += segment.length
-                at += segment.length
                 continue
             source_tokens[segment.source] += segment.length
-            source_slots[segment.source] += int(is_slot[at : at + segment.length].sum())
+            source_slots[segment.source] += int(is_slot[at:end].sum())
             seen[segment.source, segment.sample].append((segment.start, segment.start + segment.length))
-            at += segment.length
         pack_tokens.append(int((pack.ids != pad_id).sum()))
         pack_slots.append(int(is_slot.sum()))
         patches = sum(prod(item.grid) for packed in pack.media for item in packed.items)
@@ -110,6 +110,7 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
         largest_error_slots=largest,
         most_slots=max(pack_slots, default=0),
         forgotten=forgotten,
+        alignment=alignment,
         source_tokens=dict(source_tokens),
         source_slots=dict(source_slots),
         exposures={source: dict(sorted(counts.items())) for source, counts in exposures.items()},
@@ -152,6 +153,7 @@ def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary) -> 
             (f"epochs of {name} within {caps[name]}", True, max(counts) <= caps[name])
             for name, counts in found.exposures.items()
         ),
+        ("segments out of line", 0, found.alignment % plan["segment_align"]),
         *(
             (f"{name} of every pack within {most}", True, int(getattr(found, f"pack_{name}").max(initial=0)) <= most)
             for name, most in plan["pack_limits"].items()
@@ -167,14 +169,12 @@ def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary) -> 
 
 def _contradiction(pack: Pack, media_pad_id: int, pad_id: int, row_tokens: int) -> str:
     """What is wrong with one pack, or nothing. `row_tokens` is the length of the packs before, 0 for the first."""
-    used = sum(segment.length for segment in pack.segments)
     padding = pack.ids == pad_id
-    kept = np.zeros(len(pack.ids), bool)
-    at = 0
-    for segment in pack.segments:
-        kept[at : at + segment.length] = segment.source != FORGOTTEN
-        at += segment.length
-    firsts = np.cumsum([0, *(segment.length for segment in pack.segments[:-1])])
+    kept, gone = np.zeros((2, len(pack.ids)), bool)
+    for segment, at, end in starts(pack.segments):
+        (gone if segment.source == FORGOTTEN else kept)[at:end] = True
+    firsts = [at for _, at, _ in starts(pack.segments)]
+    used = sum(segment.length + segment.padding for segment in pack.segments)
     covered = np.zeros(len(pack.ids), bool)
     for packed in pack.media:
         for item in packed.items:
@@ -188,8 +188,8 @@ def _contradiction(pack: Pack, media_pad_id: int, pad_id: int, row_tokens: int) 
         "no segments": not pack.segments,
         f"segments of {used} tokens in a row of {len(pack.ids)}": used > len(pack.ids),
         "padding inside its segments": bool((padding & kept).any()),
-        "tokens left of what was forgotten": not padding[:used][~kept[:used]].all(),
-        "tokens behind its segments": not padding[used:].all(),
+        "tokens left of what was forgotten": not padding[gone].all(),
+        "tokens behind its segments": not padding[~kept & ~gone].all(),
         "media do not cover exactly its slots": not np.array_equal(covered, is_slot),
         "loss on a slot or on padding": bool(pack.loss_mask[is_slot | padding].any()),
         "loss on the first token of a segment": bool(pack.loss_mask[firsts].any()),

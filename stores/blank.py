@@ -109,7 +109,7 @@ def segments(line: Mapping[str, Json], named: Named) -> list[int]:
     showing = {segment for one, segment in pairs if named("media", one["digest"])}
     return [
         number
-        for number, (name, source, _, _) in enumerate(line["segments"])
+        for number, (name, source, *_) in enumerate(line["segments"])
         if source != FORGOTTEN and (number in showing or named("ids", name))
     ]
 
@@ -122,13 +122,14 @@ def pack(files: Files, known: ShardIndex, row: int, gone: Container[int], pad_id
     ids = np.frombuffer(_part(files, known, row, "ids"), "<u4").copy()
     loss_mask = np.frombuffer(_part(files, known, row, "loss_mask"), np.bool_).copy()
     told: list[Json] = []
-    ends = accumulate(length for _, _, _, length in line["segments"])
-    for number, ((name, source, start, length), end) in enumerate(zip(line["segments"], ends, strict=True)):
+    at = 0
+    for number, (name, source, start, *room) in enumerate(line["segments"]):
         if number in gone:
-            ids[end - length : end] = pad_id
-            loss_mask[end - length : end] = False
+            ids[at : at + room[0]] = pad_id
+            loss_mask[at : at + room[0]] = False
             source = FORGOTTEN
-        told.append([name, source, start, length])
+        told.append([name, source, start, *room])
+        at += sum(room)
     videos = sum(one["kind"] == "video" for one in media)
     facts = {
         "slots": sum(grid[1] * grid[2] for one in media for grid, _, _ in one["items"]) // MERGE**2,
@@ -144,7 +145,7 @@ def pack(files: Files, known: ShardIndex, row: int, gone: Container[int], pad_id
 
 def homes(line: Mapping[str, Json]) -> list[int]:
     """The ordinal of the segment in which each medium of a pack lies."""
-    ends = list(accumulate(length for _, _, _, length in line["segments"]))
+    ends = list(accumulate(sum(room) for _, _, _, *room in line["segments"]))  # length, and padding where there is any
     return [int(np.searchsorted(ends, one["items"][0][1], side="right")) for one in line["media"]]
 
 

@@ -276,7 +276,7 @@ class Packs:
 
     def encode(self, record: Pack) -> Encoded:
         line = {
-            "segments": [[s.sample, s.source, s.start, s.length] for s in record.segments],
+            "segments": [[s.sample, s.source, s.start, s.length, *_padding(s)] for s in record.segments],
             "media": [
                 _described(packed.media)
                 | {
@@ -367,6 +367,11 @@ def _shapes(told: Mapping[str, Json]) -> tuple[Shape, ...]:
 def _media_counts(media: Sequence[Media]) -> dict[str, int]:
     videos = sum([one.kind == "video" for one in media]) if media else 0
     return {"images": len(media) - videos, "videos": videos}
+
+
+def _padding(segment: Segment) -> list[int]:
+    """Most plans align nothing, and then segments say nothing."""
+    return [segment.padding] if segment.padding else []
 
 
 def _typed(array: np.ndarray, kind: type[np.generic]) -> np.ndarray:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from manifests import runlog
 from manifests.errors import StoreError
-from manifests.records import FORGOTTEN, Json, Pack
+from manifests.records import FORGOTTEN, Json, Pack, starts
 from stores.lookup import By
 from stores.store import Found, Snapshot, Store
 from tokenization.vocabulary import Vocabulary
@@ -207,11 +207,9 @@ def one_line(text: str, most: int) -> str:
 def segments(pack: Pack) -> Iterator[tuple[int, int, str, str, list[tuple[int, int]]]]:
     """(first position, length, source, sample, [(first slot, slots)]) of each segment of a pack."""
     runs = [(item.slot, item.grid[1] * item.grid[2] // 4) for packed in pack.media for item in packed.items]
-    at = 0
-    for segment in pack.segments:
-        inside = [run for run in runs if at <= run[0] < at + segment.length]
+    for segment, at, end in starts(pack.segments):
+        inside = [run for run in runs if at <= run[0] < end]
         yield at, segment.length, spoken_source(segment.source), segment.sample, inside
-        at += segment.length
 
 
 def vocabulary_of(snapshot: Snapshot) -> Vocabulary:

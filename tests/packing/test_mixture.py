@@ -47,6 +47,9 @@ def test_the_digest_says_what_decides_the_plan_and_not_where_stores_lie() -> Non
         ("limits.max_image_patches=many", "max_image_patches"),
         ("vision_share.constant=1.0", "vision share"),
         ("sources=[]", "there must be one"),
+        ("segment_align=24", "segment_align is 24, expected a divisor of max_pack_tokens, 64"),
+        ("pack_limits.patches=0", "patches is 0, expected at least 1"),
+        ("pack_limits.pixels=9", "not a known key"),
     ],
 )
 def test_nonsense_is_refused_with_a_place(key: str, message: str, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from manifests.errors import ManifestError, StoreError
-from manifests.records import Item, Pack, Sample, Segment
+from manifests.records import Item, Pack, Sample, Segment, starts
 from manifests.schedule import VisionShare
+from packing.loader import Loader
 from packing.materialise import materialise, pack_unit
 from packing.mixture import PackLimits
 from packing.navit import expand, lay_out, media_tokens, patches_of
@@ -113,6 +114,7 @@ def test_the_proof_does_not_trust_the_plan(made: Made) -> None:
         {"slots": meta["slots"] - 1},
         {"packs": meta["packs"] + 12},
         {"vision_share": {"constant": 0.11}},
+        {"segment_align": 2},
         {"pack_limits": {"patches": 16, "media": None, "attention": None}},
         {"plan": "0" * 64},
         {"sources": [{**meta["sources"][0], "max_epochs": 2}, meta["sources"][1]]},
@@ -254,3 +256,29 @@ def test_a_medium_with_more_patches_than_a_pack_may_hold_is_counted_with_its_rea
     pieces = pieces_of(made.samples, MIXTURE.sources[0], tight, tiny)
     assert pieces.refused == {"medium_over_patches_of_pack": len(over)} and over
     assert not over & set(pieces.ordinal.tolist())
+
+
+def test_segments_begin_at_multiples_and_what_lies_between_is_padding(tmp_path: Path) -> None:
+    made = make(tmp_path, corpus(), dataclasses.replace(MIXTURE, segment_align=16))
+    found = prove(made.packs, made.plan.meta, tiny)
+    assert found.alignment == 16
+    assert made.plan.meta["fill"] == found.fill < 0.97
+    expanded = {sample.id: expand(sample, MIXTURE.limits, tiny) for sample in made.samples.records()}
+    for pack in packs(made):
+        used = np.zeros(len(pack.ids), bool)
+        for segment, at, end in starts(pack.segments):
+            assert at % 16 == (segment.length + segment.padding) % 16 == 0 <= segment.padding < 16
+            whole = expanded[segment.sample].ids
+            assert pack.ids[at:end].tolist() == whole[segment.start : segment.start + segment.length].tolist()
+            used[at:end] = True
+        assert (pack.ids[~used] == tiny.pad_id).all() and not pack.loss_mask[~used].any()
+    with Loader(made.packs, 12) as loader:
+        for batch in loader:
+            rows = batch.rows(0)
+            assert all(length % 16 == 0 for lengths in rows.segment_lengths for length in lengths)
+            assert (rows.labels[rows.ids == tiny.pad_id] == -100).all()
+            assert batch.tokens == int((rows.ids != tiny.pad_id).sum())
+            for row, pack in enumerate(batch.packs):
+                begins = [at for _, at, _ in starts(pack.segments)]
+                assert begins == [0, *np.cumsum(rows.segment_lengths[row])[:-1].tolist()]
+                assert not rows.positions[row, begins].any()
