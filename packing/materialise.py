@@ -30,6 +30,7 @@ PLAN_FACTS = (
     "max_pack_tokens",
     "global_batch_packs",
     "vision_share",
+    "schedule",
     "limits",
     "pack_limits",
     "segment_align",

@@ -16,12 +16,14 @@ Written by people as YAML, read by `plan.py`. What the numbers mean:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from fractions import Fraction
 from math import isqrt
 
 from manifests.geometry import RELEASED_LIMITS, MediaLimits
 from manifests.load import schema
 from manifests.records import canonical_json, digest
-from manifests.schedule import VisionShare
+from manifests.schedule import Curve, VisionShare
 
 
 @schema
@@ -35,6 +37,8 @@ class Source:
     domains: tuple[str, ...] = ()
     """Only samples of these domains; of all where none is named."""
     max_epochs: int = 1
+    group: str | None = None
+    """Shares the weight of this group (`Mixture.groups`) with its other sources."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
@@ -86,6 +90,9 @@ class Mixture:
     segment_align: int = 1
     """Every segment begins at a multiple of this, and padding behind it fills it up: 2 n for a trainer that deals every
     segment to n context ranks."""
+    groups: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Weights of groups of sources, e.g. of domains; `weight` divides that of its group between its sources. What a
+    source can no longer give goes to its group first."""
     block_packs: int = 256
     """About how many packs are filled together: more packs fill better and shuffle wider, fewer compile in parallel."""
 
@@ -101,6 +108,37 @@ class Mixture:
         names = [source.name for source in self.sources]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"sources need different names and there must be one, got {names}")
+        named = {source.group for source in self.sources} - {None}
+        if named != set(self.groups):
+            raise ValueError(f"groups with a weight are {sorted(self.groups)}, sources name {sorted(map(str, named))}")
+        for name, weight in self.groups.items():
+            if not 0 < weight < float("inf"):
+                raise ValueError(f"the weight of group {name} is {weight}, expected a number > 0")
+        self.vision_share.over(self.horizon_tokens)  # fails where positions are fractions and there is no horizon
+
+    @property
+    def curve(self) -> Curve:
+        """The vision share over tokens."""
+        return self.vision_share.over(self.horizon_tokens)
+
+    @property
+    def groups_of_sources(self) -> list[str]:
+        """Per source; one that names no group is one of its own."""
+        return [f"group {source.group}" if source.group else f"source {source.name}" for source in self.sources]
+
+    @property
+    def weights(self) -> list[Fraction]:
+        """Per source, with that of its group in it."""
+        own = [Fraction(str(source.weight)) for source in self.sources]
+        groups = self.groups_of_sources
+        return [
+            weight
+            if source.group is None
+            else Fraction(str(self.groups[source.group]))
+            * weight
+            / sum(w for w, g in zip(own, groups, strict=True) if g == group)
+            for source, weight, group in zip(self.sources, own, groups, strict=True)
+        ]
 
     @property
     def max_piece_tokens(self) -> int:

@@ -3,67 +3,69 @@
     samples snapshots -> pieces.py -> one order of pieces (order.py) -> blocks -> sequence.py -> packs in order
 
 1. Each source's pieces are permuted by hash, epoch by epoch. Two merged orders, of rich and of poor pieces, follow the
-   weights (`mixture.py` says what is rich, and what the weights mean).
-2. One pass merges the two: a rich piece where fewer slots were given than the schedule wants, else a poor one. When
-   one kind is used up, the other goes on while the error stays within share * max_pack_tokens. The result is cut into
-   blocks of about equally many tokens. That fixes what is in a block.
+   weights (`mixture.py` says what is rich, and what the weights mean). Where the share changes, what was not yet drawn
+   is divided anew.
+2. One pass merges the two: a rich piece where fewer slots were given than the schedule wants, else a poor one. The
+   result is cut into blocks of about equally many tokens, and where the share jumps or begins or ceases to be 0. That
+   fixes what is in a block.
 3. Blocks are filled independently of each other, by any mapper, on any number of workers.
-4. One pass carries the exact integer error from block to block and orders the packs inside each by the same rule:
-   a pack richer than the share where slots are missing, else a poorer one, each kind in seeded order.
+4. One pass carries the exact error from block to block and orders the packs inside each by the same rule: a pack with
+   which fewer slots are missing where any are, else one with which not more are given, each kind in seeded order. A
+   block in which the bound below would be passed is halved and filled again.
+
+Blocks leave as they are made, so that a plan needs memory for the pieces it permutes and not for what it says.
 
 **The bound.** After every pack the vision slots given so far differ from the schedule's by at most one pack's: by at
-most M = max(slots of any pack, share * max_pack_tokens), what a pack holds or what it ought to hold. Proof. Let E =
-slots - share * tokens. *At block boundaries* step 2 gives -M <= E <= M: a rich piece comes at E < 0 and adds at most
-its slots, a poor one at E >= 0 and takes at most share * max_pack_tokens, and what comes otherwise keeps within that,
-too. Filling moves pieces inside a block only, so E at its end stays the same. *Inside a block*, while both kinds of
-packs are left, a rich one comes at E < 0 and adds at most its slots, a poor one at E >= 0 and takes at most share *
-max_pack_tokens: |E| <= M. Once one kind is used up, E moves in one direction to its value at the block's end, so it
-lies between two values that keep the bound. *At the end* whole packs are cut off, and M loses theirs. That matters only
-where E rises to its end beyond share * max_pack_tokens, and the pack of the last rich piece, of s slots, is among those
-cut off. E would have ended below s and gained at least s - share * max_pack_tokens with that pack, so before it E is
-below share * max_pack_tokens. `proof.py` recounts all this.
+most M = max(slots of any pack so far, B), B = the highest share * max_pack_tokens: what a pack holds, or what it ought
+to hold. Proof, for E = slots given - slots wanted.
+
+*After every piece* -B <= E <= max(slots of any piece so far, B), because a piece is drawn only if (a) E < 0 before it
+and it does not lower E: then E rises to less than its own slots; or (b) E >= 0 before it and it does not raise E: then
+E falls by at most what the schedule wants for its length, at most B; or (c) |E| <= B after it. Where no piece does any
+of these, the plan ends there, and is refused if that is before its horizon. Rich pieces do (a) and poor ones (b)
+wherever the share stays. Where a piece reaches beyond a place at which the share falls, a poor one may do neither, and
+then what is left is divided anew first: poor pieces of the lower share do (b).
+
+*After every pack.* Filling moves pieces inside a block only, so E at the end of a block is E after its last piece, and
+the slots of that piece are those of a pack so far. Inside a block the pass looks at E after every pack. Where that
+passes M the block is halved: at last it holds one pack, and has no inside.
+
+Where the share is level halving never happens. While both kinds of packs are left, a rich one comes at E < 0 and a
+poor one at E >= 0, as in (a) and (b). Once one kind is used up, E moves in one direction to its value at the block's
+end, and that lies within the bound, or above it where a piece of s slots in a pack still to come made it so; but then
+it ends below s, gains at least s - B with that pack, and is below B before.
+
+**Windows.** Over any W packs in a row the slots differ from the schedule by at most 2 M: 2/W of a pack's. Over 4,096
+packs that are half full or more that is below a tenth of a percentage point, whatever they hold. `proof.py` recounts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 
 import numpy as np
 
 from manifests.errors import ManifestError
 from manifests.records import Json, PlanBlock, canonical_json, digest
+from manifests.schedule import MILLION
 from packing.account import account, by_source, per_pack
 from packing.mixture import Mixture
-from packing.order import interleave, permutation
+from packing.order import COLUMNS, NEVER, Order, Segments, permutation
 from packing.pieces import SourcePieces, pieces_of
-from packing.refusal import refusal
+from packing.refusal import refusal, threshold
 from packing.sequence import fill_limited
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
-VERSION = 2
+VERSION = 3
 """Raised when the same mixture and snapshots would give another plan."""
 
-COLUMNS = {
-    "source": np.int32,
-    "ordinal": np.int64,
-    "start": np.int64,
-    "length": np.int32,
-    "slots": np.int32,
-    "epoch": np.int32,
-}
-"""Of segments, and of pieces before they share a pack."""
-
-FOR_LIMITS = {"patches": np.int32, "media_in": np.int32}
-"""Of pieces only: what `Mixture.pack_limits` count."""
-
-Fill = Callable[["Segments"], list[list[int]]]
-Mapper = Callable[[Fill, Iterable["Segments"]], Iterable[list[list[int]]]]
+Fill = Callable[[Segments], list[list[int]]]
+Mapper = Callable[[Fill, Iterable[Segments]], Iterable[list[list[int]]]]
 
 
 @dataclass(frozen=True)
@@ -93,47 +95,117 @@ def compile_plan(
 
 def arrange(mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str, mapper: Mapper = map) -> Plan:
     """The plan over pieces, one entry of `sources` per source of the mixture; `vocabulary` is its digest."""
-    order, missing = _one_order(mixture, sources)
-    if missing is not None and (mixture.horizon_tokens is not None or not _both_sides(mixture, sources)):
-        raise refusal(mixture, sources, int(order["length"].sum()), rich_missing=missing)
-    parts = _cut_into_blocks(order, mixture)
-    blocks = list(_in_sequence(mixture, parts, mapper(partial(fill_block, mixture), parts)))
-    kept = _whole_batches(mixture, blocks)
-    if not kept:
-        raise ManifestError(
-            f"the sources fill {sum(map(_packs, blocks))} packs, one global batch needs {mixture.global_batch_packs}",
-            where="mixture",
-            fix="lower global_batch_packs or max_pack_tokens, or add data",
+    planner = Planner(mixture, sources, vocabulary, mapper)
+    return Plan(tuple(planner), planner.meta)
+
+
+class Planner:
+    """Gives the blocks of a plan one after the other, in training order; then `meta` is complete. Iterated once.
+
+    Raises ManifestError where it gets to a place at which the plan fails.
+    """
+
+    def __init__(
+        self, mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str, mapper: Mapper = map
+    ) -> None:
+        self._mixture, self._sources, self._mapper = mixture, sources, mapper
+        self._fill = partial(fill_block, mixture)
+        goal = NEVER
+        if mixture.horizon_tokens is not None:  # one global batch more, so that whole packs can reach it
+            goal = mixture.horizon_tokens + mixture.global_batch_packs * mixture.max_pack_tokens
+        self._goal = goal
+        self._order = Order(mixture, sources, goal)
+        self._constants = {
+            "sources": [source.name for source in mixture.sources],
+            "max_pack_tokens": mixture.max_pack_tokens,
+            "limits": dataclasses.asdict(mixture.limits),
+            "segment_align": mixture.segment_align,
+            "vocabulary": vocabulary,
+        }
+        self._sequenced = _Sequence(mixture)
+        self._digests: list[str] = []
+        self._tokens: list[np.ndarray] = []
+        self._slots: list[np.ndarray] = []
+        self._errors: list[np.ndarray] = []
+        self._given = np.zeros((len(sources), 2), np.int64)
+        self.meta: Json = None
+
+    def __iter__(self) -> Iterator[PlanBlock]:
+        parts: deque[Segments] = deque()
+
+        def cut() -> Iterator[Segments]:
+            for part in in_blocks(self._order, self._mixture, self._goal):
+                parts.append(part)
+                yield part
+
+        ready = (
+            block
+            for packs in self._mapper(self._fill, cut())
+            for block in self._sequenced(parts.popleft(), packs, self._fill)
         )
-    constants = {
-        "sources": [source.name for source in mixture.sources],
-        "max_pack_tokens": mixture.max_pack_tokens,
-        "limits": dataclasses.asdict(mixture.limits),
-        "segment_align": mixture.segment_align,
-        "vocabulary": vocabulary,
-    }
-    records: list[PlanBlock] = []
-    first = 0
-    for number, arrays in enumerate(kept):
-        records.append(PlanBlock({"block": number, "first_pack": first, **constants}, arrays))
-        first += _packs(arrays)
-    meta = {
-        "plan": plan_digest(records),
-        "version": VERSION,
-        "mixture": mixture.digest,
-        "vocabulary": vocabulary,
-        "seed": mixture.seed,
-        "max_pack_tokens": mixture.max_pack_tokens,
-        "global_batch_packs": mixture.global_batch_packs,
-        "horizon_tokens": mixture.horizon_tokens,
-        "vision_share": dataclasses.asdict(mixture.vision_share),
-        "limits": constants["limits"],
-        "pack_limits": dataclasses.asdict(mixture.pack_limits),
-        "segment_align": mixture.segment_align,
-        **account(mixture, kept),
-        "sources": by_source(mixture, sources, order, kept),
-    }
-    return Plan(tuple(records), meta)
+        for block, errors in whole_batches(self._mixture, ready):
+            yield self._record(block, errors)
+        missing = self._order.missing
+        if missing is not None and (self._mixture.horizon_tokens is not None or not self._both_sides()):
+            raise refusal(self._mixture, self._sources, self._order.tokens, rich_missing=missing)
+        if not self._digests:
+            raise ManifestError(
+                f"the sources fill {self._sequenced.packs} packs, "
+                f"one global batch needs {self._mixture.global_batch_packs}",
+                where="mixture",
+                fix="lower global_batch_packs or max_pack_tokens, or add data",
+            )
+        self.meta = self._told()
+
+    def _record(self, block: Segments, errors: np.ndarray) -> PlanBlock:
+        first = sum(map(len, self._tokens))
+        record = PlanBlock({"block": len(self._digests), "first_pack": first, **self._constants}, block)
+        self._digests.append(block_digest(record))
+        self._tokens.append(per_pack(block, "length"))
+        self._slots.append(per_pack(block, "slots"))
+        self._errors.append(errors)
+        for column, name in enumerate(("length", "slots")):
+            np.add.at(self._given[:, column], block["source"], block[name])
+        return record
+
+    def _told(self) -> dict[str, Json]:
+        mixture = self._mixture
+        tokens, slots, errors = map(np.concatenate, (self._tokens, self._slots, self._errors))
+        return {
+            "plan": plan_digest(self._digests),
+            "version": VERSION,
+            "mixture": mixture.digest,
+            "vocabulary": self._constants["vocabulary"],
+            "seed": mixture.seed,
+            "max_pack_tokens": mixture.max_pack_tokens,
+            "global_batch_packs": mixture.global_batch_packs,
+            "horizon_tokens": mixture.horizon_tokens,
+            "vision_share": mixture.vision_share.said,
+            "schedule": mixture.curve.rows,
+            "limits": self._constants["limits"],
+            "pack_limits": dataclasses.asdict(mixture.pack_limits),
+            "segment_align": mixture.segment_align,
+            **account(mixture, tokens, slots, errors),
+            "sources": by_source(mixture, self._sources, self._given.tolist(), self._order.spent),
+        }
+
+    def _both_sides(self) -> bool:
+        """Whether there are pieces to give and to take vision with; a share of 0 needs none that give."""
+        share = threshold(self._mixture.curve.at(self._order.tokens))
+        rich = np.concatenate([pieces.richer_than(share) for pieces in self._sources])
+        return bool((rich.any() or share == 0) and (~rich).any())
+
+
+def block_digest(block: PlanBlock) -> str:
+    parts: list[str | bytes] = [canonical_json(dict(block.header))]
+    for name, array in sorted(block.arrays.items()):
+        parts += [name, array.dtype.str, array.tobytes()]
+    return digest(*parts)
+
+
+def plan_digest(blocks: Sequence[str]) -> str:
+    """Over the digests of all blocks: equal ones, equal packs in equal order."""
+    return digest("plan", str(VERSION), *blocks)
 
 
 def fill_block(mixture: Mixture, part: Segments) -> list[list[int]]:
@@ -150,144 +222,112 @@ def fill_block(mixture: Mixture, part: Segments) -> list[list[int]]:
     return fill_limited(np.stack([cost for cost, _ in kept], 1), [most for _, most in kept])
 
 
-def plan_digest(blocks: Iterable[PlanBlock]) -> str:
-    """Over headers and arrays of all blocks: equal digests, equal packs in equal order."""
-    parts: list[str | bytes] = ["plan", str(VERSION)]
-    for block in blocks:
-        parts.append(canonical_json(dict(block.header)))
-        for name, array in sorted(block.arrays.items()):
-            parts += [name, array.dtype.str, array.tobytes()]
-    return digest(*parts)
+def in_blocks(chunks: Iterable[Segments], mixture: Mixture, goal: int = NEVER) -> Iterator[Segments]:
+    """Step 2: the order in stretches of about `block_packs` full packs, cut where the share breaks. What remains where
+    the sources end joins the block before if it is less than half of one."""
+    wanted = mixture.block_packs * mixture.max_pack_tokens
+    places = deque([*(place for place in mixture.curve.breaks if place < goal), *([goal] if goal < NEVER else [])])
+    waiting: list[Segments] = []
+    held: Segments | None = None
+    begun = tokens = 0
+    cut = _next_cut(begun, wanted, places)
+    for chunk in chunks:
+        ends = tokens + np.cumsum(chunk["length"], dtype=np.int64)
+        first = 0
+        while ends[-1] >= cut and first < len(ends):
+            stop = int(np.searchsorted(ends, cut)) + 1
+            if held is not None:
+                yield held
+            held = _joined([*waiting, _rows(chunk, first, stop)])
+            waiting, first, begun = [], stop, int(ends[stop - 1])
+            if places and places[0] <= begun:  # nothing joins a block that ends where the share breaks
+                yield held
+                held = None
+                while places and places[0] <= begun:
+                    places.popleft()
+            cut = _next_cut(begun, wanted, places)
+        waiting.append(_rows(chunk, first, len(ends)))
+        tokens = int(ends[-1])
+    rest = [_joined(waiting)] if tokens > begun else []
+    if held is not None and 2 * (tokens - begun) < wanted:
+        yield _joined([held, *rest])
+    else:
+        yield from [*([] if held is None else [held]), *rest]
 
 
-Segments = dict[str, np.ndarray]
-"""Equally long columns, see COLUMNS; a block of packs also has `pack_offsets`."""
+def _next_cut(begun: int, wanted: int, places: Sequence[int]) -> int:
+    """Blocks up to the next place at which one has to end are equally large."""
+    if not places:
+        return begun + wanted
+    room = places[0] - begun
+    return begun + -(-room // max(1, round(room / wanted)))
 
 
-def _one_order(mixture: Mixture, sources: Sequence[SourcePieces]) -> tuple[Segments, bool | None]:
-    """Steps 1 and 2: all pieces of the plan in one order. With it comes what ran out early, if anything did: True for
-    rich pieces, False for poor ones.
+class _Sequence:
+    """Step 4: the packs of each block in the order in which they are seen. Blocks come in order."""
 
-    One global batch more than the horizon is ordered, so that whole packs can reach it.
-    """
-    numerator, denominator = mixture.vision_share.at(0).as_integer_ratio()
-    goal = math.inf
-    if mixture.horizon_tokens is not None:
-        goal = mixture.horizon_tokens + mixture.global_batch_packs * mixture.max_pack_tokens
-    sides = {rich: _side(mixture, sources, rich) for rich in (True, False)}
-    sizes = [list(zip(p.length.tolist(), p.slots.tolist(), strict=True)) for p in sources]
-    chosen: list[tuple[int, int, int]] = []
-    tokens = error = 0
-    missing = None
-    while tokens < goal:
-        wanted = error < 0
-        following = next(sides[wanted], None) or next(sides[not wanted], None)
-        if following is None:
-            missing = wanted if math.isfinite(goal) else None
-            break
-        index, piece, _ = following
-        length, slots = sizes[index][piece]
-        gain = slots * denominator - length * numerator
-        if (gain > 0) != wanted and abs(error + gain) > numerator * mixture.max_pack_tokens:
-            missing = wanted
-            break
-        tokens += length
-        error += gain
-        chosen.append(following)
-    source, piece_of, epoch = np.array(chosen, np.int64).reshape(-1, 3).T
-    order = {name: np.zeros(len(source), kind) for name, kind in (COLUMNS | FOR_LIMITS).items()}
-    order["source"][:], order["epoch"][:] = source, epoch
-    for index, pieces in enumerate(sources):
-        mine = source == index
-        for name in ("ordinal", "start", "length", "slots", *FOR_LIMITS):
-            order[name][mine] = getattr(pieces, name)[piece_of[mine]]
-    return order, missing
+    def __init__(self, mixture: Mixture) -> None:
+        from packing import merging
+
+        self._mixture, self._merging = mixture, merging
+        curve = mixture.curve
+        self._curve = [np.array(values, np.int64) for values in (curve.starts, curve.first, curve.last)]
+        self._bound = 2 * int(curve.highest * MILLION) * mixture.max_pack_tokens
+        self._position = np.zeros(merging.POSITION + 1, np.int64)
+        self._blocks = 0
+        self.packs = 0
+
+    def __call__(self, part: Segments, packs: list[list[int]], fill: Fill) -> Iterator[tuple[Segments, np.ndarray]]:
+        """The block, or its halves, with |slots given - slots wanted| after each pack in half-millionths."""
+        rows = np.array([i for pack in packs for i in pack], np.int64)
+        ends = np.cumsum([0, *map(len, packs)], dtype=np.int64)
+        tokens, slots = (np.add.reduceat(part[name][rows], ends[:-1], dtype=np.int64) for name in ("length", "slots"))
+        name = f"block {self._blocks}"
+        waiting = permutation(self._mixture.seed, 0, name, np.arange(len(packs), dtype=np.uint64))
+        seen, errors = np.zeros((2, len(packs)), np.int64)
+        self._merging.sequence(*self._curve, self._position, self._bound, tokens, slots, waiting, seen, errors)
+        if seen[0] < 0:
+            half = len(part["length"]) // 2
+            for piece in (_rows(part, 0, half), _rows(part, half, 2 * half + 1)):
+                yield from self(piece, fill(piece), fill)
+            return
+        self._blocks += 1
+        self.packs += len(packs)
+        rows = np.concatenate([rows[ends[pack] : ends[pack + 1]] for pack in seen])
+        offsets = np.cumsum([0, *(ends[seen + 1] - ends[seen])], dtype=np.int64)
+        yield {"pack_offsets": offsets} | {name: part[name][rows] for name in COLUMNS}, errors
 
 
-def _both_sides(mixture: Mixture, sources: Sequence[SourcePieces]) -> bool:
-    """Whether there are pieces to give and to take vision with; a share of 0 needs none that give."""
-    share = mixture.vision_share.at(0)
-    rich = np.concatenate([pieces.richer_than(share) for pieces in sources])
-    return bool((rich.any() or share == 0) and (~rich).any())
-
-
-def _side(mixture: Mixture, sources: Sequence[SourcePieces], rich: bool) -> Iterator[tuple[int, int, int]]:
-    """(source, piece, epoch) of all rich or of all poor pieces, epoch after epoch, sources following their weights."""
-    share = mixture.vision_share.at(0)
-    streams, weights = [], []
-    for index, (source, pieces) in enumerate(zip(mixture.sources, sources, strict=True)):
-        mine = np.flatnonzero(pieces.richer_than(share) == rich)
-        if len(mine):
-            part = Fraction(int(pieces.length[mine].sum()), int(pieces.length.sum()))
-            weights.append(Fraction(str(source.weight)) * part)
-            streams.append(_epochs(mixture, index, pieces, mine))
-    whole = math.lcm(*(weight.denominator for weight in weights))
-    return interleave(streams, [int(weight * whole) for weight in weights])
-
-
-def _epochs(
-    mixture: Mixture, index: int, pieces: SourcePieces, mine: np.ndarray
-) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    source = mixture.sources[index]
-    for epoch in range(source.max_epochs):
-        names = (pieces.name(piece) for piece in mine.tolist())
-        for piece in mine[permutation(mixture.seed, epoch, source.name, names)].tolist():
-            yield int(pieces.length[piece]), (index, piece, epoch)
-
-
-def _cut_into_blocks(order: Segments, mixture: Mixture) -> list[Segments]:
-    """Stretches of about equally many tokens, as near to `block_packs` full packs as that gives."""
-    ends = np.cumsum(order["length"], dtype=np.int64)
-    total = int(ends[-1])
-    count = max(1, round(total / (mixture.block_packs * mixture.max_pack_tokens)))
-    bounds = np.searchsorted(ends, [total * k // count for k in range(count)], side="right").tolist()
-    pairs = zip(bounds, [*bounds[1:], len(ends)], strict=True)
-    return [{name: column[a:b] for name, column in order.items()} for a, b in pairs if a < b]
-
-
-def _in_sequence(mixture: Mixture, parts: Sequence[Segments], filled: Iterable[list[list[int]]]) -> Iterator[Segments]:
-    """Step 4: the packs of each block in the order in which they are seen."""
-    numerator, denominator = mixture.vision_share.at(0).as_integer_ratio()
-    error = 0
-    for number, (part, packs) in enumerate(zip(parts, filled, strict=True)):
-        lengths, slots = part["length"].tolist(), part["slots"].tolist()
-        gains = [sum(slots[i] * denominator - lengths[i] * numerator for i in pack) for pack in packs]
-        shuffled = permutation(mixture.seed, 0, f"block {number}", map(str, range(len(packs)))).tolist()
-        waiting = {
-            True: [p for p in reversed(shuffled) if gains[p] > 0],
-            False: [p for p in reversed(shuffled) if gains[p] <= 0],
-        }
-        seen: list[int] = []
-        while len(seen) < len(packs):
-            kind = error < 0
-            chosen = (waiting[kind] or waiting[not kind]).pop()
-            error += gains[chosen]
-            seen.append(chosen)
-        rows = np.array([i for p in seen for i in packs[p]], np.int64)
-        offsets = np.cumsum([0, *(len(packs[p]) for p in seen)], dtype=np.int64)
-        yield {"pack_offsets": offsets} | {name: part[name][rows] for name in COLUMNS}
-
-
-def _whole_batches(mixture: Mixture, blocks: Sequence[Segments]) -> list[Segments]:
+def whole_batches(
+    mixture: Mixture, blocks: Iterable[tuple[Segments, np.ndarray]]
+) -> Iterator[tuple[Segments, np.ndarray]]:
     """The blocks up to the first whole global batch that reaches the horizon, or up to the last whole one."""
-    ends = np.cumsum(np.concatenate([per_pack(block, "length") for block in blocks]))
     batch = mixture.global_batch_packs
-    keep = len(ends) // batch * batch
-    if mixture.horizon_tokens is not None:
-        enough = int(np.searchsorted(ends, mixture.horizon_tokens)) + 1
-        keep = min(keep, -(-enough // batch) * batch)
-    kept = []
-    for block in blocks:
-        packs = min(keep, _packs(block))
-        if packs:
-            offsets = block["pack_offsets"][: packs + 1]
-            kept.append(
-                {"pack_offsets": offsets}
-                | {name: column[: offsets[-1]] for name, column in block.items() if name != "pack_offsets"}
-            )
-        keep -= packs
-    return kept
+    waiting: deque[tuple[Segments, np.ndarray]] = deque()
+    tokens = packs = given = 0
+    enough = NEVER
+    """Packs that reach the horizon in whole batches, once that is known."""
+    for block, errors in blocks:
+        waiting.append((block, errors))
+        ends = tokens + np.cumsum(per_pack(block, "length"))
+        if mixture.horizon_tokens is not None and enough == NEVER and ends[-1] >= mixture.horizon_tokens:
+            reached = packs + int(np.searchsorted(ends, mixture.horizon_tokens)) + 1
+            enough = -(-reached // batch) * batch
+        tokens, packs = int(ends[-1]), packs + len(errors)
+        while waiting and given + len(waiting[0][1]) <= min(enough, packs // batch * batch):
+            given += len(waiting[0][1])
+            yield waiting.popleft()
+    for block, errors in waiting:
+        if left := min(enough, packs // batch * batch, given + len(errors)) - given:
+            offsets = block["pack_offsets"][: left + 1]
+            columns = _rows({name: column for name, column in block.items() if name in COLUMNS}, 0, int(offsets[-1]))
+            yield {"pack_offsets": offsets} | columns, errors[:left]
+            given += left
 
 
-def _packs(block: Segments) -> int:
-    return len(block["pack_offsets"]) - 1
+def _rows(segments: Segments, first: int, stop: int) -> Segments:
+    return {name: column[first:stop] for name, column in segments.items()}
+
+
+def _joined(parts: Sequence[Segments]) -> Segments:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

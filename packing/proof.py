@@ -18,7 +18,7 @@ import numpy as np
 from manifests.errors import StoreError
 from manifests.geometry import MERGE
 from manifests.records import FORGOTTEN, Json, Pack, starts
-from manifests.schedule import VisionShare
+from manifests.schedule import Curve
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
@@ -60,7 +60,7 @@ class Recount:
     """(packs,) int64: sum of the squared lengths of its segments."""
 
 
-def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id: int) -> Recount:
+def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int) -> Recount:
     """Count what `packs` hold, in training order.
 
     Raises StoreError, naming the pack, where its parts contradict each other: padding inside segments, segments that
@@ -96,7 +96,7 @@ def recount(packs: Iterable[Pack], share: VisionShare, media_pad_id: int, pad_id
         room += len(pack.ids)
         tokens += pack_tokens[-1]
         slots += pack_slots[-1]
-        largest = max(largest, abs(slots - share.slots_until(tokens)))
+        largest = max(largest, abs(slots - curve.slots_until(tokens)))
     exposures: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for (source, _), stretches in seen.items():
         exposures[source][_most_seen(stretches)] += 1
@@ -128,10 +128,10 @@ def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary) -> 
     Raises StoreError for the first claim that the bytes don't bear out. Where records were forgotten, the plan may
     claim as many tokens and slots more as their segments are long, and the share is no longer what it was.
     """
-    share = VisionShare(**plan["vision_share"])
-    found = recount(packs.records(), share, vocabulary.media_pad_id, vocabulary.pad_id)
+    curve = Curve.of(plan["schedule"])
+    found = recount(packs.records(), curve, vocabulary.media_pad_id, vocabulary.pad_id)
     gone = found.forgotten
-    one_pack = max(Fraction(found.most_slots), share.at(0) * plan["max_pack_tokens"])
+    one_pack = max(Fraction(found.most_slots), curve.highest * plan["max_pack_tokens"])
     given = [(source["name"], source["given_tokens"], source["given_slots"]) for source in plan["sources"]]
     caps = {source["name"]: source["max_epochs"] for source in plan["sources"]}
     counts: list[tuple[str, int, int]] = [

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
 
 from manifests.geometry import PATCH_PX
+from manifests.schedule import MILLION
+from packing.mixture import Mixture
+from packing.order import WEIGHT_PARTS, keys_of, permutation, stretches
+from packing.pieces import SourcePieces
 from packing.sequence import HEAVY, LOOKS
 
 
@@ -132,3 +138,114 @@ def busiest_of_the_best_deal(costs: Sequence[int], ranks: int, most: int) -> int
             loads = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == r) for r in range(ranks)]
             best = min(best, max(loads))
     return best
+
+
+def order(mixture: Mixture, sources: Sequence[SourcePieces], goal: int) -> tuple[list[tuple[int, ...]], bool | None]:
+    """`order.Order` piece by piece, in fractions: rows of COLUMNS, and what is missing."""
+    curve = mixture.curve
+    parts = stretches(curve, mixture.max_pack_tokens)
+    bound = curve.highest * mixture.max_pack_tokens
+    uses = [[0] * len(pieces.length) for pieces in sources]
+    drawn: list[tuple[int, ...]] = []
+    tokens = slots = 0
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        sides = {rich: _Side(mixture, sources, uses, part.threshold, rich) for rich in (False, True)}
+        while after is None or tokens < after.start:
+            if tokens >= goal:
+                return drawn, None
+            before = slots - curve.slots_until(tokens)
+            wanted = before < 0 and part.vision
+            may_end = after is not None and tokens >= part.early_from
+            chosen = None
+            for rich in (wanted, not wanted):
+                if rich and not part.vision or (head := sides[rich].head) is None:
+                    continue
+                index, piece, epoch = head
+                length, held = int(sources[index].length[piece]), int(sources[index].slots[piece])
+                error = slots + held - curve.slots_until(tokens + length)
+                fits = abs(error) <= bound
+                if rich == wanted and not fits:  # compared as the compiled loop does, in whole half-millionths
+                    fits = _down(error) >= _down(before) if before < 0 else -_down(-error) <= -_down(-before)
+                if fits:
+                    chosen = (index, piece, epoch, rich, length, held)
+                if fits or rich == wanted and may_end:
+                    break
+            if chosen is None:
+                if may_end:
+                    break
+                return drawn, wanted
+            index, piece, epoch, rich, length, held = chosen
+            place = (int(sources[index].ordinal[piece]), int(sources[index].start[piece]))
+            drawn.append((index, *place, length, held, epoch))
+            tokens, slots = tokens + length, slots + held
+            uses[index][piece] += 1
+            sides[rich].take(length)
+    raise AssertionError("the last stretch has no end")
+
+
+def _down(error: Fraction) -> int:
+    return math.floor(error * 2 * MILLION)
+
+
+class _Side:
+    """All rich or all poor pieces that are left at the beginning of a stretch, and what sources and groups are owed."""
+
+    def __init__(
+        self, mixture: Mixture, sources: Sequence[SourcePieces], uses: list[list[int]], threshold: int, rich: bool
+    ) -> None:
+        self._group = mixture.groups_of_sources
+        self._waiting: list[list[tuple[int, int]]] = []
+        exact = []
+        for index, (source, pieces) in enumerate(zip(mixture.sources, sources, strict=True)):
+            sizes = list(zip(pieces.length.tolist(), pieces.slots.tolist(), strict=True))
+            mine = {p for p, (length, slots) in enumerate(sizes) if (slots * MILLION > length * threshold) == rich}
+            tokens = sum(sizes[piece][0] for piece in mine)
+            exact.append(mixture.weights[index] * Fraction(tokens, sum(length for length, _ in sizes)))
+            self._waiting.append(
+                [
+                    (epoch, piece)
+                    for epoch in range(source.max_epochs)
+                    for piece in permutation(mixture.seed, epoch, source.name, keys_of(pieces)).tolist()
+                    if piece in mine and uses[index][piece] <= epoch
+                ]
+            )
+        self._weights = [max(1, round(one / sum(exact) * WEIGHT_PARTS)) if one else 0 for one in exact]
+        self._of_group = Counter[str]()
+        for group, weight in zip(self._group, self._weights, strict=True):
+            self._of_group[group] += weight
+        self._owed, self._group_owed = [0] * len(sources), Counter[str]()
+        self._index = 0
+
+    @property
+    def _open(self) -> list[int]:
+        return [index for index, waiting in enumerate(self._waiting) if waiting]
+
+    @property
+    def head(self) -> tuple[int, int, int] | None:
+        """(source, piece, epoch) of what comes next."""
+        if not self._open:
+            return None
+        groups = dict.fromkeys(group for i, group in enumerate(self._group) if i in self._open)
+        in_order = [group for group in dict.fromkeys(self._group) if group in groups]
+        group = max(in_order, key=lambda one: self._group_owed[one])
+        self._index = max((i for i in self._open if self._group[i] == group), key=lambda i: self._owed[i])
+        epoch, piece = self._waiting[self._index][0]
+        return self._index, piece, epoch
+
+    def take(self, length: int) -> None:
+        """Whatever `head` named."""
+        mine = self._group[self._index]
+        open_groups = {self._group[i] for i in self._open}
+        for group in open_groups:
+            self._group_owed[group] += length * self._of_group[group]
+        self._group_owed[mine] -= length * sum(self._of_group[group] for group in open_groups)
+        beside = [i for i in self._open if self._group[i] == mine]
+        for i in beside:
+            self._owed[i] += length * self._weights[i]
+        self._owed[self._index] -= length * sum(self._weights[i] for i in beside)
+        self._waiting[self._index].pop(0)
+        if not self._waiting[self._index]:
+            for i in beside:
+                self._owed[i] = 0
+            if mine not in {self._group[i] for i in self._open}:
+                self._group_owed.clear()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from manifests.errors import ManifestError
-from packing.mixture import Mixture
+from manifests.schedule import MILLION, VisionShare
+from packing.mixture import Mixture, Source
 from packing.pieces import SourcePieces
 
 
@@ -18,14 +20,14 @@ class _Supply:
 
     tokens: int
     slots: int
-    names: tuple[str, ...]
-    """Of the sources that have any."""
+    sources: tuple[Source, ...]
+    """Those that have any."""
 
 
 def refusal(mixture: Mixture, sources: Sequence[SourcePieces], tokens: int, rich_missing: bool) -> ManifestError:
     """The error for a plan whose order ended after `tokens` tokens because rich or poor pieces ran out."""
-    share = mixture.vision_share.at(0)
-    rich, poor = (_supply(mixture, sources, side) for side in (True, False))
+    share = threshold(mixture.curve.at(tokens))
+    rich, poor = (_supply(mixture, sources, side, share) for side in (True, False))
     missing = rich if rich_missing else poor
     what = f"{'more' if rich_missing else 'less'} vision than the share {float(share):g}"
     pack = tokens // mixture.max_pack_tokens
@@ -40,37 +42,83 @@ def refusal(mixture: Mixture, sources: Sequence[SourcePieces], tokens: int, rich
     if mixture.horizon_tokens is not None and shorter > 0:
         ways.append(f"horizon_tokens: {shorter}")
     if (other := _other_share(mixture, rich, poor, rich_missing)) is not None:
-        ways.append(f"vision_share: {{constant: {other:g}}}")
-    if missing.names:
-        ways.append(f"a larger max_epochs for {', '.join(missing.names)}")
+        ways.append(f"vision_share: {other}")
+    if missing.sources:
+        times = _times(mixture, rich, poor, rich_missing)
+        enough = ", ".join(f"{times * source.max_epochs} for {source.name}" for source in missing.sources)
+        ways.append(f"max_epochs: {enough}")
     ways.append(f"sources with {what}: {'images or video' if rich_missing else 'text'}")
     return ManifestError(message, where="mixture", fix="; or ".join(ways))
 
 
-def _supply(mixture: Mixture, sources: Sequence[SourcePieces], rich: bool) -> _Supply:
+def threshold(share: Fraction) -> Fraction:
+    """Rounded down to millionths: what divides rich pieces from poor ones."""
+    return Fraction(int(share * MILLION), MILLION)
+
+
+def _supply(mixture: Mixture, sources: Sequence[SourcePieces], rich: bool, share: Fraction) -> _Supply:
     tokens = slots = 0
-    names = []
+    giving = []
     for source, pieces in zip(mixture.sources, sources, strict=True):
-        mine = pieces.richer_than(mixture.vision_share.at(0)) == rich
+        mine = pieces.richer_than(share) == rich
         if mine.any():
-            names.append(source.name)
+            giving.append(source)
             tokens += int(pieces.length[mine].sum()) * source.max_epochs
             slots += int(pieces.slots[mine].sum()) * source.max_epochs
-    return _Supply(tokens, slots, tuple(names))
+    return _Supply(tokens, slots, tuple(giving))
 
 
-def _other_share(mixture: Mixture, rich: _Supply, poor: _Supply, rich_missing: bool) -> float | None:
-    """A share, in thousandths, at which the supplies reach the horizon, if there is one.
+def _goal(mixture: Mixture) -> int | None:
+    """Tokens that the order has to give."""
+    if mixture.horizon_tokens is None:
+        return None
+    return mixture.horizon_tokens + mixture.global_batch_packs * mixture.max_pack_tokens
+
+
+def _times(mixture: Mixture, rich: _Supply, poor: _Supply, rich_missing: bool) -> int:
+    """How many times as many epochs of what is missing would about be enough."""
+    goal = _goal(mixture)
+    if goal is None:
+        return 2
+    wanted = mixture.curve.slots_until(goal)
+    if rich_missing:
+        return max(2, math.ceil(wanted / max(1, rich.slots)))
+    return max(2, math.ceil((goal - wanted) / max(1, poor.tokens - poor.slots)))
+
+
+def _other_share(mixture: Mixture, rich: _Supply, poor: _Supply, rich_missing: bool) -> str | None:
+    """The schedule with all shares changed alike so that the supplies reach the horizon, if there is one; a constant
+    in thousandths.
 
     A higher share is an estimate: pieces near the share may change sides.
     """
-    if mixture.horizon_tokens is None:
-        return 0.0 if rich_missing and not rich.slots else None
-    tokens = mixture.horizon_tokens + mixture.global_batch_packs * mixture.max_pack_tokens
-    if rich.tokens + poor.tokens < tokens:
+    goal = _goal(mixture)
+    if goal is None:
+        return "{constant: 0}" if rich_missing and not rich.slots else None
+    if rich.tokens + poor.tokens < goal:
         return None
     if rich_missing:
-        return 1000 * (rich.slots + poor.slots) // tokens / 1000
-    from_rich = tokens - poor.tokens
-    slots = poor.slots + Fraction(rich.slots * from_rich, rich.tokens)
-    return math.ceil(1000 * slots / tokens) / 1000
+        slots = Fraction(rich.slots + poor.slots)
+    elif not rich.tokens:
+        return None
+    else:
+        slots = poor.slots + Fraction(rich.slots * (goal - poor.tokens), rich.tokens)
+    if mixture.vision_share.constant is not None:
+        round_ = math.floor if rich_missing else math.ceil
+        return f"{{constant: {round_(1000 * slots / goal) / 1000:g}}}"
+    wanted = mixture.curve.slots_until(goal)
+    return _scaled(mixture.vision_share, slots / wanted) if wanted else None
+
+
+def _scaled(share: VisionShare, by: Fraction) -> str | None:
+    """The schedule as it stands in a manifest with all its shares times `by`, rounded down to millionths."""
+
+    def scaled(value: float) -> float:
+        return int(Fraction(str(value)) * by * MILLION) / MILLION
+
+    if share.linear is not None:
+        values = [scaled(value) for value in share.linear]
+        return f"{{linear: {json.dumps(values)}}}" if max(values) < 1 else None
+    kind, points = ("steps", share.steps) if share.steps is not None else ("piecewise", share.piecewise or ())
+    changed = [[position, scaled(value)] for position, value in points]
+    return f"{{{kind}: {json.dumps(changed)}}}" if max(value for _, value in changed) < 1 else None

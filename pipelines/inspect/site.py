@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -144,12 +145,17 @@ def _pack_bars(packs: Snapshot) -> str:
 
 def _shares(packs: Snapshot) -> str:
     counted = artefacts.shares(packs)
-    schedule = float(packs.meta["vision_share"]["constant"])
+    bends = [
+        (min(at, counted.tokens), share)
+        for (start, first, last), (end, _, _) in pairwise([*packs.meta["schedule"], [counted.tokens, 0, 0]])
+        for at, share in ((start, first), (end, last))
+        if start <= counted.tokens
+    ]
     chart = panels.line_chart(
         [
             Series("so far", counted.until_tokens, counted.running),
             Series("in the window", counted.until_tokens, counted.share),
-            Series("schedule", [0, counted.tokens], [schedule, schedule], dashed=True),
+            Series("schedule", [at for at, _ in bends], [share for _, share in bends], dashed=True),
         ],
         "tokens seen",
         "vision share",

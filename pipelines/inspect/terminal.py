@@ -179,7 +179,7 @@ def _packs(snapshot: Snapshot) -> dict[str, Json]:
             "text and wrappers": counted.tokens - counted.slots,
             "tokens with loss": counted.loss_tokens,
             "vision share": counted.slots / counted.tokens,
-            "schedule": snapshot.meta["vision_share"]["constant"],
+            "schedule": snapshot.meta["vision_share"],
             "fill": counted.fill,
         },
         "vision share by window": [

@@ -65,7 +65,7 @@ ops = st.one_of(
 recipes = st.builds(
     Recipe,
     name=plain_text,
-    vision=st.builds(VisionShare, constant=st.floats(0, 1, exclude_max=True)),
+    vision=st.builds(VisionShare, constant=st.integers(0, 999_999).map(lambda n: n / 10**6)),
     ops=st.lists(ops, max_size=4).map(tuple),
     weights=st.dictionaries(plain_text, st.floats(allow_nan=False, allow_infinity=False), max_size=4),
 )

@@ -113,7 +113,7 @@ def test_the_proof_does_not_trust_the_plan(made: Made) -> None:
         {"tokens": meta["tokens"] + 1},
         {"slots": meta["slots"] - 1},
         {"packs": meta["packs"] + 12},
-        {"vision_share": {"constant": 0.11}},
+        {"schedule": [[0, 0.11, 0.11]]},
         {"segment_align": 2},
         {"pack_limits": {"patches": 16, "media": None, "attention": None}},
         {"plan": "0" * 64},
@@ -150,7 +150,7 @@ def test_the_recount_finds_every_kind_of_contradiction(made: Made) -> None:
     whole = next(pack for pack in packs(made) if pack.media and pack.media[0].media.kind == "image")
     for words, pack in broken(whole).items():
         with pytest.raises(StoreError, match=words.strip()):
-            recount([pack], VisionShare(), tiny.media_pad_id, tiny.pad_id)
+            recount([pack], VisionShare().over(None), tiny.media_pad_id, tiny.pad_id)
 
 
 def test_a_pack_alone_is_the_pack_of_its_unit(made: Made) -> None:
