@@ -11,6 +11,7 @@ from pipelines.curate import DedupExact, Filter
 from pipelines.ingest.folder import IngestFolder
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
+from pipelines.ingest.tars import IngestTars
 from pipelines.materialise import Materialise
 from pipelines.scenes.node import Scenes
 
@@ -19,6 +20,7 @@ NODES: dict[str, type] = {
     "ingest_scenes": IngestScenes,
     "ingest_folder": IngestFolder,
     "ingest_stdlib": IngestStdlib,
+    "ingest_tars": IngestTars,
     "filter": Filter,
     "dedup_exact": DedupExact,
     "materialise": Materialise,

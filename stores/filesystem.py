@@ -79,6 +79,9 @@ class Files(Protocol):
     def listing(self, folder: str) -> Iterator[FileInfo]:
         """All files below `folder`, by path; none where it is missing. Slow: for upkeep, never for reading."""
 
+    def glob(self, pattern: str) -> list[tuple[str, int]]:
+        """(path, size) of the files that fit: `*` and `?` inside a name, `**` over folders, `[...]` one of these."""
+
     def folders(self) -> list[str]:
         """Names of the folders right below."""
 
@@ -150,6 +153,15 @@ def publish_bytes(files: Files, data: bytes, path: str) -> None:
     aside = files.aside()
     aside.write_bytes(data)
     files.publish(aside, path)
+
+
+def top_of(url: str) -> tuple[str, str]:
+    """(URL of the filesystem: `/`, a bucket or a server; path below it)."""
+    scheme, mark, path = url.rpartition("://")
+    if not mark:
+        return "/", path.lstrip("/")
+    top, _, below = path.lstrip("/").partition("/")
+    return f"{scheme}://{top}", below
 
 
 def relative_url(url: str, base: str) -> str:
@@ -227,6 +239,10 @@ class LocalFiles:
                 status = path.stat()
                 if stat.S_ISREG(status.st_mode):
                     yield FileInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
+
+    def glob(self, pattern: str) -> list[tuple[str, int]]:
+        found = [path for path in self.root.glob(pattern) if path.is_file()]
+        return sorted((path.relative_to(self.root).as_posix(), path.stat().st_size) for path in found)
 
     def folders(self) -> list[str]:
         return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()) if self.root.is_dir() else []

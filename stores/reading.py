@@ -21,8 +21,9 @@ import pyarrow as pa
 from manifests.errors import StoreError
 from manifests.records import Document, Json, Location, Media
 from stores import index
+from stores.adopted import rebuilt
 from stores.cache import Cache
-from stores.filesystem import Files
+from stores.filesystem import Files, open_files, top_of
 from stores.kinds import KINDS
 from stores.layout import Range, checksum, read_ranges
 from stores.roots import SCHEMA, ShardEntry
@@ -30,6 +31,9 @@ from stores.roots import SCHEMA, ShardEntry
 PROBES = 4
 INDEX_BYTES = 128 << 20
 """Of shard indexes kept at hand; beyond, the one that was used longest ago is read again when needed."""
+PUT_BACK = (
+    "put back the tar that was adopted; or delete the store's folder and run its node again, to adopt what is there"
+)
 
 
 def read_meta(files: Files) -> dict[str, Json]:
@@ -123,8 +127,18 @@ class ShardIndex:
     @cached_property
     def extents(self) -> np.ndarray:
         """(n,) int64: bytes of the tar from each record's line to the next one's, for a document all that it takes.
-        Forgetting leaves it as it is."""
-        return np.diff(self.places["line.at"], append=self.entry.bytes).clip(0)
+        Forgetting leaves it as it is. Of an adopted tar, what its text and media take."""
+        if self.entry.url is None:
+            return np.diff(self.places["line.at"], append=self.entry.bytes).clip(0)
+        sizes = np.array([sum(lengths) for lengths in self.members.column("bytes").to_pylist()], np.int64)
+        if self.media is not None:
+            np.add.at(sizes, self._records, self.media.column("length").to_numpy())
+        return sizes
+
+    @cached_property
+    def members(self) -> pa.Table:
+        """Of an adopted tar: how each record is put together."""
+        return index.from_parquet(self._file("members"))
 
     @cached_property
     def places(self) -> Mapping[str, np.ndarray]:
@@ -133,6 +147,11 @@ class ShardIndex:
         names = [name for name in index.names(data) if not index.is_fact(name)]
         table = index.from_parquet(data, names)
         return {name: table.column(name).to_numpy() for name in names}
+
+    def members_of(self, row: int) -> list[Range]:
+        """Of an adopted tar: where the members lie that have the text of a record."""
+        at, sizes = (self.members.column(name)[row].as_py() for name in ("at", "bytes"))
+        return list(zip(at, sizes, strict=True))
 
     def media_of(self, row: int) -> list[Media]:
         first, stop = np.searchsorted(self._records, [row, row + 1]).tolist()
@@ -178,6 +197,8 @@ class ShardReader:
     def __init__(self, files: Files, kind: str, name: str) -> None:
         self._files, self._kind, self._name = files, kind, name
         self._indexes: Cache[ShardIndex] = Cache(INDEX_BYTES, lambda known: known.held_bytes)
+        self._outside: dict[str, Files] = {}
+        """Filesystems where adopted tars lie, by the URL of their top."""
 
     def index(self, entry: ShardEntry) -> ShardIndex:
         def file(name: str) -> bytes:
@@ -190,10 +211,12 @@ class ShardReader:
 
     def record(self, known: ShardIndex, row: int) -> Any:
         """Raises StoreError where a byte of it changed."""
+        if known.entry.url is not None:
+            return self._adopted(known, row, known.media_of(row), self._ranges(known, known.members_of(row), row))
         ranges = read_ranges(known.places, row)
         parts = dict(zip(ranges, self._ranges(known, list(ranges.values()), row), strict=True))
         if any(checksum(part) != int(known.places[f"{name}.xxh3"][row]) for name, part in parts.items()):
-            raise self.damaged(known.shard, row, "its bytes changed since they were written")
+            raise self.damaged(known, row, "its bytes changed since they were written")
         line = json.loads(parts.pop("line"))
         return KINDS[self._kind].decode(line, parts, known.media_of(row))
 
@@ -202,23 +225,27 @@ class ShardReader:
 
         Raises StoreError where a byte of one changed.
         """
-        lines = {row: read_ranges(known.places, row)["line"] for row in rows}
+        adopted = known.entry.url is not None
+        words = {row: known.members_of(row) if adopted else [read_ranges(known.places, row)["line"]] for row in rows}
         media = {row: known.media_of(row) for row in rows}
-        spans = dict.fromkeys(lines.values())
+        spans = dict.fromkeys(span for some in words.values() for span in some)
         spans |= {span: None for some in media.values() for one in some if (span := _span_in(known.shard, one))}
         read = dict(zip(spans, self._ranges(known, list(spans), rows[0]), strict=True))
         found = []
         for row in rows:
-            line = read[lines[row]]
+            parts = [read[span] for span in words[row]]
             filled = [
                 replace(one, payload=read[span]) if (span := _span_in(known.shard, one)) else one for one in media[row]
             ]
-            if checksum(line) != int(known.places["line.xxh3"][row]):
-                raise self.damaged(known.shard, row, "its bytes changed since they were written")
+            if not adopted and checksum(parts[0]) != int(known.places["line.xxh3"][row]):
+                raise self.damaged(known, row, "its bytes changed since they were written")
             for one in filled:
                 if one.payload is not None and sha256(one.payload).hexdigest() != one.digest:
-                    raise self.damaged(known.shard, row, f"the bytes of medium {one.digest[:16]} changed")
-            found.append(KINDS["documents"].decode(json.loads(line), {}, filled))
+                    raise self.damaged(known, row, f"the bytes of medium {one.digest[:16]} changed")
+            if adopted:
+                found.append(self._adopted(known, row, filled, parts))
+            else:
+                found.append(KINDS["documents"].decode(json.loads(parts[0]), {}, filled))
         return found
 
     def arrays(self, known: ShardIndex, name: str, first: int, into: np.ndarray) -> None:
@@ -233,56 +260,79 @@ class ShardReader:
         )
         if sizes.count(length) < count:
             wrong = next(row for row, size in enumerate(sizes) if size != length)
-            raise self.damaged(known.shard, first + wrong, f"{name} has {sizes[wrong]} bytes, expected {length}")
+            raise self.damaged(known, first + wrong, f"{name} has {sizes[wrong]} bytes, expected {length}")
         raw = into.view(np.uint8).reshape(-1).data
         breaks = [row for row in range(1, count) if at[row] - at[row - 1] != length]
         for start, stop in pairwise([0, *breaks, count]):
             read = self._into(known, at[start], raw[start * length : stop * length], first + start)
             if read < (stop - start) * length:
-                raise self.damaged(known.shard, first + start + read // length, "the shard ends early")
+                raise self.damaged(known, first + start + read // length, "the shard ends early")
         for row, told in enumerate(sums):
             if checksum(raw[row * length : (row + 1) * length]) != told:
-                raise self.damaged(known.shard, first + row, f"its bytes changed since they were written ({name})")
+                raise self.damaged(known, first + row, f"its bytes changed since they were written ({name})")
 
     def outline(self, known: ShardIndex, row: int) -> Any:
         """The record with empty arrays. Raises StoreError where a byte of what it says beside them changed."""
+        if known.entry.url is not None:
+            return self.record(known, row)
         at, length = int(known.places["line.at"][row]), int(known.places["line.bytes"][row])
         data = self._range(known, at, length, row)
         if checksum(data) != int(known.places["line.xxh3"][row]):
-            raise self.damaged(known.shard, row, "its bytes changed since they were written")
+            raise self.damaged(known, row, "its bytes changed since they were written")
         return KINDS[self._kind].decode(json.loads(data), defaultdict(bytes), known.media_of(row))
 
     def medium(self, known: ShardIndex, location: Location) -> bytes:
         """Raises StoreError where no medium lies there or a byte of it changed."""
         row, digest = known.medium_at(location)
         if digest is None:
-            raise self.damaged(known.shard, row, f"no medium of {location.length} bytes at {location.offset}")
+            raise self.damaged(known, row, f"no medium of {location.length} bytes at {location.offset}")
         data = self._range(known, location.offset, location.length, row)
         if sha256(data).digest() != digest:
-            raise self.damaged(known.shard, row, f"the bytes of medium {digest.hex()[:16]} changed")
+            raise self.damaged(known, row, f"the bytes of medium {digest.hex()[:16]} changed")
         return data
 
-    def damaged(self, shard: str, row: int, what: str) -> StoreError:
-        where = f"{self._name}/shards/{shard}.tar[{row}]"
+    def damaged(self, known: ShardIndex, row: int, what: str) -> StoreError:
+        if known.entry.url is not None:
+            where = f"{known.entry.url}[{row}]"
+            return StoreError(f"{what}; {self._name} adopted this tar and has no copy", where=where, fix=PUT_BACK)
+        where = f"{self._name}/shards/{known.shard}.tar[{row}]"
         return StoreError(what, where=where, fix="restore the shard from a copy, or run the node that made it again")
 
+    def tar(self, entry: ShardEntry) -> tuple[Files, str]:
+        """Where the bytes of a shard lie."""
+        if entry.url is None:
+            return self._files, f"shards/{entry.tar}.tar"
+        top, path = top_of(entry.url)
+        if top not in self._outside:
+            self._outside[top] = open_files(top)
+        return self._outside[top], path
+
+    def _adopted(self, known: ShardIndex, row: int, media: Sequence[Media], parts: Sequence[bytes]) -> Document:
+        """A record of an adopted tar, put together from what lies there."""
+        document = rebuilt(known.core, known.members, row, media, parts)
+        if document is None:
+            raise self.damaged(known, row, "its bytes are not those that were adopted")
+        return document
+
     def _into(self, known: ShardIndex, offset: int, buffer: memoryview, row: int) -> int:
+        files, path = self.tar(known.entry)
         try:
-            return self._files.read_into(f"shards/{known.entry.tar}.tar", offset, buffer)
+            return files.read_into(path, offset, buffer)
         except FileNotFoundError:
-            raise self.damaged(known.shard, row, "the shard is missing") from None
+            raise self.damaged(known, row, "the shard is missing") from None
 
     def _range(self, known: ShardIndex, offset: int, length: int, row: int) -> bytes:
         return self._ranges(known, [(offset, length)], row)[0]
 
     def _ranges(self, known: ShardIndex, ranges: Sequence[Range], row: int) -> list[bytes]:
+        files, path = self.tar(known.entry)
         try:
-            found = self._files.read_ranges(f"shards/{known.entry.tar}.tar", ranges)
+            found = files.read_ranges(path, ranges)
         except FileNotFoundError:
-            raise self.damaged(known.shard, row, "the shard is missing") from None
+            raise self.damaged(known, row, "the shard is missing") from None
         for data, (offset, length) in zip(found, ranges, strict=True):
             if len(data) != length:
-                raise self.damaged(known.shard, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
+                raise self.damaged(known, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
         return found
 
 

@@ -117,6 +117,12 @@ class RemoteFiles:
             inside = self.filesystem._strip_protocol(path).removeprefix(f"{self._root}/")
             yield FileInfo(inside, told["size"], self._modified_s(inside, told))
 
+    def glob(self, pattern: str) -> list[tuple[str, int]]:
+        found = self._ask(pattern, lambda seconds: self._call(seconds, "glob", self._path(pattern), detail=True))
+        begin = len(self._root) + 1
+        some = ((self.filesystem._strip_protocol(path), told) for path, told in found.items())
+        return sorted((path[begin:], told["size"]) for path, told in some if told["type"] == "file")
+
     def folders(self) -> list[str]:
         try:
             found = self._ask("", lambda seconds: self._call(seconds, "ls", self._root, detail=True))

@@ -91,7 +91,7 @@ def adopted(store: Store, stones: Tombstones) -> str | None:
     """A tar outside the store that holds what is to be forgotten, if there is one: it is not ours to change."""
     for snapshot in snapshots(store):
         for entry in (entry for receipt in snapshot.receipts for entry in receipt.shards):
-            if entry.url is not None and _edits(snapshot, entry, stones):
+            if entry.url is not None and any(matches(snapshot.reader.index(entry), stones.has)):
                 return entry.url
     return None
 

@@ -25,19 +25,23 @@ class ShardEntry:
     """A shard and its index; in a view, a shard of the base and the columns decided for it."""
 
     shard: str
-    """BLAKE3 of the tar as it was made: the name that views, samples and packs know the shard by, for good."""
+    """BLAKE3 of the tar as it was made, or `adopted.shard_name`: the name that views, samples and packs know the shard
+    by, for good."""
     bytes: int
     """Of the tar; 0 in a view, which stores none."""
     records: int
     index: str
     """Logical digest of the tables."""
     files: Mapping[str, str]
-    """Table name (`core`, `media`, in a view `columns`) -> SHA-256 of its parquet file."""
+    """Table name (`core`, `media`, of an adopted tar `members`, in a view `columns`) -> SHA-256 of its parquet file."""
     counts: Mapping[str, int]
     alike: str = ""
     """Equal where the records of two shards may share one (`layout.signature`); "" where nobody said."""
     url: str | None = None
-    """Of the tar, where it was adopted and lies outside the store; absolute here, relative in the stored list."""
+    """Of the tar, where it was adopted and lies outside the store. Absolute: a store may be moved or copied without the
+    tars that it reads."""
+    foreign: str | None = None
+    """BLAKE3 of the adopted tar."""
     blanked: str | None = None
     """BLAKE3 of the tar that lies there now, where records of it were forgotten; every offset is as it was."""
     blanked_index: str | None = None
@@ -45,8 +49,8 @@ class ShardEntry:
 
     @property
     def tar(self) -> str:
-        """BLAKE3 of the tar that lies there now; it names the file."""
-        return self.blanked or self.shard
+        """BLAKE3 of the tar that lies there now; it names the file, unless that is an adopted one."""
+        return self.foreign or self.blanked or self.shard
 
     @property
     def tables(self) -> str:

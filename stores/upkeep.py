@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -87,12 +88,15 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
         yield Damage(f"{snapshot.name}/{entry.shard}", "the index tables do not give the logical digest")
     if snapshot.kind == "view":
         return
-    found = digest_of(snapshot.files, f"shards/{entry.tar}.tar")
+    files, path = reader.tar(entry)
+    found = digest_of(files, path, naming_hash("shards/"))
     if found == entry.tar:
         return
     known = reader.index(entry)
-    named = [*_record_damages(snapshot, known), *(_frame_damages(snapshot, known) if found is not None else ())]
-    where = f"{snapshot.name}/shards/{entry.shard}.tar"
+    named = list(_record_damages(snapshot, known))
+    if found is not None and entry.url is None:
+        named += _frame_damages(snapshot, known)
+    where = entry.url or f"{snapshot.name}/shards/{entry.shard}.tar"
     yield from named or [Damage(where, "is missing" if found is None else "a byte between the records changed")]
 
 
@@ -136,9 +140,9 @@ def _frame_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
         yield damage(f"the shard ends at byte {at}, it had {known.entry.bytes}")
 
 
-def digest_of(files: Files, path: str) -> str | None:
-    """What a file ought to be called, None where there is no such file."""
-    state = naming_hash(path)
+def digest_of(files: Files, path: str, state: Any = None) -> str | None:
+    """What a file of a store ought to be called, None where there is no such file; another one with another hash."""
+    state = naming_hash(path) if state is None else state
     at = 0
     try:
         while chunk := files.read_range(path, at, CHUNK_BYTES):

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from manifests.errors import RecordError
 from manifests.records import digest
 from stores import index
+from stores.adopted import Adopted, AdoptedTar, shard_name
 from stores.filesystem import Files, publish_bytes
 from stores.kinds import KINDS
 from stores.layout import Blocks, ShardBuilder, Singles, signature
@@ -45,6 +46,7 @@ class UnitWriter:
         """Rows beside the records of a growing shard."""
         self._alike: dict[int, str] = {}
         self._begun = 0
+        self._adopted = AdoptedTar()
         self._ids: set[bytes] = set()
         self._done: dict[int, ShardEntry] = {}
         self._lease = Lease(files, unit)
@@ -63,6 +65,9 @@ class UnitWriter:
         if self._kind not in KINDS:
             raise ValueError("a view holds columns, no records of its own")
         self._lease.renew()
+        if isinstance(record, Adopted):
+            self._adopted.add(record)
+            return
         kind = KINDS[self._kind]
         encoded = kind.encode(record)
         name = encoded.facts.get("id")
@@ -88,6 +93,22 @@ class UnitWriter:
         if builder.size >= self.shard_bytes:
             del self._open[group]
             self._close(place, builder)
+
+    def adopt(self, url: str, tar: str, size: int) -> None:
+        """The `Adopted` documents added so far lie in the tar at `url`, which has `size` bytes and the BLAKE3 `tar`.
+
+        Nothing of it is copied. A tar of which no document came is left out.
+        """
+        builder, self._adopted = self._adopted, AdoptedTar()
+        tables = builder.finish()
+        records = tables["core"].num_rows
+        if not records:
+            return
+        logical, counts = index.logical_digest(tables), shard_counts(tables["core"])
+        shard = shard_name(tar, logical)
+        files = self._store(tables)
+        self._done[self._begun] = ShardEntry(shard, size, records, logical, files, counts, url=url, foreign=tar)
+        self._begun += 1
 
     def columns(self, shard: str, columns: Mapping[str, Sequence[Any] | np.ndarray | pa.Array]) -> None:
         """Decide about all records of one shard of a view's base, in row order.

@@ -10,27 +10,17 @@ between words are treated alike.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import ClassVar, Literal
 
-import regex
-
+from manifests.characters import clean
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Part, Text
 from pipelines.ops.op import Limit, Measured
-
-_LINE_END = re.compile("\r\n?|[\x85\u2028]")
-_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufdd0-\ufdef\ufffe\uffff]")
-"""Control characters but tab and line feed, zero-width space, word joiner, byte-order mark, non-characters. Joiners
-(U+200C, U+200D) and direction marks stay: Persian, Indic scripts and emoji are spelled with them."""
-
-_TOO_MANY_MARKS = regex.compile(r"\p{M}{31}")
-"""Unicode's stream-safe format allows 30 in a row; sorting them for NFC takes time quadratic in their number."""
 
 _RUN = re.compile(r"(\S)\1{9,}")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -61,20 +51,6 @@ class Normalise:
         if any(fact.start >= fact.stop for fact in facts):
             raise RecordError("bad_fact", "a fact covers no visible character")
         return replace(document, parts=parts, facts=tuple(facts))
-
-
-def clean(text: str) -> str:
-    """What `Normalise` makes of one text. Raises RecordError."""
-    if text.isascii():
-        return _INVISIBLE.sub("", _LINE_END.sub("\n", text))
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RecordError("lone_surrogate", f"character {error.start} is half of a surrogate pair") from None
-    text = _INVISIBLE.sub("", _LINE_END.sub("\n", text).replace("\u2029", "\n\n"))
-    if _TOO_MANY_MARKS.search(text):
-        raise RecordError("combining_marks", "more than 30 combining marks in a row")
-    return unicodedata.normalize("NFC", text)
 
 
 def _moved(document: Document, parts: tuple[Part, ...], index: int, places: set[int]) -> dict[int, int]:
