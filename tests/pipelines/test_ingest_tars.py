@@ -520,6 +520,22 @@ def test_upkeep_leaves_the_tar_alone_and_copies_refer_to_it(pair: tuple[Path, Sn
     assert not any(file.suffix == ".tar" for file in stored) and path.is_file()
 
 
+def test_payloads_move_only_into_a_store_that_is_told_to_hold_them(pair: tuple[Path, Snapshot], tmp_path: Path) -> None:
+    path, snapshot = pair
+    whole = list(snapshot.documents(range(4)))
+    assert whole == list(snapshot.records())
+    store = Store.create(str(tmp_path / "held"), "documents", "own")
+    writer = store.writer("unit")
+    for document in whole:
+        writer.add(document)
+    held = store.commit([writer.finish()], node="node", units=["unit"])
+    path.unlink()
+    assert list(held.records()) == whole and not verify(held)
+    assert [held.read(one.media[0].location) for one in held.records()] == [one.media[0].payload for one in whole]
+    with pytest.raises(StoreError, match="missing"):
+        list(Store.open(snapshot.url).snapshot(snapshot.number).documents(range(4)))
+
+
 def test_content_depends_neither_on_the_place_nor_on_the_order_of_work(data: Path, tmp_path: Path) -> None:
     for t in range(3):
         write(
