@@ -13,9 +13,15 @@ A recipe is structure only, and most records of a tar share one:
 
     {"parts": [0, [["m", 0], "\\n", ["m", 1, "answer", "text"]]], "answer": [2, 3], "marked": false, "notes": {...}}
 
-A part is the ordinal of a medium, or a list of pieces: a text that stands between, `["m", 0]`, all of member 0, or
-`["m", 1, KEY, ...]`, a value inside its JSON. `answer` counts pieces of part 0. Where `marked`, `<image>` and
-`<video>` in the text say where media stand, if there are as many marks as media.
+A part is the ordinal of a medium, or a list of pieces:
+
+    TEXT                              that stands between others
+    ["m", 0]                          all of member 0
+    ["m", 1, KEY, ...]                a value inside its JSON; ["json", 1, KEY, ...] the same written as JSON again
+    ["cut", START, STOP, 1, KEY ...]  characters of a value
+
+`answer` counts pieces of part 0. Where `marked`, `<image>` and `<video>` in the text say where media stand, if there
+are as many marks as media. A note is a piece, or {"is": VALUE}.
 """
 
 from __future__ import annotations
@@ -52,6 +58,7 @@ BLANK = ("id", "source", "locator", "domain", "licence", "origin", "consent")
 MARK = re.compile(r"<(?:image|video)>\n?")
 
 Piece = str | Sequence[Any]
+Note = Piece | Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Recipe:
     parts: tuple[int | tuple[Piece, ...], ...]
     answer: tuple[int, int] | None = None
     marked: bool = False
-    notes: Mapping[str, Piece] = field(default_factory=dict)
+    notes: Mapping[str, Note] = field(default_factory=dict)
 
     def __str__(self) -> str:
         told = {"parts": self.parts, "answer": self.answer, "marked": self.marked, "notes": dict(self.notes)}
@@ -86,9 +93,20 @@ def follow(recipe: str, members: Sequence[bytes], blank: Document, media: Sequen
     def value(piece: Json) -> Json:
         if isinstance(piece, str):
             return piece
-        _, number, *path = piece
-        if not path:
-            return clean(_utf8(members[number]).strip())
+        if isinstance(piece, dict):
+            return piece["is"]
+        if piece[0] == "cut":
+            _, start, stop, *place = piece
+            return clean(str(inside(place))[start:stop])
+        if piece[0] == "json":
+            return clean(json.dumps(inside(piece[1:]), ensure_ascii=False))
+        if not piece[2:]:
+            return clean(_utf8(members[piece[1]]).strip())
+        found = inside(piece[1:])
+        return clean(found) if isinstance(found, str) else found
+
+    def inside(place: Json) -> Json:
+        number, *path = place
         if number not in opened:
             opened[number] = _json(members[number])
         found = opened[number]
@@ -97,7 +115,7 @@ def follow(recipe: str, members: Sequence[bytes], blank: Document, media: Sequen
                 found = found[key]
         except (LookupError, TypeError):
             raise RecordError("bad_json", f"nothing at {path}") from None
-        return clean(found) if isinstance(found, str) else found
+        return found
 
     parts: list[Part] = []
     facts: tuple[Fact, ...] = ()
@@ -109,7 +127,7 @@ def follow(recipe: str, members: Sequence[bytes], blank: Document, media: Sequen
         if told["answer"] and not number:
             start, stop = (len("".join(pieces[:at])) for at in told["answer"])
             facts = (Fact("answer", 0, start, stop),) if start < stop else ()
-        parts += [Text(text)] if (text := "".join(pieces)) else []
+        parts.append(Text("".join(pieces)))
     if told["marked"]:
         parts = _placed(parts, media)
     notes = {name: value(piece) for name, piece in told["notes"].items()}

@@ -2,6 +2,7 @@
 
 `tar_samples.py` -> here -> `stores.adopted.Adopted`, a document by reference. Layouts:
 
+    conversation  KEY.json holds one (`conversations.py`), with the media that it names or that are there
     webdataset    KEY.jpg (or .0.jpg, .1.jpg ..., or a video), its text in KEY.txt, .text, .caption, .md, .json, .cls
     img2dataset   KEY.jpg, KEY.txt and KEY.json with url, caption, status: the URL is the origin
     interleaved   KEY.json is, or has, a list that gives the order of texts and names of images
@@ -12,6 +13,7 @@ Where none is named, the first samples of a tar tell: what they have, the others
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,10 +22,10 @@ from typing import Literal
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, Media, record_id
-from pipelines.ingest import fields, lines, media
+from pipelines.ingest import conversations, fields, lines, media
 from pipelines.ingest.fields import Rights
 from pipelines.ingest.tar_samples import Sample, medium_kind, split
-from stores.adopted import Adopted, Piece, Recipe, follow, in_this_tar
+from stores.adopted import Adopted, Note, Piece, Recipe, follow, in_this_tar
 from stores.foreign import Member
 
 Layout = Literal["auto", "webdataset", "img2dataset", "interleaved", "energon"]
@@ -108,6 +110,8 @@ def adopted(sample: Sample, locator: str, expected: Expected, rules: Rules) -> A
         raise RecordError("no_media", f"only {', '.join(sample.members) or 'no members'}, others here have media")
     if rules.fields.text:
         recipe, texts = _named(sample, record, rules.fields, len(found))
+    elif conversations.holds_one(record):
+        recipe, texts = _talk(sample, record, found)
     elif expected.layout == "interleaved":
         recipe, texts = _in_order(sample, record, found)
     else:
@@ -129,12 +133,14 @@ def adopted(sample: Sample, locator: str, expected: Expected, rules: Rules) -> A
 
 
 def _domain(document: Document, recipe: Recipe, rules: Rules) -> str:
+    if "tools" in document.notes or any("calls" in told for told in document.notes.get("messages", ())):
+        return "agent"
     if any(medium.kind == "video" for medium in document.media):
         return "video"
     if not document.media:
         return rules.text_domain
     texts = sum(not isinstance(part, int) for part in recipe.parts)
-    return "interleaved" if texts > 1 else "caption"
+    return "interleaved" if texts > 1 or "messages" in document.notes else "caption"
 
 
 def _checked(member: Member) -> Media:
@@ -213,7 +219,7 @@ def _captioned(sample: Sample, record: Json, shown: int) -> tuple[Recipe, list[M
         there = ", ".join(sample.members) or "nothing"
         raise RecordError("no_text", f"no text in any of its members: {there}; see `fields`")
     texts = [sample.members[ending]]
-    notes: dict[str, Piece] = {}
+    notes: dict[str, Note] = {}
     if record is not None:
         notes = _notes(record, len(texts))
         texts += [sample.members["json"]] if notes else []
@@ -264,9 +270,9 @@ def _keys(value: Json, path: Sequence[str]) -> list[str | int]:
     return keys
 
 
-def _notes(record: Json, number: int) -> dict[str, Piece]:
+def _notes(record: Json, number: int) -> dict[str, Note]:
     """The few short fields that say where a record is from."""
-    notes: dict[str, Piece] = {name: ("m", number, name) for name in fields.kept_notes(record)}
+    notes: dict[str, Note] = {name: ("m", number, name) for name in fields.kept_notes(record)}
     if isinstance(record, dict) and isinstance(record.get("sha256"), str):
         notes["original_sha256"] = ("m", number, "sha256")  # of what was downloaded, before it was made smaller
     return notes
@@ -318,6 +324,59 @@ def _with_marks(value: Json, numbers: Iterator[int]) -> Json:
 
 def _is_word(value: Json) -> bool:
     return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def _talk(sample: Sample, record: Json, found: list[Member]) -> tuple[Recipe, list[Member]]:
+    """A conversation: its words are stretches of values in the JSON, its notes say who says them."""
+    names = list(dict.fromkeys([*fields.references(record), *conversations.references(record)]))
+    if found and not names:  # the tar says by itself which media belong to it
+        names = [member.name for member in found]
+        record = record | {"images": names}
+    homes = dict(zip(names, _places(names, sample, found), strict=True))
+
+    def load(target: str) -> Media:
+        if target not in homes:
+            raise RecordError("missing_media", f"{target[:60]!r} is no member of the sample")
+        return Media(str(homes[target].offset), "image", "", 1, 1)
+
+    talk = conversations.read(record, load)
+    words = _Words(_json(sample))
+    by_offset = {str(member.offset): member for member in found}
+    found[:] = [by_offset[part.digest] for part in talk.parts if isinstance(part, Media)]
+    ordinals = iter(range(len(found)))
+    parts = [next(ordinals) if isinstance(part, Media) else (words.piece(part.text),) for part in talk.parts]
+    notes = _notes(_json(sample), 0) | {name: {"is": told} for name, told in talk.notes.items()}
+    return Recipe(tuple(parts), notes=notes), [sample.members["json"]]
+
+
+class _Words:
+    """Finds stretches of text among the values of JSON, in reading order where they are in it."""
+
+    def __init__(self, record: Json) -> None:
+        self._leaves = [(path, value) for path, value in _leaves(record) if isinstance(value, str)]
+        self._boxes = list(_boxes(record))
+        self._leaf = self._at = 0
+
+    def piece(self, words: str) -> Piece:
+        """Raises RecordError where no value has them."""
+        for leaf in [*range(self._leaf, len(self._leaves)), *range(self._leaf)]:
+            path, value = self._leaves[leaf]
+            at = value.find(words, self._at if leaf == self._leaf else 0)
+            if at >= 0:
+                self._leaf, self._at = leaf, at + len(words)
+                return ("m", 0, *path) if words == value else ("cut", at, at + len(words), 0, *path)
+        path = next((path for path, box in self._boxes if json.dumps(box, ensure_ascii=False) == words), None)
+        if path is None:
+            raise RecordError("no_text_field", "its words can't be found again among the values of its JSON")
+        return ("json", 0, *path)
+
+
+def _boxes(value: Json, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Json]]:
+    """(path, value) of every map and list inside JSON."""
+    if isinstance(value, dict | list):
+        yield path, value
+        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _boxes(inside, (*path, key))
 
 
 # ------------------------------------------------------------ interleaved

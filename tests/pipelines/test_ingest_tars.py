@@ -19,6 +19,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Document, Json, Text, record_id
 from pipelines.dag import unit_names
@@ -135,7 +136,7 @@ def test_the_plain_layout_gives_media_and_their_text(data: Path, place: str) -> 
         "0004": ["jpg", "7"],
         "0005": ["jpg", "A bridge."],
         "0006": ["png", "png", "png", "png", "Four."],
-        "0007": ["human: ", "jpg", "What?\n\ngpt: A mill."],
+        "0007": ["jpg", "What?", "A mill."],
         "0008": ["jpg", "Loud."],
     }
     assert [snapshot.read(medium.location) for medium in documents["0006"].media] == [
@@ -143,7 +144,53 @@ def test_the_plain_layout_gives_media_and_their_text(data: Path, place: str) -> 
     ]
     assert documents["0005"].notes == {"class": "7"} and documents["sub/dir.d/0003"].licence == "CC0-1.0"
     assert documents["0001"].licence == "MIT" and documents["0001"].id == record_id("own", "a.tar#0001")
-    assert not aside(snapshot) and {document.domain for document in documents.values()} == {"caption"}
+    assert not aside(snapshot) and documents["0001"].domain == "caption"
+
+
+def test_conversations_keep_who_says_what(data: Path, place: str) -> None:
+    media = {"0.png": PNG, "1.jpg": JPEG}
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "wheel"}}}
+    openai = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": [{"type": "text", "text": "Look: "}, {"type": "image", "image": "agent.1.jpg"}]},
+        {"role": "assistant", "content": "<think>A wheel.</think>Yes.", "tool_calls": [call]},
+        {"role": "tool", "content": "Wood."},
+        {"role": "assistant", "content": "It is wood."},
+    ]
+    sharegpt = [{"from": "human", "value": "<image>\nAnd <image>?"}, {"from": "gpt", "value": "Both."}]
+    write(
+        data / "a.tar",
+        {
+            "llava": {**media, "json": as_json({"id": "7", "image": ["0.png", "1.jpg"], "conversations": sharegpt})},
+            "bare": {**media, "json": as_json({"conversations": sharegpt})},
+            "agent": {**media, "json": as_json({"messages": openai, "tools": [{"name": "look"}]})},
+            "odd": {**media, "json": as_json({"messages": [{"role": "nobody", "content": "?"}]})},
+        },
+    )
+    snapshot = adopt(place, str(data))
+    documents = found(snapshot)
+    assert shape(documents["llava"]) == shape(documents["bare"]) == ["png", "And ", "jpg", "?", "Both."]
+    assert shape(documents["agent"]) == [
+        "Be short.",
+        "Look: ",
+        "jpg",
+        "A wheel.",
+        "Yes.",
+        '{"at": "wheel"}',
+        "Wood.",
+        "It is wood.",
+    ]
+    talk = conversation_in(documents["agent"])
+    assert talk is not None and [message.role for message in talk.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert talk.messages[2].calls[0].name == "look" and documents["agent"].domain == "agent"
+    assert documents["llava"].notes["id"] == "7" and snapshot.read(documents["agent"].media[0].location) == JPEG
+    assert aside(snapshot) == {"odd": "unknown_role"}
 
 
 def test_img2dataset_tells_the_origin_and_what_was_not_downloaded(data: Path, place: str) -> None:
