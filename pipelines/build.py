@@ -59,7 +59,7 @@ class Tokenise:
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         units = tuple(
-            Unit(f"{wanted}-{unit.name}", digest(wanted, unit.digest), _Below(wanted, unit.data))
+            Unit(f"{wanted}-{unit.name}", digest(wanted, unit.digest), _Below(wanted, unit.data), unit.size_bytes)
             for wanted in self.inputs
             for unit in units_below(inputs[wanted].snapshot)
         )

@@ -186,7 +186,8 @@ class DedupExact:
     def survey(self, name: str, inputs: Inputs) -> Survey:
         below = units_below(inputs[self.input].snapshot)
         everything = digest(*(unit.digest for unit in below))
-        return Survey((Unit("all", everything),), {"exact": exact.VERSION})
+        size_bytes = sum(unit.size_bytes for unit in below)
+        return Survey((Unit("all", everything, size_bytes=size_bytes),), {"exact": exact.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot

@@ -8,6 +8,7 @@ skipped. Paths, times, worker counts and the order of keys are no part of it.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pydantic
 from manifests import load
 from manifests.errors import ManifestError
 from manifests.load import Manifest, schema
-from manifests.records import canonical_json, digest
+from manifests.records import Json, canonical_json, digest
 from pipelines.catalogue import NODES
 from pipelines.engines.engine import EngineSettings
 from pipelines.node import Inputs, Node, Survey, Unit
@@ -141,5 +142,21 @@ def unit_names(name: str, node: Node, survey: Survey) -> dict[str, Unit]:
 
 def recipe(name: str, node: Node) -> str:
     """Digest of the node alone: its name, kind, version and parameters. Known before anything ran."""
-    parameters = {key: value for key, value in dataclasses.asdict(cast(Any, node)).items() if key not in node.PLACES}
-    return digest(name, str(node.VERSION), canonical_json(parameters))
+    return digest(name, str(node.VERSION), canonical_json(_parameters(node)))
+
+
+def _parameters(node: Node) -> dict[str, Json]:
+    return {key: value for key, value in dataclasses.asdict(cast(Any, node)).items() if key not in node.PLACES}
+
+
+def made_of(node: Node, inputs: Inputs, survey: Survey) -> dict[str, Json]:
+    """What an identity is a digest of, in the open and without the units: written beside a product, so that a dry run
+    can say what has changed. Nothing else reads it."""
+    read = {wanted: inputs[wanted].digest for wanted in node.reads()}
+    return json.loads(canonical_json({**made_by(node), "inputs": read, "facts": survey.facts}))
+
+
+def made_by(node: Node) -> dict[str, Json]:
+    """The part of `made_of` that is known before anything ran."""
+    told = {"kind": node.kind, "version": node.VERSION, "parameters": _parameters(node)}
+    return json.loads(canonical_json(told))

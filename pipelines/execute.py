@@ -110,6 +110,7 @@ class Execution:
         )
         with self.show.node(name, len(wanted), len(done)) as meter:
             meta = dict(head.meta) if head is not None and done else {}
+            meta["made_of"] = dag.made_of(node, inputs, survey)
             committer = Committer(store, identity, tuple(wanted), parents(node, inputs), meta, meter)
             stop = StopRule(name, tolerance)
             for task, outcome in self.engine.run(name, run_unit, submissions):
@@ -136,7 +137,7 @@ class Execution:
                 receipts.part(name, task.task.unit.name, part)
                 meter.committed(1, Tally(kept=len(files)))
         everything = sorted({file for part in parts.values() for file in part.files}, key=lambda file: file.path)
-        receipt = FolderReceipt(identity, tuple(everything))
+        receipt = FolderReceipt(identity, tuple(everything), dag.made_of(node, inputs, survey))
         receipts.finish(name, receipt)
         return folder_product(self.out, name, receipt)
 

@@ -101,7 +101,8 @@ def units_below(snapshot: Snapshot) -> tuple[Unit, ...]:
     for (name, stretch), ordinals in zip(stretches.items(), kepts, strict=True):
         kept = ordinals - stretch.start
         content = digest(*(ref.shard for ref in stretch.shards), kept.astype("<i8").tobytes())
-        units.append(Unit(name.rpartition(".")[0] or name, content, stretch))
+        size_bytes = sum(snapshot.base.entry(ref.shard).bytes for ref in stretch.shards)
+        units.append(Unit(name.rpartition(".")[0] or name, content, stretch, size_bytes))
     return tuple(units)
 
 

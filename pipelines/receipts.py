@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 
 from manifests.errors import StoreError
-from manifests.records import canonical_json, digest
+from manifests.records import Json, canonical_json, digest
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class FolderReceipt:
     """Of the node that made the files."""
     files: tuple[FileFact, ...]
     """Sorted by path."""
+    made_of: dict[str, Json] = field(default_factory=dict)
+    """`dag.made_of`, for a dry run; no part of the digest."""
 
     @property
     def digest(self) -> str:
@@ -60,7 +62,7 @@ class Receipts:
 
     def finished(self, node: str, identity: str) -> FolderReceipt | None:
         """The receipt, if the node was finished under this identity and its files are still there."""
-        receipt = self._read(self.folder / f"{node}.json")
+        receipt = self.last(node)
         if receipt is None or receipt.identity != identity:
             return None
         for file in receipt.files:
@@ -68,6 +70,10 @@ class Receipts:
             if not path.is_file() or path.stat().st_size != file.size:
                 return None
         return receipt
+
+    def last(self, node: str) -> FolderReceipt | None:
+        """Of the product that was finished last, under whatever identity."""
+        return self._read(self.folder / f"{node}.json")
 
     def begin(self, node: str, identity: str) -> dict[str, FolderReceipt]:
         """Make room for the product: go on with parts of this identity, move anything else out of the way.
@@ -116,7 +122,8 @@ class Receipts:
     def _read(self, file: Path) -> FolderReceipt | None:
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
-            return FolderReceipt(data["identity"], tuple(FileFact(**fact) for fact in data["files"]))
+            files = tuple(FileFact(**fact) for fact in data["files"])
+            return FolderReceipt(data["identity"], files, data.get("made_of", {}))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):

@@ -106,4 +106,5 @@ def _unit(items: list[Item]) -> Unit:
     content = digest(*(item.digest for item in items))
     first = re.sub(r"[^a-z0-9]+", "-", items[0].locator.lower()).strip("-")[:40]
     start = items[0].piece.start if items[0].piece else 0
-    return Unit(f"{first or 'unit'}-{digest(items[0].locator, str(start))[:8]}", content, tuple(items))
+    size_bytes = sum(item.size for item in items)
+    return Unit(f"{first or 'unit'}-{digest(items[0].locator, str(start))[:8]}", content, tuple(items), size_bytes)
