@@ -12,6 +12,7 @@ from pathlib import Path
 from manifests.records import Json
 from pipelines.inspect import artefacts
 from pipelines.node import Product
+from pipelines.out import Out
 
 MODALITIES = {"loss_text": "text", "loss_vision": "captions and answers about media"}
 """Columns of the trainer's steps, in words."""
@@ -19,7 +20,7 @@ AT_THE_ENDS = 10
 """Steps that are averaged at the beginning and at the end."""
 
 
-def closing(out: Path, products: dict[str, Product], kinds: dict[str, str]) -> list[str]:
+def closing(out: Out, products: dict[str, Product], kinds: dict[str, str]) -> list[str]:
     """Lines for people; none where no node trains."""
     trained = next((products[name] for name, kind in kinds.items() if kind == "train" and name in products), None)
     if trained is None:
@@ -31,7 +32,7 @@ def closing(out: Path, products: dict[str, Product], kinds: dict[str, str]) -> l
         if losses:
             lines.append(f"  {words}: {_mean(losses[:AT_THE_ENDS]):.3f} -> {_mean(losses[-AT_THE_ENDS:]):.3f}")
     lines += _measured(artefacts.read_json(trained.folder / "evaluation.json") or {})
-    page = out / "report.html"
+    page = out.folder / "report.html"
     lines += [f"page: {page}"] if page.is_file() else []
     return [*lines, "next:", *(f"  {_program()} {command}" for command in _commands(out, products, kinds))]
 
@@ -50,12 +51,12 @@ def _measured(evaluation: Json) -> list[str]:
     return [*lines, f"does it see? {seeing['verdict']}"] if "verdict" in seeing else lines
 
 
-def _commands(out: Path, products: dict[str, Product], kinds: dict[str, str]) -> list[str]:
+def _commands(out: Out, products: dict[str, Product], kinds: dict[str, str]) -> list[str]:
     packs = [name for name, product in products.items() if product.kind == "packs"]
     documents = [name for name, kind in kinds.items() if kind.startswith("ingest_") and name in products]
-    commands = [f"inspect {out}"]
-    commands += [f"inspect {out / name} --record 0" for name in packs[:1]]
-    return commands + [f"inspect {out / name} --quarantine" for name in documents[:1]]
+    commands = [f"inspect {out.folder}"]
+    commands += [f"inspect {out.store(name)} --record 0" for name in packs[:1]]
+    return commands + [f"inspect {out.store(name)} --quarantine" for name in documents[:1]]
 
 
 def _mean(values: list[float]) -> float:

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from manifests.records import Json
@@ -22,6 +21,7 @@ from pipelines.engines.child import WorkerError
 from pipelines.engines.engine import Submission, open_engine
 from pipelines.engines.local import LocalEngine
 from pipelines.node import FolderNode, Inputs, Node, Place, Product, StoreNode, Survey, Task
+from pipelines.out import Out
 from pipelines.products import finished, folder_product, parents, store_product
 from pipelines.progress import Meter, Result, Show, Tally
 from pipelines.receipts import FolderReceipt, Receipts, facts
@@ -35,9 +35,9 @@ BATCH_S = 2.0
 
 
 class Execution:
-    def __init__(self, graph: Graph, out: Path, workers: int) -> None:
+    def __init__(self, graph: Graph, out: Out, workers: int) -> None:
         self.graph, self.out = graph, out
-        self.log = RunLog(out / "log.jsonl")
+        self.log = RunLog(out.folder / "log.jsonl")
         self.show = Show()
         settings = graph.manifest.value.engine
         self.engine = open_engine(settings, workers, self.show.say)
@@ -93,7 +93,7 @@ class Execution:
     def _store(
         self, name: str, node: StoreNode, inputs: Inputs, survey: Survey, identity: str
     ) -> tuple[Product, Tally]:
-        store = Store.open_or_create(str(self.out / name), node.PRODUCT, name)
+        store = Store.open_or_create(self.out.store(name), node.PRODUCT, name)
         head = store.head()
         wanted = dag.unit_names(name, node, survey)
         done = set(head.units) & set(wanted) if head is not None else set()
@@ -120,26 +120,26 @@ class Execution:
                     committer.commit(complete=False)
                     raise error
             snapshot = committer.commit(complete=True)
-        return store_product(self.out, name, node, inputs, snapshot)
+        return store_product(name, node, inputs, snapshot)
 
     def _folder(
         self, name: str, node: FolderNode, inputs: Inputs, survey: Survey, identity: str
     ) -> tuple[Product, Tally]:
-        receipts = Receipts(self.out)
+        receipts = Receipts(self.out.folder)
         parts = receipts.begin(name, identity)
-        place = Place(self.out, name)
+        place = Place(self.out.folder, name)
         self._begin(name, node, identity, len(survey.units), len(parts))
         left = [unit for unit in survey.units if unit.name not in parts]
         todo = [FolderTask(node, Task(name, unit, inputs), place) for unit in left]
         with self.show.node(name, len(survey.units), len(parts)) as meter:
             for task, files in self._folder_units(name, node, todo):
-                part = parts[task.task.unit.name] = FolderReceipt(identity, tuple(facts(self.out, files)))
+                part = parts[task.task.unit.name] = FolderReceipt(identity, tuple(facts(self.out.folder, files)))
                 receipts.part(name, task.task.unit.name, part)
                 meter.committed(1, Tally(kept=len(files)))
         everything = sorted({file for part in parts.values() for file in part.files}, key=lambda file: file.path)
         receipt = FolderReceipt(identity, tuple(everything), dag.made_of(node, inputs, survey))
         receipts.finish(name, receipt)
-        return folder_product(self.out, name, receipt)
+        return folder_product(self.out.folder, name, receipt)
 
     def _folder_units(
         self, name: str, node: FolderNode, todo: Sequence[FolderTask]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from manifests import runlog
 from manifests.records import Json
 from pipelines import dag
 from pipelines.dag import Graph
 from pipelines.node import Node, Product
+from pipelines.out import Out
 from pipelines.products import finished, store_head
 from pipelines.receipts import Receipts
 
@@ -23,14 +23,14 @@ MOST_SHOWN = 4
 """Changed values, and units, named on the terminal; `--json` names all."""
 
 
-def outlook(graph: Graph, out: Path, as_json: bool) -> int:
+def outlook(graph: Graph, out: Out, as_json: bool) -> int:
     """Print it to stdout; the exit code."""
     products: dict[str, Product] = {}
     rows = [_row(graph, out, name, products) for name in graph.order]
     if as_json:
-        print(json.dumps({"name": graph.name, "manifest": graph.manifest.digest, "out": str(out), "nodes": rows}))
+        print(json.dumps({"name": graph.name, "manifest": graph.manifest.digest, "out": out.stores, "nodes": rows}))
         return 0
-    print(f"{graph.name}  manifest {graph.manifest.digest[:12]}  -> {out}")
+    print(f"{graph.name}  manifest {graph.manifest.digest[:12]}  -> {out.stores}")
     for row in rows:
         last = row is rows[-1]
         read = f" <- {', '.join(row['reads'])}" if row["reads"] else ""
@@ -59,7 +59,7 @@ def _few(words: Sequence[str], between: str) -> str:
     return between.join([*words[:MOST_SHOWN], *more])
 
 
-def _row(graph: Graph, out: Path, name: str, products: dict[str, Product]) -> dict[str, Json]:
+def _row(graph: Graph, out: Out, name: str, products: dict[str, Product]) -> dict[str, Json]:
     node = graph.node(name)
     row: dict[str, Json] = {
         "node": name,
@@ -90,7 +90,7 @@ def _row(graph: Graph, out: Path, name: str, products: dict[str, Product]) -> di
         return row | {"digest": found[0].digest, "state": "committed"}
     if node.PRODUCT == "folder":
         wanted_units = {unit.name: unit for unit in survey.units}
-        done = frozenset(Receipts(out).parts(name, row["identity"]))
+        done = frozenset(Receipts(out.folder).parts(name, row["identity"]))
     else:
         wanted_units, done = dag.unit_names(name, node, survey), before.units
     todo = [unit for stored, unit in wanted_units.items() if stored not in done]
@@ -115,9 +115,9 @@ class _Before:
     """As they are stored; none of a folder."""
 
     @classmethod
-    def of(cls, out: Path, name: str, node: Node) -> _Before:
+    def of(cls, out: Out, name: str, node: Node) -> _Before:
         if node.PRODUCT == "folder":
-            receipt = Receipts(out).last(name)
+            receipt = Receipts(out.folder).last(name)
             return cls(receipt.made_of if receipt else {}, frozenset())
         head = store_head(out, name)
         return cls(head.meta.get("made_of", {}), frozenset(head.units)) if head else cls({}, frozenset())
@@ -152,11 +152,11 @@ def _short(value: Json) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _seconds(out: Path, name: str, units: int) -> float | None:
+def _seconds(out: Out, name: str, units: int) -> float | None:
     """That so many units took in the last run that did some of this node."""
     begun = 0
     rate = None
-    for row in runlog.read(out / "log.jsonl"):
+    for row in runlog.read(out.folder / "log.jsonl"):
         if row.get("node") == name and row["event"] == "node_start":
             begun = row["units"] - row["committed"]
         elif row.get("node") == name and row["event"] == "node_commit" and begun:

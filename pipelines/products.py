@@ -12,24 +12,27 @@ import pyarrow.compute as pc
 
 from manifests.records import digest
 from pipelines.node import Inputs, Node, Product
+from pipelines.out import Out
 from pipelines.progress import Tally
 from pipelines.receipts import FolderReceipt, Receipts
+from stores.filesystem import open_files
 from stores.store import Parent, Snapshot, Store
 
 
-def finished(out: Path, name: str, node: Node, inputs: Inputs, identity: str) -> tuple[Product, Tally] | None:
+def finished(out: Out, name: str, node: Node, inputs: Inputs, identity: str) -> tuple[Product, Tally] | None:
     """The product of a node, if it was finished under this identity."""
     if node.PRODUCT == "folder":
-        receipt = Receipts(out).finished(name, identity)
-        return folder_product(out, name, receipt) if receipt else None
+        receipt = Receipts(out.folder).finished(name, identity)
+        return folder_product(out.folder, name, receipt) if receipt else None
     head = store_head(out, name)
     if head is None or not head.complete or head.node != identity or head.parents != parents(node, inputs):
         return None
-    return store_product(out, name, node, inputs, head)
+    return store_product(name, node, inputs, head)
 
 
-def store_head(out: Path, name: str) -> Snapshot | None:
-    return Store.open(str(out / name)).head() if (out / name / "store.json").is_file() else None
+def store_head(out: Out, name: str) -> Snapshot | None:
+    place = out.store(name)
+    return Store.open(place).head() if open_files(place).exists("store.json") else None
 
 
 def parents(node: Node, inputs: Inputs) -> tuple[Parent, ...]:
@@ -38,11 +41,11 @@ def parents(node: Node, inputs: Inputs) -> tuple[Parent, ...]:
     return tuple(inputs[name].snapshot.as_parent for name in node.reads() if inputs[name].kind != "folder")
 
 
-def folder_product(out: Path, name: str, receipt: FolderReceipt) -> tuple[Product, Tally]:
-    return Product(name, "folder", str((out / name).absolute()), receipt.digest), Tally(kept=len(receipt.files))
+def folder_product(run: Path, name: str, receipt: FolderReceipt) -> tuple[Product, Tally]:
+    return Product(name, "folder", str((run / name).absolute()), receipt.digest), Tally(kept=len(receipt.files))
 
 
-def store_product(out: Path, name: str, node: Node, inputs: Inputs, snapshot: Snapshot) -> tuple[Product, Tally]:
+def store_product(name: str, node: Node, inputs: Inputs, snapshot: Snapshot) -> tuple[Product, Tally]:
     content = snapshot.content_root
     if node.PRODUCT == "view":  # its root speaks of its own columns only
         content = digest("view", content, inputs[node.reads()[0]].digest)

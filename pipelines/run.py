@@ -8,13 +8,8 @@ to one folder: a lock that the kernel frees with its holder keeps the second one
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from manifests.errors import MillraceError
 
 
 def main(arguments: list[str]) -> int:
@@ -29,7 +24,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="YAML; later ones are laid over earlier ones")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
-    parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default: runs/NAME)")
+    parser.add_argument("--out", metavar="FOLDER|URL", help="where everything goes (default: runs/NAME)")
+    parser.add_argument(
+        "--local",
+        metavar="FOLDER",
+        help="beside a URL: where the log, the page and what nodes make as plain files go (default: runs/NAME)",
+    )
     parser.add_argument("--until", metavar="NODE", help="only this node and what it needs")
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; 0 works in this one"
@@ -41,33 +41,14 @@ def main(arguments: list[str]) -> int:
 
     from pipelines import dag
     from pipelines.execute import Execution
+    from pipelines.out import Out
     from pipelines.outlook import outlook
 
     kind = [f"engine.kind={options.engine}"] if options.engine else []
     graph = dag.read(options.manifests, [*kind, *options.set], options.until)
-    out = Path(options.out or Path("runs") / graph.name)
+    own = Path("runs") / graph.name
+    out = Out.of(options.out or str(own), Path(options.local or own))
     if options.dry_run:
         return outlook(graph, out, options.json)
-    with alone(out):
+    with out.alone():
         return Execution(graph, out, options.workers).run(options.json)
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Hold `out/lock` for this process. Raises MillraceError if another run does."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip()
-            raise MillraceError(
-                f"another run is at work here{f' (process {holder})' if holder else ''}",
-                where=str(out),
-                fix="wait for it, stop it, or give another folder with --out",
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

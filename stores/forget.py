@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import posixpath
 import re
@@ -30,7 +29,9 @@ from pathlib import Path
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from stores import lookup_upkeep, tombstones
+from stores.alone import alone, held_file
 from stores.closure import RECORDS, closure
+from stores.elsewhere import stores_of
 from stores.exposure import exposures, plans, trained
 from stores.filesystem import NO_SWAP, Files, LocalFiles, open_files
 from stores.rewrite import adopted, expire, in_order, rewrite
@@ -112,9 +113,9 @@ def forget(folder: str, names: Names) -> Json:
         StoreError: there are no stores, a name is found nowhere, a run is at work, a filesystem has no
             compare-and-swap, or a record lies in an adopted tar. Nothing is changed then.
     """
-    files = open_files(folder)
+    local, files = open_files(folder), open_files(stores_of(folder))
     stores = _stores(files)
-    with _alone(files):
+    with _alone(files, local):
         number, these = _listed(files, stores, names)
         stones = tombstones.read(files.url)
         before = {store.url: head.number for store in stores if (head := store.head()) is not None}
@@ -139,9 +140,9 @@ def forget(folder: str, names: Names) -> Json:
             ],
             "plans": [plan.as_json(files.url) for plan in plans(stores, these)],
             "packs": [exposure.as_json(files.url) for exposure in found],
-            "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(files, found)],
+            "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(local, found)],
             "weights": WEIGHTS,
-            "talk": _silence(files, stores),
+            "talk": _silence(files, local, stores),
         }
         _keep(files, number, receipt)
     return receipt
@@ -204,18 +205,15 @@ def _refuse_unknown(files: Files, names: Names, found: set[tuple[What, str]]) ->
 
 
 @contextmanager
-def _alone(files: Files) -> Iterator[None]:
-    """Hold the locks of the run and of its trainers, which are files of a local folder. Raises StoreError if one is
-    held: who reads a store while its old snapshots go away would be left without them."""
+def _alone(files: Files, local: Files) -> Iterator[None]:
+    """Hold the run, and its trainers, which have locks in a local folder. Raises StoreError if one is held: who reads a
+    store while its old snapshots go away would be left without them."""
     with ExitStack() as held:
-        if isinstance(files, LocalFiles):
-            for path in sorted({files.root / "lock", *files.root.glob("*/lock")}):
-                lock = held.enter_context(path.open("a+"))
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    fix = "wait for it or stop it, then run the same command again"
-                    raise StoreError("a run is at work here", where=str(path.parent), fix=fix) from None
+        held.enter_context(alone(files))
+        if isinstance(local, LocalFiles):
+            for path in sorted({local.root / "lock", *local.root.glob("*/lock")}):
+                if str(path.parent) != files.url:
+                    held.enter_context(held_file(path))
         yield
 
 
@@ -224,20 +222,20 @@ def _count(head: Snapshot, these: Tombstones) -> int:
     return sum(these.has("ids", name) for name in names)
 
 
-def _silence(files: Files, stores: Sequence[Store]) -> dict[str, Json]:
+def _silence(files: Files, local: Files, stores: Sequence[Store]) -> dict[str, Json]:
     """Delete pages and empty the free text of run logs, in the folders that hold stores."""
     pages, logs = [], []
     for run in sorted({_inside(files, posixpath.dirname(store.url)) for store in stores}):
         page, log = (posixpath.normpath(f"{run}/{name}") for name in (PAGE, LOG))
-        if files.exists(page):
-            files.delete(page)
+        if local.exists(page):
+            local.delete(page)
             pages.append(page)
-        if files.exists(log):
-            old = files.read(log)
+        if local.exists(log):
+            old = local.read(log)
             new = b"".join(map(_silenced, old.splitlines(keepends=True)))
             if new != old:
-                files.delete(log)
-                files.swap(log, new)
+                local.delete(log)
+                local.swap(log, new)
                 logs.append(log)
     return {"pages_deleted": pages, "logs_emptied": logs}
 

@@ -1,4 +1,4 @@
-"""What every room's tests share: the folder of real data, and one repeatable way to draw examples."""
+"""What every room's tests share: folders, a server that speaks S3, and one repeatable way to draw examples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.servers.faulty import Faulty, faulty
+from tests.servers.s3 import ACCESS, s3_server
 
 settings.register_profile(
     "repeatable",
@@ -35,3 +38,25 @@ def quick_folder() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def _proxy(s3_port: int) -> Iterator[Faulty]:
+    with faulty(s3_port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3(_proxy: Faulty, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    """The way to the bucket `mill`, without a fault so far. This process and its children go there."""
+    for name, value in (ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{_proxy.port}"}).items():
+        monkeypatch.setenv(name, value)
+    _proxy.reset()
+    yield _proxy
+    _proxy.reset()

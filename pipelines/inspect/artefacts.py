@@ -19,6 +19,8 @@ import pyarrow as pa
 from manifests import runlog
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, Json, Pack, starts
+from stores.elsewhere import stores_of
+from stores.filesystem import open_files
 from stores.lookup import By
 from stores.store import Found, Snapshot, Store
 from tokenization.vocabulary import Vocabulary
@@ -41,11 +43,13 @@ def stores(run: Path) -> dict[str, Snapshot]:
     """The committed stores of a run by node name, in the order in which their nodes first ran."""
     order = {str(row["node"]): i for i, row in reversed(list(enumerate(runlog.read(run / "log.jsonl", "node_start"))))}
     found = {}
-    for folder in sorted(run.iterdir(), key=lambda folder: (order.get(folder.name, len(order)), folder.name)):
-        if (folder / "store.json").is_file():
-            snapshot = Store.open(str(folder)).head()
+    where = stores_of(run)
+    for name in sorted(open_files(where).folders(), key=lambda name: (order.get(name, len(order)), name)):
+        files = open_files(f"{where}/{name}")
+        if files.exists("store.json"):
+            snapshot = Store.open(f"{where}/{name}").head()
             if snapshot is not None:
-                found[folder.name] = snapshot
+                found[name] = snapshot
     return found
 
 

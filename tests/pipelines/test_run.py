@@ -24,14 +24,14 @@ ROOT = Path(__file__).parents[2]
 STORES = ("documents", "filtered", "unique", "samples", "plan", "packs")
 
 
-def start(dag: Path, out: Path, *options: str, workers: int = 2) -> subprocess.Popen[str]:
+def start(dag: Path, out: Path | str, *options: str, workers: int = 2) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "millrace.py"), "run", str(dag), "--out", str(out)]
     command += ["--workers", str(workers), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def run(dag: Path, out: Path, *options: str, code: int = 0, workers: int = 0) -> str:
+def run(dag: Path, out: Path | str, *options: str, code: int = 0, workers: int = 0) -> str:
     """stderr of a run that must end with `code`; in one process, because starting others takes a second each."""
     process = start(dag, out, *options, workers=workers)
     _, talk = process.communicate(timeout=200)
