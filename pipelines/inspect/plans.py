@@ -87,18 +87,18 @@ class Planned:
         return made
 
     def places(self, sample: str) -> list[Place]:
-        """Everywhere a sample is seen, in training order; `sample` is its id or the beginning of it."""
-        ordinals = {}
-        for source, snapshot in self.samples.items():
-            ids = snapshot.table(["id"])["id"].to_pylist()
-            ordinals[source] = {ordinal for ordinal, one in enumerate(ids) if one.startswith(sample)}
+        """Everywhere a sample is seen, in training order, by its id."""
+        ordinals = {
+            source: [place.ordinal for place in snapshot.find("id", sample)]
+            for source, snapshot in self.samples.items()
+        }
         found = []
         for block in self.blocks():
             arrays, names = block.arrays, block.header["sources"]
             for index, source in enumerate(names):
                 if not ordinals.get(source):
                     continue
-                mine = (arrays["source"] == index) & np.isin(arrays["ordinal"], list(ordinals[source]))
+                mine = (arrays["source"] == index) & np.isin(arrays["ordinal"], ordinals[source])
                 for segment in np.flatnonzero(mine).tolist():
                     pack = int(np.searchsorted(arrays["pack_offsets"], segment, "right")) - 1
                     number = int(block.header["first_pack"]) + pack

@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=1))
     else:
-        _show(found)
+        show(found)
     return 0
 
 
@@ -345,7 +345,7 @@ def _medium(media: Media) -> str:
     return f"{text} ({full.rows}x{full.cols} patches in full size), {media.digest}"
 
 
-def _show(found: Mapping[str, Json]) -> None:
+def show(found: Mapping[str, Json]) -> None:
     """Scalars as lines, maps as two columns, lists of maps as tables, or as one block each where they are too wide."""
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for title, value in found.items():
@@ -370,7 +370,7 @@ def _show_rows(console: Console, rows: Sequence[Mapping[str, Json]]) -> None:
     text = widths.pop(names.index("text")) if "text" in names else 0  # may be folded
     if sum(widths) + 2 * len(widths) + min(text, 20) > console.width:
         for row in rows:
-            console.print(_pairs({name: row.get(name) for name in names}), "")
+            console.print(_pairs({name: row[name] for name in names if row.get(name) not in (None, "")}), "")
         return
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name in names:

@@ -22,7 +22,7 @@ from tokenization.vocabulary import Vocabulary
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planned")
     (folder / "data").mkdir()
-    small_data.write(folder / "data", texts=60)
+    small_data.write(folder / "data", texts=25)
     dag = small_data.DAG.replace("weight: 1}", "weight: 1, max_epochs: 3}").replace("tokens: 512", "tokens: 128")
     (folder / "dag.yaml").write_text(dag)
     run(folder / "dag.yaml", folder / "out", workers=0)

@@ -1,0 +1,249 @@
+"""`millrace explain`: why is this document, image or URL in or out? From where it came from to the steps that saw it.
+
+Reads the stores of a run: documents by their look-up, what every view decided and measured, duplicates and whom they
+lost to, quarantine, samples, plans, packs, and the folders that were trained in. Never writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from manifests.errors import ManifestError, StoreError
+from manifests.records import Json
+from pipelines.inspect import artefacts, terminal
+from pipelines.inspect.plans import Planned
+from stores import exposure
+from stores.exposure import Exposure
+from stores.filesystem import open_files
+from stores.lookup import By
+from stores.snapshot import ViewSnapshot
+from stores.store import Found, Snapshot
+
+DECISIONS = ("keep", "reason", "score", "duplicate_of")
+STEPS = 12
+"""Steps are named one by one up to here, in words; `--json` names all."""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="millrace explain",
+        description="Why is this in or out? Every score and limit, whom a duplicate lost to, and where it is seen.",
+        epilog="example:\n  millrace explain runs/quickstart https://example.org/page.html",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("name", help="id of a document, its locator or URL, or the SHA-256 of an image or video")
+    parser.add_argument("--json", action="store_true", help="JSON on stdout")
+    options = parser.parse_args(arguments)
+    found = explain(options.run, options.name)
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        terminal.show(_spoken(found))
+    return 0
+
+
+def explain(run: Path, name: str) -> dict[str, Json]:
+    """Raises StoreError where no store of the run, nor its quarantine, knows the name."""
+    if not run.is_dir():
+        raise ManifestError("there is no such run", where=str(run), fix="give the folder of a run, runs/NAME")
+    stores = artefacts.stores(run)
+    documents = {node: s for node, s in stores.items() if s.kind == "documents"}
+    records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _places(snapshot, name)]
+    aside = list(_quarantined(stores, name))
+    if not records and not aside:
+        where = ", ".join(documents) or "no store of documents"
+        fix = "give an id, a locator or URL, or the SHA-256 of an image or video; `millrace inspect STORE` lists them"
+        raise StoreError(f"{name!r} is known nowhere in this run ({where})", where=str(run), fix=fix)
+    return {
+        "asked": name,
+        "records": [_record(run, stores, node, snapshot, place) for node, snapshot, place in records],
+        "quarantine": aside,
+    }
+
+
+def _places(snapshot: Snapshot, name: str) -> list[Found]:
+    by: By = "id" if re.fullmatch("[0-9a-f]{32}", name) else "digest" if re.fullmatch("[0-9a-f]{64}", name) else "url"
+    return snapshot.find(by, name)
+
+
+def _quarantined(stores: Mapping[str, Snapshot], name: str) -> Iterator[dict[str, Json]]:
+    for node, snapshot in stores.items():
+        if snapshot.counts.get("quarantined"):
+            for row in snapshot.quarantined().to_pylist():
+                if row["locator"] == name or row["locator"].startswith(f"{name}#"):
+                    yield {"node": node} | row
+
+
+def _record(run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snapshot, place: Found) -> dict[str, Json]:
+    facts = _facts(snapshot, place)
+    decisions = [
+        one
+        for name, view in stores.items()
+        if view.kind == "view" and view.base.content_root == snapshot.content_root
+        for one in _decisions(name, view, place)
+    ]
+    samples = _samples(stores, facts["id"])
+    plans = [one for name, plan in stores.items() if plan.kind == "plan" for one in _planned(name, plan, facts["id"])]
+    seen = [(name, *_seen(packs, facts["id"])) for name, packs in stores.items() if packs.kind == "packs"]
+    training = [
+        told
+        for _, exposed, _ in seen
+        for told in exposure.trained(open_files(str(run)), [exposed] if exposed.global_batches else [])
+    ]
+    found = {
+        "store": node,
+        "lies in": {"shard": place.shard, "row": place.row, "unit": place.unit, "ordinal": place.ordinal},
+        "facts": facts,
+        "decisions": decisions,
+        "samples": samples,
+        "plans": plans,
+        "packs": [
+            {"node": name, "packs": list(one.ordinals), "global batches": list(one.global_batches), "shards": shards}
+            for name, one, shards in seen
+        ],
+        "training": training,
+    }
+    return {"verdict": _verdict(found)} | found
+
+
+def _facts(snapshot: Snapshot, place: Found) -> dict[str, Json]:
+    told = snapshot.row(place.ordinal)
+    return {name: value for name, value in told.items() if name not in (*DECISIONS, "unit", "shard") and value != ""}
+
+
+def _decisions(node: str, view: Snapshot, base: Found) -> Iterator[dict[str, Json]]:
+    """What one view decided about a record: a line per op of a filter, one line for any other node."""
+    place = next((one for one in view.find("id", base_id(view, base)) if one.shard == base.shard), None)
+    if place is None:
+        return
+    told = view.row(place.ordinal)
+    reached = bool(_over(view).row(place.ordinal)["keep"])
+    if not reached:
+        yield {"node": node, "decided": "not looked at: dropped before"}
+        return
+    for op in view.meta.get("ops", ()):
+        yield from _op(node, op, told)
+    if not view.meta.get("ops"):
+        row = {"node": node, "decided": "kept" if told["keep"] else "dropped", "reason": told.get("reason")}
+        if told.get("duplicate_of"):
+            row["lost to"] = told["duplicate_of"]
+        yield row | {name: told[name] for name in told if name.startswith(f"{node}.")}
+
+
+def base_id(view: Snapshot, base: Found) -> str:
+    return view.base.row(base.ordinal)["id"]
+
+
+def _op(node: str, op: Json, told: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
+    if op["domains"] and told["domain"] not in op["domains"]:
+        yield {"node": node, "op": op["kind"], "decided": f"not for {told['domain']}"}
+        return
+    for limit in op["limits"]:
+        value = told.get(limit["column"])
+        if value is None or np.isnan(value):
+            yield {"node": node, "op": op["kind"], "decided": "nothing to measure"}
+            continue
+        forbidden = value < limit["at"] if limit["drops"] == "below" else value > limit["at"]
+        yield {
+            "node": node,
+            "op": op["kind"],
+            "score": limit["column"].rpartition(".")[2],
+            "value": value,
+            "limit": f"{'at least' if limit['drops'] == 'below' else 'at most'} {limit['at']:g}",
+            "decided": f"dropped: {limit['reason']}" if forbidden else "passed",
+        }
+    if "column" in op:
+        reason = told.get(op["column"])
+        yield {"node": node, "op": op["kind"], "decided": f"dropped: {reason}" if reason else "passed"}
+
+
+def _over(view: Snapshot) -> Snapshot:
+    return view.over if isinstance(view, ViewSnapshot) else view
+
+
+def _samples(stores: Mapping[str, Snapshot], name: str) -> list[dict[str, Json]]:
+    return [
+        {"node": node}
+        | {key: told[key] for key in ("tokens", "loss_tokens", "images", "videos")}
+        | {"shard": place.shard}
+        for node, samples in stores.items()
+        if samples.kind == "samples"
+        for place in samples.find("id", name)
+        for told in [samples.row(place.ordinal)]
+    ]
+
+
+def _planned(node: str, plan: Snapshot, name: str) -> Iterator[dict[str, Json]]:
+    places = Planned(plan).places(name)
+    if places:
+        yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(place) for place in places]}
+
+
+def _seen(packs: Snapshot, name: str) -> tuple[Exposure, list[str]]:
+    """The packs that hold a segment of it, by the plan that they were made from, and their shards."""
+    planned = Planned(packs)
+    begin = packs.meta.get("first_batch", 0)
+    places = planned.places(name)
+    ordinals = sorted({place.step * planned.batch_packs + place.row for place in places})
+    batches = sorted({begin + place.step for place in places})
+    held = [ordinal for ordinal in ordinals if ordinal < packs.counts["records"]]
+    shards = list(dict.fromkeys(packs.shard_of(ordinal).shard for ordinal in held))
+    told = Exposure(packs.url, packs.content_root, packs.meta["plan"], len(places), tuple(held), tuple(batches))
+    return told, shards
+
+
+def _verdict(found: Mapping[str, Json]) -> str:
+    for one in found["decisions"]:
+        if one["decided"].startswith("dropped"):
+            lost = f", which duplicates {one['lost to']}" if one.get("lost to") else ""
+            compared = f" ({one['score']} {one['value']:g}, {one['limit']})" if "score" in one else ""
+            why = one.get("reason") or one["decided"].partition(": ")[2]
+            return f"out: {one['node']} dropped it as {why}{compared}{lost}"
+    steps = sorted({step for run in found["training"] for step in run["steps_that_saw_it"]})
+    if steps:
+        return f"in: seen by {len(steps)} steps of training"
+    seen = sum(len(one["seen"]) for one in found["plans"])
+    if seen:
+        return f"in: plans show {seen} pieces of it"
+    return "in the samples, in no plan" if found["samples"] else "kept, and not tokenised"
+
+
+def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
+    """For people: one block after the other."""
+    told: dict[str, Json] = {}
+    for number, record in enumerate(found["records"]):
+        mark = f" {number + 1}" if len(found["records"]) > 1 else ""
+        told[f"record{mark}"] = record["verdict"]
+        told[f"where{mark}"] = {"store": record["store"], **record["lies in"], **record["facts"]}
+        told[f"decisions{mark}"] = record["decisions"]
+        told[f"samples{mark}"] = record["samples"]
+        for plan in record["plans"]:
+            told[f"{plan['node']}{mark}"] = plan["seen"][:STEPS]
+        told[f"packs{mark}"] = [
+            {
+                "node": one["node"],
+                "packs": _some(one["packs"]),
+                "global batches": _some(one["global batches"]),
+                "shards": ", ".join(shard[:12] for shard in one["shards"][:STEPS]),
+            }
+            for one in record["packs"]
+            if one["packs"]
+        ]
+        told[f"training{mark}"] = [
+            {"run": one["run"], "steps done": one["steps_done"], "steps that saw it": _some(one["steps_that_saw_it"])}
+            for one in record["training"]
+        ]
+    told["quarantine"] = found["quarantine"]
+    return {name: value for name, value in told.items() if value}
+
+
+def _some(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:STEPS])) + (f" and {len(numbers) - STEPS} more" if len(numbers) > STEPS else "")

@@ -1,0 +1,83 @@
+"""Whatever is asked for, the answer is what the stores hold: scores and limits, who won, packs, steps of training."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import StoreError
+from pipelines.inspect import explain
+from tests.pipelines import small_data
+from tests.pipelines.test_run import head, run
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explained")
+    small_data.write(folder / "data", texts=40)
+    (folder / "dag.yaml").write_text(small_data.DAG)
+    run(folder / "dag.yaml", folder / "out")
+    packs = head(folder / "out", "packs")
+    trained = folder / "out" / "train"  # as far as exposure reads it: how far it came, and off which packs
+    trained.mkdir()
+    (trained / "done.json").write_text(json.dumps({"packs": packs.content_root}))
+    lines = [json.dumps({"event": "step", "step": step}) for step in range(1, packs.counts["records"] // 2 + 1)]
+    (trained / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "out"
+
+
+def test_every_record_is_explained_as_its_view_decided(out: Path) -> None:
+    table = head(out, "unique").table(["id", "locator", "keep", "reason", "duplicate_of"])
+    reasons = Counter(table["reason"].to_pylist())
+    assert reasons["too_short"] and reasons["exact_duplicate"]
+    asked = {row["reason"]: row for row in table.to_pylist()}
+    for row in asked.values():
+        (record,) = explain.explain(out, row["id"])["records"]
+        assert explain.explain(out, row["locator"])["records"] == [record]
+        dropped = [one for one in record["decisions"] if one["decided"].startswith("dropped")]
+        assert bool(dropped) != row["keep"]
+        assert record["verdict"].startswith("in" if row["keep"] else f"out: {dropped[0]['node']}")
+        assert bool(record["samples"]) == bool(record["packs"][0]["packs"]) == row["keep"]
+        if row["reason"] == "exact_duplicate":
+            assert dropped[0]["lost to"] == row["duplicate_of"]
+        if row["reason"] == "too_short":
+            assert dropped[0]["value"] < 8 and dropped[0]["limit"] == "at least 8"
+
+
+def test_an_image_is_followed_to_its_packs_and_the_steps_that_saw_it(out: Path) -> None:
+    packs = head(out, "packs")
+    held = [
+        (ordinal, one.media.digest, segment.sample)
+        for ordinal, pack in enumerate(packs.records())
+        for one in pack.media
+        for segment in pack.segments
+        if one.media.digest in {m.digest for m in _media_of(out, segment.sample)}
+    ]
+    assert held
+    ordinal, digest, sample = held[0]
+    found = explain.explain(out, digest)["records"]
+    (record,) = [one for one in found if one["facts"]["id"] == sample]
+    assert ordinal in record["packs"][0]["packs"]
+    steps = [step for run in record["training"] for step in run["steps_that_saw_it"]]
+    assert steps == [batch + 1 for batch in record["packs"][0]["global batches"]]
+    assert record["verdict"] == f"in: seen by {len(steps)} steps of training"
+    assert explain.main([str(out), digest]) == 0
+
+
+def _media_of(out: Path, sample: str):
+    samples = head(out, "samples")
+    return [medium for place in samples.find("id", sample) for medium in samples.record(place.ordinal).media]
+
+
+def test_what_was_set_aside_says_why(out: Path) -> None:
+    for locator, reason in small_data.HOSTILE.items():
+        found = explain.explain(out, locator)
+        assert reason in [row["reason"] for row in found["quarantine"]]
+
+
+def test_an_unknown_name_is_an_error_with_a_next_step(out: Path) -> None:
+    with pytest.raises(StoreError, match="is known nowhere in this run"):
+        explain.explain(out, "https://example.org/nothing")
