@@ -37,7 +37,7 @@ import pyarrow as pa
 
 from manifests.characters import clean
 from manifests.errors import RecordError
-from manifests.records import Document, Fact, Json, Location, Media, Part, Text, canonical_json, digest
+from manifests.records import FORGOTTEN, Document, Fact, Json, Location, Media, Part, Text, canonical_json, digest
 from stores import index
 from stores.kinds import KINDS, to_line
 from stores.layout import checksum
@@ -195,6 +195,15 @@ class AdoptedTar:
         if self._media:
             tables["media"] = index.table_of(self._media, index.MEDIA)
         return tables
+
+
+def forgotten(members: pa.Table, names: Mapping[int, str]) -> pa.Table:
+    """The table without what it says of these rows, of which only the ids are left."""
+    rows = members.to_pylist()
+    for row, name in names.items():
+        line = to_line(KINDS["documents"].encode(Document(name, FORGOTTEN, "", "", ())).line)
+        rows[row] = {"recipe": str(Recipe(())), "at": [], "bytes": [], "xxh3": checksum(line)}
+    return index.table_of(rows, MEMBERS)
 
 
 def shard_name(tar: str, tables: str) -> str:

@@ -111,7 +111,7 @@ def forget(folder: str, names: Names) -> Json:
 
     Raises:
         StoreError: there are no stores, a name is found nowhere, a run is at work, a filesystem has no
-            compare-and-swap, or a record lies in an adopted tar. Nothing is changed then.
+            compare-and-swap. Nothing is changed then.
     """
     local, files = open_files(folder), open_files(stores_of(folder))
     stores = _stores(files)
@@ -141,6 +141,7 @@ def forget(folder: str, names: Names) -> Json:
             "plans": [plan.as_json(files.url) for plan in plans(stores, these)],
             "packs": [exposure.as_json(files.url) for exposure in found],
             "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(local, found)],
+            "outside": sorted({url for head in heads.values() for url in adopted(head, these)}),
             "weights": WEIGHTS,
             "talk": _silence(files, local, stores),
         }
@@ -186,10 +187,6 @@ def _listed(files: Files, stores: Sequence[Store], names: Names) -> tuple[int, T
     stones = wanted | tombstones.made({"ids": gone})
     if everything | stones == everything and not wanted:
         return max(lists), everything
-    outside = next(filter(None, (adopted(store, stones) for store in stores)), None)
-    if outside is not None:
-        fix = "take the record out of that tar, adopt it again, and run the nodes after it"
-        raise StoreError("what is to be forgotten lies in an adopted tar, not ours to change", where=outside, fix=fix)
     return tombstones.add(files.url, stones), stones if wanted else everything | stones
 
 
@@ -275,6 +272,9 @@ def _spoken(receipt: Json) -> list[str]:
     for run in receipt["training"]:
         saw = len(run["steps_that_saw_it"])
         lines.append(f"trained in {run['run']}: {saw:,} of its {run['steps_done']:,} steps saw them")
+    lines += [
+        f"still in the adopted tar {url}, which is not ours to change: delete it there" for url in receipt["outside"]
+    ]
     lines += [WEIGHTS] if any(run["steps_that_saw_it"] for run in receipt["training"]) else []
     lines += [f"deleted: {page}; the next run draws it again" for page in receipt["talk"]["pages_deleted"]]
     lines += [f"emptied: free text of {log}" for log in receipt["talk"]["logs_emptied"]]

@@ -87,13 +87,11 @@ def objects(snapshot: Snapshot) -> set[str]:
     return found
 
 
-def adopted(store: Store, stones: Tombstones) -> str | None:
-    """A tar outside the store that holds what is to be forgotten, if there is one: it is not ours to change."""
-    for snapshot in snapshots(store):
-        for entry in (entry for receipt in snapshot.receipts for entry in receipt.shards):
-            if entry.url is not None and any(matches(snapshot.reader.index(entry), stones.has)):
-                return entry.url
-    return None
+def adopted(head: Snapshot, stones: Tombstones) -> list[str]:
+    """URLs of adopted tars that hold what was forgotten: they are not ours to change."""
+    entries = (entry for receipt in head.receipts for entry in receipt.shards)
+    some = (entry for entry in entries if entry.url is not None)
+    return [str(entry.url) for entry in some if any(matches(head.reader.index(entry), stones.has))]
 
 
 def _reaches(snapshot: Snapshot, stones: Tombstones, sources: Collection[str]) -> bool:

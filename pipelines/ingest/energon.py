@@ -55,8 +55,8 @@ def prepared(files: Files, split: str) -> Prepared | None:
         dataset = _load(files, "dataset.yaml") or {}
         mapping = dataset.get("field_map") or {}
         fields = Fields(
-            media=tuple(mapping[name] for name in MEDIA_FIELDS if name in mapping),
-            text=tuple(mapping[name] for name in TEXT_FIELDS if name in mapping),
+            media=tuple(str(mapping[name]) for name in MEDIA_FIELDS if name in mapping),
+            text=tuple(str(mapping[name]) for name in TEXT_FIELDS if name in mapping),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ManifestError(

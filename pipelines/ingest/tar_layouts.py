@@ -51,6 +51,19 @@ class Fields:
     origin: str = ""
     consent: str = ""
 
+    def places(self) -> list[str]:
+        """All that are named."""
+        named = [*self.media, *self.text, self.licence, self.origin, self.consent]
+        return [place for some in named if some for place in _options(some)]
+
+    @property
+    def endings(self) -> frozenset[str]:
+        return frozenset(_access(place)[0] for place in self.places())
+
+
+def is_place(place: str) -> bool:
+    return _ACCESS.fullmatch(place) is not None
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -153,7 +166,7 @@ def _checked(member: Member) -> Media:
 def _media(sample: Sample, wanted: Fields) -> list[Member]:
     """Members that are media: those named, or all, numbered endings by their numbers."""
     if wanted.media:
-        endings = [next((one for one in some.split(",") if one in sample.members), "") for some in wanted.media]
+        endings = [next((one for one in _options(some) if one in sample.members), "") for some in wanted.media]
         return [sample.members[ending] for ending in endings if ending]
     endings = [ending for ending in sample.members if medium_kind(ending)]
     return [sample.members[ending] for ending in sorted(endings, key=_by_number)]
@@ -171,10 +184,10 @@ def _json(sample: Sample, ending: str = "json") -> Json:
 def _rights(sample: Sample, record: Json, wanted: Fields) -> Rights:
     named: dict[str, Json] = {}
     for name in ("licence", "origin", "consent"):
-        if place := getattr(wanted, name):
+        for place in _options(getattr(wanted, name)) if getattr(wanted, name) else ():
             ending, path = _access(place)
-            with_text = _json(sample, ending) if path else _text_of(sample, ending)
-            named[name] = _at(with_text, path)
+            found = _at(_json(sample, ending), path) if path else _text_of(sample, ending)
+            named[name] = found if named.get(name) is None else named[name]
     return fields.rights(named).or_else(fields.rights(record))
 
 
@@ -183,11 +196,14 @@ def _text_of(sample: Sample, ending: str) -> str | None:
     return None if member is None or member.payload is None else member.payload.decode("utf-8", "replace").strip()
 
 
+def _options(some: str) -> list[str]:
+    return [one.strip() for one in some.split(",")]
+
+
 def _access(place: str) -> tuple[str, list[str]]:
     """`json[a][0]` -> ("json", ["a", "0"])."""
-    found = _ACCESS.fullmatch(place.strip())
-    if found is None:
-        raise RecordError("no_text_field", f"{place!r} names no member")
+    found = _ACCESS.fullmatch(place)
+    assert found is not None, place  # the survey looked
     return found[1].lower(), re.findall(r"\[([^\[\]]+)\]", found[2])
 
 
@@ -234,7 +250,7 @@ def _named(sample: Sample, record: Json, wanted: Fields, shown: int) -> tuple[Re
     texts: list[Member] = []
     pieces: list[Piece] = []
     for some in wanted.text:
-        found = next(filter(None, (_piece(sample, place, texts) for place in some.split(","))), None)
+        found = next(filter(None, (_piece(sample, place, texts) for place in _options(some))), None)
         if found is None:
             raise RecordError("no_text_field", f"nothing at {some!r}; there are {', '.join(sample.members)}")
         pieces += ["\n", *found] if pieces else found

@@ -8,7 +8,7 @@ it, so that it costs this sample and no other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipelines.ingest.files import printable
@@ -21,7 +21,7 @@ TEXT_ENDINGS = ("txt", "text", "caption", "md", "cls", "json")
 MOST_TEXT_BYTES = 16 << 20
 MOST_SAMPLE_BYTES = 256 << 20
 """Of payloads; one sample stands in memory as a whole."""
-MOST_MEMBERS = 4096
+MOST_MEMBERS, MOST_NAME = 4096, 4096
 
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__(?:$|/)")
@@ -53,22 +53,26 @@ def medium_kind(ending: str) -> str | None:
     return reader if reader in ("image", "video") else None
 
 
-def wanted(name: str, size: int) -> bool:
-    """Whether a member is read rather than passed over: of a kind that samples are made of, and within limits."""
+def wanted(named: Collection[str], name: str, size: int) -> bool:
+    """Whether a member is read rather than passed over: of a kind that samples are made of, or with an ending that is
+    `named`, and within limits."""
     keyed = split(name)
-    return keyed is not None and size <= _limit(keyed[1])
+    return keyed is not None and size <= _limit(keyed[1], named)
 
 
-def _limit(ending: str) -> int:
+def _limit(ending: str, named: Collection[str]) -> int:
+    """-1 for what is not read."""
     match medium_kind(ending):
         case "image":
             return images.LIMITS.max_bytes
         case "video":
             return min(videos.LIMITS.max_bytes, MOST_SAMPLE_BYTES)
-    return MOST_TEXT_BYTES if ending.rpartition(".")[2] in TEXT_ENDINGS else -1
+    if ending.rpartition(".")[2] in TEXT_ENDINGS:
+        return MOST_TEXT_BYTES
+    return images.LIMITS.max_bytes if ending in named else -1
 
 
-def samples(members: Iterable[Member | Damage]) -> Iterator[Sample | Damage | str]:
+def samples(members: Iterable[Member | Damage], named: Collection[str]) -> Iterator[Sample | Damage | str]:
     """Samples and damages in the order of the tar, and names of members that belong to no sample.
 
     A sample that a damage touches is spoiled, since nobody knows which members it lost, and the damage told with it.
@@ -103,15 +107,15 @@ def samples(members: Iterable[Member | Damage]) -> Iterator[Sample | Damage | st
             if behind:
                 sample.spoil("damaged_header", f"it may have lost members: {behind}")
                 behind = ""
-        _add(sample, ending, member)
+        _add(sample, ending, member, _limit(ending, named))
     if sample is not None:
         yield sample
 
 
-def _add(sample: Sample, ending: str, member: Member) -> None:
+def _add(sample: Sample, ending: str, member: Member, limit: int) -> None:
     name = printable(member.name)
     if problem := _bad_name(member.name):
-        return sample.spoil("bad_name", f"{name}: {problem}")
+        return sample.spoil("bad_name", f"{name[:200]}: {problem}")
     if member.what != "file":
         reasons = {"link": "link_in_tar", "sparse": "sparse_member"}
         return sample.spoil(reasons.get(member.what, "special_file"), f"{name} is no ordinary file")
@@ -119,8 +123,8 @@ def _add(sample: Sample, ending: str, member: Member) -> None:
         return sample.spoil("duplicate_member", f"{name} stands there twice")
     if len(sample.members) == MOST_MEMBERS:
         return sample.spoil("too_many_members", f"more than {MOST_MEMBERS}")
-    if member.payload is None and _limit(ending) >= 0:
-        return sample.spoil("too_large", f"{name} has {member.size} bytes, the limit is {_limit(ending)}")
+    if member.payload is None and limit >= 0:
+        return sample.spoil("too_large", f"{name} has {member.size} bytes, the limit is {limit}")
     sample.held_bytes += len(member.payload or b"")
     if sample.held_bytes > MOST_SAMPLE_BYTES:
         sample.members.clear()  # what it held is let go
@@ -132,6 +136,8 @@ def _add(sample: Sample, ending: str, member: Member) -> None:
 def _bad_name(name: str) -> str:
     if name.startswith("/"):
         return "an absolute path"
+    if len(name) > MOST_NAME:
+        return f"more than {MOST_NAME} characters"
     if ".." in name.split("/"):
         return "a path that leads upwards"
     try:

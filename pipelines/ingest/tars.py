@@ -12,6 +12,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from typing import ClassVar, Literal
@@ -24,7 +25,7 @@ from manifests.records import canonical_json, digest
 from pipelines.ingest import energon
 from pipelines.ingest.fields import Rights
 from pipelines.ingest.readers import refuse
-from pipelines.ingest.tar_layouts import Fields, Layout, Rules, adopted, judge
+from pipelines.ingest.tar_layouts import Fields, Layout, Rules, adopted, is_place, judge
 from pipelines.ingest.tar_samples import Sample, samples, wanted
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
 from stores.filesystem import open_files
@@ -112,8 +113,9 @@ class IngestTars:
             raise _changed(tar)
         rights = Rights(self.licence, self.origin, self.consent)
         rules = Rules(task.node, self.text_domain, self.layout, tar.fields, rights)
-        walk = Walk(files, tar.path, wanted)
-        head, rest = _head(samples(walk))
+        named = tar.fields.endings
+        walk = Walk(files, tar.path, partial(wanted, named))
+        head, rest = _head(samples(walk, named))
         expected = judge([sample for sample in head if isinstance(sample, Sample)], rules)
         keys: set[str] = set()
         for sample in chain(head, rest):
@@ -147,6 +149,10 @@ class IngestTars:
                 fields = fields if fields != Fields() else prepared.fields
                 for shard, mark, key in (name.partition(".tar/") for name in sorted(prepared.excluded)):
                     excluded.setdefault(shard + ".tar", []).extend([key] if mark else [])
+        unclear = next((place for place in fields.places() if not is_place(place)), None)
+        if unclear is not None:
+            fix = "an ending, or a value in JSON: jpg, json[caption], json[turns][0][text]"
+            raise ManifestError(f"{unclear!r} names nothing in a sample", where=f"fields of {pattern}", fix=fix)
         found = {one: files.glob(one) for one in patterns}
         absent = next((one for one, there in found.items() if not there and not _MAGIC.search(one)), None)
         if absent is not None:
