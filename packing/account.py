@@ -13,6 +13,7 @@ import numpy as np
 
 from manifests.records import Json
 from manifests.schedule import MILLION, Curve
+from packing.amend import Begun
 from packing.mixture import Mixture
 from packing.pieces import SourcePieces
 
@@ -27,7 +28,9 @@ def per_pack(block: Columns, name: str) -> np.ndarray:
     return np.add.reduceat(block[name], block["pack_offsets"][:-1], dtype=np.int64)
 
 
-def account(mixture: Mixture, tokens: np.ndarray, slots: np.ndarray, errors: np.ndarray) -> dict[str, Json]:
+def account(
+    mixture: Mixture, begun: Begun, tokens: np.ndarray, slots: np.ndarray, errors: np.ndarray
+) -> dict[str, Json]:
     """Totals; the largest distance from the schedule after any pack, and the bound on it; the share per window.
 
     Args:
@@ -40,24 +43,30 @@ def account(mixture: Mixture, tokens: np.ndarray, slots: np.ndarray, errors: np.
         "tokens": int(tokens.sum()),
         "slots": int(slots.sum()),
         "fill": float(tokens.sum() / (len(tokens) * mixture.max_pack_tokens)),
-        "one_pack_slots": float(max(Fraction(int(slots.max())), curve.highest * mixture.max_pack_tokens)),
+        "one_pack_slots": float(
+            max(
+                Fraction(int(slots.max())),
+                curve.highest * mixture.max_pack_tokens,
+                Fraction(begun.bound, 2 * MILLION),
+            )
+        ),
         "largest_error_slots": float(Fraction(int(errors.max()), 2 * MILLION)),
-        "windows": windows(curve, tokens, slots),
+        "windows": windows(curve, begun.tokens, tokens, slots),
     }
 
 
-def windows(share: Curve, tokens: np.ndarray, slots: np.ndarray) -> list[dict[str, Json]]:
+def windows(curve: Curve, before: int, tokens: np.ndarray, slots: np.ndarray) -> list[dict[str, Json]]:
     """Consecutive stretches of about equally many packs: what they hold and what the schedule wants of them."""
     count = min(WINDOWS, len(tokens))
     bounds = [len(tokens) * k // count for k in range(count + 1)]
-    ends = np.concatenate([[0], np.cumsum(tokens)])
+    ends = before + np.concatenate([[0], np.cumsum(tokens)])
     return [
         {
             "first_pack": a,
             "packs": b - a,
             "tokens": int(ends[b] - ends[a]),
             "slots": int(slots[a:b].sum()),
-            "wanted_slots": float(share.slots_until(int(ends[b])) - share.slots_until(int(ends[a]))),
+            "wanted_slots": float(curve.slots_until(int(ends[b])) - curve.slots_until(int(ends[a]))),
         }
         for a, b in pairwise(bounds)
     ]

@@ -31,6 +31,7 @@ PLAN_FACTS = (
     "global_batch_packs",
     "vision_share",
     "schedule",
+    "amends",
     "limits",
     "pack_limits",
     "segment_align",

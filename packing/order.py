@@ -13,6 +13,7 @@ drawn is divided anew.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,7 @@ from fractions import Fraction
 import numpy as np
 
 from manifests.schedule import MILLION, Curve
+from packing.amend import BEGINNING, Begun
 from packing.mixture import Mixture
 from packing.pieces import SourcePieces
 
@@ -94,22 +96,35 @@ def stretches(curve: Curve, longest: int) -> list[Stretch]:
     return found
 
 
+def position_at(curve: Curve, begun: Begun) -> tuple[int, int, int, int]:
+    """As `merging.py` counts: the error is carried whole, and along a ramp its fraction begins here."""
+    piece = bisect_right(curve.starts, begun.tokens) - 1
+    x = begun.tokens - curve.starts[piece]
+    rise = abs(curve.last[piece] - curve.first[piece])
+    return piece, x, begun.error, rise * x * x % (curve.starts[piece + 1] - curve.starts[piece]) if rise else 0
+
+
 class Order:
     """All pieces of a plan in the order in which they are drawn, as chunks of columns. Iterated once; then `tokens`,
     `missing` and `spent` say how it ended."""
 
-    def __init__(self, mixture: Mixture, sources: Sequence[SourcePieces], goal: int = NEVER) -> None:
+    def __init__(
+        self, mixture: Mixture, sources: Sequence[SourcePieces], goal: int = NEVER, begun: Begun = BEGINNING
+    ) -> None:
         """
         Args:
             goal: tokens after which nothing more is drawn.
+            begun: where it begins.
         """
         self._mixture, self._sources = mixture, sources
         self._curve = mixture.curve
         self._keys = [keys_of(pieces) for pieces in sources]
         self._uses = [np.zeros(len(pieces.ordinal), np.uint16) for pieces in sources]
         """How often each piece was drawn."""
-        self._goal = goal
-        self.tokens = 0
+        for uses, before in zip(self._uses, begun.uses, strict=False):
+            uses[: len(before)] = before
+        self._goal, self._begun = goal, begun
+        self.tokens = begun.tokens
         self.missing: bool | None = None
         """What ran out before the goal: True for rich pieces, False for poor ones."""
         self.spent: list[dict[bool, int | None]] = [{True: None, False: None} for _ in sources]
@@ -119,10 +134,11 @@ class Order:
         from packing import merging  # costs time and memory that nobody pays who makes no plan
 
         curve = [np.array(values, np.int64) for values in (self._curve.starts, self._curve.first, self._curve.last)]
-        position, state = np.zeros(merging.POSITION, np.int64), np.zeros(merging.STATE, np.int64)
+        position = np.array(position_at(self._curve, self._begun), np.int64)
+        state = np.zeros(merging.STATE, np.int64)
         longest = self._mixture.max_pack_tokens
-        state[merging.GOAL] = self._goal
-        state[merging.BOUND] = 2 * int(self._curve.highest * MILLION) * longest
+        state[merging.TOKENS], state[merging.GOAL] = self._begun.tokens, self._goal
+        state[merging.BOUND] = max(self._begun.bound, 2 * int(self._curve.highest * MILLION) * longest)
         out = np.zeros((WINDOW_PIECES, 4), np.int64)
         parts = stretches(self._curve, longest)
         following = [part.start for part in parts[1:]] + [NEVER]

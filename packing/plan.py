@@ -53,8 +53,9 @@ from manifests.errors import ManifestError
 from manifests.records import Json, PlanBlock, canonical_json, digest
 from manifests.schedule import MILLION
 from packing.account import account, by_source, per_pack
+from packing.amend import BEGINNING, Begun, begun_at, chain_of
 from packing.mixture import Mixture
-from packing.order import COLUMNS, NEVER, Order, Segments, permutation
+from packing.order import COLUMNS, NEVER, Order, Segments, permutation, position_at
 from packing.pieces import SourcePieces, pieces_of
 from packing.refusal import refusal, threshold
 from packing.sequence import fill_limited
@@ -79,23 +80,37 @@ class Plan:
 
 
 def compile_plan(
-    mixture: Mixture, samples: Mapping[str, Snapshot], vocabulary: Vocabulary, mapper: Mapper = map
+    mixture: Mixture,
+    samples: Mapping[str, Snapshot],
+    vocabulary: Vocabulary,
+    mapper: Mapper = map,
+    amends: tuple[Snapshot, int] | None = None,
 ) -> Plan:
     """Compile `mixture` over samples snapshots, given by source name.
 
     Args:
         mapper: like `map`, e.g. that of a process pool; has no influence on the plan.
+        amends: a stored plan, and the global batch from which on this one takes its place.
     Raises:
         ManifestError: within their epochs the sources can't give what schedule and horizon want. Says where the plan
             would fail and what can be changed.
     """
     sources = [pieces_of(samples[source.name], source, mixture, vocabulary) for source in mixture.sources]
-    return arrange(mixture, sources, vocabulary.digest, mapper)
+    begun = BEGINNING
+    if amends is not None:
+        begun = begun_at(chain_of(amends[0]), amends[1], mixture, sources, vocabulary.digest)
+    return arrange(mixture, sources, vocabulary.digest, mapper, begun)
 
 
-def arrange(mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str, mapper: Mapper = map) -> Plan:
+def arrange(
+    mixture: Mixture,
+    sources: Sequence[SourcePieces],
+    vocabulary: str,
+    mapper: Mapper = map,
+    begun: Begun = BEGINNING,
+) -> Plan:
     """The plan over pieces, one entry of `sources` per source of the mixture; `vocabulary` is its digest."""
-    planner = Planner(mixture, sources, vocabulary, mapper)
+    planner = Planner(mixture, sources, vocabulary, mapper, begun)
     return Plan(tuple(planner), planner.meta)
 
 
@@ -106,15 +121,20 @@ class Planner:
     """
 
     def __init__(
-        self, mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str, mapper: Mapper = map
+        self,
+        mixture: Mixture,
+        sources: Sequence[SourcePieces],
+        vocabulary: str,
+        mapper: Mapper = map,
+        begun: Begun = BEGINNING,
     ) -> None:
-        self._mixture, self._sources, self._mapper = mixture, sources, mapper
+        self._mixture, self._sources, self._mapper, self._begun = mixture, sources, mapper, begun
         self._fill = partial(fill_block, mixture)
         goal = NEVER
         if mixture.horizon_tokens is not None:  # one global batch more, so that whole packs can reach it
             goal = mixture.horizon_tokens + mixture.global_batch_packs * mixture.max_pack_tokens
         self._goal = goal
-        self._order = Order(mixture, sources, goal)
+        self._order = Order(mixture, sources, goal, begun)
         self._constants = {
             "sources": [source.name for source in mixture.sources],
             "max_pack_tokens": mixture.max_pack_tokens,
@@ -122,7 +142,7 @@ class Planner:
             "segment_align": mixture.segment_align,
             "vocabulary": vocabulary,
         }
-        self._sequenced = _Sequence(mixture)
+        self._sequenced = _Sequence(mixture, begun)
         self._digests: list[str] = []
         self._tokens: list[np.ndarray] = []
         self._slots: list[np.ndarray] = []
@@ -134,7 +154,7 @@ class Planner:
         parts: deque[Segments] = deque()
 
         def cut() -> Iterator[Segments]:
-            for part in in_blocks(self._order, self._mixture, self._goal):
+            for part in in_blocks(self._order, self._mixture, self._begun.tokens, self._goal):
                 parts.append(part)
                 yield part
 
@@ -143,7 +163,7 @@ class Planner:
             for packs in self._mapper(self._fill, cut())
             for block in self._sequenced(parts.popleft(), packs, self._fill)
         )
-        for block, errors in whole_batches(self._mixture, ready):
+        for block, errors in whole_batches(self._mixture, ready, self._begun.tokens):
             yield self._record(block, errors)
         missing = self._order.missing
         if missing is not None and (self._mixture.horizon_tokens is not None or not self._both_sides()):
@@ -182,10 +202,11 @@ class Planner:
             "horizon_tokens": mixture.horizon_tokens,
             "vision_share": mixture.vision_share.said,
             "schedule": mixture.curve.rows,
+            "amends": self._begun.told,
             "limits": self._constants["limits"],
             "pack_limits": dataclasses.asdict(mixture.pack_limits),
             "segment_align": mixture.segment_align,
-            **account(mixture, tokens, slots, errors),
+            **account(mixture, self._begun, tokens, slots, errors),
             "sources": by_source(mixture, self._sources, self._given.tolist(), self._order.spent),
         }
 
@@ -222,14 +243,16 @@ def fill_block(mixture: Mixture, part: Segments) -> list[list[int]]:
     return fill_limited(np.stack([cost for cost, _ in kept], 1), [most for _, most in kept])
 
 
-def in_blocks(chunks: Iterable[Segments], mixture: Mixture, goal: int = NEVER) -> Iterator[Segments]:
-    """Step 2: the order in stretches of about `block_packs` full packs, cut where the share breaks. What remains where
-    the sources end joins the block before if it is less than half of one."""
+def in_blocks(chunks: Iterable[Segments], mixture: Mixture, begun: int, goal: int) -> Iterator[Segments]:
+    """Step 2: the order, which goes from token `begun` to `goal`, in stretches of about `block_packs` full packs, cut
+    where the share breaks. What remains where the sources end joins the block before if it is less than half of one."""
     wanted = mixture.block_packs * mixture.max_pack_tokens
-    places = deque([*(place for place in mixture.curve.breaks if place < goal), *([goal] if goal < NEVER else [])])
+    places = deque(
+        [*(place for place in mixture.curve.breaks if begun < place < goal), *([goal] if goal < NEVER else [])]
+    )
     waiting: list[Segments] = []
     held: Segments | None = None
-    begun = tokens = 0
+    tokens = begun
     cut = _next_cut(begun, wanted, places)
     for chunk in chunks:
         ends = tokens + np.cumsum(chunk["length"], dtype=np.int64)
@@ -266,14 +289,14 @@ def _next_cut(begun: int, wanted: int, places: Sequence[int]) -> int:
 class _Sequence:
     """Step 4: the packs of each block in the order in which they are seen. Blocks come in order."""
 
-    def __init__(self, mixture: Mixture) -> None:
+    def __init__(self, mixture: Mixture, begun: Begun) -> None:
         from packing import merging
 
         self._mixture, self._merging = mixture, merging
         curve = mixture.curve
         self._curve = [np.array(values, np.int64) for values in (curve.starts, curve.first, curve.last)]
-        self._bound = 2 * int(curve.highest * MILLION) * mixture.max_pack_tokens
-        self._position = np.zeros(merging.POSITION + 1, np.int64)
+        self._bound = max(begun.bound, 2 * int(curve.highest * MILLION) * mixture.max_pack_tokens)
+        self._position = np.array([*position_at(curve, begun), 0], np.int64)
         self._blocks = 0
         self.packs = 0
 
@@ -299,12 +322,13 @@ class _Sequence:
 
 
 def whole_batches(
-    mixture: Mixture, blocks: Iterable[tuple[Segments, np.ndarray]]
+    mixture: Mixture, blocks: Iterable[tuple[Segments, np.ndarray]], tokens: int
 ) -> Iterator[tuple[Segments, np.ndarray]]:
-    """The blocks up to the first whole global batch that reaches the horizon, or up to the last whole one."""
+    """The blocks up to the first whole global batch that reaches the horizon, or up to the last whole one; `tokens`
+    were seen before them."""
     batch = mixture.global_batch_packs
     waiting: deque[tuple[Segments, np.ndarray]] = deque()
-    tokens = packs = given = 0
+    packs = given = 0
     enough = NEVER
     """Packs that reach the horizon in whole batches, once that is known."""
     for block, errors in blocks:

@@ -8,19 +8,34 @@ ids that are not padding, slots are ids that are the media pad, coverage is the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from math import gcd, prod
+from math import floor, gcd, prod
 
 import numpy as np
 
 from manifests.errors import StoreError
 from manifests.geometry import MERGE
 from manifests.records import FORGOTTEN, Json, Pack, starts
-from manifests.schedule import Curve
+from manifests.schedule import MILLION, Curve
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
+
+Stretches = Mapping[tuple[str, str], Sequence[tuple[int, int]]]
+"""Per source and sample: which half-open stretches of its tokens were seen, one for each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """By a run, up to some pack."""
+
+    tokens: int = 0
+    error_slots: Fraction = Fraction(0)
+    """Slots given - slots wanted."""
+    one_pack_slots: Fraction = Fraction(0)
+    """What any pack held, or ought to hold if that is more."""
+    stretches: Stretches = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +73,18 @@ class Recount:
     """(packs,) int64: images and videos."""
     pack_attention: np.ndarray
     """(packs,) int64: sum of the squared lengths of its segments."""
+    after: Seen
+    """What the run has seen by the end of these packs."""
 
 
-def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int) -> Recount:
-    """Count what `packs` hold, in training order.
+def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int, before: Seen | None = None) -> Recount:
+    """Count what `packs` hold, in training order, in a run that has seen `before`.
 
     Raises StoreError, naming the pack, where its parts contradict each other: padding inside segments, segments that
     don't cover the tokens, media that don't cover the slots, loss on a slot or on a segment's first token, a pack
     longer than the first.
     """
+    before = before or Seen()
     source_tokens: Counter[str] = Counter()
     source_slots: Counter[str] = Counter()
     seen: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
@@ -74,7 +92,7 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int)
     pack_slots: list[int] = []
     limited: list[tuple[int, int, int]] = []
     targets = room = 0
-    largest = Fraction(0)
+    error, largest = before.error_slots, Fraction(0)
     tokens = slots = forgotten = alignment = 0
     for number, pack in enumerate(packs):
         if problem := _contradiction(pack, media_pad_id, pad_id, room // max(1, number)):
@@ -96,10 +114,17 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int)
         room += len(pack.ids)
         tokens += pack_tokens[-1]
         slots += pack_slots[-1]
-        largest = max(largest, abs(slots - curve.slots_until(tokens)))
+        wanted = curve.slots_until(before.tokens + tokens) - curve.slots_until(before.tokens)
+        error = before.error_slots + slots - wanted
+        largest = max(largest, abs(error))
     exposures: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for (source, _), stretches in seen.items():
-        exposures[source][_most_seen(stretches)] += 1
+    together = dict(before.stretches)
+    for (source, sample), here in seen.items():
+        earlier = before.stretches.get((source, sample), ())
+        again = [one for one in earlier if any(one[0] < stop and start < one[1] for start, stop in here)]
+        exposures[source][_most_seen([*again, *here])] += 1
+        together[source, sample] = [*earlier, *here]
+    one_pack = max(Fraction(max(pack_slots, default=0)), curve.highest * (room // max(1, len(pack_slots))))
     pack_patches, pack_media, pack_attention = np.array(limited, np.int64).reshape(-1, 3).T
     return Recount(
         packs=len(pack_tokens),
@@ -119,19 +144,27 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int)
         pack_patches=pack_patches,
         pack_media=pack_media,
         pack_attention=pack_attention,
+        after=Seen(before.tokens + tokens, error, max(before.one_pack_slots, one_pack), together),
     )
 
 
-def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary) -> Recount:
+def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary, before: Seen | None = None) -> Recount:
     """Recount a packs store and hold it against what its plan's meta claims.
 
-    Raises StoreError for the first claim that the bytes don't bear out. Where records were forgotten, the plan may
-    claim as many tokens and slots more as their segments are long, and the share is no longer what it was.
+    Args:
+        before: what was recounted of the plans that this one amends; without it, what the plan says of them is taken
+            for true, and epochs are counted from here on.
+    Raises:
+        StoreError: the first claim that the bytes don't bear out. Where records were forgotten, the plan may claim as
+            many tokens and slots more as their segments are long, and the share is no longer what it was.
     """
     curve = Curve.of(plan["schedule"])
-    found = recount(packs.records(), curve, vocabulary.media_pad_id, vocabulary.pad_id)
+    amends = plan["amends"] or {"tokens": 0, "error": 0, "bound": 0}
+    told = Seen(amends["tokens"], Fraction(amends["error"], 2 * MILLION), Fraction(amends["bound"], 2 * MILLION))
+    found = recount(packs.records(), curve, vocabulary.media_pad_id, vocabulary.pad_id, before or told)
     gone = found.forgotten
-    one_pack = max(Fraction(found.most_slots), curve.highest * plan["max_pack_tokens"])
+    # a plan that amends another carries its error in whole half-millionths of a slot
+    rounded = Fraction(1, MILLION) if plan["amends"] else 0
     given = [(source["name"], source["given_tokens"], source["given_slots"]) for source in plan["sources"]]
     caps = {source["name"]: source["max_epochs"] for source in plan["sources"]}
     counts: list[tuple[str, int, int]] = [
@@ -142,12 +175,14 @@ def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary) -> 
     claims: list[tuple[str, object, object]] = [
         ("the plan's digest", plan["plan"], packs.meta["plan"]),
         ("packs", plan["packs"], found.packs),
+        ("tokens before it", amends["tokens"], (before or told).tokens),
+        ("error before it in half-millionths", amends["error"], floor((before or told).error_slots * 2 * MILLION)),
         ("tokens", plan["tokens"], found.tokens + gone),
         ("whole global batches", 0, found.packs % plan["global_batch_packs"]),
         (
             "vision share within one pack's slots of the schedule",
             True,
-            gone > 0 or found.largest_error_slots <= one_pack,
+            gone > 0 or found.largest_error_slots <= found.after.one_pack_slots + rounded,
         ),
         *(
             (f"epochs of {name} within {caps[name]}", True, max(counts) <= caps[name])

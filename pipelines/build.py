@@ -19,6 +19,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Sample, digest
 from manifests.schedule import VisionShare
 from packing import plan
+from packing.amend import BEGINNING, begun_at, chain_of
 from packing.materialise import pack_unit, packs_meta, samples_of
 from packing.mixture import Mixture
 from packing.pieces import SourcePieces, pieces_of
@@ -91,12 +92,22 @@ class _Below:
 
 
 @schema
+class Amends:
+    """From which global batch on a plan takes the place of another one, e.g. {plan: plan, at_batch: 1200}."""
+
+    plan: str
+    """Node of the plan that is left there."""
+    at_batch: int
+    """Counted from the beginning of the run: how many global batches of what was planned before are seen."""
+
+
+@schema
 class Plan:
     """Which samples share a pack, and which packs are seen when. Fixes all that training will see."""
 
     PRODUCT: ClassVar[StoreKind] = "plan"
-    READS: ClassVar[frozenset[str]] = frozenset({"samples"})
-    VERSION: ClassVar[int] = 1
+    READS: ClassVar[frozenset[str]] = frozenset({"samples", "plan"})
+    VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset({"mixture"})
 
     kind: Literal["plan"]
@@ -105,16 +116,21 @@ class Plan:
     vision_share: Literal["of_the_mixture", "of_the_data"] = "of_the_mixture"
     """`of_the_data` takes what the samples happen to have, so that text alone or pictures alone can be planned, too;
     the mixture's own `vision_share` is then not used."""
+    amends: Amends | None = None
+    """Another plan of the same run, which goes on with this one (docs/plan.md)."""
 
     @property
     def mixed(self) -> Mixture:
         return _mixture_in(self.mixture) if isinstance(self.mixture, str) else self.mixture
 
     def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(source.store for source in self.mixed.sources))
+        amended = (self.amends.plan,) if self.amends else ()
+        return tuple(dict.fromkeys([*(source.store for source in self.mixed.sources), *amended]))
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         roots = [inputs[source.store].digest for source in self.mixed.sources]
+        if self.amends:
+            roots.append(inputs[self.amends.plan].digest)
         return Survey((Unit("plan", digest(*roots)),), {"mixture": self.mixed.digest, "plan": plan.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
@@ -124,10 +140,14 @@ class Plan:
         pieces = [pieces_of(samples[source.name], source, mixture, vocabulary) for source in mixture.sources]
         if self.vision_share == "of_the_data":
             mixture = replace(mixture, vision_share=VisionShare(constant=_share_of(pieces)))
-        made = plan.arrange(mixture, pieces, vocabulary.digest)
-        for block in made.blocks:
+        begun = BEGINNING
+        if self.amends:
+            chain = chain_of(task.inputs[self.amends.plan].snapshot)
+            begun = begun_at(chain, self.amends.at_batch, mixture, pieces, vocabulary.digest)
+        planner = plan.Planner(mixture, pieces, vocabulary.digest, begun=begun)
+        for block in planner:
             writer.add(block)
-        return made.meta | {"stores": {source.name: source.store for source in mixture.sources}}
+        return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}
 
 
 def _mixture_in(path: str) -> Mixture:

@@ -9,7 +9,10 @@ import pytest
 
 from manifests.errors import ManifestError
 from manifests.load import load
+from manifests.schedule import VisionShare
 from packing.mixture import Mixture, Source
+from packing.plan import arrange
+from tests.packing.test_plan import TEXT, pieces
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "manifests/mixtures").glob("*.yaml"))
@@ -57,3 +60,26 @@ def test_nonsense_is_refused_with_a_place(key: str, message: str, tmp_path: Path
     file.write_text("sources: [{name: text, store: x, weight: 1}]\nmax_pack_tokens: 64\nglobal_batch_packs: 2\n")
     with pytest.raises(ManifestError, match=message):
         load(Mixture, [file], [key])
+
+
+def test_the_arms_of_the_ablation_differ_in_when_vision_comes_and_in_nothing_else() -> None:
+    arms = [load(Mixture, [ROOT / f"manifests/mixtures/{name}.yaml"]).value for name in ("early", "mid", "late")]
+    horizon = arms[0].horizon_tokens
+    assert horizon
+    assert len({dataclasses.replace(arm, vision_share=VisionShare()).digest for arm in arms}) == 1
+    assert {arm.curve.slots_until(horizon) for arm in arms} == {horizon // 10}, "equal vision, so equal text"
+    begins = [next(t for t in range(0, horizon, horizon // 10) if arm.curve.at(t)) for arm in arms]
+    assert begins == [0, horizon // 2, horizon * 4 // 5]
+
+
+def test_plans_of_the_arms_see_equally_much_vision_and_text() -> None:
+    sources = [pieces("pictures", [(64, 49), (40, 30), (30, 16)] * 150), pieces("text", TEXT * 400)]
+    named = tuple(Source(name=source.content_root, store="", weight=1.0) for source in sources)
+    told = {}
+    for name in ("early", "mid", "late"):
+        arm = load(Mixture, [ROOT / f"manifests/mixtures/{name}.yaml"]).value
+        small = dataclasses.replace(arm, sources=named, max_pack_tokens=64, horizon_tokens=30_000)
+        told[name] = arrange(small, sources, "v").meta
+    for meta in told.values():
+        assert abs(meta["slots"] - told["early"]["slots"]) <= 2 * meta["one_pack_slots"] + 2 * 64
+        assert abs(meta["tokens"] - told["early"]["tokens"]) <= 2 * 64

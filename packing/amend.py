@@ -1,0 +1,164 @@
+"""A plan that goes on where another one is left: from global batch N on, over what was not yet seen.
+
+The plans of a run are a chain: each begins at a global batch, and of the one before only the batches up to there count.
+That prefix is not touched; it is read here, once, as segments. What it gave is counted per piece, so that a source that
+is kept neither repeats nor loses anything, a document that was cut goes on with its next piece, and `max_epochs` holds
+over the whole chain. Tokens, positions of a schedule and global batches count from the beginning of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+
+from manifests.errors import ManifestError, StoreError
+from manifests.records import Json
+from manifests.schedule import MILLION, Curve
+from packing.mixture import Mixture
+from packing.pieces import SourcePieces
+from stores.store import Snapshot, Store
+
+Link = tuple[int, Snapshot]
+"""The first global batch that is read from a plan, and the plan."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """All that a plan has to know of what the run saw before it."""
+
+    at_batch: int = 0
+    plan: str | None = None
+    """Digest of the plan that it amends."""
+    tokens: int = 0
+    slots: int = 0
+    error: int = 0
+    """Slots given - slots wanted at that place, in half-millionths of a slot, rounded down."""
+    bound: int = 0
+    """What any pack ought to hold before that place, or holds if that is more, in half-millionths of a slot."""
+    uses: tuple[np.ndarray, ...] = ()
+    """Per source of the new mixture: how often each of its pieces was seen; empty where none was."""
+
+    @property
+    def told(self) -> Json:
+        """For the meta of a plan; None where it amends nothing."""
+        if self.plan is None:
+            return None
+        names = ("at_batch", "plan", "tokens", "slots", "error", "bound")
+        return {name: getattr(self, name) for name in names}
+
+
+BEGINNING = Begun()
+"""Of a run."""
+
+
+def chain_of(plan: Snapshot) -> list[Link]:
+    """All plans of the run that `plan` is the last of. Raises StoreError where one is another now."""
+    links: list[Link] = []
+    while (amends := plan.meta["amends"]) is not None:
+        links.append((amends["at_batch"], plan))
+        for parent in plan.parents:
+            before = Store.open(parent.url).snapshot(parent.number)
+            if before.kind == "plan" and before.meta["plan"] == amends["plan"]:
+                break
+        else:
+            raise StoreError("the plan that it amends is not there", where=plan.name, fix="run the plan again")
+        plan = before
+    return [(0, plan), *reversed(links)]
+
+
+def begun_at(
+    chain: Sequence[Link], at_batch: int, mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str
+) -> Begun:
+    """What was seen before global batch `at_batch` of a chain of plans.
+
+    Raises ManifestError where the plans end before it, their packs or ids are others than the mixture's, or a source
+    of the same name is another one or cut otherwise.
+    """
+    last_first, last = chain[-1]
+    _compare(last, mixture, vocabulary)
+    batches = last.meta["packs"] // mixture.global_batch_packs
+    if not last_first < at_batch <= last_first + batches:
+        raise ManifestError(
+            f"global batch {at_batch} is none of this plan's, which begin at {last_first}",
+            where=last.name,
+            fix=f"amend at {last_first + 1} to {last_first + batches}; a plan before it can be amended instead",
+        )
+    ends = [first for first, _ in chain[1:]] + [at_batch]
+    tokens = slots = bound = 0
+    wanted = Fraction(0)
+    seen: dict[str, list[np.ndarray]] = {}
+    roots: dict[str, str] = {}
+    for (first, plan), end in zip(chain, ends, strict=True):
+        roots |= {source["name"]: source["content_root"] for source in plan.meta["sources"]}
+        curve = Curve.of(plan.meta["schedule"])
+        before, left = tokens, (end - first) * mixture.global_batch_packs
+        for block in plan.records():
+            packs = min(left, len(block.arrays["pack_offsets"]) - 1)
+            if packs == 0:
+                break
+            left -= packs
+            rows = int(block.arrays["pack_offsets"][packs])
+            tokens += int(block.arrays["length"][:rows].sum())
+            held = np.add.reduceat(block.arrays["slots"], block.arrays["pack_offsets"][:-1], dtype=np.int64)[:packs]
+            slots += int(held.sum())
+            bound = max(bound, 2 * MILLION * int(held.max()))
+            columns = np.stack([block.arrays[name][:rows].astype(np.int64) for name in ("ordinal", "start", "length")])
+            for index in np.unique(block.arrays["source"][:rows]).tolist():
+                mine = columns[:, block.arrays["source"][:rows] == index]
+                seen.setdefault(block.header["sources"][index], []).append(mine)
+        wanted += curve.slots_until(tokens) - curve.slots_until(before)
+        bound = max(bound, int(2 * MILLION * curve.highest) * mixture.max_pack_tokens)
+    if mixture.horizon_tokens is not None and mixture.horizon_tokens <= tokens:
+        raise ManifestError(
+            f"horizon_tokens is {mixture.horizon_tokens:,}, the run has seen {tokens:,} by global batch {at_batch}",
+            where="mixture",
+            fix="count the horizon from the beginning of the run",
+        )
+    uses = tuple(
+        _uses(pieces, np.concatenate(seen[source.name], axis=1), source.name, roots[source.name])
+        if source.name in seen
+        else np.zeros(0, np.uint16)
+        for source, pieces in zip(mixture.sources, sources, strict=True)
+    )
+    error = floor((slots - wanted) * 2 * MILLION)
+    return Begun(at_batch, last.meta["plan"], tokens, slots, error, bound, uses)
+
+
+def _compare(plan: Snapshot, mixture: Mixture, vocabulary: str) -> None:
+    here = {
+        "max_pack_tokens": mixture.max_pack_tokens,
+        "global_batch_packs": mixture.global_batch_packs,
+        "vocabulary": vocabulary,
+    }
+    for name, value in here.items():
+        if plan.meta[name] != value:
+            raise ManifestError(
+                f"{name} is {value}, the plan that is amended has {plan.meta[name]}",
+                where=plan.name,
+                fix="a run keeps these; begin a new run with a plan of its own",
+            )
+
+
+def _uses(pieces: SourcePieces, seen: np.ndarray, source: str, root: str) -> np.ndarray:
+    """(N,) uint16, from the (3, M) ordinals, starts and lengths of what was seen."""
+    if pieces.content_root != root:
+        raise ManifestError(
+            f"source {source} has other samples than in the plan that is amended",
+            where="mixture",
+            fix="keep its samples as they were, and give new ones as a source of another name",
+        )
+    order = np.lexsort((pieces.start, pieces.ordinal))
+    known = np.stack([pieces.ordinal, pieces.start, pieces.length]).astype(np.int64)[:, order]
+    shift = max(int(known[1].max()), int(seen[1].max())) + 1
+    places = np.searchsorted(known[0] * shift + known[1], seen[0] * shift + seen[1])
+    if not np.array_equal(known[:, np.minimum(places, len(order) - 1)], seen):
+        raise ManifestError(
+            f"source {source} is cut into other pieces than in the plan that is amended",
+            where="mixture",
+            fix="keep its domains, `limits` and `pack_limits` as they were",
+        )
+    return np.bincount(order[places], minlength=len(order)).astype(np.uint16)

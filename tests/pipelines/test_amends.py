@@ -1,0 +1,67 @@
+"""A run that changes its mixture at a global batch: two plan nodes, two packs stores, one loader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import MillraceError
+from manifests.schedule import Curve
+from packing.loader import Loader
+from packing.proof import prove, recount
+from tests.pipelines import small_data
+from tests.pipelines.test_run import head, run
+from tokenization.vocabulary import Vocabulary
+
+AMENDED = """
+  plan_2:
+    kind: plan
+    amends: {plan: plan, at_batch: 4}
+    vision_share: of_the_data
+    mixture:
+      max_pack_tokens: 128
+      global_batch_packs: 2
+      seed: 5
+      limits: {max_image_patches: 64, max_frame_patches: 16, max_video_frames: 8}
+      sources: [{name: own, store: samples, weight: 1, max_epochs: 2}]
+  packs_2:
+    kind: pack
+    input: plan_2
+"""
+
+
+def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    small_data.write(tmp_path / "data", texts=60)
+    manifest = tmp_path / "dag.yaml"
+    before = small_data.DAG.replace("weight: 1}", "weight: 1, max_epochs: 2}").replace("tokens: 512", "tokens: 128")
+    manifest.write_text(before)
+    run(manifest, tmp_path / "out", workers=0)
+    first = head(tmp_path / "out", "packs")
+    manifest.write_text(before + AMENDED)
+    run(manifest, tmp_path / "out", workers=0)
+    assert head(tmp_path / "out", "packs").content_root == first.content_root, "the prefix is untouched"
+    second, plan = head(tmp_path / "out", "packs_2"), head(tmp_path / "out", "plan_2")
+    assert plan.meta["amends"]["plan"] == first.meta["plan"] and second.meta["amends"]["at_batch"] == 4
+    vocabulary = Vocabulary.load()
+    ids = (vocabulary.media_pad_id, vocabulary.pad_id)
+    seen = recount(first.records(0, 8), Curve.of(first.meta["schedule"]), *ids).after
+    found = prove(second, plan.meta, vocabulary, seen)
+    assert max(found.exposures["own"]) == 2
+    times = Counter(len(stretches) for stretches in found.after.stretches.values() if len({*stretches}) == 1)
+    assert set(times) <= {1, 2} and times[2] > times[1], "nearly all was seen in both epochs, nothing more often"
+    with Loader([(0, first), (4, second)], 2) as loader:
+        assert sum(batch.tokens for batch in loader) == seen.tokens + plan.meta["tokens"]
+
+
+def test_a_batch_that_was_never_planned_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    small_data.write(tmp_path / "data", texts=20)
+    manifest = tmp_path / "dag.yaml"
+    manifest.write_text(
+        small_data.DAG.replace("tokens: 512", "tokens: 128") + AMENDED.replace("batch: 4", "batch: 4000")
+    )
+    with pytest.raises(MillraceError, match="global batch 4000 is none of this plan's"):
+        run(manifest, tmp_path / "out", workers=0)
