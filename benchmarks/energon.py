@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,8 @@ def loader(
         parallel_shard_iters=1,
     )
     return get_savable_loader(records) if savable else get_loader(records)
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1])
+    print("{}")

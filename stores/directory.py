@@ -95,9 +95,17 @@ class Directory:
 
     def candidates(self, shard: str) -> list[int]:
         """Places of shards whose digest begins like this one's: one or none, but for accidents."""
+        return self.beginning_with(int(_prefix(shard)))
+
+    def beginning_with(self, prefix: int) -> list[int]:
+        """The same for the first 8 bytes of a digest, as in `prefixes`."""
         prefixes, order = self._sorted
-        first, stop = (int(np.searchsorted(prefixes, _prefix(shard), side=side)) for side in ("left", "right"))
-        return np.sort(order[first:stop]).tolist()
+        place = int(np.searchsorted(prefixes, np.uint64(prefix)))
+        found = []
+        while place < len(prefixes) and prefixes[place] == prefix:
+            found.append(int(order[place]))
+            place += 1
+        return found
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:

@@ -23,10 +23,10 @@ import xxhash
 
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, canonical_json, digest
+from stores.ahead import ahead
 from stores.filesystem import Files
 from stores.lists import Lists
 from stores.reading import ShardIndex, ShardReader
-from stores.requests import of_this_process
 from stores.roots import Root
 from stores.runs import ENTRY, Run, RunEntry, run_path
 
@@ -38,6 +38,7 @@ By = Literal["id", "url", "digest"]
 
 CORE: dict[By, tuple[str, ...]] = {"id": ("id",), "url": ("locator", "origin")}
 """Columns of the core table that say a name; `digest` is one of the media table."""
+MEDIA = ("record", "digest")
 SEEDS: dict[By, int] = {"id": 1, "url": 2, "digest": 3}
 BYTES: dict[By, int] = {"id": 16, "digest": 32}
 """Of names that records give in hex digits."""
@@ -64,15 +65,15 @@ class Lookup:
         value = raw(by, name)
         if not value:
             return []
-        candidates = self._candidates(hashed(by, value))
         found: set[tuple[int, int]] = set()
-        for prefix in np.unique(candidates["shard"]).tolist():
-            rows = candidates["row"][candidates["shard"] == prefix]
-            for place in self._lists.directory.candidates(f"{prefix:016x}"):
-                confirmed = np.intersect1d(rows, rows_with(self._index(place), by, value))
-                found |= {(place, row) for row in confirmed.tolist()}
-        for place in self.scanned:
-            found |= {(place, row) for row in rows_with(self._index(place), by, value).tolist()}
+        for prefix, row in self._candidates(hashed(by, value)):
+            for place in self._lists.directory.beginning_with(prefix):
+                if has_name(self._index(place), row, by, value):
+                    found.add((place, row))
+        scanned = self.scanned
+        tables = ahead(lambda place: rows_with(self._index(place), by, value), scanned, self._files.at_once)
+        for place, rows in zip(scanned, tables, strict=True):
+            found |= {(place, row) for row in rows.tolist()}
         return sorted(found)
 
     @property
@@ -81,14 +82,16 @@ class Lookup:
         uncovered = self._uncovered
         return uncovered if self.trouble is None else range(len(self._lists.directory.records))
 
-    def _candidates(self, name: int) -> np.ndarray:
-        """(n,) ENTRY of all runs, with places that may be gone and, hardly ever, other names of the same hash."""
-        found = [np.zeros(0, ENTRY)]
+    def _candidates(self, name: int) -> list[tuple[int, int]]:
+        """(how the shard's digest begins, row) that the runs say: places that may be gone and, hardly ever, other names
+        of the same hash."""
+        runs = self._runs
         try:
-            found += of_this_process().together(lambda run: run.find(name), self._runs)
+            told = list(ahead(lambda run: run.find(name), runs, min(self._files.at_once, len(runs))))
         except StoreError as error:
             self.trouble = error
-        return np.concatenate(found)
+            return []
+        return [(shard, row) for entries in told for _, shard, row in entries.tolist()]
 
     @cached_property
     def _covered(self) -> Covered:
@@ -186,6 +189,25 @@ def entries_of(known: ShardIndex) -> np.ndarray:
     return entries
 
 
+def has_name(known: ShardIndex, row: int, by: By, value: bytes) -> bool:
+    """Whether the index says that the record in that row, if there is one, has that name."""
+    if row >= known.entry.records:
+        return False
+    if by == "digest":
+        media = known.columns("media", MEDIA)
+        if media is None:
+            return False
+        first, stop = np.searchsorted(media.column("record").to_numpy(), [row, row + 1]).tolist()
+        return any(media.column("digest")[place].as_py() == value for place in range(first, stop))
+    core = known.columns("core", ["source", *CORE[by]])
+    assert core is not None
+    there = core.column_names
+    if "source" in there and core.column("source")[row].as_py() == FORGOTTEN:
+        return False
+    name = value if by in BYTES else value.decode()
+    return any(core.column(column)[row].as_py() == name for column in CORE[by] if column in there)
+
+
 def rows_with(known: ShardIndex, by: By, value: bytes) -> np.ndarray:
     """(n,) int64, ascending: rows of the records of a shard that have that name."""
     found = [np.zeros(0, np.int64)]
@@ -198,7 +220,7 @@ def rows_with(known: ShardIndex, by: By, value: bytes) -> np.ndarray:
 def _names(known: ShardIndex, by: By) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
     """Columns of names, and the row that has each. Empty names and those of forgotten records are left out."""
     if by == "digest":
-        media = known.columns("media", ["record", "digest"])
+        media = known.columns("media", MEDIA)
         if media is not None:
             yield media.column("record").to_numpy(), media.column("digest")
         return

@@ -96,11 +96,12 @@ class ShardIndex:
         self.entry, self.shard = entry, entry.shard
         self._read = read
         self._files: dict[str, bytes] = {}
+        self._columns: dict[tuple[str, ...], pa.Table] = {}
 
     @property
     def held_bytes(self) -> int:
         """Memory that this takes, about."""
-        tables = [value for value in vars(self).values() if isinstance(value, pa.Table)]
+        tables = [value for value in (*vars(self).values(), *self._columns.values()) if isinstance(value, pa.Table)]
         return sum(map(len, self._files.values())) + sum(table.nbytes for table in tables)
 
     @cached_property
@@ -112,12 +113,15 @@ class ShardIndex:
         return index.from_parquet(self._file("media")) if "media" in self.entry.files else None
 
     def columns(self, name: str, wanted: Sequence[str]) -> pa.Table | None:
-        """Of a table, those of the columns that it has; None where the shard has no such table. Not kept."""
+        """Of a table, those of the columns that it has; None where the shard has no such table."""
         if name not in self.entry.files:
             return None
-        data = self._file(name)
-        there = index.names(data)
-        return index.from_parquet(data, [column for column in wanted if column in there])
+        key = (name, *wanted)
+        if key not in self._columns:
+            data = self._file(name)
+            there = index.names(data)
+            self._columns[key] = index.from_parquet(data, [column for column in wanted if column in there])
+        return self._columns[key]
 
     @cached_property
     def beside(self) -> pa.Table | None:

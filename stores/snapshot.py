@@ -347,7 +347,7 @@ class Snapshot:
     def row(self, ordinal: int) -> dict[str, Any]:
         """What the index says of that record, and what views decided about it."""
         place = self.place(ordinal)
-        return self._shard_table(place.shard, None).slice(place.row, 1).to_pylist()[0]
+        return self._shard_table(place.shard, None, place.row).to_pylist()[0]
 
     def find(self, by: By, name: str) -> list[Found]:
         """All records with that name, in store order, also those that a view dropped. In time independent of the size
@@ -430,19 +430,19 @@ class Snapshot:
     def _index(self, shard: str) -> ShardIndex:
         return self.reader.index(self.entry(shard))
 
-    def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
-        """Facts and `keep` of one shard's records; of `columns` at least those that exist."""
+    def _shard_table(self, shard: str, columns: Sequence[str] | None, row: int | None = None) -> pa.Table:
+        """Facts and `keep` of one shard's records, or of one of them; of `columns` at least those that exist."""
         entry, known = self.entry(shard), self._index(shard)
         facts = [name for name in KINDS[self.kind].FACTS.names if columns is None or name in columns]
-        found = pa.table({"keep": np.ones(entry.records, bool)})
+        found = pa.table({"keep": np.ones(entry.records if row is None else 1, bool)})
         if facts:
-            core = index.in_hex(known.core.select(facts))
+            core = index.in_hex(_only(known.core.select(facts), row))
             found = core.append_column("keep", found.column("keep"))
         if "columns" in entry.files and (columns is None or set(columns) - {*facts, *found.column_names}):
             assert known.beside is not None
             for name in known.beside.column_names:
                 if columns is None or name in columns:
-                    found = found.append_column(name, known.beside.column(name))
+                    found = found.append_column(name, _only(known.beside, row).column(name))
         return found
 
     def _empty(self) -> pa.Table:
@@ -532,9 +532,9 @@ class ViewSnapshot(Snapshot):
         ordinals = np.concatenate(found)
         return ordinals[(ordinals >= start) & (ordinals < stop)]
 
-    def _shard_table(self, shard: str, columns: Sequence[str] | None) -> pa.Table:
-        own = self.reader.table("columns", self.entry(shard).files["columns"])
-        below = self.over._shard_table(shard, columns)
+    def _shard_table(self, shard: str, columns: Sequence[str] | None, row: int | None = None) -> pa.Table:
+        own = _only(self.reader.table("columns", self.entry(shard).files["columns"]), row)
+        below = self.over._shard_table(shard, columns, row)
         kept = below.column("keep")
         for name in own.column_names:
             if columns is not None and name not in columns and name != "keep":
@@ -552,3 +552,7 @@ class ViewSnapshot(Snapshot):
             else:
                 below = below.append_column(name, column)
         return below
+
+
+def _only(table: pa.Table, row: int | None) -> pa.Table:
+    return table if row is None else table.slice(row, 1)

@@ -203,6 +203,26 @@ def test_a_merged_run_gives_what_its_sources_gave(
         assert sorted(merged.find(name).tolist()) == sorted(expected.tolist())
 
 
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_changed_byte_of_a_run_is_an_error_or_changes_no_answer(quick_folder: Path, seed: int) -> None:
+    files = LocalFiles(Path(tempfile.mkdtemp(dir=quick_folder)))
+    random_ = np.random.default_rng(seed)
+    entries = np.zeros(700, ENTRY)
+    entries["hash"] = random_.integers(0, 2**64, len(entries), np.uint64)
+    entries["row"] = np.arange(len(entries))
+    told = write(files, [(Fresh(entries, np.zeros(0, COVER)), NONE)])
+    files.settle()
+    flip(next(Path(files.url, "lookup").glob("*.run")), int(random_.integers(0, 10**6)))
+    damaged, refused = Run(LocalFiles(Path(files.url)), told), 0
+    for name, _, row in entries.tolist():
+        try:
+            assert damaged.find(name)["row"].tolist() == [row]
+        except StoreError:
+            refused += 1
+    assert refused
+
+
 @contextmanager
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Lengths of the ranges that are read."""
@@ -325,23 +345,29 @@ def test_a_copy_takes_the_lookup_along_and_leaves_a_damaged_one(store: Store, tm
 
 def test_what_was_forgotten_is_in_no_run(tmp_path: Path) -> None:
     store = Store.create(str(tmp_path / "run" / "docs"), "documents", "docs")
-    lookup_upkeep.build(commit(store, "a", "b"))
+    lookup_upkeep.build(commit(store, "a", "b", "old"))
     lookup_upkeep.build(commit(store, "a", "b", "c"))
-    gone = document("a", 1)
+    gone, old = document("a", 1), document("old", 2)
     shown = picture(4).digest  # by documents of every unit
-    words = [("id", gone.id), ("url", gone.locator), ("digest", shown), ("id", document("c", 4).id)]
-    traces = [hashed(by, raw(by, name)).to_bytes(8, "little") for by, name in words]  # type: ignore[arg-type]
-    everything = b"".join(path.read_bytes() for path in run_files(store))
-    assert all(trace in everything for trace in traces)
-    forget(
-        str(tmp_path / "run"),
-        {"ids": frozenset([gone.id]), "sources": frozenset(), "places": frozenset(), "media": frozenset([shown])},
-    )
-    everything = b"".join(path.read_bytes() for path in run_files(store))
-    assert not any(trace in everything for trace in traces)
-    head = store.head()
-    assert head is not None and not head.lookup.scanned
-    check(head, ["a", "b", "c"])
+
+    def traced(names: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        everything = b"".join(path.read_bytes() for path in run_files(store))
+        return {(by, name) for by, name in names if hashed(by, raw(by, name)).to_bytes(8, "little") in everything}  # type: ignore[arg-type]
+
+    def forgets(**names: set[str]) -> None:
+        kinds = ("ids", "sources", "places", "media")
+        forget(str(tmp_path / "run"), {what: frozenset(names.get(what, ())) for what in kinds})  # type: ignore[misc]
+        head = store.head()
+        assert head is not None and not head.lookup.scanned
+        check(head, ["a", "b", "c"])
+
+    stale = {("id", old.id), ("url", old.locator)}  # in older snapshots only, and still in a run that is needed
+    named = {("id", gone.id), ("url", gone.locator), ("digest", shown), ("id", document("c", 4).id)}
+    assert traced(stale | named) == stale | named
+    forgets(ids={old.id})
+    assert traced(stale | named) == named
+    forgets(ids={gone.id}, media={shown})
+    assert traced(stale | named) == set()
 
 
 def test_a_lookup_on_s3_takes_few_requests(s3: Faulty) -> None:
@@ -353,3 +379,55 @@ def test_a_lookup_on_s3_takes_few_requests(s3: Faulty) -> None:
     s3.seen.clear()
     found = opened.find("id", document("c", 5).id)
     assert len(found) == 1 and len(s3.seen) <= 2  # fences and lists are at hand: a bucket, and an index
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+@contextmanager
+def killed_before(change: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Before that many-th change of the filesystem, from 0."""
+    done = [0]
+
+    def counting(name: str) -> Any:
+        act = getattr(LocalFiles, name)
+
+        def acts(*arguments: Any) -> Any:
+            if done[0] == change:
+                raise Killed
+            done[0] += 1
+            return act(*arguments)
+
+        return acts
+
+    with monkeypatch.context() as patch:
+        for name in ("publish", "settle", "swap", "delete", "touch"):
+            patch.setattr(LocalFiles, name, counting(name))
+        yield
+
+
+@pytest.mark.parametrize("verb", ["build", "renew"])
+def test_killed_before_any_change_and_started_again_it_is_the_same(
+    verb: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = commit(store, "a", "b")
+    for change in range(100):
+        if change == 0 or verb == "renew":
+            lookup_upkeep.build(first)
+        second = commit(store, "a", *(["c"] if change % 2 else ["d"]))
+        try:
+            with killed_before(change, monkeypatch):
+                getattr(lookup_upkeep, verb)(second)
+        except Killed:
+            check(store.snapshot(second.number), ["c"])
+            getattr(lookup_upkeep, verb)(second)
+            ended = False
+        else:
+            ended = True
+        opened = store.snapshot(second.number)
+        assert not opened.lookup.scanned and opened.lookup.trouble is None
+        check(opened, ["a", "b", "c"])
+        if ended:
+            break
+    assert change >= 4

@@ -1,0 +1,487 @@
+"""A store of 100,000 shards and 10^9 records: how long to open it, to read a record's index row, to find a name?
+
+    python -m benchmarks.store_scale [--quick]
+
+What is real, and what is not, of the large store: root, lists and directory are what commits of 100,000 units of 10,000
+records each leave; 64 shards have index files of their own, with ids, URLs and digests of media that are looked up; the
+other shards name one of 16 real index files. So any record's row is a real read, and names are those of the 64. The
+look-up is one run of what `lookup_upkeep` made of the 64 and of 10^8 entries of made-up hashes, spread over all shards:
+2 GB; one for everything would have 4 * 10^9. Tars there are none.
+
+A fresh process asks each question, one after the other: 1,000 times of a folder, 250 times of a server that answers
+readers as S3 does, each answer 50 ms late. Beside Energon, which has no store of that size here: 100,000 real documents
+in 100 real tars, which both read as they are, by id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.measure import Result, save
+from benchmarks.peers import run_in
+from manifests.records import Document, Text, record_id
+from stores import index, lookup_upkeep
+from stores.filesystem import LocalFiles, publish_bytes
+from stores.lookup import Covered, manifest_bytes, manifest_path
+from stores.lookup import read as read_lookup
+from stores.roots import Receipt, ShardEntry
+from stores.runs import COVER, ENTRY, HASHES, Run, write
+from stores.store import Store
+
+QUESTION = "Opening a store of 100,000 shards and 10^9 records, the 2 seconds that are allowed over those it takes:"
+BAR = 1.0
+OPEN_S, OPEN_MB = 2.0, 300
+LATE_S = 0.05
+
+SHARDS, ROWS, REAL, SHARED = 100_000, 10_000, 64, 16
+FILL = 100_000_000
+ASKED, ASKED_LATE = 1000, 250
+UNITS, PER_UNIT = 100, 1000
+"""Of the store that Energon reads, too."""
+
+
+# ---------------------------------------------------------------------- the large store
+
+
+def locator(shard: int, row: int) -> str:
+    return f"https://crawl.example/{shard:06d}/page-{row:05d}.html"
+
+
+def picture(shard: int, row: int) -> bytes:
+    return sha256(b"picture %d %d" % (shard, row)).digest()
+
+
+def tables(shard: int, rows: int) -> dict[str, pa.Table]:
+    """The index of a shard of documents with a picture each, as the writer makes it."""
+    rng = np.random.default_rng(shard)
+    urls = [locator(shard, row) for row in range(rows)]
+    ids = [bytes.fromhex(record_id("crawl", url)) for url in urls]
+    sizes = rng.integers(400, 3000, rows)
+    pictures = rng.integers(20_000, 300_000, rows)
+    word = lambda text: index.constant(text, rows)  # noqa: E731
+    ones, zeros = np.ones(rows, np.int32), np.zeros(rows, np.int32)
+    at = np.cumsum(sizes + pictures) - sizes
+    core = {
+        "id": pa.array(ids, pa.binary(16)),
+        "source": word("crawl"),
+        "domain": word("web"),
+        "locator": urls,
+        "characters": sizes,
+        "images": ones,
+        "videos": zeros,
+        "licence": word(""),
+        "origin": urls,
+        "consent": word(""),
+        "line.at": at,
+        "line.bytes": sizes,
+        "line.xxh3": rng.integers(0, 2**64, rows, np.uint64),
+    }
+    media = {
+        "record": np.arange(rows),
+        "place": np.full(rows, -1),
+        "digest": pa.array([picture(shard, row) for row in range(rows)], pa.binary(32)),
+        "kind": word("image"),
+        "format": word("jpg"),
+        "width_px": rng.integers(200, 4000, rows).astype(np.int32),
+        "height_px": rng.integers(200, 4000, rows).astype(np.int32),
+        "frame_times_us": pa.array([[]] * rows, pa.list_(pa.int64())),
+        "shard": pa.nulls(rows, pa.binary(32)),
+        "offset": at + sizes,
+        "length": pictures,
+    }
+    return {"core": pa.table(core), "media": pa.table(media)}
+
+
+def entry_of(files: LocalFiles, shard: int, rows: int) -> ShardEntry:
+    """The entry of a shard whose index is published here."""
+    made = tables(shard, rows)
+    names = {}
+    for name, table in made.items():
+        data = index.to_parquet(table)
+        names[name] = sha256(data).hexdigest()
+        publish_bytes(files, data, index.path(name, names[name]))
+    counts = {"records": rows, "images": rows}
+    return ShardEntry(name_of(shard), 256 << 20, rows, index.logical_digest(made), names, counts)
+
+
+def name_of(shard: int) -> str:
+    return sha256(b"shard %d" % shard).hexdigest()
+
+
+class Filler:
+    """Entries of hashes that nobody asks for, as many in each part of their range as there would be."""
+
+    def __init__(self, entries: int, shards: np.ndarray, rows: int) -> None:
+        self.entries, self.shards, self.rows = entries, shards, rows
+        self.covers = np.zeros(len(shards), COVER)
+        self.covers["shard"] = shards
+
+    def __len__(self) -> int:
+        return self.entries
+
+    def between(self, first: int, stop: int) -> np.ndarray:
+        count = self.entries * (stop - first) // HASHES
+        rng = np.random.default_rng(first >> 32)
+        found = np.zeros(count, ENTRY)
+        found["hash"] = np.sort(rng.integers(first, stop - 1, count, np.uint64, endpoint=True))
+        found["shard"] = self.shards[rng.integers(0, len(self.shards), count)]
+        found["row"] = rng.integers(0, self.rows, count)
+        return found
+
+
+def make_large(folder: Path, shards: int, rows: int, fill: int) -> tuple[dict[str, Any], list[int]]:
+    """What was made and what it took, and which shards have an index of their own."""
+    own = list(range(0, shards, shards // REAL))[:REAL]
+    part = Store.create(str(folder / "part"), "documents", "part")
+    files = LocalFiles(folder / "whole")
+    real = {shard: entry_of(files, shard, rows) for shard in own}
+    shared = [entry_of(files, shards + number, rows) for number in range(SHARED)]
+    files.settle()
+    (folder / "part" / "index").symlink_to(folder / "whole" / "index")
+    receipts = [Receipt(f"unit-{shard:06d}", (entry,)) for shard, entry in real.items()]
+    commit_fabricated(part, receipts)
+    head = part.head()
+    assert head is not None
+    began, cpu = time.monotonic(), time.process_time()
+    lookup_upkeep.build(head)
+    built = {"entries_s": time.monotonic() - began, "cpu_s": time.process_time() - cpu}
+
+    whole = Store.create(str(folder / "whole"), "documents", "whole")
+    entries = []
+    for shard in range(shards):
+        like = shared[shard % SHARED]
+        entries.append(
+            real.get(shard) or ShardEntry(name_of(shard), like.bytes, rows, like.index, like.files, like.counts)
+        )
+    began = time.monotonic()
+    commit_fabricated(whole, [Receipt(f"unit-{shard:06d}", (entry,)) for shard, entry in enumerate(entries)])
+    commit_s = time.monotonic() - began
+    others = np.array([int(one.shard[:16], 16) for i, one in enumerate(entries) if i not in real], np.uint64)
+    head = whole.head()
+    assert head is not None
+    made = read_lookup(part.files, 1)
+    assert made is not None
+    none = np.zeros(0, np.uint64)
+    sources = [(Run(part.files, told), none) for told in made.runs]
+    run = write(files, [*sources, (Filler(fill, others, rows), none)])
+    files.settle()
+    lists = tuple(entry.digest for entry in head.root.lists)
+    files.swap(manifest_path(head.number), manifest_bytes(Covered(lists, (run,))))
+    names = sum(told.entries for told in made.runs)
+    details = {
+        "shards": shards,
+        "records": head.counts["records"],
+        "look-up entries": run.entries,
+        "look-up bytes": Path(folder, "whole", "lookup", f"{run.digest}.run").stat().st_size,
+        "commit of all units at once, s": round(commit_s, 1),
+        "making the look-up, CPU us per name": round(built["cpu_s"] / names * 1e6, 2),
+        "names per record": names / (len(own) * rows),
+    }
+    return details, own
+
+
+def commit_fabricated(store: Store, receipts: list[Receipt]) -> None:
+    """Commit units without tars."""
+    store._check_there = lambda _: None  # type: ignore[method-assign]
+    store.commit(receipts, node="bench", units=[one.unit for one in receipts])
+
+
+# ---------------------------------------------------------------------- asking
+
+
+Count = Callable[[], tuple[int, int]]
+"""(requests, bytes) so far."""
+
+
+def counting(url: str) -> Count:
+    """Of a folder by what this process reads of files, else by what the server says."""
+    if "://" in url:
+        counted_at = f"{os.environ['AWS_ENDPOINT_URL']}{SENT}"
+        return lambda: tuple(json.loads(urlopen(counted_at).read()))
+    sent = [0, 0]
+
+    def counted(read: Callable[..., bytes]) -> Callable[..., bytes]:
+        def reads(files: LocalFiles, *arguments: Any) -> bytes:
+            data = read(files, *arguments)
+            sent[0], sent[1] = sent[0] + 1, sent[1] + len(data)
+            return data
+
+        return reads
+
+    for name in ("read", "read_range"):
+        setattr(LocalFiles, name, counted(getattr(LocalFiles, name)))
+    return lambda: (sent[0], sent[1])
+
+
+def ask(url: str, asked: int, own: list[int], rows: int) -> dict[str, Any]:
+    """In a fresh process: open the store, and every question `asked` times."""
+    count = counting(url)
+    before_mb = rss_mb()
+    began = time.monotonic()
+    head = Store.open(url).head()
+    assert head is not None
+    total = head.counts["records"]
+    head.place(total // 2)
+    opened = {"s": time.monotonic() - began, "MB": rss_mb() - before_mb, "MB with libraries": rss_mb()}
+    rng = random.Random(1)
+    picked = [(rng.choice(own), rng.randrange(rows)) for _ in range(asked)]
+    ordinals = [rng.randrange(total) for _ in range(asked)]
+    questions: dict[str, list[Callable[[], Any]]] = {
+        "row by ordinal": [lambda i=i: head.row(i)["id"] for i in ordinals],  # type: ignore[misc]
+        "id": [lambda s=s, r=r: head.find("id", record_id("crawl", locator(s, r))) for s, r in picked],  # type: ignore[misc]
+        "url": [lambda s=s, r=r: head.find("url", locator(s, r)) for s, r in picked],  # type: ignore[misc]
+        "digest": [lambda s=s, r=r: head.find("digest", picture(s, r).hex()) for s, r in picked],  # type: ignore[misc]
+    }
+    found: dict[str, Any] = {"open": opened}
+    for name, calls in questions.items():
+        (requests, size), cpu = count(), time.process_time()
+        seconds = []
+        for call, (shard, row) in zip(calls, picked, strict=True):
+            began = time.monotonic()
+            answer = call()
+            seconds.append(time.monotonic() - began)
+            if name != "row by ordinal":
+                assert [one.ordinal for one in answer] == [shard * rows + row], (name, shard, row, answer)
+        after, cpu = count(), time.process_time() - cpu
+        found[name] = {
+            "median_ms": round(statistics.median(seconds) * 1e3, 2),
+            "p99_ms": round(sorted(seconds)[int(len(seconds) * 0.99)] * 1e3, 2),
+            "cpu_ms": round(cpu / asked * 1e3, 2),
+            "requests": round((after[0] - requests) / asked, 2),
+            "KB": round((after[1] - size) / asked / 1e3, 1),
+        }
+    found["MB at the end"] = rss_mb()
+    return found
+
+
+def rss_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+SENT = "/-/sent"
+"""Where the server says what it has sent so far."""
+NOTHING_LISTED = b"<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+ACCESS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@contextmanager
+def late_server(folder: Path) -> Iterator[str]:
+    """What S3 answers to readers, over a folder as a bucket: GET with ranges and HEAD, each `LATE_S` late."""
+    sent = [0, 0]
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, -1
+
+        def answer(self) -> None:
+            if self.path == SENT:
+                return self.send(200, json.dumps(sent).encode(), {}, counts=False)
+            time.sleep(LATE_S)
+            path, _, query = self.path.partition("?")
+            file = folder / path.lstrip("/").partition("/")[2]
+            if "list-type" in query or path.count("/") < 2:
+                return self.send(200, NOTHING_LISTED, {})
+            if not file.is_file():
+                return self.send(404, b"<Error><Code>NoSuchKey</Code></Error>", {})
+            size = file.stat().st_size
+            told = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")
+            start, stop = int(told[0]), min(size, int(told[1] or size - 1) + 1)
+            if self.command == "HEAD":
+                return self.send(
+                    200, b"", {"Content-Length": str(size), "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+                )
+            with file.open("rb") as opened:
+                opened.seek(start)
+                data = opened.read(stop - start)
+            ranged = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"} if "Range" in self.headers else {}
+            return self.send(206 if ranged else 200, data, ranged)
+
+        do_GET = do_HEAD = answer
+
+        def send(self, status: int, data: bytes, headers: Mapping[str, str], counts: bool = True) -> None:
+            if counts:
+                with lock:
+                    sent[0], sent[1] = sent[0] + 1, sent[1] + len(data)
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(data)), "ETag": '"0"'} | dict(headers)).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else data)
+            self.wfile.flush()
+
+        def log_message(self, *told: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+# ---------------------------------------------------------------------- beside Energon
+
+
+def make_documents(folder: Path, units: int, per_unit: int) -> list[str]:
+    """A store of real documents, one tar a unit; their ids."""
+    store = Store.create(str(folder), "documents", "documents")
+    receipts, ids = [], []
+    for unit in range(units):
+        writer = store.writer(f"unit-{unit:03d}")
+        for row in range(per_unit):
+            url = locator(unit, row)
+            text = f"Page {row} of {unit}. " * 20
+            writer.add(Document(record_id("crawl", url), "crawl", url, "web", (Text(text),), origin=url))
+            ids.append(record_id("crawl", url))
+        receipts.append(writer.finish())
+    lookup_upkeep.build(store.commit(receipts, node="bench", units=[one.unit for one in receipts]))
+    return ids
+
+
+def timed(read: Callable[[str], Any], ids: list[str]) -> dict[str, float]:
+    """Look-ups a CPU second and a second, after some to warm up."""
+    for name in ids[:50]:
+        read(name)
+    began, cpu = time.monotonic(), time.process_time()
+    for name in ids[50:]:
+        read(name)
+    count = len(ids) - 50
+    return {"cpu": count / (time.process_time() - cpu), "wall": count / (time.monotonic() - began)}
+
+
+def by_ours(folder: str, ids: list[str]) -> dict[str, float]:
+    began, before_mb = time.monotonic(), rss_mb()
+    head = Store.open(folder).head()
+    assert head is not None and head.find("id", ids[0])
+    opened = {"open_ms": (time.monotonic() - began) * 1e3, "open_MB": rss_mb() - before_mb}
+
+    def read(name: str) -> None:
+        (place,) = head.find("id", name)
+        assert head.record(place.ordinal).id == name
+
+    return opened | timed(read, ids)
+
+
+def by_energon(folder: str, ids: list[str]) -> dict[str, float]:
+    from megatron.energon.cache.file_store import WebdatasetFileStore
+    from megatron.energon.epathlib import EPath
+
+    began, before_mb = time.monotonic(), rss_mb()
+    files = WebdatasetFileStore(EPath(folder))
+    files[f"{ids[0]}.json"]
+    opened = {"open_ms": (time.monotonic() - began) * 1e3, "open_MB": rss_mb() - before_mb}
+
+    def read(name: str) -> None:
+        data, _ = files[f"{name}.json"]
+        assert json.loads(data)["id"] == name
+
+    return opened | timed(read, ids)
+
+
+READERS = {"ours": (None, by_ours), "energon": ("lightning", by_energon)}
+
+
+def beside_energon(folder: Path, units: int, per_unit: int, turns: int) -> dict[str, Any]:
+    ids = make_documents(folder, units, per_unit)
+    run_in("lightning", "benchmarks.energon", str(folder / "shards"))
+    asked = random.Random(2).sample(ids, min(ASKED, len(ids)))
+    (folder / "asked.json").write_text(json.dumps(asked))
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in READERS}
+    for _ in range(turns):
+        for name, (environment, _) in READERS.items():
+            where = folder if name == "ours" else folder / "shards"
+            rounds[name].append(
+                run_in(environment, "benchmarks.store_scale", "--read", name, str(where), str(folder / "asked.json"))
+            )
+    lookup = sum(path.stat().st_size for path in (folder / "lookup").iterdir())
+    tables = sum(path.stat().st_size for path in (folder / "index").iterdir())
+    energon = sum(path.stat().st_size for path in (folder / "shards" / ".nv-meta").rglob("*") if path.is_file())
+    return {
+        name: {key: round(statistics.median(one[key] for one in told), 1) for key in told[0]}
+        for name, told in rounds.items()
+    } | {
+        "bytes per record": {
+            "our look-up": round(lookup / len(ids), 1),
+            "our index": round(tables / len(ids), 1),
+            "energon's index": round(energon / len(ids), 1),
+        },
+        "spread": {name: sorted(round(one["cpu"]) for one in told) for name, told in rounds.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a thousandth of it and no result: does it run at all?")
+    parser.add_argument("--ask", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--read", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ask:
+        print(json.dumps(ask(options.ask[0], *json.loads(options.ask[1]))))
+        return
+    if options.read:
+        name, folder, asked = options.read
+        print(json.dumps(READERS[name][1](folder, json.loads(Path(asked).read_text()))))
+        return
+    shards, rows, fill, asked = (200, 500, 100_000, 50) if options.quick else (SHARDS, ROWS, FILL, ASKED)
+    with tempfile.TemporaryDirectory(dir=Path.home() / ".cache") as scratch:
+        folder = Path(scratch)
+        beside = beside_energon(
+            folder / "documents", 4 if options.quick else UNITS, PER_UNIT, 1 if options.quick else 5
+        )
+        print(json.dumps(beside, indent=1))
+        large, own = make_large(folder, shards, rows, fill)
+        print(json.dumps(large, indent=1))
+        local = run_in(None, "benchmarks.store_scale", "--ask", str(folder / "whole"), json.dumps([asked, own, rows]))
+        with late_server(folder) as endpoint:
+            os.environ.update(ACCESS | {"AWS_ENDPOINT_URL": endpoint})
+            few = json.dumps([min(asked, ASKED_LATE), own, rows])
+            remote = run_in(None, "benchmarks.store_scale", "--ask", "s3://mill/whole", few)
+    for name, told in {"a folder": local, "as from S3, 50 ms late": remote}.items():
+        print(name)
+        for question, answer in told.items():
+            print(f"  {question:18}", json.dumps(answer))
+    open_s, open_mb = local["open"]["s"], local["open"]["MB with libraries"]
+    print(f"open: {open_s:.3f} s, {open_mb:.0f} MB with libraries; bar {OPEN_S} s, {OPEN_MB} MB")
+    ratio = beside["ours"]["cpu"] / beside["energon"]["cpu"]
+    print(f"records by id per CPU second over Energon's: {ratio:.2f}")
+    result = Result(
+        question=QUESTION,
+        unit="opens per second, from a folder",
+        ours=1 / open_s,
+        peers={"what is allowed": 1 / OPEN_S},
+        bar=BAR,
+        libraries=("numpy", "pyarrow", "xxhash", "s3fs"),
+        details={
+            "memory is below 300 MB": open_mb < OPEN_MB,
+            "records by id per CPU second over Energon's": round(ratio, 2),
+        }
+        | {"large store": large, "a folder": local, "as from S3, 50 ms late": remote, "beside Energon": beside},
+    )
+    if not options.quick:
+        save("store_scale", result)
+
+
+if __name__ == "__main__":
+    main()
