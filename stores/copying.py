@@ -42,10 +42,11 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
     if store.kind != snapshot.kind:
         raise StoreError(f"this is a store of {store.kind}, not of {snapshot.kind}", where=url, fix="choose another")
     head = store.head()
+    source = snapshot.files.uncached()
     wanted = sorted(objects(snapshot), key=lambda path: path.startswith("lists/"))
     for done, path in enumerate(wanted):
         if not target.exists(path):
-            take(snapshot.files, target, path)
+            take(source, target, path)
         show(done + 1, len(wanted))
     target.settle()
     certificate = certificates.certificate_path(snapshot)

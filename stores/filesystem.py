@@ -70,6 +70,9 @@ class Files(Protocol):
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """`read_range` for several (offset, length) of one file, in few requests."""
 
+    def uncached(self) -> Files:
+        """The same place opened anew and read from where it lies: for who looks whether files are still whole."""
+
     def exists(self, path: str) -> bool: ...
 
     def absent(self, paths: Collection[str], *, promised: bool = False) -> set[str]:
@@ -226,6 +229,11 @@ class LocalFiles:
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         return [self.read_range(path, offset, length) for offset, length in ranges]
+
+    def uncached(self) -> Files:
+        fresh = LocalFiles(self.root)
+        fresh.lock = self.lock
+        return fresh
 
     def exists(self, path: str) -> bool:
         return (self.root / path).exists()

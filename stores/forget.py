@@ -28,7 +28,7 @@ from pathlib import Path
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
-from stores import lookup_upkeep, tombstones
+from stores import disk_cache, lookup_upkeep, tombstones
 from stores.alone import alone, held_file
 from stores.closure import RECORDS, closure
 from stores.elsewhere import stores_of
@@ -146,6 +146,9 @@ def forget(folder: str, names: Names) -> Json:
             "talk": _silence(files, local, stores),
         }
         _keep(files, number, receipt)
+        if (kept := disk_cache.of_this_process()) is not None:
+            for store in stores:
+                kept.drop(store.url)
     return receipt
 
 

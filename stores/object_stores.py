@@ -70,6 +70,7 @@ class MemoryFiles(CreatingFiles):
     """fsspec's files in the memory of this process, which are no more careful of threads than a dictionary is."""
 
     primitive = "process"
+    cached = False
     _one_at_a_time: ClassVar = threading.RLock()
 
     def _call(self, seconds: float, name: str, *arguments: Any, **options: Any) -> Any:

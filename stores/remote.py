@@ -23,8 +23,9 @@ import fsspec
 from fsspec.asyn import sync
 
 from manifests.errors import StoreError
-from stores import requests
-from stores.filesystem import NO_SWAP, Decides, FileInfo
+from stores import disk_cache, requests, tombstones
+from stores.disk_cache import DiskCache
+from stores.filesystem import NO_SWAP, Decides, FileInfo, Files
 from stores.ranges import Span, cut, spans
 
 LATE_S = 2.0
@@ -53,6 +54,8 @@ class RemoteFiles:
     primitive = NO_SWAP
     """What this filesystem swaps by itself."""
     at_once = 8
+    cached = True
+    """Whether a cache on this machine is asked, where there is one (`disk_cache.py`)."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -60,6 +63,8 @@ class RemoteFiles:
         self._process = 0
         self._patience_s = PATIENCE_S
         self._waiting: list[tuple[Path, str]] = []
+        self._kept_as = ""
+        """The name of what is kept on this machine; none is known yet at ""."""
         _ = self.filesystem  # a wrong URL is told here
 
     @property
@@ -77,7 +82,11 @@ class RemoteFiles:
     # ------------------------------------------------------------ reading
 
     def read(self, path: str) -> bytes:
-        return self._read(path, promised=_promised(path))
+        def read() -> bytes:
+            return self._read(path, promised=_promised(path))
+
+        cache = self._cache(path)
+        return cache.read(self._kept_as, path, read) if cache is not None else read()
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         return self.read_ranges(path, [(offset, length)])[0]
@@ -88,6 +97,28 @@ class RemoteFiles:
         return len(data)
 
     def read_ranges(self, path: str, ranges: Sequence[Span]) -> list[bytes]:
+        cache = self._cache(path)
+        if cache is None:
+            return self._read_ranges(path, ranges)
+        return cache.read_ranges(self._kept_as, path, ranges, lambda missing: self._read_ranges(path, missing))
+
+    def uncached(self) -> Files:
+        fresh = type(self)(self.url)
+        fresh.lock, fresh.cached = self.lock, False
+        return fresh
+
+    def _cache(self, path: str) -> DiskCache | None:
+        """Where pieces of this file may be kept. What was kept before something was forgotten is never read again."""
+        cache = disk_cache.of_this_process() if self.cached and disk_cache.CONTENT_NAMED.fullmatch(path) else None
+        if cache is not None and not self._kept_as:
+            forgotten = tombstones.newest(posixpath.dirname(self.url))
+            name = disk_cache.store_name(self.url, forgotten)
+            if forgotten:
+                cache.drop(self.url, but=name)
+            self._kept_as = name
+        return cache
+
+    def _read_ranges(self, path: str, ranges: Sequence[Span]) -> list[bytes]:
         def read(span: Span) -> tuple[int, bytes]:
             data = self._ask(path, lambda seconds: self._get(seconds, path, *span), span[1])
             return span[0], data

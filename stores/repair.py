@@ -47,7 +47,7 @@ def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> 
     Raises:
         StoreError: roots or lists are damaged and no copy has them, or a view is damaged, which is made again.
     """
-    store = Store.open(store.url)  # with no file open from before it was replaced
+    store = Store(store.files.uncached(), store.meta)
     head = store.head()
     if head is None:
         raise StoreError("nothing was committed here yet", where=store.url, fix="run the node that fills it")

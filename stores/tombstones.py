@@ -110,6 +110,15 @@ def read(folder: str) -> Tombstones:
     return union(read_all(folder).values())
 
 
+def newest(folder: str) -> int:
+    """Number of the newest list, 0 where nothing was forgotten."""
+    files = open_files(f"{folder}/{FOLDER}")
+    number = 0
+    while files.exists(list_path(number + 1)):
+        number += 1
+    return number
+
+
 def add(folder: str, stones: Tombstones) -> int:
     """Publish a list durably; its number. Nobody takes it back."""
     files = open_files(f"{folder}/{FOLDER}")

@@ -14,11 +14,11 @@ import numpy as np
 from manifests.errors import StoreError
 from stores import index, lookup
 from stores.filesystem import Files
-from stores.reading import ShardIndex
+from stores.reading import ShardIndex, read_meta
 from stores.roots import Content, ShardEntry, content_root
 from stores.runs import run_path
 from stores.shard import RECORD, naming_hash, payload_size
-from stores.snapshot import Snapshot, open_snapshot
+from stores.snapshot import Snapshot, snapshot_of
 
 CHUNK_BYTES = 8 << 20
 
@@ -36,8 +36,8 @@ Show = Callable[[int, int], None]
 
 def verify(snapshot: Snapshot, show: Show = lambda done, total: None) -> list[Damage]:
     """Everything that is wrong with `snapshot`: nothing, one hopes. Its parents are snapshots of their own."""
-    fresh = open_snapshot(snapshot.url, snapshot.number)  # with no file open from before it was replaced
-    return list(_damages(fresh, show))
+    files = snapshot.files.uncached()
+    return list(_damages(snapshot_of(files, read_meta(files), snapshot.number), show))
 
 
 def _damages(snapshot: Snapshot, show: Show) -> Iterator[Damage]:
