@@ -23,8 +23,7 @@ from packing.amend import BEGINNING, begun_at, chain_of
 from packing.materialise import pack_unit, packs_meta, samples_of
 from packing.mixture import Mixture
 from packing.pieces import SourcePieces, pieces_of
-from pipelines.curate import DOCUMENTS
-from pipelines.node import Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
 from stores.store import Snapshot, StoreKind, UnitWriter
 from tokenization.chat import Chat, encode_conversation
 from tokenization.encode import encode

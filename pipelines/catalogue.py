@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pipelines.build import Pack, Plan, Tokenise
 from pipelines.commands import Report, Train
-from pipelines.curate import DedupExact, Filter
+from pipelines.curate import Filter
+from pipelines.dedup.nodes import DedupExact, DedupMinHash, MinHash
 from pipelines.ingest.folder import IngestFolder
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
@@ -23,6 +24,8 @@ NODES: dict[str, type] = {
     "ingest_tars": IngestTars,
     "filter": Filter,
     "dedup_exact": DedupExact,
+    "minhash": MinHash,
+    "dedup_minhash": DedupMinHash,
     "materialise": Materialise,
     "compact": Materialise,
     "tokenise": Tokenise,

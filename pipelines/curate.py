@@ -1,8 +1,8 @@
-"""Nodes that decide without copying: `filter` and `dedup_exact` write columns over the documents they look at.
+"""Nodes that decide without copying: `filter` writes columns over the documents that it looks at.
 
-documents -> filter -> dedup_exact -> `tokenise` (`build.py`). A view has for every record whether it is kept and, if
-not, why: a stable reason and the number that was compared. Ops are in `pipelines/ops`, keys of duplicates in
-`pipelines/dedup`; to add an op, write its class there and add its line to `OPS`.
+documents -> filter -> dedup (`dedup/nodes.py`) -> `tokenise` (`build.py`). A view has for every record whether it is
+kept and, if not, why: a stable reason and the number that was compared. Ops are in `pipelines/ops`; to add one, write
+its class there and add its line to `OPS`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import numpy as np
 import pydantic
 
 from manifests.load import schema
-from manifests.records import FORGOTTEN, Document, Drop, Json, digest
-from pipelines.dedup import exact
-from pipelines.node import Attempt, Inputs, Survey, Task, Unit, units_below
+from manifests.records import FORGOTTEN, Document, Drop, Json
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
 from pipelines.ops import media, rights, text
 from pipelines.ops.op import Measured, Op, concerns
-from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
+from stores.store import Snapshot, StoreKind, UnitWriter
 
 OPS: dict[str, type] = {
     "too_short": text.TooShort,
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     AnyOp = Op
 else:
     AnyOp = Annotated[Union[tuple(OPS.values())], pydantic.Field(discriminator="kind")]  # noqa: UP007
-
-DOCUMENTS = frozenset({"documents", "view"})
 
 
 @schema
@@ -163,47 +160,3 @@ def _told(node: str, op: Op) -> dict[str, Json]:
     ]
     found: dict[str, Json] = {"kind": op.kind, "domains": list(op.domains), "limits": limits}
     return found if limits else found | {"column": column(node, op.kind, "reason")}
-
-
-@schema
-class DedupExact:
-    """Documents that say and show the same: the one with the smallest id stays.
-
-    One unit, because every record is compared with every other: killed, it begins again.
-    """
-
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
-
-    kind: Literal["dedup_exact"]
-    input: str
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
-
-    def survey(self, name: str, inputs: Inputs) -> Survey:
-        below = units_below(inputs[self.input].snapshot)
-        everything = digest(*(unit.digest for unit in below))
-        size_bytes = sum(unit.size_bytes for unit in below)
-        return Survey((Unit("all", everything, size_bytes=size_bytes),), {"exact": exact.VERSION})
-
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
-        snapshot = task.inputs[self.input].snapshot
-        tables = [exact.keys(snapshot.records(ref.first, ref.first + ref.records)) for ref in snapshot.shards]
-        for ref, decisions in zip(snapshot.shards, exact.decide(tables), strict=True):
-            columns = {name: decisions.column(name).to_pylist() for name in decisions.column_names}
-            writer.columns(ref.shard, _over_all(snapshot, ref, columns))
-            for reason in columns["reason"]:
-                if reason is not None:
-                    attempt.drop(reason)
-
-
-def _over_all(snapshot: Snapshot, ref: ShardRef, kept: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """Columns for all records of a shard from those of its kept ones; what was dropped before is not decided again."""
-    columns: dict[str, list[Any]] = {name: [name == "keep" or None] * ref.records for name in kept}
-    for row, ordinal in enumerate(snapshot.kept(ref.first, ref.first + ref.records).tolist()):
-        for name, values in kept.items():
-            columns[name][ordinal - ref.first] = values[row]
-    return columns

@@ -17,8 +17,7 @@ import pyarrow as pa
 
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, digest
-from pipelines.curate import DOCUMENTS
-from pipelines.node import Attempt, Inputs, Survey, Task, Unit, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit, units_below
 from stores.ahead import ahead
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 from stores.writer import SHARD_BYTES

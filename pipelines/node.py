@@ -24,6 +24,9 @@ R = TypeVar("R")
 
 ProductKind = StoreKind | Literal["folder"]
 
+DOCUMENTS = frozenset({"documents", "view"})
+"""What curation reads."""
+
 
 @dataclass(frozen=True)
 class Product:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
@@ -210,8 +210,12 @@ class ShardReader:
 
         return self._indexes.get(entry.shard, lambda: ShardIndex(entry, file))
 
-    def table(self, name: str, digest: str) -> pa.Table:
-        return index.from_parquet(read_whole(self._files, index.path(name, digest), digest))
+    def table(self, name: str, digest: str, columns: Collection[str] | None = None) -> pa.Table:
+        """A table's parquet file; of `columns` those that it has."""
+        data = read_whole(self._files, index.path(name, digest), digest)
+        return index.from_parquet(
+            data, None if columns is None else [one for one in index.names(data) if one in columns]
+        )
 
     def record(self, known: ShardIndex, row: int) -> Any:
         """Raises StoreError where a byte of it changed."""

@@ -215,8 +215,7 @@ class Snapshot:
             StoreError: a column does not exist, or an index file is damaged.
         """
         parts = []
-        tables = ahead(lambda ref: self._shard_table(ref.shard, columns), self.shards, self.at_once)
-        for ref, part in zip(self.shards, tables, strict=True):
+        for ref, part in self.tables(columns):
             words = {"unit": ref.unit, "shard": ref.shard}
             for name in words if columns is None else [name for name in words if name in columns]:
                 part = part.append_column(name, index.constant(words[name], ref.records))
@@ -226,6 +225,11 @@ class Snapshot:
             self._check_names(columns, table)
             table = table.select(list(columns))
         return table.unify_dictionaries()
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[ShardRef, pa.Table]]:
+        """`table` shard by shard, at least the columns named, without `unit` and `shard`: what does not fit memory."""
+        tables = ahead(lambda ref: self._shard_table(ref.shard, columns), self.shards, self.at_once)
+        return zip(self.shards, tables, strict=True)
 
     def media_table(self, columns: Sequence[str] = tuple(index.MEDIA.names)) -> pa.Table:
         """One row per medium of every record, in store order: columns of `stores.index.MEDIA`.
@@ -533,12 +537,11 @@ class ViewSnapshot(Snapshot):
         return ordinals[(ordinals >= start) & (ordinals < stop)]
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None, row: int | None = None) -> pa.Table:
-        own = _only(self.reader.table("columns", self.entry(shard).files["columns"]), row)
+        wanted = None if columns is None else {*columns, "keep"}
+        own = _only(self.reader.table("columns", self.entry(shard).files["columns"], wanted), row)
         below = self.over._shard_table(shard, columns, row)
         kept = below.column("keep")
         for name in own.column_names:
-            if columns is not None and name not in columns and name != "keep":
-                continue
             column = own.column(name)
             if name in below.column_names:
                 if name not in DECIDED:
