@@ -55,6 +55,9 @@ MEMBERS = pa.schema(
 BLANK = ("id", "source", "locator", "domain", "licence", "origin", "consent")
 """Columns of the core table that stand in a document as they are."""
 
+SHORT = 4096
+"""Recipes up to here are kept as they were read: thousands of records follow the same."""
+
 MARK = re.compile(r"<(?:image|video)>\n?")
 
 Piece = str | Sequence[Any]
@@ -87,7 +90,7 @@ def follow(recipe: str, members: Sequence[bytes], blank: Document, media: Sequen
 
     Raises RecordError for what is no text: `bad_encoding`, `bad_json`, and the reasons of `clean`.
     """
-    told = _read(recipe)
+    told = _read(recipe) if len(recipe) <= SHORT else json.loads(recipe)
     opened: dict[int, Json] = {}
 
     def value(piece: Json) -> Json:

@@ -152,7 +152,11 @@ class RemoteFiles:
         found = self._ask(pattern, lambda seconds: self._call(seconds, "glob", self._path(pattern), detail=True))
         begin = len(self._root) + 1
         some = ((self.filesystem._strip_protocol(path), told) for path, told in found.items())
-        return sorted((path[begin:], told["size"]) for path, told in some if told["type"] == "file")
+        found = sorted((path[begin:], told["size"]) for path, told in some if told["type"] == "file")
+        unsized = next((path for path, size in found if size is None), None)
+        if unsized is not None:
+            raise StoreError("this server does not say how long a file is", where=f"{self.url}/{unsized}")
+        return found
 
     def folders(self) -> list[str]:
         try:

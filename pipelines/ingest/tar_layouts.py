@@ -35,6 +35,10 @@ INTERLEAVED = (("texts", "images"), ("text_list", "image_info"))
 """Fields of parallel lists with a gap where the other one goes on, as in OBELICS and MINT; and those of MMC4."""
 SEQUENCES = ("sequence", "content", "items", "interleaved")
 
+MOST_LOOKS = 32
+"""How often all words of a conversation may be gone through to find where its messages stand."""
+MOST_RECIPE_CHARACTERS = 1 << 20
+
 _ACCESS = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
 
 
@@ -129,10 +133,13 @@ def adopted(sample: Sample, locator: str, expected: Expected, rules: Rules) -> A
         recipe, texts = _in_order(sample, record, found)
     else:
         recipe, texts = _captioned(sample, record, len(found))
+    written = str(recipe)
+    if len(written) > MOST_RECIPE_CHARACTERS:
+        raise RecordError("too_many_parts", f"{len(recipe.parts)} parts")
     checked = {member.offset: in_this_tar(_checked(member), member.offset) for member in found}
     shown = [checked[member.offset] for member in found]
     blank = Document(record_id(rules.source, locator), rules.source, locator, "", ())
-    document = follow(str(recipe), [member.payload or b"" for member in texts], blank, shown)
+    document = follow(written, [member.payload or b"" for member in texts], blank, shown)
     if not any(document.text.split()):
         raise RecordError("no_text", "nothing but white space")
     said = {name: getattr(document, name) for name in ("id", "source", "locator", "parts", "facts", "notes")}
@@ -140,7 +147,7 @@ def adopted(sample: Sample, locator: str, expected: Expected, rules: Rules) -> A
         **said,
         **asdict(_rights(sample, record, rules.fields).or_else(rules.rights)),
         domain=_domain(document, recipe, rules),
-        recipe=str(recipe),
+        recipe=written,
         members=tuple((member.offset, member.size) for member in texts),
     )
 
@@ -370,29 +377,33 @@ class _Words:
 
     def __init__(self, record: Json) -> None:
         self._leaves = [(path, value) for path, value in _leaves(record) if isinstance(value, str)]
-        self._boxes = list(_boxes(record))
+        self._arguments = {json.dumps(value, ensure_ascii=False): path for path, value in _arguments(record)}
         self._leaf = self._at = 0
+        self._patience = MOST_LOOKS * sum(len(value) + 1 for _, value in self._leaves)
 
     def piece(self, words: str) -> Piece:
         """Raises RecordError where no value has them."""
+        if words in self._arguments:
+            return ("json", 0, *self._arguments[words])
         for leaf in [*range(self._leaf, len(self._leaves)), *range(self._leaf)]:
             path, value = self._leaves[leaf]
             at = value.find(words, self._at if leaf == self._leaf else 0)
             if at >= 0:
                 self._leaf, self._at = leaf, at + len(words)
                 return ("m", 0, *path) if words == value else ("cut", at, at + len(words), 0, *path)
-        path = next((path for path, box in self._boxes if json.dumps(box, ensure_ascii=False) == words), None)
-        if path is None:
-            raise RecordError("no_text_field", "its words can't be found again among the values of its JSON")
-        return ("json", 0, *path)
+            self._patience -= len(value) + 1
+            if self._patience < 0:
+                break
+        raise RecordError("no_text_field", "its words can't be found again among the values of its JSON")
 
 
-def _boxes(value: Json, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Json]]:
-    """(path, value) of every map and list inside JSON."""
-    if isinstance(value, dict | list):
-        yield path, value
-        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _boxes(inside, (*path, key))
+def _arguments(value: Json, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Json]]:
+    """(path, value) of the arguments of calls that are JSON themselves, rather than text."""
+    for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+        if key in ("arguments", "parameters") and isinstance(inside, dict | list):
+            yield (*path, key), inside
+        elif isinstance(inside, dict | list):
+            yield from _arguments(inside, (*path, key))
 
 
 # ------------------------------------------------------------ interleaved

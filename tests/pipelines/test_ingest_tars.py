@@ -488,6 +488,33 @@ def test_packed_tars_and_unclear_places_are_refused_before_any_work(data: Path, 
     }
 
 
+GOOD = {"jpg": JPEG, "0.png": PNG, "txt": b"Words.", "caption": b"More.", "cls": b"3", "npy": b"\x93NUMPY"}
+ODD = {"jpg": JPEG[:99], "txt": b"\xff\xfe\xfd", "json": b"{", "webp": b"", "caption": b"", "mp4": b"no clip"}
+JSONS = st.sampled_from(
+    [{"caption": "Said."}, {"url": "https://a.example"}, [], 7, None, ["a", "0.png"], {"text": None}]
+)
+MEMBERS = st.dictionaries(st.sampled_from(sorted(GOOD)), st.just(True), min_size=1)
+
+
+@given(st.lists(st.tuples(MEMBERS, st.none() | JSONS, st.sampled_from(["", "", *sorted(ODD)])), min_size=1, max_size=8))
+@settings(max_examples=15)
+def test_every_sample_is_a_record_or_one_line_of_quarantine(mixes: list[tuple[dict[str, bool], Json, str]]) -> None:
+    written = {}
+    for number, (names, told, odd) in enumerate(mixes):
+        members = {name: GOOD[name] for name in names} | ({"json": as_json(told)} if told is not None else {})
+        written[f"{number:03d}"] = members | ({odd: ODD[odd]} if odd else {})
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot = adopt(f"{folder}/store", str(write(Path(folder) / "x.tar", written)))
+        again = adopt(f"{folder}/again", f"{folder}/*.tar")
+        kept, refused = found(snapshot), snapshot.quarantined().column("locator").to_pylist()
+        assert sorted([*kept, *(locator.removeprefix("x.tar#") for locator in refused)]) == sorted(written)
+        assert snapshot.content_root == again.content_root and not verify(snapshot)
+        assert "unexpected_error" not in snapshot.quarantined().column("reason").to_pylist()
+        for key, document in kept.items():
+            media = [snapshot.read(medium.location) for medium in document.media]
+            assert all(one in written[key].values() for one in media) and document.text.strip()
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=20)
 def test_no_damage_stops_the_unit_or_is_read_as_data(seed: int) -> None:
@@ -505,6 +532,7 @@ def test_no_damage_stops_the_unit_or_is_read_as_data(seed: int) -> None:
         for document in snapshot.records():
             media = [snapshot.read(medium.location) for medium in document.media]
             assert all(one in raw for one in media) and len(media) == 1
+        assert "unexpected_error" not in snapshot.quarantined().column("reason").to_pylist()
         assert not verify(snapshot)
 
 
