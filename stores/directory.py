@@ -76,6 +76,14 @@ class Directory:
             keys, self.spans[units.start : units.stop], self.prefixes[first:stop], self.records[first:stop]
         )
 
+    def chosen(self, units: Sequence[int]) -> Directory:
+        """Any units, in their order here."""
+        those = np.zeros(len(self), bool)
+        those[list(units)] = True
+        shards = np.repeat(those, self.spans)
+        keys = b"".join(self.key(unit) for unit in np.flatnonzero(those).tolist())
+        return Directory(keys, self.spans[those], self.prefixes[shards], self.records[shards])
+
     def __len__(self) -> int:
         return len(self.spans)
 

@@ -10,7 +10,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any
@@ -26,6 +25,7 @@ from stores.cache import Cache
 from stores.filesystem import Files, open_files, top_of
 from stores.kinds import KINDS
 from stores.layout import Range, checksum, read_ranges
+from stores.once import once
 from stores.roots import SCHEMA, ShardEntry
 
 PROBES = 4
@@ -104,11 +104,11 @@ class ShardIndex:
         tables = [value for value in (*vars(self).values(), *self._columns.values()) if isinstance(value, pa.Table)]
         return sum(map(len, self._files.values())) + sum(table.nbytes for table in tables)
 
-    @cached_property
+    @once
     def core(self) -> pa.Table:
         return index.from_parquet(self._file("core"))
 
-    @cached_property
+    @once
     def media(self) -> pa.Table | None:
         return index.from_parquet(self._file("media")) if "media" in self.entry.files else None
 
@@ -123,12 +123,12 @@ class ShardIndex:
             self._columns[key] = index.from_parquet(data, [column for column in wanted if column in there])
         return self._columns[key]
 
-    @cached_property
+    @once
     def beside(self) -> pa.Table | None:
         """Columns that the records brought along from views (`UnitWriter.add`)."""
         return index.from_parquet(self._file("columns")) if "columns" in self.entry.files else None
 
-    @cached_property
+    @once
     def extents(self) -> np.ndarray:
         """(n,) int64: bytes of the tar from each record's line to the next one's, for a document all that it takes.
         Forgetting leaves it as it is. Of an adopted tar, what its text and media take."""
@@ -139,12 +139,12 @@ class ShardIndex:
             np.add.at(sizes, self._records, self.media.column("length").to_numpy())
         return sizes
 
-    @cached_property
+    @once
     def members(self) -> pa.Table:
         """Of an adopted tar: how each record is put together."""
         return index.from_parquet(self._file("members"))
 
-    @cached_property
+    @once
     def places(self) -> Mapping[str, np.ndarray]:
         """Where the line and each array of a record lie, and what they hash to."""
         data = self._file("core")
@@ -175,12 +175,12 @@ class ShardIndex:
                 return told["record"], told["digest"]
         return 0, None
 
-    @cached_property
+    @once
     def _records(self) -> np.ndarray:
         """(M,) int64, ascending: the row of each medium's record."""
         return np.zeros(0, np.int64) if self.media is None else self.media.column("record").to_numpy()
 
-    @cached_property
+    @once
     def _stored(self) -> tuple[np.ndarray, np.ndarray]:
         """Offsets of the media in this shard, ascending, and the row of the media table for each."""
         assert self.media is not None

@@ -28,10 +28,10 @@ from typing import Literal, get_args
 from manifests.errors import StoreError
 from manifests.records import Json, canonical_json
 from stores import leases
-from stores.directory import key_of
+from stores.directory import Directory, key_of
 from stores.filesystem import Files, open_files, publish_bytes
 from stores.lock import Lock
-from stores.publish import swap_in, with_units
+from stores.publish import Wanted, swap_in, with_units
 from stores.reading import newest, read_meta
 from stores.roots import SCHEMA, Parent, Receipt, Root, paths
 from stores.snapshot import Found, ShardRef, Snapshot, ViewSnapshot, snapshot_of
@@ -155,13 +155,13 @@ class Store:
                 parents=tuple(parents),
                 meta=json.loads(canonical_json(dict(meta or {}))),
             )
+            if self.kind == "view":
+                self._check_view(root, head, list(have.values()))
             root = with_units(self.files, root, head, list(have.values()))
             self.files.settle()
             if head is not None and _adds_nothing(root, head.root):
                 leases.give_up(self.files, arrived)
                 return head
-            if self.kind == "view":
-                self._check_view(root)
             number = swap_in(self.files, root, head)
             self._known += 1  # ours or another committer's: there is one
             if number is not None:
@@ -186,12 +186,16 @@ class Store:
                 fix="write the unit again: run the same command once more",
             )
 
-    def _check_view(self, root: Root) -> None:
-        """A view decides about every record of its base, once it is complete, and about nothing else."""
+    def _check_view(self, root: Root, head: Snapshot | None, wanted: Sequence[Wanted]) -> None:
+        """A view decides about every record of its base, once it is complete, and about nothing else. Nothing of the
+        root is published before that is sure."""
         if not root.parents:
             raise StoreError("a view needs a parent to look at", where=self.url)
         view = ViewSnapshot(self.files, self.name, root)
-        decided, below = view.lists.directory, view.over.shards
+        new = Directory.of([one for one in wanted if isinstance(one, Receipt)])
+        stays = [one for one in wanted if isinstance(one, int)]
+        decided = Directory.joined([*([head.lists.directory.chosen(stays)] if head is not None else []), new])
+        below = view.over.shards
         there = view.base.lists.directory
         sizes = dict(zip(there.prefixes[below.places].tolist(), there.records[below.places].tolist(), strict=True))
         for prefix, records in zip(decided.prefixes.tolist(), decided.records.tolist(), strict=True):

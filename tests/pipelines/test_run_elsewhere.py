@@ -21,10 +21,12 @@ from stores.alone import alone
 from stores.filesystem import open_files
 from stores.forget import forget
 from stores.store import Store
-from tests.pipelines import small_data
-from tests.pipelines.test_run import STORES, run, start
+from tests.pipelines import small_data, test_materialise
+from tests.pipelines.test_materialise import NAMES
+from tests.pipelines.test_run import run, start
+from tests.strategies import same
 
-DAG = small_data.DAG + "  report:\n    kind: report\n    inputs: [packs]\n"
+DAG = test_materialise.DAG + "  report:\n    kind: report\n    inputs: [packs]\n"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def url(s3: Any) -> str:
 
 
 def roots(place: str) -> dict[str, str]:
-    heads = {name: Store.open(f"{place}/{name}").head() for name in STORES}
+    heads = {name: Store.open(f"{place}/{name}").head() for name in NAMES}
     return {name: head.content_root for name, head in heads.items() if head is not None}
 
 
@@ -58,8 +60,10 @@ def test_killed_in_the_middle_and_started_again_it_ends_as_on_a_disk(folder: Pat
     run(folder / "dag.yaml", url, "--local", str(local))  # at once: the dead holder is known to be dead
     assert roots(url) == roots(str(folder / "calm"))
     assert {path.name for path in local.iterdir()} == {"lock", "log.jsonl", "receipts", "report.html", "stores.url"}
-    assert "7 nodes already committed" in run(folder / "dag.yaml", url, "--local", str(local))
+    assert "8 nodes already committed" in run(folder / "dag.yaml", url, "--local", str(local))
     assert list(artefacts.stores(local)) == list(artefacts.stores(folder / "calm"))
+    packs = [Store.open(f"{place}/packs").head() for place in (url, folder / "calm")]
+    assert all(same(one, other) for one, other in zip(*(pack.records() for pack in packs if pack), strict=True))
     pages = [(run / "report.html").read_text() for run in (local, folder / "calm")]
     assert pages[0].count("data:image") == pages[1].count("data:image") > 0
     with pytest.raises(ManifestError, match="its stores at"), Out.of(f"{url}-other", local).alone():

@@ -101,6 +101,7 @@ def test_columns_must_fit_the_base(base: Snapshot, tmp_path: Path, shard: str, r
     writer.columns(base.shards[0].shard if shard == "own" else shard, {"keep": [True] * rows})
     with pytest.raises(StoreError, match="of the base's shard"):
         store.commit([writer.finish()], node="v", units=["all"], complete=False, parents=[base.as_parent])
+    assert list(store.files.listing("lists")) == [] and store.head() is None
 
 
 def test_two_views_may_not_use_one_name_for_two_scores(base: Snapshot, tmp_path: Path) -> None:
