@@ -30,6 +30,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "mds": ("mosaicml-streaming==0.13.0",),
     "lightning": ("litdata==0.2.76", "megatron-energon==7.4.1"),
     "datasets": ("datasets==5.2.0",),
+    "packers": ("grain==0.2.18", "binpacking==2.0.1"),
 }
 """Name -> what it is made for, pinned: the newest releases that run beside this torch."""
 

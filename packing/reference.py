@@ -15,7 +15,7 @@ from manifests.schedule import MILLION
 from packing.mixture import Mixture
 from packing.order import WEIGHT_PARTS, keys_of, permutation, stretches
 from packing.pieces import SourcePieces
-from packing.sequence import HEAVY, LOOKS
+from packing.sequence import LOOKS, SPREAD
 
 
 def fill_limited(costs: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
@@ -24,11 +24,14 @@ def fill_limited(costs: Sequence[Sequence[int]], limits: Sequence[int]) -> list[
         return []
     totals = [sum(cost[limit] for cost in costs) for limit in range(len(limits))]
     bound = max(-(-total // most) for total, most in zip(totals, limits, strict=True))
-    attempts = [_attempt(costs, limits, heavy, bound) for heavy in (HEAVY if len(limits) > 1 else HEAVY[:1])]
+    ways = SPREAD if len(limits) > 1 else SPREAD[:1]
+    attempts = [_attempt(costs, limits, heavy, half, bound) for heavy, half in ways]
     return next((packs for packs in attempts if len(packs) == bound), min(attempts, key=len))
 
 
-def _attempt(costs: Sequence[Sequence[int]], limits: Sequence[int], heavy: float, bound: int) -> list[list[int]]:
+def _attempt(
+    costs: Sequence[Sequence[int]], limits: Sequence[int], heavy: float, half: float, bound: int
+) -> list[list[int]]:
     everything = range(len(costs))
     part = [[cost / most for cost, most in zip(costs[i], limits, strict=True)] for i in everything]
     needed = [sum(costs[i][limit] for i in everything) / most for limit, most in enumerate(limits)]
@@ -39,7 +42,7 @@ def _attempt(costs: Sequence[Sequence[int]], limits: Sequence[int], heavy: float
         return all(sum(costs[i][k] for i in [*pack, *pieces]) <= most for k, most in enumerate(limits))
 
     packs: list[list[int]] = [[] for _ in range(bound)]
-    spread = [i for i in everything if max(part[i]) > heavy * part[i][binding] or part[i][binding] > 0.5]
+    spread = [i for i in everything if max(part[i]) > heavy * part[i][binding] or part[i][binding] > half]
     for piece in sorted(spread if len(limits) > 1 else [], key=lambda i: (-max(part[i]), i)):
         limit = part[piece].index(max(part[piece]))
         fitting = [pack for pack in packs if fits(pack, piece)]

@@ -25,9 +25,10 @@ STEPS = 2**20
 LOOKS = 32
 """At so many sizes, and pairs of sizes, it is asked whether a piece keeps the other limits before a pack is closed."""
 
-HEAVY = (0.25, 1.0, 16.0)
-"""A piece is spread if its part of some limit is more than so many times its part of the limit that binds. Tried one
-after the other: the first is best where two limits bind nearly alike, the last where only one ever does."""
+SPREAD = ((0.25, 0.5), (1.0, 0.5), (1.5, 1.0), (1.0, 1.0))
+"""Ways to choose what is spread, tried one after the other: pieces whose part of some limit is more than `heavy` times
+their part of the limit that binds, and pieces that take more than `half` of that. Which is best depends on how nearly
+other limits bind, and on how much small text there is to fill up with."""
 
 
 def fill_packs(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
@@ -50,11 +51,10 @@ def fill_limited(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
     """Put pieces into packs that keep several limits at once, such as tokens, patches, media and attention.
 
     The limit that binds is the one for which all pieces together need most packs, K. Pieces that take more of another
-    limit than of this one (`HEAVY`), or more than half of this one, are spread first: the heaviest first, each into
-    that of K packs which has least of what the piece is heaviest in, so that no pack runs out of one limit while the
-    others are hardly used. Then all packs are filled with the rest as in `fill_packs`, by what pieces take of the limit
-    that binds; a piece that breaks another limit is passed over. Last, more packs are opened. One limit alone is
-    `fill_packs`.
+    limit than of this one are spread first (`SPREAD`): the heaviest first, each into that of K packs which has least of
+    what the piece is heaviest in, so that no pack runs out of one limit while the others are hardly used. Then all
+    packs are filled with the rest as in `fill_packs`, by what pieces take of the limit that binds; a piece that breaks
+    another limit is passed over. Last, more packs are opened. One limit alone is `fill_packs`.
 
     Args:
         costs: (N, D) int64 >= 0, what each piece takes of each limit; of the first at least 1.
@@ -72,7 +72,7 @@ def fill_limited(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
         return []
     if costs.min() < 0 or costs[:, 0].min() < 1 or (costs > most).any():
         raise ValueError(f"pieces of {costs.min(0).tolist()} to {costs.max(0).tolist()} do not fit packs of {limits}")
-    attempts = (_attempt(costs, most, heavy) for heavy in (HEAVY if len(most) > 1 else HEAVY[:1]))
+    attempts = (_attempt(costs, most, heavy, half) for heavy, half in (SPREAD if len(most) > 1 else SPREAD[:1]))
     bound = fewest(costs, most)
     best = next(attempts)
     for packs in attempts:
@@ -87,14 +87,14 @@ def fewest(costs: np.ndarray, limits: np.ndarray) -> int:
     return int(np.max(-(-costs.sum(0) // limits)))
 
 
-def _attempt(costs: np.ndarray, limits: np.ndarray, heavy: float) -> list[list[int]]:
+def _attempt(costs: np.ndarray, limits: np.ndarray, heavy: float, half: float) -> list[list[int]]:
     from packing.filling import fill, spread  # compiled code costs time and memory to load
 
     count = len(costs)
     part = costs / limits  # correctly rounded, so the same on every machine
     binding = int(np.argmax(costs.sum(0) / limits))
     largest = part.max(1)
-    first = np.flatnonzero((largest > heavy * part[:, binding]) | (part[:, binding] > 0.5))
+    first = np.flatnonzero((largest > heavy * part[:, binding]) | (part[:, binding] > half))
     first = first[np.argsort(-largest[first], kind="stable")]
     used = np.zeros_like(costs)
     pack_of, turn = np.full(count, -1), np.full(count, -1)
