@@ -274,7 +274,7 @@ def main() -> None:
         for name in PACKERS
     }
     result = Result(
-        question="Lowest fill of all corpora and lengths, packs that break a limit not counted, against the best other:",
+        question="Lowest fill of all corpora and lengths, packs that break a limit left out, against the best other:",
         unit="share of the room for what binds",
         ours=round(lowest.pop("ours"), 5),
         peers={name: round(fill, 5) for name, fill in lowest.items()},

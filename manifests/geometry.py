@@ -7,7 +7,9 @@ in docs/model.md); where the release leaves a choice it is named in the docstrin
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Literal
 
 PATCH_PX = 14
 MERGE = 2
@@ -25,6 +27,9 @@ class MediaLimits:
     max_frame_patches: int = 4096
     max_video_frames: int | None = None
     sample_fps: float = 2.0
+    frames: Literal["released", "by_time"] = "released"
+    """`released`: evenly over the frames' numbers. `by_time`: what is shown every 1 / sample_fps seconds, which differs
+    where frames come at a variable rate."""
 
     def __post_init__(self) -> None:
         if min(self.max_image_patches, self.max_frame_patches) < MERGE**2:
@@ -33,6 +38,8 @@ class MediaLimits:
             raise ValueError("max_video_frames is 1 or more")
         if not self.sample_fps > 0:
             raise ValueError("sample_fps is more than 0")
+        if self.frames not in ("released", "by_time"):
+            raise ValueError(f"frames is {self.frames}, expected released or by_time")
 
 
 RELEASED_LIMITS = MediaLimits()
@@ -85,6 +92,8 @@ def choose_frames(frame_times_us: tuple[int, ...], limits: MediaLimits = RELEASE
     count = len(frame_times_us)
     if count == 0:
         raise ValueError("a video without frames")
+    if limits.frames == "by_time":
+        return _shown_at_intervals(frame_times_us, limits)
     span_us = frame_times_us[-1] - frame_times_us[0]
     native_fps = (count - 1) * 1e6 / span_us if span_us > 0 else limits.sample_fps
     chosen = max(round(round(count * min(limits.sample_fps, native_fps) / native_fps, 5)), 1)
@@ -94,6 +103,19 @@ def choose_frames(frame_times_us: tuple[int, ...], limits: MediaLimits = RELEASE
         return (0,)
     step = (count - 1) / (chosen - 1)
     return tuple(round(i * step) for i in range(chosen))
+
+
+def _shown_at_intervals(frame_times_us: tuple[int, ...], limits: MediaLimits) -> tuple[int, ...]:
+    """Ordinals of the frames on show at 0, 1 / sample_fps, 2 / sample_fps ... seconds after the first, each once; where
+    that are more than allowed, at as many times as are, evenly from the first frame to the last."""
+    span_us = frame_times_us[-1] - frame_times_us[0]
+    times = int(span_us * limits.sample_fps // 1_000_000) + 1
+    step_us = 1_000_000 / limits.sample_fps
+    if limits.max_video_frames is not None and times > limits.max_video_frames:
+        times = limits.max_video_frames
+        step_us = span_us / max(1, times - 1)
+    wanted = (frame_times_us[0] + round(k * step_us) for k in range(times))
+    return tuple(dict.fromkeys(bisect_right(frame_times_us, time_us) - 1 for time_us in wanted))
 
 
 def chunks(frames: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

@@ -132,6 +132,33 @@ def test_of_any_video_frames_are_chosen_in_order_from_first_to_last(gaps_us: lis
     assert len(chosen) == 1 or chosen[-1] == len(times_us) - 1
 
 
+@given(
+    gaps_us=st.lists(st.integers(1, 5_000_000), max_size=200),
+    fps=st.sampled_from([0.5, 1.0, 2.0, 3.0, 10.0]),
+    cap=st.none() | st.integers(1, 20),
+)
+def test_by_time_it_is_what_somebody_sees_who_looks_at_regular_times(
+    gaps_us: list[int], fps: float, cap: int | None
+) -> None:
+    times_us = (0, *np.cumsum(gaps_us).tolist()) if gaps_us else (0,)
+    chosen = choose_frames(times_us, MediaLimits(frames="by_time", sample_fps=fps, max_video_frames=cap))
+    looks = [k * 1_000_000 / fps for k in range(int(times_us[-1] * fps / 1_000_000) + 1)]
+    if cap is not None and len(looks) > cap:
+        looks = np.linspace(0, times_us[-1], cap).tolist() if cap > 1 else [0]
+    seen = [max(i for i, time_us in enumerate(times_us) if time_us <= round(look)) for look in looks]
+    assert chosen == tuple(sorted(set(seen)))
+
+
+def test_by_time_and_by_number_differ_where_the_rate_does() -> None:
+    """Ten seconds at 30 frames a second, then ten that show five."""
+    times_us = (*(i * 33_333 for i in range(300)), *(10_000_000 + i * 2_000_000 for i in range(5)))
+    by_number = choose_frames(times_us)
+    by_time = choose_frames(times_us, MediaLimits(frames="by_time"))
+    assert sum(frame >= 300 for frame in by_number) == 1
+    assert [frame for frame in by_time if frame >= 300] == [300, 301, 302, 303, 304] and len(by_time) == 25
+    assert choose_frames(steady(300, Fraction(30)), MediaLimits(frames="by_time")) == tuple(range(0, 300, 15))
+
+
 @given(count=st.integers(2, 500), rate=st.sampled_from(RATES), start_us=st.integers(0, 10**9))
 def test_where_a_clock_starts_changes_no_choice(count: int, rate: Fraction, start_us: int) -> None:
     times_us = steady(count, rate)
