@@ -159,6 +159,6 @@ def _uses(pieces: SourcePieces, seen: np.ndarray, source: str, root: str) -> np.
         raise ManifestError(
             f"source {source} is cut into other pieces than in the plan that is amended",
             where="mixture",
-            fix="keep its domains, `limits` and `pack_limits` as they were",
+            fix="keep its domains and lengths, `limits` and `pack_limits` as they were",
         )
     return np.bincount(order[places], minlength=len(order)).astype(np.uint16)

@@ -36,6 +36,11 @@ class Source:
     """Tokens relative to the other sources'; only ratios matter."""
     domains: tuple[str, ...] = ()
     """Only samples of these domains; of all where none is named."""
+    min_tokens: int = 0
+    """Only samples of at least so many tokens, as the plan's `limits` make them."""
+    max_tokens: int | None = None
+    """Only samples of at most so many. Two sources of one store, one on each side of a length, give long and short
+    documents the mix that their weights say."""
     max_epochs: int = 1
     group: str | None = None
     """Shares the weight of this group (`Mixture.groups`) with its other sources."""
@@ -45,6 +50,8 @@ class Source:
             raise ValueError(
                 f"weight of {self.name} is {self.weight}, expected a number > 0; remove the source instead"
             )
+        if self.max_tokens is not None and self.max_tokens < max(1, self.min_tokens):
+            raise ValueError(f"max_tokens of {self.name} is {self.max_tokens}, below min_tokens or 1")
         if self.max_epochs < 1:
             raise ValueError(f"max_epochs of {self.name} is {self.max_epochs}, expected at least 1")
 

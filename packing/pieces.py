@@ -195,6 +195,7 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
     found = samples.media_table(MEDIA_COLUMNS)
     media = _Media(found.filter(pa.array(wanted[found["record"].to_numpy()])), mixture.limits, vocabulary)
     expanded = tokens + media.per_record(media.tokens - 1, len(tokens))
+    wanted &= (expanded >= source.min_tokens) & (expanded <= (source.max_tokens or NEVER))
     slots = media.per_record(media.slots, len(tokens))
     patches = media.per_record(media.patches, len(tokens))
     count = media.per_record(np.ones_like(media.slots), len(tokens))
@@ -220,9 +221,9 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
     if not len(ordinal):
         raise ManifestError(
             f"source {source.name} has no sample that can be packed: {len(tokens)} in the store, "
-            f"{int(wanted.sum())} of the domains wanted, refused {dict(refused)}",
+            f"{int(wanted.sum())} of the domains and lengths wanted, refused {dict(refused)}",
             where=samples.name,
-            fix="check `domains`, raise max_pack_tokens, or lower the limits on media",
+            fix="check `domains`, `min_tokens` and `max_tokens`, raise max_pack_tokens, or lower the limits on media",
         )
     ids = core["id"].take(ordinal).to_pylist()
     return SourcePieces(
@@ -235,8 +236,8 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
         samples=len(whole) + len(long) - refused.total(),
         cut_samples=len(long) - refused.total(),
         refused=dict(refused),
-        media=len(media.tokens),
-        shrunk_media=media.shrunk,
+        media=int(wanted[media.record].sum()),
+        shrunk_media=int(wanted[media.record[media.shrunk]].sum()),
         patches=piece_patches.astype(np.int32) if mixture.pack_limits.any else NONE,
         media_in=media_in.astype(np.int32) if mixture.pack_limits.any else NONE,
     )
@@ -249,7 +250,8 @@ class _Media:
     """The media of the wanted samples, laid out under the limits; columns by medium, ascending by record."""
 
     def __init__(self, table: pa.Table, limits: MediaLimits, vocabulary: Vocabulary) -> None:
-        self._record = table["record"].to_numpy()
+        self.record = table["record"].to_numpy()
+        """Ordinal of the sample of each."""
         self._place = table["place"].to_numpy()
         self._kind = table["kind"].to_pylist()
         self._wrapper = len(vocabulary.encode("image")) + 2
@@ -263,17 +265,18 @@ class _Media:
             smaller = layout.size_px != (width, height)
             rows.append((media_tokens(media, layout, vocabulary), layout.slots, layout.patches, smaller))
         self.tokens, self.slots, self.patches, shrunk = np.array(rows, np.int64).reshape(-1, 4).T
-        self.shrunk = int(shrunk.sum())
+        self.shrunk = shrunk.astype(bool)
+        """Whether the limits make it smaller than it is."""
 
     def per_record(self, column: np.ndarray, records: int) -> np.ndarray:
         """(records,) int64: sum over the media of each."""
         sums = np.zeros(records, np.int64)
-        np.add.at(sums, self._record, column)
+        np.add.at(sums, self.record, column)
         return sums
 
     def groups(self, ordinal: int) -> list[Group]:
         """The media of one sample."""
-        rows = range(*np.searchsorted(self._record, [ordinal, ordinal + 1]).tolist())
+        rows = range(*np.searchsorted(self.record, [ordinal, ordinal + 1]).tolist())
         found = []
         for row in rows:
             place = int(self._place[row])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +213,9 @@ def test_samples_that_a_view_drops_are_never_packed(made: Made, tmp_path: Path) 
 
 def test_a_source_without_samples_is_refused(made: Made) -> None:
     source = dataclasses.replace(MIXTURE.sources[0], domains=("nothing",))
-    with pytest.raises(ManifestError, match="no sample that can be packed: 226 in the store, 0 of the domains"):
+    with pytest.raises(
+        ManifestError, match="no sample that can be packed: 226 in the store, 0 of the domains and lengths"
+    ):
         compile_plan(dataclasses.replace(MIXTURE, sources=(source,)), {"seen": made.samples}, tiny)
 
 
@@ -282,3 +285,34 @@ def test_segments_begin_at_multiples_and_what_lies_between_is_padding(tmp_path: 
                 begins = [at for _, at, _ in starts(pack.segments)]
                 assert begins == [0, *np.cumsum(rows.segment_lengths[row])[:-1].tolist()]
                 assert not rows.positions[row, begins].any()
+
+
+def test_long_and_short_documents_are_mixed_as_two_sources_of_one_store(made: Made) -> None:
+    text = dataclasses.replace(MIXTURE.sources[1], max_epochs=40)
+    long = dataclasses.replace(text, name="long", weight=3.0, min_tokens=120)
+    short = dataclasses.replace(text, name="short", weight=7.0, max_tokens=119)
+    one = dataclasses.replace(
+        MIXTURE, sources=(long, short), vision_share=VisionShare(constant=0.0), horizon_tokens=60_000
+    )
+    plan = compile_plan(one, {"long": made.samples, "short": made.samples}, tiny)
+    lengths = [len(sample.ids) for sample in made.samples.records()]
+    pictured = dataclasses.replace(MIXTURE.sources[0], max_tokens=119)
+    few = pieces_of(made.samples, pictured, MIXTURE, tiny)
+    assert few.length.max() <= 119 and few.media == sum(
+        len(sample.media) for sample in made.samples.records() if sample.id in set(few.ids)
+    )
+    tokens = np.zeros((plan.meta["packs"], 2), np.int64)
+    number = 0
+    for block in plan.blocks:
+        offsets = block.arrays["pack_offsets"].tolist()
+        for a, b in pairwise(offsets):
+            for source, ordinal, length in zip(
+                *(block.arrays[name][a:b].tolist() for name in ("source", "ordinal", "length")), strict=True
+            ):
+                assert (lengths[ordinal] >= 120) == (source == 0)
+                tokens[number, source] += length
+            number += 1
+    seen = tokens.cumsum(0)
+    share = seen[:, 0] / seen.sum(1)
+    assert np.abs(share[48:] - 0.3).max() < 0.05, "after four global batches, blocks being 20 packs"
+    assert abs(share[-1] - 0.3) < 0.01
