@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,7 +19,7 @@ from pipelines import dag, progress
 from pipelines.closing import closing
 from pipelines.dag import Graph, Tolerance
 from pipelines.engines.child import WorkerError
-from pipelines.engines.engine import Submission, open_engine
+from pipelines.engines.engine import Engine, Submission, open_engine
 from pipelines.engines.local import LocalEngine
 from pipelines.node import FolderNode, Inputs, Node, Place, Product, StoreNode, Survey, Task
 from pipelines.out import Out
@@ -34,23 +35,26 @@ BATCH_S = 2.0
 """A commit waits for so many receipts, or so long. A kill costs at most this much work beside the units in flight."""
 
 
+def execute(graph: Graph, out: Out, workers: int, as_json: bool) -> int:
+    """Run it and print what it came to; the exit code."""
+    show = Show()
+    with open_engine(graph.manifest.value.engine, workers, show.say) as engine, ExitStack() as more:
+        # Workers on other machines don't see this one's folders.
+        beside = more.enter_context(LocalEngine(workers)) if engine.elsewhere else engine
+        return Execution(graph, out, engine, beside, show).run(as_json)
+
+
 class Execution:
-    def __init__(self, graph: Graph, out: Out, workers: int) -> None:
-        self.graph, self.out = graph, out
+    def __init__(self, graph: Graph, out: Out, engine: Engine, beside: Engine, show: Show) -> None:
+        """`beside`: where folders are made."""
+        self.graph, self.out, self.engine, self.beside, self.show = graph, out, engine, beside, show
         self.log = RunLog(out.folder / "log.jsonl")
-        self.show = Show()
-        settings = graph.manifest.value.engine
-        self.engine = open_engine(settings, workers, self.show.say)
-        self.beside = LocalEngine(workers) if self.engine.elsewhere else self.engine
-        """Where folders are made: workers on other machines don't see this one's."""
         self.products: dict[str, Product] = {}
         self.results: list[Result] = []
 
     def run(self, as_json: bool) -> int:
         try:
-            with self.engine, self.beside:
-                for name in self.graph.order:
-                    self._node(name)
+            self.work()
         except BaseException as error:
             details = error.details if isinstance(error, WorkerError) else ""
             self.log.write("run_stop", error=str(error) or type(error).__name__, details=details)
@@ -67,11 +71,18 @@ class Execution:
             self.show.say(f"{skipped} nodes already committed, same digests")
         return 0
 
+    def work(self) -> None:
+        for name in self.graph.order:
+            self._node(name)
+
+    def _survey(self, name: str, node: Node, inputs: Inputs) -> Survey:
+        return node.survey(name, inputs)
+
     def _node(self, name: str) -> None:
         node = self.graph.node(name)
         start = time.monotonic()
         inputs = {wanted: self.products[wanted] for wanted in node.reads()}
-        survey = node.survey(name, inputs)
+        survey = self._survey(name, node, inputs)
         identity = dag.identity(name, node, inputs, survey)
         found = finished(self.out, name, node, inputs, identity)
         if found is None:

@@ -36,11 +36,20 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--engine", choices=("local", "ray", "dask"), help="where: short for --set engine.kind=...")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and touch nothing")
+    parser.add_argument(
+        "--estimate",
+        type=float,
+        nargs="?",
+        const=0.02,
+        metavar="SHARE",
+        help="run a share of the units first (0.02), aside, and say what all of it gives and takes",
+    )
     parser.add_argument("--json", action="store_true", help="the table at the end as JSON on stdout")
     options = parser.parse_args(arguments)
 
     from pipelines import dag
-    from pipelines.execute import Execution
+    from pipelines.estimate import estimate
+    from pipelines.execute import execute
     from pipelines.out import Out
     from pipelines.outlook import outlook
 
@@ -48,7 +57,9 @@ def main(arguments: list[str]) -> int:
     graph = dag.read(options.manifests, [*kind, *options.set], options.until)
     own = Path("runs") / graph.name
     out = Out.of(options.out or str(own), Path(options.local or own))
+    if options.estimate is not None:
+        return estimate(graph, options.estimate, options.workers, options.json)
     if options.dry_run:
         return outlook(graph, out, options.json)
     with out.alone():
-        return Execution(graph, out, options.workers).run(options.json)
+        return execute(graph, out, options.workers, options.json)

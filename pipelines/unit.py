@@ -6,6 +6,7 @@ Called by an engine with a task from `pipelines/run.py`; gives back a receipt, w
 from __future__ import annotations
 
 import posixpath
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -63,6 +64,8 @@ class Outcome:
     meta: Mapping[str, Json]
     details: tuple[str, ...]
     """Tracebacks of what was not foreseen, for the run log."""
+    seconds: float
+    """That the worker took, by the clock."""
 
 
 def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]) -> Outcome:
@@ -72,6 +75,7 @@ def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]
         lethal: ordinals of records at which workers died; they are set aside untried.
         tell: is told the ordinal of the record that is being tried.
     """
+    start = time.monotonic()
     writer = Store.open(unit.url).writer(unit.stored_as)
     attempt = Attempts(writer, unit, lethal, tell, tombstones.read(posixpath.dirname(unit.url)))
     meta = unit.node.work(unit.task, writer, attempt)
@@ -79,7 +83,8 @@ def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]
     counts = receipt.counts
     kept = counts.get("kept", counts.get("records", 0))
     tally = Tally(kept, attempt.dropped, attempt.quarantined, attempt.noted)
-    return Outcome(receipt, tally, attempt.good, attempt.bad, attempt.row, meta or {}, tuple(attempt.details))
+    seconds = time.monotonic() - start
+    return Outcome(receipt, tally, attempt.good, attempt.bad, attempt.row, meta or {}, tuple(attempt.details), seconds)
 
 
 class Attempts:
