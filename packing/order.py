@@ -23,7 +23,7 @@ import numpy as np
 from manifests.schedule import MILLION, Curve
 from packing.amend import BEGINNING, Begun
 from packing.mixture import Mixture
-from packing.pieces import SourcePieces
+from packing.pieces import SourcePieces, mixed
 
 Segments = dict[str, np.ndarray]
 """Equally long columns, see COLUMNS; a block of packs also has `pack_offsets`."""
@@ -52,23 +52,7 @@ NEVER = (1 << 63) - 1
 def permutation(seed: int, epoch: int, source: str, keys: np.ndarray) -> np.ndarray:
     """(N,) int64: the order in which a source's pieces come in one epoch, by a hash of each (N,) uint64 key."""
     salt = hashlib.blake2b(f"{seed}/{epoch}/{source}".encode(), digest_size=8).digest()
-    return np.argsort(_mixed(keys ^ np.uint64(int.from_bytes(salt, "little"))), kind="stable")
-
-
-def _mixed(words: np.ndarray) -> np.ndarray:
-    """A bijection of 64-bit words in which every bit depends on all. Source: the finaliser of SplitMix64."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
-def keys_of(pieces: SourcePieces) -> np.ndarray:
-    """(N,) uint64: of each piece's sample and start."""
-    words = bytearray()
-    for piece in range(len(pieces.ordinal)):
-        words += hashlib.blake2b(pieces.name(piece).encode(), digest_size=8).digest()
-    return np.frombuffer(bytes(words), "<u8")
+    return np.argsort(mixed(keys ^ np.uint64(int.from_bytes(salt, "little"))), kind="stable")
 
 
 @dataclass(frozen=True)
@@ -118,11 +102,11 @@ class Order:
         """
         self._mixture, self._sources = mixture, sources
         self._curve = mixture.curve
-        self._keys = [keys_of(pieces) for pieces in sources]
         self._uses = [np.zeros(len(pieces.ordinal), np.uint16) for pieces in sources]
         """How often each piece was drawn."""
         for uses, before in zip(self._uses, begun.uses, strict=False):
             uses[: len(before)] = before
+        self._permutations: dict[int, tuple[int, np.ndarray]] = {}
         self._goal, self._begun = goal, begun
         self.tokens = begun.tokens
         self.missing: bool | None = None
@@ -181,14 +165,26 @@ class Order:
 
     def _epochs(self, index: int, mine: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """(epoch, pieces) as they come, of those `mine` that were not yet drawn as often as they may be."""
-        source = self._mixture.sources[index]
-        for epoch in range(source.max_epochs):
-            left = mine & (self._uses[index] <= epoch)
-            if left.any():
-                order = permutation(self._mixture.seed, epoch, source.name, self._keys[index])
-                order = order[left[order]]
-                for first in range(0, len(order), WINDOW_PIECES):
-                    yield epoch, order[first : first + WINDOW_PIECES]
+        uses = self._uses[index]
+        for epoch in range(self._mixture.sources[index].max_epochs):
+            if not (mine & (uses <= epoch)).any():
+                continue
+            order = self._permuted(index, epoch)
+            for first in range(0, len(order), WINDOW_PIECES):
+                rows = order[first : first + WINDOW_PIECES]
+                rows = rows[mine[rows] & (uses[rows] <= epoch)]
+                if len(rows):
+                    yield epoch, rows
+
+    def _permuted(self, index: int, epoch: int) -> np.ndarray:
+        """Kept for one epoch of each source: most stretches begin in that in which the one before ended."""
+        known = self._permutations.get(index)
+        if known is None or known[0] != epoch:
+            source, keys = self._mixture.sources[index], self._sources[index].keys
+            order = permutation(self._mixture.seed, epoch, source.name, keys)
+            known = epoch, order.astype(np.uint32 if len(keys) < 1 << 32 else np.int64)
+            self._permutations[index] = known
+        return known[1]
 
 
 class _Streams:
@@ -209,11 +205,11 @@ class _Streams:
         exact = [Fraction(0)] * streams
         weights = order._mixture.weights
         for index, pieces in enumerate(sources):
-            rich = pieces.slots.astype(np.int64) * MILLION > pieces.length.astype(np.int64) * threshold
-            tokens = int(pieces.length.sum())
+            rich = pieces.richer_than(Fraction(threshold, MILLION))
+            tokens = int(pieces.length.sum(dtype=np.int64))
             for side, mine in ((0, ~rich), (1, rich)):
                 stream = 2 * index + side
-                exact[stream] = weights[index] * Fraction(int(pieces.length[mine].sum()), tokens)
+                exact[stream] = weights[index] * Fraction(int(pieces.length[mine].sum(dtype=np.int64)), tokens)
                 self._group[stream] = 2 * groups[group_of[index]] + side
                 self._chunks.append(order._epochs(index, mine))
         for side in (0, 1):

@@ -16,12 +16,14 @@ from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import ManifestError, StoreError
 from manifests.geometry import MediaLimits
 from manifests.records import Media
 from packing.mixture import Mixture, Source
 from packing.navit import lay_out, media_tokens
+from stores import index
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
@@ -131,16 +133,16 @@ class SourcePieces:
 
     content_root: str
     """Of the samples snapshot."""
-    ids: Sequence[str]
-    """(N,) of each piece's sample."""
+    keys: np.ndarray
+    """(N,) uint64: identity of each piece, the same however the store is sharded."""
     ordinal: np.ndarray
     """(N,) int64: the sample's place in the snapshot."""
     start: np.ndarray
-    """(N,) int64: first expanded token of the piece."""
+    """(N,) int32: first expanded token of the piece."""
     length: np.ndarray
-    """(N,) int64: expanded tokens."""
+    """(N,) int32: expanded tokens."""
     slots: np.ndarray
-    """(N,) int64: vision slots among them."""
+    """(N,) int32: vision slots among them."""
     samples: int
     """Those that gave pieces."""
     cut_samples: int
@@ -159,13 +161,9 @@ class SourcePieces:
             if not len(getattr(self, name)):
                 object.__setattr__(self, name, np.broadcast_to(np.int32(0), len(self.length)))
 
-    def name(self, piece: int) -> str:
-        """Identity of a piece, the same however the store is sharded."""
-        return f"{self.ids[piece]}/{self.start[piece]}"
-
     def richer_than(self, share: Fraction) -> np.ndarray:
         """(N,) bool: the rich pieces."""
-        return richer(self.slots, self.length, share)
+        return richer(self.slots.astype(np.int64), self.length.astype(np.int64), share)
 
 
 def richer(slots: np.ndarray, length: np.ndarray, share: Fraction) -> np.ndarray:
@@ -185,15 +183,86 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
             where=samples.name,
             fix="tokenise again, or give the vocabulary that the samples were made with",
         )
-    core = samples.table(["id", "domain", "tokens", "splits", "whole"])
+    counted = _Counts()
+    columns: list[np.ndarray] = []
+    for ref, core, media in samples.facts(FACTS, MEDIA_COLUMNS):
+        kept = samples.kept(ref.first, ref.first + ref.records) - ref.first
+        columns.append(_pieces_in_shard(core, media, kept, ref.first, source, mixture, vocabulary, counted))
+    rows = np.concatenate(columns or [np.zeros(0, PIECE)])
+    columns.clear()
+    refused = counted.refused
+    if not len(rows):
+        raise ManifestError(
+            f"source {source.name} has no sample that can be packed: {counted.there} in the store, "
+            f"{counted.wanted} of the domains and lengths wanted, refused {dict(refused)}",
+            where=samples.name,
+            fix="check `domains`, `min_tokens` and `max_tokens`, raise max_pack_tokens, or lower the limits on media",
+        )
+    some = mixture.pack_limits.any
+    return SourcePieces(
+        content_root=samples.content_root,
+        keys=np.ascontiguousarray(rows["key"]),
+        ordinal=np.ascontiguousarray(rows["ordinal"]),
+        start=np.ascontiguousarray(rows["start"]),
+        length=np.ascontiguousarray(rows["length"]),
+        slots=np.ascontiguousarray(rows["slots"]),
+        samples=counted.wanted - refused.total(),
+        cut_samples=counted.long - refused.total(),
+        refused=dict(refused),
+        media=counted.media,
+        shrunk_media=counted.shrunk,
+        patches=np.ascontiguousarray(rows["patches"]) if some else NONE,
+        media_in=np.ascontiguousarray(rows["media_in"]) if some else NONE,
+    )
+
+
+FACTS = ("id", "domain", "tokens", "splits", "whole")
+PIECE = np.dtype(
+    [
+        ("key", np.uint64),
+        ("ordinal", np.int64),
+        ("start", np.int32),
+        ("length", np.int32),
+        ("slots", np.int32),
+        ("patches", np.int32),
+        ("media_in", np.int32),
+    ]
+)
+
+
+PIECE_COUNTS = ("ordinal", "start", "length", "slots", "patches", "media_in")
+
+
+@dataclass
+class _Counts:
+    """Of a whole source."""
+
+    there: int = 0
+    wanted: int = 0
+    long: int = 0
+    media: int = 0
+    shrunk: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+def _pieces_in_shard(
+    core: pa.Table,
+    found: pa.Table | None,
+    kept: np.ndarray,
+    first: int,
+    source: Source,
+    mixture: Mixture,
+    vocabulary: Vocabulary,
+    counted: _Counts,
+) -> np.ndarray:
+    """(N,) PIECE, of the samples of one shard, of which `first` is the ordinal of the first."""
     tokens = core["tokens"].to_numpy()
     wanted = np.zeros(len(tokens), bool)
-    wanted[samples.kept()] = True
+    wanted[kept] = True
     wanted &= tokens > 0  # what was forgotten leaves an empty row
     if source.domains:
-        wanted &= np.isin(np.array(core["domain"].to_pylist(), object), source.domains)
-    found = samples.media_table(MEDIA_COLUMNS)
-    media = _Media(found.filter(pa.array(wanted[found["record"].to_numpy()])), mixture.limits, vocabulary)
+        wanted &= pc.is_in(core["domain"].cast(pa.string()), pa.array(source.domains)).to_numpy()
+    media = _Media(found, wanted, mixture.limits, vocabulary)
     expanded = tokens + media.per_record(media.tokens - 1, len(tokens))
     wanted &= (expanded >= source.min_tokens) & (expanded <= (source.max_tokens or NEVER))
     slots = media.per_record(media.slots, len(tokens))
@@ -204,43 +273,46 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
     fits = (expanded <= most) & (patches <= (most_patches or NEVER)) & (count <= (most_media or NEVER))
     whole = np.flatnonzero(wanted & fits)
     long = np.flatnonzero(wanted & ~fits)
-    parts = [np.stack([whole, 0 * whole, expanded[whole], slots[whole], patches[whole], count[whole]])]
-    refused: Counter[str] = Counter()
+    parts = [np.stack([whole, 0 * whole, expanded[whole], slots[whole], patches[whole], count[whole]], 1)]
     cuttable = long[~core["whole"].to_numpy()[long]]
     for number in np.setdiff1d(long, cuttable).tolist():
-        refused[WHOLE_TOO_LONG if expanded[number] > mixture.max_pack_tokens else WHOLE_OVER_LIMITS] += 1
+        counted.refused[WHOLE_TOO_LONG if expanded[number] > mixture.max_pack_tokens else WHOLE_OVER_LIMITS] += 1
     for number, splits in zip(cuttable.tolist(), core["splits"].take(cuttable).to_pylist(), strict=True):
         groups = media.groups(number)
         pieces = cut(int(tokens[number]), groups, splits, most, most_patches, most_media)
         if pieces is None:
             over = max(group.patches for group in groups) > (most_patches or NEVER)
-            refused[TOO_MANY_PATCHES if over else TOO_LONG] += 1
+            counted.refused[TOO_MANY_PATCHES if over else TOO_LONG] += 1
         else:
-            parts.append(np.array([(number, *piece) for piece in pieces], np.int64).T)
-    ordinal, start, length, piece_slots, piece_patches, media_in = np.concatenate(parts, axis=1)
-    if not len(ordinal):
-        raise ManifestError(
-            f"source {source.name} has no sample that can be packed: {len(tokens)} in the store, "
-            f"{int(wanted.sum())} of the domains and lengths wanted, refused {dict(refused)}",
-            where=samples.name,
-            fix="check `domains`, `min_tokens` and `max_tokens`, raise max_pack_tokens, or lower the limits on media",
-        )
-    ids = core["id"].take(ordinal).to_pylist()
-    return SourcePieces(
-        content_root=samples.content_root,
-        ids=ids,
-        ordinal=ordinal,
-        start=start,
-        length=length,
-        slots=piece_slots,
-        samples=len(whole) + len(long) - refused.total(),
-        cut_samples=len(long) - refused.total(),
-        refused=dict(refused),
-        media=int(wanted[media.record].sum()),
-        shrunk_media=int(wanted[media.record[media.shrunk]].sum()),
-        patches=piece_patches.astype(np.int32) if mixture.pack_limits.any else NONE,
-        media_in=media_in.astype(np.int32) if mixture.pack_limits.any else NONE,
-    )
+            parts.append(np.array([(number, *piece) for piece in pieces], np.int64))
+    counted.there += len(tokens)
+    counted.wanted += int(wanted.sum())
+    counted.long += len(long)
+    counted.media += int(wanted[media.record].sum())
+    counted.shrunk += int(wanted[media.record[media.shrunk]].sum())
+    columns = np.concatenate(parts).T
+    rows = np.empty(columns.shape[1], PIECE)
+    for name, column in zip(PIECE_COUNTS, columns, strict=True):
+        rows[name] = column
+    rows["key"] = _keys(core["id"], columns[0], columns[1])
+    rows["ordinal"] += first
+    return rows
+
+
+def _keys(ids: pa.ChunkedArray, row: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """(N,) uint64: of each piece's sample and start; two pieces of 10^9 share one once in 37 plans."""
+    words = np.frombuffer(b"".join(chunk.buffers()[1][16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
+                                   for chunk in ids.chunks), "<u8").reshape(-1, 2)  # fmt: skip
+    high, low = words[row].T
+    return mixed(low ^ mixed(high ^ mixed(start.astype(np.uint64))))
+
+
+def mixed(words: np.ndarray) -> np.ndarray:
+    """A bijection of 64-bit words in which every bit depends on all. Source: the finaliser of SplitMix64."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
 
 
 MEDIA_COLUMNS = ("record", "place", "kind", "width_px", "height_px", "frame_times_us")
@@ -249,22 +321,27 @@ MEDIA_COLUMNS = ("record", "place", "kind", "width_px", "height_px", "frame_time
 class _Media:
     """The media of the wanted samples, laid out under the limits; columns by medium, ascending by record."""
 
-    def __init__(self, table: pa.Table, limits: MediaLimits, vocabulary: Vocabulary) -> None:
+    def __init__(self, table: pa.Table | None, wanted: np.ndarray, limits: MediaLimits, vocabulary: Vocabulary) -> None:
+        table = index.MEDIA.empty_table().select(MEDIA_COLUMNS) if table is None else table
+        table = table.filter(pa.array(wanted[table["record"].to_numpy()]))
         self.record = table["record"].to_numpy()
-        """Ordinal of the sample of each."""
+        """Row of the sample of each."""
         self._place = table["place"].to_numpy()
-        self._kind = table["kind"].to_pylist()
+        kinds = table["kind"].combine_chunks()
+        self._image = pc.equal(kinds.cast(pa.string()), "image").to_numpy(zero_copy_only=False)
         self._wrapper = len(vocabulary.encode("image")) + 2
         """Tokens before an image's slots; one follows them."""
-        sizes = zip(table["width_px"].to_pylist(), table["height_px"].to_pylist(), strict=True)
-        times = table["frame_times_us"].to_pylist()
-        rows = []  # by medium: tokens, slots, patches, whether it is made smaller
-        for kind, (width, height), frame_times_us in zip(self._kind, sizes, times, strict=True):
-            media = Media("", kind, "", width, height, tuple(frame_times_us))
-            layout = lay_out(media, limits)
-            smaller = layout.size_px != (width, height)
-            rows.append((media_tokens(media, layout, vocabulary), layout.slots, layout.patches, smaller))
-        self.tokens, self.slots, self.patches, shrunk = np.array(rows, np.int64).reshape(-1, 4).T
+        sizes = np.stack([table[name].to_numpy() for name in ("width_px", "height_px")], 1)
+        rows = np.zeros((len(sizes), 4), np.int64)  # by medium: tokens, slots, patches, whether it is made smaller
+        pictures, same = np.unique(sizes[self._image], axis=0, return_inverse=True)
+        laid = [_laid_out(Media("", "image", "", size[0], size[1]), limits, vocabulary) for size in pictures.tolist()]
+        rows[self._image] = np.array(laid, np.int64).reshape(-1, 4)[same.ravel()]
+        clips = np.flatnonzero(~self._image)
+        for row, times in zip(clips.tolist(), table["frame_times_us"].take(clips).to_pylist(), strict=True):
+            rows[row] = _laid_out(
+                Media("", "video", "", int(sizes[row, 0]), int(sizes[row, 1]), tuple(times)), limits, vocabulary
+            )
+        self.tokens, self.slots, self.patches, shrunk = rows.T
         self.shrunk = shrunk.astype(bool)
         """Whether the limits make it smaller than it is."""
 
@@ -280,7 +357,13 @@ class _Media:
         found = []
         for row in rows:
             place = int(self._place[row])
-            before, after = (self._wrapper, 1) if self._kind[row] == "image" else (0, 0)
+            before, after = (self._wrapper, 1) if self._image[row] else (0, 0)
             counts = (int(column[row]) for column in (self.tokens, self.slots, self.patches))
             found.append(Group(place - before, place, place + 1 + after, *counts))
         return found
+
+
+def _laid_out(media: Media, limits: MediaLimits, vocabulary: Vocabulary) -> tuple[int, int, int, bool]:
+    layout = lay_out(media, limits)
+    smaller = layout.size_px != (media.width_px, media.height_px)
+    return media_tokens(media, layout, vocabulary), layout.slots, layout.patches, smaller

@@ -62,7 +62,7 @@ from packing.sequence import fill_limited
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
-VERSION = 3
+VERSION = 4
 """Raised when the same mixture and snapshots would give another plan."""
 
 Fill = Callable[[Segments], list[list[int]]]

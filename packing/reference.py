@@ -13,7 +13,7 @@ import numpy as np
 from manifests.geometry import PATCH_PX
 from manifests.schedule import MILLION
 from packing.mixture import Mixture
-from packing.order import WEIGHT_PARTS, keys_of, permutation, stretches
+from packing.order import WEIGHT_PARTS, permutation, stretches
 from packing.pieces import SourcePieces
 from packing.sequence import LOOKS, SPREAD
 
@@ -208,7 +208,7 @@ class _Side:
                 [
                     (epoch, piece)
                     for epoch in range(source.max_epochs)
-                    for piece in permutation(mixture.seed, epoch, source.name, keys_of(pieces)).tolist()
+                    for piece in permutation(mixture.seed, epoch, source.name, pieces.keys).tolist()
                     if piece in mine and uses[index][piece] <= epoch
                 ]
             )

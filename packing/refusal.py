@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
 from manifests.errors import ManifestError
 from manifests.schedule import MILLION, VisionShare
 from packing.mixture import Mixture, Source
@@ -63,8 +65,8 @@ def _supply(mixture: Mixture, sources: Sequence[SourcePieces], rich: bool, share
         mine = pieces.richer_than(share) == rich
         if mine.any():
             giving.append(source)
-            tokens += int(pieces.length[mine].sum()) * source.max_epochs
-            slots += int(pieces.slots[mine].sum()) * source.max_epochs
+            tokens += int(pieces.length[mine].sum(dtype=np.int64)) * source.max_epochs
+            slots += int(pieces.slots[mine].sum(dtype=np.int64)) * source.max_epochs
     return _Supply(tokens, slots, tuple(giving))
 
 

@@ -12,6 +12,8 @@ from fractions import Fraction
 from functools import cache
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from manifests import load
 from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
@@ -154,8 +156,8 @@ def _mixture_in(path: str) -> Mixture:
 
 
 def _share_of(sources: Sequence[SourcePieces]) -> float:
-    tokens = sum(int(pieces.length.sum()) for pieces in sources)
-    slots = sum(int(pieces.slots.sum()) for pieces in sources)
+    tokens = sum(int(pieces.length.sum(dtype=np.int64)) for pieces in sources)
+    slots = sum(int(pieces.slots.sum(dtype=np.int64)) for pieces in sources)
     return int(Fraction(slots * SHARE_STEPS, max(tokens, 1))) / SHARE_STEPS
 
 

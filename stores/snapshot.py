@@ -251,6 +251,19 @@ class Snapshot:
             parts.append(index.in_hex(part))
         return pa.concat_tables(parts).unify_dictionaries()
 
+    def facts(
+        self, columns: Sequence[str], media: Sequence[str]
+    ) -> Iterator[tuple[ShardRef, pa.Table, pa.Table | None]]:
+        """Shard by shard what the index says, without putting it together: columns of the kind's facts, and of
+        `stores.index.MEDIA` where there are media. Ids and digests are bytes, `record` is the row in the shard."""
+        tables = ahead(lambda ref: self.base._index(ref.shard), self.shards, self.at_once)
+        for ref, known in zip(self.shards, tables, strict=True):
+            yield (
+                ref,
+                known.core.select(list(columns)),
+                None if known.media is None else known.media.select(list(media)),
+            )
+
     def quarantined(self) -> pa.Table:
         """What was set aside: unit, locator, reason, message."""
         rows = []

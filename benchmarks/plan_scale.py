@@ -1,0 +1,230 @@
+"""How many samples a second does the planner put in order, and in how much memory?
+
+    python -m benchmarks.plan_scale [SAMPLES] [FOLDER]
+
+35 sources in stores of their own: a real index (Parquet, as stores write it) over shards without content, because a
+plan reads no payload. Lengths are log-normal as those of the texts of the test data and of the Python documentation
+were fitted (mean and deviation of the logarithm, see SOURCES); a third of the sources shows pictures, each of which
+stands in two samples. Then the shipped planner, in a process of its own: indexes -> pieces -> order -> packs -> blocks
+in a plan store. At 10^7 samples and below every block is read again and checked. The stores stay in FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.measure import Result, save
+from manifests.schedule import Curve, VisionShare
+from packing.mixture import Mixture, Source
+from packing.pieces import pieces_of
+from packing.plan import Planner
+from stores import index
+from stores.filesystem import publish_bytes
+from stores.kinds import KINDS
+from stores.roots import Receipt, ShardEntry
+from stores.store import Snapshot, Store
+from tokenization.vocabulary import Vocabulary
+
+SHARD_SAMPLES = 250_000
+LONGEST_TOKENS = 300_000
+SPLIT_TOKENS = 500
+"""One place to cut a long document at is found about so often."""
+SOURCES = [
+    *((f"lines {i}", 5.0, 0.71, False) for i in range(15)),  # JSON lines and pages of the test data
+    *((f"documents {i}", 4.8, 1.86, False) for i in range(6)),  # the Python documentation, prose
+    *((f"code {i}", 7.74, 1.44, False) for i in range(2)),  # the Python library
+    *((f"captions {i}", 2.86, 0.32, True) for i in range(12)),
+]
+"""(name, mean and standard deviation of ln(tokens), whether each sample shows a picture)."""
+HUGE = 0.2
+"""Of all samples, in the first source of text and in the first of pictures; the others share the rest."""
+
+
+def sizes(samples: int) -> list[int]:
+    rest = (samples - 2 * int(samples * HUGE)) // (len(SOURCES) - 2)
+    firsts = {"lines 0", "captions 0"}
+    return [int(samples * HUGE) if name in firsts else rest for name, *_ in SOURCES]
+
+
+def make(folder: Path, samples: int, vocabulary: Vocabulary) -> None:
+    """The stores of all sources, where they are not there yet."""
+    for number, ((name, mean, deviation, pictures), count) in enumerate(zip(SOURCES, sizes(samples), strict=True)):
+        place = folder / name.replace(" ", "_")
+        if (place / "roots").exists():
+            continue
+        store = Store.create(str(place), "samples", name)
+        receipts = []
+        for first in range(0, count, SHARD_SAMPLES):
+            rows = min(SHARD_SAMPLES, count - first)
+            tables = tables_of(np.random.default_rng([number, first]), name, rows, mean, deviation, pictures)
+            shard = b"no content %d %d" % (number, first)
+            publish_bytes(store.files, shard, f"shards/{sha256(shard).hexdigest()}.tar")
+            files = {}
+            for table, rows_of in tables.items():
+                data = index.to_parquet(rows_of)
+                files[table] = sha256(data).hexdigest()
+                publish_bytes(store.files, data, index.path(table, files[table]))
+            entry = ShardEntry(
+                sha256(shard).hexdigest(), len(shard), rows, sha256(shard).hexdigest(), files, {"records": rows}
+            )
+            receipts.append(Receipt(f"{first:012d}", (entry,)))
+        store.files.settle()
+        meta = {"vocabulary": vocabulary.digest, "vocabulary_file": "tiny"}
+        store.commit(receipts, node="benchmark", units=[one.unit for one in receipts], meta=meta)
+
+
+def tables_of(
+    random: np.random.Generator, name: str, rows: int, mean: float, deviation: float, pictures: bool
+) -> dict[str, pa.Table]:
+    tokens = np.exp(random.normal(mean, deviation, rows)).clip(1, LONGEST_TOKENS).astype(np.int64)
+    tokens += 6 if pictures else 0  # the placeholder and what wraps it
+    cuts = np.where(tokens > 4096, tokens // SPLIT_TOKENS, 0)
+    offsets = np.concatenate([[0], np.cumsum(cuts)])
+    splits = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], cuts) + 1) * SPLIT_TOKENS
+    ids = random.integers(0, 256, (rows, 16), np.uint8)
+    columns = {
+        "id": pa.Array.from_buffers(pa.binary(16), rows, [None, pa.py_buffer(ids.tobytes())]),
+        "source": index.constant(name, rows),
+        "domain": index.constant("caption" if pictures else "knowledge", rows),
+        "tokens": pa.array(tokens),
+        "loss_tokens": pa.array(tokens),
+        "images": pa.array(np.full(rows, pictures, np.int32)),
+        "videos": pa.array(np.zeros(rows, np.int32)),
+        "splits": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(splits)),
+        "whole": pa.array(np.zeros(rows, bool)),
+    }
+    facts = KINDS["samples"].FACTS
+    tables = {"core": pa.table([columns[name] for name in facts.names], facts)}
+    if pictures:
+        shared = random.integers(0, 256, ((rows + 1) // 2, 32), np.uint8)[random.permutation(rows) // 2]
+        medium = {
+            "record": pa.array(np.arange(rows)),
+            "place": pa.array(np.full(rows, 3)),
+            "digest": pa.Array.from_buffers(pa.binary(32), rows, [None, pa.py_buffer(shared.tobytes())]),
+            "kind": index.constant("image", rows),
+            "format": index.constant("jpeg", rows),
+            "width_px": pa.array(random.integers(8, 32, rows).astype(np.int32) * 28),
+            "height_px": pa.array(random.integers(8, 32, rows).astype(np.int32) * 28),
+            "frame_times_us": pa.array([[]] * rows, pa.list_(pa.int64())),
+            "shard": pa.nulls(rows, pa.binary(32)),
+            "offset": pa.array(np.zeros(rows, np.int64)),
+            "length": pa.array(np.full(rows, 40_000)),
+        }
+        tables["media"] = pa.table([medium[name] for name in index.MEDIA.names], index.MEDIA)
+    return tables
+
+
+def mixture() -> Mixture:
+    """Equal weights, so that all is seen; mid fusion."""
+    sources = tuple(Source(name=name, store="", weight=1.0, max_epochs=1) for name, *_ in SOURCES)
+    return Mixture(
+        sources=sources,
+        max_pack_tokens=4096,
+        global_batch_packs=64,
+        vision_share=VisionShare(piecewise=((0, 0.2), (2_000_000, 0.3), (10_000_000, 0.3), (10_000_000, 0.25))),
+    )
+
+
+def plan(folder: Path, samples: int) -> dict[str, float]:
+    """What a process of its own does, and what it took."""
+    vocabulary, mixed = Vocabulary.load("tiny"), mixture()
+    before = time.process_time(), time.perf_counter()
+    stores = [Store.open(str(folder / source.name.replace(" ", "_"))).head() for source in mixed.sources]
+    pieces = [pieces_of(store, source, mixed, vocabulary) for store, source in zip(stores, mixed.sources, strict=True)]
+    read = time.process_time()
+    planner = Planner(mixed, pieces, vocabulary.digest)
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        store = Store.create(made + "/plan", "plan", "plan")
+        writer = store.writer("plan")
+        segments = 0
+        for block in planner:
+            segments += len(block.arrays["length"])
+            writer.add(block)
+        planned = store.commit([writer.finish()], node="benchmark", units=["plan"], meta=planner.meta)
+        taken = time.process_time() - before[0], time.perf_counter() - before[1]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if samples <= 10**7:
+            check(planned, mixed, [len(one.length) for one in pieces])
+        size = sum(file.stat().st_size for file in Path(made).rglob("*") if file.is_file())
+    return {
+        "samples": samples,
+        "pieces": sum(len(one.length) for one in pieces),
+        "segments planned": segments,
+        "packs": planner.meta["packs"],
+        "tokens": planner.meta["tokens"],
+        "fill": round(planner.meta["fill"], 4),
+        "largest error, slots": planner.meta["largest_error_slots"],
+        "one pack, slots": planner.meta["one_pack_slots"],
+        "cpu s": round(taken[0], 1),
+        "cpu s reading indexes": round(read - before[0], 1),
+        "wall s": round(taken[1], 1),
+        "peak MiB": round(peak),
+        "plan MiB": round(size / 2**20),
+    }
+
+
+def check(plan: Snapshot, mixed: Mixture, pieces: list[int]) -> None:
+    """No piece twice, no pack too full, the error within one pack's after every pack: recounted from the store."""
+    tokens = slots = most = 0
+    curve = Curve.of(plan.meta["schedule"])
+    rows: list[list[np.ndarray]] = [[] for _ in pieces]
+    for block in plan.records():
+        arrays = block.arrays
+        starts = arrays["pack_offsets"][:-1]
+        for source in np.unique(arrays["source"]).tolist():
+            mine = arrays["source"] == source
+            rows[source].append(arrays["ordinal"][mine] * (LONGEST_TOKENS + 1) + arrays["start"][mine])
+        for pack_tokens, pack_slots in zip(
+            np.add.reduceat(arrays["length"], starts, dtype=np.int64).tolist(),
+            np.add.reduceat(arrays["slots"], starts, dtype=np.int64).tolist(),
+            strict=True,
+        ):
+            assert 0 < pack_tokens <= mixed.max_pack_tokens
+            tokens, slots, most = tokens + pack_tokens, slots + pack_slots, max(most, pack_slots)
+            bound = max(Fraction(most), curve.highest * mixed.max_pack_tokens)
+            assert abs(slots - curve.slots_until(tokens)) <= bound
+    for parts, count in zip(rows, pieces, strict=True):
+        together = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        assert len(np.unique(together)) == len(together) <= count
+    assert (tokens, slots) == (plan.meta["tokens"], plan.meta["slots"])
+
+
+def main() -> None:
+    samples = int(float(sys.argv[1])) if len(sys.argv) > 1 else 10**6
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.gettempdir()) / f"plan_scale_{samples}"
+    if sys.argv[3:] == ["child"]:
+        print(json.dumps(plan(folder, samples)))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    make(folder, samples, Vocabulary.load("tiny"))
+    command = [sys.executable, "-m", "benchmarks.plan_scale", str(samples), str(folder.parent), "child"]
+    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    for name, value in told.items():
+        print(f"{name:24} {value:,}")
+    save(
+        "plan_scale",
+        Result(
+            question="How many samples a CPU second does the planner put in order, from indexes to a stored plan?",
+            unit="samples per CPU second",
+            ours=samples / told["cpu s"],
+            peers={"needed for 10^9 samples in ten CPU hours": 10**9 / 36_000},
+            bar=1.0,
+            libraries=("numpy", "numba", "pyarrow"),
+            details=told,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
