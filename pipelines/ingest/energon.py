@@ -15,7 +15,7 @@ from braceexpand import braceexpand
 
 from manifests.errors import ManifestError
 from manifests.records import Json
-from pipelines.ingest.tar_layouts import Fields
+from pipelines.ingest.tar_fields import Fields
 from stores.filesystem import Files
 
 FOLDER = ".nv-meta"

@@ -25,7 +25,8 @@ from manifests.records import canonical_json, digest
 from pipelines.ingest import energon
 from pipelines.ingest.fields import Rights
 from pipelines.ingest.readers import refuse
-from pipelines.ingest.tar_layouts import Fields, Layout, Rules, adopted, is_place, judge
+from pipelines.ingest.tar_fields import Fields, is_place
+from pipelines.ingest.tar_layouts import Layout, Rules, adopted, judge
 from pipelines.ingest.tar_samples import Sample, samples, wanted
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
 from stores.filesystem import open_files

@@ -24,7 +24,7 @@ from manifests.errors import ManifestError, StoreError
 from manifests.records import FORGOTTEN, Document, Json, Text, record_id
 from pipelines.dag import unit_names
 from pipelines.ingest import tar_samples
-from pipelines.ingest.tar_layouts import Fields
+from pipelines.ingest.tar_fields import Fields
 from pipelines.ingest.tars import IngestTars
 from pipelines.node import Task
 from pipelines.unit import UnitTask, run_unit
