@@ -299,7 +299,7 @@ def test_long_and_short_documents_are_mixed_as_two_sources_of_one_store(made: Ma
     pictured = dataclasses.replace(MIXTURE.sources[0], max_tokens=119)
     few = pieces_of(made.samples, pictured, MIXTURE, tiny)
     assert few.length.max() <= 119 and few.media == sum(
-        len(sample.media) for sample in made.samples.records() if sample.id in set(few.ids)
+        len(sample.media) for at, sample in enumerate(made.samples.records()) if at in set(few.ordinal.tolist())
     )
     tokens = np.zeros((plan.meta["packs"], 2), np.int64)
     number = 0
