@@ -45,6 +45,8 @@ from tests.stores.traces import traces
 from tests.strategies import same
 
 PAD, LENGTH, DOCUMENTS, BATCH = 7, 64, 12, 2
+ROOM = 14
+"""Of a segment of 12 tokens and the padding behind it."""
 KINDS: dict[str, StoreKind] = {
     "raw": "documents", "derived": "documents", "judged": "view", "samples": "samples", "plan": "plan", "packs": "packs"
 }  # fmt: skip
@@ -153,10 +155,10 @@ def pack(found: Sequence[Sample], raw: Snapshot) -> Pack:
     row, mask = np.full(LENGTH, PAD, np.uint32), np.zeros(LENGTH, bool)
     segments, media = [], []
     for i, one in enumerate(found):
-        at = 12 * i
+        at = ROOM * i
         row[at : at + 12] = one.ids
         mask[at + 1 : at + 12] = True
-        segments.append(Segment(one.id, "own", 0, 12))
+        segments.append(Segment(one.id, "own", 0, 12, ROOM - 12))
         for j, shown in enumerate(one.media):
             payload = raw.read(shown.location)  # type: ignore[arg-type]
             with_bytes = Media(shown.digest, "image", "png", 28, 28, payload=payload)
@@ -239,7 +241,7 @@ def assert_pack(old: Snapshot, was: Pack, new: Snapshot, now: Pack, forgotten: s
         span = slice(at, at + before.length)
         inside = [one for one in was.media if span.start <= one.items[0].slot < span.stop]
         if before.sample in forgotten:
-            assert after == Segment(before.sample, FORGOTTEN, before.start, before.length)
+            assert after == replace(before, source=FORGOTTEN)
             assert (now.ids[span] == PAD).all() and not now.loss_mask[span].any()
         else:
             assert after == before
@@ -247,7 +249,7 @@ def assert_pack(old: Snapshot, was: Pack, new: Snapshot, now: Pack, forgotten: s
             for one in inside:
                 kept = left.pop(0)
                 assert same(kept, one) and new.read(kept.media.location) == old.read(one.media.location)  # type: ignore[arg-type]
-        at += before.length
+        at += before.length + before.padding
     assert not left
     assert (now.ids[at:] == was.ids[at:]).all()
 
