@@ -30,16 +30,42 @@ SPLIT_MAX = 128
 _NEVER, _CHARACTER, _WORD, _SENTENCE, _LINE = range(5)
 """How good a place for a cut is: inside a character, between two, before white space, after a sentence or a line."""
 
-_SENTENCE_ENDS = np.frombuffer(".!?。！？".encode("utf-32-le"), "<u4")
-_SPACES = np.frombuffer(" \t\n".encode("utf-32-le"), "<u4")
-_NEWLINE = ord("\n")
+_OTHER, _END, _MAY_END, _LINE_END = range(4)
+"""What the last byte before a cut can be: the end of a sentence, perhaps that of an ideographic one, a line end."""
+_INSIDE, _STARTS, _BLANK, _NEW_LINE = range(4)
+"""What the first byte after it can be: one inside a character, the first of one, white space, a line end."""
+
+
+def _table(*classes: tuple[bytes, int], other: int) -> np.ndarray:
+    table = np.full(256, other, np.uint8)
+    for members, number in classes:
+        table[list(members)] = number
+    return table
+
+
+_IDEOGRAPHIC_ENDS = [mark.encode() for mark in "。！？"]
+_LAST = 4 * _table(
+    (b".!?", _END), (bytes(mark[-1] for mark in _IDEOGRAPHIC_ENDS), _MAY_END), (b"\n", _LINE_END), other=_OTHER
+)
+_FIRST = _table((bytes(range(0x80, 0xC0)), _INSIDE), (b" \t", _BLANK), (b"\n", _NEW_LINE), other=_STARTS)
+_QUALITY = np.array(
+    [
+        *(_NEVER, _CHARACTER, _WORD, _WORD),
+        *(_NEVER, _CHARACTER, _SENTENCE, _SENTENCE),
+        *(_NEVER, _CHARACTER, _WORD, _WORD),
+        *(_NEVER, _LINE, _LINE, _WORD),
+    ],
+    np.uint8,
+)
+"""By class of the byte before and of the byte after."""
 
 
 def encode(document: Document, vocabulary: Vocabulary) -> Sample:
     """Raises RecordError: `lone_surrogate` for text that is not Unicode, `bad_fact` for a fact outside its text,
     `bad_shape` for what `notes.shapes` can't mean."""
     facts = facts_by_part(document)
-    ids: list[int] = []
+    pieces: list[np.ndarray] = []
+    at = 0
     loss: list[tuple[int, int]] = []
     spans: list[Span] = []
     media: list[Media] = []
@@ -48,27 +74,29 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
     quality: list[bytes] = []
     for index, part in enumerate(document.parts):
         if isinstance(part, Text):
-            piece = vocabulary.encode(part.text)
+            piece = vocabulary.encode_array(part.text)
             layout = Layout(part.text, vocabulary.byte_lengths[piece])
-            spans += [layout.span(fact, len(ids)) for fact in facts[index]]
-            loss.append((len(ids), len(ids) + len(piece)))
+            spans += [layout.span(fact, at) for fact in facts.get(index, ())]
+            loss.append((at, at + len(piece)))
             quality.append(layout.cut_quality().tobytes())
         else:
-            piece = placeholder(part, vocabulary)
+            stands = placeholder(part, vocabulary)
+            piece = np.array(stands, np.uint32)
             media.append(replace(part, payload=None))
-            media_starts.append(len(ids))
-            stands = vocabulary.video_placeholder_id if part.kind == "video" else vocabulary.media_pad_id
-            places.append(len(ids) + piece.index(stands))
+            media_starts.append(at)
+            mark = vocabulary.video_placeholder_id if part.kind == "video" else vocabulary.media_pad_id
+            places.append(at + stands.index(mark))
             quality.append(bytes([_NEVER]) * len(piece))
-        ids += piece
-    loss.append((len(ids), len(ids) + 1))
-    ids.append(vocabulary.eos_id)
+        pieces.append(piece)
+        at += len(piece)
+    loss.append((at, at + 1))
+    pieces.append(np.array([vocabulary.eos_id], np.uint32))
     quality.append(bytes([_NEVER]))
     return Sample(
         id=document.id,
         source=document.source,
         domain=document.domain,
-        ids=np.array(ids, np.uint32),
+        ids=np.concatenate(pieces),
         loss_runs=join_runs(loss),
         media=tuple(media),
         splits=_choose_splits(b"".join(quality), media_starts),
@@ -133,42 +161,36 @@ def _parts(sample: Sample, ids: np.ndarray, vocabulary: Vocabulary) -> Iterator[
 
 
 class Layout:
-    """Where the tokens of one text begin and end, in bytes and in characters."""
+    """Where the tokens of one text begin and end, in bytes of UTF-8."""
 
     def __init__(self, text: str, token_bytes: np.ndarray) -> None:
-        """`token_bytes` (n,) int64: length of each token."""
-        self.points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        widths = 1 + (self.points >= 0x80) + (self.points >= 0x800) + (self.points >= 0x10000)
-        self.char_offsets = np.concatenate([[0], np.cumsum(widths)])
-        self.ends = np.cumsum(token_bytes)
+        """`token_bytes` (n,) int32: length of each token."""
+        self.text = text
+        self.ends = np.cumsum(token_bytes, dtype=np.int64)
         self.starts = self.ends - token_bytes
 
     def span(self, fact: Fact, offset: int) -> Span:
         """The tokens that share at least a byte with the fact; `offset` is the sample's id where this text begins."""
-        if not 0 <= fact.start < fact.stop <= len(self.points):
-            where = f"characters {fact.start} to {fact.stop} of {len(self.points)}"
+        if not 0 <= fact.start < fact.stop <= len(self.text):
+            where = f"characters {fact.start} to {fact.stop} of {len(self.text)}"
             raise RecordError("bad_fact", f"fact {fact.name!r} covers {where}")
-        first = np.searchsorted(self.ends, self.char_offsets[fact.start], side="right")
-        stop = np.searchsorted(self.starts, self.char_offsets[fact.stop], side="left")
+        before, covered = len(self.text[: fact.start].encode()), len(self.text[fact.start : fact.stop].encode())
+        first = np.searchsorted(self.ends, before, side="right")
+        stop = np.searchsorted(self.starts, before + covered, side="left")
         return Span(fact.name, offset + int(first), offset + int(stop))
 
     def cut_quality(self) -> np.ndarray:
-        """(n,) int8: how good it is to cut before each token. The start of a text is as good as that of a line."""
-        quality = np.full(len(self.ends), _NEVER, np.int8)
-        quality[:1] = _LINE
+        """(n,) uint8: how good it is to cut before each token. The start of a text is as good as that of a line."""
+        quality = np.full(len(self.ends), _LINE, np.uint8)
+        encoded = self.text.encode()
+        data = np.frombuffer(encoded, np.uint8)
         inner = self.ends[:-1]
-        after = np.searchsorted(self.char_offsets, inner)
-        last, following = self.points[after - 1], self.points[np.minimum(after, len(self.points) - 1)]
-        whole = self.char_offsets[after] == inner
-        space = np.isin(following, _SPACES)
-        levels = [
-            (_CHARACTER, whole),
-            (_WORD, whole & space),
-            (_SENTENCE, whole & space & np.isin(last, _SENTENCE_ENDS)),
-            (_LINE, whole & (last == _NEWLINE) & (following != _NEWLINE)),
-        ]
-        for level, here in levels:
-            quality[1:][here] = level
+        last = _LAST[data[inner - 1]]
+        quality[1:] = _QUALITY[last + _FIRST[data[inner]]]
+        may_end = np.flatnonzero(last == 4 * _MAY_END)
+        for at in may_end[quality[1:][may_end] == _WORD].tolist():
+            if encoded[max(inner[at] - 3, 0) : inner[at]] in _IDEOGRAPHIC_ENDS:
+                quality[1 + at] = _SENTENCE
         return quality
 
 
@@ -180,17 +202,19 @@ def _choose_splits(quality: bytes, media_starts: list[int]) -> np.ndarray:
     """
     edges = sorted({0, *media_starts, len(quality)})
     splits: list[int] = []
+    find, worse = quality.find, (_SENTENCE, _WORD, _CHARACTER)
     for begin, end in pairwise(edges):
         splits += [begin] if begin else []
-        at = begin
-        while end - at >= 2 * SPLIT_MIN:
-            window = quality[at + SPLIT_MIN : min(at + SPLIT_MAX, end - SPLIT_MIN) + 1]
-            places = [window.find(_LINE), window.rfind(_SENTENCE), window.rfind(_WORD), window.rfind(_CHARACTER)]
-            place = next((place for place in places if place >= 0), None)
-            if place is None:
-                break
-            at += SPLIT_MIN + place
-            splits.append(at)
+        first, last = begin + SPLIT_MIN, end - SPLIT_MIN
+        while first <= last:
+            stop = min(first + SPLIT_MAX - SPLIT_MIN, last) + 1
+            place = find(_LINE, first, stop)
+            if place < 0:
+                place = next((at for level in worse if (at := quality.rfind(level, first, stop)) >= 0), -1)
+                if place < 0:
+                    break
+            splits.append(place)
+            first = place + SPLIT_MIN
     return np.array(splits, np.int64)
 
 

@@ -39,3 +39,22 @@ def tokens_over(text: str, start: int, stop: int, vocabulary: Vocabulary) -> lis
             found.append(index)
         at = after
     return found
+
+
+def cut_quality(text: str, vocabulary: Vocabulary) -> list[int]:
+    """How good a cut before each token is: 0 inside a character, then between two, before white space, after the end of
+    a sentence that white space follows, at the start of a line or of the text."""
+    encoded = text.encode()
+    quality, at = [], 0
+    for token in vocabulary.encode(text):
+        before, after = encoded[:at].decode(errors="ignore"), encoded[at:].decode(errors="ignore")
+        if before + after != text:
+            quality.append(0)
+        elif at == 0 or before.endswith("\n") and not after.startswith("\n"):
+            quality.append(4)
+        elif not after.startswith((" ", "\t", "\n")):
+            quality.append(1)
+        else:
+            quality.append(3 if before.endswith((".", "!", "?", "。", "！", "？")) else 2)
+        at += len(vocabulary.tokens[token])
+    return quality

@@ -144,22 +144,28 @@ class Vocabulary:
 
     @cached_property
     def byte_lengths(self) -> np.ndarray:
-        """(size,) int64: bytes of text behind each id, 0 for special tokens."""
-        return np.array([len(token) for token in self.tokens] + [0] * SPECIALS, np.int64)
+        """(size,) int32: bytes of text behind each id, 0 for special tokens."""
+        return np.array([len(token) for token in self.tokens] + [0] * SPECIALS, np.int32)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; never a special id, whatever the text says.
 
         Raises RecordError(`lone_surrogate`) for a string that is not Unicode text.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RecordError("lone_surrogate", f"character {error.start} is half of a surrogate pair") from None
+        utf8(text)
         ids: list[int] = []
         for stretch in stretches(text):
             ids += self._engine.encode_ordinary(stretch)
         return ids
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same ids, (n,) uint32, for long texts: without a Python number for each."""
+        utf8(text)
+        found = [
+            self._engine.encode_to_numpy(stretch, allowed_special=set(), disallowed_special=())
+            for stretch in stretches(text)
+        ]
+        return found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.uint32), *found])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of `ids`; special ones by name. Bytes that are no UTF-8 (a cut inside a character) become U+FFFD.
@@ -170,6 +176,14 @@ class Vocabulary:
         if plain and not 0 <= min(plain) <= max(plain) < self.size:
             raise ValueError(f"ids lie in 0 .. {self.size - 1}, got {min(plain)} .. {max(plain)}")
         return self._engine.decode_bytes(plain).decode(errors="replace")
+
+
+def utf8(text: str) -> bytes:
+    """Raises RecordError(`lone_surrogate`) for a string that is not Unicode text."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError("lone_surrogate", f"character {error.start} is half of a surrogate pair") from None
 
 
 def stretches(text: str) -> Iterator[str]:

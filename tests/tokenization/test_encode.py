@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from manifests.errors import RecordError
 from manifests.records import Document, Fact, Media, Part, Text, digest, record_id
 from tokenization import reference
-from tokenization.encode import SPLIT_MAX, SPLIT_MIN, decode, decode_sample, encode, placeholder
+from tokenization.encode import SPLIT_MAX, SPLIT_MIN, Layout, decode, decode_sample, encode, placeholder
 from tokenization.vocabulary import Vocabulary
 
 tiny = Vocabulary.load("tiny")
@@ -108,6 +108,12 @@ def test_cuts_never_fall_inside_a_medium_or_a_character(parts):
         pieces.append(tiny.decode(stretch))
         assert stop - start <= SPLIT_MAX
     assert "".join(pieces) == tiny.decode(sample.ids)
+
+
+@given(texts | st.text(st.sampled_from("ab .!?。！？\n\t字。\u0301é"), max_size=30))
+def test_places_for_cuts_are_judged_as_the_reference_judges_them(text):
+    layout = Layout(text, tiny.byte_lengths[tiny.encode_array(text)])
+    assert layout.cut_quality().tolist() == reference.cut_quality(text, tiny)
 
 
 def test_neighbouring_texts_can_be_cut_apart():
