@@ -4,7 +4,7 @@
 
 Pictures of sizes and formats like the web's (`web_pictures.py`) in the shards of each; every turn reads all of them in
 order, four to a batch, and ends with one uint8 array (patches of the batch, 3, 14, 14) at the release's limit of 16,384
-patches. Ours is the whole loader off packs, one decoding thread, digests compared on the way; peers compare nothing.
+patches. Ours is the whole loader off packs, one decoding thread, checksums compared on the way; peers compare nothing.
 A peer named `+ pillow` decodes and resizes by Pillow and cuts by numpy, as its user would write it; `+ ours` calls our
 decoder, kernel and cutter. All ends are compared: equal bytes, or no result.
 """

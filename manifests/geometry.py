@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PATCH_PX = 14
+CHANNELS = 3
 MERGE = 2
 """2x2 patches become one vision token (a slot)."""
 CHUNK_FRAMES = 4

@@ -11,9 +11,8 @@ from math import prod
 
 import numpy as np
 
-from manifests.geometry import MERGE
+from manifests.geometry import CHANNELS, MERGE, PATCH_PX
 from manifests.records import Item, Pack, PackedMedia, Segment, starts
-from packing.navit import CHANNELS, PATCH_PX
 
 IGNORED = -100
 """The label of a position that predicts nothing; the release's `ignore_index`."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from manifests.errors import ResumeError
 from manifests.records import Json, digest
-from packing import augment
-from packing.augment import Change, Colour, View
-from stores import certificates, probes
-from stores.probes import Component
+from stores import certificates
 from stores.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from stores.probes import Component
 
 DATA_PATH = 1
 """Raised when equal packs would give other rows, patches, labels or positions than before, or others to a rank's media.
@@ -28,6 +29,9 @@ AUGMENTATION = "changes of pictures"
 
 def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Component]:
     """By name. `vocabulary`: digest of the tokenizer in use, where there is one; else that of the packs is taken."""
+    from packing import augment
+    from stores import probes  # all decoders, which only packs with a certificate need
+
     tokenizer = vocabulary or packs.meta["vocabulary"]
     return {
         "data path": Component(f"version {DATA_PATH}", digest("data path", str(DATA_PATH))),
@@ -39,6 +43,9 @@ def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Comp
 
 
 def _changed() -> str:
+    from packing.augment import Change, Colour, View
+    from stores import probes
+
     change = Change(View(40, 30, (28.0, 20.0), 7.0), Colour(((60_000, 5_000, -3_000),) * 3, 40_000))
     return digest(change.applied(probes.pattern(), (23, 17)).tobytes())
 
@@ -58,6 +65,8 @@ def check(packs: Snapshot, *, vocabulary: str | None = None, augmented: bool = F
 
 def compare(certified: Json, here: dict[str, Component], where: str) -> tuple[str, ...]:
     """As `check`; `certified` are the components that a certificate lists."""
+    from stores.probes import Component
+
     swapped: list[str] = []
     notes: list[str] = []
     for name, component in here.items():

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from manifests.errors import RecordError, StoreError
+from manifests.geometry import CHANNELS, PATCH_PX
 from manifests.records import Item, Pack, PackedMedia
-from packing.augment import PLAIN, Augmentation, Change, draw
 from packing.balance import deal, encoder_cost, llm_cost
 from packing.batch import (
     STAND_IN,
@@ -33,11 +34,13 @@ from packing.batch import (
     rows_of,
     segment_at,
 )
-from packing.navit import CHANNELS, PATCH_PX, patches_of
 from packing.shapes import Seen
 from packing.stages import Stages
 from packing.stand_ins import StandIns
 from stores.store import Snapshot
+
+if TYPE_CHECKING:
+    from packing.augment import Augmentation, Change
 
 TOO_MANY = 4
 """Fewer failures in a batch are always stood in for; from so many on, more than half of its media mean that the decoder
@@ -173,6 +176,8 @@ class GlobalBatch:
         for rank in self._reader.ranks:
             self._patches[rank], parts = room_for([self._placed[i] for i in self._dealt_media[rank]])
             self._parts |= zip(self._dealt_media[rank], parts, strict=True)
+        if media:
+            from packing.navit import patches_of  # decoders: memory that nobody pays who reads rows
         for row, medium, items in media:
             packed = self.packs[row].media[medium]
             payload = self._reader.payload(self.number, packed, self._reader.where(self.number, row))
@@ -183,6 +188,8 @@ class GlobalBatch:
             )
 
     def _change(self, row: int, packed: PackedMedia) -> Change:
+        from packing.augment import PLAIN, draw
+
         settings, slot = self._reader.augment, packed.items[0].slot
         if settings is None or segment_at(self.packs[row].segments, slot)[0].source not in settings.sources:
             return PLAIN

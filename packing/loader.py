@@ -18,15 +18,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from manifests.errors import ManifestError, ResumeError, StoreError
-from packing.augment import Augmentation
 from packing.certificate import check
 from packing.global_batch import Agree, Budget, GlobalBatch, Link, Reader
 from packing.stages import Stages
 from packing.stand_ins import StandIns
 from stores.store import Snapshot
+
+if TYPE_CHECKING:
+    from packing.augment import Augmentation
 
 AHEAD_BATCHES = 4
 """Global batches that are prepared while the trainer is busy, memory permitting."""

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifests.errors import RecordError
-from manifests.geometry import MERGE, PATCH_PX, MediaLimits, choose_frames, chunks, fit, timestamp
+from manifests.geometry import CHANNELS, MERGE, PATCH_PX, MediaLimits, choose_frames, chunks, fit, timestamp
 from manifests.records import Item, Media, PackedMedia, Sample, Span
 from packing.augment import PLAIN, Change
 from packing.stages import Stages
 from stores.image import Scratch, decode_rgb
 from stores.video import frames_at
 from tokenization.vocabulary import Vocabulary
-
-CHANNELS = 3
 
 
 @dataclass(frozen=True, slots=True)

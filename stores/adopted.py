@@ -174,7 +174,7 @@ class AdoptedTar:
     """The index of one foreign tar, record by record."""
 
     def __init__(self) -> None:
-        self._facts: list[Mapping[str, Any]] = []
+        self._facts: list[list[Any]] = [[] for _ in KINDS["documents"].FACTS]
         self._media: list[dict[str, Any]] = []
         self._members: list[dict[str, Any]] = []
 
@@ -185,14 +185,15 @@ class AdoptedTar:
         for media in encoded.media:
             assert media.location is not None
             place = (None, media.location.offset, media.location.length)
-            self._media.append(index.media_row(len(self._facts), media, -1, place))
-        self._facts.append(encoded.facts)
+            self._media.append(index.media_row(len(self._members), media, -1, place, None))
+        for column, fact in zip(self._facts, encoded.facts, strict=True):
+            column.append(fact)
         at, sizes = ([member[which] for member in document.members] for which in (0, 1))
         self._members.append({"recipe": document.recipe, "at": at, "bytes": sizes, "xxh3": line})
 
     def finish(self) -> dict[str, pa.Table]:
         tables = {
-            "core": index.table_of(self._facts, KINDS["documents"].FACTS),
+            "core": index.table_of_columns(self._facts, KINDS["documents"].FACTS),
             "members": index.table_of(self._members, MEMBERS),
         }
         if self._media:

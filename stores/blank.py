@@ -25,7 +25,7 @@ from manifests.records import FORGOTTEN, Document, Json, Sample
 from stores import index
 from stores.adopted import forgotten
 from stores.filesystem import Files, publish_bytes
-from stores.kinds import KINDS, to_line
+from stores.kinds import KINDS, Encoded, to_line
 from stores.layout import checksum, read_ranges
 from stores.reading import ShardIndex
 from stores.roots import ShardEntry
@@ -58,10 +58,9 @@ def document(files: Files, known: ShardIndex, row: int) -> Edit:
     """Nothing but its id. Its line, where it has one, keeps its types: `datasets` wants those of a shard to agree."""
     name = known.core.column("id")[row].as_py().hex()
     blank = KINDS["documents"].encode(Document(name, FORGOTTEN, "", "", ()))
-    assert isinstance(blank.line, dict)
     scalars = {key: value for key, value in blank.line.items() if not isinstance(value, list)}
     line = _hollow(line_of(files, known, row)) | scalars if known.entry.url is None else {}
-    return Edit(line, blank.facts, (False,) * len(known.media_of(row)))
+    return Edit(line, _facts("documents", blank), (False,) * len(known.media_of(row)))
 
 
 def _hollow(value: Json) -> Json:
@@ -85,7 +84,11 @@ def sample(files: Files, known: ShardIndex, row: int) -> Edit:
     length = read_ranges(known.places, row)["ids"][1]
     line = json.loads(to_line(blank.line)) | {"tokens": length // 4}
     media = (False,) * len(known.media_of(row))
-    return Edit(line, blank.facts, media, {"ids": bytes(length)}, read_arrays=False)
+    return Edit(line, _facts("samples", blank), media, {"ids": bytes(length)}, read_arrays=False)
+
+
+def _facts(kind: str, encoded: Encoded) -> dict[str, Any]:
+    return dict(zip(KINDS[kind].FACTS.names, encoded.facts, strict=True))
 
 
 BLANK: dict[str, Callable[[Files, ShardIndex, int], Edit]] = {"documents": document, "samples": sample}

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.records import Location, Media
@@ -37,6 +36,7 @@ MEDIA = pa.schema(
         ("shard", pa.binary(32)),  # null: the shard that this index belongs to
         ("offset", pa.int64()),
         ("length", pa.int64()),
+        ("xxh3", pa.uint64()),  # of the bytes; null where they lie in another shard or in a foreign tar
     ]
 )
 
@@ -51,8 +51,10 @@ def is_fact(column: str) -> bool:
     return "." not in column
 
 
-def media_row(record: int, media: Media, place: int, location: tuple[str | None, int, int]) -> dict[str, Any]:
-    """`location` is (shard or None for this one, offset, length)."""
+def media_row(
+    record: int, media: Media, place: int, location: tuple[str | None, int, int], xxh3: int | None
+) -> dict[str, Any]:
+    """`location` is (shard or None for this one, offset, length); `xxh3` of media in this one."""
     shard, offset, length = location
     return {
         "record": record,
@@ -66,6 +68,7 @@ def media_row(record: int, media: Media, place: int, location: tuple[str | None,
         "shard": None if shard is None else bytes.fromhex(shard),
         "offset": offset,
         "length": length,
+        "xxh3": xxh3,
     }
 
 
@@ -85,6 +88,10 @@ def media_of(row: Mapping[str, Any], shard: str) -> Media:
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.table([pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names], schema)
+
+
+def table_of_columns(columns: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
 def constant(word: str, count: int) -> pa.Array:
@@ -129,6 +136,14 @@ def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
 
 
+def numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Of a column without nulls; `to_numpy` imports pandas where there is one, 40 MB."""
+    parts = [np.from_dlpack(chunk) for chunk in column.chunks]
+    return (
+        parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, column.type.to_pandas_dtype())
+    )
+
+
 def names(data: bytes) -> list[str]:
     """Of the columns of a parquet file."""
     return pq.ParquetFile(pa.BufferReader(data)).schema_arrow.names
@@ -165,6 +180,8 @@ def _type_name(kind: pa.DataType) -> str:
 
 def _plain(column: pa.ChunkedArray | pa.Array) -> Iterable[bytes]:
     """Byte strings that say exactly what a column holds."""
+    import pyarrow.compute as pc  # 8 MB that readers of single records do without
+
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type

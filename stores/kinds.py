@@ -10,10 +10,11 @@ filtering or reports need stand in the index as well. A new kind is a class besi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from json.encoder import encode_basestring as quoted
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,9 @@ from stores.index import NAMES
 
 R = TypeVar("R")
 
+PLAIN_LINE_BYTES = 160
+"""About, of a sample without media."""
+
 STORED: dict[type[np.generic], np.dtype] = {np.uint32: np.dtype("<u4"), np.bool_: np.dtype(bool)}
 
 
@@ -49,11 +53,10 @@ STORED: dict[type[np.generic], np.dtype] = {np.uint32: np.dtype("<u4"), np.bool_
 class Encoded:
     """One record on its way into a shard."""
 
-    line: dict[str, Json] | str
-    """`line["media"]` has one map per entry of `media`; the layout adds to it where the bytes lie. Text where there are
-    none and the kind can write the JSON faster than the general encoder."""
-    facts: Mapping[str, Any]
-    """The row of the core table, by the kind's FACTS."""
+    line: dict[str, Json]
+    """`line["media"]` has one map per entry of `media`; the layout adds to it where the bytes lie."""
+    facts: tuple[Any, ...]
+    """The row of the core table, in the order of the kind's FACTS."""
     media: tuple[Media, ...] = ()
     """With payload, which is then stored in this shard, or located elsewhere."""
     places: tuple[int, ...] = ()
@@ -61,21 +64,44 @@ class Encoded:
     """One-dimensional and contiguous."""
 
 
-class Kind(Protocol[R]):
+@dataclass(slots=True)
+class Plain:
+    """Many records without media, encoded in one go: one by one takes four times as long."""
+
+    lines: list[bytes]
+    """Each ends with a line feed."""
+    facts: Sequence[Sequence[Any]]
+    """Columns of the core table."""
+    arrays: Mapping[str, Sequence[np.ndarray]]
+
+
+class Kind(Generic[R]):
     FACTS: ClassVar[pa.Schema]
     IN_BLOCKS: ClassVar[bool]
     """Many records per tar sample; otherwise one, with its media as members of their own."""
     FIXED_ROWS: ClassVar[bool]
     """Arrays of all records in a shard are equally long and are stacked to (records, length)."""
+    ARRAYS: ClassVar[tuple[str, ...] | None] = None
+    """Those of every record, where all have the same ones of the same types: any records may share a shard."""
     POOLS_MEDIA: ClassVar[bool]
     """A block has its media in one member, KEY.media.bin."""
 
-    def encode(self, record: R) -> Encoded: ...
+    def encode(self, record: R) -> Encoded:
+        raise NotImplementedError
 
-    def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> R: ...
+    def plain_bytes(self, record: R) -> int | None:
+        """About how many bytes `encode_plain` makes of it; None where it does not take it."""
+        return None
+
+    def encode_plain(self, records: Sequence[R]) -> Plain:
+        """The same lines, facts and arrays as by `encode`. Does not fail."""
+        raise NotImplementedError
+
+    def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> R:
+        raise NotImplementedError
 
 
-class Documents:
+class Documents(Kind[Document]):
     """KEY.json with all but the media; KEY is the record's id. `datasets` wants one type per field, so whatever is free
     in form (`notes`) is a string of JSON, and a text part's `media` is -1."""
 
@@ -117,17 +143,17 @@ class Documents:
             "consent": record.consent,
             "notes": _notes(record),
         }
-        facts = {
-            "id": bytes.fromhex(record.id),
-            "source": record.source,
-            "domain": record.domain,
-            "locator": record.locator,
-            "characters": sum(len(part.text) for part in record.parts if isinstance(part, Text)),
-            **_media_counts(media),
-            "licence": record.licence,
-            "origin": record.origin,
-            "consent": record.consent,
-        }
+        facts = (
+            bytes.fromhex(record.id),
+            record.source,
+            record.domain,
+            record.locator,
+            sum([len(part.text) for part in record.parts if isinstance(part, Text)]),
+            *_media_counts(media),
+            record.licence,
+            record.origin,
+            record.consent,
+        )
         return Encoded(line, facts, media, (-1,) * len(media))
 
     def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> Document:
@@ -151,7 +177,7 @@ class Documents:
         )
 
 
-class Samples:
+class Samples(Kind[Sample]):
     """Blocks of KEY.json, KEY.records.jsonl (one line per sample) and KEY.ids.npy (uint32, all samples joined)."""
 
     FACTS: ClassVar[pa.Schema] = pa.schema(
@@ -169,28 +195,24 @@ class Samples:
     )
     IN_BLOCKS: ClassVar[bool] = True
     FIXED_ROWS: ClassVar[bool] = False
+    ARRAYS: ClassVar[tuple[str, ...] | None] = ("ids",)
     POOLS_MEDIA: ClassVar[bool] = False
 
     def encode(self, record: Sample) -> Encoded:
         if len(record.places) != len(record.media):
             raise ValueError(f"sample {record.id} has {len(record.places)} places for {len(record.media)} media")
         runs, splits = record.loss_runs.tolist(), record.splits.tolist()
-        facts = {
-            "id": bytes.fromhex(record.id),
-            "source": record.source,
-            "domain": record.domain,
-            "tokens": len(record.ids),
-            "loss_tokens": sum([stop - start for start, stop in runs]),
-            "splits": splits,
-            "whole": record.whole,
-            **_media_counts(record.media),
-        }
-        plain = not record.media and not record.spans and not record.whole
-        line = self._text(record, runs, splits) if plain else self._line(record, runs, splits)
-        return Encoded(line, facts, record.media, record.places, {"ids": _typed(record.ids, np.uint32)})
-
-    def _line(self, record: Sample, runs: list[list[int]], splits: list[int]) -> dict[str, Json]:
-        return {
+        facts = (
+            bytes.fromhex(record.id),
+            record.source,
+            record.domain,
+            len(record.ids),
+            sum([stop - start for start, stop in runs]),
+            *_media_counts(record.media),
+            splits,
+            record.whole,
+        )
+        line = {
             "id": record.id,
             "source": record.source,
             "domain": record.domain,
@@ -204,12 +226,44 @@ class Samples:
                 for ordinal, (one, at) in enumerate(zip(record.media, record.places, strict=True))
             ],
         }
+        return Encoded(line, facts, record.media, record.places, {"ids": _typed(record.ids, np.uint32)})
 
-    def _text(self, record: Sample, runs: list[list[int]], splits: list[int]) -> str:
-        """The line of a sample without media and spans. There are billions; the encoder takes five times as long."""
-        words = f'"id":{quoted(record.id)},"source":{quoted(record.source)},"domain":{quoted(record.domain)}'
-        numbers = f'"tokens":{len(record.ids)},"loss_runs":{runs},"splits":{splits},"whole":false'.replace(" ", "")
-        return f'{{{words},{numbers},"spans":[],"media":[]}}'
+    def plain_bytes(self, record: Sample) -> int | None:
+        ids = record.ids
+        if record.media or record.spans or record.places or record.whole:
+            return None
+        if not _origin(record.source, record.domain).isascii():
+            return None
+        if ids.dtype != STORED[np.uint32] or ids.ndim != 1 or not ids.flags.c_contiguous:
+            return None
+        return ids.nbytes + PLAIN_LINE_BYTES
+
+    def encode_plain(self, records: Sequence[Sample]) -> Plain:
+        ids = [record.ids for record in records]
+        runs = [record.loss_runs for record in records]
+        splits = [record.splits.tolist() if len(record.splits) else [] for record in records]
+        lengths = list(map(len, ids))
+        origins = [_origin(record.source, record.domain) for record in records]
+        lines = [
+            f'{{"id":{quoted(record.id)},{origin},"tokens":{length},"loss_runs":{told},'
+            f'"splits":{split},"whole":false,"spans":[],"media":[]}}\n'.encode()
+            for record, origin, length, told, split in zip(
+                records, origins, lengths, _runs_text(runs), map(_text, splits), strict=True
+            )
+        ]
+        nothing = [0] * len(records)
+        facts = (
+            [bytes.fromhex(record.id) for record in records],
+            [record.source for record in records],
+            [record.domain for record in records],
+            lengths,
+            _loss_tokens(runs),
+            nothing,
+            nothing,
+            [split or () for split in splits],
+            [False] * len(records),
+        )
+        return Plain(lines, facts, {"ids": ids})
 
     def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> Sample:
         return Sample(
@@ -227,7 +281,7 @@ class Samples:
         )
 
 
-class Plans:
+class Plans(Kind[PlanBlock]):
     """Blocks of KEY.json, KEY.records.jsonl (headers) and KEY.NAME.npy for every array, all plan blocks joined."""
 
     FACTS: ClassVar[pa.Schema] = pa.schema([("block", pa.int64()), ("first_pack", pa.int64())])
@@ -246,7 +300,7 @@ class Plans:
             "arrays": {name: [array.dtype.str, len(array)] for name, array in arrays.items()},
             "media": [],
         }
-        facts = {"block": record.header["block"], "first_pack": record.header["first_pack"]}
+        facts = (record.header["block"], record.header["first_pack"])
         return Encoded(line, facts, arrays=arrays)
 
     def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> PlanBlock:
@@ -254,7 +308,7 @@ class Plans:
         return PlanBlock(line["header"], {name: np.frombuffer(raw, kinds[name][0]) for name, raw in arrays.items()})
 
 
-class Packs:
+class Packs(Kind[Pack]):
     """Blocks of KEY.json, KEY.records.jsonl, KEY.ids.npy (B, L) uint32, KEY.loss_mask.npy (B, L) bool, KEY.media.bin.
 
     A line's media say where in KEY.media.bin their bytes begin: the original encoding, once per block.
@@ -290,13 +344,13 @@ class Packs:
         }
         media = tuple(packed.media for packed in record.media)
         grids = [item.grid for packed in record.media for item in packed.items]
-        facts = {
-            "tokens": sum(segment.length for segment in record.segments),
-            "slots": sum(rows * cols for _, rows, cols in grids) // MERGE**2,
-            "loss_tokens": int(np.count_nonzero(record.loss_mask)),
-            "segments": len(record.segments),
-            **_media_counts(media),
-        }
+        facts = (
+            sum([segment.length for segment in record.segments]),
+            sum([rows * cols for _, rows, cols in grids]) // MERGE**2,
+            int(np.count_nonzero(record.loss_mask)),
+            len(record.segments),
+            *_media_counts(media),
+        )
         arrays = {"ids": _typed(record.ids, np.uint32), "loss_mask": _typed(record.loss_mask, np.bool_)}
         return Encoded(line, facts, media, (-1,) * len(media), arrays)
 
@@ -322,22 +376,48 @@ KINDS: dict[str, Kind] = {"documents": Documents(), "samples": Samples(), "plan"
 """Kinds of stores whose records have bytes of their own; a `view` has only columns over another store's."""
 
 
-def to_line(line: Mapping[str, Json] | str) -> bytes:
-    """UTF-8 JSON; a text is JSON already. Raises RecordError for what JSON can't hold."""
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def to_line(line: Mapping[str, Json]) -> bytes:
+    """UTF-8 JSON. Raises RecordError for what JSON can't hold."""
     try:
-        text = (
-            line
-            if isinstance(line, str)
-            else json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        )
-        return text.encode()
+        return _JSON.encode(line).encode()
     except UnicodeEncodeError as error:
         raise RecordError("lone_surrogate", f"text is not Unicode: {error.reason} at {error.start}") from None
     except (TypeError, ValueError) as error:
         raise RecordError("not_json", f"can't be stored as JSON: {error}") from None
 
 
+@lru_cache(1024)
+def _origin(source: str, domain: str) -> str:
+    """Two fields of a line whose values are few."""
+    return f'"source":{quoted(source)},"domain":{quoted(domain)}'
+
+
+def _runs_text(runs: Sequence[np.ndarray]) -> Iterable[str]:
+    """JSON of each."""
+    if all(len(one) == 1 for one in runs):
+        return [f"[[{start},{stop}]]" for start, stop in np.concatenate(runs).tolist()]
+    return map(_text, [one.tolist() for one in runs])
+
+
+def _text(numbers: list[Any]) -> str:
+    """JSON of a list of numbers or of lists of them."""
+    return str(numbers).replace(" ", "")
+
+
+def _loss_tokens(runs: Sequence[np.ndarray]) -> list[int]:
+    """In the runs of each."""
+    lengths = np.diff(np.concatenate(runs).reshape(-1, 2)).ravel()
+    until = np.concatenate([[0], np.cumsum(lengths)])
+    stops = np.cumsum([len(one) for one in runs])
+    return np.diff(until[stops], prepend=0).tolist()
+
+
 def _notes(record: Document) -> str:
+    if not record.notes:
+        return "{}"
     try:
         return canonical_json(dict(record.notes))
     except (TypeError, ValueError) as error:
@@ -364,9 +444,10 @@ def _shapes(told: Mapping[str, Json]) -> tuple[Shape, ...]:
     return tuple(Shape(kind, name, tuple((x, y) for x, y in corners)) for kind, name, corners in told.get("shapes", ()))
 
 
-def _media_counts(media: Sequence[Media]) -> dict[str, int]:
+def _media_counts(media: Sequence[Media]) -> tuple[int, int]:
+    """Images and videos."""
     videos = sum([one.kind == "video" for one in media]) if media else 0
-    return {"images": len(media) - videos, "videos": videos}
+    return len(media) - videos, videos
 
 
 def _padding(segment: Segment) -> list[int]:

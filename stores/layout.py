@@ -28,19 +28,26 @@ from stores.shard import Lane, ShardFile
 BLOCK_BYTES = 1 << 20
 """Keeps headers and padding well under 1% of a block, and a block small enough to read for one record."""
 
+JOINED_BYTES = 2 * BLOCK_BYTES
+"""Up to here, arrays of a block are put end to end before they are written: many small pieces cost more than copies."""
+
 Range = tuple[int, int]
 """(offset in the shard, length) in bytes."""
+
+Stored = tuple[int, int]
+"""(offset, checksum) of a medium."""
 
 Ranges = dict[str, Range]
 """Of `line` and of every array of one record."""
 
 
 def signature(kind: Kind, encoded: Encoded) -> Hashable:
-    """Equal for records that may share a shard."""
+    """Equal for records that may share a shard; None where all records of the kind may."""
+    if kind.ARRAYS is not None:
+        return None
     if kind.IN_BLOCKS:
         fixed = kind.FIXED_ROWS
         return *encoded.arrays, *[(array.dtype, len(array) if fixed else 0) for array in encoded.arrays.values()]
-    assert isinstance(encoded.line, dict)
     timed = any(media.frame_times_us for media in encoded.media)
     filled = tuple(bool(encoded.line[name]) for name in ("parts", "facts", "parents"))
     return (tuple(_member_names(encoded.media)), timed, filled)
@@ -52,13 +59,10 @@ def read_ranges(core: Mapping[str, np.ndarray], row: int) -> Ranges:
     return {name: (int(core[f"{name}.at"][row]), int(core[f"{name}.bytes"][row])) for name in names}
 
 
-def checksum(part: bytes | memoryview) -> int:
-    """XXH3, 64 bits: what the index remembers of a record's line or array, so that each can be read and checked alone.
-
-    Finds flipped bytes at the speed of memory; cryptographic digests, three to seven times slower, name what must not
-    be forged.
-    """
-    return xxhash.xxh3_64_intdigest(part)
+checksum = xxhash.xxh3_64_intdigest
+"""XXH3, 64 bits: what the index remembers of a record's line, array or medium, so that each can be read and checked
+alone. Finds flipped bytes at the speed of memory; cryptographic digests, three to seven times slower, name what must
+not be forged."""
 
 
 class ShardBuilder:
@@ -68,15 +72,21 @@ class ShardBuilder:
         self.kind = kind
         self.file = ShardFile(path, lane)
         told = {"at": pa.int64(), "bytes": pa.int64(), "xxh3": pa.uint64()}
-        self._places: dict[str, list[np.ndarray]] = {}
-        """Columns of the core table that say where things lie, in pieces."""
         fields = [pa.field(f"{name}.{what}", kind) for name in ("line", *arrays) for what, kind in told.items()]
         self._place_schema = pa.schema(fields)
-        self._facts: list[Mapping[str, Any]] = []
+        self._places: dict[str, list[np.ndarray]] = {field.name: [] for field in fields}
+        """Columns of the core table that say where things lie, in pieces."""
+        self.records = 0
+        self._facts: list[list[Any]] = [[] for _ in kind.FACTS]
+        """Columns of the core table that say something about the record."""
         self._media: list[dict[str, Any]] = []
 
     def add(self, encoded: Encoded) -> None:
         """Raises RecordError, and leaves the shard as it was, for a record that JSON can't hold."""
+        raise NotImplementedError
+
+    def add_plain(self, record: Any, size: int) -> None:
+        """A record for the kind's `encode_plain`, of about so many bytes."""
         raise NotImplementedError
 
     @property
@@ -87,7 +97,7 @@ class ShardBuilder:
     def finish(self) -> tuple[str, dict[str, pa.Table]]:
         """Digest of the tar, and the tables of its index: `core`, and `media` where there are any."""
         digest = self.file.close()
-        core = index.table_of(self._facts, self.kind.FACTS)
+        core = index.table_of_columns(self._facts, self.kind.FACTS)
         for field in self._place_schema:
             core = core.append_column(field, pa.array(np.concatenate(self._places[field.name]), field.type))
         tables = {"core": core}
@@ -95,27 +105,31 @@ class ShardBuilder:
             tables["media"] = index.table_of(self._media, index.MEDIA)
         return digest, tables
 
-    def _enter(self, encoded: Encoded, here: Mapping[str, int]) -> None:
-        """Enter a record into the index. `here`: offset of each medium stored in this shard, by digest."""
-        for media, place in zip(encoded.media, encoded.places, strict=True):
-            located: tuple[str | None, int, int]
-            if media.payload is not None:
-                located = (None, here[media.digest], len(media.payload))
-            else:
-                located = _elsewhere(media)
-            self._media.append(index.media_row(len(self._facts), media, place, located))
-        self._facts.append(encoded.facts)
+    def _enter(self, records: Sequence[Encoded], here: Mapping[str, Stored]) -> None:
+        """Enter records into the index. `here`: media stored in this shard, by digest."""
+        self._enter_facts(list(zip(*[one.facts for one in records], strict=True)))
+        for number, encoded in enumerate(records, self.records):
+            if encoded.media:
+                self._enter_media(number, encoded, here)
+        self.records += len(records)
 
-    def _lie(self, name: str, at: int, parts: Sequence[bytes | memoryview]) -> None:
-        """Enter where one part each of some records lies: end to end from offset `at` on."""
-        sizes = np.array([len(part) for part in parts], np.int64)
-        columns = {
-            "at": at + np.cumsum(sizes) - sizes,
-            "bytes": sizes,
-            "xxh3": np.array(list(map(checksum, parts)), np.uint64),
-        }
-        for what, column in columns.items():
-            self._places.setdefault(f"{name}.{what}", []).append(column)
+    def _enter_facts(self, columns: Sequence[Sequence[Any]]) -> None:
+        for column, values in zip(self._facts, columns, strict=True):
+            column += values
+
+    def _enter_media(self, record: int, encoded: Encoded, here: Mapping[str, Stored]) -> None:
+        for media, place in zip(encoded.media, encoded.places, strict=True):
+            if media.payload is not None:
+                at, xxh3 = here[media.digest]
+                self._media.append(index.media_row(record, media, place, (None, at, len(media.payload)), xxh3))
+            else:
+                self._media.append(index.media_row(record, media, place, _elsewhere(media), None))
+
+    def _lie(self, name: str, at: np.ndarray | Sequence[int], sizes: Sequence[int], sums: Sequence[int]) -> None:
+        """Enter where one part each of some records lies, and what it hashes to."""
+        self._places[f"{name}.at"].append(np.array(at, np.int64))
+        self._places[f"{name}.bytes"].append(np.array(sizes, np.int64))
+        self._places[f"{name}.xxh3"].append(np.array(sums, np.uint64))
 
 
 class Singles(ShardBuilder):
@@ -124,20 +138,27 @@ class Singles(ShardBuilder):
     A medium that a document holds twice is one member.
     """
 
+    def __init__(self, kind: Kind, path: Path, arrays: Sequence[str], lane: Lane) -> None:
+        super().__init__(kind, path, arrays, lane)
+        self._lines: list[tuple[int, int, int]] = []
+        """Where each lies, its size and checksum."""
+
     def add(self, encoded: Encoded) -> None:
-        assert isinstance(encoded.line, dict)
         names = _member_names(encoded.media)
         for told, media, name in zip(encoded.line["media"], encoded.media, names, strict=True):
             told |= {"member": name} if name else _told(_elsewhere(media))
         line = to_line(encoded.line)
         key = encoded.line["id"]
-        at = self.file.add(f"{key}.json", line)
-        here: dict[str, int] = {}
+        self._lines.append((self.file.add(f"{key}.json", line), len(line), checksum(line)))
+        here: dict[str, Stored] = {}
         for media, name in zip(encoded.media, names, strict=True):
             if media.payload is not None and media.digest not in here:
-                here[media.digest] = self.file.add(f"{key}.{name}", media.payload)
-        self._lie("line", at, [line])
-        self._enter(encoded, here)
+                here[media.digest] = self.file.add(f"{key}.{name}", media.payload), checksum(media.payload)
+        self._enter([encoded], here)
+
+    def finish(self) -> tuple[str, dict[str, pa.Table]]:
+        self._lie("line", *zip(*self._lines, strict=True))
+        return super().finish()
 
 
 class Blocks(ShardBuilder):
@@ -147,43 +168,65 @@ class Blocks(ShardBuilder):
         super().__init__(kind, path, arrays, lane)
         self._keys = keys
         self._names = list(arrays)
+        self._joined = np.empty(0, np.uint8)
+        """Memory to put arrays end to end in, used again."""
         self._begin()
 
     def _begin(self) -> None:
+        self._plain: list[Any] = []
+        """Records that wait to be encoded in one go; not beside others in one block."""
         self._records: list[Encoded] = []
         self._lines: list[bytes] = []
-        self._pool = bytearray()
-        self._pooled: dict[str, int] = {}
-        """Where in the pool each medium begins, by digest."""
+        self._pool: list[bytes] = []
+        self._pool_bytes = 0
+        self._pooled: dict[str, Stored] = {}
+        """Where in the pool each medium begins, and its checksum, by digest."""
         self._pending = 0
 
-    def add(self, encoded: Encoded) -> None:
-        line = to_line(encoded.line) + b"\n" if isinstance(encoded.line, str) else self._pooling(encoded, encoded.line)
-        self._records.append(encoded)
-        self._lines.append(line)
-        self._pending += len(line) + sum([array.nbytes for array in encoded.arrays.values()])
+    def add_plain(self, record: Any, size: int) -> None:
+        if self._records:
+            self.add(self.kind.encode(record))
+            return
+        self._plain.append(record)
+        self._pending += size
         if self._pending >= BLOCK_BYTES:
             self._flush()
 
-    def _pooling(self, encoded: Encoded, line: dict[str, Json]) -> bytes:
+    def add(self, encoded: Encoded) -> None:
+        line = self._pooling(encoded)
+        plain, self._plain = self._plain, []
+        if plain:
+            self._pending = 0
+        for one in map(self.kind.encode, plain):
+            self._append(one, self._pooling(one))
+        self._append(encoded, line)
+        if self._pending >= BLOCK_BYTES:
+            self._flush()
+
+    def _append(self, encoded: Encoded, line: bytes) -> None:
+        self._records.append(encoded)
+        self._lines.append(line)
+        self._pending += len(line) + sum([array.nbytes for array in encoded.arrays.values()])
+
+    def _pooling(self, encoded: Encoded) -> bytes:
         """The record's line, once it says where its media lie; those that are new go into the pool."""
-        fresh: dict[str, bytes] = {}
-        starts: dict[str, int] = {}
-        end = len(self._pool)
-        for told, media in zip(line["media"], encoded.media, strict=True):
+        fresh: dict[str, tuple[int, bytes]] = {}
+        end = self._pool_bytes
+        for told, media in zip(encoded.line["media"], encoded.media, strict=True):
             if media.payload is None:
                 told |= _told(_elsewhere(media))
                 continue
             if media.digest not in self._pooled and media.digest not in fresh:
-                fresh[media.digest], starts[media.digest] = media.payload, end
+                fresh[media.digest] = end, media.payload
                 end += len(media.payload)
-            start = self._pooled.get(media.digest, starts.get(media.digest))
+            start, _ = self._pooled.get(media.digest) or fresh[media.digest]
             told |= {"start": start, "bytes": len(media.payload)}
-        written = to_line(line) + b"\n"
-        for payload in fresh.values():
-            self._pool += payload
-            self._pending += len(payload)
-        self._pooled |= starts
+        written = to_line(encoded.line) + b"\n"
+        for digest, (start, payload) in fresh.items():
+            self._pool.append(payload)
+            self._pooled[digest] = start, checksum(payload)
+        self._pending += end - self._pool_bytes
+        self._pool_bytes = end
         return written
 
     @property
@@ -195,28 +238,49 @@ class Blocks(ShardBuilder):
         return super().finish()
 
     def _flush(self) -> None:
-        if not self._records:
-            return
-        key = next(self._keys)
-        head: Json = {"records": len(self._records)}
-        self.file.add(f"{key}.json", canonical_json(head).encode())
-        self._lie("line", self.file.add(f"{key}.records.jsonl", b"".join(self._lines)), self._lines)
-        for name in self._names:
-            self._add_array(key, name, [encoded.arrays[name] for encoded in self._records])
-        here: dict[str, int] = {}
-        if self.kind.POOLS_MEDIA:
-            pool_at = self.file.add(f"{key}.media.bin", self._pool)
-            here = {digest: pool_at + start for digest, start in self._pooled.items()}
-        for encoded in self._records:
-            self._enter(encoded, here)
+        if self._plain:
+            plain = self.kind.encode_plain(self._plain)
+            self._write(plain.lines, plain.arrays)
+            self._enter_facts(plain.facts)
+            self.records += len(plain.lines)
+        elif self._records:
+            at = self._write(self._lines, {name: [one.arrays[name] for one in self._records] for name in self._names})
+            self._enter(self._records, {digest: (at + start, xxh3) for digest, (start, xxh3) in self._pooled.items()})
         self._begin()
+
+    def _write(self, lines: Sequence[bytes], arrays: Mapping[str, Sequence[np.ndarray]]) -> int:
+        """A block, and where its pool of media begins."""
+        key = next(self._keys)
+        head: Json = {"records": len(lines)}
+        self.file.add(f"{key}.json", canonical_json(head).encode())
+        at = self.file.add(f"{key}.records.jsonl", b"".join(lines))
+        self._lie_joined("line", at, lines, list(map(len, lines)))
+        for name in self._names:
+            self._add_array(key, name, arrays[name])
+        return self.file.add(f"{key}.media.bin", *self._pool) if self.kind.POOLS_MEDIA else 0
 
     def _add_array(self, key: str, name: str, arrays: Sequence[np.ndarray]) -> None:
         """Add the arrays as one npy member."""
-        shape = (len(arrays), len(arrays[0])) if self.kind.FIXED_ROWS else (sum([len(array) for array in arrays]),)
+        shape = (len(arrays), len(arrays[0])) if self.kind.FIXED_ROWS else (sum(map(len, arrays)),)
         head = npy_header(arrays[0].dtype, shape)
-        parts = [array.view(np.uint8).data for array in arrays]
-        self._lie(name, self.file.add(f"{key}.{name}.npy", head, *parts) + len(head), parts)
+        sizes = [array.nbytes for array in arrays]
+        at = self.file.add(f"{key}.{name}.npy", head, *self._end_to_end(arrays, sum(sizes))) + len(head)
+        self._lie_joined(name, at, arrays, sizes)
+
+    def _end_to_end(self, arrays: Sequence[np.ndarray], size: int) -> Iterator[memoryview]:
+        """Their bytes in few pieces, until the next call."""
+        if len(arrays) == 1 or size > JOINED_BYTES:
+            yield from (array.view(np.uint8).data for array in arrays)
+            return
+        if size > len(self._joined):
+            self._joined = np.empty(JOINED_BYTES, np.uint8)
+        joined = self._joined[:size]
+        np.concatenate(arrays, out=joined.view(arrays[0].dtype))
+        yield joined.data
+
+    def _lie_joined(self, name: str, at: int, parts: Sequence[Any], sizes: Sequence[int]) -> None:
+        """Enter parts, bytes or arrays, that lie end to end from offset `at` on."""
+        self._lie(name, at + np.cumsum(sizes) - sizes, sizes, list(map(checksum, parts)))
 
 
 def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:

@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from manifests.errors import StoreError
@@ -210,6 +209,8 @@ def has_name(known: ShardIndex, row: int, by: By, value: bytes) -> bool:
 
 def rows_with(known: ShardIndex, by: By, value: bytes) -> np.ndarray:
     """(n,) int64, ascending: rows of the records of a shard that have that name."""
+    import pyarrow.compute as pc  # 8 MB that those who only read records do without
+
     found = [np.zeros(0, np.int64)]
     for rows, column in _names(known, by):
         wanted = pa.scalar(value if by in BYTES else value.decode(), column.type)
@@ -219,6 +220,8 @@ def rows_with(known: ShardIndex, by: By, value: bytes) -> np.ndarray:
 
 def _names(known: ShardIndex, by: By) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
     """Columns of names, and the row that has each. Empty names and those of forgotten records are left out."""
+    import pyarrow.compute as pc
+
     if by == "digest":
         media = known.columns("media", MEDIA)
         if media is not None:

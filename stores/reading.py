@@ -150,7 +150,7 @@ class ShardIndex:
         data = self._file("core")
         names = [name for name in index.names(data) if not index.is_fact(name)]
         table = index.from_parquet(data, names)
-        return {name: table.column(name).to_numpy() for name in names}
+        return {name: index.numbers(table.column(name)) for name in names}
 
     def members_of(self, row: int) -> list[Range]:
         """Of an adopted tar: where the members lie that have the text of a record."""
@@ -163,29 +163,30 @@ class ShardIndex:
             return []
         return [index.media_of(told, self.shard) for told in self.media.slice(first, stop - first).to_pylist()]
 
-    def medium_at(self, location: Location) -> tuple[int, bytes | None]:
-        """(row of the first record that holds it, its digest), or (0, None) where there is no such medium."""
+    def medium_at(self, location: Location) -> tuple[int, int | None, bytes | None]:
+        """(row of the first record that holds it, its checksum if there is one, its digest), or (0, None, None) where
+        there is no such medium."""
         if self.media is None:
-            return 0, None
+            return 0, None, None
         offsets, order = self._stored
         first, stop = (int(np.searchsorted(offsets, location.offset, side=side)) for side in ("left", "right"))
         for place in order[first:stop].tolist():
-            told = self.media.slice(place, 1).select(["length", "record", "digest"]).to_pylist()[0]
+            told = self.media.slice(place, 1).select(["length", "record", "xxh3", "digest"]).to_pylist()[0]
             if told["length"] == location.length:
-                return told["record"], told["digest"]
-        return 0, None
+                return told["record"], told["xxh3"], told["digest"]
+        return 0, None, None
 
     @once
     def _records(self) -> np.ndarray:
         """(M,) int64, ascending: the row of each medium's record."""
-        return np.zeros(0, np.int64) if self.media is None else self.media.column("record").to_numpy()
+        return np.zeros(0, np.int64) if self.media is None else index.numbers(self.media.column("record"))
 
     @once
     def _stored(self) -> tuple[np.ndarray, np.ndarray]:
         """Offsets of the media in this shard, ascending, and the row of the media table for each."""
         assert self.media is not None
         here = np.flatnonzero(self.media.column("shard").is_null().to_numpy())
-        offsets = self.media.column("offset").to_numpy()[here]
+        offsets = index.numbers(self.media.column("offset"))[here]
         order = np.argsort(offsets, kind="stable")
         return offsets[order], here[order]
 
@@ -291,11 +292,11 @@ class ShardReader:
 
     def medium(self, known: ShardIndex, location: Location) -> bytes:
         """Raises StoreError where no medium lies there or a byte of it changed."""
-        row, digest = known.medium_at(location)
+        row, xxh3, digest = known.medium_at(location)
         if digest is None:
             raise self.damaged(known, row, f"no medium of {location.length} bytes at {location.offset}")
         data = self._range(known, location.offset, location.length, row)
-        if sha256(data).digest() != digest:
+        if sha256(data).digest() != digest if xxh3 is None else checksum(data) != xxh3:
             raise self.damaged(known, row, f"the bytes of medium {digest.hex()[:16]} changed")
         return data
 

@@ -34,19 +34,19 @@ def header(name: str, size: int) -> bytes:
     encoded = name.encode("ascii")
     if not 0 < len(encoded) <= 100 or not 0 <= size <= MAX_MEMBER_BYTES:
         raise ValueError(f"no ustar header for {name!r} with {size} bytes")
-    fields = (
-        encoded.ljust(100, b"\0"),
-        b"0000644\0",  # mode
-        b"0000000\0" * 2,  # owner, group
-        b"%011o\0" % size,
-        b"00000000000\0",  # time
-        b" " * 8,  # the checksum, counted as blanks
-        b"0",  # a regular file
-        b"\0" * 100,  # no link
-        b"ustar\x0000",
-    )
-    block = b"".join(fields).ljust(RECORD, b"\0")
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+    digits = b"%011o" % size
+    checked = b"%06o\0 " % (_SUM + sum(encoded) + sum(digits))
+    return b"".join((encoded.ljust(100, b"\0"), _BEFORE_SIZE, digits, _AFTER_SIZE, checked, _AFTER_CHECKSUM))
+
+
+_BEFORE_SIZE = b"0000644\0" + b"0000000\0" * 2
+"""Mode, owner and group."""
+_AFTER_SIZE = b"\0" + b"00000000000\0"
+"""Its end, and the time."""
+_AFTER_CHECKSUM = (b"0" + b"\0" * 100 + b"ustar\x0000").ljust(RECORD - 156, b"\0")
+"""A regular file, no link."""
+_SUM = sum(_BEFORE_SIZE + _AFTER_SIZE + b" " * 8 + _AFTER_CHECKSUM)
+"""Of all bytes that are always the same; the checksum counts itself as blanks."""
 
 
 def payload_size(block: bytes) -> int | None:

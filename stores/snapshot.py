@@ -15,7 +15,6 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from manifests.errors import StoreError
 from manifests.records import Document, Json, Location, Media
@@ -236,6 +235,8 @@ class Snapshot:
 
         `record` is the record's ordinal in this snapshot, `shard` is never null, digests are hex digits.
         """
+        import pyarrow.compute as pc
+
         parts = [index.in_hex(index.MEDIA.empty_table().select(list(columns)))]
         tables = ahead(lambda ref: self.base._index(ref.shard).media, self.shards, self.at_once)
         for ref, media in zip(self.shards, tables, strict=True):
@@ -397,7 +398,7 @@ class Snapshot:
         return self.shards.holding(ordinal)
 
     def read(self, location: Location) -> bytes:
-        """The encoded bytes of a medium, compared with its digest; found in this store or in what it was made from.
+        """The encoded bytes of a medium, compared with its checksum; found in this store or in what it was made from.
 
         Raises StoreError where there is no such medium or its bytes changed.
         """
@@ -550,6 +551,8 @@ class ViewSnapshot(Snapshot):
         return ordinals[(ordinals >= start) & (ordinals < stop)]
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None, row: int | None = None) -> pa.Table:
+        import pyarrow.compute as pc
+
         wanted = None if columns is None else {*columns, "keep"}
         own = _only(self.reader.table("columns", self.entry(shard).files["columns"], wanted), row)
         below = self.over._shard_table(shard, columns, row)

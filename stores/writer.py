@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from manifests.errors import RecordError
 from manifests.records import digest
 from stores import index
 from stores.adopted import Adopted, AdoptedTar, shard_name
 from stores.filesystem import Files, publish_bytes
-from stores.kinds import KINDS
+from stores.kinds import KINDS, Encoded, Kind
 from stores.layout import Blocks, ShardBuilder, Singles, signature
 from stores.leases import Lease
 from stores.roots import Receipt, ShardEntry
@@ -46,6 +45,7 @@ class UnitWriter:
         """Rows beside the records of a growing shard."""
         self._alike: dict[int, str] = {}
         self._begun = 0
+        self._named = kind in KINDS and KINDS[kind].FACTS.names[0] == "id"
         self._adopted = AdoptedTar()
         self._ids: set[bytes] = set()
         self._done: dict[int, ShardEntry] = {}
@@ -69,23 +69,17 @@ class UnitWriter:
             self._adopted.add(record)
             return
         kind = KINDS[self._kind]
-        encoded = kind.encode(record)
-        name = encoded.facts.get("id")
-        if name is not None and name in self._ids:
-            raise RecordError("duplicate_id", f"another record of unit {self.unit} has id {name.hex()}")
-        group = signature(kind, encoded)
-        if kind.IN_BLOCKS and group not in self._open:
-            self._close_all()  # blocks keep the order of their records, so only one shard grows at a time
-        if group not in self._open:
-            path, arrays = self._files.aside(), sorted(encoded.arrays)
-            if kind.IN_BLOCKS:
-                self._open[group] = (self._begun, Blocks(kind, path, arrays, self._lane, self._keys))
-            else:
-                self._open[group] = (self._begun, Singles(kind, path, arrays, self._lane))
-                self._alike[self._begun] = digest("alike", repr(group))[:8]
-            self._begun += 1
-        place, builder = self._open[group]
-        builder.add(encoded)
+        plain = kind.plain_bytes(record)
+        encoded = kind.encode(record) if plain is None else None
+        name = bytes.fromhex(record.id) if self._named else None
+        if name in self._ids:
+            raise RecordError("duplicate_id", f"another record of unit {self.unit} has id {record.id}")
+        group = None if encoded is None else signature(kind, encoded)
+        place, builder = self._open.get(group) or self._begin(kind, group, encoded)
+        if encoded is not None:
+            builder.add(encoded)
+        elif plain is not None:
+            builder.add_plain(record, plain)
         if beside is not None:
             self._beside[place].append(beside)
         if name is not None:
@@ -93,6 +87,20 @@ class UnitWriter:
         if builder.size >= self.shard_bytes:
             del self._open[group]
             self._close(place, builder)
+
+    def _begin(self, kind: Kind, group: Hashable, encoded: Encoded | None) -> tuple[int, ShardBuilder]:
+        """A new shard for records of `group`, and its place in the unit."""
+        arrays = sorted((kind.ARRAYS or ()) if encoded is None else encoded.arrays)
+        path = self._files.aside()
+        if kind.IN_BLOCKS:
+            self._close_all()  # blocks keep the order of their records, so only one shard grows at a time
+            builder: ShardBuilder = Blocks(kind, path, arrays, self._lane, self._keys)
+        else:
+            builder = Singles(kind, path, arrays, self._lane)
+            self._alike[self._begun] = digest("alike", repr(group))[:8]
+        self._open[group] = (self._begun, builder)
+        self._begun += 1
+        return self._open[group]
 
     def adopt(self, url: str, tar: str, size: int) -> None:
         """The `Adopted` documents added so far lie in the tar at `url`, which has `size` bytes and the BLAKE3 `tar`.
@@ -176,6 +184,8 @@ class UnitWriter:
 
 def shard_counts(core: pa.Table) -> dict[str, int]:
     """Records of a shard, and the sum of every fact that counts something."""
+    import pyarrow.compute as pc
+
     sums = {field.name: pc.sum(core.column(field.name)).as_py() or 0 for field in core.schema if _is_count(field)}
     return {"records": core.num_rows} | sums
 

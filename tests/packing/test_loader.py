@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ import pytest
 import torch
 
 from manifests.errors import ManifestError, ResumeError, StoreError
+from manifests.records import Pack, Segment, record_id
 from packing.balance import encoder_cost, llm_cost
 from packing.global_batch import GlobalBatch
 from packing.loader import Loader, LoaderState
 from packing.torch_batches import media_to, rows_to
+from stores.store import Store
 from tests.packing.corpus import MIXTURE, Made, corpus, create, document, make, medium, picture, tiny
 
 SIZE = MIXTURE.global_batch_packs
@@ -220,3 +224,35 @@ def test_a_damaged_shard_stops_at_the_batch_that_needs_it(made: Made, tmp_path: 
         with pytest.raises(StoreError, match="bytes changed"):
             next(loader)
         assert loader.state["next_batch"] == good
+
+
+def test_who_reads_rows_pays_for_no_decoder(tmp_path: Path) -> None:
+    """Resident memory of every process that trains: each of these takes 3 to 110 MB."""
+    store = Store.create(str(tmp_path), "packs", "packs")
+    writer = store.writer("all")
+    for number in range(4):
+        segment = Segment(record_id("s", str(number)), "s", 0, 32)
+        writer.add(Pack(np.arange(32, dtype=np.uint32), np.ones(32, bool), (segment,)))
+    meta = {"plan": "none", "global_batch_packs": 2, "max_pack_tokens": 32}
+    store.commit([writer.finish()], node="n", units=["all"], meta=meta)
+    code = f"""
+import sys
+from packing.loader import Loader
+from stores.store import Store
+with Loader(Store.open({str(tmp_path)!r}).head(), 2) as loader:
+    assert sum(batch.rows(0).ids.sum() for batch in loader) == 4 * sum(range(32))
+print(*sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {
+        "av",
+        "PIL",
+        "decord",
+        "simplejpeg",
+        "numba",
+        "pandas",
+        "pyarrow.compute",
+        "datasets",
+        "tiktoken",
+    }
+    assert not loaded & {"pydantic", "yaml", "fsspec", "torch"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,13 +43,34 @@ def shards(snapshot: Snapshot) -> list[Path]:
     return [Path(snapshot.url, "shards", f"{ref.shard}.tar") for ref in snapshot.shards]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.integers(0, 9), max_size=3))
+PLAIN = st.builds(
+    lambda word, starts, splits, length: Sample(
+        id=record_id("s", word),
+        source=word,
+        domain=word[::-1],
+        ids=np.arange(length, dtype=np.uint32),
+        loss_runs=np.array([[start, start + 2] for start in starts], np.int64).reshape(-1, 2),
+        splits=np.array(splits, np.int64),
+    ),
+    st.text(st.characters(codec="ascii")),
+    st.lists(st.integers(0, 9), max_size=3),
+    st.lists(st.integers(0, 9), max_size=3),
+    st.integers(0, 20),
+)
+
+
+@given(st.lists(PLAIN, min_size=1, max_size=4))
 @settings(max_examples=40)
-def test_the_fast_line_of_a_sample_is_what_the_encoder_writes(word: str, numbers: list[int]) -> None:
-    runs = np.array([[one, one + 2] for one in numbers], np.int64).reshape(-1, 2)
-    sample = Sample(record_id("s", word), word, word[::-1], np.arange(9, dtype=np.uint32), runs, (), np.array(numbers))
-    told = (sample, runs.tolist(), numbers)
-    assert to_line(Samples()._text(*told)) == to_line(Samples()._line(*told))
+def test_samples_encoded_in_one_go_are_what_they_are_one_by_one(samples: list[Sample]) -> None:
+    kind = Samples()
+    assert None not in map(kind.plain_bytes, samples)
+    plain, one_by_one = kind.encode_plain(samples), [kind.encode(sample) for sample in samples]
+    assert plain.lines == [to_line(one.line) + b"\n" for one in one_by_one]
+    for field, fast, slow in zip(
+        kind.FACTS, plain.facts, zip(*[one.facts for one in one_by_one], strict=True), strict=True
+    ):
+        assert pa.array(fast, field.type) == pa.array(slow, field.type)
+    assert all(fast is one.arrays["ids"] for fast, one in zip(plain.arrays["ids"], one_by_one, strict=True))
 
 
 def in_store_order(written: list[Any], read: list[Any]) -> list[Any]:

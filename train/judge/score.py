@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from manifests.geometry import MERGE
+from manifests.geometry import CHANNELS, MERGE, PATCH_PX
 from manifests.records import Pack, Segment
 from model.multimodal import MultimodalModel, real_positions
 from packing.batch import MediaBatch, rows_of_packs
-from packing.navit import CHANNELS, PATCH_PX, Expanded
+from packing.navit import Expanded
 from packing.sequence import fill_packs
 from packing.torch_batches import media_to, rows_to
 
