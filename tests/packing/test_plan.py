@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from manifests.errors import ManifestError
 from manifests.records import digest
 from manifests.schedule import VisionShare
-from packing.mixture import Mixture, Source
+from packing.mixture import Mixture, PackLimits, Source
 from packing.pieces import SourcePieces
 from packing.plan import Plan, arrange
 
@@ -141,6 +141,36 @@ def test_no_pack_is_over_full_and_no_piece_is_seen_more_often_than_its_source_al
     }
     sizes = zip(column(plan, "length").tolist(), column(plan, "slots").tolist(), strict=True)
     assert all(known[row[:3]] == size for row, size in zip(rows, sizes, strict=True))
+
+
+@given(cases(), st.sampled_from([1, 4, 16]), st.integers(1, 4), st.integers(1, 3), st.booleans())
+@settings(max_examples=100)
+def test_every_pack_keeps_every_limit_and_the_bound_on_the_share(
+    case: tuple[Mixture, list[SourcePieces]], align: int, patches: int, media: int, attention: bool
+) -> None:
+    """Four patches a slot, one medium where there are slots; limits that each piece keeps alone."""
+    limits = PackLimits(patches=4 * L * patches, media=media, attention=L * L if attention else None)
+    sources = [
+        dataclasses.replace(
+            source, patches=(4 * source.slots).astype(np.int32), media_in=(source.slots > 0).astype(np.int32)
+        )
+        for source in case[1]
+    ]
+    plan = compiled((dataclasses.replace(case[0], pack_limits=limits, segment_align=align), sources))
+    if plan is None:
+        return
+    for block in plan.blocks:
+        assert "patches" not in block.arrays and "media_in" not in block.arrays
+        length, slots = (block.arrays[name].astype(np.int64) for name in ("length", "slots"))
+        first = block.arrays["pack_offsets"][:-1]
+        for cost, most in (
+            (length + -length % align, L),
+            (4 * slots, limits.patches),
+            (slots > 0, limits.media),
+            (length**2, limits.attention or L**3),
+        ):
+            assert np.add.reduceat(cost, first, dtype=np.int64).max() <= (most or 0)
+    assert plan.meta["largest_error_slots"] <= plan.meta["one_pack_slots"]
 
 
 @given(cases())
