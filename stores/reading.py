@@ -313,7 +313,7 @@ class ShardReader:
             return self._files, f"shards/{entry.tar}.tar"
         top, path = top_of(entry.url)
         if top not in self._outside:
-            self._outside[top] = open_files(top)
+            self._outside[top] = open_files(top).uncached()  # what others name may change
         return self._outside[top], path
 
     def _adopted(self, known: ShardIndex, row: int, media: Sequence[Media], parts: Sequence[bytes]) -> Document:

@@ -109,7 +109,7 @@ class IngestTars:
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         tar: Tar = task.unit.data
-        files = open_files(tar.folder)
+        files = open_files(tar.folder).uncached()
         if fingerprint(files, tar.path, tar.size)[1] != tar.fingerprint:
             raise _changed(tar)
         rights = Rights(self.licence, self.origin, self.consent)
@@ -141,10 +141,10 @@ class IngestTars:
     def _tars(self, pattern: str) -> Iterator[Tar]:
         pattern = pattern if "://" in pattern else os.path.expanduser(pattern)
         folder, below = _cut(pattern)
-        files, patterns, fields = open_files(folder), list(braceexpand(below)), self.fields
+        files, patterns, fields = open_files(folder).uncached(), list(braceexpand(below)), self.fields
         excluded: dict[str, list[str]] = {}
         if not _MAGIC.search(pattern) and not files.glob(below):
-            files, patterns = open_files(pattern), ["**/*.tar"]
+            files, patterns = open_files(pattern).uncached(), ["**/*.tar"]
             if (prepared := energon.prepared(files, self.split)) is not None:
                 patterns = list(prepared.shards)
                 fields = fields if fields != Fields() else prepared.fields

@@ -738,6 +738,22 @@ def test_tars_on_s3_are_adopted_there(tmp_path: Path, monkeypatch: pytest.Monkey
             assert list(snapshot.records()) == list(local.records())
             assert all(snapshot.read(one.media[0].location) == shown[one.text] for one in snapshot.records())
             assert not verify(snapshot)
+        # A cache trusts names like those of our own shards; these are not ours.
+        monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path / "cache"))
+        name, words = f"{'ab' * 32}.tar", write(tmp_path / "w.tar", {"1": {"txt": b"First."}}).read_bytes()
+
+        def put(data: bytes) -> None:
+            (tmp_path / "put").write_bytes(data)
+            bucket.delete(name)
+            bucket.publish(tmp_path / "put", name)
+            bucket.settle()
+
+        put(words)
+        named = adopt(str(tmp_path / "named"), f"s3://mill/corpus/{name}")
+        assert named.record(0).text == "First."
+        put(words.replace(b"First.", b"Later."))
+        with pytest.raises(StoreError, match="not those that were adopted"):
+            Store.open(named.url).snapshot(named.number).record(0)
         bucket.delete("1.tar")
         with pytest.raises(StoreError, match="missing"):
             Store.open(snapshot.url).snapshot(snapshot.number).record(31)
