@@ -132,7 +132,7 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Raises pyarrow.ArrowException or OSError for bytes that are no such file."""
+    """Of `columns` those that are there. Raises pyarrow.ArrowException or OSError for bytes that are no such file."""
     return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
 
 

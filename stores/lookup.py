@@ -11,9 +11,10 @@ it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,8 @@ By = Literal["id", "url", "digest"]
 
 CORE: dict[By, tuple[str, ...]] = {"id": ("id",), "url": ("locator", "origin")}
 """Columns of the core table that say a name; `digest` is one of the media table."""
+FEW = 16
+"""Rows that are looked at one by one; beyond, all rows of a shard at once cost less."""
 MEDIA = ("record", "digest")
 SEEDS: dict[By, int] = {"id": 1, "url": 2, "digest": 3}
 BYTES: dict[By, int] = {"id": 16, "digest": 32}
@@ -65,14 +68,13 @@ class Lookup:
         if not value:
             return []
         found: set[tuple[int, int]] = set()
-        for prefix, row in self._candidates(hashed(by, value)):
+        for prefix, rows in self._candidates(hasher(by)(value)).items():
             for place in self._lists.directory.beginning_with(prefix):
-                if has_name(self._index(place), row, by, value):
-                    found.add((place, row))
+                found |= {(place, row) for row in confirmed(self._index(place), rows, by, value)}
         scanned = self.scanned
         tables = ahead(lambda place: rows_with(self._index(place), by, value), scanned, self._files.at_once)
-        for place, rows in zip(scanned, tables, strict=True):
-            found |= {(place, row) for row in rows.tolist()}
+        for place, there in zip(scanned, tables, strict=True):
+            found |= {(place, row) for row in there.tolist()}
         return sorted(found)
 
     @property
@@ -81,16 +83,19 @@ class Lookup:
         uncovered = self._uncovered
         return uncovered if self.trouble is None else range(len(self._lists.directory.records))
 
-    def _candidates(self, name: int) -> list[tuple[int, int]]:
-        """(how the shard's digest begins, row) that the runs say: places that may be gone and, hardly ever, other names
-        of the same hash."""
+    def _candidates(self, name: int) -> dict[int, set[int]]:
+        """How a shard's digest begins -> rows, as the runs say it. Some may be gone, or have another name of the
+        same hash, hardly ever."""
         runs = self._runs
+        found: defaultdict[int, set[int]] = defaultdict(set)
         try:
-            told = list(ahead(lambda run: run.find(name), runs, min(self._files.at_once, len(runs))))
+            for entries in ahead(lambda run: run.find(name), runs, min(self._files.at_once, len(runs))):
+                for _, shard, row in entries.tolist():
+                    found[shard].add(row)
         except StoreError as error:
             self.trouble = error
-            return []
-        return [(shard, row) for entries in told for _, shard, row in entries.tolist()]
+            return {}
+        return found
 
     @cached_property
     def _covered(self) -> Covered:
@@ -169,8 +174,9 @@ def raw(by: By, name: str) -> bytes:
     return value if by not in BYTES or (len(value), value.hex()) == (BYTES[by], name) else b""
 
 
-def hashed(by: By, value: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(value, SEEDS[by])
+def hasher(by: By) -> Callable[[bytes], int]:
+    """Of names as the index holds them, 64 bits."""
+    return partial(xxhash.xxh3_64_intdigest, seed=SEEDS[by])
 
 
 def entries_of(known: ShardIndex) -> np.ndarray:
@@ -180,12 +186,19 @@ def entries_of(known: ShardIndex) -> np.ndarray:
         for rows, column in _names(known, by):
             values = column.cast(pa.large_binary()).to_pylist()
             part = np.zeros(len(values), ENTRY)
-            part["hash"] = np.fromiter((hashed(by, value) for value in values), np.uint64, len(values))
+            part["hash"] = np.fromiter(map(hasher(by), values), np.uint64, len(values))
             part["row"] = rows
             parts.append(part)
     entries = np.concatenate([np.zeros(0, ENTRY), *parts])
     entries["shard"] = int(known.shard[:16], 16)
     return entries
+
+
+def confirmed(known: ShardIndex, rows: Set[int], by: By, value: bytes) -> Iterable[int]:
+    """Those of `rows` whose record has that name, as the index says it."""
+    if len(rows) > FEW:
+        return rows & set(rows_with(known, by, value).tolist())
+    return [row for row in rows if has_name(known, row, by, value)]
 
 
 def has_name(known: ShardIndex, row: int, by: By, value: bytes) -> bool:

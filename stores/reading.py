@@ -118,9 +118,7 @@ class ShardIndex:
             return None
         key = (name, *wanted)
         if key not in self._columns:
-            data = self._file(name)
-            there = index.names(data)
-            self._columns[key] = index.from_parquet(data, [column for column in wanted if column in there])
+            self._columns[key] = index.from_parquet(self._file(name), wanted)
         return self._columns[key]
 
     @once

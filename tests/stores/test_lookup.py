@@ -23,7 +23,7 @@ from stores.collect import collect
 from stores.copying import copy
 from stores.filesystem import LocalFiles
 from stores.forget import forget
-from stores.lookup import hashed, manifest_path, raw
+from stores.lookup import hasher, manifest_path, raw
 from stores.repair import repair
 from stores.runs import COVER, ENTRY, Fresh, Run, write
 from stores.store import Receipt, Snapshot, Store
@@ -156,8 +156,12 @@ def test_a_view_finds_through_its_base_what_it_looks_at(store: Store, tmp_path: 
         check(made, ["a", "b"])
 
 
-def test_names_of_equal_hash_are_told_apart_by_the_index(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stores.lookup.hashed", lambda by, value: len(value))
+@pytest.mark.parametrize("few", [0, 16])
+def test_names_of_equal_hash_are_told_apart_by_the_index(
+    few: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stores.lookup.FEW", few)
+    monkeypatch.setattr("stores.lookup.hasher", lambda by: len)
     snapshot = commit(store, "a", "b")
     lookup_upkeep.build(snapshot)
     assert not snapshot.lookup.scanned
@@ -352,7 +356,7 @@ def test_what_was_forgotten_is_in_no_run(tmp_path: Path) -> None:
 
     def traced(names: set[tuple[str, str]]) -> set[tuple[str, str]]:
         everything = b"".join(path.read_bytes() for path in run_files(store))
-        return {(by, name) for by, name in names if hashed(by, raw(by, name)).to_bytes(8, "little") in everything}  # type: ignore[arg-type]
+        return {(by, name) for by, name in names if hasher(by)(raw(by, name)).to_bytes(8, "little") in everything}  # type: ignore[arg-type]
 
     def forgets(**names: set[str]) -> None:
         kinds = ("ids", "sources", "places", "media")
