@@ -23,6 +23,7 @@ import xxhash
 
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, canonical_json, digest
+from stores import index
 from stores.ahead import ahead
 from stores.filesystem import Files
 from stores.lists import Lists
@@ -209,7 +210,7 @@ def has_name(known: ShardIndex, row: int, by: By, value: bytes) -> bool:
         media = known.columns("media", MEDIA)
         if media is None:
             return False
-        first, stop = np.searchsorted(media.column("record").to_numpy(), [row, row + 1]).tolist()
+        first, stop = np.searchsorted(index.numbers(media.column("record")), [row, row + 1]).tolist()
         return any(media.column("digest")[place].as_py() == value for place in range(first, stop))
     core = known.columns("core", ["source", *CORE[by]])
     assert core is not None

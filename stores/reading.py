@@ -97,20 +97,16 @@ class ShardIndex:
         self._read = read
         self._files: dict[str, bytes] = {}
         self._columns: dict[tuple[str, ...], pa.Table] = {}
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory that this takes, about."""
-        tables = [value for value in (*vars(self).values(), *self._columns.values()) if isinstance(value, pa.Table)]
-        return sum(map(len, self._files.values())) + sum(table.nbytes for table in tables)
+        self.held_bytes = 0
+        """Memory that this takes, about: files and tables. Counted as they come, since a cache asks all it holds."""
 
     @once
     def core(self) -> pa.Table:
-        return index.from_parquet(self._file("core"))
+        return self._kept(index.from_parquet(self._file("core")))
 
     @once
     def media(self) -> pa.Table | None:
-        return index.from_parquet(self._file("media")) if "media" in self.entry.files else None
+        return self._kept(index.from_parquet(self._file("media"))) if "media" in self.entry.files else None
 
     def columns(self, name: str, wanted: Sequence[str]) -> pa.Table | None:
         """Of a table, those of the columns that it has; None where the shard has no such table."""
@@ -118,13 +114,13 @@ class ShardIndex:
             return None
         key = (name, *wanted)
         if key not in self._columns:
-            self._columns[key] = index.from_parquet(self._file(name), wanted)
+            self._columns[key] = self._kept(index.from_parquet(self._file(name), wanted))
         return self._columns[key]
 
     @once
     def beside(self) -> pa.Table | None:
         """Columns that the records brought along from views (`UnitWriter.add`)."""
-        return index.from_parquet(self._file("columns")) if "columns" in self.entry.files else None
+        return self._kept(index.from_parquet(self._file("columns"))) if "columns" in self.entry.files else None
 
     @once
     def extents(self) -> np.ndarray:
@@ -140,15 +136,13 @@ class ShardIndex:
     @once
     def members(self) -> pa.Table:
         """Of an adopted tar: how each record is put together."""
-        return index.from_parquet(self._file("members"))
+        return self._kept(index.from_parquet(self._file("members")))
 
     @once
     def places(self) -> Mapping[str, np.ndarray]:
         """Where the line and each array of a record lie, and what they hash to."""
-        data = self._file("core")
-        names = [name for name in index.names(data) if not index.is_fact(name)]
-        table = index.from_parquet(data, names)
-        return {name: index.numbers(table.column(name)) for name in names}
+        table = self._kept(index.places(self._file("core")))
+        return {name: index.numbers(table.column(name)) for name in table.column_names}
 
     def members_of(self, row: int) -> list[Range]:
         """Of an adopted tar: where the members lie that have the text of a record."""
@@ -191,7 +185,12 @@ class ShardIndex:
     def _file(self, name: str) -> bytes:
         if name not in self._files:
             self._files[name] = self._read(name)
+            self.held_bytes += len(self._files[name])
         return self._files[name]
+
+    def _kept(self, table: pa.Table) -> pa.Table:
+        self.held_bytes += table.nbytes
+        return table
 
 
 class ShardReader:
@@ -212,9 +211,7 @@ class ShardReader:
     def table(self, name: str, digest: str, columns: Collection[str] | None = None) -> pa.Table:
         """A table's parquet file; of `columns` those that it has."""
         data = read_whole(self._files, index.path(name, digest), digest)
-        return index.from_parquet(
-            data, None if columns is None else [one for one in index.names(data) if one in columns]
-        )
+        return index.from_parquet(data, None if columns is None else list(columns))
 
     def record(self, known: ShardIndex, row: int) -> Any:
         """Raises StoreError where a byte of it changed."""
