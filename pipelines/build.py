@@ -52,7 +52,7 @@ class Tokenise:
     kind: Literal["tokenise"]
     inputs: tuple[str, ...]
     vocabulary: str = "tiny"
-    """`tiny`, or the path of a file in tiktoken's format."""
+    """`tiny`, or the path of a file in tiktoken's format or of a `tokenizer.json`."""
     chat: Chat = Chat()
     """How documents that hold conversations are written (docs/tokenization.md)."""
 

@@ -1,8 +1,9 @@
 """Text to token ids and back: a rank file in tiktoken's format, Kimi's split pattern, Kimi's 256 special tokens.
 
 Before this stands a `Document` or a chat, after it `encode.py`. The engine is tiktoken; `reference.py` is the slow
-twin it is tested against. One class serves both the shipped tiny vocabulary (4,096 ranks, `tiny.tiktoken`, made by
-`learn.py`) and a released `tiktoken.model`: the special tokens start where the ranks end.
+twin it is tested against. One class serves the shipped tiny vocabulary (4,096 ranks, `tiny.tiktoken`, made by
+`learn.py`), a released `tiktoken.model`, where the special tokens start where the ranks end, and other people's
+`tokenizer.json` (`tokenizer_json.py`), with their own pattern and ids.
 
 Sources. Split pattern, the two length caps and the names and offsets of the special tokens: the released tokenizer of
 the Kimi K2 family (`tokenization_kimi.py`, `tokenizer_config.json`), where the ranks end at 163,584. The name of the
@@ -24,6 +25,7 @@ import tiktoken
 
 from manifests.errors import ManifestError, RecordError
 from manifests.records import digest
+from tokenization import tokenizer_json
 
 TINY = Path(__file__).with_name("tiny.tiktoken")
 
@@ -51,6 +53,9 @@ MAX_RUN = 25_000
 """Text is handed to the engine in stretches of at most MAX_TEXT characters, cut again after MAX_RUN characters in a
 row that are all white space or all not: the released caps, so that ids agree on any text and a hostile endless line
 costs linear time and bounded memory."""
+
+_EVERYTHING = "aA1_ \t\n\r\n  'll .,;!?(+\x00\x7f\xa0\u200b中é\u0301ʼ¼٣👩‍👩🏽\ufffd"
+"""A character of every kind, to see that a pattern takes them all."""
 
 _RUN = re.compile(r"\s+|\S+")
 _SPACE = re.compile(r"\s")
@@ -89,37 +94,50 @@ _NAMES: Mapping[int, str] = {
 class Vocabulary:
     """Immutable, safe to share between threads, picklable.
 
-    `special` maps all 256 names to ids; text that spells such a name is ordinary text to `encode`.
+    `special` maps names to ids, in the order of ids; text that spells such a name is ordinary text to `encode`.
     """
 
-    def __init__(self, ranks: Mapping[bytes, int]) -> None:
-        """`ranks` holds every single byte and numbers its tokens 0, 1, 2 ... in the order of merging."""
-        self.base = len(ranks)
-        self.special: Mapping[str, int] = MappingProxyType(
-            {_NAMES.get(i, f"<|reserved_token_{self.base + i}|>"): self.base + i for i in range(SPECIALS)}
-        )
-        self.tokens: tuple[bytes, ...] = tuple(sorted(ranks, key=ranks.__getitem__))
-        """Bytes of the ordinary tokens, by id."""
+    def __init__(
+        self, ranks: Mapping[bytes, int], pattern: str = PATTERN, special: Mapping[str, int] | None = None
+    ) -> None:
+        """`ranks` holds every single byte; its ids ascend in the order of merging.
+
+        Without `special` the ids are 0, 1, 2 ... and 256 special ones follow. With it, a file's own are kept, and the
+        names that are missing among them get the ids after the last one.
+        """
+        self.pattern = pattern
+        self.tokens: tuple[bytes, ...] = _by_id(ranks)
+        """Bytes of the ordinary tokens, by id; empty where an id is a special one."""
+        self.base = len(self.tokens)
+        self.special: Mapping[str, int] = MappingProxyType(_specials(self.tokens, special))
         self._engine = tiktoken.Encoding(
-            "millrace", pat_str=PATTERN, mergeable_ranks=dict(ranks), special_tokens=dict(self.special)
+            "millrace", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(self.special)
         )
 
     @classmethod
     def load(cls, name: str | Path = "tiny") -> Vocabulary:
-        """The shipped vocabulary `tiny`, or a file in tiktoken's format (one `base64 rank` a line).
+        """The shipped vocabulary `tiny`, a file in tiktoken's format (one `base64 rank` a line), or a `tokenizer.json`.
 
-        Raises ManifestError for a file that is not there or not a whole set of ranks.
+        Raises ManifestError for a file that is not there, not a whole set of ranks, or of another kind of tokenizer.
         """
-        file = TINY if name == "tiny" else Path(name)
-        return cls(_read_ranks(file))
+        if str(name).endswith(".json"):
+            try:
+                read = cls(*tokenizer_json.read(Path(name)))
+            except ValueError as error:
+                raise ManifestError(f"its pattern can't be used ({error})", where=str(name)) from None
+            if read.decode(read.encode(_EVERYTHING)) != _EVERYTHING:
+                raise ManifestError("its pattern leaves out some text", where=str(name))
+            return read
+        return cls(_read_ranks(TINY if name == "tiny" else Path(name)))
 
-    def __reduce__(self) -> tuple[type, tuple[dict[bytes, int]]]:
-        return (Vocabulary, ({token: rank for rank, token in enumerate(self.tokens)},))
+    def __reduce__(self) -> tuple[type, tuple[dict[bytes, int], str, dict[str, int]]]:
+        ranks = {token: rank for rank, token in enumerate(self.tokens) if token}
+        return (Vocabulary, (ranks, self.pattern, dict(self.special)))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Rows of the model's embedding: ranks and special tokens."""
-        return self.base + SPECIALS
+        return self.base + sum(id >= self.base for id in self.special.values())
 
     @property
     def eos_id(self) -> int:
@@ -140,12 +158,12 @@ class Vocabulary:
     @cached_property
     def digest(self) -> str:
         """Over pattern, special names and tokens: equal digests give equal ids for every text."""
-        return digest("vocabulary", PATTERN, *self.special, *self.tokens)
+        return digest("vocabulary", self.pattern, *self.special, *self.tokens)
 
     @cached_property
     def byte_lengths(self) -> np.ndarray:
         """(size,) int32: bytes of text behind each id, 0 for special tokens."""
-        return np.array([len(token) for token in self.tokens] + [0] * SPECIALS, np.int32)
+        return np.array([len(token) for token in self.tokens] + [0] * (self.size - self.base), np.int32)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; never a special id, whatever the text says.
@@ -176,6 +194,25 @@ class Vocabulary:
         if plain and not 0 <= min(plain) <= max(plain) < self.size:
             raise ValueError(f"ids lie in 0 .. {self.size - 1}, got {min(plain)} .. {max(plain)}")
         return self._engine.decode_bytes(plain).decode(errors="replace")
+
+
+def _by_id(ranks: Mapping[bytes, int]) -> tuple[bytes, ...]:
+    tokens = [b""] * (max(ranks.values()) + 1)
+    for token, rank in ranks.items():
+        tokens[rank] = token
+    return tuple(tokens)
+
+
+def _specials(tokens: Sequence[bytes], known: Mapping[str, int] | None) -> dict[str, int]:
+    """Name -> id, ascending by id, for every id that is no ordinary token's."""
+    if known is None:
+        end = len(tokens)
+        return {_NAMES.get(i, f"<|reserved_token_{end + i}|>"): end + i for i in range(SPECIALS)}
+    names = {id: name for name, id in known.items()}
+    end = max(len(tokens), max(names, default=-1) + 1)
+    names |= {end + i: name for i, name in enumerate(name for name in _NAMES.values() if name not in known)}
+    ids = [id for id in range(max(names) + 1) if id >= len(tokens) or not tokens[id]]
+    return {names.get(id, f"<|reserved_token_{id}|>"): id for id in ids}
 
 
 def utf8(text: str) -> bytes:
