@@ -1,6 +1,7 @@
 """Lists in JSON that give the order of texts and images, in the forms of OBELICS, MINT and MMC4, and plain ones.
 
-For the interleaved layout of `tar_layouts.py`.
+For the interleaved layout of `tar_layouts.py`. Images are members of their own: several pages of one TIFF, as in the
+PDF part of MINT, are not told apart, and such a sample is set aside.
 """
 
 from __future__ import annotations
