@@ -20,9 +20,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.engines.child import WorkerError
+from manifests.errors import MillraceError
+from pipelines.engines.child import WorkerError, opened
+from pipelines.engines.cluster import work_here
 from pipelines.engines.engine import Engine, EngineSettings, Submission, open_engine
 from pipelines.node import Task, Unit
+from pipelines.run import main as millrace_run
 from pipelines.unit import UnitTask
 from stores.store import Store
 from tests.servers.s3 import ACCESS, BUCKET, free_port, s3_server
@@ -212,6 +215,38 @@ def test_late_killed_and_returning_workers_lose_and_double_nothing(machines: Mac
     again = store.commit([receipt], node="x", units=units)
     assert receipt.unit in units and (again.number, again.content_root) == (snapshot.number, snapshot.content_root)
     assert {document.text for document in again.records()} == {f"made in {late.name}"}
+
+
+DAG = """
+name: elsewhere
+nodes:
+  documents: {kind: ingest_stdlib, text_bytes: 100_000, code_bytes: 100_000}
+  filtered: {kind: filter, input: documents, ops: [{kind: too_short, min_characters: 400}]}
+  samples: {kind: tokenise, inputs: [filtered]}
+  page: {kind: report, inputs: [samples]}
+"""
+
+
+def test_a_run_on_machines_that_share_only_a_bucket_ends_as_on_one(machines: Machines, tmp_path: Path) -> None:
+    dag = tmp_path / "dag.yaml"
+    dag.write_text(DAG)
+    machines.start_worker("alone")
+    address = f"engine.address={machines.address}"
+    url, here, calm = f"s3://{BUCKET}/whole", tmp_path / "here", tmp_path / "calm"
+    options = ["--engine", "dask", "--set", address, "--out", url, "--local", str(here)]
+    assert millrace_run([str(dag), *options]) == 0
+    assert millrace_run([str(dag), "--out", str(calm), "--workers", "0"]) == 0
+    for name in ("documents", "filtered", "samples"):
+        far, near = Store.open(f"{url}/{name}").head(), Store.open(str(calm / name)).head()
+        assert far is not None and near is not None and far.content_root == near.content_root
+    assert (here / "report.html").is_file() and not (here / "documents").exists()
+    assert list((machines.folder / "alone").glob("**/*.tar")) == []
+
+
+def test_a_worker_with_other_code_is_refused() -> None:
+    with pytest.raises(MillraceError, match="other code than the run") as caught:
+        opened(work_here(b"", "node, unit 1", "0" * 64))
+    assert "node, unit 1" in caught.value.where
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
