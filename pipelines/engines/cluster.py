@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import platform
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 from manifests.errors import MillraceError
 from pipelines.engines.child import Child, Job, Work, WorkerError, failed, opened
-from pipelines.engines.engine import EngineSettings, Flight, Submission, Window
+from pipelines.engines.engine import BYTES_PER_CPU, EngineSettings, Flight, Submission, Window
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,6 +34,8 @@ MOST_LOST = 3
 """Workers that may vanish with one unit before it is given up."""
 FLIGHTS_PER_CPU = 2
 """One unit is worked on, the next one is there already."""
+LOOK_AGAIN_S = 5.0
+"""How often the size of the cluster is asked for, at most."""
 
 _own = threading.local()
 _children: set[Child] = set()
@@ -133,11 +136,13 @@ class ClusterEngine(ABC):
         first = next(submissions, None)
         if first is None:
             return
-        cpus = self._connect()
-        most_units = self.settings.in_flight_units or FLIGHTS_PER_CPU * max(cpus, 1)
-        window = Window(work, chain([first], submissions), most_units, self.settings.in_flight_bytes)
+        window = Window(work, chain([first], submissions), 0, 0)
+        look_again = 0.0
         try:
             while True:
+                if time.monotonic() >= look_again:
+                    self._fit(window)
+                    look_again = time.monotonic() + LOOK_AGAIN_S
                 for flight in window:
                     self._submit(node, flight)
                 if not window.units:
@@ -151,6 +156,12 @@ class ClusterEngine(ABC):
                 yield flight.submission.data, opened(answer)
         finally:
             self._cancel_all()
+
+    def _fit(self, window: Window[Any]) -> None:
+        """To the cluster as it is now: workers come and go."""
+        cpus = max(self._connect(), 1)
+        window.most_units = self.settings.in_flight_units or cpus * FLIGHTS_PER_CPU
+        window.most_bytes = self.settings.in_flight_bytes or cpus * BYTES_PER_CPU
 
     def __enter__(self) -> ClusterEngine:
         return self

@@ -16,6 +16,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 EngineKind = Literal["local", "ray", "dask"]
+BYTES_PER_CPU = 2 << 30
+"""In flight, where nothing is said."""
 
 
 @schema
@@ -31,8 +33,9 @@ class EngineSettings:
     """Of an embedded cluster, on loopback."""
     in_flight_units: int | None = None
     """Units handed out and not back yet; without it, two for every processor of the cluster."""
-    in_flight_bytes: int = 8 << 30
-    """What these units will read, as far as it is known before. One unit always flies, however large."""
+    in_flight_bytes: int | None = None
+    """What these units will read, as far as it is known before; without it, 2 GiB for every processor. One unit always
+    flies, however large."""
     cpus_per_unit: float = 1.0
     """What a unit asks Ray for."""
     starved_s: float = 20.0
@@ -114,14 +117,14 @@ class Window(Generic[T]):
     ) -> None:
         self._work, self._submissions = work, iter(submissions)
         self._waiting: deque[Flight[T]] = deque()
-        self._most_units, self._most_bytes = most_units, most_bytes
+        self.most_units, self.most_bytes = most_units, most_bytes
         self.units = self._bytes = 0
         """Under way now."""
 
     def __iter__(self) -> Iterator[Flight[T]]:
         """Those that may start now."""
-        while self.units < self._most_units and (flight := self._next()) is not None:
-            if self.units and self._bytes + flight.submission.size_bytes > self._most_bytes:
+        while self.units < self.most_units and (flight := self._next()) is not None:
+            if self.units and self._bytes + flight.submission.size_bytes > self.most_bytes:
                 self._waiting.appendleft(flight)
                 return
             self.units += 1

@@ -7,13 +7,12 @@ such records fail the unit.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from pipelines.engines.child import Child, Work, opened
-from pipelines.engines.engine import Flight, Submission, Window
+from pipelines.engines.engine import BYTES_PER_CPU, Flight, Submission, Window
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,8 +23,8 @@ class LocalEngine:
 
     elsewhere = False
 
-    def __init__(self, workers: int, in_flight_bytes: int = sys.maxsize) -> None:
-        self.workers, self._in_flight_bytes = workers, in_flight_bytes
+    def __init__(self, workers: int, in_flight_bytes: int | None = None) -> None:
+        self.workers, self._in_flight_bytes = workers, in_flight_bytes or workers * BYTES_PER_CPU
         self._idle: list[Child] = []
         self._busy: dict[Any, tuple[Child, Flight[Any]]] = {}
 
