@@ -69,7 +69,8 @@ class Materialise:
 def _same_units(snapshot: Snapshot) -> Iterator[Unit]:
     for unit in units_below(snapshot):
         said = (one for ref in unit.data.shards for one in snapshot.indexes(ref))
-        yield Unit(unit.name, digest(unit.digest, *said), (range(unit.data.start, unit.data.stop),))
+        piece = range(unit.data.start, unit.data.stop)
+        yield Unit(unit.name, digest(unit.digest, *said), (piece,), unit.size_bytes)
 
 
 def _full_shards(snapshot: Snapshot, shard_bytes: int) -> list[Unit]:
@@ -80,6 +81,7 @@ def _full_shards(snapshot: Snapshot, shard_bytes: int) -> list[Unit]:
     filled: defaultdict[str, int] = defaultdict(int)
     pieces: defaultdict[str, list[range]] = defaultdict(list)
     content: defaultdict[str, list[str | bytes]] = defaultdict(list)
+    sizes: defaultdict[str, int] = defaultdict(int)
     measured = ahead(lambda ref: _measured(snapshot, ref), snapshot.shards, snapshot.at_once)
     for ref, (rows, ends) in zip(snapshot.shards, measured, strict=True):
         if not len(rows):
@@ -90,9 +92,10 @@ def _full_shards(snapshot: Snapshot, shard_bytes: int) -> list[Unit]:
         shards = begins // shard_bytes
         for number in np.unique(shards).tolist():
             some, name = rows[shards == number], f"{alike}-{number:06d}"
+            sizes[name] += int(np.diff(ends, prepend=0)[shards == number].sum())
             pieces[name].append(range(ref.first + int(some[0]), ref.first + int(some[-1]) + 1))
             content[name] += [ref.shard, *snapshot.indexes(ref), some.astype("<i8").tobytes()]
-    return [Unit(name, digest(*content[name]), tuple(some)) for name, some in pieces.items()]
+    return [Unit(name, digest(*content[name]), tuple(some), sizes[name]) for name, some in pieces.items()]
 
 
 def _measured(snapshot: Snapshot, ref: ShardRef) -> tuple[np.ndarray, np.ndarray]:

@@ -31,10 +31,10 @@ class Out:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold both places for this process. Raises StoreError where another run holds one."""
-        files = open_files(self.stores)
-        with alone(LocalFiles(self.folder)):
+        local, files = LocalFiles(self.folder), open_files(self.stores)
+        with alone(local):
             name_stores(self.folder, self.stores)
-            if isinstance(files, LocalFiles):
+            if files.url == local.url:
                 yield
             else:
                 with alone(files):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
@@ -208,10 +208,8 @@ class ShardReader:
 
         return self._indexes.get(entry.shard, lambda: ShardIndex(entry, file))
 
-    def table(self, name: str, digest: str, columns: Collection[str] | None = None) -> pa.Table:
-        """A table's parquet file; of `columns` those that it has."""
-        data = read_whole(self._files, index.path(name, digest), digest)
-        return index.from_parquet(data, None if columns is None else list(columns))
+    def table(self, name: str, digest: str) -> pa.Table:
+        return index.from_parquet(read_whole(self._files, index.path(name, digest), digest))
 
     def record(self, known: ShardIndex, row: int) -> Any:
         """Raises StoreError where a byte of it changed."""

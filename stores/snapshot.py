@@ -553,8 +553,10 @@ class ViewSnapshot(Snapshot):
     def _shard_table(self, shard: str, columns: Sequence[str] | None, row: int | None = None) -> pa.Table:
         import pyarrow.compute as pc
 
-        wanted = None if columns is None else {*columns, "keep"}
-        own = _only(self.reader.table("columns", self.entry(shard).files["columns"], wanted), row)
+        known = self._index(shard)
+        own = known.beside if columns is None else known.columns("columns", sorted({*columns, "keep"}))
+        assert own is not None
+        own = _only(own, row)
         below = self.over._shard_table(shard, columns, row)
         kept = below.column("keep")
         for name in own.column_names:

@@ -26,7 +26,10 @@ from tests.pipelines.test_materialise import NAMES
 from tests.pipelines.test_run import run, start
 from tests.strategies import same
 
-DAG = test_materialise.DAG + "  report:\n    kind: report\n    inputs: [packs]\n"
+DAG = (
+    test_materialise.DAG.replace("shard_bytes: 10000", "shard_bytes: 30000")
+    + "  report:\n    kind: report\n    inputs: [packs]\n"
+)
 
 
 @pytest.fixture(scope="module")

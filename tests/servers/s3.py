@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "mill"
+SMALL_PARTS = {"S3_UPLOAD_PART_MIN_SIZE": "1"}
+"""Tests that upload in parts need not move megabytes."""
 ACCESS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -27,7 +29,7 @@ def s3_server(skew_s: float = 0) -> Iterator[int]:
     """Its port; it has one bucket, empty."""
     port = free_port()
     command = [sys.executable, "-m", "tests.servers.s3", str(port), str(skew_s)]
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ACCESS})
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ACCESS, **SMALL_PARTS})
     try:
         until = time.monotonic() + 60
         while True:

@@ -27,8 +27,9 @@ from stores.copying import copy
 from stores.filesystem import open_files
 from stores.history import find, tag
 from stores.repair import repair
+from stores.s3 import PART_BYTES
 from stores.store import Snapshot, Store
-from stores.upkeep import verify
+from stores.upkeep import digest_of, verify
 from tests.servers.faulty import Fault, Faulty, Request, faulty
 from tests.servers.s3 import ACCESS, s3_server
 from tests.stores.test_store_commit import ROOT, documents, receipt, work
@@ -150,9 +151,10 @@ def test_half_an_answer_is_none_also_where_its_length_can_not_be_told(denied: in
 # ---------------------------------------------------------------------- kills
 
 NURSERY = """
-import os
+import os, sys
 from stores import s3
 from tests.stores.test_store_commit import work
+s3.PART_BYTES = int(sys.argv[1])
 while url := os.read(0, 1000).decode():
     child = os.fork()
     if child == 0:
@@ -170,9 +172,13 @@ while url := os.read(0, 1000).decode():
 class Nursery:
     """A process in which everything is imported; its children do the work and are killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, part_bytes: int = PART_BYTES) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            [sys.executable, "-c", NURSERY, str(part_bytes)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
         )
 
     def begin(self, url: str) -> int:
@@ -230,6 +236,37 @@ def test_a_writer_killed_around_any_request_leaves_the_previous_root_or_the_next
             break
         assert ended == -signal.SIGKILL
     assert moment > 8 and numbers == sorted(numbers) and set(numbers) == {0, 1, 2}
+
+
+def test_a_writer_killed_between_the_parts_of_an_upload_leaves_nothing_that_is_read(s3: Faulty, tmp_path: Path) -> None:
+    expected = work(str(tmp_path / "docs"), ("a",))
+    nursery = Nursery(part_bytes=600)
+    try:
+        nursery.begin(f"s3://mill/{uuid.uuid4().hex}")
+        assert nursery.go() == 0
+        changes = [request for request in s3.seen if request.method in ("PUT", "POST", "DELETE")]
+        sends = [number for number, request in enumerate(changes, 1) if "/shards/" in request.path]
+        assert len(sends) > 4 and changes[sends[0] - 1].method == changes[sends[-1] - 1].method == "POST"
+        for moment in [*sends[:2], sends[len(sends) // 2], sends[-1]]:
+            url = f"s3://mill/{uuid.uuid4().hex}"
+            s3.reset()
+            child = nursery.begin(url)
+
+            def kill(number: int, child: int = child, moment: int = moment) -> None:
+                if number == moment:
+                    os.kill(child, signal.SIGKILL)
+                    raise ConnectionError("nobody is there to ask any more")
+
+            s3.before = kill
+            assert nursery.go() == -signal.SIGKILL
+            s3.reset()
+            files, head = open_files(url), Store.open(url).head()
+            assert all(digest_of(files, info.path) in info.path for info in files.listing("shards") if info.size)
+            assert head is None or verify(head) == []
+            again = work(url, ("a",))
+            assert again.content_root == expected.content_root and verify(again) == []
+    finally:
+        nursery.process.communicate()
 
 
 # ---------------------------------------------------------------------- upkeep
