@@ -15,6 +15,7 @@ from pipelines.ingest.stdlib import IngestStdlib
 from pipelines.ingest.tars import IngestTars
 from pipelines.materialise import Materialise
 from pipelines.scenes.node import Scenes
+from pipelines.vocabulary import LearnVocabulary
 
 NODES: dict[str, type] = {
     "scenes": Scenes,
@@ -28,6 +29,7 @@ NODES: dict[str, type] = {
     "dedup_minhash": DedupMinHash,
     "materialise": Materialise,
     "compact": Materialise,
+    "learn_vocabulary": LearnVocabulary,
     "tokenise": Tokenise,
     "plan": Plan,
     "pack": Pack,

@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -112,6 +112,11 @@ def merge(word: list[bytes], token: bytes) -> list[bytes]:
     return merged
 
 
+def rank_file(tokens: Sequence[bytes]) -> str:
+    """Tokens by rank in tiktoken's format, as `Vocabulary.load` reads it."""
+    return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tokenization.learn", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the rank file to write")
@@ -119,8 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     texts = [*interpreter_text(), *(file.read_text(encoding="utf-8") for file in options.files)]
     tokens = learn(count_pieces(texts), RANKS)
-    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)]
-    options.out.write_text("".join(lines), encoding="ascii")
+    options.out.write_text(rank_file(tokens), encoding="ascii")
     print(f"{options.out}: {len(tokens)} ranks from {sum(map(len, texts)):,} characters", file=sys.stderr)
     return 0
 
