@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.measure import Result, save
-from manifests.schedule import Curve, VisionShare
+from manifests.schedule import MILLION, Curve, VisionShare
 from packing.mixture import Mixture, Source
 from packing.pieces import pieces_of
 from packing.plan import Planner
@@ -176,28 +175,29 @@ def plan(folder: Path, samples: int) -> dict[str, float]:
 
 def check(plan: Snapshot, mixed: Mixture, pieces: list[int]) -> None:
     """No piece twice, no pack too full, the error within one pack's after every pack: recounted from the store."""
-    tokens = slots = most = 0
-    curve = Curve.of(plan.meta["schedule"])
-    rows: list[list[np.ndarray]] = [[] for _ in pieces]
+    seen: list[list[np.ndarray]] = [[] for _ in pieces]
+    lengths, slots = [], []
     for block in plan.records():
         arrays = block.arrays
-        starts = arrays["pack_offsets"][:-1]
         for source in np.unique(arrays["source"]).tolist():
             mine = arrays["source"] == source
-            rows[source].append(arrays["ordinal"][mine] * (LONGEST_TOKENS + 1) + arrays["start"][mine])
-        for pack_tokens, pack_slots in zip(
-            np.add.reduceat(arrays["length"], starts, dtype=np.int64).tolist(),
-            np.add.reduceat(arrays["slots"], starts, dtype=np.int64).tolist(),
-            strict=True,
-        ):
-            assert 0 < pack_tokens <= mixed.max_pack_tokens
-            tokens, slots, most = tokens + pack_tokens, slots + pack_slots, max(most, pack_slots)
-            bound = max(Fraction(most), curve.highest * mixed.max_pack_tokens)
-            assert abs(slots - curve.slots_until(tokens)) <= bound
-    for parts, count in zip(rows, pieces, strict=True):
-        together = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-        assert len(np.unique(together)) == len(together) <= count
-    assert (tokens, slots) == (plan.meta["tokens"], plan.meta["slots"])
+            seen[source].append(arrays["ordinal"][mine] * (LONGEST_TOKENS + 1) + arrays["start"][mine])
+        for name, sums in (("length", lengths), ("slots", slots)):
+            sums.append(np.add.reduceat(arrays[name], arrays["pack_offsets"][:-1], dtype=np.int64))
+    for parts, count in zip(seen, pieces, strict=True):
+        together = np.sort(np.concatenate(parts) if parts else np.zeros(0, np.int64))
+        assert (np.diff(together) > 0).all() and len(together) <= count
+    tokens, held = np.concatenate(lengths), np.concatenate(slots)
+    assert tokens.min() > 0 and tokens.max() <= mixed.max_pack_tokens
+    until, given = np.cumsum(tokens), np.cumsum(held)
+    assert (int(until[-1]), int(given[-1])) == (plan.meta["tokens"], plan.meta["slots"])
+    curve = Curve.of(plan.meta["schedule"])
+    most = np.maximum(np.maximum.accumulate(held), int(curve.highest * mixed.max_pack_tokens))
+    level = until >= curve.starts[-1]  # there in whole millionths; before it, in fractions
+    wanted = int(curve.slots_until(curve.starts[-1]) * MILLION) + curve.last[-1] * (until[level] - curve.starts[-1])
+    assert (np.abs(given[level] * MILLION - wanted) <= most[level] * MILLION).all()
+    for pack in np.flatnonzero(~level).tolist():
+        assert abs(int(given[pack]) - curve.slots_until(int(until[pack]))) <= most[pack]
 
 
 def main() -> None:

@@ -77,13 +77,20 @@ def by_source(
     sources: Sequence[SourcePieces],
     given: Sequence[Sequence[int]],
     spent: Sequence[Mapping[bool, int | None]],
+    allowed: Sequence[np.ndarray],
 ) -> list[dict[str, Json]]:
-    """Per source: what it has, what the plan takes of it, and what it refuses.
+    """Per source: what it has, what the plan takes of it, what it refuses, and what the limit of exposures of media
+    withholds of its epochs.
 
     Args:
         given: (tokens, slots) of each.
         spent: after how many tokens its rich (True) and its poor pieces were all drawn, if they were.
+        allowed: how often each piece may be seen, where exposures of media are limited.
     """
+    withheld = [
+        int((np.maximum(0, source.max_epochs - times) * pieces.length).sum())
+        for source, pieces, times in zip(mixture.sources, sources, allowed, strict=bool(allowed))
+    ] or [0] * len(sources)
     return [
         {
             "name": source.name,
@@ -98,11 +105,14 @@ def by_source(
             "given_tokens": tokens,
             "given_slots": slots,
             "epochs": tokens / int(pieces.length.sum(dtype=np.int64)),
+            "withheld_tokens": kept_back,
             "spent_after_tokens": {"rich": over[True], "poor": over[False]},
             "cut_samples": pieces.cut_samples,
             "refused": pieces.refused,
             "media": pieces.media,
             "shrunk_media": pieces.shrunk_media,
         }
-        for source, pieces, (tokens, slots), over in zip(mixture.sources, sources, given, spent, strict=True)
+        for source, pieces, (tokens, slots), over, kept_back in zip(
+            mixture.sources, sources, given, spent, withheld, strict=True
+        )
     ]

@@ -227,3 +227,26 @@ def sequence(starts, first, last, position, bound, tokens, slots, waiting, seen,
             seen[0] = -1
             return
     position[0], position[1], position[2], position[3], position[4] = piece, x, e, r, most
+
+
+@compiled(*[_INTS] * 5, types.int64, types.int64, _INTS)
+def show(order, offsets, media, uses, shown, most, epoch, allowed):
+    """Let pieces of one epoch of a source be seen, in `order`, as long as no medium is shown more than `most` times.
+
+    Args:
+        media: numbers of the media of piece p from `offsets[p]` to `offsets[p + 1]`.
+        uses: how often each piece was seen before this plan; that is in `shown`, which counts by medium, already.
+        allowed: how often each piece may be seen in all; raised by 1 for each that may in this epoch.
+    """
+    for piece in order:
+        if uses[piece] > epoch or allowed[piece] != epoch:
+            continue
+        over = False
+        for k in range(offsets[piece], offsets[piece + 1]):
+            shown[media[k]] += 1
+            over = over or shown[media[k]] > most
+        if over:
+            for k in range(offsets[piece], offsets[piece + 1]):
+                shown[media[k]] -= 1
+        else:
+            allowed[piece] = epoch + 1

@@ -100,11 +100,13 @@ class Mixture:
     groups: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Weights of groups of sources, e.g. of domains; `weight` divides that of its group between its sources. What a
     source can no longer give goes to its group first."""
+    max_media_exposures: int | None = None
+    """No image or video is shown more often, in whichever samples and sources it stands, over all plans of a run."""
     block_packs: int = 256
     """About how many packs are filled together: more packs fill better and shuffle wider, fewer compile in parallel."""
 
     def __post_init__(self) -> None:
-        for name in ("max_pack_tokens", "global_batch_packs", "horizon_tokens", "block_packs"):
+        for name in ("max_pack_tokens", "global_batch_packs", "horizon_tokens", "block_packs", "max_media_exposures"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")

@@ -107,6 +107,8 @@ class Order:
         for uses, before in zip(self._uses, begun.uses, strict=False):
             uses[: len(before)] = before
         self._permutations: dict[int, tuple[int, np.ndarray]] = {}
+        self.allowed = self._allowed()
+        """Per source how often each piece may be seen in all, where exposures of media are limited."""
         self._goal, self._begun = goal, begun
         self.tokens = begun.tokens
         self.missing: bool | None = None
@@ -167,14 +169,41 @@ class Order:
         """(epoch, pieces) as they come, of those `mine` that were not yet drawn as often as they may be."""
         uses = self._uses[index]
         for epoch in range(self._mixture.sources[index].max_epochs):
-            if not (mine & (uses <= epoch)).any():
+            left = mine & (uses <= epoch)
+            if self.allowed:
+                left &= self.allowed[index] > epoch
+            if not left.any():
                 continue
             order = self._permuted(index, epoch)
             for first in range(0, len(order), WINDOW_PIECES):
                 rows = order[first : first + WINDOW_PIECES]
-                rows = rows[mine[rows] & (uses[rows] <= epoch)]
+                rows = rows[left[rows]]
                 if len(rows):
                     yield epoch, rows
+
+    def _allowed(self) -> list[np.ndarray]:
+        """Whoever comes first shows a medium: epoch by epoch, source by source as the mixture names them, each source
+        in its order. What the run saw before counts first. That fixes a medium's exposures whatever is drawn when."""
+        most = self._mixture.max_media_exposures
+        if most is None:
+            return []
+        from packing import merging
+
+        of_source = np.cumsum([len(pieces.media_keys) for pieces in self._sources])[:-1]
+        known, numbers = np.unique(np.concatenate([p.media_keys for p in self._sources]), return_inverse=True)
+        media = np.split(numbers.astype(np.int64), of_source)
+        shown = np.zeros(len(known), np.int64)
+        uses = [one.astype(np.int64) for one in self._uses]
+        for pieces, mine, before in zip(self._sources, media, uses, strict=True):
+            np.add.at(shown, mine, np.repeat(before, np.diff(pieces.media_offsets)))
+        allowed = [one.copy() for one in uses]
+        for epoch in range(max(source.max_epochs for source in self._mixture.sources)):
+            for index, (source, pieces) in enumerate(zip(self._mixture.sources, self._sources, strict=True)):
+                if epoch < source.max_epochs:
+                    order = permutation(self._mixture.seed, epoch, source.name, pieces.keys)
+                    offsets = pieces.media_offsets
+                    merging.show(order, offsets, media[index], uses[index], shown, most, epoch, allowed[index])
+        return allowed
 
     def _permuted(self, index: int, epoch: int) -> np.ndarray:
         """Kept for one epoch of each source: most stretches begin in that in which the one before ended."""

@@ -155,6 +155,10 @@ class SourcePieces:
     """(N,) int32: what the encoder sees of each piece, where a plan limits that; else none is counted."""
     media_in: np.ndarray = field(default_factory=lambda: NONE)
     """(N,) int32: images and videos, as `patches`."""
+    media_offsets: np.ndarray = field(default_factory=lambda: NONE)
+    """(N + 1,) int64: which of `media_keys` each piece shows; of both only where a mixture limits exposures."""
+    media_keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    """(M,) uint64: the first eight bytes of the digest of each medium."""
 
     def __post_init__(self) -> None:
         for name in ("patches", "media_in"):
@@ -185,9 +189,13 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
         )
     counted = _Counts()
     columns: list[np.ndarray] = []
+    shown: list[np.ndarray] = []
     for ref, core, media in samples.facts(FACTS, MEDIA_COLUMNS):
         kept = samples.kept(ref.first, ref.first + ref.records) - ref.first
-        columns.append(_pieces_in_shard(core, media, kept, ref.first, source, mixture, vocabulary, counted))
+        found = _pieces_in_shard(core, media, kept, ref.first, source, mixture, vocabulary, counted)
+        columns.append(found)
+        if mixture.max_media_exposures is not None and media is not None:
+            shown.append(_media_keys(media, found["ordinal"] - ref.first))
     rows = np.concatenate(columns or [np.zeros(0, PIECE)])
     columns.clear()
     refused = counted.refused
@@ -199,6 +207,7 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
             fix="check `domains`, `min_tokens` and `max_tokens`, raise max_pack_tokens, or lower the limits on media",
         )
     some = mixture.pack_limits.any
+    offsets = np.concatenate([[0], np.cumsum(rows["media_in"], dtype=np.int64)])
     return SourcePieces(
         content_root=samples.content_root,
         keys=np.ascontiguousarray(rows["key"]),
@@ -213,6 +222,8 @@ def pieces_of(samples: Snapshot, source: Source, mixture: Mixture, vocabulary: V
         shrunk_media=counted.shrunk,
         patches=np.ascontiguousarray(rows["patches"]) if some else NONE,
         media_in=np.ascontiguousarray(rows["media_in"]) if some else NONE,
+        media_offsets=offsets if mixture.max_media_exposures is not None else NONE,
+        media_keys=np.concatenate(shown) if shown else np.zeros(0, np.uint64),
     )
 
 
@@ -290,13 +301,20 @@ def _pieces_in_shard(
     counted.long += len(long)
     counted.media += int(wanted[media.record].sum())
     counted.shrunk += int(wanted[media.record[media.shrunk]].sum())
-    columns = np.concatenate(parts).T
+    columns = np.concatenate(parts)
+    columns = columns[np.lexsort((columns[:, 1], columns[:, 0]))].T  # as media lie, sample by sample
     rows = np.empty(columns.shape[1], PIECE)
     for name, column in zip(PIECE_COUNTS, columns, strict=True):
         rows[name] = column
     rows["key"] = _keys(core["id"], columns[0], columns[1])
     rows["ordinal"] += first
     return rows
+
+
+def _media_keys(table: pa.Table, ordinals: np.ndarray) -> np.ndarray:
+    """(M,) uint64, of all media of the samples with these rows, as they follow each other in pieces."""
+    digests = table["digest"].filter(pc.is_in(table["record"], pa.array(np.unique(ordinals))))
+    return np.frombuffer(b"".join(digests.to_pylist()), "<u8")[::4]
 
 
 def _keys(ids: pa.ChunkedArray, row: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -315,7 +333,7 @@ def mixed(words: np.ndarray) -> np.ndarray:
     return words ^ (words >> np.uint64(31))
 
 
-MEDIA_COLUMNS = ("record", "place", "kind", "width_px", "height_px", "frame_times_us")
+MEDIA_COLUMNS = ("record", "place", "digest", "kind", "width_px", "height_px", "frame_times_us")
 
 
 class _Media:

@@ -203,11 +203,12 @@ class Planner:
             "vision_share": mixture.vision_share.said,
             "schedule": mixture.curve.rows,
             "amends": self._begun.told,
+            "max_media_exposures": mixture.max_media_exposures,
             "limits": self._constants["limits"],
             "pack_limits": dataclasses.asdict(mixture.pack_limits),
             "segment_align": mixture.segment_align,
             **account(mixture, self._begun, tokens, slots, errors),
-            "sources": by_source(mixture, self._sources, self._given.tolist(), self._order.spent),
+            "sources": by_source(mixture, self._sources, self._given.tolist(), self._order.spent, self._order.allowed),
         }
 
     def _both_sides(self) -> bool:

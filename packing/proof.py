@@ -36,6 +36,8 @@ class Seen:
     one_pack_slots: Fraction = Fraction(0)
     """What any pack held, or ought to hold if that is more."""
     stretches: Stretches = field(default_factory=dict)
+    shown: Mapping[str, int] = field(default_factory=dict)
+    """How often each medium, by digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int,
     pack_tokens: list[int] = []
     pack_slots: list[int] = []
     limited: list[tuple[int, int, int]] = []
+    shown = Counter(before.shown)
     targets = room = 0
     error, largest = before.error_slots, Fraction(0)
     tokens = slots = forgotten = alignment = 0
@@ -110,6 +113,7 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int,
         pack_slots.append(int(is_slot.sum()))
         patches = sum(prod(item.grid) for packed in pack.media for item in packed.items)
         limited.append((patches, len(pack.media), sum(segment.length**2 for segment in pack.segments)))
+        shown.update(packed.media.digest for packed in pack.media)
         targets += int(pack.loss_mask.sum())
         room += len(pack.ids)
         tokens += pack_tokens[-1]
@@ -144,7 +148,7 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int,
         pack_patches=pack_patches,
         pack_media=pack_media,
         pack_attention=pack_attention,
-        after=Seen(before.tokens + tokens, error, max(before.one_pack_slots, one_pack), together),
+        after=Seen(before.tokens + tokens, error, max(before.one_pack_slots, one_pack), together, shown),
     )
 
 
@@ -187,6 +191,11 @@ def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary, bef
         *(
             (f"epochs of {name} within {caps[name]}", True, max(counts) <= caps[name])
             for name, counts in found.exposures.items()
+        ),
+        *(
+            (f"exposures of any medium within {most}", True, max(found.after.shown.values(), default=0) <= most)
+            for most in [plan["max_media_exposures"]]
+            if most is not None
         ),
         ("segments out of line", 0, found.alignment % plan["segment_align"]),
         *(
