@@ -172,7 +172,7 @@ def _of(process: int, folder: str, size: str) -> DiskCache:
         gib = 0.0
     if not 0 < gib < float("inf"):
         raise ManifestError(f"{size!r} is no number above 0", where=SIZE, fix="set one, or unset it")
-    return DiskCache(Path(folder), int(gib * 2**30))
+    return DiskCache(Path(folder).expanduser(), int(gib * 2**30))
 
 
 def store_name(url: str, forgotten: int) -> str:

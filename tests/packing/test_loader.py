@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from packing.balance import encoder_cost, llm_cost
 from packing.global_batch import GlobalBatch
 from packing.loader import Loader, LoaderState
 from packing.torch_batches import media_to, rows_to
+from stores.copying import copy
 from stores.store import Store
 from tests.packing.corpus import MIXTURE, Made, corpus, create, document, make, medium, picture, tiny
+from tests.servers.faulty import Faulty
 
 SIZE = MIXTURE.global_batch_packs
 Fingerprint = tuple[bytes, ...]
@@ -53,6 +56,22 @@ def all_batches(made: Made, world: int = 1, state: LoaderState | None = None) ->
 @pytest.fixture(scope="module")
 def batches(made: Made) -> list[list[Fingerprint]]:
     return all_batches(made)
+
+
+def test_packs_on_s3_give_the_same_batches_also_out_of_a_cache(
+    made: Made,
+    batches: list[list[Fingerprint]],
+    s3: Faulty,
+    quick_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = copy(made.packs, f"s3://mill/{uuid.uuid4().hex}")
+    monkeypatch.setenv("MILLRACE_CACHE", str(quick_folder / uuid.uuid4().hex))
+    for shards in (True, False):  # whether they are asked for
+        s3.reset()
+        with Loader(Store.open(there.url).snapshot(there.number), SIZE, 2) as loader:
+            assert [fingerprint(batch, 2) for batch in loader] == batches
+        assert any("/shards/" in request.path for request in s3.seen) == shards
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 6, 12])
