@@ -393,7 +393,7 @@ def test_nothing_is_forgotten_under_a_run_that_is_at_work(run: Path) -> None:
 
     with (run / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(StoreError, match="a run is at work"):
+        with pytest.raises(StoreError, match="another run is at work"):
             forget.forget(str(run), names(ids=[ids(1)]))
 
 
