@@ -116,11 +116,11 @@ def tables_of(
             "width_px": pa.array(random.integers(8, 32, rows).astype(np.int32) * 28),
             "height_px": pa.array(random.integers(8, 32, rows).astype(np.int32) * 28),
             "frame_times_us": pa.array([[]] * rows, pa.list_(pa.int64())),
-            "shard": pa.nulls(rows, pa.binary(32)),
             "offset": pa.array(np.zeros(rows, np.int64)),
             "length": pa.array(np.full(rows, 40_000)),
         }
-        tables["media"] = pa.table([medium[name] for name in index.MEDIA.names], index.MEDIA)
+        absent = {field.name: pa.nulls(rows, field.type) for field in index.MEDIA if field.name not in medium}
+        tables["media"] = pa.table([(medium | absent)[name] for name in index.MEDIA.names], index.MEDIA)
     return tables
 
 

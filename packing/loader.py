@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from manifests.errors import ManifestError, ResumeError, StoreError
@@ -85,6 +86,7 @@ class Loader:
         Raises:
             StoreError: packs that are not all there.
             ManifestError: a world size that does not divide the global batch, or one that the plan was not made for;
+                a chain whose links don't follow each other;
                 `augment` names a source that is not in the packs, or they don't say what texts tell of media.
             ResumeError: a state of other packs, of other decisions about media, or of other changes of pictures; or the
                 packs were certified with a decoder, resize kernel or data path that gives other bytes.
@@ -94,6 +96,8 @@ class Loader:
             _check(snapshot, global_batch_packs)
             if augment is not None:
                 _check_sources(snapshot, augment)
+        for (_, before), (first, snapshot) in pairwise(chain):
+            _check_link(before, first, snapshot)
         packs_seen = [snapshot for _, snapshot in chain] if certified else []
         self.notes = tuple(note for seen in packs_seen for note in check(seen, augmented=augment is not None))
         """What has another version than where the packs were certified, and gives the same bytes."""
@@ -228,6 +232,18 @@ def _check(packs: Snapshot, global_batch_packs: int) -> None:
             f"global_batch_packs is {global_batch_packs}, the packs were planned for {planned}",
             where=packs.name,
             fix=f"set it to {planned}, or change the mixture and plan again",
+        )
+
+
+def _check_link(before: Snapshot, first: int, packs: Snapshot) -> None:
+    """Packs of a plan that amends another one follow that one, at the batch that they were planned for."""
+    amends = packs.meta.get("amends")
+    if amends and (amends["plan"], amends["at_batch"]) != (before.meta["plan"], first):
+        raise ManifestError(
+            f"these packs go on from global batch {amends['at_batch']} of plan {amends['plan'][:12]}, "
+            f"not from {first} of {before.meta['plan'][:12]}",
+            where=packs.name,
+            fix="give the packs of all plans of the run, each from the batch at which it amends the one before",
         )
 
 

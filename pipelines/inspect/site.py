@@ -145,11 +145,13 @@ def _pack_bars(packs: Snapshot) -> str:
 
 def _shares(packs: Snapshot) -> str:
     counted = artefacts.shares(packs)
+    begun = packs.meta["amends"]["tokens"] if packs.meta["amends"] else 0
+    rows = [*packs.meta["schedule"], [begun + counted.tokens, 0, 0]]
     bends = [
-        (min(at, counted.tokens), share)
-        for (start, first, last), (end, _, _) in pairwise([*packs.meta["schedule"], [counted.tokens, 0, 0]])
+        (min(max(at - begun, 0), counted.tokens), share)
+        for (start, first, last), (end, _, _) in pairwise(rows)
         for at, share in ((start, first), (end, last))
-        if start <= counted.tokens
+        if end > begun and start <= begun + counted.tokens
     ]
     chart = panels.line_chart(
         [

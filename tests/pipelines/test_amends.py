@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from manifests.errors import ManifestError
 from manifests.schedule import Curve
 from packing.loader import Loader
 from packing.proof import prove, recount
@@ -51,6 +54,8 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
     assert set(times) <= {1, 2} and times[2] > times[1], "nearly all was seen in both epochs, nothing more often"
     with Loader([(0, first), (4, second)], 2) as loader:
         assert sum(batch.tokens for batch in loader) == seen.tokens + plan.meta["tokens"]
+    with pytest.raises(ManifestError, match="go on from global batch 4 of plan"):
+        Loader([(0, first), (5, second)], 2)
 
 
 def test_a_batch_that_was_never_planned_is_refused(tmp_path: Path) -> None:
