@@ -15,7 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from functools import cached_property
 
 import numpy as np
 
@@ -23,41 +23,8 @@ from manifests.errors import RecordError
 from manifests.records import Document, Fact, Media, Part, Sample, Shape, ShapeKind, Span, Text
 from tokenization.vocabulary import Vocabulary
 
-SPLIT_MIN = 32
-SPLIT_MAX = 128
-"""Ids of text between two splits: fine enough to fill packs, coarse enough that pieces make sense."""
-
-_NEVER, _CHARACTER, _WORD, _SENTENCE, _LINE = range(5)
-"""How good a place for a cut is: inside a character, between two, before white space, after a sentence or a line."""
-
-_OTHER, _END, _MAY_END, _LINE_END = range(4)
-"""What the last byte before a cut can be: the end of a sentence, perhaps that of an ideographic one, a line end."""
-_INSIDE, _STARTS, _BLANK, _NEW_LINE = range(4)
-"""What the first byte after it can be: one inside a character, the first of one, white space, a line end."""
-
-
-def _table(*classes: tuple[bytes, int], other: int) -> np.ndarray:
-    table = np.full(256, other, np.uint8)
-    for members, number in classes:
-        table[list(members)] = number
-    return table
-
-
-_IDEOGRAPHIC_ENDS = [mark.encode() for mark in "。！？"]
-_LAST = 4 * _table(
-    (b".!?", _END), (bytes(mark[-1] for mark in _IDEOGRAPHIC_ENDS), _MAY_END), (b"\n", _LINE_END), other=_OTHER
-)
-_FIRST = _table((bytes(range(0x80, 0xC0)), _INSIDE), (b" \t", _BLANK), (b"\n", _NEW_LINE), other=_STARTS)
-_QUALITY = np.array(
-    [
-        *(_NEVER, _CHARACTER, _WORD, _WORD),
-        *(_NEVER, _CHARACTER, _SENTENCE, _SENTENCE),
-        *(_NEVER, _CHARACTER, _WORD, _WORD),
-        *(_NEVER, _LINE, _LINE, _WORD),
-    ],
-    np.uint8,
-)
-"""By class of the byte before and of the byte after."""
+_NEVER = bytes(1)
+"""Quality of a place inside a medium."""
 
 
 def encode(document: Document, vocabulary: Vocabulary) -> Sample:
@@ -86,12 +53,12 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
             media_starts.append(at)
             mark = vocabulary.video_placeholder_id if part.kind == "video" else vocabulary.media_pad_id
             places.append(at + stands.index(mark))
-            quality.append(bytes([_NEVER]) * len(piece))
+            quality.append(_NEVER * len(piece))
         pieces.append(piece)
         at += len(piece)
     loss.append((at, at + 1))
     pieces.append(np.array([vocabulary.eos_id], np.uint32))
-    quality.append(bytes([_NEVER]))
+    quality.append(_NEVER)
     return Sample(
         id=document.id,
         source=document.source,
@@ -166,8 +133,7 @@ class Layout:
     def __init__(self, text: str, token_bytes: np.ndarray) -> None:
         """`token_bytes` (n,) int32: length of each token."""
         self.text = text
-        self.ends = np.cumsum(token_bytes, dtype=np.int64)
-        self.starts = self.ends - token_bytes
+        self.token_bytes = token_bytes
 
     def span(self, fact: Fact, offset: int) -> Span:
         """The tokens that share at least a byte with the fact; `offset` is the sample's id where this text begins."""
@@ -175,47 +141,29 @@ class Layout:
             where = f"characters {fact.start} to {fact.stop} of {len(self.text)}"
             raise RecordError("bad_fact", f"fact {fact.name!r} covers {where}")
         before, covered = len(self.text[: fact.start].encode()), len(self.text[fact.start : fact.stop].encode())
-        first = np.searchsorted(self.ends, before, side="right")
-        stop = np.searchsorted(self.starts, before + covered, side="left")
+        first = np.searchsorted(self._ends, before, side="right")
+        stop = np.searchsorted(self._ends - self.token_bytes, before + covered, side="left")
         return Span(fact.name, offset + int(first), offset + int(stop))
 
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.token_bytes, dtype=np.int64)
+
     def cut_quality(self) -> np.ndarray:
-        """(n,) uint8: how good it is to cut before each token. The start of a text is as good as that of a line."""
-        quality = np.full(len(self.ends), _LINE, np.uint8)
-        encoded = self.text.encode()
-        data = np.frombuffer(encoded, np.uint8)
-        inner = self.ends[:-1]
-        last = _LAST[data[inner - 1]]
-        quality[1:] = _QUALITY[last + _FIRST[data[inner]]]
-        may_end = np.flatnonzero(last == 4 * _MAY_END)
-        for at in may_end[quality[1:][may_end] == _WORD].tolist():
-            if encoded[max(inner[at] - 3, 0) : inner[at]] in _IDEOGRAPHIC_ENDS:
-                quality[1 + at] = _SENTENCE
+        """(n,) uint8: how good it is to cut before each token, see `cuts.py`."""
+        from tokenization import cuts  # numba is loaded by who cuts text, and by nobody else
+
+        quality = np.empty(len(self.token_bytes), np.uint8)
+        cuts.judge(np.frombuffer(self.text.encode(), np.uint8), self.token_bytes, quality)
         return quality
 
 
 def _choose_splits(quality: bytes, media_starts: list[int]) -> np.ndarray:
-    """Offsets at which to cut, given how good each place is: before every medium, and inside the text that follows it.
+    from tokenization import cuts
 
-    There a split comes at the first end of a line after SPLIT_MIN ids; where no line ends within SPLIT_MAX ids, at
-    the last place of the best kind there is. The rest of a stretch is never shorter than SPLIT_MIN.
-    """
-    edges = sorted({0, *media_starts, len(quality)})
-    splits: list[int] = []
-    find, worse = quality.find, (_SENTENCE, _WORD, _CHARACTER)
-    for begin, end in pairwise(edges):
-        splits += [begin] if begin else []
-        first, last = begin + SPLIT_MIN, end - SPLIT_MIN
-        while first <= last:
-            stop = min(first + SPLIT_MAX - SPLIT_MIN, last) + 1
-            place = find(_LINE, first, stop)
-            if place < 0:
-                place = next((at for level in worse if (at := quality.rfind(level, first, stop)) >= 0), -1)
-                if place < 0:
-                    break
-            splits.append(place)
-            first = place + SPLIT_MIN
-    return np.array(splits, np.int64)
+    edges = np.array(sorted({0, *media_starts, len(quality)}), np.int64)
+    splits = np.empty(len(quality) // cuts.SPLIT_MIN + len(edges), np.int64)
+    return splits[: cuts.choose(np.frombuffer(quality, np.uint8), edges, splits)].copy()
 
 
 def facts_by_part(document: Document) -> dict[int, list[Fact]]:

@@ -1,0 +1,86 @@
+"""Where a long text may be cut: compiled loops over its tokens, for `encode.py`.
+
+How good a place is (`judge`), and which places are taken (`choose`). The slow twin of the first is in `reference.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from manifests.compiled import compiled
+
+NEVER, CHARACTER, WORD, SENTENCE, LINE = range(5)
+"""How good a place for a cut is: inside a character, between two, before white space, after a sentence or a line."""
+
+SPLIT_MIN = 32
+SPLIT_MAX = 128
+"""Ids of text between two splits: fine enough to fill packs, coarse enough that pieces make sense."""
+
+_READ_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+_BYTES = types.Array(types.uint8, 1, "C")
+_LENGTHS = types.Array(types.int32, 1, "C")
+_OFFSETS = types.Array(types.int64, 1, "C")
+
+
+@compiled(_READ_BYTES, _LENGTHS, _BYTES)
+def judge(text: np.ndarray, token_bytes: np.ndarray, quality: np.ndarray) -> None:
+    """How good it is to cut before each token. The start of a text is as good as that of a line.
+
+    Args:
+        text: (bytes,) uint8, UTF-8.
+        token_bytes: (n,) int32, their lengths.
+        quality: (n,) uint8, filled.
+    """
+    at = 0
+    for i in range(len(token_bytes)):
+        after = text[at] if at < len(text) else 0
+        before = text[at - 1] if at else 0x0A
+        if at and after & 0xC0 == 0x80:
+            quality[i] = NEVER
+        elif before == 0x0A and (after != 0x0A or not at):
+            quality[i] = LINE
+        elif after != 0x20 and after != 0x09 and after != 0x0A:
+            quality[i] = CHARACTER
+        else:
+            ends = before == 0x2E or before == 0x21 or before == 0x3F  # . ! ?
+            if at >= 3 and text[at - 3] == 0xE3:
+                ends = text[at - 2] == 0x80 and before == 0x82  # 。
+            elif at >= 3 and text[at - 3] == 0xEF and text[at - 2] == 0xBC:
+                ends = before == 0x81 or before == 0x9F  # ！ ？
+            quality[i] = SENTENCE if ends else WORD
+        at += token_bytes[i]
+
+
+@compiled(_READ_BYTES, _OFFSETS, _OFFSETS, returns=types.int64)
+def choose(quality: np.ndarray, edges: np.ndarray, splits: np.ndarray) -> int:
+    """Offsets at which to cut, given how good each place is: before every medium, and inside the text that follows it.
+
+    There a split comes at the first end of a line after SPLIT_MIN ids; where no line ends within SPLIT_MAX ids, at
+    the last place of the best kind there is. The rest of a stretch is never shorter than SPLIT_MIN.
+
+    Args:
+        edges: 0, where each medium starts, and the number of ids, ascending.
+        splits: filled from the start; `len(quality) // SPLIT_MIN + len(edges)` always suffice.
+    Returns:
+        how many there are.
+    """
+    count = 0
+    for i in range(len(edges) - 1):
+        if edges[i]:
+            splits[count] = edges[i]
+            count += 1
+        first, last = edges[i] + SPLIT_MIN, edges[i + 1] - SPLIT_MIN
+        while first <= last:
+            best, place = NEVER, first
+            for at in range(first, min(first + SPLIT_MAX - SPLIT_MIN, last) + 1):
+                if quality[at] >= best and quality[at] != NEVER:
+                    best, place = quality[at], at
+                if best == LINE:
+                    break
+            if best == NEVER:
+                break
+            splits[count] = place
+            count += 1
+            first = place + SPLIT_MIN
+    return count
