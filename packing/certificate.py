@@ -31,6 +31,7 @@ def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Comp
     """By name. `vocabulary`: digest of the tokenizer in use, where there is one; else that of the packs is taken."""
     from packing import augment
     from stores import probes  # all decoders, which only packs with a certificate need
+    from stores.probes import Component
 
     tokenizer = vocabulary or packs.meta["vocabulary"]
     return {
