@@ -31,6 +31,15 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "lightning": ("litdata==0.2.76", "megatron-energon==7.4.1"),
     "datasets": ("datasets==5.2.0",),
     "packers": ("grain==0.2.18", "binpacking==2.0.1"),
+    "dedup": (
+        "datatrove==0.10.1",
+        "spacy==3.8.18",
+        "datasketch==2.0.0",
+        "rensa==0.5.0",
+        "daft==0.7.26",
+        "scipy==1.17.1",
+        "xxhash==3.6.0",
+    ),
 }
 """Name -> what it is made for, pinned: the newest releases that run beside this torch."""
 
