@@ -102,9 +102,14 @@ def _exposure(packs: Snapshot, stones: Tombstones) -> Exposure:
                 segments += here
                 ordinals += [first + row] if here else []
             first += entry.records
-    size, begin = packs.meta["global_batch_packs"], packs.meta.get("first_batch", 0)
+    size, begin = packs.meta["global_batch_packs"], first_batch(packs)
     batches = sorted({begin + ordinal // size for ordinal in ordinals})
     return Exposure(packs.url, packs.content_root, packs.meta["plan"], segments, tuple(ordinals), tuple(batches))
+
+
+def first_batch(packs: Snapshot) -> int:
+    """Of a plan or packs store: the global batch of the run at which it begins, or amends the one before."""
+    return (packs.meta.get("amends") or {"at_batch": 0})["at_batch"]
 
 
 def trained(files: Files, found: Sequence[Exposure]) -> list[dict[str, Json]]:

@@ -91,7 +91,7 @@ def _record(run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snap
         for one in _decisions(name, view, place)
     ]
     samples = _samples(stores, facts["id"])
-    plans = [one for name, plan in stores.items() if plan.kind == "plan" for one in _planned(name, plan, facts["id"])]
+    plans = list(_planned(stores, facts["id"]))
     seen = [(name, *_seen(packs, facts["id"])) for name, packs in stores.items() if packs.kind == "packs"]
     training = [
         told
@@ -181,19 +181,24 @@ def _samples(stores: Mapping[str, Snapshot], name: str) -> list[dict[str, Json]]
     ]
 
 
-def _planned(node: str, plan: Snapshot, name: str) -> Iterator[dict[str, Json]]:
-    places = Planned(plan).places(name)
-    if places:
-        yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(place) for place in places]}
+def _planned(stores: Mapping[str, Snapshot], name: str) -> Iterator[dict[str, Json]]:
+    """Where each plan shows it, up to the batch from which on another plan takes its place."""
+    plans = {node: snapshot for node, snapshot in stores.items() if snapshot.kind == "plan"}
+    amended = [plan.meta["amends"] for plan in plans.values() if plan.meta["amends"]]
+    for node, plan in plans.items():
+        stop = min([one["at_batch"] for one in amended if one["plan"] == plan.meta["plan"]], default=None)
+        places = [place for place in Planned(plan).places(name) if stop is None or place.step < stop]
+        if places:
+            yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(place) for place in places]}
 
 
 def _seen(packs: Snapshot, name: str) -> tuple[Exposure, list[str]]:
     """The packs that hold a segment of it, by the plan that they were made from, and their shards."""
     planned = Planned(packs)
-    begin = packs.meta.get("first_batch", 0)
     places = planned.places(name)
-    ordinals = sorted({place.step * planned.batch_packs + place.row for place in places})
-    batches = sorted({begin + place.step for place in places})
+    begin = planned.first_step
+    ordinals = sorted({(place.step - begin) * planned.batch_packs + place.row for place in places})
+    batches = sorted({place.step for place in places})
     held = [ordinal for ordinal in ordinals if ordinal < packs.counts["records"]]
     shards = list(dict.fromkeys(packs.shard_of(ordinal).shard for ordinal in held))
     told = Exposure(packs.url, packs.content_root, packs.meta["plan"], len(places), tuple(held), tuple(batches))

@@ -60,7 +60,7 @@ def page(planned: Planned, step: int) -> str:
         used = sum(segment.length for segment in pack.segments)
         lead = f"{used:,} of {len(pack.ids):,} tokens, {int(pack.loss_mask.sum()):,} of them predicted"
         body.append(panels.section(f"Row {number}", lead, *content))
-    where = f"global batch {step} of {planned.steps}, from {planned.plan.url}"
+    where = f"global batch {step} of {planned.steps.stop}, from {planned.plan.url}"
     return panels.page(f"Step {step}", where, body)
 
 

@@ -14,9 +14,11 @@ import numpy as np
 
 from manifests.errors import StoreError
 from manifests.records import Json, Pack, PlanBlock
+from packing.amend import chain_of
 from packing.balance import deal, encoder_cost, least, llm_cost
 from packing.materialise import pack_unit, samples_of
 from pipelines.inspect.artefacts import examples, spoken_source, vocabulary_of
+from stores.exposure import first_batch
 from stores.store import Snapshot, Store
 
 BALANCED_PACKS = 512
@@ -49,32 +51,39 @@ class Planned:
         self.plan = _plan_of(snapshot) if self.packs is not None else snapshot
         self.samples = samples_of(self.plan)
         self.batch_packs = int(self.plan.meta["global_batch_packs"])
+        self.first_step = first_batch(self.plan)
+        """Batches are counted from the beginning of the run; those before this one are of the plan that it amends."""
         self._firsts = self.plan.table(["first_pack"])["first_pack"].to_numpy()
 
     @property
-    def steps(self) -> int:
-        return int(self.plan.meta["packs"]) // self.batch_packs
+    def steps(self) -> range:
+        """Its global batches."""
+        return range(self.first_step, self.first_step + int(self.plan.meta["packs"]) // self.batch_packs)
 
     def blocks(self) -> Iterator[PlanBlock]:
         return self.plan.records()
 
     def step_of(self, tokens: int) -> int | None:
-        """The global batch in which so many tokens were seen; None where there are fewer."""
+        """The global batch in which so many tokens of this plan were seen; None where there are fewer."""
         done = 0
         for block in self.blocks():
             ends = done + np.cumsum(_per_pack(block, "length"))
             if len(ends) and ends[-1] >= tokens:
                 first = int(block.header["first_pack"])
-                return (first + int(np.searchsorted(ends, tokens))) // self.batch_packs
+                return self.first_step + (first + int(np.searchsorted(ends, tokens))) // self.batch_packs
             done = int(ends[-1]) if len(ends) else done
         return None
 
     def batch(self, step: int, *, payload: bool = True) -> list[Pack]:
         """The packs of a global batch, media with their bytes if asked for. Raises StoreError for a step too far."""
-        if not 0 <= step < self.steps:
-            fix = f"steps are global batches, 0 to {self.steps - 1}"
+        if 0 <= step < self.first_step:
+            before = [plan for first, plan in chain_of(self.plan) if first <= step][-1]
+            return Planned(before).batch(step, payload=payload)
+        if step not in self.steps:
+            fix = f"steps are global batches, 0 to {self.steps.stop - 1}"
             raise StoreError(f"the plan has no step {step}", where=self.plan.url, fix=fix)
-        wanted = range(step * self.batch_packs, (step + 1) * self.batch_packs)
+        here = step - self.first_step
+        wanted = range(here * self.batch_packs, (here + 1) * self.batch_packs)
         if self.packs is not None:
             packs = self.packs
             return [_loaded(packs, packs.record(number)) if payload else packs.record(number) for number in wanted]
@@ -87,7 +96,7 @@ class Planned:
         return made
 
     def places(self, sample: str) -> list[Place]:
-        """Everywhere a sample is seen, in training order, by its id."""
+        """Everywhere this plan shows a sample, in training order, by its id."""
         ordinals = {
             source: [place.ordinal for place in snapshot.find("id", sample)]
             for source, snapshot in self.samples.items()
@@ -103,7 +112,8 @@ class Planned:
                     pack = int(np.searchsorted(arrays["pack_offsets"], segment, "right")) - 1
                     number = int(block.header["first_pack"]) + pack
                     told = (int(arrays[name][segment]) for name in ("start", "length", "slots", "epoch"))
-                    found.append(Place(*divmod(number, self.batch_packs), source, *told))
+                    step, row = divmod(number, self.batch_packs)
+                    found.append(Place(self.first_step + step, row, source, *told))
         return sorted(found, key=lambda place: (place.step, place.row, place.start))
 
 
@@ -212,7 +222,7 @@ def _balance(planned: Planned) -> list[dict[str, Json]]:
     """For some numbers of ranks: what the busiest has over max(mean, largest item), in the worst batch looked at."""
     size = planned.batch_packs
     ranks = [count for count in range(1, size + 1) if size % count == 0]
-    looked_at = examples(range(planned.steps), max(2, BALANCED_PACKS // size))
+    looked_at = examples(planned.steps, max(2, BALANCED_PACKS // size))
     batches = [planned.batch(step, payload=False) for step in looked_at]
     rows = [[llm_cost(segment.length for segment in pack.segments) for pack in batch] for batch in batches]
     items = [[encoder_cost(i.grid) for pack in b for one in pack.media for i in one.items] for b in batches]

@@ -154,13 +154,16 @@ def _plan(snapshot: Snapshot) -> dict[str, Json]:
     planned = Planned(snapshot)
     found: dict[str, Json] = {
         "plan": {key: value for key, value in meta.items() if not isinstance(value, (dict, list))}
-        | {"global batches": planned.steps, "vision share": json.dumps(meta["vision_share"])}
+        | {
+            "global batches": f"{planned.steps.start} to {planned.steps.stop - 1}",
+            "vision share": json.dumps(meta["vision_share"]),
+        }
     }
     found |= plans.figures(planned)
     found["refused"] = {s["name"]: s["refused"] for s in meta["sources"] if s.get("refused")}
     found["vision share by window"] = [
         {
-            "first step": w["first_pack"] // planned.batch_packs,
+            "first step": planned.first_step + w["first_pack"] // planned.batch_packs,
             "tokens": w["tokens"],
             "share": w["slots"] / w["tokens"],
             "schedule": w["wanted_slots"] / w["tokens"],

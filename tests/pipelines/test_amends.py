@@ -11,6 +11,9 @@ from manifests.errors import ManifestError
 from manifests.schedule import Curve
 from packing.loader import Loader
 from packing.proof import prove, recount
+from pipelines.inspect.explain import explain
+from pipelines.inspect.microscope import told
+from pipelines.inspect.plans import Planned
 from tests.pipelines import small_data
 from tests.pipelines.test_run import head, run
 from tokenization.vocabulary import Vocabulary
@@ -54,6 +57,16 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
     assert set(times) <= {1, 2} and times[2] > times[1], "nearly all was seen in both epochs, nothing more often"
     with Loader([(0, first), (4, second)], 2) as loader:
         assert sum(batch.tokens for batch in loader) == seen.tokens + plan.meta["tokens"]
+    chained = Planned(plan)
+    assert chained.steps.start == 4
+    for step in (0, 3):
+        assert told(chained, step, 200) == told(Planned(head(tmp_path / "out", "plan")), step, 200)
+    assert told(chained, 4, 200) == told(Planned(second), 4, 200)
+    sample = second.record(0).segments[0].sample
+    assert {place.step for place in chained.places(sample)} <= set(chained.steps)
+    explained = explain(tmp_path / "out", sample)["records"][0]
+    steps = {one["node"]: [place["step"] for place in one["seen"]] for one in explained["plans"]}
+    assert 4 in steps["plan_2"] and all(step < 4 for step in steps.get("plan", []))
     with pytest.raises(ManifestError, match="go on from global batch 4 of plan"):
         Loader([(0, first), (5, second)], 2)
 
