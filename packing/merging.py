@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from numba import types
 
+from manifests.compiled import compiled
 from manifests.schedule import LONGEST_RAMP_TOKENS, MILLION
-from stores.compiled import compiled
 
 HALF_MILLIONTHS = 2 * MILLION
 _BITS = 18

@@ -282,9 +282,9 @@ def _pieces_in_shard(
 
     most, most_patches, most_media = mixture.max_piece_tokens, mixture.pack_limits.patches, mixture.pack_limits.media
     fits = (expanded <= most) & (patches <= (most_patches or NEVER)) & (count <= (most_media or NEVER))
-    whole = np.flatnonzero(wanted & fits)
+    short = np.flatnonzero(wanted & fits)
     long = np.flatnonzero(wanted & ~fits)
-    parts = [np.stack([whole, 0 * whole, expanded[whole], slots[whole], patches[whole], count[whole]], 1)]
+    parts = [np.stack([short, 0 * short, expanded[short], slots[short], patches[short], count[short]], 1)]
     cuttable = long[~core["whole"].to_numpy()[long]]
     for number in np.setdiff1d(long, cuttable).tolist():
         counted.refused[WHOLE_TOO_LONG if expanded[number] > mixture.max_pack_tokens else WHOLE_OVER_LIMITS] += 1

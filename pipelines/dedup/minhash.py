@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numba import types
 
-from stores.compiled import compiled
+from manifests.compiled import compiled
 
 VERSION = 1
 
