@@ -17,7 +17,7 @@ import pydantic
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
-from pipelines.ops import media, rights, text
+from pipelines.ops import language, media, quality, rights, text
 from pipelines.ops.op import Measured, Op, concerns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
@@ -28,6 +28,11 @@ OPS: dict[str, type] = {
     "repeated_characters": text.RepeatedCharacters,
     "few_letters": text.FewLetters,
     "garbled": text.Garbled,
+    "gopher_quality": quality.GopherQuality,
+    "gopher_repetition": quality.GopherRepetition,
+    "fineweb": quality.FineWeb,
+    "c4": quality.C4,
+    "language": language.Language,
     "no_text": media.NoText,
     "image_too_small": media.ImageTooSmall,
     "extreme_aspect": media.ExtremeAspect,
@@ -68,6 +73,9 @@ class Filter:
         facts: dict[str, Json] = {"ops": [[op.kind, op.VERSION] for op in self.ops]}
         if any(op.READS_MEDIA for op in self.ops):
             facts["pillow"] = version("pillow")
+        for op in self.ops:
+            if isinstance(op, Measured):
+                facts |= {library: version(library) for library in op.LIBRARIES}
         return Survey(units_below(inputs[self.input].snapshot), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
@@ -113,7 +121,7 @@ class Filter:
         return first, scores
 
 
-Scores = list[Mapping[str, float] | str | None]
+Scores = list[Mapping[str, float | str] | str | None]
 """By op: what it measured, or the reason of one that does not measure and drops."""
 
 
@@ -126,6 +134,8 @@ class _Columns:
         for op in ops:
             for limit in op.LIMITS if isinstance(op, Measured) else ():
                 self.by_name[column(node, op.kind, limit.score)] = np.full(records, np.nan)
+            for choice in op.CHOICES if isinstance(op, Measured) else ():
+                self.by_name[column(node, op.kind, choice.label)] = [None] * records
             if not isinstance(op, Measured):
                 self.by_name[column(node, op.kind, "reason")] = [None] * records
 
@@ -159,4 +169,15 @@ def _told(node: str, op: Op) -> dict[str, Json]:
         for limit in (op.LIMITS if isinstance(op, Measured) else ())
     ]
     found: dict[str, Json] = {"kind": op.kind, "domains": list(op.domains), "limits": limits}
-    return found if limits else found | {"column": column(node, op.kind, "reason")}
+    if not isinstance(op, Measured):
+        return found | {"column": column(node, op.kind, "reason")}
+    choices = [
+        {
+            "column": column(node, op.kind, choice.label),
+            "parameter": choice.parameter,
+            "among": list(getattr(op, choice.parameter)),
+            "reason": choice.reason,
+        }
+        for choice in op.CHOICES
+    ]
+    return found | {"choices": choices} if choices else found

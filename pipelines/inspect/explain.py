@@ -160,6 +160,17 @@ def _op(node: str, op: Json, told: Mapping[str, Json]) -> Iterator[dict[str, Jso
             "limit": f"{'at least' if limit['drops'] == 'below' else 'at most'} {limit['at']:g}",
             "decided": f"dropped: {limit['reason']}" if forbidden else "passed",
         }
+    for choice in op.get("choices", ()):
+        label = told.get(choice["column"])
+        other = label is not None and choice["among"] and label not in choice["among"]
+        yield {
+            "node": node,
+            "op": op["kind"],
+            "score": choice["column"].rpartition(".")[2],
+            "value": label,
+            "limit": f"one of {', '.join(choice['among'])}" if choice["among"] else "any",
+            "decided": f"dropped: {choice['reason']}" if other else "passed",
+        }
     if "column" in op:
         reason = told.get(op["column"])
         yield {"node": node, "op": op["kind"], "decided": f"dropped: {reason}" if reason else "passed"}

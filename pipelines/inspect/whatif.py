@@ -73,9 +73,14 @@ class _Limit:
         """(records,) bool. What was not measured is NaN and passes."""
         values = table[self.column].to_numpy()
         forbidden = values < self.at if self.drops == "below" else values > self.at
-        if not self.domains:
-            return forbidden
-        return forbidden & np.isin(np.array(table["domain"].to_pylist(), object), self.domains)
+        return forbidden & _concerned(table, self.domains)
+
+
+def _concerned(table: pa.Table, domains: Sequence[str]) -> np.ndarray:
+    """(records,) bool: those of the domains; none given: all."""
+    if not domains:
+        return np.ones(len(table), bool)
+    return np.isin(np.array(table["domain"].to_pylist(), object), domains)
 
 
 def _limits(view: Snapshot) -> list[_Limit]:
@@ -111,13 +116,18 @@ def _dropped_here(view: Snapshot, table: pa.Table) -> np.ndarray:
 
 
 def _forbidden(view: Snapshot, table: pa.Table, limits: Sequence[_Limit]) -> np.ndarray:
-    """(records,) bool: what these limits drop, and ops that compare nothing."""
+    """(records,) bool: what these limits drop, choices that stay as they are, and ops that compare nothing."""
     forbidden = np.isin(np.array(table["reason"].to_pylist(), object), ("unusable", "forgotten"))
     for limit in limits:
         forbidden |= limit.forbids(table)
     for op in view.meta["ops"]:
         if "column" in op:
             forbidden |= ~table[op["column"]].is_null().to_numpy()
+        for choice in op.get("choices", ()):
+            among = {None, *choice["among"]}
+            other = np.array([label not in among for label in table[choice["column"]].to_pylist()], bool)
+            if choice["among"]:
+                forbidden |= other & _concerned(table, op["domains"])
     return forbidden
 
 

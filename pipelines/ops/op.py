@@ -40,22 +40,43 @@ class Limit:
         return value < at if self.drops == "below" else value > at
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which words are let through."""
+
+    label: str
+    """Name of a word that `measure` gives."""
+    parameter: str
+    """Of the op: the field that holds the words; none there: any."""
+    reason: str
+
+
 class Measured:
-    """Base of ops that measure. NaN passes every limit."""
+    """Base of ops that measure. NaN passes every limit, and what has no label every choice."""
 
     __slots__ = ()
     LIMITS: ClassVar[tuple[Limit, ...]]
-    """The first that is broken says why."""
+    """The first that is broken says why, behind the choices."""
+    CHOICES: ClassVar[tuple[Choice, ...]] = ()
+    LIBRARIES: ClassVar[tuple[str, ...]] = ()
+    """Those whose version decides what is measured."""
     domains: tuple[str, ...]
 
-    def measure(self, document: Document) -> Mapping[str, float]:
-        """Numbers by name; none where there is nothing to measure. Raises RecordError for what can't be read."""
+    def measure(self, document: Document) -> Mapping[str, float | str]:
+        """Numbers by name, and labels of `CHOICES`; none where there is nothing to measure.
+
+        Raises RecordError for what can't be read.
+        """
         raise NotImplementedError
 
-    def judge(self, scores: Mapping[str, float]) -> Drop | None:
+    def judge(self, scores: Mapping[str, float | str]) -> Drop | None:
+        for choice in self.CHOICES:
+            allowed = getattr(self, choice.parameter)
+            if allowed and choice.label in scores and scores[choice.label] not in allowed:
+                return Drop(choice.reason)
         for limit in self.LIMITS:
             value = scores.get(limit.score)
-            if value is not None and limit.forbids(value, getattr(self, limit.parameter)):
+            if isinstance(value, (int, float)) and limit.forbids(value, getattr(self, limit.parameter)):
                 return Drop(limit.reason, value)
         return None
 

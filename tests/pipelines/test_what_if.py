@@ -78,3 +78,40 @@ def test_wrong_questions_are_answered_in_words(folder: Path) -> None:
         what_if(view, ["too_short.min_characters"])
     with pytest.raises(StoreError, match="views that a filter made"):
         what_if(head(folder / "out", "documents"), ["too_short.min_characters=3"])
+
+
+def test_a_filter_by_language_keeps_labels_and_a_moved_limit_respects_them(tmp_path: Path) -> None:
+    dag = """
+name: languages
+nodes:
+  documents: {kind: ingest_folder, path: ./data}
+  spoken:
+    kind: filter
+    input: documents
+    ops: [{kind: language, keep: [en, de], min_confidence: 0.9}, {kind: gopher_quality, domains: [code]}]
+"""
+    texts = {
+        "en": "Everyone has the right to freedom of thought.",
+        "de": "Alle Menschen sind frei und gleich geboren.",
+        "fr": "Tous les êtres humains naissent libres.",
+        "unsure": "de la",
+    }
+    (tmp_path / "data").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "data" / f"{name}.txt").write_text(text)
+    (tmp_path / "dag.yaml").write_text(dag)
+    run(tmp_path / "dag.yaml", tmp_path / "out")
+    view = head(tmp_path / "out", "spoken")
+    rows = {row["locator"]: row for row in view.table().to_pylist()}
+    assert {name: rows[f"{name}.txt"]["spoken.language.language"] for name in ("en", "de", "fr")} == {
+        name: name for name in ("en", "de", "fr")
+    }
+    assert {name: rows[f"{name}.txt"]["reason"] for name in ("en", "de", "fr")} == {
+        "en": None,
+        "de": None,
+        "fr": "other_language",
+    }
+    found = what_if(view, ["language.min_confidence=0"])
+    assert found["kept"][0] == {**found["kept"][0], "documents": 2, "what if": 2}
+    assert {row["which"] for row in found["by language"]} >= {"en", "de", "fr"}
+    assert what_if(view, ["language.min_confidence=1.5"])["kept"][0]["what if"] == 0
