@@ -9,6 +9,7 @@ from pipelines.build import Pack, Plan, Tokenise
 from pipelines.commands import Report, Train
 from pipelines.curate import Filter
 from pipelines.dedup.nodes import DedupExact, DedupMinHash, MinHash
+from pipelines.dedup.pictures import DedupImages, ImageHash
 from pipelines.ingest.folder import IngestFolder
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
@@ -27,6 +28,8 @@ NODES: dict[str, type] = {
     "dedup_exact": DedupExact,
     "minhash": MinHash,
     "dedup_minhash": DedupMinHash,
+    "image_hash": ImageHash,
+    "dedup_images": DedupImages,
     "materialise": Materialise,
     "compact": Materialise,
     "learn_vocabulary": LearnVocabulary,

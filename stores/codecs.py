@@ -45,6 +45,21 @@ def _jpeg(payload: bytes, rgb: np.ndarray) -> bool:
     return True
 
 
+def decode_reduced(payload: bytes, factor: int) -> np.ndarray | None:
+    """A JPEG at 1 / `factor` (2, 4, 8) of its size, rounded up, by its low frequencies alone; None where Pillow has to.
+
+    (H, W, 3) uint8, not turned upright: nearly the means over `factor` x `factor` pixels.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
+        if colours not in ("YCbCr", "Gray", "RGB"):
+            return None
+        least = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
+        return simplejpeg.decode_jpeg(payload, "RGB", min_factor=factor, **least)
+    except (ValueError, KeyError):
+        return None
+
+
 def _webp(payload: bytes, rgb: np.ndarray) -> bool:
     decode, still = _webp_decoder(), _webp_still(payload)
     width, height = ctypes.c_int(), ctypes.c_int()

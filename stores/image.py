@@ -163,6 +163,37 @@ def decode_rgb(payload: bytes, limits: ImageLimits = LIMITS, scratch: Scratch | 
     rgb = (scratch or Scratch()).pixels(*image.size) if codecs.knows(image) else None
     if rgb is None or not codecs.decode_into(image, payload, rgb):
         return np.asarray(_upright_rgb(_loaded(image)))
+    return _turned(rgb, image)
+
+
+def reduced_rgb(payload: bytes, side_px: int, limits: ImageLimits = LIMITS) -> np.ndarray:
+    """`small_rgb` of what is encoded, upright: for measuring and comparing, never for training.
+
+    Of a JPEG only the frequencies are decoded that show at this size. Raises RecordError as `check` does.
+    """
+    image = _open(payload, limits)
+    factor = max((f for f in (8, 4, 2) if min(image.size) // f >= side_px), default=1)
+    rgb = (
+        codecs.decode_reduced(payload, factor)
+        if factor > 1 and image.format != "WEBP" and codecs.knows(image)
+        else None
+    )
+    rgb = decode_rgb(payload, limits) if rgb is None else _turned(rgb, image)
+    return small_rgb(rgb, side_px)
+
+
+def small_rgb(rgb: np.ndarray, side_px: int) -> np.ndarray:
+    """The picture by its means, the shorter side `side_px`, the longer one at most 8 times that; never larger."""
+    height, width = rgb.shape[:2]
+    scale = side_px / min(height, width)
+    if scale >= 1 and max(height, width) <= 8 * side_px:
+        return rgb
+    size = [min(max(1, round(side * min(scale, 1))), 8 * side_px) for side in (width, height)]
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BOX))
+
+
+def _turned(rgb: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Upright pixels of what `image` was opened from."""
     turn = _TURNS.get(_orientation(image))
     if turn is None:
         return rgb

@@ -43,7 +43,7 @@ class DedupExact:
         return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        return Survey((_everything(inputs[self.input].snapshot),), {"exact": exact.VERSION})
+        return Survey((everything(inputs[self.input].snapshot),), {"exact": exact.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot
@@ -144,7 +144,7 @@ class DedupMinHash:
     def survey(self, name: str, inputs: Inputs) -> Survey:
         from pipelines.dedup import minhash
 
-        return Survey((_everything(inputs[self.input].snapshot),), {"minhash": minhash.VERSION})
+        return Survey((everything(inputs[self.input].snapshot),), {"minhash": minhash.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         from pipelines.dedup import minhash
@@ -157,19 +157,10 @@ class DedupMinHash:
         total = sum(ref.records for ref in snapshot.shards)
         budget = self.max_memory_mb << 20
         found = minhash.clusters(_bands(snapshot, names, total, budget // 2), total, budget // 2)
-        survivor, size = _survivors(snapshot, found, self.prefer)
-        ids = snapshot.table(["id"])["id"]
-        for ref in snapshot.shards:
-            here = np.arange(ref.first, ref.first + ref.records)
-            lost = survivor[here] != here
-            winners = pa.chunked_array(ids).take(pa.array(survivor[here][lost])).to_pylist()
-            reasons: list[str | None] = [None] * ref.records
-            duplicate_of: list[str | None] = [None] * ref.records
-            for row, winner in zip(np.flatnonzero(lost).tolist(), winners, strict=True):
-                reasons[row], duplicate_of[row] = NEAR, winner
-                attempt.drop(NEAR)
-            columns = {"keep": ~lost, "reason": reasons, "duplicate_of": duplicate_of}
-            writer.columns(ref.shard, columns | {f"{task.node}.cluster_size": size[here]})
+        survivor, size = survivors(snapshot, found, self.prefer)
+        for ref, columns in decisions(snapshot, survivor, NEAR, attempt):
+            here = size[ref.first : ref.first + ref.records]
+            writer.columns(ref.shard, columns | {f"{task.node}.cluster_size": here})
 
 
 NEAR = "near_duplicate"
@@ -191,7 +182,7 @@ def _bands(snapshot: Snapshot, names: Sequence[str], total: int, budget: int) ->
             yield pieces.pop(name)
 
 
-def _survivors(snapshot: Snapshot, clusters: np.ndarray, prefer: str) -> tuple[np.ndarray, np.ndarray]:
+def survivors(snapshot: Snapshot, clusters: np.ndarray, prefer: str) -> tuple[np.ndarray, np.ndarray]:
     """(documents,) int64 each: the place of the one that stays of each document's cluster, and the cluster's size."""
     table = snapshot.table(["id", "keep", *([prefer] if prefer else [])])
     names = np.frombuffer(b"".join(map(bytes.fromhex, table["id"].to_pylist())), ">u8").reshape(-1, 2)
@@ -209,7 +200,24 @@ def _survivors(snapshot: Snapshot, clusters: np.ndarray, prefer: str) -> tuple[n
     return survivor, size
 
 
-def _everything(snapshot: Snapshot) -> Unit:
+def decisions(
+    snapshot: Snapshot, survivor: np.ndarray, reason: str, attempt: Attempt
+) -> Iterator[tuple[ShardRef, dict[str, Any]]]:
+    """Shard by shard the columns that say who lost to whom; `survivor` is (documents,) places."""
+    ids = pa.chunked_array(snapshot.table(["id"])["id"])
+    for ref in snapshot.shards:
+        here = np.arange(ref.first, ref.first + ref.records)
+        lost = survivor[here] != here
+        winners = ids.take(pa.array(survivor[here][lost])).to_pylist()
+        reasons: list[str | None] = [None] * ref.records
+        duplicate_of: list[str | None] = [None] * ref.records
+        for row, winner in zip(np.flatnonzero(lost).tolist(), winners, strict=True):
+            reasons[row], duplicate_of[row] = reason, winner
+            attempt.drop(reason)
+        yield ref, {"keep": ~lost, "reason": reasons, "duplicate_of": duplicate_of}
+
+
+def everything(snapshot: Snapshot) -> Unit:
     return Unit("all", digest(*(unit.digest for unit in units_below(snapshot))))
 
 

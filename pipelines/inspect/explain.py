@@ -135,7 +135,8 @@ def _decisions(node: str, view: Snapshot, base: Found) -> Iterator[dict[str, Jso
         row = {"node": node, "decided": "kept" if told["keep"] else "dropped", "reason": told.get("reason")}
         if told.get("duplicate_of"):
             row["lost to"] = told["duplicate_of"]
-        yield row | {name: told[name] for name in told if name.startswith(f"{node}.") and ".band_" not in name}
+        own = {name: value for name, value in told.items() if name.startswith(f"{node}.") and ".band_" not in name}
+        yield row | {name: value for name, value in own.items() if not isinstance(value, list)}
 
 
 def base_id(view: Snapshot, base: Found) -> str:
