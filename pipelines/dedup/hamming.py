@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numba import types
 
-from stores.compiled import compiled
+from manifests.compiled import compiled
 
 PIECES, PIECE_BITS = 4, 16
 
