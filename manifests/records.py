@@ -19,6 +19,10 @@ import numpy as np
 Json = Any
 """What `json.loads` gives."""
 
+TEXT_DOMAINS = ("web", "code", "math", "knowledge")
+VISION_DOMAINS = ("caption", "interleaved", "ocr", "knowledge", "perception", "video", "agent")
+"""K2.5 report, App. B. Every document is of one of these; which one, `pipelines/ingest/README.md` says."""
+
 MediaKind = Literal["image", "video"]
 
 
@@ -102,7 +106,7 @@ class Document:
     locator: str
     """Where in the source, stable between runs: relative path, and `#record` inside a file."""
     domain: str
-    """web, code, math, knowledge; caption, interleaved, ocr, perception, video, agent (K2.5 report, App. B)."""
+    """One of `TEXT_DOMAINS` and `VISION_DOMAINS`."""
     parts: tuple[Part, ...]
     facts: tuple[Fact, ...] = ()
     notes: Mapping[str, Json] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from manifests.errors import RecordError
-from manifests.records import Json
+from manifests.records import TEXT_DOMAINS, VISION_DOMAINS, Json
 from pipelines.ingest import text
 
 PAIRS = (
@@ -111,6 +111,12 @@ def rights(record: Json) -> Rights:
     if not isinstance(record, dict):
         return NOTHING_SAID
     return Rights(*(_first(record, names) for names in (LICENCE, ORIGIN, CONSENT)))
+
+
+def domain(record: Json) -> str | None:
+    """The domain that a record says it is of, if that is one."""
+    said = record.get("domain") if isinstance(record, dict) else None
+    return said if said in (*TEXT_DOMAINS, *VISION_DOMAINS) else None
 
 
 def _first(record: dict[str, Json], names: Sequence[str]) -> str:

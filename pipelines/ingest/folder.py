@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError
 from manifests.load import schema
-from manifests.records import digest
+from manifests.records import ShapeKind, digest
 from pipelines.ingest import captions, files
 from pipelines.ingest.fields import Rights
 from pipelines.ingest.pairing import Item, pair
@@ -35,7 +35,7 @@ class IngestFolder:
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["ingest_folder"]
@@ -47,6 +47,9 @@ class IngestFolder:
     caption_fallback: captions.Fallback = "folder_name"
     """What stands for the caption of a picture or clip that has none: words of its folder's name or of its own, and of
     the other where that has no words."""
+    shapes_in_text: tuple[ShapeKind, ...] = ("box", "point")
+    """Which kinds of shapes the text of an annotated picture spells out, beside names and counts; `notes.shapes` has
+    all of them."""
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
     licence: str = ""
@@ -81,7 +84,7 @@ class IngestFolder:
         return Survey(tuple(units(items)), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
-        rules = Rules(self.text_domain, self.text_fields, self.caption_fallback, self._rights)
+        rules = Rules(self.text_domain, self.text_fields, self.caption_fallback, self.shapes_in_text, self._rights)
         reader = Reader(self.base, task.node, rules, attempt)
         for item in task.unit.data:
             for document in reader.documents(item):

@@ -7,14 +7,16 @@ beside a picture. Everything else is: what no reader takes becomes an item too, 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonpath
 from pathlib import Path
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from pipelines.ingest import conversations, fields, lines, markdown, text
-from pipelines.ingest.files import File, Piece, Refused, read
+from pipelines.ingest import coco, conversations, fields, lines, markdown, shapes, text
+from pipelines.ingest.files import File, Piece, Refused, printable, read
 from pipelines.ingest.suffixes import CAPTIONS, READERS
 
 MOST_MARKDOWN_BYTES = 16 << 20
@@ -24,12 +26,16 @@ LOOK_ROWS = 20
 """Rows of a table that are looked at to tell whether it is one of captions."""
 
 
+MOST_NAMESAKES = 1000
+"""Pictures of one name in different folders, among which the one that is meant is looked for."""
+
+
 @dataclass(frozen=True)
 class Item:
     """What one reader takes at a time."""
 
     reader: str
-    """A value of `READERS`, or `refused`."""
+    """A value of `READERS`, `annotated` or `refused`."""
     locator: str
     file: File | None
     piece: Piece | None = None
@@ -37,6 +43,8 @@ class Item:
     """Files beside a medium that may hold its caption, best first."""
     media: Mapping[str, File] | None = None
     """For documents and tables: files of the folder that they show, by path; not all of them are pictures or clips."""
+    told: str = ""
+    """What a file about many pictures says of this one."""
     refusal: tuple[str, str] = ("", "")
     """(reason, message) of what is not opened."""
 
@@ -45,7 +53,7 @@ class Item:
         files = [(self.locator, self.piece.sha256 if self.piece else self.file.digest if self.file else "")]
         files += [(file.locator, file.digest) for file in self.captions]
         files += [(file.locator, file.digest) for _, file in sorted((self.media or {}).items())]
-        return digest(self.reader, *self.refusal, *(word for pair in files for word in pair))
+        return digest(self.reader, self.told, *self.refusal, *(word for pair in files for word in pair))
 
     @property
     def size(self) -> int:
@@ -56,14 +64,18 @@ class Item:
 def pair(base: Path, files: Sequence[File], refused: Sequence[Refused], text_fields: Sequence[str]) -> list[Item]:
     """Every file under the folder as part of exactly one item or more, in the order of their locators."""
     by_path = {file.path: file for file in files}
+    named = _by_name(files)
     items = [Item("refused", one.locator, None, refusal=(one.reason, one.message)) for one in refused]
     taken: set[str] = set()
     singles: list[File] = []
     for file in files:
         reader = READERS.get(file.suffix) or READERS.get("." + file.suffix.rpartition(".")[2])
-        if reader in ("markdown", "rows"):
-            media = _referenced(base, file, reader, by_path, text_fields)
-            taken |= {path for path, one in media.items() if is_medium(one)}
+        if coco.looks_like(base, file) and (about := _of_many(base, file, by_path, named)):
+            items += about
+            taken |= {item.file.path for item in about if item.file and item.reader == "annotated"}
+        elif reader in ("markdown", "rows"):
+            media = _referenced(base, file, reader, by_path, named, text_fields)
+            taken |= {one.path for one in media.values() if is_medium(one)}
             for piece in file.pieces:
                 items.append(Item(reader, file.locator, file, piece, media=media))
         else:
@@ -71,7 +83,7 @@ def pair(base: Path, files: Sequence[File], refused: Sequence[Refused], text_fie
     captions = {file.path: _captions(file, by_path) for file in singles if is_medium(file) and file.path not in taken}
     taken |= {caption.path for found in captions.values() for caption in found}
     # A caption beside a picture has been listed as a document of rows by now if it is JSON; it is none.
-    items = [item for item in items if item.file is None or item.file.path not in taken]
+    items = [item for item in items if item.reader != "rows" or (item.file and item.file.path not in taken)]
     items += (item for file in singles if file.path not in taken for item in _single(file, captions.get(file.path, ())))
     return sorted(items, key=lambda item: (item.locator, item.piece.start if item.piece else 0))
 
@@ -98,10 +110,60 @@ def _captions(medium: File, by_path: Mapping[str, File]) -> tuple[File, ...]:
     return tuple(by_path[name] for name in names if name in by_path)
 
 
+def _by_name(files: Sequence[File]) -> dict[str, list[File]]:
+    """Pictures and clips by the last part of their path."""
+    named = defaultdict(list)
+    for file in files:
+        if is_medium(file):
+            named[file.path.rpartition("/")[2]].append(file)
+    return {name: found for name, found in named.items() if len(found) <= MOST_NAMESAKES}
+
+
+def _elsewhere(path: str, file: File, named: Mapping[str, Sequence[File]]) -> File | None:
+    """The medium whose path ends as one that is not there: annotations often lie in a folder of their own. Of several
+    the one that shares most folders with `file`, if that is one."""
+    end = path.removeprefix(file.path.rpartition("/")[0] + "/")
+    found = [one for one in named.get(end.rpartition("/")[2], ()) if f"/{one.path}".endswith(f"/{end}")]
+    near = [len(commonpath([f"/{one.path}", f"/{file.path}"])) for one in found]
+    return found[near.index(max(near))] if found and near.count(max(near)) == 1 else None
+
+
+def _of_many(base: Path, file: File, by_path: Mapping[str, File], named: Mapping[str, Sequence[File]]) -> list[Item]:
+    """One item for each picture that a COCO file lists; none if it turns out to be another kind of file."""
+    try:
+        scanned = coco.scan(read(base, file, coco.MOST_BYTES))
+    except RecordError as error:
+        return [Item("refused", file.locator, file, refusal=(error.reason, error.message))]
+    items = []
+    for picture in scanned.pictures:
+        locator = f"{file.locator}#{printable(picture.id)[:200]}"
+        try:
+            path = markdown.resolve(picture.file_name, file.path)
+        except RecordError as error:
+            items.append(Item("refused", locator, None, refusal=(error.reason, error.message)))
+            continue
+        medium = by_path.get(path) or _elsewhere(path, file, named)
+        if medium is None or not is_medium(medium):
+            why = f"{text.printable(picture.file_name[:200])} is no picture of the folder"
+            items.append(Item("refused", locator, None, refusal=("missing_media", why)))
+        else:
+            items.append(Item("annotated", locator, medium, told=picture.told))
+    if scanned.pictures and scanned.astray:
+        why = f"{scanned.astray} annotations of pictures that it does not list"
+        items.append(Item("refused", file.locator, file, refusal=("unknown_picture", why)))
+    return items
+
+
 def _referenced(
-    base: Path, file: File, reader: str, by_path: Mapping[str, File], text_fields: Sequence[str]
+    base: Path,
+    file: File,
+    reader: str,
+    by_path: Mapping[str, File],
+    named: Mapping[str, Sequence[File]],
+    text_fields: Sequence[str],
 ) -> dict[str, File]:
-    """Files of the folder that a document or table refers to. What can't be read now is reported by its reader."""
+    """Files of the folder that a document or table refers to, by the path that it names. What can't be read now is
+    reported by its reader."""
     try:
         if reader == "markdown":
             content = text.decode(read(base, file, MOST_MARKDOWN_BYTES))[0]
@@ -116,8 +178,9 @@ def _referenced(
             path = markdown.resolve(target, file.path)
         except RecordError:
             continue
-        if path in by_path:
-            found[path] = by_path[path]
+        known = by_path.get(path) or (_elsewhere(path, file, named) if reader == "rows" else None)
+        if known is not None:
+            found[path] = known
     return found
 
 
@@ -135,7 +198,7 @@ def _row_references(base: Path, file: File, text_fields: Sequence[str]) -> Itera
             if not text_fields and conversations.holds_one(row):
                 talks += 1
                 yield from conversations.references(row)
-            elif fields.has_text(row, text_fields):
+            elif fields.has_text(row, text_fields) or shapes.in_row(row):
                 targets = fields.references(row)
                 found += len(targets)
                 yield from targets

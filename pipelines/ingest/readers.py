@@ -13,8 +13,20 @@ from itertools import chain, islice
 from pathlib import Path
 
 from manifests.errors import RecordError
-from manifests.records import Document, Drop, Fact, Json, Media, Part, Text, record_id
-from pipelines.ingest import captions, conversations, fields, files, lines, markdown, media, problems, text
+from manifests.records import Document, Drop, Fact, Json, Media, Part, ShapeKind, Text, record_id
+from pipelines.ingest import (
+    captions,
+    coco,
+    conversations,
+    fields,
+    files,
+    lines,
+    markdown,
+    media,
+    problems,
+    shapes,
+    text,
+)
 from pipelines.ingest.files import File
 from pipelines.ingest.pairing import MOST_MARKDOWN_BYTES, Item, is_medium
 from pipelines.node import Attempt
@@ -34,6 +46,7 @@ class Rules:
     text_domain: str
     text_fields: tuple[str, ...]
     caption_fallback: captions.Fallback
+    shapes_in_text: tuple[ShapeKind, ...]
     rights: fields.Rights
     """Of records that say nothing themselves."""
 
@@ -56,6 +69,8 @@ class Reader:
                 yield from self._rows(item, item.file)
             case "markdown":
                 yield from self._markdown(item, item.file)
+            case "annotated":
+                yield from _one(self.attempt(item.locator, self._annotated, item, item.file))
             case "image" | "video":
                 yield from _one(self.attempt(item.locator, self._medium, item, item.file))
             case _:
@@ -103,11 +118,37 @@ class Reader:
         return self._captioned(item.locator, medium, captions.Caption(words), origin)
 
     def _captioned(self, locator: str, medium: Media, caption: captions.Caption, origin: str) -> Document:
-        domain = "video" if medium.kind == "video" else caption.domain or "caption"
-        parts: list[Part] = [medium, Text(caption.text)] if caption.text else [medium]
-        facts = [Fact(name, 1, start, stop) for name, start, stop in caption.facts]
-        notes = {"caption_from": origin, **dict(caption.notes)}
-        return self._document(locator, domain, parts, facts, notes, caption.rights)
+        notes = {"caption_from": origin}
+        if caption.annotated is not None:
+            return self._shapes(locator, medium, caption.annotated, notes, caption.rights)
+        domain = "video" if medium.kind == "video" else "caption"
+        return self._document(locator, domain, _shown(medium, caption.text), [], notes, caption.rights)
+
+    def _annotated(self, item: Item, file: File) -> Document:
+        """A picture of which a file about many pictures tells."""
+        read = coco.read(item.told)
+        medium = media.load(self.base, file)
+        notes: dict[str, Json] = {"file_name": file.locator}
+        if read.annotated is not None:
+            return self._shapes(item.locator, medium, read.annotated, notes, read.rights)
+        return self._document(item.locator, "caption", _shown(medium, "\n".join(read.captions)), [], notes, read.rights)
+
+    def _shapes(
+        self,
+        locator: str,
+        medium: Media,
+        annotated: shapes.Annotated,
+        notes: Mapping[str, Json],
+        rights: fields.Rights,
+        domain: str = "perception",
+    ) -> Document:
+        if medium.kind != "image":
+            raise RecordError("bad_annotation", "shapes lie on pictures, not on clips")
+        told = shapes.tell(annotated, medium, self.rules.shapes_in_text)
+        for reason in annotated.left_out:
+            self.attempt.note(reason)
+        noted = {**notes, "shapes": list(told.shapes)}
+        return self._document(locator, domain, _shown(medium, told.text), shapes.located(told, 1), noted, rights)
 
     def _rows(self, item: Item, file: File) -> Iterator[Document]:
         assert item.piece is not None
@@ -128,7 +169,8 @@ class Reader:
             row = parse()
         except RecordError:
             return False
-        return not (fields.has_text(row, self.rules.text_fields) or conversations.holds_one(row))
+        known = shapes.in_row(row) or conversations.holds_one(row)
+        return not (known or fields.has_text(row, self.rules.text_fields))
 
     def _fields(self, row: Json) -> str:
         names = ", ".join(sorted(row)[:12]) if isinstance(row, dict) else type(row).__name__
@@ -138,19 +180,26 @@ class Reader:
         row = parse()
         if not self.rules.text_fields and conversations.holds_one(row):
             return self._conversation(item, file, locator, row)
-        found = fields.find(row, self.rules.text_fields)
         loaded = [self._referenced(item, file, target) for target in fields.references(row)]
         notes, rights = fields.kept_notes(row) | problems.checkable(row), fields.rights(row)
+        if shapes.in_row(row):
+            if len(loaded) != 1:
+                raise RecordError("bad_annotation", f"shapes on {len(loaded)} pictures")
+            domain = fields.domain(row) or "perception"
+            return self._shapes(locator, loaded[0], shapes.of_row(row), notes, rights, domain)
+        found = fields.find(row, self.rules.text_fields)
         answer = found.answer
         if answer and "answer" in notes:
             answer = problems.locate(notes["answer"], found.text, answer[0]) or answer
         if not loaded:
             facts = [Fact("answer", 0, *answer)] if answer else []
             domain = "code" if isinstance(row, dict) and "canonical_solution" in row else self.rules.text_domain
+            domain = fields.domain(row) or domain
             return self._document(locator, domain, [Text(found.text)], facts, notes, rights)
         parts = _place(found.text, loaded)
         facts = [Fact("answer", len(parts) - 1, *answer)] if answer and parts[-1] == Text(found.text) else []
         domain = "video" if any(medium.kind == "video" for medium in loaded) else "caption"
+        domain = fields.domain(row) or domain
         return self._document(locator, domain, parts, facts, notes, rights)
 
     def _conversation(self, item: Item, file: File, locator: str, row: dict[str, Json]) -> Document:
@@ -165,6 +214,7 @@ class Reader:
             domain = "agent"
         else:
             domain = "video" if "video" in kinds else "interleaved" if kinds else self.rules.text_domain
+        domain = fields.domain(row) or domain
         return self._document(locator, domain, talk.parts, facts, notes | talk.notes, fields.rights(row))
 
     def _referenced(self, item: Item, file: File, target: str) -> Media:
@@ -270,6 +320,10 @@ def _bytes(base: Path, item: Item, file: File) -> bytes:
     with files.inside(base, file.path).open("rb") as opened:
         opened.seek(item.piece.start)
         return opened.read(item.piece.stop - item.piece.start)
+
+
+def _shown(medium: Media, words: str) -> list[Part]:
+    return [medium, Text(words)] if words else [medium]
 
 
 def _encoding(name: str) -> dict[str, Json]:

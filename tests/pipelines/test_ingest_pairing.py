@@ -49,7 +49,7 @@ def test_every_file_is_in_some_item_and_every_item_in_one_unit(chosen: set[str])
     assert {file.path for file in found} == chosen
     covered = {item.file.path for item in items if item.file}
     covered |= {caption.path for item in items for caption in item.captions}
-    covered |= {path for item in items for path, one in (item.media or {}).items() if pairing.is_medium(one)}
+    covered |= {one.path for item in items for one in (item.media or {}).values() if pairing.is_medium(one)}
     assert covered == chosen
     locators = [item.locator for item in items]
     assert locators == sorted(set(locators))
@@ -81,3 +81,14 @@ def test_what_an_item_reads_is_in_its_digest(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("another")
     again = {item.locator: item.digest for item in items_of(tmp_path)[1]}
     assert again["b.png"] != before["b.png"] and again["page.md"] == changed["page.md"]
+
+
+def test_a_picture_that_is_not_beside_its_row_is_looked_for_by_the_end_of_its_path(tmp_path: Path) -> None:
+    for name in ("a/test/png/x.png", "b/test/png/x.png", "b/train/y.png", "b/test/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("png/x.png", "x.png", "y.png", "z.png"):
+        (tmp_path / "a" / f"{name.replace('/', '-')}.jsonl").write_text(json.dumps({"image": name, "text": "x"}))
+    _, items = items_of(tmp_path)
+    shown = {item.locator: [one.path for one in (item.media or {}).values()] for item in items if item.media}
+    assert shown == {"a/png-x.png.jsonl": ["a/test/png/x.png"], "a/x.png.jsonl": ["a/test/png/x.png"]}

@@ -253,35 +253,6 @@ def test_markdown_takes_linear_time_on_anything(hostile: str) -> None:
     markdown.read(hostile * (400_000 // len(hostile)))
 
 
-def test_voc_boxes_become_counts_that_can_be_checked() -> None:
-    boxes = [("RBC", 1, 2, 3, 4), ("WBC", 5, 6, 7, 8), ("RBC", 9, 9, 20, 20)]
-    objects = "".join(
-        f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
-        for name, a, b, c, d in boxes
-    )
-    caption = captions.voc(f"<annotation>{objects}</annotation>".encode())
-    assert caption.text == "2 RBC, 1 WBC"
-    assert [caption.text[start:stop] for _, start, stop in caption.facts] == ["2", "1"]
-    assert dict(caption.notes)["boxes"] == [list(box) for box in boxes]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        '<!DOCTYPE x [<!ENTITY a "aaaa">]><annotation>&a;</annotation>',
-        "<annotation><object></object></annotation>",
-        "<annotation><object><name>x</name><bndbox><xmin>nan</xmin></bndbox></object></annotation>",
-        "<html/>",
-        "<annotation>",
-        "<a>" * 200_000,
-    ],
-)
-def test_hostile_annotations_are_refused(content: str) -> None:
-    with pytest.raises(RecordError) as caught:
-        captions.voc(content.encode())
-    assert caught.value.reason == "bad_annotation"
-
-
 def test_names_become_words_without_numbers() -> None:
     assert captions.from_name("pink_sunglasses/02.jpg", "folder_name") == ("pink sunglasses", "folder_name")
     assert captions.from_name("x/gecko-320-213.jpg", "file_name") == ("gecko", "file_name")
