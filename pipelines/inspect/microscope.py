@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import pairwise
 
@@ -33,7 +33,9 @@ def told(planned: Planned, step: int, characters: int) -> dict[str, Json]:
     found: dict[str, Json] = {
         "step": _headline(packs, step),
         "segments": [
-            row for number, pack in enumerate(packs) for row in _segments(number, pack, vocabulary, characters)
+            {"row": number} | row
+            for number, pack in enumerate(packs)
+            for row in segment_rows(pack, vocabulary, characters)
         ],
     }
     media = [_medium(number, one) for number, pack in enumerate(packs) for one in pack.media]
@@ -79,24 +81,20 @@ def _headline(packs: Sequence[Pack], step: int) -> dict[str, Json]:
     }
 
 
-def _segments(number: int, pack: Pack, vocabulary: Vocabulary, most: int) -> list[dict[str, Json]]:
-    rows = []
+def segment_rows(pack: Pack, vocabulary: Vocabulary, characters: int) -> Iterator[dict[str, Json]]:
+    """One row of a table per segment of a pack, with so many characters of its text."""
     starts = [segment.start for segment in pack.segments]
     for (at, length, source, sample, runs), start in zip(segments(pack), starts, strict=True):
-        rows.append(
-            {
-                "row": number,
-                "at": at,
-                "tokens": length,
-                "slots": sum(count for _, count in runs),
-                "loss": int(pack.loss_mask[at : at + length].sum()),
-                "source": source,
-                "sample": sample[:8],
-                "from": start,
-                "text": one_line(readable(pack.ids[at : at + length], vocabulary), most),
-            }
-        )
-    return rows
+        yield {
+            "at": at,
+            "tokens": length,
+            "slots": sum(count for _, count in runs),
+            "loss": int(pack.loss_mask[at : at + length].sum()),
+            "source": source,
+            "sample": sample[:8],
+            "from": start,
+            "text": one_line(readable(pack.ids[at : at + length], vocabulary), characters),
+        }
 
 
 def _medium(number: int, one: PackedMedia) -> dict[str, Json]:

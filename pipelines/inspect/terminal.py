@@ -316,22 +316,9 @@ def _sample(snapshot: Snapshot, sample: Sample) -> dict[str, Json]:
 def _pack(snapshot: Snapshot, pack: Pack) -> dict[str, Json]:
     vocabulary = artefacts.vocabulary_of(snapshot)
     used = sum(segment.length for segment in pack.segments)
-    rows = []
-    for at, length, source, sample, runs in artefacts.segments(pack):
-        rows.append(
-            {
-                "at": at,
-                "tokens": length,
-                "slots": sum(count for _, count in runs),
-                "loss": int(pack.loss_mask[at : at + length].sum()),
-                "source": source,
-                "sample": sample[:8],
-                "text": artefacts.one_line(artefacts.readable(pack.ids[at : at + length], vocabulary), 160),
-            }
-        )
     return {
         "tokens": f"{used} of {len(pack.ids)}, loss on {int(pack.loss_mask.sum())}",
-        "segments": rows,
+        "segments": list(microscope.segment_rows(pack, vocabulary, 160)),
         "media": [
             f"{_medium(p.media)} -> {p.size_px[0]}x{p.size_px[1]} px -> "
             + ", ".join(f"{t}x{h}x{w} patches at {i.slot}" for i in p.items for t, h, w in [i.grid])
