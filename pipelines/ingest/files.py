@@ -12,14 +12,17 @@ import fnmatch
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from manifests.errors import ManifestError, RecordError, StoreError
+from pipelines.ingest import gzip_members
+from pipelines.ingest.suffixes import CUT_AT_RECORDS
 
 PIECE_BYTES = 16 << 20
-"""Files of lines are cut at the first line end after so many bytes, so that one large file feeds every worker."""
+"""Files of lines are cut at the first line end after so many bytes, packed archives of crawls at the first gzip member
+with a record, so that one large file feeds every worker."""
 
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 """Files that begin so are never cut: in them a line end is more than one byte."""
@@ -141,8 +144,14 @@ def _look(base: Path, name: str, cut: frozenset[str]) -> File:
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
         raise RecordError("not_a_file", "a pipe, socket or device")
-    piece_bytes = PIECE_BYTES if name.lower().endswith(tuple(cut)) and _has_one_byte_line_ends(path) else None
-    return File(name, state.st_size, state.st_mtime_ns, tuple(_pieces(path, piece_bytes or state.st_size + 1)))
+    lower = name.lower()
+    if lower.endswith(tuple(CUT_AT_RECORDS)):
+        pieces = _pieces(path, PIECE_BYTES, gzip_members.cut)
+    elif lower.endswith(tuple(cut)) and _has_one_byte_line_ends(path):
+        pieces = _pieces(path, PIECE_BYTES)
+    else:
+        pieces = _pieces(path, state.st_size + 1)
+    return File(name, state.st_size, state.st_mtime_ns, tuple(pieces))
 
 
 def _has_one_byte_line_ends(path: Path) -> bool:
@@ -150,8 +159,16 @@ def _has_one_byte_line_ends(path: Path) -> bool:
         return not file.read(4).startswith(WIDE_MARKS)
 
 
-def _pieces(path: Path, piece_bytes: int) -> Iterator[Piece]:
-    """Cut after the first line end at or past every `piece_bytes`; an empty file is one empty piece."""
+def _after_line(block: bytes) -> int:
+    return block.find(b"\n") + 1 or -1
+
+
+def _pieces(path: Path, piece_bytes: int, cut: Callable[[bytes], int] = _after_line) -> Iterator[Piece]:
+    """Cut after the first line end at or past every `piece_bytes`; an empty file is one empty piece.
+
+    Args:
+        cut: the first place in a block where a piece may begin, -1 for none.
+    """
     start = position = 0
     line = first_line = 1
     state = hashlib.sha256()
@@ -159,8 +176,10 @@ def _pieces(path: Path, piece_bytes: int) -> Iterator[Piece]:
         while block := file.read(1 << 20):
             end = -1
             if position + len(block) - start >= piece_bytes:
-                end = block.find(b"\n", max(0, start + piece_bytes - 1 - position))
-            head = block[: end + 1] if end >= 0 else block
+                first = max(0, start + piece_bytes - 1 - position)
+                end = cut(block[first:] if first else block)
+                end = first + end if end >= 0 else -1
+            head = block[:end] if end >= 0 else block
             state.update(head)
             line += head.count(b"\n")
             position += len(head)

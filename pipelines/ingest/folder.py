@@ -7,6 +7,7 @@ quarantine with its path and a reason; nothing is left out silently but hidden f
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import ShapeKind, digest
-from pipelines.ingest import captions, files
+from pipelines.ingest import captions, files, pages
 from pipelines.ingest.fields import Rights
 from pipelines.ingest.pairing import Item, pair
 from pipelines.ingest.readers import Reader, Rules
@@ -50,6 +51,9 @@ class IngestFolder:
     shapes_in_text: tuple[ShapeKind, ...] = ("box", "point")
     """Which kinds of shapes the text of an annotated picture spells out, beside names and counts; `notes.shapes` has
     all of them."""
+    html_extractor: pages.Extractor = "resiliparse"
+    """What finds the main text of web pages: `resiliparse` is the faster one, `trafilatura` needs
+    `pip install 'millrace[trafilatura]'`."""
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
     licence: str = ""
@@ -81,10 +85,20 @@ class IngestFolder:
         if not items:
             raise ManifestError("there are no files to ingest", where=self.path, fix="set path to a folder with data")
         facts = {"normalise": Normalise.VERSION, "pillow": version("pillow"), "av": version("av")}
+        if any(item.reader in ("page", "archive") for item in items):
+            try:
+                facts |= {name: version(name) for name in {"resiliparse", self.html_extractor}}
+                importlib.import_module(self.html_extractor)
+            except ImportError as error:
+                fix = f"pip install 'millrace[{self.html_extractor}]'"
+                raise ManifestError(
+                    f"{self.html_extractor}: {error}", where=f"{name}.html_extractor", fix=fix
+                ) from None
         return Survey(tuple(units(items)), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
-        rules = Rules(self.text_domain, self.text_fields, self.caption_fallback, self.shapes_in_text, self._rights)
+        rights, extractor = self._rights, self.html_extractor
+        rules = Rules(self.text_domain, self.text_fields, self.caption_fallback, self.shapes_in_text, rights, extractor)
         reader = Reader(self.base, task.node, rules, attempt)
         for item in task.unit.data:
             for document in reader.documents(item):

@@ -51,7 +51,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Markdown:
+class Interleaved:
     title: str | None
     """From the front matter, which is no text."""
     pieces: tuple[str | Link, ...]
@@ -61,7 +61,7 @@ class Markdown:
         return tuple(piece for piece in self.pieces if isinstance(piece, Link))
 
 
-def read(text: str) -> Markdown:
+def read(text: str) -> Interleaved:
     title = None
     if front := _FRONT.match(text):
         found = re.search(r"^title:[ \t]*(.{1,300})$", front["front"], re.MULTILINE)
@@ -78,7 +78,7 @@ def read(text: str) -> Markdown:
         pieces += [_put_code_back(shown[at:start], code), link]
         at = stop
     pieces.append(_put_code_back(shown[at:], code))
-    return Markdown(title, tuple(piece for piece in pieces if piece))
+    return Interleaved(title, tuple(piece for piece in pieces if piece))
 
 
 def resolve(target: str, document: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from pipelines.ingest import coco, conversations, fields, lines, markdown, shapes, text
+from pipelines.ingest import coco, conversations, fields, lines, markdown, pages, shapes, text
 from pipelines.ingest.files import File, Piece, Refused, printable, read
 from pipelines.ingest.suffixes import CAPTIONS, READERS
 
@@ -73,7 +73,7 @@ def pair(base: Path, files: Sequence[File], refused: Sequence[Refused], text_fie
         if coco.looks_like(base, file) and (about := _of_many(base, file, by_path, named)):
             items += about
             taken |= {item.file.path for item in about if item.file and item.reader == "annotated"}
-        elif reader in ("markdown", "rows"):
+        elif reader in ("markdown", "rows", "page"):
             media = _referenced(base, file, reader, by_path, named, text_fields)
             taken |= {one.path for one in media.values() if is_medium(one)}
             for piece in file.pieces:
@@ -168,6 +168,8 @@ def _referenced(
         if reader == "markdown":
             content = text.decode(read(base, file, MOST_MARKDOWN_BYTES))[0]
             targets = [link.target for link in markdown.read(content).links]
+        elif reader == "page":
+            targets = list(pages.pictures(read(base, file, MOST_MARKDOWN_BYTES)))
         else:
             targets = list(_row_references(base, file, text_fields))
     except RecordError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from manifests.errors import RecordError
 from manifests.records import Document, Drop, Fact, Json, Media, Part, ShapeKind, Text, record_id
 from pipelines.ingest import (
+    archives,
     captions,
     coco,
     conversations,
@@ -23,6 +24,7 @@ from pipelines.ingest import (
     lines,
     markdown,
     media,
+    pages,
     problems,
     shapes,
     text,
@@ -49,6 +51,7 @@ class Rules:
     shapes_in_text: tuple[ShapeKind, ...]
     rights: fields.Rights
     """Of records that say nothing themselves."""
+    html_extractor: pages.Extractor = "resiliparse"
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,12 @@ class Reader:
         match item.reader:
             case "rows":
                 yield from self._rows(item, item.file)
-            case "markdown":
+            case "markdown" | "page":
                 yield from self._markdown(item, item.file)
             case "annotated":
                 yield from _one(self.attempt(item.locator, self._annotated, item, item.file))
+            case "archive":
+                yield from self._archive(item, item.file)
             case "image" | "video":
                 yield from _one(self.attempt(item.locator, self._medium, item, item.file))
             case _:
@@ -228,7 +233,8 @@ class Reader:
 
     def _markdown(self, item: Item, file: File) -> Iterator[Document]:
         """A document arrives without the media that are missing; each damaged one is set aside under its own name."""
-        read = self.attempt(item.locator, self._read_markdown, file)
+        how = self._read_page if item.reader == "page" else self._read_markdown
+        read = self.attempt(item.locator, how, file)
         if read is None:
             return
         content, encoding = read
@@ -240,13 +246,46 @@ class Reader:
         notes: dict[str, Json] = {**_encoding(encoding)}
         notes |= {"title": content.title} if content.title else {}
         notes |= {"media_left_out": left_out} if left_out else {}
-        yield from _one(self.attempt(item.locator, self._interleaved, item.locator, content, loaded, notes))
+        domain = "web" if item.reader == "page" else self.rules.text_domain
+        yield from _one(self.attempt(item.locator, self._interleaved, item.locator, content, loaded, notes, domain))
 
-    def _read_markdown(self, file: File) -> tuple[markdown.Markdown, str]:
+    def _read_markdown(self, file: File) -> tuple[markdown.Interleaved, str]:
         content, encoding = text.decode(files.read(self.base, file, MOST_MARKDOWN_BYTES))
         if not content.strip():
             raise RecordError("no_text", "nothing but white space")
         return markdown.read(content), encoding
+
+    def _read_page(self, file: File) -> tuple[markdown.Interleaved, str]:
+        return pages.read(files.read(self.base, file, MOST_MARKDOWN_BYTES), self.rules.html_extractor)
+
+    def _archive(self, item: Item, file: File) -> Iterator[Document]:
+        """What else a crawler writes down, and what is no text, is counted and passed over."""
+        assert item.piece is not None
+        path, packed = files.inside(self.base, file.path), file.suffix.endswith(".gz")
+        for at, record in archives.records(path, packed, item.piece):
+            locator = item.locator + at
+            if isinstance(record, str):
+                self.attempt.note(record)
+                continue
+            made = self.attempt(locator, self._captured, locator, record)
+            if isinstance(made, str):
+                self.attempt.note(made)
+            else:
+                yield from _one(made)
+
+    def _captured(self, locator: str, record: archives.Captured | RecordError) -> Document | str:
+        """The document, or why there is none."""
+        if isinstance(record, RecordError):
+            raise record
+        extractor = self.rules.html_extractor
+        passed_over, kind, title, words, encoding = pages.captured(
+            record.block, record.is_http, record.content_type, extractor
+        )
+        if passed_over:
+            return passed_over
+        notes: dict[str, Json] = {"date": record.date, "content_type": kind, **_encoding(encoding)}
+        notes |= {"title": title} if title else {}
+        return self._document(locator, "web", [Text(words)], [], notes, fields.Rights(origin=record.url))
 
     def _figure(
         self, item: Item, file: File, target: str, loaded: Mapping[str, Media | None], left_out: list[list[str]]
@@ -277,9 +316,10 @@ class Reader:
     def _interleaved(
         self,
         locator: str,
-        content: markdown.Markdown,
+        content: markdown.Interleaved,
         loaded: Mapping[str, Media | None],
         notes: Mapping[str, Json],
+        text_domain: str,
     ) -> Document:
         parts: list[Part] = []
         words = ""
@@ -295,7 +335,7 @@ class Reader:
             words += piece.alt
         parts += [Text(words)] if words else []
         seen = [part for part in parts if isinstance(part, Media)]
-        domain = "interleaved" if seen else self.rules.text_domain
+        domain = "interleaved" if seen else text_domain
         return self._document(locator, domain, parts, [], notes)
 
 

@@ -21,6 +21,9 @@ IMAGES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga", ".pcx", ".sgi", ".psd", ".dds", ".qoi"),
 )
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv")
+PAGES = (".html", ".htm", ".xhtml")
+ARCHIVES = (".warc", ".warc.gz", ".arc", ".arc.gz")
+"""Of crawls."""
 CAPTIONS = (".txt", ".caption", ".json", ".xml")
 """Beside a picture or clip of the same name."""
 
@@ -33,9 +36,14 @@ READERS: dict[str, str] = {
         "rows": (*LINES, *TRAJECTORIES, *TABLES),
         "image": IMAGES,
         "video": VIDEOS,
+        "page": PAGES,
+        "archive": ARCHIVES,
     }.items()
     for suffix in suffixes
 }
 
 CUT_AT_LINES = frozenset({".jsonl", ".ndjson", ".txt", ".text"})
 """Large ones become several units."""
+
+CUT_AT_RECORDS = frozenset({".warc.gz", ".arc.gz"})
+"""Those of which a record is a gzip member of its own become several units, too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,22 @@ from stores.store import Snapshot, Store
 
 
 def ingest(data: Path, store: Path, **options: Any) -> Snapshot:
+    return ingest_counted(data, store, **options)[0]
+
+
+def ingest_counted(data: Path, store: Path, **options: Any) -> tuple[Snapshot, Counter[str]]:
+    """The snapshot, and what cost no record by reason."""
     node = IngestFolder(kind="ingest_folder", path=str(data), **options)
     units = unit_names("own", node, node.survey("own", {}))
     made = Store.open_or_create(str(store), "documents", "own")
     receipts = []
+    noted: Counter[str] = Counter()
     for name, unit in units.items():
         task = UnitTask(node, str(store), name, Task("own", unit, {}), 10**9, 1.0)
-        receipts.append(run_unit(task, frozenset(), lambda ordinal: None).receipt)
-    return made.commit(receipts, node="node", units=list(units))
+        outcome = run_unit(task, frozenset(), lambda ordinal: None)
+        receipts.append(outcome.receipt)
+        noted.update(outcome.tally.noted)
+    return made.commit(receipts, node="node", units=list(units)), noted
 
 
 def documents(snapshot: Snapshot) -> dict[str, Document]:

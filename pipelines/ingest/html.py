@@ -1,0 +1,140 @@
+"""HTML to the text that its readers read, with the places of its pictures. Runs in the limited child process.
+
+`pipelines/ingest/pages.py` calls `page`, `captured` and `pictures` through `stores/child.py`: parsers and extractors
+are native code on bytes from strangers, and the time of an extractor may grow with the square of how deep tags are
+nested. Nothing is imported here that the child does not need.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import zlib
+
+from fastwarc.warc import ArchiveIterator
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+from resiliparse.parse.html import HTMLTree
+
+from manifests.errors import RecordError
+from pipelines.ingest import text
+
+MOST_PAGE_BYTES = 16 << 20
+MOST_PICTURES = 2000
+MOST_TITLE_CHARACTERS = 500
+MOST_REPLACED = 0.001
+"""Share of characters that may be wrong in the encoding that a page names."""
+
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+OPEN, CLOSE = "\ufdd0", "\ufdd1"
+"""Noncharacters, which no text has: a picture's number stands between them in extracted text."""
+_ENVELOPE = (
+    b"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http;msgtype=response\r\nContent-Length: %d\r\n\r\n"
+)
+_ONE_BYTE = re.compile(r"windows-\d+|iso-8859-.+|cp\d+|ibm\d+|koi8-.|macintosh|latin.*|us-ascii|ascii", re.IGNORECASE)
+
+Page = tuple[str, str, str, list[tuple[str, str]]]
+"""(title, text, name of the encoding, (target, alt) of its pictures)."""
+
+
+def captured(block: bytes, is_http: bool, content_type: str, extractor: str) -> tuple[str, str, Page | None]:
+    """What a crawler took: (why it is passed over or "", content type, page). Raises RecordError."""
+    charset = ""
+    if is_http:
+        status, content_type, charset, block = _response(block)
+        if status != 200:
+            return f"http_status_{status}", content_type, None
+    if content_type in HTML_TYPES:
+        return "", content_type, page(block, charset, extractor, False)
+    if content_type == "text/plain":
+        content, encoding = decode(block, charset)
+        return "", content_type, ("", content, encoding, [])
+    return "other_content_type", content_type, None
+
+
+def page(data: bytes, charset: str, extractor: str, with_pictures: bool) -> Page:
+    """Raises RecordError: empty_file, too_large, bad_encoding, no_text."""
+    content, encoding = decode(data, charset)
+    tree = HTMLTree.parse(content.replace(OPEN, "").replace(CLOSE, ""))
+    shown = _mark_pictures(tree) if with_pictures else []
+    title = " ".join((tree.title or "").split())[:MOST_TITLE_CHARACTERS]
+    extracted = _extract(tree, extractor)
+    if not extracted.strip():
+        raise RecordError("no_text", "no main content")
+    return title, text.check(extracted), encoding, shown
+
+
+def pictures(data: bytes, charset: str = "") -> list[str]:
+    """What the pictures of a page point to."""
+    return [target for target, _ in _mark_pictures(HTMLTree.parse(decode(data, charset)[0]))]
+
+
+def decode(data: bytes, charset: str) -> tuple[str, str]:
+    """(text, encoding) by its mark, by what HTTP (`charset`) or the page itself says, or by what its bytes look like.
+
+    Any bytes at all are text in an encoding of one byte a character. One that is named is therefore believed only of
+    bytes that are no UTF-8. Raises RecordError.
+    """
+    if not data:
+        raise RecordError("empty_file", "0 bytes")
+    if len(data) > MOST_PAGE_BYTES:
+        raise RecordError("too_large", f"more than {MOST_PAGE_BYTES} bytes")
+    for mark, encoding in text.BOMS:
+        if data.startswith(mark):
+            return data[len(mark) :].decode(encoding, "replace"), encoding
+    named = [name for name in (charset, detect_encoding(data, from_html_meta=True)) if name]
+    named = [name for name in map(_known, named) if name]
+    first = [name for name in named if not _ONE_BYTE.fullmatch(name)]
+    for encoding in (*first, "utf-8", *named):
+        try:
+            return data.decode(encoding), encoding
+        except UnicodeDecodeError:
+            continue
+    for encoding in named:
+        content = data.decode(encoding, "replace")
+        if content.count("\ufffd") <= MOST_REPLACED * len(content):
+            return content, encoding
+    raise RecordError("bad_encoding", f"neither UTF-8 nor {', '.join(named) or 'any other encoding'}")
+
+
+def _known(name: str) -> str:
+    """Python's name of an encoding as browsers understand it; "" for none."""
+    try:
+        found = codecs.lookup(map_encoding_to_html5(name, fallback_utf8=False) or "")
+    except LookupError:
+        return ""
+    return found.name if found._is_text_encoding else ""
+
+
+def _response(block: bytes) -> tuple[int, str, str, bytes]:
+    """(status, content type, charset, body without what HTTP wrapped it in). Raises RecordError."""
+    whole = io.BytesIO(_ENVELOPE % len(block) + block)
+    try:
+        for record in ArchiveIterator(whole, auto_decode="all"):
+            body = record.reader.read(MOST_PAGE_BYTES + 1)
+            status = record.http_headers.status_code if record.http_headers else None
+            return status or 0, (record.http_content_type or "").lower(), record.http_charset or "", body
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise RecordError("bad_http", str(error)) from None
+    raise RecordError("bad_http", "no HTTP response")
+
+
+def _mark_pictures(tree: HTMLTree) -> list[tuple[str, str]]:
+    """Put a mark where a picture is, and say which it is."""
+    found: list[tuple[str, str]] = []
+    for picture in list(tree.document.get_elements_by_tag_name("img") if tree.document else ())[:MOST_PICTURES]:
+        target = (picture.getattr("src") or picture.getattr("data-src") or "").strip()
+        mark = tree.create_text_node(f"{OPEN}{len(found)}{CLOSE}")
+        if target and mark is not None and picture.parent is not None:
+            picture.parent.replace_child(mark, picture)
+            found.append((target, " ".join((picture.getattr("alt") or "").split())))
+    return found
+
+
+def _extract(tree: HTMLTree, extractor: str) -> str:
+    if extractor == "resiliparse":
+        return str(extract_plain_text(tree, main_content=True))
+    import trafilatura  # an extra of its own, and slow to import
+
+    return trafilatura.extract(str(tree), include_comments=False) or ""

@@ -1,0 +1,50 @@
+"""Pages of the web, from files and from archives of crawls, to what `readers.py` makes documents of.
+
+Everything that parses happens in `html.py`, in a child process with limits of its own: a page that takes longer than
+`MOST_CPU_S` costs itself.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Literal
+
+from pipelines.ingest.markdown import Interleaved, Link
+from stores.child import LimitedChild
+
+Extractor = Literal["resiliparse", "trafilatura"]
+MOST_CPU_S = 10
+"""Of one page. Pages of 100 kB take 0.01 s, the slowest real ones one second."""
+
+_MARK = re.compile("\ufdd0([0-9]{1,9})\ufdd1")
+
+
+@cache
+def _child() -> LimitedChild:
+    """One warm child for this worker's life; it dies with the worker."""
+    return LimitedChild(memory_bytes=2 << 30, cpu_s=MOST_CPU_S)
+
+
+def captured(block: bytes, is_http: bool, content_type: str, extractor: Extractor) -> tuple[str, str, str, str, str]:
+    """(why a record is passed over or "", content type, title, text, encoding). Raises RecordError."""
+    skipped, kind, page = _child().call("pipelines.ingest.html:captured", block, is_http, content_type, extractor)
+    title, words, encoding, _ = page or ("", "", "", ())
+    return skipped, kind, title, words, encoding
+
+
+def read(data: bytes, extractor: Extractor) -> tuple[Interleaved, str]:
+    """(content with links to its pictures, encoding) of a file. Raises RecordError."""
+    title, words, encoding, shown = _child().call("pipelines.ingest.html:page", data, "", extractor, True)
+    pieces: list[str | Link] = []
+    for at, piece in enumerate(_MARK.split(words)):
+        if at % 2 == 0:
+            pieces.append(piece)
+        elif int(piece) < len(shown):
+            pieces.append(Link(*shown[int(piece)]))
+    return Interleaved(title or None, tuple(piece for piece in pieces if piece)), encoding
+
+
+def pictures(data: bytes) -> tuple[str, ...]:
+    """What the pictures of a page point to. Raises RecordError."""
+    return tuple(_child().call("pipelines.ingest.html:pictures", data))
