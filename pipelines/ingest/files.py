@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from manifests.errors import ManifestError, RecordError, StoreError
 from pipelines.ingest import gzip_members
-from pipelines.ingest.suffixes import CUT_AT_RECORDS
+from pipelines.ingest.suffixes import CUT_AT_RECORDS, PACKINGS
 
 PIECE_BYTES = 16 << 20
 """Files of lines are cut at the first line end after so many bytes, packed archives of crawls at the first gzip member
@@ -63,9 +63,9 @@ class File:
 
     @property
     def suffix(self) -> str:
-        """Lower case, with a `.gz` kept together with what it packs: `.jsonl.gz`."""
+        """Lower case, with a `.gz` or `.zst` kept together with what it packs: `.jsonl.gz`."""
         path = PurePosixPath(self.path.lower())
-        return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+        return "".join(path.suffixes[-2:]) if path.suffix in PACKINGS else path.suffix
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class IngestFolder:
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["ingest_folder"]

@@ -16,18 +16,24 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import zstandard
+
 from manifests.errors import RecordError
 from manifests.records import Json
 from pipelines.ingest import text
 from pipelines.ingest.files import Piece
-from pipelines.ingest.suffixes import TRAJECTORIES
+from pipelines.ingest.media import child
+from pipelines.ingest.suffixes import COLUMNS, TRAJECTORIES
 
 MOST_ROW_BYTES = 16 << 20
 MOST_WHOLE_BYTES = 64 << 20
 """JSON that is one value, UTF-16 files and tables are read whole, up to here."""
 MOST_GZIP_RATIO, FREE_GZIP_BYTES = 200, 16 << 20
 """JSON text packs 3 to 20 times; what unpacks further than this, past the first bytes, is a bomb."""
+MOST_ZSTD_WINDOW_BYTES = 128 << 20
+"""What `zstd --long` asks for by itself."""
 MOST_DEPTH = 64
+_BLOCK_BYTES = 1 << 20
 
 Row = tuple[str, Callable[[], Json]]
 """Where it stands inside its file, and the function that parses it."""
@@ -35,21 +41,44 @@ Row = tuple[str, Callable[[], Json]]
 
 def rows(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
     """The rows of one piece of a file, in order."""
-    packed = suffix.endswith(".gz")
+    if suffix in COLUMNS:
+        yield from _columns(path)
+        return
     with path.open("rb") as file:
-        head = _head(file, packed)
+        head = _head(file, suffix)
     if head.startswith(tuple(mark for mark, _ in text.BOMS[1:])):
-        yield from _whole_file_lines(path, packed, piece)
+        yield from _whole_file_lines(path, suffix, piece)
     elif b"\0" in head:
         yield "", partial(_refuse, "binary", "NUL bytes: not text")
     elif suffix.startswith((".csv", ".tsv")):
-        yield from _table(path, packed, "\t" if suffix.startswith(".tsv") else ",", piece)
+        yield from _table(path, suffix, "\t" if suffix.startswith(".tsv") else ",", piece)
     elif suffix.startswith(".json.") or suffix in (".json", *TRAJECTORIES):
-        yield from _json_or_lines(path, packed, piece)
+        yield from _json_or_lines(path, suffix, piece)
     else:
         with path.open("rb") as file:
             file.seek(piece.start)
-            yield from _json_lines(_unpack(file, packed, piece.stop - piece.start), piece.first_line)
+            yield from _json_lines(_unpack(file, suffix, piece.stop - piece.start), piece.first_line)
+
+
+def _columns(path: Path) -> Iterator[Row]:
+    """Rows of Parquet and Arrow files. What is wrong in a row group costs the rest of that group."""
+    try:
+        batches = child().call("pipelines.ingest.columns:batches", str(path))
+    except RecordError as error:
+        yield _failed(error)
+        return
+    for batch in range(batches):
+        start = 0
+        while start >= 0:
+            try:
+                after, found = child().call("pipelines.ingest.columns:rows", str(path), batch, start)
+            except RecordError as error:
+                yield f"#{batch}.{start}", partial(_refuse, error.reason, error.message)
+                break
+            for number, row in enumerate(found, start):
+                at = f"#{batch}.{number}"
+                yield at, partial(parse, row) if row else partial(_refuse, "too_large", "a row with too many bytes")
+            start = after
 
 
 def parse(data: bytes | str) -> Json:
@@ -94,10 +123,20 @@ def _as_it_is(value: Json) -> Json:
     return value
 
 
-def _head(file: BinaryIO, packed: bool) -> bytes:
+def _opened(file: BinaryIO, suffix: str) -> BinaryIO | None:
+    """What unpacks a file by its ending; None for one that is not packed."""
+    if suffix.endswith(".gz"):
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+    if suffix.endswith(".zst"):
+        unpacker = zstandard.ZstdDecompressor(max_window_size=MOST_ZSTD_WINDOW_BYTES)
+        return unpacker.stream_reader(file, read_across_frames=True, closefd=False)  # type: ignore[return-value]
+    return None
+
+
+def _head(file: BinaryIO, suffix: str) -> bytes:
     try:
-        return (gzip.GzipFile(fileobj=file) if packed else file).read(4096)
-    except (OSError, EOFError, zlib.error):
+        return (_opened(file, suffix) or file).read(4096)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
         return b""  # met again, and reported, when the rows are read
 
 
@@ -109,21 +148,24 @@ class _Cut(Exception):
         self.reason, self.message = reason, message
 
 
-def _unpack(file: BinaryIO, packed: bool, size: int) -> Iterator[bytes]:
+def _unpack(file: BinaryIO, suffix: str, size: int) -> Iterator[bytes]:
     """Blocks of at most 1 MiB, `size` bytes of the file in all. Raises _Cut where a packed file ends too early."""
-    if not packed:
+    unpacked = _opened(file, suffix)
+    if unpacked is None:
         while size > 0 and (block := file.read(min(1 << 20, size))):
             size -= len(block)
             yield block
         return
     allowed = max(FREE_GZIP_BYTES, size * MOST_GZIP_RATIO)
     done = 0
-    unpacked = gzip.GzipFile(fileobj=file)
+    read = getattr(unpacked, "read1", unpacked.read)  # what came before a tear is given first
     while True:
         try:
-            block = unpacked.read1(1 << 20)  # what came before a tear is given first
-        except (OSError, EOFError, zlib.error) as error:
-            raise _Cut("damaged_gzip", f"{error}, after {done} bytes of content") from None
+            block = read(_BLOCK_BYTES)
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            raise _Cut(
+                "damaged_zstd" if suffix.endswith(".zst") else "damaged_gzip", f"{error}, after {done} bytes of content"
+            ) from None
         if not block:
             return
         done += len(block)
@@ -169,13 +211,13 @@ def _json_lines(blocks: Iterator[bytes], first_line: int) -> Iterator[Row]:
             yield f"#{number}", partial(parse, line)
 
 
-def whole(path: Path, packed: bool, piece: Piece) -> bytes:
+def whole(path: Path, suffix: str, piece: Piece) -> bytes:
     """All that a file holds, unpacked. Raises RecordError: too_large, damaged_gzip, decompression_bomb."""
     data: list[bytes] = []
     length = 0
     with path.open("rb") as file:
         try:
-            for block in _unpack(file, packed, piece.stop):
+            for block in _unpack(file, suffix, piece.stop):
                 data.append(block)
                 length += len(block)
                 if length > MOST_WHOLE_BYTES:
@@ -185,9 +227,9 @@ def whole(path: Path, packed: bool, piece: Piece) -> bytes:
     return b"".join(data)
 
 
-def _whole_text(path: Path, packed: bool, piece: Piece) -> str | RecordError:
+def _whole_text(path: Path, suffix: str, piece: Piece) -> str | RecordError:
     try:
-        return text.decode(whole(path, packed, piece))[0]
+        return text.decode(whole(path, suffix, piece))[0]
     except RecordError as error:
         return error
 
@@ -196,17 +238,17 @@ def _failed(error: RecordError) -> Row:
     return "", partial(_refuse, error.reason, error.message)
 
 
-def _whole_file_lines(path: Path, packed: bool, piece: Piece) -> Iterator[Row]:
-    content = _whole_text(path, packed, piece)
+def _whole_file_lines(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
+    content = _whole_text(path, suffix, piece)
     if isinstance(content, RecordError):
         yield _failed(content)
     else:
         yield from _json_lines(iter([content.encode()]), 1)
 
 
-def _json_or_lines(path: Path, packed: bool, piece: Piece) -> Iterator[Row]:
+def _json_or_lines(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
     """A `.json` file is one value, whose items are the rows; or, often enough, JSON lines under another name."""
-    content = _whole_text(path, packed, piece)
+    content = _whole_text(path, suffix, piece)
     if isinstance(content, RecordError):
         yield _failed(content)
         return
@@ -231,9 +273,9 @@ def _json_or_lines(path: Path, packed: bool, piece: Piece) -> Iterator[Row]:
         yield "", partial(_as_it_is, value)
 
 
-def _table(path: Path, packed: bool, delimiter: str, piece: Piece) -> Iterator[Row]:
+def _table(path: Path, suffix: str, delimiter: str, piece: Piece) -> Iterator[Row]:
     """Rows as maps from the header's names; the row number counts records, as cells may hold line ends."""
-    content = _whole_text(path, packed, piece)
+    content = _whole_text(path, suffix, piece)
     if isinstance(content, RecordError):
         yield _failed(content)
         return

@@ -19,7 +19,7 @@ from stores.child import LimitedChild
 
 
 @cache
-def _child() -> LimitedChild:
+def child() -> LimitedChild:
     """One warm child for this worker's life; it dies with the worker."""
     return LimitedChild()
 
@@ -33,12 +33,12 @@ def load(base: Path, file: File) -> Media:
 
 def image(payload: bytes) -> Media:
     """Raises RecordError: the reasons of `stores.image.check`."""
-    format, width_px, height_px = _child().call("stores.image:check", payload)
+    format, width_px, height_px = child().call("stores.image:check", payload)
     return Media(sha256(payload).hexdigest(), "image", format, width_px, height_px, payload=payload)
 
 
 def video(payload: bytes) -> Media:
     """Raises RecordError: the reasons of `stores.video.check`."""
-    format, width_px, height_px, times_us = _child().call("stores.video:check", payload)
+    format, width_px, height_px, times_us = child().call("stores.video:check", payload)
     digest = sha256(payload).hexdigest()
     return Media(digest, "video", format, width_px, height_px, tuple(times_us), payload=payload)

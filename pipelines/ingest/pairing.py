@@ -17,7 +17,7 @@ from manifests.errors import RecordError
 from manifests.records import digest
 from pipelines.ingest import coco, conversations, fields, lines, markdown, pages, shapes, text
 from pipelines.ingest.files import File, Piece, Refused, printable, read
-from pipelines.ingest.suffixes import CAPTIONS, READERS
+from pipelines.ingest.suffixes import CAPTIONS, DATASET_NOTES, READERS
 
 MOST_MARKDOWN_BYTES = 16 << 20
 ANNOTATION_FOLDERS = ("Annotations", "annotations", "labels", "captions")
@@ -69,6 +69,8 @@ def pair(base: Path, files: Sequence[File], refused: Sequence[Refused], text_fie
     taken: set[str] = set()
     singles: list[File] = []
     for file in files:
+        if _describes_a_dataset(file, files):
+            continue
         reader = READERS.get(file.suffix) or READERS.get("." + file.suffix.rpartition(".")[2])
         if coco.looks_like(base, file) and (about := _of_many(base, file, by_path, named)):
             items += about
@@ -95,6 +97,13 @@ def _single(file: File, captions: Sequence[File]) -> Iterator[Item]:
         yield Item("refused", file.locator, file, refusal=("unsupported_format", what))
     for piece in file.pieces if reader else ():
         yield Item(reader, file.locator, file, piece, captions=tuple(captions))
+
+
+def _describes_a_dataset(file: File, files: Sequence[File]) -> bool:
+    folder, slash, name = file.path.rpartition("/")
+    return name in DATASET_NOTES and any(
+        one.path.startswith(folder + slash) and one.suffix == ".arrow" for one in files
+    )
 
 
 def is_medium(file: File) -> bool:
@@ -201,7 +210,7 @@ def _row_references(base: Path, file: File, text_fields: Sequence[str]) -> Itera
                 talks += 1
                 yield from conversations.references(row)
             elif fields.has_text(row, text_fields) or shapes.in_row(row):
-                targets = fields.references(row)
+                targets = [target for target in fields.references(row) if not target.startswith("data:")]
                 found += len(targets)
                 yield from targets
             if seen >= LOOK_ROWS and not found and not talks:

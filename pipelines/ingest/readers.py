@@ -31,6 +31,7 @@ from pipelines.ingest import (
 )
 from pipelines.ingest.files import File
 from pipelines.ingest.pairing import MOST_MARKDOWN_BYTES, Item, is_medium
+from pipelines.ingest.suffixes import PACKINGS
 from pipelines.node import Attempt
 from pipelines.ops.text import Normalise
 
@@ -350,9 +351,9 @@ def _one(document: Document | None) -> Iterator[Document]:
 
 def _bytes(base: Path, item: Item, file: File) -> bytes:
     """The bytes of a text item: the file, one piece of it, or what it unpacks to."""
-    if file.suffix.endswith(".gz"):
+    if file.suffix.endswith(PACKINGS):
         assert item.piece is not None
-        return lines.whole(files.inside(base, file.path), True, item.piece)
+        return lines.whole(files.inside(base, file.path), file.suffix, item.piece)
     if item.piece is None or len(file.pieces) == 1:
         return files.read(base, file, MOST_TEXT_BYTES)
     if item.piece.stop - item.piece.start > MOST_TEXT_BYTES:

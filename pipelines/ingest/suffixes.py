@@ -5,17 +5,21 @@ An ending only chooses the reader. What a picture or a video really is, its byte
 
 from __future__ import annotations
 
-TEXTS = (".txt", ".text", ".rst", ".org", ".adoc", ".tex", ".txt.gz")
+TEXTS = (".txt", ".text", ".rst", ".org", ".adoc", ".tex", ".txt.gz", ".txt.zst")
 MARKDOWNS = (".md", ".markdown", ".mdown", ".qmd", ".rmd", ".mdx")
 CODES = (
     *(".py", ".pyi", ".ipy", ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".cu", ".cs", ".java", ".kt", ".scala", ".go"),
     *(".rs", ".js", ".mjs", ".ts", ".jsx", ".tsx", ".css", ".php", ".rb", ".pl", ".lua", ".r", ".jl", ".hs", ".ml"),
     *(".swift", ".sh", ".bash", ".sql", ".proto", ".cmake", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
 )
-LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json", ".json.gz")
+LINES = (
+    *(".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz"),
+    *(".jsonl.zst", ".ndjson.zst", ".json.zst"),
+)
 TRAJECTORIES = (".traj",)
 """Of SWE-agent: JSON, one value."""
-TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
+COLUMNS = (".parquet", ".arrow", ".feather", ".ipc")
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff", ".jp2"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga", ".pcx", ".sgi", ".psd", ".dds", ".qoi"),
@@ -33,7 +37,7 @@ READERS: dict[str, str] = {
         "text": TEXTS,
         "markdown": MARKDOWNS,
         "code": CODES,
-        "rows": (*LINES, *TRAJECTORIES, *TABLES),
+        "rows": (*LINES, *TRAJECTORIES, *TABLES, *COLUMNS),
         "image": IMAGES,
         "video": VIDEOS,
         "page": PAGES,
@@ -47,3 +51,8 @@ CUT_AT_LINES = frozenset({".jsonl", ".ndjson", ".txt", ".text"})
 
 CUT_AT_RECORDS = frozenset({".warc.gz", ".arc.gz"})
 """Those of which a record is a gzip member of its own become several units, too."""
+
+PACKINGS = (".gz", ".zst")
+"""Of whole files, behind the ending of what is packed."""
+DATASET_NOTES = frozenset({"state.json", "dataset_info.json", "dataset_dict.json"})
+"""What `datasets` saves beside its Arrow files; no rows."""
