@@ -16,6 +16,7 @@ from pipelines.ingest.stdlib import IngestStdlib
 from pipelines.ingest.tars import IngestTars
 from pipelines.materialise import Materialise
 from pipelines.scenes.node import Scenes
+from pipelines.transform import Transform
 from pipelines.vocabulary import LearnVocabulary
 
 NODES: dict[str, type] = {
@@ -32,6 +33,7 @@ NODES: dict[str, type] = {
     "dedup_images": DedupImages,
     "materialise": Materialise,
     "compact": Materialise,
+    "transform": Transform,
     "learn_vocabulary": LearnVocabulary,
     "tokenise": Tokenise,
     "plan": Plan,

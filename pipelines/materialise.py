@@ -56,17 +56,18 @@ class Materialise:
         snapshot = inputs[self.input].snapshot
         if self.kind == "compact":
             return Survey(tuple(_full_shards(snapshot, self.shard_bytes)))
-        return Survey(tuple(_same_units(snapshot)))
+        return Survey(tuple(same_units(snapshot)))
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         # A unit of `compact` is one shard, a little under or over: only a gross mistake in its size is cut.
         writer.shard_bytes = self.shard_bytes * (2 if self.kind == "compact" else 1)
-        for document, beside in _kept(task.inputs[self.input].snapshot, task.unit.data):
+        for document, beside in kept_documents(task.inputs[self.input].snapshot, task.unit.data):
             if document.source != FORGOTTEN:
                 attempt.store(document.locator, document, beside)
 
 
-def _same_units(snapshot: Snapshot) -> Iterator[Unit]:
+def same_units(snapshot: Snapshot) -> Iterator[Unit]:
+    """Those of what is read; what its columns say counts, too."""
     for unit in units_below(snapshot):
         said = (one for ref in unit.data.shards for one in snapshot.indexes(ref))
         piece = range(unit.data.start, unit.data.stop)
@@ -107,7 +108,7 @@ def _measured(snapshot: Snapshot, ref: ShardRef) -> tuple[np.ndarray, np.ndarray
     return rows, np.cumsum(snapshot.sizes(ref)[rows])
 
 
-def _kept(snapshot: Snapshot, pieces: Sequence[range]) -> Iterator[tuple[Document, pa.Table | None]]:
+def kept_documents(snapshot: Snapshot, pieces: Sequence[range]) -> Iterator[tuple[Document, pa.Table | None]]:
     """Kept documents with their media, and the row of what is said of each beside its facts."""
     kept = (ordinal for piece in pieces for ordinal in snapshot.kept(piece.start, piece.stop).tolist())
     ordinals, again = tee(kept)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 MIN_WORDS = 3
 MAX_WORD_CHARACTERS = 1000
+REASONS = ("long_word", "no_end_mark", "few_words", "javascript", "policy")
+"""Why C4 removes a line."""
 _END = (".", "?", "!", '"', "'")
 _POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
 _LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS + 1}}}")
@@ -17,7 +19,7 @@ _SENTENCE = re.compile(r"[.!?]+[\"')\]]*(?:\s|$)")
 class Line:
     text: str
     reason: str | None
-    """Why C4 removes it: `long_word`, `no_end_mark`, `few_words`, `javascript`, `policy`."""
+    """Why C4 removes it; None: it stays."""
 
     @property
     def sentences(self) -> int:
@@ -27,10 +29,14 @@ class Line:
 
 def judged_lines(text: str) -> list[Line]:
     """Lines that show something, in order."""
-    return [Line(line, _reason(line.strip())) for line in text.split("\n") if line.strip()]
+    return [Line(line, reason_of(line)) for line in text.split("\n") if line.strip()]
 
 
-def _reason(line: str) -> str | None:
+def reason_of(line: str) -> str | None:
+    """One of `REASONS`; None for a line that stays, and for one that shows nothing."""
+    line = line.strip()
+    if not line:
+        return None
     if len(line) > MAX_WORD_CHARACTERS and _LONG_WORD.search(line):
         return "long_word"
     if not line.endswith(_END) or line.endswith("..."):
