@@ -17,7 +17,7 @@ import pydantic
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
-from pipelines.ops import language, media, quality, rights, text
+from pipelines.ops import blocked, language, media, quality, rights, technical, text
 from pipelines.ops.op import Measured, Op, concerns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
@@ -33,6 +33,9 @@ OPS: dict[str, type] = {
     "fineweb": quality.FineWeb,
     "c4": quality.C4,
     "language": language.Language,
+    "blocked": blocked.Blocked,
+    "code_quality": technical.CodeQuality,
+    "math_content": technical.MathContent,
     "no_text": media.NoText,
     "image_too_small": media.ImageTooSmall,
     "extreme_aspect": media.ExtremeAspect,
