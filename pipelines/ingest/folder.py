@@ -36,7 +36,7 @@ class IngestFolder:
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["ingest_folder"]
@@ -54,6 +54,10 @@ class IngestFolder:
     html_extractor: pages.Extractor = "resiliparse"
     """What finds the main text of web pages: `resiliparse` is the faster one, `trafilatura` needs
     `pip install 'millrace[trafilatura]'`."""
+    pdf_dpi: int = 144
+    """Of the pictures that pages of PDF files become: 36 to 600."""
+    pdf_pages: int = 16
+    """Of a PDF file in one document; a longer file becomes several."""
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
     licence: str = ""
@@ -80,11 +84,16 @@ class IngestFolder:
         return path.parent if path.is_file() else path
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
+        if not 36 <= self.pdf_dpi <= 600 or self.pdf_pages < 1:
+            fix = "pdf_dpi from 36 to 600, pdf_pages from 1"
+            raise ManifestError("no such pages can be drawn", where=f"{name}.pdf_dpi, {name}.pdf_pages", fix=fix)
         found, refused = files.walk(self._place, self.exclude, CUT_AT_LINES)
         items = pair(self.base, found, refused, self.text_fields)
         if not items:
             raise ManifestError("there are no files to ingest", where=self.path, fix="set path to a folder with data")
         facts = {"normalise": Normalise.VERSION, "pillow": version("pillow"), "av": version("av")}
+        if any(item.reader == "pdf" for item in items):
+            facts["pypdfium2"] = version("pypdfium2")
         if any(item.reader in ("page", "archive") for item in items):
             try:
                 facts |= {name: version(name) for name in {"resiliparse", self.html_extractor}}
@@ -97,8 +106,16 @@ class IngestFolder:
         return Survey(tuple(units(items)), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
-        rights, extractor = self._rights, self.html_extractor
-        rules = Rules(self.text_domain, self.text_fields, self.caption_fallback, self.shapes_in_text, rights, extractor)
+        rules = Rules(
+            self.text_domain,
+            self.text_fields,
+            self.caption_fallback,
+            self.shapes_in_text,
+            self._rights,
+            self.html_extractor,
+            self.pdf_dpi,
+            self.pdf_pages,
+        )
         reader = Reader(self.base, task.node, rules, attempt)
         for item in task.unit.data:
             for document in reader.documents(item):

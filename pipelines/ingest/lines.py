@@ -129,7 +129,7 @@ def _opened(file: BinaryIO, suffix: str) -> BinaryIO | None:
         return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
     if suffix.endswith(".zst"):
         unpacker = zstandard.ZstdDecompressor(max_window_size=MOST_ZSTD_WINDOW_BYTES)
-        return unpacker.stream_reader(file, read_across_frames=True, closefd=False)  # type: ignore[return-value]
+        return unpacker.stream_reader(file, read_across_frames=True, closefd=False)
     return None
 
 

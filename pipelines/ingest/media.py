@@ -10,6 +10,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from manifests.errors import RecordError
 from manifests.records import Media
 from pipelines.ingest.files import File, read
 from pipelines.ingest.suffixes import READERS
@@ -17,11 +18,21 @@ from stores import image as images
 from stores import video as videos
 from stores.child import LimitedChild
 
+MOST_PDF_BYTES = 512 << 20
+MOST_PDF_CPU_S = 30
+"""Of one page; most take 0.1 s."""
+
 
 @cache
 def child() -> LimitedChild:
     """One warm child for this worker's life; it dies with the worker."""
     return LimitedChild()
+
+
+@cache
+def _pdf_child() -> LimitedChild:
+    """Of its own, since a page must not take as long as a video may."""
+    return LimitedChild(memory_bytes=2 << 30, cpu_s=MOST_PDF_CPU_S)
 
 
 def load(base: Path, file: File) -> Media:
@@ -42,3 +53,17 @@ def video(payload: bytes) -> Media:
     format, width_px, height_px, times_us = child().call("stores.video:check", payload)
     digest = sha256(payload).hexdigest()
     return Media(digest, "video", format, width_px, height_px, tuple(times_us), payload=payload)
+
+
+def look_at_pdf(path: str, size: int) -> tuple[int, str]:
+    """(number of pages, title). Raises RecordError: too_large, and those of `pdf.look`."""
+    if size > MOST_PDF_BYTES:
+        raise RecordError("too_large", f"{size} bytes, the limit is {MOST_PDF_BYTES}")
+    pages, title = _pdf_child().call("pipelines.ingest.pdf:look", path)
+    return pages, title
+
+
+def pdf_page(path: str, number: int, dpi: int) -> tuple[Media, str]:
+    """A page, counted from 0, as a picture and its text layer. Raises RecordError: those of `pdf.page`."""
+    png, width_px, height_px, words = _pdf_child().call("pipelines.ingest.pdf:page", path, number, dpi)
+    return Media(sha256(png).hexdigest(), "image", "png", width_px, height_px, payload=png), words

@@ -53,6 +53,8 @@ class Rules:
     rights: fields.Rights
     """Of records that say nothing themselves."""
     html_extractor: pages.Extractor = "resiliparse"
+    pdf_dpi: int = 144
+    pdf_pages: int = 16
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Reader:
                 yield from self._markdown(item, item.file)
             case "annotated":
                 yield from _one(self.attempt(item.locator, self._annotated, item, item.file))
+            case "pdf":
+                yield from self._pdf(item, item.file)
             case "archive":
                 yield from self._archive(item, item.file)
             case "image" | "video":
@@ -287,6 +291,40 @@ class Reader:
         notes: dict[str, Json] = {"date": record.date, "content_type": kind, **_encoding(encoding)}
         notes |= {"title": title} if title else {}
         return self._document(locator, "web", [Text(words)], [], notes, fields.Rights(origin=record.url))
+
+    def _pdf(self, item: Item, file: File) -> Iterator[Document]:
+        path = str(files.inside(self.base, file.path))
+        looked = self.attempt(item.locator, media.look_at_pdf, path, file.size)
+        if looked is None:
+            return
+        count, title = looked
+        for first in range(0, count, self.rules.pdf_pages):
+            numbers = range(first, min(count, first + self.rules.pdf_pages))
+            locator = item.locator + (f"#{first + 1}" if count > self.rules.pdf_pages else "")
+            yield from _one(self.attempt(locator, self._pdf_pages, locator, path, numbers, title))
+
+    def _pdf_pages(self, locator: str, path: str, numbers: range, title: str) -> Document:
+        """Each page as a picture with its text behind it. One that is damaged is left out."""
+        parts: list[Part] = []
+        left_out: list[list[Json]] = []
+        held = 0
+        for number in numbers:
+            try:
+                picture, words = media.pdf_page(path, number, self.rules.pdf_dpi)
+            except RecordError as error:  # other pages may do; the document is refused if none does
+                left_out.append([number + 1, error.reason])
+                continue
+            held += len(picture.payload or b"")
+            if held > MOST_MEDIA_BYTES:
+                left_out.append([number + 1, "too_many_bytes"])
+                continue
+            parts += [picture, Text(words)] if words.strip() else [picture]
+        if not parts:
+            raise RecordError("bad_pdf", f"none of its pages can be drawn ({left_out[0][1]})")
+        notes: dict[str, Json] = {"pages": [numbers.start + 1, numbers.stop]}
+        notes |= {"title": title} if title else {}
+        notes |= {"pages_left_out": left_out} if left_out else {}
+        return self._document(locator, "ocr", parts, [], notes)
 
     def _figure(
         self, item: Item, file: File, target: str, loaded: Mapping[str, Media | None], left_out: list[list[str]]

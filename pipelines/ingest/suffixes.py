@@ -25,6 +25,7 @@ IMAGES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga", ".pcx", ".sgi", ".psd", ".dds", ".qoi"),
 )
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv")
+PDFS = (".pdf",)
 PAGES = (".html", ".htm", ".xhtml")
 ARCHIVES = (".warc", ".warc.gz", ".arc", ".arc.gz")
 """Of crawls."""
@@ -41,6 +42,7 @@ READERS: dict[str, str] = {
         "image": IMAGES,
         "video": VIDEOS,
         "page": PAGES,
+        "pdf": PDFS,
         "archive": ARCHIVES,
     }.items()
     for suffix in suffixes

@@ -119,7 +119,7 @@ HOSTILE = {
     "pages/page.md -> pages/torn.png": "truncated_image",
     "hostile/empty.txt": "empty_file",
     "hostile/binary.txt": "binary",
-    "hostile/paper.pdf": "unsupported_format",
+    "hostile/paper.pdf": "bad_pdf",
     "hostile/sound.mp3": "unsupported_format",
     "hostile/bomb.jsonl.gz#2": "decompression_bomb",
     "hostile/outside.txt": "symlink_outside",
