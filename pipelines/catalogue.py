@@ -16,6 +16,7 @@ from pipelines.ingest.stdlib import IngestStdlib
 from pipelines.ingest.tars import IngestTars
 from pipelines.materialise import Materialise
 from pipelines.scenes.node import Scenes
+from pipelines.synthesis.node import Synthesise
 from pipelines.transform import Transform
 from pipelines.vocabulary import LearnVocabulary
 
@@ -34,6 +35,7 @@ NODES: dict[str, type] = {
     "materialise": Materialise,
     "compact": Materialise,
     "transform": Transform,
+    "synthesise": Synthesise,
     "learn_vocabulary": LearnVocabulary,
     "tokenise": Tokenise,
     "plan": Plan,

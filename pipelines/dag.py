@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 else:
     AnyNode = Annotated[Union[tuple(NODES.values())], pydantic.Field(discriminator="kind")]  # noqa: UP007
 
-RESERVED = frozenset({"receipts", "replaced", "forgotten", "aside", "lock", "leases"})
+RESERVED = frozenset({"receipts", "replaced", "forgotten", "aside", "lock", "leases", "answers"})
 """Folders of a run that are not nodes."""
 
 

@@ -4,9 +4,9 @@
     -> its totals -> sums over all groups, times (whole / sample), and a 90 % interval from how the groups differ
 
 The groups lie in a folder of their own that is gone afterwards, so nothing of them can be taken for the run's. Only
-nodes that make documents, views and samples are run, and what they need. A group stands for the whole by the bytes of
-its units where every source knows them, else by their number. What grows faster than its input is not seen: of
-duplicates, a sample finds fewer than the whole has.
+nodes that make documents, views and samples are run, and what they need; no endpoint is asked, so what is synthesised
+counts as nothing. A group stands for the whole by the bytes of its units where every source knows them, else by their
+number. What grows faster than its input is not seen: of duplicates, a sample finds fewer than the whole has.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ class Sampling(Execution):
 
     def _survey(self, name: str, node: Node, inputs: Inputs) -> Survey:
         if node.reads():
-            return super()._survey(name, node, inputs)
+            survey = super()._survey(name, node, inputs)
+            return replace(survey, units=()) if node.kind == "synthesise" else survey
         return replace(self.group.sources[name], units=self.group.chosen[name])
 
     def _log_outcome(self, node: str, unit: str, outcome: Outcome) -> None:

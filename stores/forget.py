@@ -9,6 +9,7 @@
 3. **Stores.** Rows, ordinals, offsets, plans, content roots and identities of nodes stay as they are: nothing is run
    again, and everything else is read in the same order. Older snapshots that still reach what is forgotten expire,
    with all that only they reach; what killed writers left, `millrace store gc` takes.
+   Answers of endpoints about forgotten documents (`answers.py`) are deleted.
 4. **Talk.** The page of a run is deleted (the next run draws it again, from the stores), free text in run logs is
    emptied: nobody can say whose words stand there.
 5. **The receipt** says where they had been. Weights can't forget.
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
-from stores import disk_cache, lookup_upkeep, tombstones
+from stores import answers, disk_cache, lookup_upkeep, tombstones
 from stores.alone import alone, held_file
 from stores.closure import RECORDS, closure
 from stores.elsewhere import stores_of
@@ -138,6 +139,7 @@ def forget(folder: str, names: Names) -> Json:
                 for url, head in heads.items()
                 if head.number != before[url] or expired[url]
             ],
+            "answers": answers.forget(files.url, tombstones.read(files.url)),
             "plans": [plan.as_json(files.url) for plan in plans(stores, these)],
             "packs": [exposure.as_json(files.url) for exposure in found],
             "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(local, found)],
@@ -266,6 +268,7 @@ def _spoken(receipt: Json) -> list[str]:
     records = ", ".join(f"{name} {count:,}" for name, count in receipt["records"].items() if count)
     lines = [f"forgotten: {records or 'no document or sample, but what was set aside'}"]
     lines += [f"rewritten: {one['store']}, snapshot {one['snapshot']}" for one in receipt["rewritten"]]
+    lines += [f"deleted: {receipt['answers']:,} answers of endpoints about them"] if receipt["answers"] else []
     lines += [f"{one['store']}: plan {one['plan'][:12]}, {len(one['packs']):,} packs" for one in receipt["plans"]]
     for one in receipt["packs"]:
         batches = ", ".join(map(str, one["global_batches"][:12])) + (" ..." if len(one["global_batches"]) > 12 else "")

@@ -37,6 +37,7 @@ class Limits:
     """From the first try of a request until it is an error."""
     requests_at_once: float = 16
     requests_per_s: float = 500.0
+    longest_try_s: float = LONGEST_TRY_S
 
     @classmethod
     def from_environment(cls) -> Limits:
@@ -58,7 +59,7 @@ class Limits:
     @property
     def try_s(self) -> float:
         """One try; a stall costs a quarter of the deadline at the most."""
-        return min(LONGEST_TRY_S, self.deadline_s / 4)
+        return min(self.longest_try_s, self.deadline_s / 4)
 
 
 class Requests:
