@@ -23,7 +23,8 @@ PAIRS = (
 )
 """(asked, told, what stands between them): the told part becomes the fact `answer`."""
 SINGLE = ("text", "content", "caption", "captions", "article", "body", "document", "story", "code", "markdown")
-MEDIA = ("file_name", "image", "images", "image_path", "img", "img_path", "video", "videos", "video_path", "media")
+IMAGES = ("file_name", "image", "images", "image_path", "img", "img_path", "imgname")
+MEDIA = (*IMAGES, "video", "videos", "video_path", "media")
 KEPT = ("id", "task_id", "instance_id", "source", "title", "lang", "language", "resolved", "exit_status")
 LICENCE = ("licence", "license")
 ORIGIN = ("url", "origin", "source_url")
@@ -76,6 +77,21 @@ def find(record: Json, wanted: Sequence[str] = ()) -> Found:
         if name in record:
             return _non_empty(_string(record[name]))
     raise RecordError("no_text_field", f"no known text field among {_names(record)}")
+
+
+def asked(record: Json) -> Json:
+    """A question about a picture in the words of the usual rules. Of several `answers`, as people gave them, the one
+    given most often counts (of equals the first); ChartQA has `query` and `label`."""
+    if not isinstance(record, dict) or not references(record) or record.get("answer") not in (None, ""):
+        return record
+    question, answers = record.get("question", record.get("query")), record.get("answers")
+    said = record.get("multiple_choice_answer", record.get("label") if "query" in record else None)
+    if said is None and isinstance(answers, list):
+        given = [one.get("answer") if isinstance(one, dict) else one for one in answers]
+        words = [one for one in given if isinstance(one, str) and one.strip()]
+        said = max(words, key=words.count) if words else None
+    known = isinstance(question, str) and isinstance(said, str | int | float)
+    return record | {"question": question, "answer": said} if known else record
 
 
 def has_text(record: Json, wanted: Sequence[str] = ()) -> bool:

@@ -1,4 +1,4 @@
-"""XML from strangers, beside a picture: Pascal VOC, which says what is where.
+"""XML from strangers, beside a picture: Pascal VOC, which says what is where, or ALTO, which says what is written.
 
 Entities are refused before anything is parsed, so that nothing in a file can grow; the size is bounded by the reader.
 """
@@ -8,16 +8,19 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from manifests.errors import RecordError
-from pipelines.ingest import text
+from pipelines.ingest import ocr, text
 from pipelines.ingest.shapes import MOST_INSTANCES, Annotated, Instance, box, name_of
 
 
-def annotated(data: bytes) -> Annotated:
+def labels(data: bytes) -> Annotated | ocr.Page:
     """Raises RecordError `bad_annotation` for what is no annotation that we know."""
     found = _root(data)
-    if found.tag != "annotation":
-        raise RecordError("bad_annotation", f"<{text.printable(found.tag[:60])}> is not a Pascal VOC annotation")
-    return voc(found)
+    match found.tag.rpartition("}")[2]:
+        case "annotation":
+            return voc(found)
+        case "alto":
+            return ocr.alto(found)
+    raise RecordError("bad_annotation", f"<{text.printable(found.tag[:60])}> is neither Pascal VOC nor ALTO")
 
 
 def _root(data: bytes) -> ElementTree.Element:

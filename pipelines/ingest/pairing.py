@@ -15,13 +15,16 @@ from pathlib import Path
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from pipelines.ingest import coco, conversations, fields, lines, markdown, pages, shapes, text
+from pipelines.ingest import coco, conversations, fields, labels, lines, markdown, pages, text
+from pipelines.ingest.captions import is_table
 from pipelines.ingest.files import File, Piece, Refused, printable, read
 from pipelines.ingest.suffixes import CAPTIONS, DATASET_NOTES, READERS
 
 MOST_MARKDOWN_BYTES = 16 << 20
-ANNOTATION_FOLDERS = ("Annotations", "annotations", "labels", "captions")
-"""Beside a folder of pictures, as Pascal VOC has it."""
+ANNOTATION_FOLDERS = ("Annotations", "annotations", "labels", "captions", "alto", "hocr", "subtitles")
+"""Beside a folder of pictures or clips, as Pascal VOC has it."""
+LISTED_FOLDERS = ("tables", "box")
+"""The same with CSV files: tables that charts show, outlined lines of print."""
 LOOK_ROWS = 20
 """Rows of a table that are looked at to tell whether it is one of captions."""
 
@@ -83,6 +86,10 @@ def pair(base: Path, files: Sequence[File], refused: Sequence[Refused], text_fie
         else:
             singles.append(file)
     captions = {file.path: _captions(file, by_path) for file in singles if is_medium(file) and file.path not in taken}
+    for file in singles:  # the chart that a question is about, with its table
+        if file.path in taken and (tables := tuple(filter(is_table, _captions(file, by_path)))):
+            captions[file.path] = tables
+            taken.remove(file.path)
     taken |= {caption.path for found in captions.values() for caption in found}
     # A caption beside a picture has been listed as a document of rows by now if it is JSON; it is none.
     items = [item for item in items if item.reader != "rows" or (item.file and item.file.path not in taken)]
@@ -116,6 +123,7 @@ def _captions(medium: File, by_path: Mapping[str, File]) -> tuple[File, ...]:
     parent, parent_slash, _ = folder.rpartition("/")
     folders = [folder + slash, *(parent + parent_slash + beside + "/" for beside in ANNOTATION_FOLDERS)]
     names = [f"{place}{stem}{suffix}" for place in folders for suffix in CAPTIONS]
+    names += [f"{parent}{parent_slash}{beside}/{stem}.csv" for beside in LISTED_FOLDERS]
     return tuple(by_path[name] for name in names if name in by_path)
 
 
@@ -203,13 +211,13 @@ def _row_references(base: Path, file: File, text_fields: Sequence[str]) -> Itera
         for _, parse in lines.rows(base / file.path, file.suffix, piece):
             seen += 1
             try:
-                row = parse()
+                row = fields.asked(parse())
             except RecordError:
                 continue
             if not text_fields and conversations.holds_one(row):
                 talks += 1
                 yield from conversations.references(row)
-            elif fields.has_text(row, text_fields) or shapes.in_row(row):
+            elif fields.has_text(row, text_fields) or labels.in_row(row):
                 targets = [target for target in fields.references(row) if not target.startswith("data:")]
                 found += len(targets)
                 yield from targets

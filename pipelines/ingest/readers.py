@@ -21,6 +21,7 @@ from pipelines.ingest import (
     conversations,
     fields,
     files,
+    labels,
     lines,
     markdown,
     media,
@@ -30,6 +31,7 @@ from pipelines.ingest import (
     text,
 )
 from pipelines.ingest.files import File
+from pipelines.ingest.labels import Labels
 from pipelines.ingest.pairing import MOST_MARKDOWN_BYTES, Item, is_medium
 from pipelines.ingest.suffixes import PACKINGS
 from pipelines.node import Attempt
@@ -129,9 +131,9 @@ class Reader:
 
     def _captioned(self, locator: str, medium: Media, caption: captions.Caption, origin: str) -> Document:
         notes = {"caption_from": origin}
-        if caption.annotated is not None:
-            return self._shapes(locator, medium, caption.annotated, notes, caption.rights)
-        domain = "video" if medium.kind == "video" else "caption"
+        if caption.labels is not None:
+            return self._labelled(locator, medium, caption.labels, notes, caption.rights)
+        domain = "video" if medium.kind == "video" else caption.domain
         return self._document(locator, domain, _shown(medium, caption.text), [], notes, caption.rights)
 
     def _annotated(self, item: Item, file: File) -> Document:
@@ -140,25 +142,29 @@ class Reader:
         medium = media.load(self.base, file)
         notes: dict[str, Json] = {"file_name": file.locator}
         if read.annotated is not None:
-            return self._shapes(item.locator, medium, read.annotated, notes, read.rights)
+            for reason in read.annotated.left_out:
+                self.attempt.note(reason)
+            return self._labelled(item.locator, medium, read.annotated, notes, read.rights)
         return self._document(item.locator, "caption", _shown(medium, "\n".join(read.captions)), [], notes, read.rights)
 
-    def _shapes(
+    def _labelled(
         self,
         locator: str,
         medium: Media,
-        annotated: shapes.Annotated,
+        told_of: Labels,
         notes: Mapping[str, Json],
         rights: fields.Rights,
-        domain: str = "perception",
+        row: Json = None,
     ) -> Document:
-        if medium.kind != "image":
-            raise RecordError("bad_annotation", "shapes lie on pictures, not on clips")
-        told = shapes.tell(annotated, medium, self.rules.shapes_in_text)
-        for reason in annotated.left_out:
-            self.attempt.note(reason)
-        noted = {**notes, "shapes": list(told.shapes)}
-        return self._document(locator, domain, _shown(medium, told.text), shapes.located(told, 1), noted, rights)
+        """A medium and what its labels say as text; where they stand in a row that has a text, that is its text."""
+        told, known, domain = labels.tell(told_of, medium, self.rules.shapes_in_text)
+        facts = shapes.located(told, 1)
+        words = told.text
+        if row is not None and fields.has_text(row, self.rules.text_fields):
+            found = fields.find(row, self.rules.text_fields)
+            words, facts = found.text, (Fact("answer", 1, *found.answer),) if found.answer else ()
+        domain = fields.domain(row) or domain
+        return self._document(locator, domain, _shown(medium, words), facts, {**notes, **known}, rights)
 
     def _rows(self, item: Item, file: File) -> Iterator[Document]:
         assert item.piece is not None
@@ -176,10 +182,10 @@ class Reader:
     def _foreign(self, parse: Callable[[], Json]) -> bool:
         """A row that is whole, but has no text that we know of."""
         try:
-            row = parse()
+            row = fields.asked(parse())
         except RecordError:
             return False
-        known = shapes.in_row(row) or conversations.holds_one(row)
+        known = labels.in_row(row) or conversations.holds_one(row)
         return not (known or fields.has_text(row, self.rules.text_fields))
 
     def _fields(self, row: Json) -> str:
@@ -187,16 +193,16 @@ class Reader:
         return f"no text among the fields of its first rows ({text.printable(names)}); see text_fields"
 
     def _row(self, item: Item, file: File, locator: str, parse: Callable[[], Json]) -> Document:
-        row = parse()
+        row = fields.asked(parse())
         if not self.rules.text_fields and conversations.holds_one(row):
             return self._conversation(item, file, locator, row)
         loaded = [self._referenced(item, file, target) for target in fields.references(row)]
         notes, rights = fields.kept_notes(row) | problems.checkable(row), fields.rights(row)
-        if shapes.in_row(row):
+        told_of = labels.of_row(row) if loaded else None
+        if told_of is not None:
             if len(loaded) != 1:
-                raise RecordError("bad_annotation", f"shapes on {len(loaded)} pictures")
-            domain = fields.domain(row) or "perception"
-            return self._shapes(locator, loaded[0], shapes.of_row(row), notes, rights, domain)
+                raise RecordError("bad_annotation", f"labels of {len(loaded)} pictures or clips")
+            return self._labelled(locator, loaded[0], told_of, notes, rights, row)
         found = fields.find(row, self.rules.text_fields)
         answer = found.answer
         if answer and "answer" in notes:
@@ -208,7 +214,8 @@ class Reader:
             return self._document(locator, domain, [Text(found.text)], facts, notes, rights)
         parts = _place(found.text, loaded)
         facts = [Fact("answer", len(parts) - 1, *answer)] if answer and parts[-1] == Text(found.text) else []
-        domain = "video" if any(medium.kind == "video" for medium in loaded) else "caption"
+        asked = isinstance(row, dict) and "question" in row and answer
+        domain = "video" if any(medium.kind == "video" for medium in loaded) else "knowledge" if asked else "caption"
         domain = fields.domain(row) or domain
         return self._document(locator, domain, parts, facts, notes, rights)
 

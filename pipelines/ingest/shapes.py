@@ -90,12 +90,15 @@ def tell(annotated: Annotated, medium: Media, kinds: Sequence[ShapeKind]) -> Tol
                 words.add(_spelt(shape, size), shape.kind)
                 between = " "
             between = ": " if between == ": " else ", "
-    noted = [
+    return Told(words.text, tuple(words.facts), noted([shape for one in instances for shape in one.shapes]))
+
+
+def noted(shapes: Sequence[Shape]) -> tuple[Json, ...]:
+    """On the only medium of a document."""
+    return tuple(
         {"media": 0, "kind": shape.kind, "name": shape.name, "corners": [list(corner) for corner in shape.corners]}
-        for one in instances
-        for shape in one.shapes
-    ]
-    return Told(words.text, tuple(words.facts), tuple(noted))
+        for shape in shapes
+    )
 
 
 def _numbers(instances: Sequence[Instance]) -> list[tuple[str, int]]:

@@ -29,7 +29,7 @@ PDFS = (".pdf",)
 PAGES = (".html", ".htm", ".xhtml")
 ARCHIVES = (".warc", ".warc.gz", ".arc", ".arc.gz")
 """Of crawls."""
-CAPTIONS = (".txt", ".caption", ".json", ".xml")
+CAPTIONS = (".txt", ".caption", ".json", ".xml", ".hocr", ".srt", ".vtt")
 """Beside a picture or clip of the same name."""
 
 READERS: dict[str, str] = {

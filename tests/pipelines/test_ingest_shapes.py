@@ -225,7 +225,7 @@ def test_voc_boxes_become_counts_and_shapes_from_the_outer_corner(tmp_path: Path
 )
 def test_hostile_xml_is_refused(content: str) -> None:
     with pytest.raises(RecordError) as caught:
-        markup.annotated(content.encode())
+        markup.labels(content.encode())
     assert caught.value.reason == "bad_annotation"
 
 
@@ -249,7 +249,7 @@ def test_rows_with_shapes_of_our_own(tmp_path: Path) -> None:
         "own.jsonl#3": "crossing_polygon",
         "own.jsonl#4": "bad_annotation",
         "own.jsonl#5": "missing_media",
-        "own.jsonl#6": "bad_annotation",
+        "own.jsonl#6": "no_text_field",
     }
     two, one = documents(snapshot).values()
     assert two.text == "2 red mill: [0.100, 0.200, 0.400, 0.600], [0.100, 0.200, 0.400, 0.600]"
