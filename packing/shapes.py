@@ -6,7 +6,7 @@ pixel, its centre lies at (0.5, 0.5), and a picture of W x H px ends at (W, H).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,8 +49,9 @@ class Seen:
     """Share of its area that is inside, above 0. Of a polygon that falls into parts each has its own."""
 
 
-def moved(shapes: Sequence[Shape], by: Affine, size_px: Size) -> tuple[Seen, ...]:
-    """`shapes` after `by`, cut off at the edges of a picture of `size_px`. What lies outside is left out.
+def moved(shapes: Sequence[Shape], by: Callable[[Point], Point], size_px: Size) -> tuple[Seen, ...]:
+    """`shapes` after `by`, which keeps lines straight, cut off at the edges of a picture of `size_px`. What lies
+    outside is left out.
 
     A box becomes the tight box around what is inside of it. A polygon stays simple: one that an edge cuts into parts
     becomes several of the same name.
@@ -58,7 +59,7 @@ def moved(shapes: Sequence[Shape], by: Affine, size_px: Size) -> tuple[Seen, ...
     return tuple(seen for shape in shapes for seen in _moved(shape, by, size_px))
 
 
-def _moved(shape: Shape, by: Affine, size_px: Size) -> Iterator[Seen]:
+def _moved(shape: Shape, by: Callable[[Point], Point], size_px: Size) -> Iterator[Seen]:
     width, height = size_px
     if shape.kind == "point":
         x, y = by(shape.corners[0])

@@ -5,6 +5,7 @@ To add one, write the class beside its siblings and add its line here.
 
 from __future__ import annotations
 
+from pipelines.augment import Augment
 from pipelines.build import Pack, Plan, Tokenise
 from pipelines.commands import Report, Train
 from pipelines.curate import Filter
@@ -35,6 +36,7 @@ NODES: dict[str, type] = {
     "materialise": Materialise,
     "compact": Materialise,
     "transform": Transform,
+    "augment": Augment,
     "synthesise": Synthesise,
     "learn_vocabulary": LearnVocabulary,
     "tokenise": Tokenise,
