@@ -23,7 +23,7 @@ from benchmarks.measure import Result, save
 from benchmarks.peers import run_in, versions
 from tokenization.learn import interpreter_text
 
-PAGES = 1200
+PAGES = 400
 PAGE_CHARACTERS = 3000
 BAR = 2.0
 RULES = ("gopher_quality", "gopher_repetition", "c4", "fineweb")

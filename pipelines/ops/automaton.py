@@ -21,8 +21,8 @@ def score(
     features: np.ndarray,
     weights: np.ndarray,
     priors: np.ndarray,
-) -> list[float] | None:
-    """Logarithm of how likely each label is, up to a constant; None where no feature is found."""
+) -> np.ndarray | None:
+    """(classes,) logarithm of how likely each is, up to a constant; None where no feature is found."""
     seen = np.empty(min(len(data), len(weights)), np.int32)
     times = np.zeros(len(weights), np.int32)
     found = _walk(np.frombuffer(data, np.uint8), moves, rows, features, times, seen)
@@ -30,8 +30,7 @@ def score(
         return None
     scores = priors.copy()
     _add(seen[:found], np.log1p(times[seen[:found]], dtype=np.float64), weights, scores)
-    told: list[float] = scores.tolist()
-    return told
+    return scores
 
 
 @compiled(_BYTES, _STATES, _STATES, _FEATURES, _FEATURES, _FEATURES, returns=types.int64)
@@ -51,8 +50,7 @@ def _walk(data, moves, rows, features, times, seen):
 
 @compiled(_FEATURES, _SCORES, _WEIGHTS, _SCORES)
 def _add(seen, amounts, weights, scores):
-    for k in range(len(seen)):
-        feature = seen[k]
-        amount = amounts[k]
-        for label in range(len(scores)):
-            scores[label] += amount * weights[feature, label]
+    for row in range(len(seen)):
+        feature, amount = seen[row], amounts[row]
+        for k in range(len(scores)):
+            scores[k] += amount * weights[feature, k]

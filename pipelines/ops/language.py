@@ -12,7 +12,9 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
+
+import numpy as np
 
 from manifests.load import schema
 from manifests.records import Document
@@ -54,36 +56,36 @@ def identify(text: str) -> tuple[str, float] | None:
     scores = score(data, model.moves, model.rows, model.features, model.weights, model.priors)
     if scores is None:
         return None
-    shares: dict[str, float] = {}
-    most = max(scores)
-    for label, value in zip(model.labels, scores, strict=True):
-        shares[label] = shares.get(label, 0.0) + math.exp((value - most) / math.sqrt(len(data)))
-    best = max(shares, key=shares.__getitem__)
-    return best, round(shares[best] / sum(shares.values()), 4)
+    odds = np.bincount(model.label_of, np.exp((scores - scores.max()) / math.sqrt(len(data))))
+    best = int(odds.argmax())
+    return model.labels[best], round(float(odds[best] / odds.sum()), 4)
 
 
 @dataclass(frozen=True)
 class _Model:
     labels: tuple[str, ...]
-    moves: Any
+    label_of: np.ndarray
+    """By class: some languages have one class for each script."""
+    moves: np.ndarray
     """256 next states for each row."""
-    rows: Any
+    rows: np.ndarray
     """By state."""
-    features: Any
+    features: np.ndarray
     """By state: what was found, or -1."""
-    weights: Any
-    """(features, labels) float32."""
-    priors: Any
+    weights: np.ndarray
+    """(features, classes) float32."""
+    priors: np.ndarray
 
 
 @lru_cache(maxsize=1)
 def _model() -> _Model:
-    import numpy as np
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     loaded = LanguageIdentifier.from_model_file(MODEL_FILE)
+    labels = tuple(dict.fromkeys(loaded.nb_classes))
     return _Model(
-        tuple(loaded.nb_classes),
+        labels,
+        np.array([labels.index(label) for label in loaded.nb_classes], np.int64),
         np.array(loaded.tk_nextmove, np.uint32),
         np.array(loaded.tk_row, np.uint32),
         np.array(loaded.tk_output, np.int32),

@@ -88,7 +88,7 @@ class GopherQuality(Measured):
             "bullet_lines": np.count_nonzero(reading.line_marks & BULLET_LINE) / lines,
             "ellipsis_lines": np.count_nonzero(reading.line_marks & ELLIPSIS_LINE) / lines,
             "words_with_letter": reading.words_with_letter / words,
-            "stop_words": len(np.intersect1d(reading.cores, _cores(self.stop_words))),
+            "stop_words": sum(bool((reading.cores == core).any()) for core in _cores(self.stop_words)),
         }
         if reading.spaced:
             numbers["mean_word_length"] = int(reading.word_lengths.sum()) / words
@@ -96,10 +96,10 @@ class GopherQuality(Measured):
 
 
 @lru_cache(maxsize=16)
-def _cores(words: tuple[str, ...]) -> np.ndarray:
+def _cores(words: tuple[str, ...]) -> frozenset[np.uint64]:
     from pipelines.ops.reading import core
 
-    return np.array([core(word) for word in words], np.uint64)
+    return frozenset(np.uint64(core(word)) for word in words)
 
 
 @schema
