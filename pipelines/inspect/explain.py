@@ -147,6 +147,17 @@ def _op(node: str, op: Json, told: Mapping[str, Json]) -> Iterator[dict[str, Jso
     if op["domains"] and told["domain"] not in op["domains"]:
         yield {"node": node, "op": op["kind"], "decided": f"not for {told['domain']}"}
         return
+    for choice in op.get("choices", ()):
+        label = told.get(choice["column"])
+        other = label is not None and choice["among"] and label not in choice["among"]
+        yield {
+            "node": node,
+            "op": op["kind"],
+            "score": choice["column"].rpartition(".")[2],
+            "value": label,
+            "limit": f"one of {', '.join(choice['among'])}" if choice["among"] else "any",
+            "decided": f"dropped: {choice['reason']}" if other else "passed",
+        }
     for limit in op["limits"]:
         value = told.get(limit["column"])
         if value is None or np.isnan(value):
@@ -160,17 +171,6 @@ def _op(node: str, op: Json, told: Mapping[str, Json]) -> Iterator[dict[str, Jso
             "value": value,
             "limit": f"{'at least' if limit['drops'] == 'below' else 'at most'} {limit['at']:g}",
             "decided": f"dropped: {limit['reason']}" if forbidden else "passed",
-        }
-    for choice in op.get("choices", ()):
-        label = told.get(choice["column"])
-        other = label is not None and choice["among"] and label not in choice["among"]
-        yield {
-            "node": node,
-            "op": op["kind"],
-            "score": choice["column"].rpartition(".")[2],
-            "value": label,
-            "limit": f"one of {', '.join(choice['among'])}" if choice["among"] else "any",
-            "decided": f"dropped: {choice['reason']}" if other else "passed",
         }
     if "column" in op:
         reason = told.get(op["column"])
@@ -221,7 +221,9 @@ def _verdict(found: Mapping[str, Json]) -> str:
     for one in found["decisions"]:
         if one["decided"].startswith("dropped"):
             lost = f", which duplicates {one['lost to']}" if one.get("lost to") else ""
-            compared = f" ({one['score']} {one['value']:g}, {one['limit']})" if "score" in one else ""
+            value = one.get("value")
+            told = f"{value:g}" if isinstance(value, (int, float)) else value
+            compared = f" ({one['score']} {told}, {one['limit']})" if "score" in one else ""
             why = one.get("reason") or one["decided"].partition(": ")[2]
             return f"out: {one['node']} dropped it as {why}{compared}{lost}"
     steps = sorted({step for run in found["training"] for step in run["steps_that_saw_it"]})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from manifests.errors import ManifestError, StoreError
+from pipelines.inspect.explain import explain
 from pipelines.inspect.whatif import what_if
 from tests.pipelines import small_data
 from tests.pipelines.test_run import head, run
@@ -115,3 +116,9 @@ nodes:
     assert found["kept"][0] == {**found["kept"][0], "documents": 2, "what if": 2}
     assert {row["which"] for row in found["by language"]} >= {"en", "de", "fr"}
     assert what_if(view, ["language.min_confidence=1.5"])["kept"][0]["what if"] == 0
+    (record,) = explain(tmp_path / "out", "fr.txt")["records"]
+    told = [row for row in record["decisions"] if row.get("score") == "language"]
+    assert [(row["value"], row["limit"], row["decided"]) for row in told] == [
+        ("fr", "one of en, de", "dropped: other_language")
+    ]
+    assert record["verdict"].startswith("out: spoken") and "(language fr, one of en, de)" in record["verdict"]
