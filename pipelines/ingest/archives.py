@@ -24,6 +24,8 @@ MOST_HEADER_BYTES = 64 << 10
 MOST_GZIP_RATIO, FREE_GZIP_BYTES = 200, 16 << 20
 """Of one gzip member, which mostly is one page: HTML packs 3 to 20 times."""
 _BLOCK_BYTES = 1 << 18
+_PACKED_BYTES = 1 << 15
+"""Read at a time: what lies behind the end of a member is read again."""
 _LONGEST_LINE_BYTES = 4096
 _HEADER_LINE = re.compile(rb"\n")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
@@ -162,7 +164,7 @@ def _member(file: BinaryIO, at: int, stop: int) -> Generator[_Block, None, int |
     yield at, b""
     while not state.eof:
         if not packed:
-            packed = file.read(min(_BLOCK_BYTES, stop - at - taken))
+            packed = file.read(min(_PACKED_BYTES, stop - at - taken))
             taken += len(packed)
             if not packed:
                 yield RecordError("truncated_archive", f"the file ends inside the gzip member at {at}")

@@ -36,7 +36,7 @@ class IngestFolder:
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["ingest_folder"]
@@ -91,12 +91,13 @@ class IngestFolder:
         items = pair(self.base, found, refused, self.text_fields)
         if not items:
             raise ManifestError("there are no files to ingest", where=self.path, fix="set path to a folder with data")
-        facts = {"normalise": Normalise.VERSION, "pillow": version("pillow"), "av": version("av")}
+        readers = ("pillow", "av", "charset-normalizer", "resiliparse")
+        facts = {"normalise": Normalise.VERSION, **{name: version(name) for name in readers}}
         if any(item.reader == "pdf" for item in items):
             facts["pypdfium2"] = version("pypdfium2")
         if any(item.reader in ("page", "archive") for item in items):
             try:
-                facts |= {name: version(name) for name in {"resiliparse", self.html_extractor}}
+                facts[self.html_extractor] = version(self.html_extractor)
                 importlib.import_module(self.html_extractor)
             except ImportError as error:
                 fix = f"pip install 'millrace[{self.html_extractor}]'"

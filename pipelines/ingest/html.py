@@ -8,6 +8,7 @@ nested. Nothing is imported here that the child does not need.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import re
 import zlib
@@ -26,6 +27,11 @@ MOST_TITLE_CHARACTERS = 500
 MOST_REPLACED = 0.001
 """Share of characters that may be wrong in the encoding that a page names."""
 
+SCRIPTS = (
+    *("cp1251", "koi8_r", "koi8_u", "iso8859_5", "cp866", "mac_cyrillic", "cp1253", "iso8859_7", "cp1255", "cp1256"),
+    *("tis_620", "shift_jis", "cp932", "euc_jp", "iso2022_jp", "gb18030", "big5", "euc_kr", "cp949"),
+)
+"""Encodings of plain text that are looked for, beside those of `text.py`."""
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 """Noncharacters, which no text has: a picture's number stands between them in extracted text."""
@@ -83,8 +89,11 @@ def decode(data: bytes, charset: str) -> tuple[str, str]:
     for mark, encoding in text.BOMS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace"), encoding
-    named = [name for name in (charset, detect_encoding(data, from_html_meta=True)) if name]
-    named = [name for name in map(_known, named) if name]
+    named = [_known(charset)] if charset else []
+    if charset and not _ONE_BYTE.fullmatch(named[0] or "ascii"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(named[0]), named[0]
+    named = [name for name in (*named, _known(detect_encoding(data, from_html_meta=True) or "")) if name]
     first = [name for name in named if not _ONE_BYTE.fullmatch(name)]
     for encoding in (*first, "utf-8", *named):
         try:
@@ -96,6 +105,18 @@ def decode(data: bytes, charset: str) -> tuple[str, str]:
         if content.count("\ufffd") <= MOST_REPLACED * len(content):
             return content, encoding
     raise RecordError("bad_encoding", f"neither UTF-8 nor {', '.join(named) or 'any other encoding'}")
+
+
+def detected(sample: bytes) -> str:
+    """Python's name of an encoding, where both detectors read the same; "" otherwise."""
+    from charset_normalizer import from_bytes  # rarely needed
+
+    best = from_bytes(sample, threshold=0.2, cp_isolation=list(SCRIPTS)).best()
+    other = _known(detect_encoding(sample) or "")
+    try:
+        return best.encoding if best and other and str(best) == sample.decode(other) else ""
+    except UnicodeDecodeError:
+        return ""
 
 
 def _known(name: str) -> str:

@@ -16,6 +16,7 @@ from stores.child import LimitedChild
 Extractor = Literal["resiliparse", "trafilatura"]
 MOST_CPU_S = 10
 """Of one page. Pages of 100 kB take 0.01 s, the slowest real ones one second."""
+SAMPLE_BYTES = 1 << 16
 
 _MARK = re.compile("\ufdd0([0-9]{1,9})\ufdd1")
 
@@ -24,6 +25,11 @@ _MARK = re.compile("\ufdd0([0-9]{1,9})\ufdd1")
 def _child() -> LimitedChild:
     """One warm child for this worker's life; it dies with the worker."""
     return LimitedChild(memory_bytes=2 << 30, cpu_s=MOST_CPU_S)
+
+
+def close() -> None:
+    """End the child process; the next page starts another."""
+    _child().close()
 
 
 def captured(block: bytes, is_http: bool, content_type: str, extractor: Extractor) -> tuple[str, str, str, str, str]:
@@ -43,6 +49,14 @@ def read(data: bytes, extractor: Extractor) -> tuple[Interleaved, str]:
         elif int(piece) < len(shown):
             pieces.append(Link(*shown[int(piece)]))
     return Interleaved(title or None, tuple(piece for piece in pieces if piece)), encoding
+
+
+def detected(data: bytes) -> str:
+    """The encoding of text in a script that is not Latin, as two detectors tell it; "" where they don't agree."""
+    sample = data[:SAMPLE_BYTES]
+    if len(data) > SAMPLE_BYTES:
+        sample = sample[: sample.rfind(b"\n") + 1] or sample  # no character is cut in two
+    return str(_child().call("pipelines.ingest.html:detected", sample))
 
 
 def pictures(data: bytes) -> tuple[str, ...]:

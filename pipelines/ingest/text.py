@@ -2,8 +2,8 @@
 
 Used by every reader of `pipelines/ingest`. Order: byte-order marks, strict UTF-8, then the two encodings of Western
 Europe: Windows-1252 (which is what Latin-1 files really are) or DOS 850, whichever makes letters of the bytes that
-stand inside words. A file that is mostly bytes above 127 without being UTF-8 is in some encoding that we can't tell
-from others, and a wrong guess would put mojibake into a corpus: it is refused instead.
+stand inside words. A file that is mostly bytes above 127 without being UTF-8 is in some other script. Two detectors
+must give it the same text: a wrong guess would put mojibake into a corpus, so where they don't, it is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import codecs
 import re
 
 from manifests.errors import RecordError
+from pipelines.ingest import pages
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -22,6 +23,8 @@ BOMS = (
 )
 
 LEAST_SENSE = 0.8
+LEAST_HIGH_BYTES = 100
+"""That a file in another script has if it is to be told in which."""
 _INSIDE = re.compile(r"(?<=[A-Za-z])[^\x00-\x7f](?=[A-Za-z])")
 
 MOST_HIGH_BYTES = 0.3
@@ -43,6 +46,9 @@ def decode(data: bytes) -> tuple[str, str]:
         first = error.start
     high = sum(byte > 127 for byte in data) / len(data)
     if high > MOST_HIGH_BYTES:
+        encoding = pages.detected(data) if high * len(data) >= LEAST_HIGH_BYTES else ""
+        if encoding:
+            return _lines(_strict(data, encoding)), encoding
         raise RecordError("bad_encoding", f"not UTF-8 at offset {first}, and {high:.0%} of the bytes are not ASCII")
     guesses = [(_sense(data, encoding), encoding) for encoding in ("cp1252", "cp850")]
     sense, encoding = max(guesses, key=lambda guess: guess[0])

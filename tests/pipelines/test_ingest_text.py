@@ -54,6 +54,31 @@ def test_western_files_without_utf8_are_read_and_line_ends_become_one_kind() -> 
     assert text.decode("Où est l’été?\r\nLà-bas.\rOui".encode("cp1252")) == ("Où est l’été?\nLà-bas.\nOui", "cp1252")
 
 
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [
+        ("Мельница стоит у реки. Вода вращает колесо, колесо вращает камень, и зерно становится мукой. " * 3, "koi8_r"),
+        ("Мельница стоит у реки. Вода вращает колесо, колесо вращает камень, и зерно становится мукой. " * 3, "cp1251"),
+        ("水車は川のそばにあります。水が車を回し、車が石を回し、穀物は粉になります。\n" * 4, "shift_jis"),
+        ("水車は川のそばにあります。水が車を回し、車が石を回し、穀物は粉になります。\n" * 4, "euc_jp"),
+        ("磨坊在河边。水推动轮子，轮子转动石头，谷物变成面粉。人们用面粉做面包。\n" * 4, "gb18030"),
+    ],
+)
+def test_text_in_other_scripts_is_read_where_two_detectors_agree(words: str, encoding: str) -> None:
+    found, named = text.decode(words.encode(encoding))
+    assert found == words and words.encode(named) == words.encode(encoding)
+
+
+@given(st.binary(min_size=200, max_size=400))
+def test_noise_is_no_text_in_any_encoding_or_comes_back_as_its_bytes(noise: bytes) -> None:
+    try:
+        found, named = text.decode(noise.replace(b"\r", b"").replace(b"\0", b""))
+    except RecordError as error:
+        assert error.reason in ("bad_encoding", "binary", "empty_file", "lone_surrogate")
+    else:
+        assert found and named
+
+
 def test_text_of_old_dos_files_is_read_by_what_stands_inside_words() -> None:
     words = "f\u00f6r Abram och sade: din s\u00e4d skall jag giva, t\u00e5ligt"
     assert text.decode(words.encode("cp850")) == (words, "cp850")
