@@ -82,9 +82,11 @@ class Transform:
             if not concerns(op.domains, document):
                 continue
             try:
-                document, counts[op.kind] = edited(document, op)
+                document, found = edited(document, op)
             except FactInTheWay:
                 attempt.note("fact_in_the_way")
+            else:
+                counts.setdefault(op.kind, Counter()).update(found)
         return document, counts
 
     def _columns(self, node: str, counts: dict[str, Counter[str]]) -> dict[str, int | None]:
