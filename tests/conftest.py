@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.servers.faulty import Faulty, faulty
-from tests.servers.s3 import ACCESS, s3_server
+from tests.servers.s3 import reached_at, s3_server
 
 settings.register_profile(
     "repeatable",
@@ -53,10 +53,9 @@ def _proxy(s3_port: int) -> Iterator[Faulty]:
 
 
 @pytest.fixture
-def s3(_proxy: Faulty, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+def s3(_proxy: Faulty) -> Iterator[Faulty]:
     """The way to the bucket `mill`, without a fault so far. This process and its children go there."""
-    for name, value in (ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{_proxy.port}"}).items():
-        monkeypatch.setenv(name, value)
     _proxy.reset()
-    yield _proxy
+    with reached_at(_proxy.port):
+        yield _proxy
     _proxy.reset()

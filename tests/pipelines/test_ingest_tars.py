@@ -38,7 +38,7 @@ from stores.tombstones import What
 from stores.upkeep import verify
 from tests.pipelines import small_data
 from tests.pipelines.test_run import head, run
-from tests.servers.s3 import ACCESS, s3_server
+from tests.servers.s3 import reached_at, s3_server
 
 Sample = Mapping[str, bytes]
 
@@ -725,9 +725,7 @@ def test_what_is_forgotten_is_read_no_more_and_the_receipt_says_where_it_still_l
 def test_tars_on_s3_are_adopted_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = pictures(tmp_path / "data")
     local = adopt(str(tmp_path / "local"), str(tmp_path / "data"))
-    with s3_server() as port:
-        for name, value in (ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}).items():
-            monkeypatch.setenv(name, value)
+    with s3_server() as port, reached_at(port):
         bucket = open_files("s3://mill/corpus")
         for path in (tmp_path / "data").glob("*.tar"):
             bucket.publish(Path(shutil.copy(path, tmp_path)), path.name)

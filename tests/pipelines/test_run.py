@@ -165,7 +165,7 @@ def test_ctrl_c_ends_promptly_without_leaving_workers(folder: Path, tmp_path: Pa
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, talk = process.communicate(timeout=10)
+    _, talk = process.communicate(timeout=30)
     assert process.returncode == 130 and "run the same command again" in talk
     end = time.monotonic() + 5
     while [pid for pid in workers if Path(f"/proc/{pid}").exists()]:

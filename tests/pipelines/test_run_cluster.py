@@ -28,7 +28,7 @@ from pipelines.node import Task, Unit
 from pipelines.run import main as millrace_run
 from pipelines.unit import UnitTask
 from stores.store import Store
-from tests.servers.s3 import ACCESS, BUCKET, free_port, s3_server
+from tests.servers.s3 import BUCKET, free_port, reached_at, s3_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -177,9 +177,7 @@ class Machines:
 @pytest.fixture(scope="module")
 def machines(work: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """With the address of an S3 server in their environment."""
-    with s3_server() as port, pytest.MonkeyPatch.context() as patch:
-        for name, value in (ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}).items():
-            patch.setenv(name, value)
+    with s3_server() as port, reached_at(port):
         machines = Machines(tmp_path_factory.mktemp("machines"))
         machines.start_scheduler()
         yield machines

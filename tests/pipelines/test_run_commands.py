@@ -55,7 +55,7 @@ def test_a_command_ends_with_the_run_that_started_it(tmp_path: Path, how: signal
         os.killpg(process.pid, how)  # as a terminal does
     else:
         process.send_signal(how)
-    process.wait(10)
+    process.wait(60)
     end = time.monotonic() + 5
     while Path(f"/proc/{pids[0].name}").exists():
         assert time.monotonic() < end

@@ -179,7 +179,7 @@ def test_workers_end_with_the_process_that_started_them(work: ModuleType, tmp_pa
     _until(lambda: len(list(pids.iterdir())) == 2)
     parent.send_signal(how)
     start = time.monotonic()
-    parent.wait(20)
+    parent.wait(60)
     workers = [int(file.name) for file in pids.iterdir()]
     _until(lambda: not any(_alive(pid) for pid in workers))
     assert time.monotonic() - start < 5

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 BUCKET = "mill"
 SMALL_PARTS = {"S3_UPLOAD_PART_MIN_SIZE": "1"}
@@ -43,6 +45,20 @@ def s3_server(skew_s: float = 0) -> Iterator[int]:
     finally:
         server.terminate()
         server.wait()
+
+
+@contextmanager
+def reached_at(port: int) -> Iterator[None]:
+    """This process and its children find S3 there. s3fs keeps clients by what they were asked for, which the address is
+    no part of: those of another server are dropped."""
+    from s3fs import S3FileSystem
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}).items():
+            patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        yield
+    S3FileSystem.clear_instance_cache()
 
 
 def free_port() -> int:

@@ -57,7 +57,7 @@ def test_the_first_of_two_answers_stays(chat: Chat, tmp_path: Path) -> None:
 
     def reply(request: Json) -> str:
         mine = next(said)
-        both.wait(10)
+        both.wait(60)
         return mine
 
     chat.reply = reply

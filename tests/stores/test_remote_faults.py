@@ -31,7 +31,7 @@ from stores.s3 import PART_BYTES
 from stores.store import Snapshot, Store
 from stores.upkeep import digest_of, verify
 from tests.servers.faulty import Fault, Faulty, Request, faulty
-from tests.servers.s3 import ACCESS, s3_server
+from tests.servers.s3 import reached_at, s3_server
 from tests.stores.test_store_commit import ROOT, documents, receipt, work
 
 UNITS = ("a", "b")
@@ -273,10 +273,8 @@ def test_a_writer_killed_between_the_parts_of_an_upload_leaves_nothing_that_is_r
 
 
 @pytest.mark.parametrize("skew_s", [-7200, 7200])
-def test_gc_goes_by_the_clock_of_the_server(skew_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with s3_server(skew_s) as port, faulty(port) as proxy:
-        for name, value in (ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}).items():
-            monkeypatch.setenv(name, value)
+def test_gc_goes_by_the_clock_of_the_server(skew_s: int) -> None:
+    with s3_server(skew_s) as port, faulty(port) as proxy, reached_at(proxy.port):
         store = Store.create(f"s3://mill/{uuid.uuid4().hex}", "documents", "docs")
         writer = store.writer("a")
         for document in documents("a"):
