@@ -12,14 +12,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 Json = Any
 """What `json.loads` gives."""
 
-TEXT_DOMAINS = ("web", "code", "math", "knowledge")
+TextDomain = Literal["web", "code", "math", "knowledge"]
+TEXT_DOMAINS = get_args(TextDomain)
 VISION_DOMAINS = ("caption", "interleaved", "ocr", "knowledge", "perception", "video", "agent")
 """K2.5 report, App. B. Every document is of one of these; which one, `pipelines/ingest/README.md` says."""
 

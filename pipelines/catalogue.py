@@ -12,6 +12,7 @@ from pipelines.curate import Filter
 from pipelines.dedup.nodes import DedupExact, DedupMinHash, MinHash
 from pipelines.dedup.pictures import DedupImages, ImageHash
 from pipelines.ingest.folder import IngestFolder
+from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
 from pipelines.ingest.tars import IngestTars
@@ -25,6 +26,7 @@ NODES: dict[str, type] = {
     "scenes": Scenes,
     "ingest_scenes": IngestScenes,
     "ingest_folder": IngestFolder,
+    "ingest_repository": IngestRepository,
     "ingest_stdlib": IngestStdlib,
     "ingest_tars": IngestTars,
     "filter": Filter,

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError
 from manifests.load import schema
-from manifests.records import ShapeKind, digest
+from manifests.records import ShapeKind, TextDomain, digest
 from pipelines.ingest import captions, files, pages
 from pipelines.ingest.fields import Rights
 from pipelines.ingest.pairing import Item, pair
@@ -41,7 +41,7 @@ class IngestFolder:
 
     kind: Literal["ingest_folder"]
     path: str
-    text_domain: str = "knowledge"
+    text_domain: TextDomain = "knowledge"
     """Of plain text and of rows without media; code is recognised by its ending."""
     text_fields: tuple[str, ...] = ()
     """Fields of a JSON record or table row that make its text, instead of the rules in `fields.py`."""

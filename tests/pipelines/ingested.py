@@ -9,6 +9,7 @@ from typing import Any
 from manifests.records import Document
 from pipelines.dag import unit_names
 from pipelines.ingest.folder import IngestFolder
+from pipelines.ingest.repository import IngestRepository
 from pipelines.node import Task
 from pipelines.unit import UnitTask, run_unit
 from stores.store import Snapshot, Store
@@ -20,7 +21,10 @@ def ingest(data: Path, store: Path, **options: Any) -> Snapshot:
 
 def ingest_counted(data: Path, store: Path, **options: Any) -> tuple[Snapshot, Counter[str]]:
     """The snapshot, and what cost no record by reason."""
-    node = IngestFolder(kind="ingest_folder", path=str(data), **options)
+    return worked(IngestFolder(kind="ingest_folder", path=str(data), **options), store)
+
+
+def worked(node: IngestFolder | IngestRepository, store: Path) -> tuple[Snapshot, Counter[str]]:
     units = unit_names("own", node, node.survey("own", {}))
     made = Store.open_or_create(str(store), "documents", "own")
     receipts = []
