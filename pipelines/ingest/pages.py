@@ -27,11 +27,6 @@ def _child() -> LimitedChild:
     return LimitedChild(memory_bytes=2 << 30, cpu_s=MOST_CPU_S)
 
 
-def close() -> None:
-    """End the child process; the next page starts another."""
-    _child().close()
-
-
 def captured(block: bytes, is_http: bool, content_type: str, extractor: Extractor) -> tuple[str, str, str, str, str]:
     """(why a record is passed over or "", content type, title, text, encoding). Raises RecordError."""
     skipped, kind, page = _child().call("pipelines.ingest.html:captured", block, is_http, content_type, extractor)
