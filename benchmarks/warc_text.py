@@ -16,6 +16,7 @@ import gzip
 import random
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -79,12 +80,15 @@ def ours(path: str) -> tuple[int, int]:
     """(pages, characters)."""
     from pipelines.ingest import archives, pages
     from pipelines.ingest.files import Piece
+    from pipelines.ingest.readers import PAGES_TOGETHER
 
+    found = archives.records(Path(path), True, Piece(0, Path(path).stat().st_size, 1, ""))
+    wanted = (record for _, record in found if isinstance(record, archives.Captured))
     count = characters = 0
-    for _, found in archives.records(Path(path), True, Piece(0, Path(path).stat().st_size, 1, "")):
-        if isinstance(found, archives.Captured):
-            text = pages.captured(found.block, found.is_http, found.content_type, "resiliparse")[3]
-            count, characters = count + 1, characters + len(text)
+    while together := list(islice(wanted, PAGES_TOGETHER)):
+        for one in pages.captured(together, "resiliparse"):
+            assert isinstance(one, pages.Text)
+            count, characters = count + 1, characters + len(one.words)
     return count, characters
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from manifests.errors import RecordError
 from pipelines.ingest import gzip_members as members
 from pipelines.ingest import text
+from pipelines.ingest.captured import Captured
 from pipelines.ingest.files import Piece
 
 MOST_RECORD_BYTES = 16 << 20
@@ -30,18 +30,6 @@ _LONGEST_LINE_BYTES = 4096
 _HEADER_LINE = re.compile(rb"\n")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _KINDS = ("warcinfo", "request", "metadata", "revisit", "continuation")
-
-
-@dataclass(frozen=True)
-class Captured:
-    """One record whose content may be text."""
-
-    url: str
-    date: str
-    is_http: bool
-    """The block is an HTTP response with headers, otherwise the content alone."""
-    content_type: str
-    block: bytes
 
 
 Record = tuple[str, Captured | str | RecordError]

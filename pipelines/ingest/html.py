@@ -12,6 +12,7 @@ import contextlib
 import io
 import re
 import zlib
+from collections.abc import Sequence
 
 from fastwarc.warc import ArchiveIterator
 from resiliparse.extract.html2text import extract_plain_text
@@ -57,6 +58,17 @@ def captured(block: bytes, is_http: bool, content_type: str, extractor: str) -> 
         content, encoding = decode(block, charset)
         return "", content_type, ("", content, encoding, [])
     return "other_content_type", content_type, None
+
+
+def all_captured(records: Sequence[tuple[bytes, bool, str]], extractor: str) -> list[tuple[object, ...]]:
+    """What `captured` gives for each, or (reason, message) of its RecordError: several records cost one call."""
+    found: list[tuple[object, ...]] = []
+    for block, is_http, content_type in records:
+        try:
+            found.append(captured(block, is_http, content_type, extractor))
+        except RecordError as error:
+            found.append((error.reason, error.message))
+    return found
 
 
 def page(data: bytes, charset: str, extractor: str, with_pictures: bool) -> Page:

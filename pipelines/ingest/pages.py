@@ -7,9 +7,13 @@ Everything that parses happens in `html.py`, in a child process with limits of i
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from manifests.errors import RecordError
+from pipelines.ingest.captured import Captured
 from pipelines.ingest.markdown import Interleaved, Link
 from stores.child import LimitedChild
 
@@ -21,17 +25,35 @@ SAMPLE_BYTES = 1 << 16
 _MARK = re.compile("\ufdd0([0-9]{1,9})\ufdd1")
 
 
+@dataclass(frozen=True)
+class Text:
+    passed_over: str
+    """Why this is no document, "" for one."""
+    content_type: str
+    title: str
+    words: str
+    encoding: str
+
+
 @cache
 def _child() -> LimitedChild:
     """One warm child for this worker's life; it dies with the worker."""
     return LimitedChild(memory_bytes=2 << 30, cpu_s=MOST_CPU_S)
 
 
-def captured(block: bytes, is_http: bool, content_type: str, extractor: Extractor) -> tuple[str, str, str, str, str]:
-    """(why a record is passed over or "", content type, title, text, encoding). Raises RecordError."""
-    skipped, kind, page = _child().call("pipelines.ingest.html:captured", block, is_http, content_type, extractor)
+def captured(records: Sequence[Captured], extractor: Extractor) -> list[Text | RecordError]:
+    """What the pages among what a crawler took say. They go to the child together, and one by one where it fails."""
+    told = [(one.block, one.is_http, one.content_type) for one in records]
+    try:
+        found = _child().call("pipelines.ingest.html:all_captured", told, extractor)
+    except RecordError as error:
+        return [error] if len(records) == 1 else [captured([one], extractor)[0] for one in records]
+    return [RecordError(*one) if len(one) == 2 else _text(*one) for one in found]
+
+
+def _text(passed_over: str, content_type: str, page: tuple[str, str, str, object] | None) -> Text:
     title, words, encoding, _ = page or ("", "", "", ())
-    return skipped, kind, title, words, encoding
+    return Text(passed_over, content_type, title, words, encoding)
 
 
 def read(data: bytes, extractor: Extractor) -> tuple[Interleaved, str]:

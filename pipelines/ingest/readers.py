@@ -30,6 +30,7 @@ from pipelines.ingest import (
     shapes,
     text,
 )
+from pipelines.ingest.captured import Captured
 from pipelines.ingest.files import File
 from pipelines.ingest.labels import Labels
 from pipelines.ingest.pairing import MOST_MARKDOWN_BYTES, Item, is_medium
@@ -40,6 +41,8 @@ from pipelines.ops.text import Normalise
 MOST_TEXT_BYTES = 64 << 20
 MOST_MEDIA_BYTES = 256 << 20
 """Of one document, which stands in memory as a whole."""
+PAGES_TOGETHER, MOST_BYTES_TOGETHER = 16, 4 << 20
+"""Of an archive that go to the child process in one call."""
 JUDGED_ROWS = 20
 """Where none of a file's first rows has text, the file is of some other kind and is set aside as one."""
 
@@ -274,30 +277,33 @@ class Reader:
         """What else a crawler writes down, and what is no text, is counted and passed over."""
         assert item.piece is not None
         path, packed = files.inside(self.base, file.path), file.suffix.endswith(".gz")
+        waiting: list[tuple[str, Captured]] = []
         for at, record in archives.records(path, packed, item.piece):
-            locator = item.locator + at
             if isinstance(record, str):
                 self.attempt.note(record)
-                continue
-            made = self.attempt(locator, self._captured, locator, record)
-            if isinstance(made, str):
-                self.attempt.note(made)
+            elif isinstance(record, RecordError):
+                self.attempt(item.locator + at, refuse, record.reason, record.message)
             else:
-                yield from _one(made)
+                waiting.append((item.locator + at, record))
+            if len(waiting) >= PAGES_TOGETHER or sum(len(one.block) for _, one in waiting) > MOST_BYTES_TOGETHER:
+                yield from self._captured(waiting)
+                waiting = []
+        yield from self._captured(waiting)
 
-    def _captured(self, locator: str, record: archives.Captured | RecordError) -> Document | str:
-        """The document, or why there is none."""
-        if isinstance(record, RecordError):
-            raise record
-        extractor = self.rules.html_extractor
-        passed_over, kind, title, words, encoding = pages.captured(
-            record.block, record.is_http, record.content_type, extractor
-        )
-        if passed_over:
-            return passed_over
-        notes: dict[str, Json] = {"date": record.date, "content_type": kind, **_encoding(encoding)}
-        notes |= {"title": title} if title else {}
-        return self._document(locator, "web", [Text(words)], [], notes, fields.Rights(origin=record.url))
+    def _captured(self, records: Sequence[tuple[str, Captured]]) -> Iterator[Document]:
+        read = pages.captured([record for _, record in records], self.rules.html_extractor)
+        for (locator, record), found in zip(records, read, strict=True):
+            if isinstance(found, pages.Text) and found.passed_over:
+                self.attempt.note(found.passed_over)
+            else:
+                yield from _one(self.attempt(locator, self._page, locator, record, found))
+
+    def _page(self, locator: str, record: Captured, found: pages.Text | RecordError) -> Document:
+        if isinstance(found, RecordError):
+            raise found
+        notes: dict[str, Json] = {"date": record.date, "content_type": found.content_type, **_encoding(found.encoding)}
+        notes |= {"title": found.title} if found.title else {}
+        return self._document(locator, "web", [Text(found.words)], [], notes, fields.Rights(origin=record.url))
 
     def _pdf(self, item: Item, file: File) -> Iterator[Document]:
         path = str(files.inside(self.base, file.path))

@@ -12,6 +12,7 @@ import pytest
 from manifests.errors import RecordError
 from manifests.records import Document, Media, Text
 from pipelines.ingest import archives, files, gzip_members, pages
+from pipelines.ingest.captured import Captured
 from pipelines.ingest.files import Piece
 from pipelines.ingest.suffixes import CUT_AT_LINES
 from stores.child import LimitedChild
@@ -160,8 +161,8 @@ def test_what_packs_too_well_or_is_too_long_costs_itself(tmp_path: Path) -> None
     path.write_bytes(five()[0] + warc(b" " * (archives.MOST_RECORD_BYTES + 1)) + five()[1])
     assert list(read(path).values()) == [URLS[0], "too_large", URLS[1]]
     packed = http(gzip.compress(b"<p>" + b"a" * (40 << 20)), more="Content-Encoding: gzip\r\n")
-    with pytest.raises(RecordError):
-        pages.captured(packed, True, "", "resiliparse")
+    [refused] = pages.captured([Captured("", "", True, "", packed)], "resiliparse")
+    assert isinstance(refused, RecordError) and refused.reason == "too_large"
 
 
 def test_marks_of_gzip_in_plain_bytes_are_no_place_to_cut() -> None:
@@ -222,8 +223,9 @@ def test_pages_in_other_encodings_are_read_as_they_say_or_look(words: str, encod
     body = page(words, charset=encoding)
     if meta:
         body = body.replace(b"<title>", f"<meta charset={meta}><title>".encode())
-    _, _, title, found, _ = pages.captured(http(body, kind), True, "", "resiliparse")
-    assert (found.split(), title) == (words.split(), "A mill")
+    [found] = pages.captured([Captured("", "", True, "", http(body, kind))], "resiliparse")
+    assert isinstance(found, pages.Text)
+    assert (found.words.split(), found.title) == (words.split(), "A mill")
 
 
 def test_a_page_that_takes_too_long_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,4 +235,8 @@ def test_a_page_that_takes_too_long_costs_itself(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(RecordError) as caught:
             pages.read(b"<div>" * 100_000 + b"x", "resiliparse")
         assert caught.value.reason == "decoder_timeout"
+        slow = Captured("", "", False, "text/html", b"<div>" * 100_000 + b"x")
+        quick = Captured("", "", False, "text/html", page("Words between."))
+        first, second = pages.captured([quick, slow], "resiliparse")
+        assert isinstance(first, pages.Text) and isinstance(second, RecordError)
         assert pages.read(page("Words again."), "resiliparse")[0].pieces
