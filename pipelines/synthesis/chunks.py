@@ -18,9 +18,8 @@ def count(characters: int, most: int) -> int:
     return -(-characters // most)
 
 
-def chunks(text: str, most: int) -> list[str]:
-    """`count(len(text), most)` pieces that are the text again when joined; one may be half longer than `most`."""
-    pieces = count(len(text), most)
+def chunks(text: str, pieces: int) -> list[str]:
+    """So many pieces of about equal length that are the text again when joined."""
     even = len(text) / max(pieces, 1)
     formulas = [match.span() for match in FORMULA.finditer(text)] if pieces > 1 else []
     cuts = [0, *(_cut(text, round(even * i), int(even / 4), formulas) for i in range(1, pieces)), len(text)]

@@ -97,7 +97,10 @@ class _OfText:
         """Chunk by chunk, each after a look at what was written last."""
         written: list[str] = []
         fidelity: list[float] = []
-        for number, chunk in enumerate(chunks(document.text, self.chunk_characters)):
+        # Counted as the index counts, without the lines between parts: no more requests than were reserved.
+        characters = sum(len(part.text) for part in document.parts if isinstance(part, Text))
+        pieces = count(characters, self.chunk_characters)
+        for number, chunk in enumerate(chunks(document.text, pieces)):
             if not chunk.strip():
                 continue
             last = written[-1][-self.context_characters :] if written and self.context_characters else ""

@@ -115,7 +115,7 @@ pieces = st.sampled_from(["a word ", "Ends. ", "\n\n", "\n", "$x + y$", "\\[ a =
 
 @given(st.lists(pieces, max_size=60).map("".join), st.integers(16, 200))
 def test_chunks_are_the_text_and_as_many_as_its_length_says(text: str, most: int) -> None:
-    found = chunks(text, most)
+    found = chunks(text, count(len(text), most))
     assert "".join(found) == text and len(found) == count(len(text), most)
     assert all(0 < len(chunk) <= 1.5 * most + 1 for chunk in found)
 
@@ -123,7 +123,7 @@ def test_chunks_are_the_text_and_as_many_as_its_length_says(text: str, most: int
 def test_a_formula_is_not_cut_and_money_is_none() -> None:
     text = "So we add both. " * 6 + "$a + b + c + d + e + f$ is what we get. " + "And so it goes on. " * 6
     for most in range(30, 160):
-        assert sum(map(len, map(formulas, chunks(text, most)))) == 1 or most < 60
+        assert sum(map(len, map(formulas, chunks(text, count(len(text), most))))) == 1 or most < 60
     assert formulas("from $5 to $10, \\( a \\) and $$b\n c$$") == ["\\(a\\)", "$$bc$$"]
 
 
@@ -164,6 +164,16 @@ def test_a_chunk_is_written_behind_the_last_one_and_each_is_compared(chat: Chat,
     assert "So ends" not in rewriting[0]
     assert all(f"<<<\n{before[-40:]}\n>>>" in text for before, text in zip(last, rewriting[1:], strict=False))
     assert len({request["seed"] for request in asked}) == len(asked)
+
+
+def test_a_text_in_parts_asks_for_no_more_than_the_index_lets_expect(chat: Chat, here: Path) -> None:
+    parts = (Text("some words here " * 15), Text("and more of them " * 14 + "so"))
+    over = stored(here, {"u": [replace(document("parts"), parts=parts)]})
+    (characters,) = over.table(["characters"]).column("characters").to_pylist()
+    assert characters == 480 < len(over.record(0).text)
+    one = node(chat, over)
+    made(here, one, over)
+    assert sum(chat.seen.values()) == one.task.requests(characters, []) == 8
 
 
 def test_math_is_rewritten_as_notes_and_keeps_its_formulas_in_translation(chat: Chat, here: Path) -> None:
