@@ -30,7 +30,8 @@ from pipelines.ingest.files import File
 from pipelines.ingest.shapes import Annotated, Instance, box, name_of, numbers, polygon
 
 MOST_BYTES = 512 << 20
-"""Of a file; instances_train2017.json has 448 MiB. It stands in memory twice, as text."""
+"""Of a file; instances_train2017.json has 448 MiB. The survey needs about six times as much memory."""
+MOST_ID_CHARACTERS = 200
 MOST_ELEMENT_CHARACTERS = 4 << 20
 """Of one annotation; the whole file is never parsed at once."""
 IDS = {
@@ -78,29 +79,29 @@ def looks_like(base: Path, file: File) -> bool:
 
 def scan(data: bytes) -> Scanned:
     """Pictures of a file in its order. Raises RecordError: `bad_json`, `too_deep`, `too_large`, `bad_annotation`."""
-    found: dict[str, list[tuple[dict[str, Json], str]]] = {name: [] for name in IDS}
+    found: dict[str, list[tuple[dict[str, str], str]]] = {name: [] for name in IDS}
     for name, value, written in _elements(text.decode(data)[0]):
         if name in found and isinstance(value, dict):
-            kept = {field: value[field] for field in IDS[name] if isinstance(value.get(field), int | str)}
+            kept = {field: str(value[field]) for field in IDS[name] if isinstance(value.get(field), int | str)}
             found[name].append((kept, written))
     categories = {kept.get("id"): written for kept, written in found["categories"]}
     licences = {kept.get("id"): written for kept, written in found["licenses"]}
-    about: dict[Json, dict[str, list[str]]] = {}
-    names: dict[Json, str] = {}
+    about: dict[str, dict[str, list[str]]] = {}
+    names: dict[str, str] = {}
     for kept, written in found["images"]:
         picture, called = kept.get("id"), kept.get("file_name")
-        if picture is None or picture in about or not isinstance(called, str):
+        if not picture or len(picture) > MOST_ID_CHARACTERS or picture in about or not called:
             raise RecordError("bad_annotation", f"no id, no name or twice: image {text.printable(repr(kept)[:80])}")
-        licence = licences.get(kept.get("license"))
+        licence = licences.get(kept.get("license", ""))
         names[picture] = called
         about[picture] = {"images": [written], "annotations": [], "categories": [], "refs": []}
         about[picture]["licenses"] = [licence] if licence else []
     astray = 0
-    refs: dict[Json, list[str]] = defaultdict(list)
+    refs: dict[str | None, list[str]] = defaultdict(list)
     for kept, written in found["refs"]:
         refs[kept.get("ann_id")].append(written)
     for kept, written in found["annotations"]:
-        lists = about.get(kept.get("image_id"))
+        lists = about.get(kept.get("image_id", ""))
         if lists is None:
             astray += 1
             continue
@@ -109,7 +110,7 @@ def scan(data: bytes) -> Scanned:
         category = categories.get(kept.get("category_id"))
         if category is not None and category not in lists["categories"]:
             lists["categories"].append(category)
-    return Scanned(tuple(Picture(str(one), names[one], _joined(lists)) for one, lists in about.items()), astray)
+    return Scanned(tuple(Picture(one, names[one], _joined(lists)) for one, lists in about.items()), astray)
 
 
 def _joined(lists: dict[str, list[str]]) -> str:
@@ -201,8 +202,8 @@ def read(told: str) -> Read:
     if referring:
         instances = [_instance(one, name_of(name), (), left_out) for one, name in referring]
     else:
-        kinds = {one["id"]: one for one in lists["categories"]}
-        instances = [_of_kind(one, kinds.get(one.get("category_id")), left_out) for one in annotations]
+        kinds = {str(one["id"]): one for one in lists["categories"]}
+        instances = [_of_kind(one, kinds.get(str(one.get("category_id"))), left_out) for one in annotations]
     width, height = image.get("width"), image.get("height")
     size = (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None
     return Read((), Annotated(tuple(instances), size, not referring, tuple(left_out)), rights)
@@ -210,7 +211,7 @@ def read(told: str) -> Read:
 
 def _expressions(annotation: dict[str, Json], refs: list[dict[str, Json]]) -> Iterator[Json]:
     """Sentences that refer to this thing and no other."""
-    own = [one for one in refs if one.get("ann_id") == annotation.get("id")]
+    own = [one for one in refs if str(one.get("ann_id")) == str(annotation.get("id"))]
     for one in (annotation, *own):
         said = one.get("sentences", [one["caption"]] if isinstance(one.get("caption"), str) else [])
         if not isinstance(said, list):

@@ -17,7 +17,7 @@ from manifests.errors import RecordError
 from manifests.records import digest
 from pipelines.ingest import coco, conversations, fields, labels, lines, markdown, pages, text
 from pipelines.ingest.captions import is_table
-from pipelines.ingest.files import File, Piece, Refused, printable, read
+from pipelines.ingest.files import File, Piece, Refused, read
 from pipelines.ingest.suffixes import CAPTIONS, DATASET_NOTES, READERS
 
 MOST_MARKDOWN_BYTES = 16 << 20
@@ -153,7 +153,7 @@ def _of_many(base: Path, file: File, by_path: Mapping[str, File], named: Mapping
         return [Item("refused", file.locator, file, refusal=(error.reason, error.message))]
     items = []
     for picture in scanned.pictures:
-        locator = f"{file.locator}#{printable(picture.id)[:200]}"
+        locator = f"{file.locator}#{text.printable(picture.id)}"
         try:
             path = markdown.resolve(picture.file_name, file.path)
         except RecordError as error:

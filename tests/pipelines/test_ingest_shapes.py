@@ -152,6 +152,7 @@ def test_each_bad_annotation_costs_its_picture_and_no_other(tmp_path: Path) -> N
         ('{"images": [{"id": 1, "file_name": "1.png"}], "annotations": [', "bad_json"),
         ('{"images": [{"id": 1, "file_name": "1.png"} {}], "annotations": []}', "bad_json"),
         ('{"images": [{"id": 1}], "annotations": []}', "bad_annotation"),
+        ('{"images": [{"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}]}', "bad_annotation"),
         ('{"images": [{"id": 1, "file_name": "1.png"}], "annotations": ' + "[" * 200_000, "too_deep"),
         ('{"images": [{"id": 1, "file_name": "' + "x" * (5 << 20) + '"}], "annotations": []}', "too_large"),
     ],
