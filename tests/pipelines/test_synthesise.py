@@ -127,6 +127,14 @@ def test_a_formula_is_not_cut_and_money_is_none() -> None:
     assert formulas("from $5 to $10, \\( a \\) and $$b\n c$$") == ["\\(a\\)", "$$bc$$"]
 
 
+@pytest.mark.parametrize("mark", ["\\[", "$$ ", "\\begin{a}", "$a "])
+def test_formulas_without_an_end_cost_little(mark: str) -> None:
+    began = time.process_time()
+    text = mark * 20_000
+    assert "".join(chunks(text, count(len(text), 60))) == text
+    assert time.process_time() - began < 5
+
+
 # -------------------------------------------------------------------- what is made
 
 
