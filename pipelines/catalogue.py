@@ -9,6 +9,7 @@ from pipelines.augment import Augment
 from pipelines.build import Pack, Plan, Tokenise
 from pipelines.commands import Report, Train
 from pipelines.curate import Filter
+from pipelines.dedup.decontaminate import Decontaminate
 from pipelines.dedup.nodes import DedupExact, DedupMinHash, MinHash
 from pipelines.dedup.pictures import DedupImages, ImageHash
 from pipelines.ingest.folder import IngestFolder
@@ -35,6 +36,7 @@ NODES: dict[str, type] = {
     "dedup_minhash": DedupMinHash,
     "image_hash": ImageHash,
     "dedup_images": DedupImages,
+    "decontaminate": Decontaminate,
     "materialise": Materialise,
     "compact": Materialise,
     "transform": Transform,

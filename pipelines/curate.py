@@ -17,7 +17,7 @@ import pydantic
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
-from pipelines.ops import blocked, language, media, quality, rights, technical, text
+from pipelines.ops import blocked, language, media, pairs, pixels, quality, rights, technical, text, videos
 from pipelines.ops.op import Measured, Op, concerns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
@@ -40,7 +40,17 @@ OPS: dict[str, type] = {
     "image_too_small": media.ImageTooSmall,
     "extreme_aspect": media.ExtremeAspect,
     "flat_image": media.FlatImage,
+    "blurred_image": pixels.BlurredImage,
+    "low_entropy": pixels.LowEntropy,
+    "text_only_image": pixels.TextOnlyImage,
+    "animated_image": pixels.AnimatedImage,
+    "caption_length": pairs.CaptionLength,
+    "boilerplate_caption": pairs.BoilerplateCaption,
     "video_too_short": media.VideoTooShort,
+    "video_too_long": videos.VideoTooLong,
+    "broken_timestamps": videos.BrokenTimestamps,
+    "static_video": videos.StaticVideo,
+    "cut_heavy": videos.CutHeavy,
     "rights": rights.Rights,
 }
 
@@ -75,7 +85,7 @@ class Filter:
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts: dict[str, Json] = {"ops": [[op.kind, op.VERSION] for op in self.ops]}
         if any(op.READS_MEDIA for op in self.ops):
-            facts["pillow"] = version("pillow")
+            facts |= {library: version(library) for library in ("pillow", "simplejpeg", "av")}
         for op in self.ops:
             if isinstance(op, Measured):
                 facts |= {library: version(library) for library in op.LIBRARIES}

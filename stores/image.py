@@ -182,6 +182,15 @@ def reduced_rgb(payload: bytes, side_px: int, limits: ImageLimits = LIMITS) -> n
     return small_rgb(rgb, side_px)
 
 
+def frames(payload: bytes, limits: ImageLimits = LIMITS) -> int:
+    """Of an animation, or pages; 1 for other pictures, a JPEG with more behind it included. Raises RecordError."""
+    image = _open(payload, limits)
+    try:
+        return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    except _DECODER_ERRORS as error:
+        raise _broken(error) from error
+
+
 def small_rgb(rgb: np.ndarray, side_px: int) -> np.ndarray:
     """The picture by its means, the shorter side `side_px`, the longer one at most 8 times that; never larger."""
     height, width = rgb.shape[:2]

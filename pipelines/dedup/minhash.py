@@ -52,14 +52,19 @@ def keys_of(texts: Iterable[str], words: int, bands: int, rows: int) -> np.ndarr
     masks, factors = constants(bands * rows)
     found = []
     for text in texts:
-        data = np.frombuffer(_plain(text), np.uint8)
-        hashes = np.empty(len(data) + 1, np.uint64)
+        hashes = word_hashes(text)
         keys = np.zeros(bands, np.uint64)
-        count = _words(data, hashes)
-        if count:
-            _bands(hashes[:count], words, rows, masks, factors, keys)
+        if len(hashes):
+            _bands(hashes, words, rows, masks, factors, keys)
         found.append(keys)
     return np.array(found, np.uint64).reshape(-1, bands)
+
+
+def word_hashes(text: str, digits: bool = False) -> np.ndarray:
+    """(words,) uint64; with `digits` numbers that differ are different words."""
+    data = np.frombuffer(_plain(text), np.uint8)
+    hashes = np.empty(len(data) + 1, np.uint64)
+    return hashes[: _words(data, digits, hashes)]
 
 
 def _plain(text: str) -> bytes:
@@ -69,8 +74,8 @@ def _plain(text: str) -> bytes:
     return unicodedata.normalize("NFC", text.casefold()).encode("utf-8", "replace")
 
 
-@compiled(_BYTES, _WORDS, returns=types.int64)
-def _words(data, hashes):
+@compiled(_BYTES, types.boolean, _WORDS, returns=types.int64)
+def _words(data, digits, hashes):
     """Hash of each word of UTF-8 text; how many there are."""
     count = 0
     state = _PREMIX
@@ -86,7 +91,7 @@ def _words(data, hashes):
             elif 65 <= byte <= 90:
                 letter = np.uint64(byte + 32)
             elif 48 <= byte <= 57:
-                letter = np.uint64(48)
+                letter = np.uint64(byte) if digits else np.uint64(48)
             at += 1
             if letter:
                 state = (state ^ letter) * _POWER

@@ -44,7 +44,7 @@ class ImageHash:
     key_frames: int = 5
     """Of a video: those in the middle of so many equal stretches."""
     crops: bool = False
-    """Also 285 parts of every image. For evaluation sets: what was cut out of their pictures is found then."""
+    """Also 1,308 parts of every image, 52 KB. For evaluation sets: what was cut out of their pictures is found then."""
     domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

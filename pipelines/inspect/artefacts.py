@@ -118,6 +118,22 @@ def drops_below(view: Snapshot) -> dict[str, int]:
     return drops(Store.open(below.url).snapshot(below.number))
 
 
+def contaminated(view: Snapshot) -> list[Json]:
+    """What a view found of evaluations: how many documents by evaluation and by how it was found, with an example."""
+    names = view.meta.get("contaminated")
+    if not names:
+        return []
+    table = view.table(["id", names["item"], names["evaluation"], names["how"]])
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for one, item, evaluation, how in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        if item is not None:
+            found.setdefault((evaluation, how), []).append((one, item))
+    return [
+        {"evaluation": evaluation, "how": how, "documents": len(some), "example": some[0][0], "item": some[0][1]}
+        for (evaluation, how), some in sorted(found.items())
+    ]
+
+
 def quarantined(snapshot: Snapshot) -> dict[str, int]:
     """What could not become a record, by reason, most frequent first."""
     return dict(Counter(snapshot.quarantined()["reason"].to_pylist()).most_common())

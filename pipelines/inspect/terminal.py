@@ -140,6 +140,7 @@ def _store(snapshot: Snapshot) -> dict[str, Json]:
         for name, (used, distinct, size) in artefacts.media(snapshot).items()
     ]
     found["dropped"] = artefacts.drops(snapshot)
+    found["contaminated"] = artefacts.contaminated(snapshot)
     found["scores"] = [
         {"column": name, "lowest": low, "median": middle, "highest": high}
         for name, (low, middle, high) in artefacts.scores(snapshot).items()

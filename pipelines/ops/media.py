@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Media
 from pipelines.ops.op import Limit, Measured, concerns
-from stores.image import decode_rgb
+from pipelines.ops.pixels import rgb_of
 
 
 @schema
@@ -70,10 +69,10 @@ class ExtremeAspect(Measured):
 class FlatImage(Measured):
     """Every image shows one colour: in no channel do two pixels differ by `min_spread` levels of 255 or more.
 
-    Raises RecordError for bytes that do not decode.
+    Measured as in `pixels.py`, at a shorter side of 256 px. Raises RecordError for bytes that do not decode.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     READS_MEDIA: ClassVar[bool] = True
     LIMITS = (Limit("spread", "below", "min_spread", "flat_image"),)
     kind: Literal["flat_image"]
@@ -117,9 +116,7 @@ def images(document: Document) -> list[Media]:
 
 def spread(image: Media) -> int:
     """Largest difference between two pixels of one channel, in levels of 255."""
-    if image.payload is None:
-        raise RecordError("no_payload", f"image {image.digest} was not read")
-    rgb = decode_rgb(image.payload)
+    rgb = rgb_of(image)
     low, high = rgb.min(axis=(0, 1)).astype(int), rgb.max(axis=(0, 1)).astype(int)
     return int((high - low).max())
 
