@@ -7,6 +7,7 @@ are few of them, and what is there already is written again only as often as the
 
 from __future__ import annotations
 
+import posixpath
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from stores.lookup import FOLDER, Covered, entries_of, manifest_bytes, manifest_
 from stores.roots import ShardEntry
 from stores.runs import COVER, ENTRY, Fresh, Run, RunEntry, Source, write
 from stores.snapshot import Snapshot
-from stores.upkeep import lookup_damages
+from stores.upkeep import digest_of, lookup_damages
 
 KINDS = ("documents", "samples", "packs")
 LEASE = "the look-up"
@@ -112,7 +113,10 @@ def mend(snapshot: Snapshot) -> bool:
     damaged = [damage.where.removeprefix(f"{snapshot.name}/") for damage in lookup_damages(snapshot)]
     if snapshot.kind not in KINDS or not damaged and read(snapshot.files, snapshot.number) is not None:
         return False
-    for path in {*damaged, manifest_path(snapshot.number)}:
+    # Runs that no sound list names may be damaged, too; under such a name the same bytes would not be written again.
+    runs = [info.path for info in snapshot.files.listing(FOLDER) if info.path.endswith(".run")]
+    torn = [path for path in runs if digest_of(snapshot.files, path) != posixpath.basename(path).removesuffix(".run")]
+    for path in {*damaged, *torn, manifest_path(snapshot.number)}:
         snapshot.files.delete(path)
     build(snapshot)
     return True

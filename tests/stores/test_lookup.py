@@ -290,6 +290,15 @@ def test_a_lookup_in_many_parts_is_the_same(store: Store, monkeypatch: pytest.Mo
     check(snapshot, ["a", "b", "c"])
 
 
+def test_a_run_that_is_damaged_beside_what_names_it_is_made_again(store: Store) -> None:
+    snapshot = commit(store, "a", "b")
+    lookup_upkeep.build(snapshot)
+    for path in (*run_files(store), Path(store.url, manifest_path(snapshot.number))):
+        flip(path, 7)
+    assert repair(store).lookup_made
+    assert verify(snapshot) == [] and not store.snapshot(snapshot.number).lookup.scanned
+
+
 @pytest.mark.parametrize("where", ["run", "manifest"])
 def test_damage_is_named_worked_around_and_repaired(store: Store, where: str) -> None:
     snapshot = commit(store, "a", "b")
