@@ -23,6 +23,8 @@ from typing import Protocol
 from manifests.errors import StoreError
 
 NO_SWAP = "none"
+BUCKETS = ("s3", "s3a", "gs", "gcs")
+"""Schemes whose paths begin with a bucket."""
 OPEN_FILES = 128
 """Shards that one process holds open for reading; far below the usual limit of 1,024."""
 
@@ -116,12 +118,14 @@ class Files(Protocol):
 
 
 def open_files(url: str) -> Files:
-    """Raises StoreError where fsspec does not know the protocol, or lacks a library for it."""
+    """Raises StoreError where fsspec does not know the protocol, lacks a library for it, or reaches nobody."""
     scheme, mark, path = url.partition("://")
     if not mark:
         return LocalFiles(Path(url))
     if scheme in ("file", "local"):
         return LocalFiles(Path(path))
+    if scheme in BUCKETS and not path.strip("/"):
+        raise StoreError("no bucket is named", where=url, fix=f"write {scheme}://BUCKET/FOLDER")
     try:
         return _remote(scheme)(url)
     except ImportError as error:
@@ -129,6 +133,8 @@ def open_files(url: str) -> Files:
         raise StoreError(f"a library is missing: {error}", where=url, fix=extra) from None
     except ValueError as error:
         raise StoreError(str(error), where=url, fix="use a local path or a URL that fsspec knows") from None
+    except OSError as error:  # of protocols that connect at once
+        raise StoreError(str(error) or type(error).__name__, where=url, fix="check the URL") from error
 
 
 def _remote(scheme: str) -> Callable[[str], Files]:

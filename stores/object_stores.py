@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from manifests.errors import StoreError
+from stores.filesystem import FileInfo
 from stores.remote import SMALL_BYTES, RemoteFiles
 
 PASSING = (408, 409, 429)
@@ -49,7 +51,16 @@ class CreatingFiles(RemoteFiles):
         except FileExistsError:
             return self._read(path, promised=True) == data
         except FileNotFoundError as error:
-            raise StoreError(str(error), where=self.url, fix="make the bucket first, or check its name") from None
+            raise self._no_bucket(error) from None
+
+    def listing(self, folder: str) -> Iterator[FileInfo]:
+        try:
+            yield from super().listing(folder)
+        except FileNotFoundError as error:
+            raise self._no_bucket(error) from None
+
+    def _no_bucket(self, error: FileNotFoundError) -> StoreError:
+        return StoreError(str(error), where=self.url, fix="make the bucket first, or check its name")
 
     def _put_new(self, seconds: float, path: str, data: bytes) -> None:
         """Raises FileExistsError."""

@@ -111,6 +111,16 @@ def test_a_store_without_a_bucket_is_an_error_that_says_so(s3: Faulty) -> None:
         Store.open("s3://no-such-bucket/docs")
     with pytest.raises(StoreError, match="bucket does not exist"):
         Store.create("s3://no-such-bucket/docs", "documents", "docs")
+    with pytest.raises(StoreError, match="make the bucket first"):
+        list(open_files("s3://no-such-bucket").listing("lock"))
+
+
+@pytest.mark.parametrize(
+    ("url", "says"), [("s3://", "no bucket is named"), ("gs:///", "no bucket"), ("ftp://127.0.0.1:9/docs", "refused")]
+)
+def test_a_url_that_leads_nowhere_is_an_error_that_says_so(url: str, says: str) -> None:
+    with pytest.raises(StoreError, match=says):
+        open_files(url)
 
 
 def test_files_are_published_under_their_names(remote_url: str) -> None:
