@@ -5,8 +5,9 @@
 
 The groups lie in a folder of their own that is gone afterwards, so nothing of them can be taken for the run's. Only
 nodes that make documents, views and samples are run, and what they need; no endpoint is asked, so what is synthesised
-counts as nothing. A group stands for the whole by the bytes of its units where every source knows them, else by their
-number. What grows faster than its input is not seen: of duplicates, a sample finds fewer than the whole has.
+counts as nothing. A group stands for a source by the bytes of its units where they are known, else by their number, and
+for what several sources come together in by the documents that came of each. What grows faster than its input is not
+seen: of duplicates, a sample finds fewer than the whole has.
 """
 
 from __future__ import annotations
@@ -80,12 +81,12 @@ def estimate(graph: Graph, share: float, workers: int, as_json: bool) -> int:
         for number, group in enumerate(groups):
             folder = Path(scratch) / str(number)
             Sampling(replace(graph, order=order), Out.of(str(folder), folder), engine, group).work()
-    roots = {name: _roots(graph, name) for name in order}
-    rows = {name: _row(name, roots[name], groups) for name in order}
-    shares = [min(group.part(roots[name]) for name in order) for group in groups]
+    parts = [group.parts(graph, order) for group in groups]
+    rows = {name: _row(name, groups, [some[name] for some in parts]) for name in order}
+    shares = [min(some.values()) for some in parts]
     seconds = [
-        share * sum(group.seen[name]["worker_s"] / group.part(roots[name]) for name in order)
-        for group, share in zip(groups, shares, strict=True)
+        share * sum(group.seen[name]["worker_s"] / some[name] for name in order)
+        for group, some, share in zip(groups, parts, shares, strict=True)
     ]
     hours = expected([one / max(workers, 1) / 3600 for one in seconds], shares)
     part = sum(shares)
@@ -114,12 +115,6 @@ def _sampled(graph: Graph) -> tuple[str, ...]:
     return tuple(name for name in graph.order if name in stores | read)
 
 
-def _roots(graph: Graph, name: str) -> frozenset[str]:
-    """The sources that a node is made from."""
-    below = graph.node(name).reads()
-    return frozenset().union(*(_roots(graph, wanted) for wanted in below)) if below else frozenset({name})
-
-
 class Group:
     """Some units of every source, and what came of them."""
 
@@ -129,10 +124,19 @@ class Group:
         self.seen: defaultdict[str, dict[str, float]] = defaultdict(lambda: {"worker_s": 0.0})
         """Totals by node and measure."""
 
-    def part(self, roots: frozenset[str]) -> float:
-        """Of the whole, as far as these sources go."""
-        whole = [unit for name in roots for unit in self.sources[name].units]
-        mine = [unit for name in roots for unit in self.chosen[name]]
+    def parts(self, graph: Graph, order: Sequence[str]) -> dict[str, float]:
+        """Of the whole that each node of `order` would read, once this group has run."""
+        found: dict[str, float] = {}
+        for name in order:
+            inputs = graph.node(name).reads()
+            came = [self.seen[one].get("documents", 0.0) for one in inputs]
+            weights = came if any(came) else [1.0] * len(inputs)
+            wholes = [weight / found[one] for weight, one in zip(weights, inputs, strict=True)]
+            found[name] = sum(weights) / sum(wholes) if inputs else self._part(name)
+        return found
+
+    def _part(self, source: str) -> float:
+        whole, mine = self.sources[source].units, self.chosen[source]
         if all(unit.size_bytes for unit in whole):
             return sum(unit.size_bytes for unit in mine) / sum(unit.size_bytes for unit in whole)
         return len(mine) / len(whole)
@@ -182,9 +186,8 @@ class Quiet(Show):
         """Nothing: a group's nodes are nobody's progress."""
 
 
-def _row(name: str, roots: frozenset[str], groups: Sequence[Group]) -> dict[str, Estimate]:
+def _row(name: str, groups: Sequence[Group], parts: Sequence[float]) -> dict[str, Estimate]:
     measures = [what for what in MEASURES if what in groups[0].seen[name]]
-    parts = [group.part(roots) for group in groups]
     return {what: expected([group.seen[name][what] for group in groups], parts) for what in measures}
 
 

@@ -97,6 +97,25 @@ def test_intervals_hold_as_often_as_they_say() -> None:
     assert 0.87 < held / 2000 < 0.93
 
 
+def test_sources_of_which_other_shares_were_taken_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, files in (("one", 30), ("many", 800)):
+        for i in range(files):
+            file = tmp_path / name / f"{i % (20 if name == 'many' else 1):02d}" / f"{i:04d}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(small_data.text(i, 20 if name == "many" else 400))
+    (tmp_path / "dag.yaml").write_text("""
+name: together
+nodes:
+  one: {kind: ingest_folder, path: ./one}
+  many: {kind: ingest_folder, path: ./many}
+  samples: {kind: tokenise, inputs: [one, many]}
+""")
+    told = estimated(tmp_path, "0.2", capsys)
+    documents = {row["node"]: row["documents"]["value"] for row in told["nodes"]}
+    assert told["groups"] == 1 and documents["one"] == 30  # its only unit
+    assert documents["samples"] == pytest.approx(documents["one"] + documents["many"])
+
+
 def test_one_group_has_no_interval_and_a_share_is_checked(folder: Path) -> None:
     assert expected([5.0], [0.1]) == Estimate(50.0, None)
     with pytest.raises(ManifestError, match="is no share"):
