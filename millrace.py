@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import sys
 
 VERBS = {
@@ -29,13 +31,27 @@ def main(arguments: list[str] | None = None) -> int:
     from manifests.errors import MillraceError
 
     try:
-        return getattr(importlib.import_module(module), function)(arguments[1:])
+        code = getattr(importlib.import_module(module), function)(arguments[1:])
+        sys.stdout.flush()
+        return code
     except MillraceError as error:
         print(f"millrace: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("millrace: stopped; what was committed stays, run the same command again to go on", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in a buffer goes there
+        return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether who read stdout has seen enough, as `head` has."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(told & select.POLLERR for _, told in pipe.poll(0))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="the table at the end as JSON on stdout")
     options = parser.parse_args(arguments)
+    if options.workers < 0:
+        parser.error(f"--workers {options.workers}: expected 0 or more")
 
     from pipelines import dag
     from pipelines.estimate import estimate

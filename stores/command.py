@@ -157,6 +157,10 @@ def clean(arguments: list[str]) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
     options = parser.parse_args(arguments)
+    for name in ("keep_last", "keep_days", "grace"):
+        value = getattr(options, name)
+        if value is not None and not value >= 0:  # nor is it a number that is none
+            parser.error(f"--{name.replace('_', '-')} {value:g}: expected 0 or more")
     found = collect(
         Store.open(options.store),
         keep_last=options.keep_last,

@@ -83,6 +83,15 @@ def test_log_tells_every_snapshot_newest_first(store: Store, capsys: pytest.Capt
     assert main(["log", store.url]) == 0 and "good" in capsys.readouterr().out
 
 
+def test_a_reader_who_has_seen_enough_is_no_error(store: Store) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(ROOT / "millrace.py"), "store", "log", store.url, "--json"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_diff_names_units_records_and_columns(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     commit(store, "a", "b")
     commit(store, "b", "c")
@@ -230,6 +239,13 @@ def test_gc_keeps_newest_tagged_recent_and_what_others_were_made_from(store: Sto
     assert [record.id for record in view.head().records()] == [record.id for record in base.records()]  # type: ignore[union-attr]
     assert Store.open(store.url).head().number == 5  # type: ignore[union-attr]
     assert collect(store, keep_last=1).files == [] and commit(store, "f").number == 6
+
+
+@pytest.mark.parametrize("wrong", ["--keep-last=-1", "--keep-days=nan", "--grace=-1"])
+def test_gc_refuses_numbers_that_mean_nothing(wrong: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["gc", store.url, wrong])
+    assert ended.value.code == 2 and "expected 0 or more" in capsys.readouterr().err
 
 
 def test_without_a_policy_only_what_no_snapshot_reaches_goes(store: Store) -> None:
