@@ -188,6 +188,9 @@ def survivors(snapshot: Snapshot, clusters: np.ndarray, prefer: str) -> tuple[np
     names = np.frombuffer(b"".join(map(bytes.fromhex, table["id"].to_pylist())), ">u8").reshape(-1, 2)
     sort_by = [names[:, 1], names[:, 0]]
     if prefer:
+        if not pa.types.is_integer(kind := table[prefer].type) and not pa.types.is_floating(kind):
+            fix = "let `prefer` name a score, or `characters`"
+            raise ManifestError(f"{prefer} is no column of numbers", where=snapshot.name, fix=fix)
         values = table[prefer].to_numpy().astype(np.float64)
         sort_by.append(-np.where(np.isnan(values), -np.inf, values))
     order = np.lexsort([*sort_by, clusters])
