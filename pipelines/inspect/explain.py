@@ -116,7 +116,11 @@ def _record(run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snap
 
 def _facts(snapshot: Snapshot, place: Found) -> dict[str, Json]:
     told = snapshot.row(place.ordinal)
-    return {name: value for name, value in told.items() if name not in (*DECISIONS, "unit", "shard") and value != ""}
+    return {
+        name: value
+        for name, value in told.items()
+        if name not in (*DECISIONS, "unit", "shard") and ".band_" not in name and value != ""
+    }
 
 
 def _decisions(node: str, view: Snapshot, base: Found) -> Iterator[dict[str, Json]]:
@@ -231,7 +235,7 @@ def _verdict(found: Mapping[str, Json]) -> str:
         return f"in: seen by {len(steps)} steps of training"
     seen = sum(len(one["seen"]) for one in found["plans"])
     if seen:
-        return f"in: plans show {seen} pieces of it"
+        return f"in: plans show it in {seen} {'piece' if seen == 1 else 'pieces'}"
     return "in the samples, in no plan" if found["samples"] else "kept, and not tokenised"
 
 
@@ -243,6 +247,8 @@ def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
         told[f"record{mark}"] = record["verdict"]
         told[f"where{mark}"] = {"store": record["store"], **record["lies in"], **record["facts"]}
         told[f"decisions{mark}"] = record["decisions"]
+        if any(record["facts"]["id"] == one["facts"]["id"] for one in found["records"][:number]):
+            continue  # a copy, as `compact` makes them: what became of it is said already
         told[f"samples{mark}"] = record["samples"]
         for plan in record["plans"]:
             told[f"{plan['node']}{mark}"] = plan["seen"][:STEPS]

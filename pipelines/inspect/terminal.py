@@ -120,12 +120,17 @@ def _rows(given: str) -> int:
     return int(given)
 
 
+def _counts(snapshot: Snapshot) -> dict[str, int]:
+    """A view counts what it keeps itself; what views below it dropped is not kept either."""
+    return dict(snapshot.counts) | ({"kept": len(snapshot.kept())} if snapshot.kind == "view" else {})
+
+
 def _store(snapshot: Snapshot) -> dict[str, Json]:
     found: dict[str, Json] = {
         "store": f"{snapshot.name} ({snapshot.kind})",
         "snapshot": f"{snapshot.number}{'' if snapshot.complete else ', not complete yet'}",
         "content root": snapshot.content_root,
-        "counts": dict(snapshot.counts),
+        "counts": _counts(snapshot),
     }
     if snapshot.kind == "plan":
         return found | _plan(snapshot)

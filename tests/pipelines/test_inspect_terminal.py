@@ -61,3 +61,21 @@ def test_a_record_is_shown_by_id_url_or_picture_with_its_place(
     for wrong in ("p9", "f" * 32, "f" * 64, "99"):
         with pytest.raises(StoreError, match=r"no record|record 99 of 5"):
             terminal.main([store.url, "--record", wrong])
+
+
+def test_what_a_view_below_dropped_is_not_counted_as_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.create(str(tmp_path / "docs"), "documents", "docs")
+    writer = store.writer("a")
+    for number in range(5):
+        writer.add(page(number))
+    over = store.commit([writer.finish()], node="n", units=["a"])
+    for name, dropped in (("first", 1), ("second", 2)):
+        view = Store.create(str(tmp_path / name), "view", name)
+        columns = view.writer("all")
+        for ref in over.shards:
+            rows = range(ref.first, ref.first + ref.records)
+            keep = [row != dropped for row in rows]
+            columns.columns(ref.shard, {"keep": keep, "reason": [None if kept else "dull" for kept in keep]})
+        over = view.commit([columns.finish()], node=name, units=["all"], parents=[over.as_parent])
+        assert terminal.main([view.url, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["counts"]["kept"] == 5 - dropped
