@@ -135,7 +135,8 @@ def mend(arguments: list[str]) -> int:
     done = repair(Store.open(options.store), open_files(options.copy) if options.copy else None, accept=options.accept)
     if options.json:
         told = {"snapshot": done.snapshot.number, "restored": done.restored, "lost": done.lost}
-        return _json(told | {"lookup_made": done.lookup_made})
+        _json(told | {"lookup_made": done.lookup_made, "outside": done.outside})
+        return 1 if done.outside else 0
     for path in done.restored:
         print(f"taken from the copy: {path}")
     for one in done.lost:
@@ -145,7 +146,9 @@ def mend(arguments: list[str]) -> int:
     if done.lost and not options.accept:
         print("the new snapshot is not complete: run its node again, or repair with --accept", file=sys.stderr)
     print(f"snapshot {done.snapshot.number}: {_counts(done.snapshot.counts)}")
-    return 0
+    for url in done.outside:
+        print(f"not ours to mend: {url}; put it back as it was, or delete this store and adopt again", file=sys.stderr)
+    return 1 if done.outside else 0
 
 
 def clean(arguments: list[str]) -> int:

@@ -34,6 +34,8 @@ class Repaired:
     """Objects taken from the copy."""
     lost: list[dict[str, Json]] = field(default_factory=list)
     """unit, shard, row and why of each record that is in the damaged snapshot and not in this one."""
+    outside: list[str] = field(default_factory=list)
+    """Adopted tars that are not what was adopted; they are not ours to mend."""
     lookup_made: bool = False
     """It was missing, behind or damaged."""
 
@@ -59,6 +61,8 @@ def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> 
         bad = [path for path in sorted(paths(receipt, head.kind)) if not _whole(store.files, path)]
         left = [path for path in bad if not _restore(store, copy, path, done)]
         units.append(_salvage(store, head, receipt, left, done) if left else place)
+        adopted = [entry for entry in receipt.shards if entry.url is not None]
+        done.outside += [str(entry.url) for entry in adopted if not upkeep.tar_is_whole(head, entry)]
     if units != list(range(len(units))):
         told = {**head.meta, "repaired": {"from": head.number, "lost": done.lost}}
         root = with_units(store.files, replace(head.root, complete=accept, meta=told), head, units)

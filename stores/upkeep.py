@@ -88,8 +88,7 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
         yield Damage(f"{snapshot.name}/{entry.shard}", "the index tables do not give the logical digest")
     if snapshot.kind == "view":
         return
-    files, path = reader.tar(entry)
-    found = digest_of(files, path, naming_hash("shards/"))
+    found = _tar_digest(snapshot, entry)
     if found == entry.tar:
         return
     known = reader.index(entry)
@@ -98,6 +97,16 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
         named += _frame_damages(snapshot, known)
     where = entry.url or f"{snapshot.name}/shards/{entry.shard}.tar"
     yield from named or [Damage(where, "is missing" if found is None else "a byte between the records changed")]
+
+
+def tar_is_whole(snapshot: Snapshot, entry: ShardEntry) -> bool:
+    """Whether the tar, an adopted one where it lies, has the bytes that were committed."""
+    return _tar_digest(snapshot, entry) == entry.tar
+
+
+def _tar_digest(snapshot: Snapshot, entry: ShardEntry) -> str | None:
+    files, path = snapshot.reader.tar(entry)
+    return digest_of(files, path, naming_hash("shards/"))
 
 
 def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:

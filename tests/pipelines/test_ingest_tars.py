@@ -28,11 +28,13 @@ from pipelines.ingest.tar_fields import Fields
 from pipelines.ingest.tars import IngestTars
 from pipelines.node import Task
 from pipelines.unit import UnitTask, run_unit
+from stores import command as store_verbs
 from stores.collect import collect
 from stores.copying import copy
 from stores.filesystem import open_files
 from stores.forget import forget
 from stores.image import decode_rgb
+from stores.repair import repair
 from stores.store import Snapshot, Store
 from stores.tombstones import What
 from stores.upkeep import verify
@@ -566,6 +568,8 @@ def test_a_changed_byte_is_refused_and_named(pair: tuple[Path, Snapshot]) -> Non
     assert picture.value.where == f"{path}[2]"
     assert fresh.record(0) == documents[0] and fresh.record(2) == documents[2]
     assert [damage.where for damage in verify(fresh)] == [f"{path}[1]", f"{path}[2]"]
+    assert repair(Store.open(snapshot.url)).outside == [str(path)], "it is said, and nothing is made of it"
+    assert store_verbs.mend([snapshot.url]) == 1
 
 
 def test_a_change_between_the_records_and_a_tar_that_went_are_found(pair: tuple[Path, Snapshot]) -> None:
