@@ -39,8 +39,8 @@ class Train:
     kind: Literal["train"]
     manifest: str
     """Path of a stage; what it says is part of the identity, where it lies is not."""
-    packs: str
-    """Node that makes the packs."""
+    packs: str | tuple[str, ...]
+    """Node that makes the packs; of a run whose plan was amended those of all its plans, the first one first."""
     held_out: tuple[str, ...] = ()
     """Nodes of samples for the held-out loss."""
     seeing: str | None = None
@@ -51,10 +51,16 @@ class Train:
     """`KEY=VALUE` changes to the stage."""
 
     def __post_init__(self) -> None:
+        if not self.packs:
+            raise ValueError("packs names no node")
         self._facts()  # a stage that can't be read is found before any work
 
+    @property
+    def _packs(self) -> tuple[str, ...]:
+        return (self.packs,) if isinstance(self.packs, str) else self.packs
+
     def reads(self) -> tuple[str, ...]:
-        named = (self.packs, *self.held_out, *((self.seeing,) if self.seeing else ()))
+        named = (*self._packs, *self.held_out, *((self.seeing,) if self.seeing else ()))
         return tuple(dict.fromkeys(named))
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
@@ -84,14 +90,17 @@ class Train:
 
     def _changes(self, inputs: Inputs) -> list[str]:
         """The stage's paths, with the stores of this run in them."""
-        values: dict[str, Json] = {"packs": _absolute(inputs[self.packs])}
+        places: Json = [_absolute(inputs[node]) for node in self._packs]
+        values: dict[str, Json] = {"packs": places if len(places) > 1 else places[0]}
         if self.held_out:
             values["evaluation.held_out"] = [_absolute(inputs[node]) for node in self.held_out]
         if self.seeing:
             values["evaluation.seeing.store"] = _absolute(inputs[self.seeing])
         if self.most_steps is not None:
-            packs = inputs[self.packs].snapshot
-            values["steps"] = min(self.most_steps, packs.counts["records"] // packs.meta["global_batch_packs"])
+            last = inputs[self._packs[-1]].snapshot
+            first = last.meta["amends"]["at_batch"] if len(self._packs) > 1 and last.meta["amends"] else 0
+            planned = first + last.counts["records"] // last.meta["global_batch_packs"]
+            values["steps"] = min(self.most_steps, planned)
         return [*(f"{key}={json.dumps(value)}" for key, value in values.items()), *self.set]
 
 

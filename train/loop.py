@@ -29,11 +29,11 @@ from model.canonical import canonical_gradients, canonical_parameters, canonical
 from model.config import ModelConfig
 from model.multimodal import MultimodalModel
 from packing import certificate
-from packing.global_batch import GlobalBatch
+from packing.global_batch import GlobalBatch, Link
 from packing.loader import Loader
 from packing.stand_ins import StandIns
 from packing.torch_batches import RowTensors, media_to, rows_to
-from stores.store import Snapshot, Store
+from stores.store import Store
 from tokenization.vocabulary import Vocabulary
 from train import checkpoint, folder
 from train.checkpoint import Checkpoint
@@ -50,12 +50,10 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
     """
     stage = manifest.value
     model = load.load(ModelConfig, [stage.model])
-    packs = Store.open(stage.packs).head()
-    if packs is None or not packs.complete:
-        raise ManifestError(
-            "the packs store has no complete snapshot", where=manifest.where("packs"), fix="let its node finish first"
-        )
-    planned = packs.counts["records"] // packs.meta["global_batch_packs"]
+    chain = _chain(manifest)
+    packs = chain[0][1]
+    last_first, last = chain[-1]
+    planned = last_first + last.counts["records"] // last.meta["global_batch_packs"]
     if (stage.steps or 1) > planned:
         raise ManifestError(
             f"steps is {stage.steps}, the plan has {planned} global batches",
@@ -64,7 +62,8 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
         )
     steps = stage.steps or planned
     vocabulary = Vocabulary.load(stage.vocabulary)
-    certificate.check(packs, vocabulary=vocabulary.digest)
+    for _, link in chain:
+        certificate.check(link, vocabulary=vocabulary.digest)
     if vocabulary.digest != packs.meta["vocabulary"]:
         raise ManifestError(
             f"vocabulary {stage.vocabulary} ({vocabulary.digest[:12]}) is not that of the packs "
@@ -82,14 +81,33 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
         "optimizer.newton_schulz": str(newton_schulz_dtype(stage.optimizer)),  # what None stands for on this machine
         **(_flat("augment", stage.augment) if stage.augment else {}),
     }
+    # A run may be amended where it has not been yet, so its checkpoints don't say where: the loader's cursor does.
+    amended = {f"packs from step {first}": link.content_root for first, link in chain[1:]}
     with folder.alone(out):
-        done = folder.finished(out, identity, judge.identity)
+        done = folder.finished(out, identity | amended, judge.identity)
         if done is None:
-            run = Run(stage, model.value, packs, steps, identity, out)
+            run = Run(stage, model.value, chain, steps, identity, out)
             run.finish()
-            done = run.judged(judge)
+            done = {**run.judged(judge), "identity": identity | amended}
             folder.write_json(out / "done.json", done)
     return done
+
+
+def _chain(manifest: Manifest[Stage]) -> tuple[Link, ...]:
+    """The packs, each with the global batch from which on it is read."""
+    named = manifest.value.packs
+    chain: list[Link] = []
+    for url in (named,) if isinstance(named, str) else named:
+        packs = Store.open(url).head()
+        if packs is None or not packs.complete:
+            what, fix = "the packs store has no complete snapshot", "let its node finish first"
+            raise ManifestError(f"{what}: {url}", where=manifest.where("packs"), fix=fix)
+        amends = packs.meta.get("amends") if chain else {"at_batch": 0}
+        if amends is None:
+            what, fix = "these packs go on from no others", "name the packs of one run, the first plan's first"
+            raise ManifestError(f"{what}: {url}", where=manifest.where("packs"), fix=fix)
+        chain.append((amends["at_batch"], packs))
+    return tuple(chain)
 
 
 def _flat(name: str, settings: object) -> dict[str, str]:
@@ -102,14 +120,20 @@ class Run:
     """What lives between steps. Made from the newest checkpoint of the folder where there is one."""
 
     def __init__(
-        self, stage: Stage, config: ModelConfig, packs: Snapshot, steps: int, identity: dict[str, str], out: Path
+        self,
+        stage: Stage,
+        config: ModelConfig,
+        chain: tuple[Link, ...],
+        steps: int,
+        identity: dict[str, str],
+        out: Path,
     ) -> None:
         torch.set_num_threads(stage.threads)
         torch.use_deterministic_algorithms(True)
         # Nothing here reads memory before it is written, and filling all of it takes a tenth of a small step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(stage.seed)
-        self.stage, self.packs, self.steps, self.identity, self.out = stage, packs, steps, identity, out
+        self.stage, self.chain, self.steps, self.identity, self.out = stage, chain, steps, identity, out
         self.model = MultimodalModel(config, stage.seed)
         self.optimizer = MuonAdamW(canonical_parameters(self.model), stage.optimizer)
         self.step = 0
@@ -123,8 +147,8 @@ class Run:
             torch.set_rng_state(saved.random_state)
             self.step, self.last, cursor = saved.step, saved.last, saved.loader
         self.loader = Loader(
-            packs,
-            packs.meta["global_batch_packs"],
+            chain,
+            chain[0][1].meta["global_batch_packs"],
             state=cursor,
             stand_ins=StandIns(str(out / "stand_ins")),
             augment=stage.augment,
@@ -164,9 +188,10 @@ class Run:
         gradients = canonical_gradients(self.model)
         norm = clip(gradients, self.stage.optimizer.clip_norm)
         if not (math.isfinite(loss.item()) and math.isfinite(norm)):
+            packs = [link for first, link in self.chain if first <= batch.number][-1]
             raise MillraceError(
                 f"the loss is {loss.item()} and the norm of its gradient {norm}",
-                where=f"step {self.step + 1}, global batch {batch.number} of {self.packs.name}",
+                where=f"step {self.step + 1}, global batch {batch.number} of {packs.name}",
                 fix="lower the learning rates or clip_norm, or look at the batch with `millrace inspect`",
             )
         factor = self.stage.schedule.factor(self.step, self.steps)
@@ -213,7 +238,6 @@ class Run:
             "checkpoint": str(last.relative_to(self.out)),
             "steps": self.steps,
             "loss": self.last["loss"],
-            "identity": self.identity,
             "evaluation": judge.identity,
         }
 

@@ -91,8 +91,9 @@ class Stage:
     kind: Literal["stage"] = "stage"
     model: str
     """Path of a model manifest."""
-    packs: str
-    """URL of the packs store; its newest complete snapshot is trained on, once, in order."""
+    packs: str | tuple[str, ...]
+    """URL of the packs store; its newest complete snapshot is trained on, once, in order. Of a run whose plan was
+    amended, those of all its plans, the first one first (docs/plan.md)."""
     vocabulary: str = "tiny"
     """`tiny`, or the path of a vocabulary; must be the one that the packs were made with."""
     augment: Augmentation | None = None
@@ -112,6 +113,8 @@ class Stage:
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
+        if not self.packs:
+            raise ValueError("packs names no store")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; leave it out for the whole plan")
         if self.threads < 1 or self.checkpoint_every_steps < 0 or self.keep_checkpoints < 1:
