@@ -95,8 +95,9 @@ def _other_share(mixture: Mixture, rich: _Supply, poor: _Supply, rich_missing: b
     A higher share is an estimate: pieces near the share may change sides.
     """
     goal = _goal(mixture)
-    if goal is None:
-        return "{constant: 0}" if rich_missing and not rich.slots else None
+    if goal is None:  # all that there is lies on one side of the share; on its own share it does not
+        own = math.floor(Fraction(1000 * (rich.slots + poor.slots), rich.tokens + poor.tokens)) / 1000
+        return f"{{constant: {own:g}}}"
     if rich.tokens + poor.tokens < goal:
         return None
     if rich_missing:

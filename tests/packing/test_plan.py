@@ -318,6 +318,16 @@ def test_a_plan_that_can_not_keep_its_schedule_is_refused_with_ways_out(
     assert all(word in text for word in words), text
 
 
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_the_share_that_a_refusal_names_for_media_alone_works(share: float) -> None:
+    only = [pieces("only", [*CAPTIONS, (24, 20)] * 99)]
+    with pytest.raises(ManifestError) as refused:
+        arrange(mixture(only, share), only, "v")
+    own = refused.value.fix.split("; or ")[0].removeprefix("vision_share: {constant: ").removesuffix("}")
+    plan = arrange(mixture(only, float(own)), only, "v")
+    assert plan.meta["tokens"] > 0.9 * int(only[0].length.sum())
+
+
 def test_the_ways_out_that_a_refusal_names_work() -> None:
     only = [pieces("only", TEXT * 300 + CAPTIONS * 20)]
     one = mixture(only, horizon_tokens=16_000)
