@@ -344,7 +344,8 @@ class _Media:
         table = table.filter(pa.array(wanted[table["record"].to_numpy()]))
         self.record = table["record"].to_numpy()
         """Row of the sample of each."""
-        self._place = table["place"].to_numpy()
+        self.place = table["place"].to_numpy()
+        """Of its placeholder, in the unexpanded ids."""
         kinds = table["kind"].combine_chunks()
         self._image = pc.equal(kinds.cast(pa.string()), "image").to_numpy(zero_copy_only=False)
         self._wrapper = len(vocabulary.encode("image")) + 2
@@ -374,11 +375,20 @@ class _Media:
         rows = range(*np.searchsorted(self.record, [ordinal, ordinal + 1]).tolist())
         found = []
         for row in rows:
-            place = int(self._place[row])
+            place = int(self.place[row])
             before, after = (self._wrapper, 1) if self._image[row] else (0, 0)
             counts = (int(column[row]) for column in (self.tokens, self.slots, self.patches))
             found.append(Group(place - before, place, place + 1 + after, *counts))
         return found
+
+
+def media_places(samples: Snapshot, limits: MediaLimits, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) int64 each, for the rows of `samples.media_table()`: the sample's ordinal, and the medium's first token in
+    the expanded sample."""
+    media = _Media(samples.media_table(MEDIA_COLUMNS), np.ones(samples.counts["records"], bool), limits, vocabulary)
+    before = np.cumsum(media.tokens - 1) - (media.tokens - 1)
+    firsts = np.searchsorted(media.record, media.record)
+    return media.record, media.place + before - before[firsts]
 
 
 def _laid_out(media: Media, limits: MediaLimits, vocabulary: Vocabulary) -> tuple[int, int, int, bool]:

@@ -13,16 +13,21 @@ from itertools import groupby
 import numpy as np
 
 from manifests.errors import StoreError
+from manifests.geometry import MediaLimits
 from manifests.records import Json, Pack, PlanBlock
 from packing.amend import chain_of
 from packing.balance import deal, encoder_cost, least, llm_cost
 from packing.materialise import pack_unit, samples_of
+from packing.pieces import media_places
 from pipelines.inspect.artefacts import examples, spoken_source, vocabulary_of
 from stores.exposure import first_batch
 from stores.store import Snapshot, Store
+from tokenization.vocabulary import Vocabulary
 
 BALANCED_PACKS = 512
 """About so many packs are made to say how evenly batches can be dealt."""
+LONGEST_SAMPLE_TOKENS = 1 << 32
+"""More than any has, expanded."""
 RANKS = 8
 """At most so many numbers of ranks are tried."""
 
@@ -125,6 +130,8 @@ def figures(planned: Planned) -> dict[str, Json]:
     names = sorted({domain for some in domains.values() for domain in some})
     codes = {name: np.array([names.index(one) for one in some], np.int64) for name, some in domains.items()}
     begun = {name: np.zeros(len(some), np.int64) for name, some in domains.items()}
+    limits, vocabulary = MediaLimits(**plan.meta["limits"]), vocabulary_of(plan)
+    shown = {name: _Shown(samples, limits, vocabulary) for name, samples in planned.samples.items()}
     by_domain = np.zeros((len(names), 3), np.int64)  # tokens, slots, segments
     by_source = {name: np.zeros(3, np.int64) for name in planned.samples}
     tokens, slots = [], []
@@ -137,6 +144,7 @@ def figures(planned: Planned) -> dict[str, Json]:
         for index, name in enumerate(block.header["sources"]):
             mine = arrays["source"] == index
             ordinals = arrays["ordinal"][mine]
+            shown[name].add(ordinals, arrays["start"][mine], arrays["length"][mine])
             counted = np.stack([arrays["length"][mine], arrays["slots"][mine], np.ones(len(ordinals), np.int64)], 1)
             by_source[name] += counted.sum(0, dtype=np.int64)
             np.add.at(by_domain, codes[name][ordinals], counted)
@@ -162,7 +170,7 @@ def figures(planned: Planned) -> dict[str, Json]:
             "documents cut": sum(told["cut_samples"] for told in plan.meta["sources"]),
             "segments that continue a document": continued,
         },
-        "repetition": _repetition(planned, tables, begun),
+        "repetition": _repetition(tables, begun, shown),
         "balance": _balance(planned),
     }
 
@@ -190,26 +198,42 @@ def _padding(tokens: np.ndarray, room: int) -> float | None:
     return 1 - float(tokens.sum()) / (len(tokens) * room) if len(tokens) else None
 
 
-def _repetition(planned: Planned, tables: dict[str, Json], begun: dict[str, np.ndarray]) -> dict[str, Json]:
-    """How often documents and media are seen. A medium counts as often as the beginning of its document."""
+class _Shown:
+    """How often a plan shows each medium of a source."""
+
+    def __init__(self, samples: Snapshot, limits: MediaLimits, vocabulary: Vocabulary) -> None:
+        self.digests = np.array(samples.media_table(["digest"])["digest"].to_pylist(), "U64")
+        ordinals, places = media_places(samples, limits, vocabulary)
+        self._at = ordinals * LONGEST_SAMPLE_TOKENS + places
+        self._changes = np.zeros(len(self._at) + 1, np.int64)
+
+    def add(self, ordinals: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+        """Segments of samples."""
+        first = ordinals.astype(np.int64) * LONGEST_SAMPLE_TOKENS + starts
+        np.add.at(self._changes, np.searchsorted(self._at, first), 1)
+        np.add.at(self._changes, np.searchsorted(self._at, first + lengths), -1)
+
+    @property
+    def times(self) -> np.ndarray:
+        """(M,) int64, as `digests`."""
+        return np.cumsum(self._changes[:-1])
+
+
+def _repetition(tables: dict[str, Json], begun: dict[str, np.ndarray], shown: dict[str, _Shown]) -> dict[str, Json]:
+    """How often documents and media are seen. A document counts as often as its beginning."""
     times = np.concatenate(list(begun.values())) if begun else np.zeros(0, np.int64)
     ids = np.concatenate([np.array(table["id"].to_pylist(), "U32") for table in tables.values()])
     of_document = np.unique(ids[times > 0], return_counts=True)[1]
-    digests, media = [], []
-    for name, samples in planned.samples.items():
-        table = samples.media_table(["digest", "record"])
-        if table.num_rows:
-            digests.append(np.array(table["digest"].to_pylist(), "U64"))
-            media.append(begun[name][table["record"].to_numpy()])
+    digests = np.concatenate([source.digests for source in shown.values()])
     found: dict[str, Json] = {
         "documents seen": int(np.count_nonzero(times)),
         "seen more than once": int(np.count_nonzero(times > 1)),
         "most often": int(times.max(initial=0)),
         "in more than one source": int(np.count_nonzero(of_document > 1)),
     }
-    if digests:
-        _, which = np.unique(np.concatenate(digests), return_inverse=True)
-        seen = np.bincount(which, np.concatenate(media)).astype(np.int64)
+    if len(digests):
+        _, which = np.unique(digests, return_inverse=True)
+        seen = np.bincount(which, np.concatenate([source.times for source in shown.values()])).astype(np.int64)
         found |= {
             "media seen": int(np.count_nonzero(seen)),
             "media seen more than once": int(np.count_nonzero(seen > 1)),

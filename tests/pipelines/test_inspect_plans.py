@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 
 from manifests.errors import StoreError
+from manifests.records import Text
+from manifests.schedule import VisionShare
 from packing.proof import prove
 from pipelines.inspect import microscope, plans, terminal
 from pipelines.inspect.plans import Planned
+from stores.store import Store
+from tests.packing import corpus
 from tests.pipelines import small_data
 from tests.pipelines.test_run import head, run
 from tokenization.vocabulary import Vocabulary
@@ -104,3 +109,28 @@ def test_the_command_gives_json_and_a_page(out: Path, capsys: pytest.CaptureFixt
     assert terminal.main([str(out / "plan")]) == 0
     shown = capsys.readouterr().out
     assert "balance" in shown and max(map(len, shown.splitlines())) <= 100
+
+
+def test_media_count_with_the_pieces_that_show_them(tmp_path: Path) -> None:
+    """Of a document that is cut, some pieces are seen more often than others where the horizon ends an epoch."""
+    pictures = [corpus.medium(corpus.picture(i, 60, 60, "PNG")) for i in range(27)]
+    words = Text("a red square beside a circle, and many more of them.\n" * 4)
+    pages = [
+        corpus.document(f"page {i}", "page", *(part for one in pictures[9 * i : 9 * i + 9] for part in (words, one)))
+        for i in range(3)
+    ]
+    texts = [corpus.document(f"text {i}", "text", Text(f"{i} {words.text}")) for i in range(80)]
+    one = dataclasses.replace(corpus.MIXTURE.sources[0], domains=("page", "text"), max_epochs=4)
+    share = VisionShare(constant=0.025)
+    mixture = dataclasses.replace(
+        corpus.MIXTURE, sources=(one,), global_batch_packs=2, horizon_tokens=10_500, vision_share=share
+    )
+    made = corpus.make(tmp_path, pages + texts, mixture)
+    plan = Store.open(str(tmp_path / "plan")).head()
+    assert plan is not None
+    shown = prove(made.packs, plan.meta, corpus.tiny).after.shown
+    assert min(shown.values()) < max(shown.values())
+    found = plans.figures(Planned(plan))["repetition"]
+    assert found["media seen"] == len(shown)
+    assert found["media seen more than once"] == sum(times > 1 for times in shown.values())
+    assert found["one medium most often"] == max(shown.values())
