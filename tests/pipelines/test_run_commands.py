@@ -115,3 +115,7 @@ def test_the_trainer_is_told_where_the_stores_of_this_run_are(tmp_path: Path) ->
     changes = node._changes(Task("train", Unit("stage", ""), inputs).inputs)  # type: ignore[union-attr]
     here = Path.cwd() / "runs/x, y"
     assert changes == [f'packs="{here}/packs"', f'evaluation.held_out=["{here}/samples"]', "seed=4"]
+    node = graph(tmp_path, "nodes.train.packs=[packs, samples]").node("train")
+    assert node.reads() == ("packs", "samples")
+    changes = node._changes(Task("train", Unit("stage", ""), inputs).inputs)  # type: ignore[union-attr]
+    assert changes[0] == f'packs=["{here}/packs", "{here}/samples"]'
