@@ -51,6 +51,10 @@ def test_a_room_imports_only_the_rooms_below_it(file: Path) -> None:
     assert used <= ROOMS[room] | {room}, f"{file} imports {sorted(used - ROOMS[room] - {room})}"
 
 
+def test_the_proof_of_a_plan_shares_no_code_with_the_planner() -> None:
+    assert not [name for name in imports(Path("packing/proof.py")) if name.split(".")[0] == "packing"]
+
+
 @pytest.mark.parametrize("file", files(), ids=str)
 def test_only_model_train_and_three_files_import_a_heavy_library(file: Path) -> None:
     if file.parts[0] not in ("model", "train"):
