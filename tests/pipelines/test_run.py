@@ -237,7 +237,7 @@ def test_a_row_of_bad_records_is_seen_across_units(tmp_path: Path) -> None:
         file.write_bytes(b"")
     assert "records in a row can't be used" in run(tmp_path / "dag.yaml", tmp_path / "out", code=1)
     for file in (tmp_path / "data").iterdir():
-        file.rename(file.with_suffix(".pdf"))
+        file.rename(file.with_suffix(".docx"))
     (tmp_path / "data" / "good.txt").write_text(small_data.text(1, 3000))
     run(tmp_path / "dag.yaml", tmp_path / "out")
 
