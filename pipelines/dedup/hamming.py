@@ -13,6 +13,7 @@ import numpy as np
 from numba import types
 
 from manifests.compiled import compiled
+from pipelines.dedup.unions import flatten, unite
 
 PIECES, PIECE_BITS = 4, 16
 
@@ -66,8 +67,7 @@ def clusters(hashes: np.ndarray, details: np.ndarray, radius: int, detail_radius
         for piece in range(PIECES):
             order, starts = table(few[:, frame], piece)
             _join(joined, few, fine, frame, piece, order, starts, turned, radius, detail_radius, need)
-    while not np.array_equal(flat := joined[joined], joined):
-        joined = flat
+    flatten(joined)
     cluster = joined[group]
     empty = (hashes != 0).sum(axis=1) < need
     smallest = np.full(len(first), count, np.int64)
@@ -150,14 +150,7 @@ def _join(parents, hashes, details, frame, piece, order, starts, turned, radius,
                         common += 1
                 if common < need:
                     continue
-                a, b = one, other
-                while parents[a] != a:
-                    parents[a] = parents[parents[a]]
-                    a = parents[a]
-                while parents[b] != b:
-                    parents[b] = parents[parents[b]]
-                    b = parents[b]
-                parents[max(a, b)] = min(a, b)
+                unite(parents, one, other)
 
 
 @compiled(

@@ -21,6 +21,7 @@ import numpy as np
 from numba import types
 
 from manifests.compiled import compiled
+from pipelines.dedup.unions import PARENTS, flatten, unite
 
 VERSION = 1
 
@@ -168,16 +169,6 @@ def _bands(hashes, words, rows, masks, factors, keys):
         keys[band] = state | np.uint64(1)  # never NO_KEY
 
 
-_PARENTS = types.Array(types.int64, 1, "C")
-_ORDER = types.Array(types.int64, 1, "C")
-
-
-@compiled(_PARENTS)
-def _flatten(parents):
-    for k in range(len(parents)):
-        parents[k] = parents[parents[k]]  # those before k are flat already, and a parent is never behind its child
-
-
 JOIN_BYTES = 24
 """Of memory that one document takes while a band is joined, beside 8 for its cluster."""
 
@@ -197,7 +188,7 @@ def clusters(bands: Iterable[Sequence[np.ndarray]], documents: int, max_memory_b
             keys, places = _of_pass(pieces, number, passes)
             order = np.argsort(keys, kind="stable")
             _join(parents, keys[order], places[order])
-    _flatten(parents)
+    flatten(parents)
     return parents
 
 
@@ -217,20 +208,10 @@ def _of_pass(pieces: Sequence[np.ndarray], number: int, passes: int) -> tuple[np
     return np.concatenate([keys for keys, _ in found]), np.concatenate([places for _, places in found])
 
 
-@compiled(_PARENTS, _WORDS, _ORDER)
+@compiled(PARENTS, _WORDS, types.Array(types.int64, 1, "C"))
 def _join(parents, keys, places):
     """Join the places of equal neighbouring keys."""
     for k in range(1, len(keys)):
         if keys[k] != keys[k - 1] or keys[k] == np.uint64(0):
             continue
-        a, b = places[k - 1], places[k]
-        while parents[a] != a:
-            parents[a] = parents[parents[a]]
-            a = parents[a]
-        while parents[b] != b:
-            parents[b] = parents[parents[b]]
-            b = parents[b]
-        if a < b:
-            parents[b] = a
-        elif b < a:
-            parents[a] = b
+        unite(parents, places[k - 1], places[k])
