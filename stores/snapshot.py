@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from stores.filesystem import Files, open_files
 from stores.kinds import KINDS
 from stores.lists import Lists, Receipts
 from stores.lookup import By, Lookup
+from stores.places import Found, ShardRef, Shards
 from stores.reading import ShardIndex, ShardReader, newest, read_meta, read_whole, root_path
 from stores.roots import Parent, Root, ShardEntry, read_root
 
@@ -32,66 +33,6 @@ DECIDED = ("keep", "reason", "score")
 
 TOGETHER_BYTES = 4 << 20
 """Of documents that are read at once, with their media."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRef:
-    """A shard in its place in the store's order."""
-
-    unit: str
-    shard: str
-    first: int
-    """Ordinal of its first record."""
-    records: int
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Where a record lies."""
-
-    ordinal: int
-    unit: str
-    shard: str
-    row: int
-
-
-class Shards(Sequence[ShardRef]):
-    """Shards of a snapshot in store order, read from its lists as they are looked at."""
-
-    def __init__(self, lists: Lists, places: np.ndarray) -> None:
-        """`places`: which of the shards in `lists`, ascending."""
-        self.places, self._lists = places, lists
-        self._stops = np.cumsum(lists.directory.records[places], dtype=np.int64)
-        """One past the ordinal of each shard's last record."""
-
-    @property
-    def records(self) -> int:
-        return int(self._stops[-1]) if len(self) else 0
-
-    def holding(self, ordinal: int) -> ShardRef:
-        return self._ref(int(np.searchsorted(self._stops, ordinal, side="right")))
-
-    def between(self, start: int, stop: int) -> list[ShardRef]:
-        """Those that hold any of the records from ordinal `start` up to `stop`."""
-        if start >= stop:
-            return []
-        first, last = np.searchsorted(self._stops, [start, stop - 1], side="right").tolist()
-        return self[first : last + 1]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, place: int) -> ShardRef: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[ShardRef]: ...
-    def __getitem__(self, place: int | slice) -> ShardRef | list[ShardRef]:
-        found = range(len(self))[place]
-        return self._ref(found) if isinstance(found, int) else [self._ref(one) for one in found]
-
-    def _ref(self, place: int) -> ShardRef:
-        unit, entry = self._lists.shard(int(self.places[place]))
-        return ShardRef(unit, entry.shard, int(self._stops[place]) - entry.records, entry.records)
 
 
 def open_snapshot(url: str, number: int) -> Snapshot:

@@ -31,10 +31,11 @@ from stores import leases
 from stores.directory import Directory, key_of
 from stores.filesystem import Files, open_files, publish_bytes
 from stores.lock import Lock
+from stores.places import Found, ShardRef
 from stores.publish import Wanted, swap_in, with_units
 from stores.reading import newest, read_meta
 from stores.roots import SCHEMA, Parent, Receipt, Root, paths
-from stores.snapshot import Found, ShardRef, Snapshot, ViewSnapshot, snapshot_of
+from stores.snapshot import Snapshot, ViewSnapshot, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
 __all__ = ["Found", "Parent", "Receipt", "ShardRef", "Snapshot", "Store", "StoreKind", "UnitWriter"]
