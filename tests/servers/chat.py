@@ -6,8 +6,6 @@ It runs in threads of the test's process, counts what it answered, and does what
 from __future__ import annotations
 
 import json
-import socket
-import struct
 import threading
 import time
 from collections import Counter
@@ -15,8 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
+
+from tests.servers.loopback import Handler, served
 
 Fault = Literal[
     "429",
@@ -79,9 +78,7 @@ class Chat:
 def chat_server() -> Iterator[Chat]:
     chat = Chat()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, -1
-
+    class Answers(Handler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             with chat._lock:
@@ -144,34 +141,9 @@ def chat_server() -> Iterator[Chat]:
             self.wfile.write(data)
             self.wfile.flush()
 
-        def hang_up(self) -> None:
-            self.close_connection = True
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-
-        def finish(self) -> None:
-            try:
-                super().finish()
-            except (OSError, ValueError):
-                """They have left."""
-
-        def log_message(self, *told: object) -> None:
-            """Nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads, request_queue_size = True, 64
-
-        def handle_error(self, *told: object) -> None:
-            """A client that leaves in the middle is what this is for."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    chat.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield chat
-    finally:
-        chat.let_go.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Answers) as port:
+        chat.url = f"http://127.0.0.1:{port}"
+        try:
+            yield chat
+        finally:
+            chat.let_go.set()

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import http.client
 import socket
-import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
+
+from tests.servers.loopback import Handler, served
 
 Fault = Literal[
     "503",  # SlowDown, nothing was done
@@ -82,9 +82,7 @@ class Faulty:
 def faulty(upstream: int) -> Iterator[Faulty]:
     """In front of the server at port `upstream` of this machine."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, -1
-
+    class Answers(Handler):
         def handle_one(self) -> None:
             request = proxy.arrived(self.command, self.path.partition("?")[0])
             length = int(self.headers.get("Content-Length") or 0)
@@ -157,11 +155,6 @@ def faulty(upstream: int) -> Iterator[Faulty]:
                 self.wfile.write(data)
             self.wfile.flush()
 
-        def hang_up(self) -> None:
-            self.close_connection = True
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-
         def wait_until_they_leave(self) -> None:
             until = time.monotonic() + proxy.stall_s
             self.connection.settimeout(0.05)
@@ -174,28 +167,6 @@ def faulty(upstream: int) -> Iterator[Faulty]:
                 except OSError:
                     return
 
-        def finish(self) -> None:
-            try:
-                super().finish()
-            except (OSError, ValueError):
-                """They have left."""
-
-        def log_message(self, *told: object) -> None:
-            """Nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads, request_queue_size = True, 64
-
-        def handle_error(self, *told: object) -> None:
-            """A client that leaves in the middle is what this is for."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    proxy = Faulty(server.server_address[1])
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with served(Answers) as port:
+        proxy = Faulty(port)
         yield proxy
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
