@@ -30,6 +30,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "mds": ("mosaicml-streaming==0.13.0",),
     "lightning": ("litdata==0.2.76", "megatron-energon==7.4.1"),
     "datasets": ("datasets==5.2.0",),
+    "imagehash": ("ImageHash==4.3.2",),
     "packers": ("grain==0.2.18", "binpacking==2.0.1"),
     "warc": ("datatrove==0.10.1", "warcio==1.8.1", "faust-cchardet==3.2.0", "python-magic==0.4.27", "orjson==3.11.9"),
     "dedup": (

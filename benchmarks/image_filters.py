@@ -1,0 +1,119 @@
+"""How fast are image filters and perceptual hashes, beside imagehash and Pillow with the same measures?
+
+    python -m benchmarks.image_filters [--quick]
+
+Ours and the peers decode each JPEG once, then measure the spread of levels, focus, entropy and a pHash of 64 bits; ours
+makes one of 256 bits and the share of writing besides. `draft` is Pillow told to decode at reduced size, as ours does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.contest import Contestant, paired_ratio, rates, serve, spread, take_turns
+from benchmarks.measure import Result, save
+from benchmarks.peers import versions
+from benchmarks.web_pictures import pictures
+
+CONTESTANTS = {"ours": None, "imagehash, full size": "imagehash", "imagehash, draft": "imagehash"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few pictures, nothing is saved")
+    parser.add_argument("--serve", choices=CONTESTANTS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(task(options.serve))
+        return
+    count = 40 if options.quick else 2000
+    children = [Contestant("benchmarks.image_filters", name, where) for name, where in CONTESTANTS.items()]
+    rounds = take_turns(children, 1 if options.quick else 3, count=count)
+    for child in children:
+        child.close()
+    speed = rates(rounds, count, "cpu_s")
+    for name, rate in speed.items():
+        print(f"{name:24}{rate:>10.1f} pictures per CPU second")
+    if not options.quick:
+        result = Result(
+            question="Image filters and perceptual hash, ours against imagehash and Pillow:",
+            unit="pictures per CPU second",
+            ours=speed.pop("ours"),
+            peers=speed,
+            bar=2.0,
+            libraries=("pillow", "simplejpeg", "numpy"),
+            details={
+                "pictures": count,
+                "spread": spread(rounds, count, "cpu_s"),
+                "median of paired ratios": paired_ratio(rounds, "ours", "cpu_s"),
+                "peers": versions("imagehash"),
+            },
+        )
+        save("image_filters", result)
+
+
+def task(name: str):
+    """The measures over the first `count` JPEGs, which are made before the first turn is timed."""
+    known: dict[int, list[bytes]] = {}
+    measure = ours() if name == "ours" else theirs(draft=name.endswith("draft"))
+
+    def run(folder: str, count: int) -> None:
+        if count not in known:
+            some = [payload for form, payload in pictures(60) if form.startswith("jpeg")]
+            known[count] = [some[i % len(some)] for i in range(count)]
+        for payload in known[count]:
+            measure(payload)
+
+    return run
+
+
+def ours():
+    from manifests.records import Document, Media, digest
+    from pipelines.dedup import visual
+    from pipelines.ops import media, pixels
+
+    ops = (
+        media.FlatImage(kind="flat_image"),
+        pixels.BlurredImage(kind="blurred_image"),
+        pixels.LowEntropy(kind="low_entropy"),
+        pixels.TextOnlyImage(kind="text_only_image"),
+    )
+
+    def measure(payload: bytes) -> None:
+        pixels._KEPT.clear()  # the same picture comes again, and must be decoded again
+        image = Media(digest(payload), "image", "jpg", 1, 1, payload=payload)
+        document = Document("0" * 32, "t", "1", "caption", (image,))
+        for op in ops:
+            op.measure(document)
+        visual.hash_of(visual.grey_of(pixels.rgb_of(image)))
+
+    return measure
+
+
+def theirs(draft: bool):
+    import imagehash
+
+    def measure(payload: bytes) -> None:
+        image = Image.open(io.BytesIO(payload))
+        if draft:
+            image.draft("RGB", (256, 256))
+        rgb = image.convert("RGB")
+        if draft:
+            rgb.thumbnail((512, 512))
+        max(high - low for low, high in rgb.getextrema())
+        grey = rgb.convert("L")
+        grey.entropy()
+        level = np.asarray(grey, np.int16)
+        inner = level[1:-1, 1:-1]
+        (level[:-2, 1:-1] + level[2:, 1:-1] + level[1:-1, :-2] + level[1:-1, 2:] - 4 * inner).var()
+        imagehash.phash(rgb)
+
+    return measure
+
+
+if __name__ == "__main__":
+    main()
