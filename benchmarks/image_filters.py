@@ -30,7 +30,7 @@ def main() -> None:
     if options.serve:
         serve(task(options.serve))
         return
-    count = 40 if options.quick else 2000
+    count = 40 if options.quick else 600
     children = [Contestant("benchmarks.image_filters", name, where) for name, where in CONTESTANTS.items()]
     rounds = take_turns(children, 1 if options.quick else 3, count=count)
     for child in children:

@@ -11,7 +11,9 @@ suits web photographs, while charts, pages and icons of a native-resolution mode
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+from PIL import Image
 
 from manifests.load import schema
 from manifests.records import Document, Drop, Media
@@ -116,9 +118,9 @@ def images(document: Document) -> list[Media]:
 
 def spread(image: Media) -> int:
     """Largest difference between two pixels of one channel, in levels of 255."""
-    rgb = rgb_of(image)
-    low, high = rgb.min(axis=(0, 1)).astype(int), rgb.max(axis=(0, 1)).astype(int)
-    return int((high - low).max())
+    # By Pillow: numpy takes ten times as long over channels that lie side by side.
+    extremes: Any = Image.fromarray(rgb_of(image)).getextrema()
+    return max(high - low for low, high in extremes)
 
 
 def duration_s(video: Media) -> float:
