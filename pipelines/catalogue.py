@@ -19,6 +19,8 @@ from pipelines.ingest.stdlib import IngestStdlib
 from pipelines.ingest.tars import IngestTars
 from pipelines.materialise import Materialise
 from pipelines.scenes.node import Scenes
+from pipelines.scoring.endpoints import ScoreAgreement, ScoreEndpoint
+from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.synthesis.node import Synthesise
 from pipelines.transform import Transform
 from pipelines.vocabulary import LearnVocabulary
@@ -31,6 +33,10 @@ NODES: dict[str, type] = {
     "ingest_stdlib": IngestStdlib,
     "ingest_tars": IngestTars,
     "filter": Filter,
+    "score_function": ScoreFunction,
+    "score_fasttext": ScoreFastText,
+    "score_endpoint": ScoreEndpoint,
+    "score_agreement": ScoreAgreement,
     "dedup_exact": DedupExact,
     "minhash": MinHash,
     "dedup_minhash": DedupMinHash,

@@ -5,9 +5,9 @@
 
 The groups lie in a folder of their own that is gone afterwards, so nothing of them can be taken for the run's. Only
 nodes that make documents, views and samples are run, and what they need; no endpoint is asked, so what is synthesised
-counts as nothing. A group stands for a source by the bytes of its units where they are known, else by their number, and
-for what several sources come together in by the documents that came of each. What grows faster than its input is not
-seen: of duplicates, a sample finds fewer than the whole has.
+counts as nothing, and scores from endpoints drop nothing. A group stands for a source by the bytes of its units where
+they are known, else by their number, and for what several sources come together in by the documents that came of each.
+What grows faster than its input is not seen: of duplicates, a sample finds fewer than the whole has.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rich.table import Table
 
 from manifests.errors import ManifestError
 from manifests.records import digest
+from pipelines.budget import Chosen
 from pipelines.dag import Graph
 from pipelines.engines.engine import Engine
 from pipelines.engines.local import LocalEngine
@@ -149,6 +150,11 @@ def _chosen(source: str, units: Sequence[Unit], share: float, number: int, count
     return tuple(unit for unit in units if unit.name in names)
 
 
+def _unasked(unit: Unit) -> Unit:
+    """Of a node that asks an endpoint, one that asks nothing."""
+    return replace(unit, data=unit.data.nobody()) if isinstance(unit.data, Chosen) else unit
+
+
 class Sampling(Execution):
     """Runs one group, quietly."""
 
@@ -159,7 +165,7 @@ class Sampling(Execution):
     def _survey(self, name: str, node: Node, inputs: Inputs) -> Survey:
         if node.reads():
             survey = super()._survey(name, node, inputs)
-            return replace(survey, units=()) if node.kind == "synthesise" else survey
+            return replace(survey, units=tuple(map(_unasked, survey.units)))
         return replace(self.group.sources[name], units=self.group.chosen[name])
 
     def _log_outcome(self, node: str, unit: str, outcome: Outcome) -> None:

@@ -3,10 +3,10 @@
     FOLDER/answers/DOCUMENT/REQUEST.json    create-only, {"request": ..., "answer": ...}
 
 FOLDER holds the stores of a run, DOCUMENT is the id of the record that is asked about, REQUEST the digest of the
-request in canonical JSON: model, messages, parameters, seed; a picture stands in it by the digest of its bytes. An
-answer is kept before it is used and the first one stays, so that a killed run asks nothing twice and what is made from
-the answers is made from a fixed input. `millrace store forget` deletes the folders of forgotten documents: no answer
-outlives what it was made from.
+request in canonical JSON: model, messages, parameters, seed; a picture stands in it by the digest of its bytes. Of an
+embedding the answer is its vector, little-endian float32 in base64. An answer is kept before it is used and the first
+one stays, so that a killed run asks nothing twice and what is made from the answers is made from a fixed input.
+`millrace store forget` deletes the folders of forgotten documents: no answer outlives what it was made from.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import posixpath
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from email.message import Message
 from typing import IO, Any
 from urllib.parse import urlsplit
+
+import numpy as np
 
 from manifests.errors import ManifestError, RecordError, StoreError
 from manifests.load import schema
@@ -33,7 +35,7 @@ from stores.requests import Limits, Requests
 from stores.tombstones import Tombstones
 
 FOLDER = "answers"
-PATH = "/v1/chat/completions"
+CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 MOST_BYTES = 16 << 20
 """Of one answer."""
 READ_BYTES = 1 << 16
@@ -52,7 +54,7 @@ class Endpoint:
     """Where a model answers. No part of what is asked, so that it may move."""
 
     url: str
-    """`/v1/chat/completions` comes behind it, e.g. http://127.0.0.1:8000."""
+    """`/v1/chat/completions` or `/v1/embeddings` comes behind it, e.g. http://127.0.0.1:8000."""
     key_from: str = ""
     """Name of the environment variable that holds the key, if one is needed. The key itself is never written."""
     at_once: int = 8
@@ -69,9 +71,8 @@ class Endpoint:
         if self.at_once < 1 or not self.deadline_s > 0:
             raise ValueError("at_once is at least 1, deadline_s above 0")
 
-    @property
-    def asked(self) -> str:
-        return self.url.rstrip("/").removesuffix("/v1") + PATH
+    def at(self, path: str) -> str:
+        return self.url.rstrip("/").removesuffix("/v1") + path
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,20 @@ class Answer:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     """Both as the endpoint counted them; 0 where it does not."""
+
+
+def good(answer: Answer, most: int | None = None) -> str:
+    """Its text, or RecordError: the messages repeat none of it."""
+    if answer.refused:
+        raise RecordError("refused", "the model refused")
+    text = answer.text.strip()
+    if answer.finish == "length":
+        raise RecordError("answer_cut", "longer than `answer_tokens`")
+    if not text:
+        raise RecordError("empty_answer")
+    if most is not None and len(text) > most:
+        raise RecordError("answer_too_long", f"{len(text):,} characters, at most {most:,}")
+    return text
 
 
 def request_digest(request: Json) -> str:
@@ -124,44 +139,66 @@ class Answers:
             ManifestError: no request will have one.
             StoreError: the endpoint gave no answer before the deadline, or a kept one is damaged.
         """
-        path = f"{document}/{request_digest(request)}.json"
-        kept = self._kept(path, request)
+        try:
+            return Answer(**self._answered(document, request, pictures or {}, CHAT, _chat))
+        except TypeError:
+            raise self._damaged(document, request) from None
+
+    def embed(self, document: str, request: Json, pictures: Mapping[str, Media] | None = None) -> np.ndarray:
+        """(n,) float32, the embedding of what `request` shows. Raises what `ask` raises, and `zero_vector`."""
+        kept = self._answered(document, request, pictures or {}, EMBEDDINGS, _embedding)
+        try:
+            return np.frombuffer(base64.b64decode(kept, validate=True), "<f4")
+        except (TypeError, ValueError):
+            raise self._damaged(document, request) from None
+
+    def _answered(
+        self, document: str, request: Json, pictures: Mapping[str, Media], path: str, read: Callable[[Any], Json]
+    ) -> Json:
+        """What `read` makes of the answer, from the cache where it is."""
+        kept = self._kept(document, request)
         if kept is not None:
             return kept
-        body = json.dumps(_sent(request, pictures or {})).encode()
+        body = json.dumps(_sent(request, pictures)).encode()
+        url = self._endpoint.at(path)
         try:
-            answer = self._requests.run(
-                lambda try_s: self._post(body, try_s), where=self._endpoint.asked, passes=_passes, size=len(body)
+            answer = read(
+                self._requests.run(
+                    lambda try_s: self._post(url, body, try_s), where=url, passes=_passes, size=len(body)
+                )
             )
         except StoreError as error:
             fix = (
                 "run the same command again once it answers: nothing is asked twice. `deadline_s` says how long to try"
             )
             raise StoreError(error.message, where=error.where, fix=fix) from None
-        data = canonical_json({"request": request, "answer": asdict(answer)}).encode()
-        if self._files.swap(path, data):
+        data = canonical_json({"request": request, "answer": answer}).encode()
+        if self._files.swap(_file(document, request), data):
             return answer
-        first = self._kept(path, request)
+        first = self._kept(document, request)
         assert first is not None
         return first
 
-    def _kept(self, path: str, request: Json) -> Answer | None:
+    def _kept(self, document: str, request: Json) -> Json:
         try:
-            data = self._files.read(path)
+            data = self._files.read(_file(document, request))
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             told = json.loads(data)
             if told["request"] == request:
-                return Answer(**told["answer"])
+                return told["answer"]
         except (ValueError, KeyError, TypeError):
             """As one that answers another request."""
-        where = posixpath.join(self._files.url, path)
-        raise StoreError("this kept answer is damaged", where=where, fix="delete the file: it is asked for again")
+        raise self._damaged(document, request)
 
-    def _post(self, body: bytes, try_s: float) -> Answer:
+    def _damaged(self, document: str, request: Json) -> StoreError:
+        where = posixpath.join(self._files.url, _file(document, request))
+        return StoreError("this kept answer is damaged", where=where, fix="delete the file: it is asked for again")
+
+    def _post(self, url: str, body: bytes, try_s: float) -> Json:
         ends = time.monotonic() + try_s
-        request = urllib.request.Request(self._endpoint.asked, body, self._headers, method="POST")
+        request = urllib.request.Request(url, body, self._headers, method="POST")
         try:
             with self._opener.open(request, timeout=try_s) as response:
                 data = _read(response, ends)
@@ -170,11 +207,20 @@ class Answers:
             # What the endpoint says besides may repeat the key, or the record's words.
             if error.code in WRONG_PLACE or 300 <= error.code < 400:
                 fix = "check `url`, `model` and the key in the variable that `key_from` names"
-                raise ManifestError(f"HTTP {error.code}", where=self._endpoint.asked, fix=fix) from None
+                raise ManifestError(f"HTTP {error.code}", where=url, fix=fix) from None
             if error.code in PASSING or error.code >= 500:
                 raise _Passing(f"HTTP {error.code}") from None
             raise RecordError("request_refused", f"HTTP {error.code}") from None
-        return _answer(data)
+        try:
+            return json.loads(data)
+        except RecursionError:
+            raise RecordError("wrong_schema", "nested too deeply") from None
+        except ValueError:
+            raise _Passing("the answer is no JSON, or half of it") from None
+
+
+def _file(document: str, request: Json) -> str:
+    return f"{document}/{request_digest(request)}.json"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -208,13 +254,8 @@ def _read(response: http.client.HTTPResponse, ends: float) -> bytes:
     return bytes(data)
 
 
-def _answer(data: bytes) -> Answer:
-    try:
-        told = json.loads(data)
-    except RecursionError:
-        raise RecordError("wrong_schema", "nested too deeply") from None
-    except ValueError:
-        raise _Passing("the answer is no JSON, or half of it") from None
+def _chat(told: Any) -> Json:
+    """The fields of an `Answer`."""
     try:
         choice = told["choices"][0]
         message = choice["message"]
@@ -227,7 +268,21 @@ def _answer(data: bytes) -> Answer:
         text.encode()  # half a surrogate pair can't be kept
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RecordError("wrong_schema", f"no chat completion: {type(error).__name__}") from None
-    return Answer(text, finish, bool(refusal) or finish == "content_filter", *tokens)
+    return asdict(Answer(text, finish, bool(refusal) or finish == "content_filter", *tokens))
+
+
+def _embedding(told: Any) -> Json:
+    """The vector, packed."""
+    try:
+        (one,) = told["data"]
+        vector = np.array(one["embedding"], np.float64)
+        if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+            raise ValueError("no vector")
+    except (LookupError, TypeError, ValueError) as error:
+        raise RecordError("wrong_schema", f"no embedding: {type(error).__name__}") from None
+    if not vector.any():
+        raise RecordError("zero_vector", "an embedding without a direction")
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 def _sent(value: Any, pictures: Mapping[str, Media]) -> Any:

@@ -167,13 +167,14 @@ def _op(node: str, op: Json, told: Mapping[str, Json]) -> Iterator[dict[str, Jso
         if value is None or np.isnan(value):
             yield {"node": node, "op": op["kind"], "decided": "nothing to measure"}
             continue
-        forbidden = value < limit["at"] if limit["drops"] == "below" else value > limit["at"]
+        at = limit["at"]
+        forbidden = at is not None and (value < at if limit["drops"] == "below" else value > at)
         yield {
             "node": node,
             "op": op["kind"],
             "score": limit["column"].rpartition(".")[2],
             "value": value,
-            "limit": f"{'at least' if limit['drops'] == 'below' else 'at most'} {limit['at']:g}",
+            "limit": "none" if at is None else f"{'at least' if limit['drops'] == 'below' else 'at most'} {at:g}",
             "decided": f"dropped: {limit['reason']}" if forbidden else "passed",
         }
     if "column" in op:

@@ -59,7 +59,8 @@ class _Limit:
     parameter: str
     column: str
     drops: str
-    at: float
+    at: float | None
+    """None where none is set."""
     domains: tuple[str, ...]
 
     @property
@@ -71,6 +72,8 @@ class _Limit:
 
     def forbids(self, table: pa.Table) -> np.ndarray:
         """(records,) bool. What was not measured is NaN and passes."""
+        if self.at is None:
+            return np.zeros(len(table), bool)
         values = table[self.column].to_numpy()
         forbidden = values < self.at if self.drops == "below" else values > self.at
         return forbidden & _concerned(table, self.domains)

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
-import numpy as np
 import pydantic
 
-from manifests.errors import MillraceError, RecordError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media, canonical_json, derived_id, digest
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
+from pipelines.budget import OVER_BUDGET, Budget, Chosen, chosen_units
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task
 from pipelines.ops.op import concerns
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, Message, Variant
+from pipelines.tried import tried
 from stores.ahead import ahead
 from stores.answers import Answer, Answers, Endpoint, request_digest
 from stores.store import Snapshot, StoreKind, UnitWriter
@@ -32,39 +31,8 @@ if TYPE_CHECKING:
 else:
     AnyTask = Annotated[Union[tuple(TASKS.values())], pydantic.Field(discriminator="kind")]  # noqa: UP007
 
-OVER_BUDGET = "over_budget"
 SEEDS = 2**31
 """Endpoints take non-negative 32-bit seeds."""
-
-
-@schema
-class Budget:
-    """The most that is asked for. Who does not fit is left out: documents come in the order of a hash of their ids,
-    each counted with as many requests as it could need. Retries are not counted."""
-
-    max_requests: int | None = None
-    max_answer_tokens: int | None = None
-    """Every request counts with the node's `answer_tokens`, however short its answer is."""
-
-    def __post_init__(self) -> None:
-        if any(limit is not None and limit < 0 for limit in (self.max_requests, self.max_answer_tokens)):
-            raise ValueError("max_requests and max_answer_tokens are at least 0")
-
-    def requests(self, answer_tokens: int) -> int | None:
-        """That fit; None where there is no limit."""
-        limits = [self.max_requests, self.max_answer_tokens]
-        each = (1, answer_tokens)
-        return min((most // cost for most, cost in zip(limits, each, strict=True) if most is not None), default=None)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Of one unit."""
-
-    stretch: Stretch
-    ordinals: np.ndarray | None = None
-    """Of the documents that fit the budget; None: all."""
-    left_out: int = 0
 
 
 @schema
@@ -98,47 +66,13 @@ class Synthesise:
         return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        snapshot = inputs[self.input].snapshot
-        units = units_below(snapshot)
         most = self.budget.requests(self.answer_tokens)
-        if most is None:
-            chosen = [replace(unit, data=_Chosen(unit.data)) for unit in units]
-        else:
-            chosen = list(self._within(most, snapshot, units))
-        return Survey(tuple(chosen), {"prompts": prompts_digest()})
-
-    def _within(self, most: int, snapshot: Snapshot, units: Sequence[Unit]) -> Iterator[Unit]:
-        """The units with the documents that fit into so many requests."""
-        needed = self._needed(snapshot)
-        wanted = np.flatnonzero(needed)
-        ids = snapshot.table(["id"]).column("id")
-        hashes = [digest("budget", str(self.seed), ids[row].as_py()) for row in wanted.tolist()]
-        order = wanted[np.argsort(np.array(hashes, dtype="U64"), kind="stable")]
-        fits = np.zeros(len(needed), bool)
-        fits[order[np.cumsum(needed[order]) <= most]] = True
-        for unit in units:
-            here = slice(unit.data.start, unit.data.stop)
-            inside = np.flatnonzero(fits[here])
-            left_out = int(np.count_nonzero(needed[here])) - len(inside)
-            content = digest(unit.digest, inside.astype("<i8").tobytes(), str(left_out))
-            yield replace(unit, digest=content, data=_Chosen(unit.data, inside + unit.data.start, left_out))
-
-    def _needed(self, snapshot: Snapshot) -> np.ndarray:
-        """Requests by ordinal, 0 for what is not kept: from the index, no text is read."""
-        columns = snapshot.table(["domain", "characters"])
-        domains, characters = (columns.column(name).to_pylist() for name in ("domain", "characters"))
-        media = snapshot.media_table(["record", "kind"])
-        shown: list[list[str]] = [[] for _ in domains]
-        for record, kind in zip(*(column.to_pylist() for column in media.columns), strict=True):
-            shown[record].append(kind)
-        needed = np.zeros(len(domains), np.int64)
-        for row in snapshot.kept().tolist():
-            if not self.domains or domains[row] in self.domains:
-                needed[row] = self.task.requests(characters[row], shown[row])
-        return needed
+        snapshot = inputs[self.input].snapshot
+        units = chosen_units(snapshot, most, self.domains, self.seed, self.task.requests)
+        return Survey(units, {"prompts": prompts_digest()})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
-        chosen: _Chosen = task.unit.data
+        chosen: Chosen = task.unit.data
         product = task.inputs[self.input]
         answers = Answers(posixpath.dirname(product.place), self.endpoint)
         for _ in range(chosen.left_out):
@@ -152,12 +86,9 @@ class Synthesise:
                     attempt.store(locator, document)
         return {"synthetic": True, "task": self.task.kind, "model": self.model}
 
-    def _documents(self, snapshot: Snapshot, chosen: _Chosen, attempt: Attempt) -> Iterator[Document]:
+    def _documents(self, snapshot: Snapshot, chosen: Chosen, attempt: Attempt) -> Iterator[Document]:
         """Those to be asked about, with the bytes of their media."""
-        ordinals = chosen.ordinals
-        if ordinals is None:
-            ordinals = snapshot.kept(chosen.stretch.start, chosen.stretch.stop)
-        for document in snapshot.documents(ordinals.tolist()):
+        for document in snapshot.documents(chosen.kept(snapshot)):
             if document.source == FORGOTTEN or not concerns(self.domains, document):
                 continue
             why = self.task.passed_over(document)
@@ -169,7 +100,7 @@ class Synthesise:
     def _written(self, node: str, document: Document, ask: Ask) -> list[tuple[str, Callable[[], Document]]]:
         """All variants, by locator; in a thread, so that what went wrong is raised later, where it is set aside."""
         variants = self.task.variants(document, self.seed)
-        return [(_locator(document, one), _tried(partial(self._made, node, document, one, ask))) for one in variants]
+        return [(_locator(document, one), tried(partial(self._made, node, document, one, ask))) for one in variants]
 
     def _made(self, node: str, document: Document, variant: Variant, ask: Ask) -> Document:
         asked: list[str] = []
@@ -216,23 +147,6 @@ Ask = Callable[[str, Json, Mapping[str, Media]], Answer]
 def _locator(parent: Document, variant: Variant) -> str:
     """Of the parent only the id: its own locator may be a name that has to go, and nothing would find it here."""
     return f"{parent.id}/{variant.ordinal}-{variant.name}"
-
-
-def _tried(make: Callable[[], Document]) -> Callable[[], Document]:
-    """What gives the result of `make`, or raises what it raised. An endpoint that is gone stops everything at once."""
-    try:
-        made = make()
-    except MillraceError as error:
-        if not isinstance(error, RecordError):
-            raise
-        return partial(_raise, error)
-    except Exception as error:  # as in `pipelines/unit.py`, which sees it next
-        return partial(_raise, error)
-    return lambda: made
-
-
-def _raise(error: Exception) -> Document:
-    raise error
 
 
 def prompts_digest() -> str:

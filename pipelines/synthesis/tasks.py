@@ -20,7 +20,7 @@ from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, Part, Text, digest
 from pipelines.synthesis import prompts
 from pipelines.synthesis.chunks import chunks, count, formulas
-from stores.answers import Answer, picture
+from stores.answers import Answer, good, picture
 
 Message = dict[str, Json]
 
@@ -218,20 +218,6 @@ class Caption:
 
 
 TASKS: dict[str, type] = {"rephrase": Rephrase, "translate": Translate, "caption": Caption}
-
-
-def good(answer: Answer, most: int | None = None) -> str:
-    """Its text, or RecordError: the messages repeat none of it."""
-    if answer.refused:
-        raise RecordError("refused", "the model refused")
-    text = answer.text.strip()
-    if answer.finish == "length":
-        raise RecordError("answer_cut", "longer than `answer_tokens`")
-    if not text:
-        raise RecordError("empty_answer")
-    if most is not None and len(text) > most:
-        raise RecordError("answer_too_long", f"{len(text):,} characters, at most {most:,}")
-    return text
 
 
 def _said(role: str, text: str) -> Message:

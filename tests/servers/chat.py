@@ -1,4 +1,5 @@
-"""A small server that speaks `POST /v1/chat/completions`: equal requests, equal answers, but for what a rule does.
+"""A small server that speaks `POST /v1/chat/completions` and `/v1/embeddings`: equal requests, equal answers, but for
+what a rule does.
 
 It runs in threads of the test's process, counts what it answered, and does what endpoints do on bad days: see `Fault`.
 """
@@ -56,6 +57,8 @@ class Chat:
     url: str = ""
     reply: Callable[[dict[str, Any]], str | dict[str, Any]] = rewritten
     """The text, or the first of `choices`."""
+    vector: Callable[[dict[str, Any]], list[float]] = lambda request: [1.0]
+    """The embedding of what is asked."""
     rule: Callable[[dict[str, Any], int], Fault | None] = lambda request, again: None
     """Is given how many equal requests came before."""
     delay: Callable[[dict[str, Any]], float] = lambda request: 0.0
@@ -94,12 +97,16 @@ def chat_server() -> Iterator[Chat]:
                     chat._now -= 1
 
         def respond(self, request: dict[str, Any], body: str, again: int) -> None:
-            assert self.path == "/v1/chat/completions"
+            assert self.path in ("/v1/chat/completions", "/v1/embeddings")
             fault = chat.rule(request, again)
             time.sleep(chat.delay(request))
-            said = chat.reply(request)
-            choice = {"message": {"content": said}, "finish_reason": "stop"} if isinstance(said, str) else said
-            told: Any = {"choices": [choice], "usage": {"prompt_tokens": len(body), "completion_tokens": 7}}
+            told: Any
+            if self.path == "/v1/embeddings":
+                told = {"data": [{"index": 0, "embedding": chat.vector(request)}]}
+            else:
+                said = chat.reply(request)
+                choice = {"message": {"content": said}, "finish_reason": "stop"} if isinstance(said, str) else said
+                told = {"choices": [choice], "usage": {"prompt_tokens": len(body), "completion_tokens": 7}}
             if fault in ("429", "500", "400", "401"):
                 return self.answer(int(fault), b'{"error": {"message": "no"}}')
             if fault == "redirect":

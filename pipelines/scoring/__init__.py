@@ -1,0 +1,1 @@
+"""Scores that a user's model gives: of his own code, of a fastText file, of an endpoint."""

@@ -1,0 +1,135 @@
+"""What nodes that score have in common: one number a document as the column `NODE.score`, and two limits.
+
+    documents or view -> `scored`, a number or what went wrong for each -> keep, reason, score
+
+How a document gets its number is the classes' own matter: `models.py` calls a model here, `endpoints.py` asks one
+elsewhere. Limits are recorded as a filter's are, so `millrace inspect VIEW --what-if score.min_score=NUMBER` moves them
+and `millrace explain` names them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from manifests.errors import RecordError
+from manifests.load import schema
+from manifests.records import FORGOTTEN, Document, Drop, Json
+from pipelines.budget import OVER_BUDGET, Chosen
+from pipelines.node import DOCUMENTS, Attempt, Task
+from pipelines.ops.op import concerns
+from stores.store import Snapshot, StoreKind, UnitWriter
+
+NO_SCORE = math.nan
+"""Passes every limit."""
+
+Scored = Callable[[], float]
+"""Raises what went wrong with this document."""
+
+
+@schema
+class Scores:
+    """Base of the nodes. Without limits nothing is dropped: look at the column first, and draw the line then."""
+
+    PRODUCT: ClassVar[StoreKind] = "view"
+    READS: ClassVar[frozenset[str]] = DOCUMENTS
+
+    input: str
+    domains: tuple[str, ...] = ()
+    """None given: all."""
+    min_score: float | None = None
+    """Below it a document is dropped, as `low_score`."""
+    max_score: float | None = None
+    """Above it, as `high_score`."""
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    def shows_media(self) -> bool:
+        """Whether `scored` needs the bytes of pictures and clips."""
+        raise NotImplementedError
+
+    def passed_over(self, document: Document) -> str | None:
+        """Why there is nothing to score, if so: a code that is counted."""
+        raise NotImplementedError
+
+    def scored(self, task: Task, documents: Iterable[Document]) -> Iterator[Scored]:
+        """One for each document, in their order; some may be read ahead."""
+        raise NotImplementedError
+
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+        chosen: Chosen = task.unit.data
+        snapshot = task.inputs[self.input].snapshot
+        for _ in range(chosen.left_out):
+            attempt.note(OVER_BUDGET)
+        first, count = chosen.stretch.start, chosen.stretch.stop - chosen.stretch.start
+        scores = np.full(count, NO_SCORE)
+        verdicts: list[Drop | None] = [None] * count
+        asked: deque[tuple[int, str]] = deque()
+
+        def documents() -> Iterator[Document]:
+            ordinals = chosen.kept(snapshot)
+            for ordinal, document in zip(ordinals, self._read(snapshot, ordinals), strict=True):
+                if document.source == FORGOTTEN:
+                    verdicts[ordinal - first] = Drop("forgotten")
+                elif concerns(self.domains, document):
+                    why = self.passed_over(document)
+                    if why is None:
+                        asked.append((ordinal - first, document.locator))
+                        yield document
+                    else:
+                        attempt.note(why)
+
+        for scored in self.scored(task, documents()):
+            row, locator = asked.popleft()
+            score = attempt(locator, _finite, scored)
+            verdicts[row] = Drop("unusable") if score is None else self._judged(score)
+            scores[row] = NO_SCORE if score is None else score
+        for verdict in verdicts:
+            if verdict is not None:
+                attempt.drop(verdict.reason)
+        for shard in chosen.stretch.shards:
+            here = slice(shard.first - first, shard.first - first + shard.records)
+            writer.columns(shard.shard, _columns(task.node, scores[here], verdicts[here]))
+        return {"ops": [self._told(task.node)]}
+
+    def _read(self, snapshot: Snapshot, ordinals: list[int]) -> Iterable[Document]:
+        return snapshot.documents(ordinals) if self.shows_media() else map(snapshot.record, ordinals)
+
+    def _judged(self, score: float) -> Drop | None:
+        if self.min_score is not None and score < self.min_score:
+            return Drop("low_score", score)
+        if self.max_score is not None and score > self.max_score:
+            return Drop("high_score", score)
+        return None
+
+    def _told(self, node: str) -> dict[str, Json]:
+        """What `inspect` needs to decide again with other limits; a limit that is not set is null."""
+        limits = [
+            {"column": f"{node}.score", "drops": drops, "parameter": parameter, "at": at, "reason": reason}
+            for drops, parameter, at, reason in (
+                ("below", "min_score", self.min_score, "low_score"),
+                ("above", "max_score", self.max_score, "high_score"),
+            )
+        ]
+        return {"kind": "score", "domains": list(self.domains), "limits": limits}
+
+
+def _finite(scored: Scored) -> float:
+    score = scored()
+    if math.isinf(score):
+        raise RecordError("infinite_score", f"{score} can't be compared")
+    return score
+
+
+def _columns(node: str, scores: np.ndarray, verdicts: list[Drop | None]) -> dict[str, Any]:
+    return {
+        "keep": [verdict is None for verdict in verdicts],
+        "reason": [verdict and verdict.reason for verdict in verdicts],
+        "score": [verdict and verdict.score for verdict in verdicts],
+        f"{node}.score": scores,
+    }
