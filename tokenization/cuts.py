@@ -19,21 +19,23 @@ SPLIT_MAX = 128
 
 _READ_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES = types.Array(types.uint8, 1, "C")
+_IDS = types.Array(types.uint32, 1, "C", readonly=True)
 _LENGTHS = types.Array(types.int32, 1, "C")
 _OFFSETS = types.Array(types.int64, 1, "C")
 
 
-@compiled(_READ_BYTES, _LENGTHS, _BYTES)
-def judge(text: np.ndarray, token_bytes: np.ndarray, quality: np.ndarray) -> None:
+@compiled(_READ_BYTES, _IDS, _LENGTHS, _BYTES)
+def judge(text: np.ndarray, ids: np.ndarray, token_bytes: np.ndarray, quality: np.ndarray) -> None:
     """How good it is to cut before each token. The start of a text is as good as that of a line.
 
     Args:
         text: (bytes,) uint8, UTF-8.
-        token_bytes: (n,) int32, their lengths.
+        ids: (n,) uint32, its tokens.
+        token_bytes: (size,) int32, the length of each that the vocabulary has.
         quality: (n,) uint8, filled.
     """
     at = 0
-    for i in range(len(token_bytes)):
+    for i in range(len(ids)):
         after = text[at] if at < len(text) else 0
         before = text[at - 1] if at else 0x0A
         if at and after & 0xC0 == 0x80:
@@ -49,10 +51,10 @@ def judge(text: np.ndarray, token_bytes: np.ndarray, quality: np.ndarray) -> Non
             elif at >= 3 and text[at - 3] == 0xEF and text[at - 2] == 0xBC:
                 ends = before == 0x81 or before == 0x9F  # ！ ？
             quality[i] = SENTENCE if ends else WORD
-        at += token_bytes[i]
+        at += token_bytes[ids[i]]
 
 
-@compiled(_READ_BYTES, _OFFSETS, _OFFSETS, returns=types.int64)
+@compiled(_BYTES, _OFFSETS, _OFFSETS, returns=types.int64)
 def choose(quality: np.ndarray, edges: np.ndarray, splits: np.ndarray) -> int:
     """Offsets at which to cut, given how good each place is: before every medium, and inside the text that follows it.
 

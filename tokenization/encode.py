@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -23,9 +23,6 @@ from manifests.errors import RecordError
 from manifests.records import Document, Fact, Media, Part, Sample, Shape, ShapeKind, Span, Text
 from tokenization.vocabulary import Vocabulary
 
-_NEVER = bytes(1)
-"""Quality of a place inside a medium."""
-
 
 def encode(document: Document, vocabulary: Vocabulary) -> Sample:
     """Raises RecordError: `lone_surrogate` for text that is not Unicode, `bad_fact` for a fact outside its text,
@@ -33,19 +30,20 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
     facts = facts_by_part(document)
     pieces: list[np.ndarray] = []
     at = 0
+    texts: list[tuple[int, int, str]] = []
     loss: list[tuple[int, int]] = []
     spans: list[Span] = []
     media: list[Media] = []
     media_starts: list[int] = []
     places: list[int] = []
-    quality: list[bytes] = []
     for index, part in enumerate(document.parts):
         if isinstance(part, Text):
             piece = vocabulary.encode_array(part.text)
-            layout = Layout(part.text, vocabulary.byte_lengths[piece])
-            spans += [layout.span(fact, at) for fact in facts.get(index, ())]
+            if index in facts:
+                layout = Layout(part.text, vocabulary.byte_lengths[piece])
+                spans += [layout.span(fact, at) for fact in facts[index]]
             loss.append((at, at + len(piece)))
-            quality.append(layout.cut_quality().tobytes())
+            texts.append((at, at + len(piece), part.text))
         else:
             stands = placeholder(part, vocabulary)
             piece = np.array(stands, np.uint32)
@@ -53,20 +51,19 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
             media_starts.append(at)
             mark = vocabulary.video_placeholder_id if part.kind == "video" else vocabulary.media_pad_id
             places.append(at + stands.index(mark))
-            quality.append(_NEVER * len(piece))
         pieces.append(piece)
         at += len(piece)
     loss.append((at, at + 1))
     pieces.append(np.array([vocabulary.eos_id], np.uint32))
-    quality.append(_NEVER)
+    ids = np.concatenate(pieces)
     return Sample(
         id=document.id,
         source=document.source,
         domain=document.domain,
-        ids=np.concatenate(pieces),
+        ids=ids,
         loss_runs=join_runs(loss),
         media=tuple(media),
-        splits=_choose_splits(b"".join(quality), media_starts),
+        splits=_splits(ids, texts, media_starts, vocabulary),
         spans=tuple(spans),
         places=tuple(places),
         shapes=shapes_of(document),
@@ -149,21 +146,27 @@ class Layout:
     def _ends(self) -> np.ndarray:
         return np.cumsum(self.token_bytes, dtype=np.int64)
 
-    def cut_quality(self) -> np.ndarray:
-        """(n,) uint8: how good it is to cut before each token, see `cuts.py`."""
-        from tokenization import cuts  # numba is loaded by who cuts text, and by nobody else
 
-        quality = np.empty(len(self.token_bytes), np.uint8)
-        cuts.judge(np.frombuffer(self.text.encode(), np.uint8), self.token_bytes, quality)
-        return quality
+def cut_quality(ids: np.ndarray, texts: Sequence[tuple[int, int, str]], vocabulary: Vocabulary) -> np.ndarray:
+    """(n,) uint8: how good it is to cut before each id, see `cuts.py`; `texts` say which ids stand for which text, and
+    between others it is never good."""
+    from tokenization import cuts  # numba is loaded by who cuts text, and by nobody else
+
+    quality = np.full(len(ids), cuts.NEVER, np.uint8)
+    for start, stop, text in texts:
+        read = np.frombuffer(text.encode(), np.uint8)
+        cuts.judge(read, ids[start:stop], vocabulary.byte_lengths, quality[start:stop])
+    return quality
 
 
-def _choose_splits(quality: bytes, media_starts: list[int]) -> np.ndarray:
+def _splits(
+    ids: np.ndarray, texts: Sequence[tuple[int, int, str]], media_starts: Sequence[int], vocabulary: Vocabulary
+) -> np.ndarray:
     from tokenization import cuts
 
-    edges = np.array(sorted({0, *media_starts, len(quality)}), np.int64)
-    splits = np.empty(len(quality) // cuts.SPLIT_MIN + len(edges), np.int64)
-    return splits[: cuts.choose(np.frombuffer(quality, np.uint8), edges, splits)].copy()
+    edges = np.array(sorted({0, *media_starts, len(ids)}), np.int64)
+    splits = np.empty(len(ids) // cuts.SPLIT_MIN + len(edges), np.int64)
+    return splits[: cuts.choose(cut_quality(ids, texts, vocabulary), edges, splits)].copy()
 
 
 def facts_by_part(document: Document) -> dict[int, list[Fact]]:
