@@ -1,9 +1,10 @@
-"""Pillow's pixels without its copies: libjpeg-turbo and libwebp spoken to directly, for pictures they surely agree on.
+"""Pillow's pixels without its copies: libjpeg-turbo, libwebp and zlib spoken to directly, for pictures they surely
+agree on.
 
 `image.decode_rgb` stands before this. Pillow decodes into pixels of 4 bytes, hands them over in pieces of 64 KiB and
 joins these; for WebP it keeps two canvases of an animation besides. Here the same libraries with the same settings
-(exact DCT, smooth upsampling of colour) write 3 bytes per pixel into the caller's memory. Both let go of the
-interpreter's lock.
+(exact DCT, smooth upsampling of colour; for PNG `png.py`) write 3 bytes per pixel into the caller's memory. All let go
+of the interpreter's lock.
 
 Only Pillow says no: whatever these do not decode without so much as a warning is left to it, with its verdict and its
 reason. So they are asked after Pillow has read the header and the limits are checked.
@@ -18,10 +19,18 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+_MODES = {
+    "JPEG": ("RGB", "L"),
+    "MPO": ("RGB", "L"),
+    "WEBP": ("RGB", "RGBA"),
+    "PNG": ("RGB", "RGBA", "L", "LA"),
+}
+"""By format, Pillow's names of what is read here."""
+
 
 def knows(image: Image.Image) -> bool:
     """Whether `decode_into` is worth a try."""
-    return image.format == "WEBP" or image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+    return image.mode in _MODES.get(image.format or "", ())
 
 
 def decode_into(image: Image.Image, payload: bytes, rgb: np.ndarray) -> bool:
@@ -31,6 +40,10 @@ def decode_into(image: Image.Image, payload: bytes, rgb: np.ndarray) -> bool:
         image: what Pillow opened, not loaded yet, and `knows`.
         payload: the bytes that it was opened from.
     """
+    if image.format == "PNG":
+        from stores import png  # costs time and memory that nobody pays who has no PNG
+
+        return png.decode_into(payload, rgb)
     return _webp(payload, rgb) if image.format == "WEBP" else _jpeg(payload, rgb)
 
 

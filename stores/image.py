@@ -24,7 +24,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -175,7 +175,7 @@ def reduced_rgb(payload: bytes, side_px: int, limits: ImageLimits = LIMITS) -> n
     factor = max((f for f in (8, 4, 2) if min(image.size) // f >= side_px), default=1)
     rgb = (
         codecs.decode_reduced(payload, factor)
-        if factor > 1 and image.format != "WEBP" and codecs.knows(image)
+        if factor > 1 and image.format in ("JPEG", "MPO") and codecs.knows(image)
         else None
     )
     rgb = decode_rgb(payload, limits) if rgb is None else _turned(rgb, image)
@@ -202,8 +202,8 @@ def small_rgb(rgb: np.ndarray, side_px: int) -> np.ndarray:
 
 
 def _turned(rgb: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Upright pixels of what `image` was opened from."""
-    turn = _TURNS.get(_orientation(image))
+    """Upright pixels of what `image` was opened from. It is not loaded: what else it says stood before its pixels."""
+    turn = _TURNS.get(_orientation(image, Image.Image.getexif))
     if turn is None:
         return rgb
     pixels = np.ascontiguousarray(turn(rgb.view("V3")[..., 0]))  # whole pixels are copied faster than their bytes
@@ -250,12 +250,12 @@ def _loaded(image: Image.Image) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, exif: Callable[[Any], Image.Exif] = lambda image: image.getexif()) -> int:
     """EXIF orientation 1..8; 1 too if there is none, or none that can be read."""
     if image.format == "TIFF":
         return 1  # Pillow turns these itself, and has their upright size from the start
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
+        orientation = exif(image).get(_EXIF_ORIENTATION)
     except _DECODER_ERRORS:
         return 1
     return orientation if isinstance(orientation, int) and orientation in UPRIGHT else 1
