@@ -16,6 +16,7 @@ import pydantic
 
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
+from pipelines.named_files import file_digest
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
 from pipelines.ops import blocked, language, media, pairs, pixels, quality, rights, technical, text, videos
 from pipelines.ops.op import Measured, Op, concerns
@@ -86,9 +87,10 @@ class Filter:
         facts: dict[str, Json] = {"ops": [[op.kind, op.VERSION] for op in self.ops]}
         if any(op.READS_MEDIA for op in self.ops):
             facts |= {library: version(library) for library in ("pillow", "simplejpeg", "av")}
-        for op in self.ops:
-            if isinstance(op, Measured):
-                facts |= {library: version(library) for library in op.LIBRARIES}
+        measured = [op for op in self.ops if isinstance(op, Measured)]
+        facts |= {library: version(library) for op in measured for library in op.LIBRARIES}
+        if files := [[op.kind, file_digest(path, name)] for op in measured for path in op.named_files()]:
+            facts["files"] = files
         return Survey(units_below(inputs[self.input].snapshot), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:

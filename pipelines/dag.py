@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import pydantic
 
@@ -146,7 +146,21 @@ def recipe(name: str, node: Node) -> str:
 
 
 def _parameters(node: Node) -> dict[str, Json]:
-    return {key: value for key, value in dataclasses.asdict(cast(Any, node)).items() if key not in node.PLACES}
+    told = _without_places(node)
+    assert isinstance(told, dict)
+    return told
+
+
+def _without_places(value: Any) -> Json:
+    """Fields of dataclasses but for those that say where things lie, of nodes and of ops inside them."""
+    if dataclasses.is_dataclass(value):
+        names = {one.name for one in dataclasses.fields(value)} - getattr(value, "PLACES", set())
+        return {name: _without_places(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {key: _without_places(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(one) for one in value]
+    return value
 
 
 def made_of(node: Node, inputs: Inputs, survey: Survey) -> dict[str, Json]:

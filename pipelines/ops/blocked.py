@@ -1,4 +1,4 @@
-"""Lists of words and of sites that nobody wants in the corpus. The lists are the user's; none is shipped.
+"""Lists of words and of sites that nobody wants in the corpus. The lists are the user's; none is shipped (`lists.py`).
 
 A word is compared without case and without the marks around it; several words in a row make one entry. In scripts
 without spaces an entry is found wherever its characters stand (as C4 does for Chinese, Japanese and Thai).
@@ -6,13 +6,8 @@ without spaces an entry is found wherever its characters stand (as C4 does for C
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import ClassVar, Literal
-from urllib.parse import urlsplit
-
-import numpy as np
 
 from manifests.errors import ManifestError
 from manifests.load import schema
@@ -20,17 +15,19 @@ from manifests.records import Document
 from pipelines.ops.op import Limit, Measured
 from pipelines.ops.quality import read
 
-MAX_HOST_CHARACTERS = 253
-_POWER = np.uint64(0xD6E8FEB86659FD93)
-
 
 @schema
 class Blocked(Measured):
-    """Documents with words of a list (C4 drops at the first one), or whose `origin` is a URL of a listed site."""
+    """Documents with words of a list (C4 drops at the first one), or whose `origin` is a listed site or URL.
+
+    Lists in files have an entry a line, also packed by gzip; paths, or URLs that fsspec knows. Changed bytes measure
+    again.
+    """
 
     VERSION: ClassVar[int] = 1
     READS_MEDIA: ClassVar[bool] = False
     LIBRARIES = ("regex",)
+    PLACES: ClassVar[frozenset[str]] = frozenset({"word_files", "site_files"})
     LIMITS = (
         Limit("site", "above", "NONE", "blocked_site"),
         Limit("words", "above", "max_words", "blocked_words"),
@@ -40,62 +37,35 @@ class Blocked(Measured):
     words: tuple[str, ...] = ()
     max_words: int = 0
     """How many occurrences are let through."""
+    word_files: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
-    """Host names; what lies below one is meant, too."""
+    """Host names; what lies below one is meant, too. With a `/` in it an entry is an address, and what lies behind."""
+    site_files: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (self.words or self.sites):
-            raise ManifestError("an op of kind blocked blocks nothing", where="blocked", fix="give words or sites")
+        if not (self.words or self.word_files or self.sites or self.site_files):
+            fix = "give words, sites, word_files or site_files"
+            raise ManifestError("an op of kind blocked blocks nothing", where="blocked", fix=fix)
         for word in self.words:
             if not any(map(str.isalnum, word)):
                 raise ManifestError(f"{word!r} has no letter or digit", where="blocked.words", fix="take it out")
 
+    def named_files(self) -> tuple[str, ...]:
+        return self.word_files + self.site_files
+
     def measure(self, document: Document) -> Mapping[str, float]:
+        from pipelines.ops import lists  # compiles
+
         found: dict[str, float] = {}
-        host = _host(document.origin)
-        if host and self.sites:
-            labels = host.split(".")
-            blocked = _sites(self.sites)
-            found["site"] = any(".".join(labels[place:]) in blocked for place in range(len(labels)))
-        if self.words:
+        if self.sites or self.site_files:
+            asked = lists.named(document.origin)
+            if len(asked):
+                found["site"] = bool(lists.holds(lists.sites(self.sites, self.site_files), asked).any())
+        if self.words or self.word_files:
             cores = read(document).cores
+            known = lists.words(self.words, self.word_files)
             found["words"] = sum(
-                int(np.isin(_rows_of(cores, size), wanted).sum()) for size, wanted in _entries(self.words).items()
+                int(lists.holds(some, lists.rows_of(cores, size)).sum()) for size, some in known.items()
             )
         return found
-
-
-def _host(origin: str) -> str:
-    """ "" where it names none, or one that is longer than RFC 1035 allows."""
-    try:
-        host = (urlsplit(origin).hostname or "").rstrip(".")
-    except ValueError:
-        return ""
-    return host if len(host) <= MAX_HOST_CHARACTERS else ""
-
-
-@lru_cache(maxsize=16)
-def _sites(sites: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(site.casefold().strip(".") for site in sites)
-
-
-@lru_cache(maxsize=16)
-def _entries(words: tuple[str, ...]) -> dict[int, np.ndarray]:
-    """Hashes of the entries, by how many words they have."""
-    from pipelines.ops import reading
-
-    by_size: defaultdict[int, list[int]] = defaultdict(list)
-    for entry in words:
-        cores = reading.read(entry).cores
-        by_size[len(cores)].append(int(_rows_of(cores, len(cores))[0]))
-    return {size: np.array(hashes, np.uint64) for size, hashes in by_size.items()}
-
-
-def _rows_of(cores: np.ndarray, size: int) -> np.ndarray:
-    """One hash for every `size` words in a row."""
-    rows = max(0, len(cores) - size + 1)
-    state = np.zeros(rows, np.uint64)
-    for place in range(size):
-        state = state * _POWER + cores[place : place + rows]
-    return state

@@ -60,6 +60,8 @@ class Measured:
     CHOICES: ClassVar[tuple[Choice, ...]] = ()
     LIBRARIES: ClassVar[tuple[str, ...]] = ()
     """Those whose version decides what is measured."""
+    PLACES: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that name files; what lies there decides, not where."""
     domains: tuple[str, ...]
 
     def measure(self, document: Document) -> Mapping[str, float | str]:
@@ -68,6 +70,10 @@ class Measured:
         Raises RecordError for what can't be read.
         """
         raise NotImplementedError
+
+    def named_files(self) -> tuple[str, ...]:
+        """Paths and URLs behind `PLACES`: their digests are part of the node's identity."""
+        return ()
 
     def judge(self, scores: Mapping[str, float | str]) -> Drop | None:
         for choice in self.CHOICES:
