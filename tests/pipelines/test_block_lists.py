@@ -109,6 +109,7 @@ def test_many_sites_take_eight_bytes_each_and_a_look_takes_microseconds(
     with open(tmp_path / "big", "w") as file:
         file.writelines(f"site{number}.example\n" for number in range(100_000))
     op = Blocked(kind="blocked", site_files=(str(tmp_path / "big"),))
+    Blocked(kind="blocked", sites=("warm.example",)).measure(document("https://warm.example"))
     tracemalloc.start()
     assert op.measure(document("https://www.site99999.example/page")) == {"site": 1}
     held, peak = tracemalloc.get_traced_memory()
