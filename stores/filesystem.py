@@ -3,7 +3,7 @@
 Everything above speaks of paths relative to the store (`shards/DIGEST.tar`). Content-named files are create-only: they
 are written aside, made durable and then given their name in one step, so a file that has its name is whole. The one
 thing that needs more is the swap, creating a file only where none is: local folders do it with a hard link, S3 by
-`If-None-Match`, GCS by generation (`s3.py`, `object_stores.py`), and what can't has it done elsewhere (`lock.py`).
+`If-None-Match`, GCS by generation (`s3.py`, `gcs.py`), and what can't has it done elsewhere (`lock.py`).
 """
 
 from __future__ import annotations
@@ -129,8 +129,9 @@ def open_files(url: str) -> Files:
     try:
         return _remote(scheme)(url)
     except ImportError as error:
-        extra = "pip install 'millrace[s3]'" if scheme in ("s3", "s3a") else "install what fsspec asks for"
-        raise StoreError(f"a library is missing: {error}", where=url, fix=extra) from None
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(scheme)
+        fix = f"pip install 'millrace[{extra}]'" if extra else "install what fsspec asks for"
+        raise StoreError(f"a library is missing: {error}", where=url, fix=fix) from None
     except ValueError as error:
         raise StoreError(str(error), where=url, fix="use a local path or a URL that fsspec knows") from None
     except OSError as error:  # of protocols that connect at once
@@ -145,7 +146,7 @@ def _remote(scheme: str) -> Callable[[str], Files]:
 
             return S3Files
         case "gs" | "gcs":
-            from stores.object_stores import GCSFiles
+            from stores.gcs import GCSFiles
 
             return GCSFiles
         case "memory":

@@ -1,4 +1,4 @@
-"""Filesystems with a swap of their own: Google Cloud Storage, fsspec's memory, and what `s3.py` shares with them.
+"""Filesystems with a swap of their own: fsspec's memory, and what `s3.py` and `gcs.py` share with it.
 
 Each creates an object only where none is, in one request that the server decides. A server may not know how and
 overwrite: before the first swap of a process that is tried out.
@@ -87,24 +87,3 @@ class MemoryFiles(CreatingFiles):
     def _call(self, seconds: float, name: str, *arguments: Any, **options: Any) -> Any:
         with self._one_at_a_time:
             return super()._call(seconds, name, *arguments, **options)
-
-
-class GCSFiles(CreatingFiles):
-    """By gcsfs, whose creating asks for generation 0: the one that an object has before there is any."""
-
-    primitive = "generation"
-
-    def _options(self) -> dict[str, Any]:
-        return {"use_listings_cache": False}
-
-    def _passes(self, error: Exception) -> bool:
-        status = getattr(error, "code", None)  # gcsfs.retry.HttpError
-        if status is not None:
-            return int(status) in PASSING or int(status) >= 500
-        return super()._passes(error)
-
-    def _errors(self) -> tuple[type[Exception], ...]:
-        from aiohttp import ClientError
-        from gcsfs.retry import HttpError
-
-        return (OSError, EOFError, ClientError, HttpError)

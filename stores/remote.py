@@ -1,7 +1,7 @@
 """Files that fsspec reaches: every answer's length checked, neighbouring ranges in one request, uploads whole or again.
 
-What differs between filesystems stands in the classes of `object_stores.py`; how requests are paced and repeated in
-`requests.py`. A filesystem known only to fsspec has no swap: its stores are committed to where `store.json` names a
+What differs between filesystems stands in `object_stores.py`, `s3.py` and `gcs.py`; how requests are paced and repeated
+in `requests.py`. A filesystem known only to fsspec has no swap: its stores are committed to where `store.json` names a
 lock (`lock.py`), and read in any case.
 """
 
@@ -75,7 +75,7 @@ class RemoteFiles:
     def filesystem(self) -> Any:
         """One per process: what a fork copies of a client can't be used."""
         if self._process != os.getpid():
-            self._filesystem, self._root = fsspec.core.url_to_fs(self.url, **self._options())
+            self._filesystem, self._root = self._connect()
             self._process = os.getpid()
         return self._filesystem
 
@@ -250,9 +250,9 @@ class RemoteFiles:
     def _requests(self) -> requests.Requests:
         return requests.of_this_process()
 
-    def _options(self) -> dict[str, Any]:
-        """For the filesystem's constructor."""
-        return {}
+    def _connect(self) -> tuple[Any, str]:
+        """(the filesystem, the path there)."""
+        return fsspec.core.url_to_fs(self.url)
 
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}"

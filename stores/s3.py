@@ -30,16 +30,12 @@ PARTS_AT_ONCE = 4
 class S3Files(CreatingFiles):
     primitive = "If-None-Match"
 
-    def _options(self) -> dict[str, Any]:
+    def _connect(self) -> tuple[Any, str]:
         given = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         once = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 64}
-        return {"use_listings_cache": False, "config_kwargs": {**given, **once}}
-
-    @property
-    def filesystem(self) -> Any:
-        filesystem = super().filesystem
+        filesystem, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, config_kwargs={**given, **once})
         filesystem.retries = 1
-        return filesystem
+        return filesystem, root
 
     def _errors(self) -> tuple[type[Exception], ...]:
         return (OSError, EOFError, BotoCoreError, ClientError)  # the last while a body is read

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.servers import gcs as google
 from tests.servers.faulty import Faulty, faulty
 from tests.servers.s3 import reached_at, s3_server
 
@@ -59,3 +60,18 @@ def s3(_proxy: Faulty) -> Iterator[Faulty]:
     with reached_at(_proxy.port):
         yield _proxy
     _proxy.reset()
+
+
+@pytest.fixture(scope="session")
+def _gcs_proxy() -> Iterator[Faulty]:
+    with google.gcs_server() as port, faulty(port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def gcs(_gcs_proxy: Faulty) -> Iterator[Faulty]:
+    """The same in front of a server that speaks as Google's storage does."""
+    _gcs_proxy.reset()
+    with google.reached_at(_gcs_proxy.port):
+        yield _gcs_proxy
+    _gcs_proxy.reset()

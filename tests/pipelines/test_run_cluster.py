@@ -28,7 +28,8 @@ from pipelines.node import Task, Unit
 from pipelines.run import main as millrace_run
 from pipelines.unit import UnitTask
 from stores.store import Store
-from tests.servers.s3 import BUCKET, free_port, reached_at, s3_server
+from tests.servers.loopback import free_port
+from tests.servers.s3 import BUCKET, reached_at, s3_server
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,4 +1,4 @@
-"""Runs whose stores lie on S3, a real server on loopback: the same content, killed or not, and one at a time."""
+"""Runs whose stores lie on S3 or GCS, real servers on loopback: the same content, killed or not, and one at a time."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ def url(s3: Any) -> str:
     return f"s3://mill/{uuid.uuid4().hex}"
 
 
+@pytest.fixture(params=["s3", "gcs"])
+def anywhere(request: pytest.FixtureRequest) -> str:
+    request.getfixturevalue(request.param)
+    return f"{'s3' if request.param == 's3' else 'gs'}://mill/{uuid.uuid4().hex}"
+
+
 def roots(place: str) -> dict[str, str]:
     heads = {name: Store.open(f"{place}/{name}").head() for name in NAMES}
     return {name: head.content_root for name, head in heads.items() if head is not None}
@@ -76,16 +82,16 @@ def test_killed_in_the_middle_and_started_again_it_ends_as_on_a_disk(folder: Pat
 
 
 def test_what_is_forgotten_in_the_stores_leaves_the_page_and_the_log_beside_them(
-    folder: Path, tmp_path: Path, url: str
+    folder: Path, tmp_path: Path, anywhere: str
 ) -> None:
     for name in ("documents", "filtered"):
-        target, source = open_files(f"{url}/{name}"), folder / "calm" / name
+        target, source = open_files(f"{anywhere}/{name}"), folder / "calm" / name
         for path in source.rglob("*.*"):
             aside = target.aside()
             shutil.copyfile(path, aside)
             target.publish(aside, path.relative_to(source).as_posix())
         target.settle()
-    with Out.of(url, tmp_path).alone():
+    with Out.of(anywhere, tmp_path).alone():
         (tmp_path / "report.html").write_text("number 3.")
         (tmp_path / "log.jsonl").write_text(json.dumps({"event": "quarantine", "details": ["number 3."]}) + "\n")
     place, nothing = "books/3/0003.txt", frozenset[str]()
@@ -94,7 +100,7 @@ def test_what_is_forgotten_in_the_stores_leaves_the_page_and_the_log_beside_them
     )
     assert receipt["records"] == {"documents": 1} and receipt["talk"]["logs_emptied"] == ["log.jsonl"]
     assert not (tmp_path / "report.html").exists() and "number 3" not in (tmp_path / "log.jsonl").read_text()
-    head = Store.open(f"{url}/documents").head()
+    head = Store.open(f"{anywhere}/documents").head()
     assert head is not None and place not in head.table(["locator"])["locator"].to_pylist()
 
 

@@ -7,6 +7,7 @@ so that a test can decide while it happens.
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import parse_qs, unquote
 
 from tests.servers.loopback import Handler, served
 
@@ -26,19 +28,21 @@ Fault = Literal[
     "torn",  # half of the body, then the connection ends
     "short",  # half of the body, and headers that say that this is all
     "stale",  # 404 for what is there
+    "denied",  # 403
     "careless",  # conditions are not passed on
 ]
 CHANGES = ("PUT", "POST", "DELETE")
 SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
 @dataclass(frozen=True)
 class Request:
     method: str
     path: str
-    """Without query."""
+    """What is asked for, without query."""
     again: int
     """How many equal ones, by method and path, came before."""
 
@@ -84,11 +88,11 @@ def faulty(upstream: int) -> Iterator[Faulty]:
 
     class Answers(Handler):
         def handle_one(self) -> None:
-            request = proxy.arrived(self.command, self.path.partition("?")[0])
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
             if len(body) < length:
                 return self.hang_up()  # whoever asked was killed in the middle
+            request = proxy.arrived(self.command, _asked_for(self.path, body))
             fault = proxy.rule(request)
             if fault is not None:
                 with proxy._lock:
@@ -105,6 +109,8 @@ def faulty(upstream: int) -> Iterator[Faulty]:
                     return self.answer(
                         404, {"Content-Type": "application/xml"}, b"<Error><Code>NoSuchKey</Code></Error>"
                     )
+                case "denied":
+                    return self.answer(403, {"Content-Type": "application/xml"}, DENIED)
                 case "reset":
                     return self.hang_up()
                 case "stall":
@@ -115,6 +121,7 @@ def faulty(upstream: int) -> Iterator[Faulty]:
             }
             if fault == "careless":
                 headers.pop("If-None-Match", None)
+                self.path = self.path.replace("ifGenerationMatch=0", "")
             behind = http.client.HTTPConnection("127.0.0.1", upstream, timeout=60)
             behind.request(self.command, self.path, body, headers)
             answer = behind.getresponse()
@@ -170,3 +177,13 @@ def faulty(upstream: int) -> Iterator[Faulty]:
     with served(Answers) as port:
         proxy = Faulty(port)
         yield proxy
+
+
+def _asked_for(target: str, body: bytes) -> str:
+    """The path of a request; uploads to GCS name the object elsewhere."""
+    path, _, query = target.partition("?")
+    if path.startswith("/upload/"):
+        told = re.search(rb'"name": "([^"]+)"', body[:1000])
+        name = told[1].decode() if told else parse_qs(query)["name"][0]
+        return f"{path}/{name}"
+    return unquote(path)

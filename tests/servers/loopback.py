@@ -1,13 +1,21 @@
-"""What servers of tests share: threads of the test's process, connections that end as networks end them, no talk."""
+"""What servers of tests share: threads of the test's process, or processes of their own; connections that end as
+networks end them; no talk."""
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -48,3 +56,30 @@ def served(handler: type[Handler]) -> Iterator[int]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def server_process(module: str, skew_s: float, environment: Mapping[str, str] | None = None) -> Iterator[int]:
+    """The port of `python -m module PORT SKEW_S`, once it takes connections."""
+    port = free_port()
+    command = [sys.executable, "-m", module, str(port), str(skew_s)]
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})})
+    try:
+        until = time.monotonic() + 60
+        while True:
+            assert server.poll() is None and time.monotonic() < until, f"{module} did not come up"
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -7,19 +7,15 @@ program (`python -m tests.servers.s3 PORT SKEW_S`) it serves, its clock so many 
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.servers.loopback import server_process
+
 BUCKET = "mill"
 SMALL_PARTS = {"S3_UPLOAD_PART_MIN_SIZE": "1"}
 """Tests that upload in parts need not move megabytes."""
@@ -29,22 +25,8 @@ ACCESS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AW
 @contextmanager
 def s3_server(skew_s: float = 0) -> Iterator[int]:
     """Its port; it has one bucket, empty."""
-    port = free_port()
-    command = [sys.executable, "-m", "tests.servers.s3", str(port), str(skew_s)]
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ACCESS, **SMALL_PARTS})
-    try:
-        until = time.monotonic() + 60
-        while True:
-            assert server.poll() is None and time.monotonic() < until, "the S3 server did not come up"
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.02)
+    with server_process("tests.servers.s3", skew_s, ACCESS | SMALL_PARTS) as port:
         yield port
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @contextmanager
@@ -59,12 +41,6 @@ def reached_at(port: int) -> Iterator[None]:
         S3FileSystem.clear_instance_cache()
         yield
     S3FileSystem.clear_instance_cache()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def serve(port: int, skew_s: float) -> None:

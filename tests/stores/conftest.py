@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stores.store import Snapshot, Store
+from tests.servers.faulty import Faulty
 
 Make = Callable[..., Snapshot]
 
@@ -32,9 +33,19 @@ def make(quick_folder: Path) -> Make:
     return made
 
 
-@pytest.fixture(params=["memory", "s3"])
+OBJECT_STORES = {"s3": "s3://mill", "gcs": "gs://mill"}
+"""Fixture: bucket."""
+
+
+@pytest.fixture(params=["memory", *OBJECT_STORES])
 def remote_url(request: pytest.FixtureRequest) -> str:
     """A folder of its own, on a filesystem that is not this machine's."""
-    if request.param == "s3":
-        request.getfixturevalue("s3")
-    return f"{'s3://mill' if request.param == 's3' else 'memory:/'}/{uuid.uuid4().hex}"
+    if request.param in OBJECT_STORES:
+        request.getfixturevalue(request.param)
+    return f"{OBJECT_STORES.get(request.param, 'memory:/')}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=list(OBJECT_STORES))
+def bucket(request: pytest.FixtureRequest) -> tuple[Faulty, str]:
+    """The way to a bucket, and a folder of its own there."""
+    return request.getfixturevalue(request.param), f"{OBJECT_STORES[request.param]}/{uuid.uuid4().hex}"
