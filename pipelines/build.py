@@ -46,7 +46,7 @@ class Tokenise:
 
     PRODUCT: ClassVar[StoreKind] = "samples"
     READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     PLACES: ClassVar[frozenset[str]] = frozenset({"vocabulary"})
 
     kind: Literal["tokenise"]

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from json.encoder import encode_basestring as quoted
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -178,7 +179,8 @@ class Documents(Kind[Document]):
 
 
 class Samples(Kind[Sample]):
-    """Blocks of KEY.json, KEY.records.jsonl (one line per sample) and KEY.ids.npy (uint32, all samples joined)."""
+    """Blocks of KEY.json, KEY.records.jsonl (one line per sample; its splits as steps) and KEY.ids.npy (uint32, all
+    samples joined)."""
 
     FACTS: ClassVar[pa.Schema] = pa.schema(
         [
@@ -218,7 +220,7 @@ class Samples(Kind[Sample]):
             "domain": record.domain,
             "tokens": len(record.ids),
             "loss_runs": runs,
-            "splits": splits,
+            "splits": np.diff(record.splits, prepend=0).tolist(),
             "whole": record.whole,
             "spans": [[span.name, span.start, span.stop] for span in record.spans],
             "media": [
@@ -241,14 +243,14 @@ class Samples(Kind[Sample]):
     def encode_plain(self, records: Sequence[Sample]) -> Plain:
         ids = [record.ids for record in records]
         runs = [record.loss_runs for record in records]
-        splits = [record.splits.tolist() if len(record.splits) else [] for record in records]
+        splits, steps = _splits(records)
         lengths = list(map(len, ids))
         origins = [_origin(record.source, record.domain) for record in records]
         lines = [
             f'{{"id":{quoted(record.id)},{origin},"tokens":{length},"loss_runs":{told},'
             f'"splits":{split},"whole":false,"spans":[],"media":[]}}\n'.encode()
             for record, origin, length, told, split in zip(
-                records, origins, lengths, _runs_text(runs), map(_text, splits), strict=True
+                records, origins, lengths, _runs_text(runs), map(_text, steps), strict=True
             )
         ]
         nothing = [0] * len(records)
@@ -260,7 +262,7 @@ class Samples(Kind[Sample]):
             _loss_tokens(runs),
             nothing,
             nothing,
-            [split or () for split in splits],
+            splits,
             [False] * len(records),
         )
         return Plain(lines, facts, {"ids": ids})
@@ -273,7 +275,7 @@ class Samples(Kind[Sample]):
             ids=np.frombuffer(arrays["ids"], "<u4"),
             loss_runs=np.array(line["loss_runs"], np.int64).reshape(-1, 2),
             media=tuple(media),
-            splits=np.array(line["splits"], np.int64),
+            splits=np.cumsum(line["splits"], dtype=np.int64),
             spans=tuple(Span(*span) for span in line["spans"]),
             places=tuple(one["place"] for one in line["media"]),
             shapes={i: _shapes(told) for i, told in enumerate(line["media"]) if "shapes" in told},
@@ -393,6 +395,19 @@ def to_line(line: Mapping[str, Json]) -> bytes:
 def _origin(source: str, domain: str) -> str:
     """Two fields of a line whose values are few."""
     return f'"source":{quoted(source)},"domain":{quoted(domain)}'
+
+
+def _splits(records: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]]:
+    """Of each record, and how far each lies behind the one before it, which is short to write."""
+    joined = np.concatenate([record.splits for record in records])
+    ends = np.cumsum([len(record.splits) for record in records])
+    steps = np.diff(joined, prepend=0)
+    firsts = np.concatenate([[0], ends[:-1]])
+    firsts = firsts[firsts < ends]
+    steps[firsts] = joined[firsts]
+    bounds = list(pairwise([0, *ends.tolist()]))
+    told, told_steps = joined.tolist(), steps.tolist()
+    return [told[a:b] for a, b in bounds], [told_steps[a:b] for a, b in bounds]
 
 
 def _runs_text(runs: Sequence[np.ndarray]) -> Iterable[str]:

@@ -13,9 +13,10 @@ from manifests.compiled import compiled
 NEVER, CHARACTER, WORD, SENTENCE, LINE = range(5)
 """How good a place for a cut is: inside a character, between two, before white space, after a sentence or a line."""
 
-SPLIT_MIN = 32
-SPLIT_MAX = 128
-"""Ids of text between two splits: fine enough to fill packs, coarse enough that pieces make sense."""
+SPLIT_MIN = 16
+SPLIT_MAX = 48
+"""Ids of text between two splits: coarse enough that pieces make sense, and so fine that half of it, which is what a
+piece of a long document leaves empty, is less than a two-hundredth of a pack of 4,096."""
 
 _READ_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES = types.Array(types.uint8, 1, "C")

@@ -118,7 +118,7 @@ def test_places_for_cuts_are_judged_as_the_reference_judges_them(text):
 
 
 def test_neighbouring_texts_can_be_cut_apart():
-    half = "one two three four five " * 8
+    half = "one two three four five " * 6
     sample = encode(document(Text(half), Text(half)), tiny)
     assert len(tiny.encode(half)) in sample.splits
 
