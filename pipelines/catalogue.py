@@ -22,6 +22,7 @@ from pipelines.scenes.node import Scenes
 from pipelines.scoring.endpoints import ScoreAgreement, ScoreEndpoint
 from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.synthesis.node import Synthesise
+from pipelines.synthesis.render import Render
 from pipelines.transform import Transform
 from pipelines.vocabulary import LearnVocabulary
 
@@ -48,6 +49,7 @@ NODES: dict[str, type] = {
     "transform": Transform,
     "augment": Augment,
     "synthesise": Synthesise,
+    "render": Render,
     "learn_vocabulary": LearnVocabulary,
     "tokenise": Tokenise,
     "plan": Plan,

@@ -67,3 +67,20 @@ CAPTIONS = {
     "layout": "Describe this picture from the upper left to the lower right, as for somebody who has to draw it again. "
     "Say nothing that can't be seen.",
 }
+
+PAGES = {
+    "page": "a web page that presents this text to a reader: one HTML file with its CSS in it, laid out with care",
+    "dashboard": "a dashboard that shows the numbers and lists of this text: one HTML file with its CSS in it, with "
+    "cards, tables and bars made of elements",
+    "form": "a form of an application that works with what this text is about: one HTML file with its CSS in it",
+    "drawing": "a drawing or diagram of what this text is about: one SVG file with width and height",
+    "chart": "a chart of numbers that this text names: one SVG file with width and height, axes and labels",
+}
+
+CODE = """Write {what}. It has to be seen as it is without any network: no links to pictures, fonts, libraries or other
+files. Answer with the code alone, in one block between fences.
+
+This is the text:
+<<<
+{text}
+>>>"""

@@ -1,4 +1,4 @@
-"""What a model is asked to make of a document: `rephrase`, `translate`, `caption`.
+"""What a model is asked to make of a document: `rephrase`, `translate`, `caption`, `code`.
 
 A task names the variants of a document that it wants, and writes one at a time by asking: `node.py` gives it `Asking`,
 which knows the model and keeps the answers. Everything is a function of the document, the parameters and the answers.
@@ -20,6 +20,7 @@ from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, Part, Text, digest
 from pipelines.synthesis import prompts
 from pipelines.synthesis.chunks import chunks, count, formulas
+from pipelines.synthesis.pages import page_in
 from stores.answers import Answer, good, picture
 
 Message = dict[str, Json]
@@ -87,11 +88,7 @@ class _OfText:
         return 0 if media else count(characters, self.chunk_characters) * (1 if self.faithful is None else 2)
 
     def passed_over(self, document: Document) -> str | None:
-        if document.media:
-            return "has_media"
-        if "messages" in document.notes:
-            return "conversation"
-        return None if document.text.strip() else "no_text"
+        return text_missing(document)
 
     def _text(self, document: Document, system: str, ask: Asks) -> tuple[str, dict[str, Json]]:
         """Chunk by chunk, each after a look at what was written last."""
@@ -217,7 +214,51 @@ class Caption:
         return Written((medium, Text(text)), "caption")
 
 
-TASKS: dict[str, type] = {"rephrase": Rephrase, "translate": Translate, "caption": Caption}
+@schema
+class Code:
+    """The code of a page or a drawing that a text suggests, for `render` to draw."""
+
+    kind: Literal["code"]
+    per_document: int = 1
+    """Pieces of code for one document, each of another style."""
+    styles: tuple[str, ...] = tuple(prompts.PAGES)
+    """Names of `prompts.PAGES`; which a document gets its id chooses."""
+    characters: int = 3000
+    """Of the text, from its beginning, that are shown."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.styles) - set(prompts.PAGES)
+        if unknown or not 1 <= self.per_document <= len(set(self.styles)) or self.characters < 1:
+            raise ValueError(f"styles are some of {', '.join(prompts.PAGES)}; per_document is 1 to their number")
+
+    def requests(self, characters: int, media: Sequence[MediaKind]) -> int:
+        return 0 if media else self.per_document
+
+    def passed_over(self, document: Document) -> str | None:
+        return text_missing(document)
+
+    def variants(self, document: Document, seed: int) -> list[Variant]:
+        order = sorted(set(self.styles), key=lambda name: digest("page", str(seed), document.id, name))
+        return [Variant(ordinal, name) for ordinal, name in enumerate(order[: self.per_document])]
+
+    def write(self, document: Document, variant: Variant, ask: Asks) -> Written:
+        asked = prompts.CODE.format(what=prompts.PAGES[variant.name], text=document.text[: self.characters].strip())
+        text = good(ask([_said("user", asked)], "code"))
+        if page_in(text) is None:
+            raise RecordError("no_page", "the answer holds neither HTML nor SVG")
+        return Written((Text(text),), "code")
+
+
+TASKS: dict[str, type] = {"rephrase": Rephrase, "translate": Translate, "caption": Caption, "code": Code}
+
+
+def text_missing(document: Document) -> str | None:
+    """Why there is no plain text to work on, if so."""
+    if document.media:
+        return "has_media"
+    if "messages" in document.notes:
+        return "conversation"
+    return None if document.text.strip() else "no_text"
 
 
 def _said(role: str, text: str) -> Message:
