@@ -1,12 +1,14 @@
 """How many samples a second does the planner put in order, and in how much memory?
 
-    python -m benchmarks.plan_scale [SAMPLES] [FOLDER]
+    python -m benchmarks.plan_scale [SAMPLES] [FOLDER] [MEMORY_GIB]
 
 35 sources in stores of their own: a real index (Parquet, as stores write it) over shards without content, because a
 plan reads no payload. Lengths are log-normal as those of the texts of the test data and of the Python documentation
 were fitted (mean and deviation of the logarithm, see SOURCES); a third of the sources shows pictures, each of which
 stands in two samples. Then the shipped planner, in a process of its own: indexes -> pieces -> order -> packs -> blocks
-in a plan store. At 10^7 samples and below every block is read again and checked. The stores stay in FOLDER.
+in a plan store. MEMORY_GIB is what the planner may take for pieces. At 10^7 samples and below every block is read again
+and checked. The stores stay in FOLDER. Above 10^7 ids and digests are counters, which parquet makes small: of 10^9
+samples with random ones the index would be 35 GB.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ import pyarrow as pa
 from benchmarks.measure import Result, save
 from manifests.schedule import MILLION, Curve, VisionShare
 from packing.mixture import Mixture, Source
-from packing.pieces import pieces_of
-from packing.plan import Planner
+from packing.partitions import GIB, Scratch
+from packing.plan import Planner, in_threads
+from packing.supply import supplies_of
 from stores import index
 from stores.filesystem import publish_bytes
 from stores.kinds import KINDS
@@ -36,6 +39,8 @@ from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
 
 SHARD_SAMPLES = 250_000
+CHECKED_SAMPLES = 10**7
+"""Up to so many the plan is checked, and ids and digests are random."""
 LONGEST_TOKENS = 300_000
 SPLIT_TOKENS = 500
 """One place to cut a long document at is found about so often."""
@@ -66,7 +71,9 @@ def make(folder: Path, samples: int, vocabulary: Vocabulary) -> None:
         receipts = []
         for first in range(0, count, SHARD_SAMPLES):
             rows = min(SHARD_SAMPLES, count - first)
-            tables = tables_of(np.random.default_rng([number, first]), name, rows, mean, deviation, pictures)
+            random = np.random.default_rng([number, first])
+            counted = first if samples > CHECKED_SAMPLES else None
+            tables = tables_of(random, name, rows, mean, deviation, pictures, counted)
             shard = b"no content %d %d" % (number, first)
             publish_bytes(store.files, shard, f"shards/{sha256(shard).hexdigest()}.tar")
             files = {}
@@ -84,14 +91,21 @@ def make(folder: Path, samples: int, vocabulary: Vocabulary) -> None:
 
 
 def tables_of(
-    random: np.random.Generator, name: str, rows: int, mean: float, deviation: float, pictures: bool
+    random: np.random.Generator,
+    name: str,
+    rows: int,
+    mean: float,
+    deviation: float,
+    pictures: bool,
+    counted: int | None,
 ) -> dict[str, pa.Table]:
+    """Index of a shard; ids and digests count from `counted` where that is given."""
     tokens = np.exp(random.normal(mean, deviation, rows)).clip(1, LONGEST_TOKENS).astype(np.int64)
     tokens += 6 if pictures else 0  # the placeholder and what wraps it
     cuts = np.where(tokens > 4096, tokens // SPLIT_TOKENS, 0)
     offsets = np.concatenate([[0], np.cumsum(cuts)])
     splits = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], cuts) + 1) * SPLIT_TOKENS
-    ids = random.integers(0, 256, (rows, 16), np.uint8)
+    ids = words_of(random, counted, np.arange(rows), 16)
     columns = {
         "id": pa.Array.from_buffers(pa.binary(16), rows, [None, pa.py_buffer(ids.tobytes())]),
         "source": index.constant(name, rows),
@@ -106,7 +120,7 @@ def tables_of(
     facts = KINDS["samples"].FACTS
     tables = {"core": pa.table([columns[name] for name in facts.names], facts)}
     if pictures:
-        shared = random.integers(0, 256, ((rows + 1) // 2, 32), np.uint8)[random.permutation(rows) // 2]
+        shared = words_of(random, counted, random.permutation(rows) // 2, 32)
         medium = {
             "record": pa.array(np.arange(rows)),
             "place": pa.array(np.full(rows, 3)),
@@ -124,6 +138,15 @@ def tables_of(
     return tables
 
 
+def words_of(random: np.random.Generator, counted: int | None, numbers: np.ndarray, size: int) -> np.ndarray:
+    """(N, size) uint8: equal where `numbers` are."""
+    if counted is None:
+        return random.integers(0, 256, (numbers.max() + 1, size), np.uint8)[numbers]
+    words = np.zeros((len(numbers), size // 8), np.uint64)
+    words[:, 0] = counted + numbers
+    return words.view(np.uint8)
+
+
 def mixture() -> Mixture:
     """Equal weights, so that all is seen; mid fusion."""
     sources = tuple(Source(name=name, store="", weight=1.0, max_epochs=1) for name, *_ in SOURCES)
@@ -135,15 +158,15 @@ def mixture() -> Mixture:
     )
 
 
-def plan(folder: Path, samples: int) -> dict[str, float]:
+def plan(folder: Path, samples: int, memory_gib: float = 4.0) -> dict[str, float]:
     """What a process of its own does, and what it took."""
     vocabulary, mixed = Vocabulary.load("tiny"), mixture()
     before = time.process_time(), time.perf_counter()
-    stores = [Store.open(str(folder / source.name.replace(" ", "_"))).head() for source in mixed.sources]
-    pieces = [pieces_of(store, source, mixed, vocabulary) for store, source in zip(stores, mixed.sources, strict=True)]
-    read = time.process_time()
-    planner = Planner(mixed, pieces, vocabulary.digest)
-    with tempfile.TemporaryDirectory(dir=folder) as made:
+    stores = {source.name: Store.open(str(folder / source.name.replace(" ", "_"))).head() for source in mixed.sources}
+    with tempfile.TemporaryDirectory(dir=folder) as made, Scratch(int(memory_gib * GIB), made) as scratch:
+        sources = supplies_of(mixed, stores, vocabulary, scratch)
+        read = time.process_time(), time.perf_counter()
+        planner = Planner(mixed, sources, vocabulary.digest, scratch, in_threads)
         store = Store.create(made + "/plan", "plan", "plan")
         writer = store.writer("plan")
         segments = 0
@@ -153,12 +176,12 @@ def plan(folder: Path, samples: int) -> dict[str, float]:
         planned = store.commit([writer.finish()], node="benchmark", units=["plan"], meta=planner.meta)
         taken = time.process_time() - before[0], time.perf_counter() - before[1]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if samples <= 10**7:
-            check(planned, mixed, [len(one.length) for one in pieces])
-        size = sum(file.stat().st_size for file in Path(made).rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in Path(made, "plan").rglob("*") if file.is_file())
+        if samples <= CHECKED_SAMPLES:
+            check(planned, mixed, [one.pieces for one in sources])
     return {
         "samples": samples,
-        "pieces": sum(len(one.length) for one in pieces),
+        "pieces": sum(one.pieces for one in sources),
         "segments planned": segments,
         "packs": planner.meta["packs"],
         "tokens": planner.meta["tokens"],
@@ -166,8 +189,11 @@ def plan(folder: Path, samples: int) -> dict[str, float]:
         "largest error, slots": planner.meta["largest_error_slots"],
         "one pack, slots": planner.meta["one_pack_slots"],
         "cpu s": round(taken[0], 1),
-        "cpu s reading indexes": round(read - before[0], 1),
+        "cpu s reading indexes": round(read[0] - before[0], 1),
+        "wall s reading indexes": round(read[1] - before[1], 1),
         "wall s": round(taken[1], 1),
+        "memory GiB for pieces": memory_gib,
+        "files for pieces MiB": round(scratch.file_bytes / 2**20),
         "peak MiB": round(peak),
         "plan MiB": round(size / 2**20),
     }
@@ -201,14 +227,16 @@ def check(plan: Snapshot, mixed: Mixture, pieces: list[int]) -> None:
 
 
 def main() -> None:
-    samples = int(float(sys.argv[1])) if len(sys.argv) > 1 else 10**6
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.gettempdir()) / f"plan_scale_{samples}"
-    if sys.argv[3:] == ["child"]:
-        print(json.dumps(plan(folder, samples)))
+    given = dict(enumerate(sys.argv[1:]))
+    samples, memory_gib = int(float(given.get(0, 10**6))), float(given.get(2, 4.0))
+    parent = Path(given.get(1, tempfile.gettempdir()))
+    folder = parent / f"plan_scale_{samples}"
+    if given.get(3) == "child":
+        print(json.dumps(plan(folder, samples, memory_gib)))
         return
     folder.mkdir(parents=True, exist_ok=True)
     make(folder, samples, Vocabulary.load("tiny"))
-    command = [sys.executable, "-m", "benchmarks.plan_scale", str(samples), str(folder.parent), "child"]
+    command = [sys.executable, "-m", "benchmarks.plan_scale", str(samples), str(parent), str(memory_gib), "child"]
     told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     for name, value in told.items():
         print(f"{name:24} {value:,}")

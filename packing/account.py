@@ -15,10 +15,12 @@ from manifests.records import Json
 from manifests.schedule import MILLION, Curve
 from packing.amend import Begun
 from packing.mixture import Mixture
-from packing.pieces import SourcePieces
+from packing.supply import Supply
 
 WINDOWS = 64
 """At most so many stretches of a plan have their vision share shown apart."""
+ROWS = 1 << 20
+"""Kept of a plan while it is made; of one with more packs two and two are added up, and again."""
 
 Columns = Mapping[str, np.ndarray]
 
@@ -28,56 +30,79 @@ def per_pack(block: Columns, name: str) -> np.ndarray:
     return np.add.reduceat(block[name], block["pack_offsets"][:-1], dtype=np.int64)
 
 
-def account(
-    mixture: Mixture, begun: Begun, tokens: np.ndarray, slots: np.ndarray, errors: np.ndarray
-) -> dict[str, Json]:
-    """Totals; the largest distance from the schedule after any pack, and the bound on it; the share per window.
+class Account:
+    """Totals of a plan, pack by pack; the largest distance from the schedule after any, and the bound on it."""
 
-    Args:
-        tokens, slots: (packs,) int64, of each pack.
-        errors: (packs,) int64: |slots given - slots wanted| after each, in half-millionths of a slot.
-    """
-    curve = mixture.curve
-    return {
-        "packs": len(tokens),
-        "tokens": int(tokens.sum()),
-        "slots": int(slots.sum()),
-        "fill": float(tokens.sum() / (len(tokens) * mixture.max_pack_tokens)),
-        "one_pack_slots": float(
-            max(
-                Fraction(int(slots.max())),
-                curve.highest * mixture.max_pack_tokens,
-                Fraction(begun.bound, 2 * MILLION),
-            )
-        ),
-        "largest_error_slots": float(Fraction(int(errors.max()), 2 * MILLION)),
-        "windows": windows(curve, begun.tokens, tokens, slots),
-    }
+    def __init__(self) -> None:
+        self.packs = self._tokens = self._slots = self._most_slots = self._largest_error = 0
+        self._each = 1
+        """So many packs are one row of `_sums`."""
+        self._sums = np.zeros((ROWS, 2), np.int64)
+        """Tokens and slots."""
 
+    def add(self, tokens: np.ndarray, slots: np.ndarray, errors: np.ndarray) -> None:
+        """The next packs.
 
-def windows(curve: Curve, before: int, tokens: np.ndarray, slots: np.ndarray) -> list[dict[str, Json]]:
-    """Consecutive stretches of about equally many packs: what they hold and what the schedule wants of them."""
-    count = min(WINDOWS, len(tokens))
-    bounds = [len(tokens) * k // count for k in range(count + 1)]
-    ends = before + np.concatenate([[0], np.cumsum(tokens)])
-    return [
-        {
-            "first_pack": a,
-            "packs": b - a,
-            "tokens": int(ends[b] - ends[a]),
-            "slots": int(slots[a:b].sum()),
-            "wanted_slots": float(curve.slots_until(int(ends[b])) - curve.slots_until(int(ends[a]))),
+        Args:
+            tokens, slots: (packs,) int64, of each pack.
+            errors: (packs,) int64: |slots given - slots wanted| after each, in half-millionths of a slot.
+        """
+        self._tokens, self._slots = self._tokens + int(tokens.sum()), self._slots + int(slots.sum())
+        self._most_slots = max(self._most_slots, int(slots.max()))
+        self._largest_error = max(self._largest_error, int(errors.max()))
+        told = np.stack([tokens, slots], 1)
+        while len(told):
+            if self.packs == ROWS * self._each:
+                self._sums[: ROWS // 2] = self._sums[::2] + self._sums[1::2]
+                self._sums[ROWS // 2 :] = 0
+                self._each *= 2
+            here = told[: ROWS * self._each - self.packs]
+            np.add.at(self._sums, (self.packs + np.arange(len(here))) // self._each, here)
+            self.packs += len(here)
+            told = told[len(here) :]
+
+    def told(self, mixture: Mixture, begun: Begun) -> dict[str, Json]:
+        curve = mixture.curve
+        return {
+            "packs": self.packs,
+            "tokens": self._tokens,
+            "slots": self._slots,
+            "fill": float(self._tokens / (self.packs * mixture.max_pack_tokens)),
+            "one_pack_slots": float(
+                max(
+                    Fraction(self._most_slots),
+                    curve.highest * mixture.max_pack_tokens,
+                    Fraction(begun.bound, 2 * MILLION),
+                )
+            ),
+            "largest_error_slots": float(Fraction(self._largest_error, 2 * MILLION)),
+            "windows": self._windows(curve, begun.tokens),
         }
-        for a, b in pairwise(bounds)
-    ]
+
+    def _windows(self, curve: Curve, before: int) -> list[dict[str, Json]]:
+        """Consecutive stretches of about equally many packs: what they hold and what the schedule wants of them."""
+        rows = -(-self.packs // self._each)
+        count = min(WINDOWS, rows)
+        bounds = [rows * k // count for k in range(count + 1)]
+        ends, slots = np.concatenate([np.zeros((1, 2), np.int64), np.cumsum(self._sums[:rows], axis=0)]).T
+        ends += before
+        return [
+            {
+                "first_pack": a * self._each,
+                "packs": min(b * self._each, self.packs) - a * self._each,
+                "tokens": int(ends[b] - ends[a]),
+                "slots": int(slots[b] - slots[a]),
+                "wanted_slots": float(curve.slots_until(int(ends[b])) - curve.slots_until(int(ends[a]))),
+            }
+            for a, b in pairwise(bounds)
+        ]
 
 
 def by_source(
     mixture: Mixture,
-    sources: Sequence[SourcePieces],
+    sources: Sequence[Supply],
     given: Sequence[Sequence[int]],
     spent: Sequence[Mapping[bool, int | None]],
-    allowed: Sequence[np.ndarray],
 ) -> list[dict[str, Json]]:
     """Per source: what it has, what the plan takes of it, what it refuses, and what the limit of exposures of media
     withholds of its epochs.
@@ -85,34 +110,27 @@ def by_source(
     Args:
         given: (tokens, slots) of each.
         spent: after how many tokens its rich (True) and its poor pieces were all drawn, if they were.
-        allowed: how often each piece may be seen, where exposures of media are limited.
     """
-    withheld = [
-        int((np.maximum(0, source.max_epochs - times) * pieces.length).sum())
-        for source, pieces, times in zip(mixture.sources, sources, allowed, strict=bool(allowed))
-    ] or [0] * len(sources)
     return [
         {
             "name": source.name,
-            "content_root": pieces.content_root,
+            "content_root": supply.content_root,
             "weight": source.weight,
             "group": source.group,
             "max_epochs": source.max_epochs,
-            "samples": pieces.samples,
-            "pieces": len(pieces.length),
-            "tokens": int(pieces.length.sum(dtype=np.int64)),
-            "slots": int(pieces.slots.sum(dtype=np.int64)),
+            "samples": supply.samples,
+            "pieces": supply.pieces,
+            "tokens": supply.tokens,
+            "slots": supply.slots,
             "given_tokens": tokens,
             "given_slots": slots,
-            "epochs": tokens / int(pieces.length.sum(dtype=np.int64)),
-            "withheld_tokens": kept_back,
+            "epochs": tokens / supply.tokens,
+            "withheld_tokens": supply.withheld_tokens,
             "spent_after_tokens": {"rich": over[True], "poor": over[False]},
-            "cut_samples": pieces.cut_samples,
-            "refused": pieces.refused,
-            "media": pieces.media,
-            "shrunk_media": pieces.shrunk_media,
+            "cut_samples": supply.cut_samples,
+            "refused": dict(supply.refused),
+            "media": supply.media,
+            "shrunk_media": supply.shrunk_media,
         }
-        for source, pieces, (tokens, slots), over, kept_back in zip(
-            mixture.sources, sources, given, spent, withheld, strict=True
-        )
+        for source, supply, (tokens, slots), over in zip(mixture.sources, sources, given, spent, strict=True)
     ]

@@ -1,15 +1,16 @@
 """A plan that goes on where another one is left: from global batch N on, over what was not yet seen.
 
 The plans of a run are a chain: each begins at a global batch, and of the one before only the batches up to there count.
-That prefix is not touched; it is read here, once, as segments. What it gave is counted per piece, so that a source that
-is kept neither repeats nor loses anything, a document that was cut goes on with its next piece, and `max_epochs` holds
-over the whole chain. Tokens, positions of a schedule and global batches count from the beginning of the run.
+That prefix is not touched; it is read here, once, as segments. What it gave is counted per piece (`before.py`), so that
+a source that is kept neither repeats nor loses anything, a document that was cut goes on with its next piece, and
+`max_epochs` holds over the whole chain. Tokens, positions of a schedule and global batches count from the beginning of
+the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
 
@@ -18,8 +19,9 @@ import numpy as np
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from manifests.schedule import MILLION, Curve
+from packing.before import SeenPieces
 from packing.mixture import Mixture
-from packing.pieces import SourcePieces
+from packing.partitions import Scratch
 from stores.store import Snapshot, Store
 
 Link = tuple[int, Snapshot]
@@ -39,8 +41,8 @@ class Begun:
     """Slots given - slots wanted at that place, in half-millionths of a slot, rounded down."""
     bound: int = 0
     """What any pack ought to hold before that place, or holds if that is more, in half-millionths of a slot."""
-    uses: tuple[np.ndarray, ...] = ()
-    """Per source of the new mixture: how often each of its pieces was seen; empty where none was."""
+    seen: Mapping[str, SeenPieces] = field(default_factory=dict)
+    """By source, of the new mixture."""
 
     @property
     def told(self) -> Json:
@@ -71,13 +73,13 @@ def chain_of(plan: Snapshot) -> list[Link]:
 
 
 def begun_at(
-    chain: Sequence[Link], at_batch: int, mixture: Mixture, sources: Sequence[SourcePieces], vocabulary: str
+    chain: Sequence[Link], at_batch: int, mixture: Mixture, vocabulary: str, scratch: Scratch | None = None
 ) -> Begun:
     """What was seen before global batch `at_batch` of a chain of plans.
 
-    Raises ManifestError where the plans end before it, their packs or ids are others than the mixture's, or a source
-    of the same name is another one or cut otherwise.
+    Raises ManifestError where the plans end before it, or their packs or ids are others than the mixture's.
     """
+    scratch = scratch or Scratch()
     last_first, last = chain[-1]
     _compare(last, mixture, vocabulary)
     batches = last.meta["packs"] // mixture.global_batch_packs
@@ -90,10 +92,12 @@ def begun_at(
     ends = [first for first, _ in chain[1:]] + [at_batch]
     tokens = slots = bound = 0
     wanted = Fraction(0)
-    seen: dict[str, list[np.ndarray]] = {}
-    roots: dict[str, str] = {}
+    kept = {source.name for source in mixture.sources}
+    seen: dict[str, SeenPieces] = {}
     for (first, plan), end in zip(chain, ends, strict=True):
-        roots |= {source["name"]: source["content_root"] for source in plan.meta["sources"]}
+        for source in plan.meta["sources"]:
+            if (name := source["name"]) in kept:
+                seen.setdefault(name, SeenPieces(name, scratch)).content_root = source["content_root"]
         curve = Curve.of(plan.meta["schedule"])
         before, left = tokens, (end - first) * mixture.global_batch_packs
         for block in plan.records():
@@ -106,10 +110,10 @@ def begun_at(
             held = np.add.reduceat(block.arrays["slots"], block.arrays["pack_offsets"][:-1], dtype=np.int64)[:packs]
             slots += int(held.sum())
             bound = max(bound, 2 * MILLION * int(held.max()))
-            columns = np.stack([block.arrays[name][:rows].astype(np.int64) for name in ("ordinal", "start", "length")])
-            for index in np.unique(block.arrays["source"][:rows]).tolist():
-                mine = columns[:, block.arrays["source"][:rows] == index]
-                seen.setdefault(block.header["sources"][index], []).append(mine)
+            for index, name in enumerate(block.header["sources"]):
+                if name in kept and (mine := block.arrays["source"][:rows] == index).any():
+                    columns = (block.arrays[column][:rows][mine] for column in ("ordinal", "start", "length"))
+                    seen[name].add(*columns)
         wanted += curve.slots_until(tokens) - curve.slots_until(before)
         bound = max(bound, int(2 * MILLION * curve.highest) * mixture.max_pack_tokens)
     if mixture.horizon_tokens is not None and mixture.horizon_tokens <= tokens:
@@ -118,14 +122,8 @@ def begun_at(
             where="mixture",
             fix="count the horizon from the beginning of the run",
         )
-    uses = tuple(
-        _uses(pieces, np.concatenate(seen[source.name], axis=1), source.name, roots[source.name])
-        if source.name in seen
-        else np.zeros(0, np.uint16)
-        for source, pieces in zip(mixture.sources, sources, strict=True)
-    )
     error = floor((slots - wanted) * 2 * MILLION)
-    return Begun(at_batch, last.meta["plan"], tokens, slots, error, bound, uses)
+    return Begun(at_batch, last.meta["plan"], tokens, slots, error, bound, seen)
 
 
 def _compare(plan: Snapshot, mixture: Mixture, vocabulary: str) -> None:
@@ -141,24 +139,3 @@ def _compare(plan: Snapshot, mixture: Mixture, vocabulary: str) -> None:
                 where=plan.name,
                 fix="a run keeps these; begin a new run with a plan of its own",
             )
-
-
-def _uses(pieces: SourcePieces, seen: np.ndarray, source: str, root: str) -> np.ndarray:
-    """(N,) uint16, from the (3, M) ordinals, starts and lengths of what was seen."""
-    if pieces.content_root != root:
-        raise ManifestError(
-            f"source {source} has other samples than in the plan that is amended",
-            where="mixture",
-            fix="keep its samples as they were, and give new ones as a source of another name",
-        )
-    order = np.lexsort((pieces.start, pieces.ordinal))
-    known = np.stack([pieces.ordinal, pieces.start, pieces.length]).astype(np.int64)[:, order]
-    shift = max(int(known[1].max()), int(seen[1].max())) + 1
-    places = np.searchsorted(known[0] * shift + known[1], seen[0] * shift + seen[1])
-    if not np.array_equal(known[:, np.minimum(places, len(order) - 1)], seen):
-        raise ManifestError(
-            f"source {source} is cut into other pieces than in the plan that is amended",
-            where="mixture",
-            fix="keep its domains and lengths, `limits` and `pack_limits` as they were",
-        )
-    return np.bincount(order[places], minlength=len(order)).astype(np.uint16)

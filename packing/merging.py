@@ -31,6 +31,7 @@ POSITION = 4
 
 _INTS = types.Array(types.int64, 1, "C")
 _TABLE = types.Array(types.int64, 2, "C")
+_BOOLS = types.Array(types.boolean, 1, "C")
 _inline = numba.njit(inline="always")
 
 
@@ -189,14 +190,13 @@ def sequence(starts, first, last, position, bound, tokens, slots, waiting, seen,
     more will be; where there is none, the first.
 
     Args:
-        bound: share * max_pack_tokens at the highest share, in half-millionths; raised to the most slots of any pack
-            seen so far, which `position[4]` holds.
+        bound: in half-millionths; raised to the most slots of any pack of the block that was seen.
         waiting: (packs,) in seeded order.
-        seen: (packs,) filled; seen[0] is -1 where a pack would pass the bound, and `position` stays as it was.
+        seen: (packs,) filled; seen[0] is -1 where a pack would pass the bound.
         errors: (packs,) filled: |E| after each pack, rounded up.
     """
     piece, x, e, r = position[0], position[1], position[2], position[3]
-    most = position[4]
+    most = 0
     following = np.arange(1, len(waiting) + 1)  # a list that things are taken out of
     head = 0
     for n in range(len(waiting)):
@@ -226,27 +226,59 @@ def sequence(starts, first, last, position, bound, tokens, slots, waiting, seen,
         if errors[n] > max(bound, HALF_MILLIONTHS * most):
             seen[0] = -1
             return
-    position[0], position[1], position[2], position[3], position[4] = piece, x, e, r, most
 
 
-@compiled(*[_INTS] * 5, types.int64, types.int64, _INTS)
-def show(order, offsets, media, uses, shown, most, epoch, allowed):
-    """Let pieces of one epoch of a source be seen, in `order`, as long as no medium is shown more than `most` times.
+@compiled(_INTS, _INTS, _INTS, _BOOLS, _INTS, types.int64, _BOOLS)
+def show(order, offsets, media, later, shown, most, kept):
+    """Let pieces of a part of an epoch be seen, in `order`, as long as no medium is shown more than `most` times.
 
     Args:
-        media: numbers of the media of piece p from `offsets[p]` to `offsets[p + 1]`.
-        uses: how often each piece was seen before this plan; that is in `shown`, which counts by medium, already.
-        allowed: how often each piece may be seen in all; raised by 1 for each that may in this epoch.
+        media: places in `shown` of the media of piece p, from `offsets[p]` to `offsets[p + 1]`; -1 for those of which
+            there are never too many.
+        later: what was seen in this epoch already, and comes in later ones only; it is in `shown`.
+        kept: made False for each that may be seen neither in this epoch nor later.
     """
     for piece in order:
-        if uses[piece] > epoch or allowed[piece] != epoch:
+        if later[piece]:
             continue
         over = False
         for k in range(offsets[piece], offsets[piece + 1]):
-            shown[media[k]] += 1
-            over = over or shown[media[k]] > most
+            if media[k] >= 0:
+                shown[media[k]] += 1
+                over = over or shown[media[k]] > most
         if over:
+            kept[piece] = False
             for k in range(offsets[piece], offsets[piece + 1]):
-                shown[media[k]] -= 1
-        else:
-            allowed[piece] = epoch + 1
+                if media[k] >= 0:
+                    shown[media[k]] -= 1
+
+
+@compiled(_INTS, _INTS, _INTS, returns=_INTS)
+def classes(length, slots, thresholds):
+    """(N,): over how many of the ascending `thresholds`, in millionths, the share of slots is."""
+    found = np.empty(len(length), np.int64)
+    for piece in range(len(length)):
+        low, high = 0, len(thresholds)
+        while low < high:
+            middle = (low + high) // 2
+            if slots[piece] * MILLION > length[piece] * thresholds[middle]:
+                low = middle + 1
+            else:
+                high = middle
+        found[piece] = low
+    return found
+
+
+@compiled(_INTS, _INTS, _INTS, _INTS, types.int64, types.int64)
+def move(starts, first, last, position, tokens, slots):
+    """`position` after so many tokens with so many slots; of a block of packs at most, see `_scaled`."""
+    piece, x, e, r = _moved(starts, first, last, position[0], position[1], position[2], position[3], tokens, slots)
+    position[0], position[1], position[2], position[3] = piece, x, e, r
+
+
+@compiled(_INTS, _INTS, _INTS, returns=types.int64)
+def distance(first, last, position):
+    """|E| at a position, rounded up."""
+    low = _floor(first, last, position[0], position[2], position[3])
+    high = _ceiling(first, last, position[0], position[2], position[3])
+    return max(-low, high)

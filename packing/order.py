@@ -1,21 +1,15 @@
 """In which order are pieces drawn? Keyed permutations and exact integer accounts, no random state anywhere.
 
-Before this `pieces.py` lists what a source has, after it `plan.py` cuts the order into blocks. A permutation depends on
-(seed, epoch, source, names) only, so it is the same however a store is sharded and whoever computes it; the accounts
-are integers, so that no block ever rounds differently. The loop over pieces is in `merging.py`; `reference.py` has a
-slow and obvious one.
-
-A *stretch* is a part of the schedule in which pieces stay on one side: rich ones hold more vision than the share at its
-start, poor ones do not. It ends where the share jumps or bends; a ramp is cut into 32. At its end all that was not yet
-drawn is divided anew.
+Before this `supply.py` gives the pieces of each source in the order of an epoch, after it `plan.py` cuts the order into
+blocks. A permutation depends on (seed, epoch, source, names) only, so it is the same however a store is sharded and
+whoever computes it; the accounts are integers, so that no block ever rounds differently. The loop over pieces is in
+`merging.py`; `reference.py` has a slow and obvious one.
 """
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -23,7 +17,8 @@ import numpy as np
 from manifests.schedule import MILLION, Curve
 from packing.amend import BEGINNING, Begun
 from packing.mixture import Mixture
-from packing.pieces import SourcePieces, mixed
+from packing.stretches import NEVER, stretches
+from packing.supply import END, Drawn, Place, Supply, place_of, salted
 
 Segments = dict[str, np.ndarray]
 """Equally long columns, see COLUMNS; a block of packs also has `pack_offsets`."""
@@ -41,43 +36,16 @@ COLUMNS = {
 FOR_LIMITS = {"patches": np.int32, "media_in": np.int32}
 """Of pieces only: what `Mixture.pack_limits` count."""
 
-RAMP_STRETCHES = 32
+COLUMNS_DRAWN = ("ordinal", "start", "length", "slots")
 WINDOW_PIECES = 8192
 """Of each stream that are at hand in the compiled loop."""
 WEIGHT_PARTS = 1 << 30
 """Weights are rounded to these parts of their sum: an account of 2^30 * 2^18 tokens * 70 streams fits 64 bits."""
-NEVER = (1 << 63) - 1
 
 
 def permutation(seed: int, epoch: int, source: str, keys: np.ndarray) -> np.ndarray:
     """(N,) int64: the order in which a source's pieces come in one epoch, by a hash of each (N,) uint64 key."""
-    salt = hashlib.blake2b(f"{seed}/{epoch}/{source}".encode(), digest_size=8).digest()
-    return np.argsort(mixed(keys ^ np.uint64(int.from_bytes(salt, "little"))), kind="stable")
-
-
-@dataclass(frozen=True)
-class Stretch:
-    start: int
-    """In tokens."""
-    threshold: int
-    """In millionths: what holds a larger share is rich."""
-    vision: bool
-    """Whether any is wanted."""
-    early_from: int
-    """From which token on it may end before the next one starts: from there a piece can reach beyond its end."""
-
-
-def stretches(curve: Curve, longest: int) -> list[Stretch]:
-    """Of a whole schedule; `longest` is the most tokens of a piece."""
-    found = []
-    for piece, (start, a, b) in enumerate(zip(curve.starts, curve.first, curve.last, strict=True)):
-        end = curve.starts[piece + 1] if piece + 1 < len(curve.starts) else NEVER
-        if a == b:
-            found.append(Stretch(start, a, a > 0, max(start, end - longest) if end < NEVER else NEVER))
-        else:
-            places = sorted({start + (end - start) * k // RAMP_STRETCHES for k in range(RAMP_STRETCHES)})
-            found += [Stretch(place, int(curve.at(place) * MILLION), True, 0) for place in places]
-    return found
+    return np.argsort(salted(seed, epoch, source, keys), kind="stable")
 
 
 def position_at(curve: Curve, begun: Begun) -> tuple[int, int, int, int]:
@@ -90,10 +58,10 @@ def position_at(curve: Curve, begun: Begun) -> tuple[int, int, int, int]:
 
 class Order:
     """All pieces of a plan in the order in which they are drawn, as chunks of columns. Iterated once; then `tokens`,
-    `missing` and `spent` say how it ended."""
+    `threshold`, `missing` and `spent` say how it ended."""
 
     def __init__(
-        self, mixture: Mixture, sources: Sequence[SourcePieces], goal: int = NEVER, begun: Begun = BEGINNING
+        self, mixture: Mixture, sources: Sequence[Supply], goal: int = NEVER, begun: Begun = BEGINNING
     ) -> None:
         """
         Args:
@@ -102,15 +70,11 @@ class Order:
         """
         self._mixture, self._sources = mixture, sources
         self._curve = mixture.curve
-        self._uses = [np.zeros(len(pieces.ordinal), np.uint16) for pieces in sources]
-        """How often each piece was drawn."""
-        for uses, before in zip(self._uses, begun.uses, strict=False):
-            uses[: len(before)] = before
-        self._permutations: dict[int, tuple[int, np.ndarray]] = {}
-        self.allowed = self._allowed()
-        """Per source how often each piece may be seen in all, where exposures of media are limited."""
+        self.drawn = [Drawn.nothing(one.source.max_epochs, len(one.by_class)) for one in sources]
         self._goal, self._begun = goal, begun
         self.tokens = begun.tokens
+        self.threshold = 0
+        """What divided rich pieces from poor ones at last, in millionths."""
         self.missing: bool | None = None
         """What ran out before the goal: True for rich pieces, False for poor ones."""
         self.spent: list[dict[bool, int | None]] = [{True: None, False: None} for _ in sources]
@@ -133,14 +97,15 @@ class Order:
                 continue
             state[merging.VISION], state[merging.NEXT_STRETCH] = part.vision, end
             state[merging.EARLY_FROM] = part.early_from if end < NEVER else NEVER
+            self.threshold = part.threshold
             streams = _Streams(self, part.threshold)
             while True:
                 merging.merge(*curve, position, state, *streams.arrays, out)
                 self.tokens = int(state[merging.TOKENS])
                 if state[merging.WRITTEN]:
-                    drawn = out[: state[merging.WRITTEN]]
-                    yield self._columns(drawn, streams.epochs, count=len(parts) > 1)
+                    yield streams.columns(out[: state[merging.WRITTEN]])
                 if state[merging.STATUS] in (merging.STRETCH, merging.EARLY):
+                    streams.close()
                     break
                 if state[merging.STATUS] == merging.MISSING:
                     if streams.any_open or self._goal < NEVER:
@@ -151,96 +116,51 @@ class Order:
                 if state[merging.STREAM] >= 0:
                     streams.refill(int(state[merging.STREAM]))
 
-    def _columns(self, drawn: np.ndarray, epochs: np.ndarray, count: bool) -> Segments:
-        stream, piece, length, slots = drawn.T
-        made = {name: np.zeros(len(drawn), kind) for name, kind in (COLUMNS | FOR_LIMITS).items()}
-        made["source"][:], made["epoch"][:] = stream // 2, epochs[stream]
-        made["length"][:], made["slots"][:] = length, slots
-        for index in np.unique(made["source"]).tolist():
-            mine = np.flatnonzero(made["source"] == index)
-            taken = piece[mine]
-            for name in ("ordinal", "start", *FOR_LIMITS):
-                made[name][mine] = getattr(self._sources[index], name)[taken]
-            if count:
-                np.add.at(self._uses[index], taken, 1)
-        return made
 
-    def _epochs(self, index: int, mine: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(epoch, pieces) as they come, of those `mine` that were not yet drawn as often as they may be."""
-        uses = self._uses[index]
-        for epoch in range(self._mixture.sources[index].max_epochs):
-            left = mine & (uses <= epoch)
-            if self.allowed:
-                left &= self.allowed[index] > epoch
-            if not left.any():
-                continue
-            order = self._permuted(index, epoch)
-            for first in range(0, len(order), WINDOW_PIECES):
-                rows = order[first : first + WINDOW_PIECES]
-                rows = rows[left[rows]]
-                if len(rows):
-                    yield epoch, rows
+class _Window:
+    """Some pieces of one stream."""
 
-    def _allowed(self) -> list[np.ndarray]:
-        """Whoever comes first shows a medium: epoch by epoch, source by source as the mixture names them, each source
-        in its order. What the run saw before counts first. That fixes a medium's exposures whatever is drawn when."""
-        most = self._mixture.max_media_exposures
-        if most is None:
-            return []
-        from packing import merging
+    def __init__(self, epoch: int, rows: np.ndarray, hashes: np.ndarray) -> None:
+        self.epoch, self._rows, self._hashes = epoch, rows, hashes
 
-        of_source = np.cumsum([len(pieces.media_keys) for pieces in self._sources])[:-1]
-        known, numbers = np.unique(np.concatenate([p.media_keys for p in self._sources]), return_inverse=True)
-        media = np.split(numbers.astype(np.int64), of_source)
-        shown = np.zeros(len(known), np.int64)
-        uses = [one.astype(np.int64) for one in self._uses]
-        for pieces, mine, before in zip(self._sources, media, uses, strict=True):
-            np.add.at(shown, mine, np.repeat(before, np.diff(pieces.media_offsets)))
-        allowed = [one.copy() for one in uses]
-        for epoch in range(max(source.max_epochs for source in self._mixture.sources)):
-            for index, (source, pieces) in enumerate(zip(self._mixture.sources, self._sources, strict=True)):
-                if epoch < source.max_epochs:
-                    order = permutation(self._mixture.seed, epoch, source.name, pieces.keys)
-                    offsets = pieces.media_offsets
-                    merging.show(order, offsets, media[index], uses[index], shown, most, epoch, allowed[index])
-        return allowed
+    def fill(self, columns: Segments, stream: int) -> int:
+        """How many there are; their columns go into the row of the stream."""
+        for name, column in columns.items():
+            column[stream, : len(self._rows)] = self._rows[name]
+        return len(self._rows)
 
-    def _permuted(self, index: int, epoch: int) -> np.ndarray:
-        """Kept for one epoch of each source: most stretches begin in that in which the one before ended."""
-        known = self._permutations.get(index)
-        if known is None or known[0] != epoch:
-            source, keys = self._mixture.sources[index], self._sources[index].keys
-            order = permutation(self._mixture.seed, epoch, source.name, keys)
-            known = epoch, order.astype(np.uint32 if len(keys) < 1 << 32 else np.int64)
-            self._permutations[index] = known
-        return known[1]
+    def place(self, number: int) -> Place:
+        return place_of(self._rows[number], self._hashes[number])
 
 
 class _Streams:
     """The pieces of one stretch: for source i, stream 2 i of its poor ones and 2 i + 1 of its rich ones."""
 
     def __init__(self, order: Order, threshold: int) -> None:
-        self._order = order
+        self._order, self._threshold = order, threshold
         sources = order._sources
         streams = 2 * len(sources)
         group_of = order._mixture.groups_of_sources
         groups = {name: number for number, name in enumerate(dict.fromkeys(group_of))}
-        self.epochs = np.zeros(streams, np.int64)
-        window = min(WINDOW_PIECES, max(len(pieces.length) for pieces in sources))
-        self._pieces, self._lengths, self._slots = np.zeros((3, streams, window), np.int64)
+        window = min(WINDOW_PIECES, max(source.pieces for source in sources))
+        limited = list(FOR_LIMITS) if order._mixture.pack_limits.any else []
+        self._columns = {name: np.zeros((streams, window), np.int64) for name in (*COLUMNS_DRAWN, *limited)}
+        self._numbers = np.broadcast_to(np.arange(window), (streams, window)).copy()
+        """Of the pieces in a window."""
         self._at, self._filled, self._open, self._weights, self._owed, self._group = np.zeros((6, streams), np.int64)
+        self._epochs = np.zeros(streams, np.int64)
         self._group_open, self._group_weights, self._group_owed = np.zeros((3, 2 * len(groups)), np.int64)
-        self._chunks: list[Iterator[tuple[int, np.ndarray]]] = []
+        self._ahead: list[Iterator[_Window]] = []
+        self._windows: list[_Window | None] = [None] * streams
         exact = [Fraction(0)] * streams
         weights = order._mixture.weights
-        for index, pieces in enumerate(sources):
-            rich = pieces.richer_than(Fraction(threshold, MILLION))
-            tokens = int(pieces.length.sum(dtype=np.int64))
-            for side, mine in ((0, ~rich), (1, rich)):
+        for index, source in enumerate(sources):
+            for side in (0, 1):
                 stream = 2 * index + side
-                exact[stream] = weights[index] * Fraction(int(pieces.length[mine].sum(dtype=np.int64)), tokens)
+                _, tokens, _ = source.on_side(threshold, bool(side))
+                exact[stream] = weights[index] * Fraction(tokens, source.tokens)
                 self._group[stream] = 2 * groups[group_of[index]] + side
-                self._chunks.append(order._epochs(index, mine))
+                self._ahead.append(self._in_windows(stream))
         for side in (0, 1):
             whole = sum(exact[side::2])
             for stream in range(side, streams, 2):
@@ -256,17 +176,28 @@ class _Streams:
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
         """As `merging.merge` takes them."""
+        pieces = (self._numbers, self._columns["length"], self._columns["slots"])
         streams = (self._at, self._filled, self._open, self._weights, self._owed, self._group)
-        return (self._pieces, self._lengths, self._slots, *streams, self._group_open, self._group_weights,
-                self._group_owed)  # fmt: skip
+        return (*pieces, *streams, self._group_open, self._group_weights, self._group_owed)
 
     @property
     def any_open(self) -> bool:
         return bool(self._open.any())
 
+    def columns(self, drawn: np.ndarray) -> Segments:
+        """What `merging.merge` drew."""
+        stream, number, length, slots = drawn.T
+        made = {"source": stream // 2, "epoch": self._epochs[stream], "length": length, "slots": slots}
+        for name in COLUMNS | FOR_LIMITS:
+            if name not in made and name in self._columns:
+                made[name] = self._columns[name][stream, number]
+        return {name: made[name].astype(kind) for name, kind in (COLUMNS | FOR_LIMITS).items() if name in made}
+
     def refill(self, stream: int) -> None:
         """Where a stream ends, those beside it open new accounts among themselves."""
         self._next(stream)
+        source = self._order._sources[stream // 2]
+        source.passed(*min(self._place(stream), self._place(stream ^ 1)))
         if self._open[stream]:
             return
         self._order.spent[stream // 2][bool(stream % 2)] = self._order.tokens
@@ -276,11 +207,34 @@ class _Streams:
             self._group_open[self._group[stream]] = 0
             self._group_owed[stream % 2 :: 2] = 0
 
+    def close(self) -> None:
+        """What was not drawn is left for the next stretch."""
+        for stream in range(len(self._open)):
+            self._order.drawn[stream // 2].until(self._side(stream), *self._place(stream))
+        self._ahead.clear()  # they hold partitions, and this
+
+    def _place(self, stream: int) -> tuple[int, Place]:
+        """(epoch, place) of the next piece."""
+        window = self._windows[stream]
+        if window is None:
+            return self._order._sources[stream // 2].source.max_epochs - 1, END
+        return window.epoch, window.place(int(self._at[stream]))
+
+    def _side(self, stream: int) -> range:
+        return self._order._sources[stream // 2].side(self._threshold, bool(stream % 2))
+
+    def _in_windows(self, stream: int) -> Iterator[_Window]:
+        index = stream // 2
+        source = self._order._sources[index]
+        for epoch, rows, hashes in source.left(self._side(stream), self._order.drawn[index]):
+            for first in range(0, len(rows), WINDOW_PIECES):
+                here = slice(first, first + WINDOW_PIECES)
+                yield _Window(epoch, rows[here], hashes[here])
+
     def _next(self, stream: int) -> None:
-        epoch, rows = next(self._chunks[stream], (0, np.zeros(0, np.int64)))
-        pieces = self._order._sources[stream // 2]
-        self.epochs[stream] = epoch
-        self._pieces[stream, : len(rows)] = rows
-        self._lengths[stream, : len(rows)] = pieces.length[rows]
-        self._slots[stream, : len(rows)] = pieces.slots[rows]
-        self._at[stream], self._filled[stream], self._open[stream] = 0, len(rows), len(rows) > 0
+        window = self._windows[stream] = next(self._ahead[stream], None)
+        count = 0
+        if window is not None:
+            count = window.fill(self._columns, stream)
+            self._epochs[stream] = window.epoch
+        self._at[stream], self._filled[stream], self._open[stream] = 0, count, count > 0

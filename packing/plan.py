@@ -7,13 +7,13 @@
    is divided anew.
 2. One pass merges the two: a rich piece where fewer slots were given than the schedule wants, else a poor one. The
    result is cut into blocks of about equally many tokens, and where the share jumps or begins or ceases to be 0. That
-   fixes what is in a block.
-3. Blocks are filled independently of each other, by any mapper, on any number of workers.
-4. One pass carries the exact error from block to block and orders the packs inside each by the same rule: a pack with
-   which fewer slots are missing where any are, else one with which not more are given, each kind in seeded order. A
-   block in which the bound below would be passed is halved and filled again.
+   fixes what is in a block, and the exact error where it begins.
+3. Blocks are compiled independently of each other, in any order, by any mapper, on any number of workers
+   (`blocks.py`): filled, and their packs put in order by the same rule: a pack with which fewer slots are missing where
+   any are, else one with which not more are given, each kind in seeded order. A block in which the bound below would be
+   passed is halved and filled again.
 
-Blocks leave as they are made, so that a plan needs memory for the pieces it permutes and not for what it says.
+Blocks leave as they are made, and pieces come from files where memory is too small for them (`supply.py`).
 
 **The bound.** After every pack the vision slots given so far differ from the schedule's by at most one pack's: by at
 most M = max(slots of any pack so far, B), B = the highest share * max_pack_tokens: what a pack holds, or what it ought
@@ -27,8 +27,9 @@ wherever the share stays. Where a piece reaches beyond a place at which the shar
 then what is left is divided anew first: poor pieces of the lower share do (b).
 
 *After every pack.* Filling moves pieces inside a block only, so E at the end of a block is E after its last piece, and
-the slots of that piece are those of a pack so far. Inside a block the pass looks at E after every pack. Where that
-passes M the block is halved: at last it holds one pack, and has no inside.
+the slots of that piece are those of a pack so far. Inside a block E is looked at after every pack. Where it passes both
+B and the slots of any pack of that block so far, and |E| at both ends of the block, which are all at most M, the block
+is halved: at last it holds one pack, and has no inside.
 
 Where the share is level halving never happens. While both kinds of packs are left, a rich one comes at E < 0 and a
 poor one at E >= 0, as in (a) and (b). Once one kind is used up, E moves in one direction to its value at the block's
@@ -42,7 +43,6 @@ packs that are half full or more that is below a tenth of a percentage point, wh
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,22 +51,23 @@ import numpy as np
 
 from manifests.errors import ManifestError
 from manifests.records import Json, PlanBlock, canonical_json, digest
-from manifests.schedule import MILLION
-from packing.account import account, by_source, per_pack
+from packing.account import Account, by_source, per_pack
 from packing.amend import BEGINNING, Begun, begun_at, chain_of
+from packing.blocks import A, Block, Mapper, T, bound_of, compile_part, in_parts, whole_batches
+from packing.exposures import withhold
 from packing.mixture import Mixture
-from packing.order import COLUMNS, NEVER, Order, Segments, permutation, position_at
-from packing.pieces import SourcePieces, pieces_of
-from packing.refusal import refusal, threshold
-from packing.sequence import fill_limited
+from packing.order import Order, Segments
+from packing.partitions import Scratch
+from packing.pieces import SourcePieces
+from packing.refusal import refusal
+from packing.stretches import NEVER, thresholds
+from packing.supply import Supply, supplies_of
+from stores.ahead import ahead
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
-VERSION = 4
+VERSION = 5
 """Raised when the same mixture and snapshots would give another plan."""
-
-Fill = Callable[[Segments], list[list[int]]]
-Mapper = Callable[[Fill, Iterable[Segments]], Iterable[list[list[int]]]]
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,25 @@ def compile_plan(
     vocabulary: Vocabulary,
     mapper: Mapper = map,
     amends: tuple[Snapshot, int] | None = None,
+    scratch: Scratch | None = None,
 ) -> Plan:
     """Compile `mixture` over samples snapshots, given by source name.
 
     Args:
-        mapper: like `map`, e.g. that of a process pool; has no influence on the plan.
+        mapper: like `map`, e.g. that of a process pool; has no influence on the plan, nor has `scratch`.
         amends: a stored plan, and the global batch from which on this one takes its place.
     Raises:
         ManifestError: within their epochs the sources can't give what schedule and horizon want. Says where the plan
             would fail and what can be changed.
     """
-    sources = [pieces_of(samples[source.name], source, mixture, vocabulary) for source in mixture.sources]
     begun = BEGINNING
     if amends is not None:
-        begun = begun_at(chain_of(amends[0]), amends[1], mixture, sources, vocabulary.digest)
-    return arrange(mixture, sources, vocabulary.digest, mapper, begun)
+        begun = begun_at(chain_of(amends[0]), amends[1], mixture, vocabulary.digest)
+    scratch = scratch or Scratch()
+    planner = Planner(
+        mixture, supplies_of(mixture, samples, vocabulary, scratch, begun), vocabulary.digest, scratch, mapper, begun
+    )
+    return Plan(tuple(planner), planner.meta)
 
 
 def arrange(
@@ -108,10 +113,18 @@ def arrange(
     vocabulary: str,
     mapper: Mapper = map,
     begun: Begun = BEGINNING,
+    scratch: Scratch | None = None,
 ) -> Plan:
     """The plan over pieces, one entry of `sources` per source of the mixture; `vocabulary` is its digest."""
-    planner = Planner(mixture, sources, vocabulary, mapper, begun)
+    scratch = scratch or Scratch()
+    supplies = [Supply.of(mixture, number, pieces, scratch, begun) for number, pieces in enumerate(sources)]
+    planner = Planner(mixture, supplies, vocabulary, scratch, mapper, begun)
     return Plan(tuple(planner), planner.meta)
+
+
+def in_threads(work: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
+    """A mapper: two blocks are compiled while the next one is drawn."""
+    return ahead(work, items, 2)
 
 
 class Planner:
@@ -123,17 +136,20 @@ class Planner:
     def __init__(
         self,
         mixture: Mixture,
-        sources: Sequence[SourcePieces],
+        sources: Sequence[Supply],
         vocabulary: str,
+        scratch: Scratch,
         mapper: Mapper = map,
         begun: Begun = BEGINNING,
     ) -> None:
         self._mixture, self._sources, self._mapper, self._begun = mixture, sources, mapper, begun
-        self._fill = partial(fill_block, mixture)
         goal = NEVER
         if mixture.horizon_tokens is not None:  # one global batch more, so that whole packs can reach it
             goal = mixture.horizon_tokens + mixture.global_batch_packs * mixture.max_pack_tokens
         self._goal = goal
+        for source in sources:
+            source.divide_by(thresholds(mixture))
+        withhold(mixture, sources, scratch)
         self._order = Order(mixture, sources, goal, begun)
         self._constants = {
             "sources": [source.name for source in mixture.sources],
@@ -142,57 +158,50 @@ class Planner:
             "segment_align": mixture.segment_align,
             "vocabulary": vocabulary,
         }
-        self._sequenced = _Sequence(mixture, begun)
-        self._digests: list[str] = []
-        self._tokens: list[np.ndarray] = []
-        self._slots: list[np.ndarray] = []
-        self._errors: list[np.ndarray] = []
+        self._types = narrow(mixture, max(source.records for source in sources))
+        self._account = Account()
+        self._packs = self._blocks = 0
+        self._digest = digest("plan", str(VERSION))
+        """Over the digests of all blocks so far."""
         self._given = np.zeros((len(sources), 2), np.int64)
         self.meta: Json = None
 
     def __iter__(self) -> Iterator[PlanBlock]:
-        parts: deque[Segments] = deque()
-
-        def cut() -> Iterator[Segments]:
-            for part in in_blocks(self._order, self._mixture, self._begun.tokens, self._goal):
-                parts.append(part)
-                yield part
-
-        ready = (
-            block
-            for packs in self._mapper(self._fill, cut())
-            for block in self._sequenced(parts.popleft(), packs, self._fill)
-        )
+        parts = in_parts(self._order, self._mixture, self._begun, self._goal)
+        work = partial(compile_part, self._mixture, bound_of(self._mixture, self._begun))
+        ready = self._counted(block for compiled in self._mapper(work, parts) for block in compiled)
         for block, errors in whole_batches(self._mixture, ready, self._begun.tokens):
             yield self._record(block, errors)
         missing = self._order.missing
         if missing is not None and (self._mixture.horizon_tokens is not None or not self._both_sides()):
-            raise refusal(self._mixture, self._sources, self._order.tokens, rich_missing=missing)
-        if not self._digests:
+            raise refusal(self._mixture, self._sources, self._order.tokens, self._order.threshold, missing)
+        if not self._blocks:
             raise ManifestError(
-                f"the sources fill {self._sequenced.packs} packs, "
-                f"one global batch needs {self._mixture.global_batch_packs}",
+                f"the sources fill {self._packs} packs, one global batch needs {self._mixture.global_batch_packs}",
                 where="mixture",
                 fix="lower global_batch_packs or max_pack_tokens, or add data",
             )
         self.meta = self._told()
 
+    def _counted(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        for block, errors in blocks:
+            self._packs += len(errors)
+            yield block, errors
+
     def _record(self, block: Segments, errors: np.ndarray) -> PlanBlock:
-        first = sum(map(len, self._tokens))
-        record = PlanBlock({"block": len(self._digests), "first_pack": first, **self._constants}, block)
-        self._digests.append(block_digest(record))
-        self._tokens.append(per_pack(block, "length"))
-        self._slots.append(per_pack(block, "slots"))
-        self._errors.append(errors)
         for column, name in enumerate(("length", "slots")):
-            np.add.at(self._given[:, column], block["source"], block[name])
+            self._given[:, column] += np.bincount(block["source"], block[name], len(self._given)).astype(np.int64)
+        header = {"block": self._blocks, "first_pack": self._account.packs, **self._constants}
+        self._account.add(per_pack(block, "length"), per_pack(block, "slots"), errors)
+        record = PlanBlock(header, {name: column.astype(self._types[name]) for name, column in block.items()})
+        self._digest = digest(self._digest, block_digest(record))
+        self._blocks += 1
         return record
 
     def _told(self) -> dict[str, Json]:
         mixture = self._mixture
-        tokens, slots, errors = map(np.concatenate, (self._tokens, self._slots, self._errors))
         return {
-            "plan": plan_digest(self._digests),
+            "plan": self._digest,
             "version": VERSION,
             "mixture": mixture.digest,
             "vocabulary": self._constants["vocabulary"],
@@ -207,15 +216,28 @@ class Planner:
             "limits": self._constants["limits"],
             "pack_limits": dataclasses.asdict(mixture.pack_limits),
             "segment_align": mixture.segment_align,
-            **account(mixture, self._begun, tokens, slots, errors),
-            "sources": by_source(mixture, self._sources, self._given.tolist(), self._order.spent, self._order.allowed),
+            **self._account.told(mixture, self._begun),
+            "sources": by_source(mixture, self._sources, self._given.tolist(), self._order.spent),
         }
 
     def _both_sides(self) -> bool:
         """Whether there are pieces to give and to take vision with; a share of 0 needs none that give."""
-        share = threshold(self._mixture.curve.at(self._order.tokens))
-        rich = np.concatenate([pieces.richer_than(share) for pieces in self._sources])
-        return bool((rich.any() or share == 0) and (~rich).any())
+        threshold = self._order.threshold
+        rich, poor = (any(one.on_side(threshold, side)[0] for one in self._sources) for side in (True, False))
+        return (rich or threshold == 0) and poor
+
+
+def narrow(mixture: Mixture, records: int) -> dict[str, np.dtype]:
+    """Types of a block's columns, the same ones in all blocks; `records` are of the largest source."""
+    most = {
+        "source": len(mixture.sources),
+        "ordinal": records,
+        "length": mixture.max_pack_tokens,
+        "slots": mixture.max_pack_tokens,
+        "epoch": max(source.max_epochs for source in mixture.sources),
+    }
+    wide = dict.fromkeys(("pack_offsets", "start"), np.dtype(np.int32))
+    return wide | {name: np.min_scalar_type(-1 - number) for name, number in most.items()}
 
 
 def block_digest(block: PlanBlock) -> str:
@@ -223,136 +245,3 @@ def block_digest(block: PlanBlock) -> str:
     for name, array in sorted(block.arrays.items()):
         parts += [name, array.dtype.str, array.tobytes()]
     return digest(*parts)
-
-
-def plan_digest(blocks: Sequence[str]) -> str:
-    """Over the digests of all blocks: equal ones, equal packs in equal order."""
-    return digest("plan", str(VERSION), *blocks)
-
-
-def fill_block(mixture: Mixture, part: Segments) -> list[list[int]]:
-    """Step 3: the packs of one block, as rows of `part`."""
-    length = part["length"].astype(np.int64)
-    limits = mixture.pack_limits
-    costs = [
-        (length + -length % mixture.segment_align, mixture.max_pack_tokens),
-        (part["patches"], limits.patches),
-        (part["media_in"], limits.media),
-        (length**2, limits.attention),
-    ]
-    kept = [(cost, most) for cost, most in costs if most is not None]
-    return fill_limited(np.stack([cost for cost, _ in kept], 1), [most for _, most in kept])
-
-
-def in_blocks(chunks: Iterable[Segments], mixture: Mixture, begun: int, goal: int) -> Iterator[Segments]:
-    """Step 2: the order, which goes from token `begun` to `goal`, in stretches of about `block_packs` full packs, cut
-    where the share breaks. What remains where the sources end joins the block before if it is less than half of one."""
-    wanted = mixture.block_packs * mixture.max_pack_tokens
-    places = deque(
-        [*(place for place in mixture.curve.breaks if begun < place < goal), *([goal] if goal < NEVER else [])]
-    )
-    waiting: list[Segments] = []
-    held: Segments | None = None
-    tokens = begun
-    cut = _next_cut(begun, wanted, places)
-    for chunk in chunks:
-        ends = tokens + np.cumsum(chunk["length"], dtype=np.int64)
-        first = 0
-        while ends[-1] >= cut and first < len(ends):
-            stop = int(np.searchsorted(ends, cut)) + 1
-            if held is not None:
-                yield held
-            held = _joined([*waiting, _rows(chunk, first, stop)])
-            waiting, first, begun = [], stop, int(ends[stop - 1])
-            if places and places[0] <= begun:  # nothing joins a block that ends where the share breaks
-                yield held
-                held = None
-                while places and places[0] <= begun:
-                    places.popleft()
-            cut = _next_cut(begun, wanted, places)
-        waiting.append(_rows(chunk, first, len(ends)))
-        tokens = int(ends[-1])
-    rest = [_joined(waiting)] if tokens > begun else []
-    if held is not None and 2 * (tokens - begun) < wanted:
-        yield _joined([held, *rest])
-    else:
-        yield from [*([] if held is None else [held]), *rest]
-
-
-def _next_cut(begun: int, wanted: int, places: Sequence[int]) -> int:
-    """Blocks up to the next place at which one has to end are equally large."""
-    if not places:
-        return begun + wanted
-    room = places[0] - begun
-    return begun + -(-room // max(1, round(room / wanted)))
-
-
-class _Sequence:
-    """Step 4: the packs of each block in the order in which they are seen. Blocks come in order."""
-
-    def __init__(self, mixture: Mixture, begun: Begun) -> None:
-        from packing import merging
-
-        self._mixture, self._merging = mixture, merging
-        curve = mixture.curve
-        self._curve = [np.array(values, np.int64) for values in (curve.starts, curve.first, curve.last)]
-        self._bound = max(begun.bound, 2 * int(curve.highest * MILLION) * mixture.max_pack_tokens)
-        self._position = np.array([*position_at(curve, begun), 0], np.int64)
-        self._blocks = 0
-        self.packs = 0
-
-    def __call__(self, part: Segments, packs: list[list[int]], fill: Fill) -> Iterator[tuple[Segments, np.ndarray]]:
-        """The block, or its halves, with |slots given - slots wanted| after each pack in half-millionths."""
-        rows = np.array([i for pack in packs for i in pack], np.int64)
-        ends = np.cumsum([0, *map(len, packs)], dtype=np.int64)
-        tokens, slots = (np.add.reduceat(part[name][rows], ends[:-1], dtype=np.int64) for name in ("length", "slots"))
-        name = f"block {self._blocks}"
-        waiting = permutation(self._mixture.seed, 0, name, np.arange(len(packs), dtype=np.uint64))
-        seen, errors = np.zeros((2, len(packs)), np.int64)
-        self._merging.sequence(*self._curve, self._position, self._bound, tokens, slots, waiting, seen, errors)
-        if seen[0] < 0:
-            half = len(part["length"]) // 2
-            for piece in (_rows(part, 0, half), _rows(part, half, 2 * half + 1)):
-                yield from self(piece, fill(piece), fill)
-            return
-        self._blocks += 1
-        self.packs += len(packs)
-        rows = np.concatenate([rows[ends[pack] : ends[pack + 1]] for pack in seen])
-        offsets = np.cumsum([0, *(ends[seen + 1] - ends[seen])], dtype=np.int64)
-        yield {"pack_offsets": offsets} | {name: part[name][rows] for name in COLUMNS}, errors
-
-
-def whole_batches(
-    mixture: Mixture, blocks: Iterable[tuple[Segments, np.ndarray]], tokens: int
-) -> Iterator[tuple[Segments, np.ndarray]]:
-    """The blocks up to the first whole global batch that reaches the horizon, or up to the last whole one; `tokens`
-    were seen before them."""
-    batch = mixture.global_batch_packs
-    waiting: deque[tuple[Segments, np.ndarray]] = deque()
-    packs = given = 0
-    enough = NEVER
-    """Packs that reach the horizon in whole batches, once that is known."""
-    for block, errors in blocks:
-        waiting.append((block, errors))
-        ends = tokens + np.cumsum(per_pack(block, "length"))
-        if mixture.horizon_tokens is not None and enough == NEVER and ends[-1] >= mixture.horizon_tokens:
-            reached = packs + int(np.searchsorted(ends, mixture.horizon_tokens)) + 1
-            enough = -(-reached // batch) * batch
-        tokens, packs = int(ends[-1]), packs + len(errors)
-        while waiting and given + len(waiting[0][1]) <= min(enough, packs // batch * batch):
-            given += len(waiting[0][1])
-            yield waiting.popleft()
-    for block, errors in waiting:
-        if left := min(enough, packs // batch * batch, given + len(errors)) - given:
-            offsets = block["pack_offsets"][: left + 1]
-            columns = _rows({name: column for name, column in block.items() if name in COLUMNS}, 0, int(offsets[-1]))
-            yield {"pack_offsets": offsets} | columns, errors[:left]
-            given += left
-
-
-def _rows(segments: Segments, first: int, stop: int) -> Segments:
-    return {name: column[first:stop] for name, column in segments.items()}
-
-
-def _joined(parts: Sequence[Segments]) -> Segments:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

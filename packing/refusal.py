@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-
 from manifests.errors import ManifestError
 from manifests.schedule import MILLION, VisionShare
 from packing.mixture import Mixture, Source
-from packing.pieces import SourcePieces
+from packing.supply import Supply
 
 
 @dataclass(frozen=True)
-class _Supply:
+class _Side:
     """What all sources together give within their epochs, on one side of the share."""
 
     tokens: int
@@ -26,10 +24,13 @@ class _Supply:
     """Those that have any."""
 
 
-def refusal(mixture: Mixture, sources: Sequence[SourcePieces], tokens: int, rich_missing: bool) -> ManifestError:
-    """The error for a plan whose order ended after `tokens` tokens because rich or poor pieces ran out."""
-    share = threshold(mixture.curve.at(tokens))
-    rich, poor = (_supply(mixture, sources, side, share) for side in (True, False))
+def refusal(
+    mixture: Mixture, sources: Sequence[Supply], tokens: int, threshold: int, rich_missing: bool
+) -> ManifestError:
+    """The error for a plan whose order ended after `tokens` tokens because rich or poor pieces ran out, which
+    `threshold`, in millionths, divided."""
+    share = Fraction(threshold, MILLION)
+    rich, poor = (_side(mixture, sources, threshold, side) for side in (True, False))
     missing = rich if rich_missing else poor
     what = f"{'more' if rich_missing else 'less'} vision than the share {float(share):g}"
     pack = tokens // mixture.max_pack_tokens
@@ -53,21 +54,16 @@ def refusal(mixture: Mixture, sources: Sequence[SourcePieces], tokens: int, rich
     return ManifestError(message, where="mixture", fix="; or ".join(ways))
 
 
-def threshold(share: Fraction) -> Fraction:
-    """Rounded down to millionths: what divides rich pieces from poor ones."""
-    return Fraction(int(share * MILLION), MILLION)
-
-
-def _supply(mixture: Mixture, sources: Sequence[SourcePieces], rich: bool, share: Fraction) -> _Supply:
+def _side(mixture: Mixture, sources: Sequence[Supply], threshold: int, rich: bool) -> _Side:
     tokens = slots = 0
     giving = []
-    for source, pieces in zip(mixture.sources, sources, strict=True):
-        mine = pieces.richer_than(share) == rich
-        if mine.any():
+    for source, supply in zip(mixture.sources, sources, strict=True):
+        pieces, of_one, slots_of_one = supply.on_side(threshold, rich)
+        if pieces:
             giving.append(source)
-            tokens += int(pieces.length[mine].sum(dtype=np.int64)) * source.max_epochs
-            slots += int(pieces.slots[mine].sum(dtype=np.int64)) * source.max_epochs
-    return _Supply(tokens, slots, tuple(giving))
+            tokens += of_one * source.max_epochs
+            slots += slots_of_one * source.max_epochs
+    return _Side(tokens, slots, tuple(giving))
 
 
 def _goal(mixture: Mixture) -> int | None:
@@ -77,7 +73,7 @@ def _goal(mixture: Mixture) -> int | None:
     return mixture.horizon_tokens + mixture.global_batch_packs * mixture.max_pack_tokens
 
 
-def _times(mixture: Mixture, rich: _Supply, poor: _Supply, rich_missing: bool) -> int:
+def _times(mixture: Mixture, rich: _Side, poor: _Side, rich_missing: bool) -> int:
     """How many times as many epochs of what is missing would about be enough."""
     goal = _goal(mixture)
     if goal is None:
@@ -88,7 +84,7 @@ def _times(mixture: Mixture, rich: _Supply, poor: _Supply, rich_missing: bool) -
     return max(2, math.ceil((goal - wanted) / max(1, poor.tokens - poor.slots)))
 
 
-def _other_share(mixture: Mixture, rich: _Supply, poor: _Supply, rich_missing: bool) -> str | None:
+def _other_share(mixture: Mixture, rich: _Side, poor: _Side, rich_missing: bool) -> str | None:
     """The schedule with all shares changed alike so that the supplies reach the horizon, if there is one; a constant
     in thousandths.
 

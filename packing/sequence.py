@@ -66,19 +66,29 @@ def fill_limited(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
     Complexity: K operations for a piece that is spread, for any other a few operations on 64 bits, at worst one for
     every 64 steps of the limit.
     """
+    rows, ends = fill_rows(costs, limits)
+    return [rows[a:b].tolist() for a, b in pairwise(ends.tolist())]
+
+
+Packs = tuple[np.ndarray, np.ndarray]
+"""(N,) rows, pack by pack in the order of filling, and (packs + 1,) where each pack begins and the last one ends."""
+
+
+def fill_rows(costs: np.ndarray, limits: Sequence[int]) -> Packs:
+    """As `fill_limited`."""
     costs = np.ascontiguousarray(costs, np.int64)
     most = np.asarray(limits, np.int64)
     if not len(costs):
-        return []
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
     if costs.min() < 0 or costs[:, 0].min() < 1 or (costs > most).any():
         raise ValueError(f"pieces of {costs.min(0).tolist()} to {costs.max(0).tolist()} do not fit packs of {limits}")
     attempts = (_attempt(costs, most, heavy, half) for heavy, half in (SPREAD if len(most) > 1 else SPREAD[:1]))
     bound = fewest(costs, most)
     best = next(attempts)
     for packs in attempts:
-        if len(best) == bound:
+        if len(best[1]) == bound + 1:
             break
-        best = min(best, packs, key=len)
+        best = min(best, packs, key=lambda one: len(one[1]))
     return best
 
 
@@ -87,7 +97,7 @@ def fewest(costs: np.ndarray, limits: np.ndarray) -> int:
     return int(np.max(-(-costs.sum(0) // limits)))
 
 
-def _attempt(costs: np.ndarray, limits: np.ndarray, heavy: float, half: float) -> list[list[int]]:
+def _attempt(costs: np.ndarray, limits: np.ndarray, heavy: float, half: float) -> Packs:
     from packing.filling import fill, spread  # compiled code costs time and memory to load
 
     count = len(costs)
@@ -109,6 +119,6 @@ def _attempt(costs: np.ndarray, limits: np.ndarray, heavy: float, half: float) -
     rest = np.flatnonzero(~spread_here)
     order = rest[np.lexsort((-rest, sizes[rest]))]
     fill(costs, limits, sizes, order, rooms, capacity, LOOKS, used, pack_of, turn)
-    pieces = np.lexsort((turn, pack_of))
-    ends = np.cumsum(np.bincount(pack_of)).tolist()
-    return [pieces[a:b].tolist() for a, b in pairwise([0, *ends]) if a < b]
+    held = np.bincount(pack_of)
+    order = np.argsort(pack_of * (count + 1) + turn + 1, kind="stable")
+    return order, np.concatenate([[0], np.cumsum(held[held > 0])])

@@ -12,8 +12,6 @@ from fractions import Fraction
 from functools import cache
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from manifests import load
 from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
@@ -24,7 +22,8 @@ from packing import plan
 from packing.amend import BEGINNING, begun_at, chain_of
 from packing.materialise import pack_unit, packs_meta, samples_of
 from packing.mixture import Mixture
-from packing.pieces import SourcePieces, pieces_of
+from packing.partitions import GIB, Scratch
+from packing.supply import Supply, supplies_of
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
 from stores.store import Snapshot, StoreKind, UnitWriter
 from tokenization.chat import Chat, encode_conversation
@@ -109,7 +108,7 @@ class Plan:
     PRODUCT: ClassVar[StoreKind] = "plan"
     READS: ClassVar[frozenset[str]] = frozenset({"samples", "plan"})
     VERSION: ClassVar[int] = 2
-    PLACES: ClassVar[frozenset[str]] = frozenset({"mixture"})
+    PLACES: ClassVar[frozenset[str]] = frozenset({"mixture", "memory_gib", "scratch"})
 
     kind: Literal["plan"]
     mixture: str | Mixture
@@ -119,6 +118,15 @@ class Plan:
     the mixture's own `vision_share` is then not used."""
     amends: Amends | None = None
     """Another plan of the same run, which goes on with this one (docs/plan.md)."""
+    memory_gib: float = 4.0
+    """For the pieces of samples, about 20 bytes each; what is more goes to files (docs/scale.md). Has no influence on
+    the plan."""
+    scratch: str | None = None
+    """Folder on a local disk for those files; by default where this machine has its temporary files."""
+
+    def __post_init__(self) -> None:
+        if not self.memory_gib > 0:
+            raise ValueError(f"memory_gib is {self.memory_gib}, expected more than 0")
 
     @property
     def mixed(self) -> Mixture:
@@ -138,26 +146,26 @@ class Plan:
         mixture = self.mixed
         samples = {source.name: task.inputs[source.store].snapshot for source in mixture.sources}
         vocabulary = _shared_vocabulary(task.node, samples.values())
-        pieces = [pieces_of(samples[source.name], source, mixture, vocabulary) for source in mixture.sources]
-        if self.vision_share == "of_the_data":
-            mixture = replace(mixture, vision_share=VisionShare(constant=_share_of(pieces)))
-        begun = BEGINNING
-        if self.amends:
-            chain = chain_of(task.inputs[self.amends.plan].snapshot)
-            begun = begun_at(chain, self.amends.at_batch, mixture, pieces, vocabulary.digest)
-        planner = plan.Planner(mixture, pieces, vocabulary.digest, begun=begun)
-        for block in planner:
-            writer.add(block)
-        return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}
+        with Scratch(int(self.memory_gib * GIB), self.scratch) as scratch:
+            begun = BEGINNING
+            if self.amends:
+                chain = chain_of(task.inputs[self.amends.plan].snapshot)
+                begun = begun_at(chain, self.amends.at_batch, mixture, vocabulary.digest, scratch)
+            sources = supplies_of(mixture, samples, vocabulary, scratch, begun)
+            if self.vision_share == "of_the_data":
+                mixture = replace(mixture, vision_share=VisionShare(constant=_share_of(sources)))
+            planner = plan.Planner(mixture, sources, vocabulary.digest, scratch, plan.in_threads, begun)
+            for block in planner:
+                writer.add(block)
+            return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}
 
 
 def _mixture_in(path: str) -> Mixture:
     return load.load(Mixture, [path]).value
 
 
-def _share_of(sources: Sequence[SourcePieces]) -> float:
-    tokens = sum(int(pieces.length.sum(dtype=np.int64)) for pieces in sources)
-    slots = sum(int(pieces.slots.sum(dtype=np.int64)) for pieces in sources)
+def _share_of(sources: Sequence[Supply]) -> float:
+    tokens, slots = sum(source.tokens for source in sources), sum(source.slots for source in sources)
     return int(Fraction(slots * SHARE_STEPS, max(tokens, 1))) / SHARE_STEPS
 
 

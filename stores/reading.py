@@ -208,8 +208,9 @@ class ShardReader:
 
         return self._indexes.get(entry.shard, lambda: ShardIndex(entry, file))
 
-    def table(self, name: str, digest: str) -> pa.Table:
-        return index.from_parquet(read_whole(self._files, index.path(name, digest), digest))
+    def table(self, name: str, digest: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Of `columns` those that are there."""
+        return index.from_parquet(read_whole(self._files, index.path(name, digest), digest), columns)
 
     def record(self, known: ShardIndex, row: int) -> Any:
         """Raises StoreError where a byte of it changed."""

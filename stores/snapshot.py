@@ -196,15 +196,18 @@ class Snapshot:
     def facts(
         self, columns: Sequence[str], media: Sequence[str]
     ) -> Iterator[tuple[ShardRef, pa.Table, pa.Table | None]]:
-        """Shard by shard what the index says, without putting it together: columns of the kind's facts, and of
-        `stores.index.MEDIA` where there are media. Ids and digests are bytes, `record` is the row in the shard."""
-        tables = ahead(lambda ref: self.base._index(ref.shard), self.shards, self.at_once)
-        for ref, known in zip(self.shards, tables, strict=True):
-            yield (
-                ref,
-                known.core.select(list(columns)),
-                None if known.media is None else known.media.select(list(media)),
-            )
+        """Shard by shard what the index says, without putting it together or keeping it: columns of the kind's facts,
+        and of `stores.index.MEDIA` where there are media. Ids and digests are
+        bytes, `record` is the row in the shard."""
+
+        def read(ref: ShardRef) -> tuple[pa.Table, pa.Table | None]:
+            files, table = self.base.entry(ref.shard).files, self.base.reader.table
+            core = table("core", files["core"], columns).select(list(columns))
+            there = table("media", files["media"], media).select(list(media)) if "media" in files else None
+            return core, there
+
+        for ref, tables in zip(self.shards, ahead(read, self.shards, self.at_once), strict=True):
+            yield ref, *tables
 
     def quarantined(self) -> pa.Table:
         """What was set aside: unit, locator, reason, message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from manifests.geometry import MediaLimits
 from manifests.records import Document, Media, Text, record_id
 from packing.materialise import pack_unit, packs_meta
 from packing.mixture import Mixture, Source
+from packing.pieces import SourcePieces, pieces_by_shard
 from packing.plan import Plan, compile_plan
 from stores import image, video
 from stores.store import Snapshot, Store, StoreKind
@@ -123,6 +125,20 @@ MIXTURE = Mixture(
     limits=MediaLimits(max_image_patches=24, max_frame_patches=16, max_video_frames=10),
     block_packs=20,
 )
+
+
+def pieces_of(samples: Snapshot, source: Source, mixture: Mixture) -> SourcePieces:
+    """Of all shards."""
+    parts = list(pieces_by_shard(samples, source, mixture, tiny))
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("keys", "ordinal", "start", "length", "slots", "patches", "media_in", "media_keys")
+    }
+    counts = {n: sum(getattr(part, n) for part in parts) for n in ("samples", "cut_samples", "media", "shrunk_media")}
+    refused = dict(sum((Counter(part.refused) for part in parts), Counter[str]()))
+    shows = [np.diff(part.media_offsets) for part in parts]
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(shows))])
+    return SourcePieces(samples.content_root, refused=refused, media_offsets=offsets, **columns, **counts)
 
 
 def create(folder: Path, kind: StoreKind) -> Store:

@@ -99,7 +99,7 @@ def test_kept_sources_neither_repeat_nor_lose_anything_over_a_chain(
             weighed(sources, some, horizon_tokens=some.choice([None, tokens + 3000]), seed=some.randint(0, 9)),
             vision_share=VisionShare(constant=some.choice([0.0, 0.05, 0.1, 0.3])),
         )
-        begun = begun_at(chain, at_batch, following, sources, "v")
+        begun = begun_at(chain, at_batch, following, "v")
         assert (begun.tokens, begun.slots) == (tokens, slots)
         assert 0 <= error - Fraction(begun.error, 2 * 10**6) < Fraction(1, 2 * 10**6)
         assert begun.bound == ought * 2 * 10**6
@@ -130,7 +130,7 @@ def test_the_suffix_gives_exactly_what_the_prefix_left(tmp_path: Path) -> None:
     whole = arrange(one, sources, "v")
     for at_batch in (1, 7, 40, whole.meta["packs"] - 1):
         link = stored(whole, tmp_path / str(at_batch))
-        begun = begun_at([link], at_batch, one, sources, "v")
+        begun = begun_at([link], at_batch, one, "v")
         rest = arrange(one, sources, "v", begun=begun)
         assert uses(whole, at_batch) + uses(rest) == uses(whole)
         assert set(uses(whole).values()) == {3}
@@ -151,7 +151,7 @@ def test_a_document_cut_at_the_batch_goes_on_with_its_next_pieces(tmp_path: Path
     one = dataclasses.replace(mixture(sources, 0.0), global_batch_packs=1)
     whole = arrange(one, sources, "v")
     link = stored(whole, tmp_path / "a")
-    begun = begun_at([link], 20, one, sources, "v")
+    begun = begun_at([link], 20, one, "v")
     rest = arrange(one, sources, "v", begun=begun)
     starts = {start for name, _, start in uses(whole, 20) if name == "book"}
     left = {start for name, _, start in uses(rest) if name == "book"}
@@ -178,7 +178,8 @@ def test_what_a_run_can_not_change_is_refused(tmp_path: Path) -> None:
         told = {"at_batch": 2, "mixture": one, "sources": sources, "vocabulary": "v"} | change
         renamed = dataclasses.replace(told["mixture"], sources=one.sources)  # type: ignore[type-var]
         with pytest.raises(ManifestError, match=words):
-            begun_at(chain, told["at_batch"], renamed, told["sources"], told["vocabulary"])  # type: ignore[arg-type]
+            begun = begun_at(chain, told["at_batch"], renamed, told["vocabulary"])  # type: ignore[arg-type]
+            arrange(renamed, told["sources"], "v", begun=begun)  # type: ignore[arg-type]
 
 
 def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Path) -> None:

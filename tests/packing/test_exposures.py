@@ -16,12 +16,13 @@ from manifests.schedule import Curve, VisionShare
 from packing.amend import begun_at
 from packing.mixture import Mixture
 from packing.order import Order
-from packing.pieces import SourcePieces, pieces_of
+from packing.pieces import SourcePieces
 from packing.plan import arrange, compile_plan
 from packing.proof import prove, recount
-from tests.packing.corpus import MIXTURE, Made, create, tiny, write
+from packing.supply import Supply
+from tests.packing.corpus import MIXTURE, Made, create, pieces_of, tiny, write
 from tests.packing.test_amend import materialised, stored
-from tests.packing.test_plan import TEXT, column, mixture, pieces
+from tests.packing.test_plan import TEXT, column, mixture, pieces, supplies
 
 
 def showing(name: str, media: list[list[int]]) -> SourcePieces:
@@ -38,6 +39,15 @@ def limited(sources: list[SourcePieces], most: int, epochs: int, **values: objec
     return dataclasses.replace(plain, sources=named, max_media_exposures=most, **values)  # type: ignore[arg-type]
 
 
+def allowed_of(supply: Supply, pieces: int) -> np.ndarray:
+    """How often each piece may be seen in all, over all plans of a run."""
+    allowed = np.zeros(pieces, np.int64)
+    for epoch in range(supply.source.max_epochs):
+        for rows, _ in supply.parts(epoch):
+            allowed[rows["ordinal"]] += 1
+    return allowed
+
+
 shown_in = st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=20)
 
 
@@ -47,21 +57,23 @@ def test_no_medium_is_shown_more_often_and_none_is_withheld_that_could_be(
     media: list[list[list[int]]], most: int, epochs: int
 ) -> None:
     sources = [showing(f"s{i}", one) for i, one in enumerate(media)]
-    order = Order(limited(sources, most, epochs), sources)
+    mixed = limited(sources, most, epochs)
+    made = supplies(mixed, sources)
+    may = [allowed_of(source, len(one)) for source, one in zip(made, media, strict=True)]
     shown: Counter[int] = Counter()
-    for allowed, one in zip(order.allowed, media, strict=True):
+    for allowed, one in zip(may, media, strict=True):
         assert max(allowed) <= epochs
         for times, some in zip(allowed.tolist(), one, strict=True):
             for medium in some:
                 shown[medium] += times
     assert max(shown.values(), default=0) <= most
-    for allowed, one in zip(order.allowed, media, strict=True):
+    for allowed, one in zip(may, media, strict=True):
         for times, some in zip(allowed.tolist(), one, strict=True):
             assert times == epochs or any(shown[m] + some.count(m) > most for m in some), "it could be shown again"
     drawn: Counter[tuple[int, int]] = Counter()
-    for chunk in order:
+    for chunk in Order(mixed, made):
         drawn.update(zip(chunk["source"].tolist(), chunk["ordinal"].tolist(), strict=True))
-    assert all(times <= order.allowed[source][ordinal] for (source, ordinal), times in drawn.items())
+    assert all(times <= may[source][ordinal] for (source, ordinal), times in drawn.items())
 
 
 def test_what_is_withheld_stands_in_the_account_and_counts_over_a_chain(tmp_path: Path) -> None:
@@ -71,11 +83,11 @@ def test_what_is_withheld_stands_in_the_account_and_counts_over_a_chain(tmp_path
     plan = arrange(one, sources, "v")
     a, b, _ = plan.meta["sources"]
     assert a["withheld_tokens"] == 20 * (4 * 10 - 3 + 39 + 2) and b["withheld_tokens"] >= 20 * 4
-    begun = begun_at([stored(plan, tmp_path)], 2, one, sources, "v")
-    rest = Order(dataclasses.replace(one, horizon_tokens=None), sources, begun=begun)
+    begun = begun_at([stored(plan, tmp_path)], 2, one, "v")
+    rest = supplies(dataclasses.replace(one, horizon_tokens=None), sources, begun)
     together: Counter[int] = Counter()
-    for allowed, source in zip(rest.allowed, sources, strict=True):
-        for piece, times in enumerate(allowed.tolist()):
+    for supply, source in zip(rest, sources, strict=True):
+        for piece, times in enumerate(allowed_of(supply, len(source.keys)).tolist()):
             for medium in source.media_keys[slice(*source.media_offsets[piece : piece + 2])].tolist():
                 together[medium] += times
     assert max(together.values()) <= 3
@@ -85,7 +97,7 @@ def test_what_is_withheld_stands_in_the_account_and_counts_over_a_chain(tmp_path
 def test_media_of_real_stores_are_counted_by_their_digests(made: Made, tmp_path: Path) -> None:
     """Ten pages show one picture twice each; three exposures let one of them be seen once."""
     one = dataclasses.replace(MIXTURE, max_media_exposures=3, vision_share=VisionShare(constant=0.05))
-    found = pieces_of(made.samples, one.sources[0], one, tiny)
+    found = pieces_of(made.samples, one.sources[0], one)
     digests = {
         int.from_bytes(bytes.fromhex(media.digest)[:8], "little"): media.digest
         for sample in made.samples.records()

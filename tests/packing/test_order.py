@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.schedule import Curve, VisionShare
-from packing.order import NEVER, Order, permutation, stretches
-from tests.packing.test_plan import L, mixture, pieces
+from packing.order import Order, permutation
+from packing.stretches import NEVER, stretches
+from tests.packing.test_plan import L, mixture, pieces, supplies
 
 keys = st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=60).map(lambda words: np.array(words, np.uint64))
 
@@ -59,7 +60,7 @@ def test_tokens_follow_the_weights_within_the_stated_bound(sizes: list[list[int]
     weighed = tuple(dataclasses.replace(s, weight=float(w)) for s, w in zip(plain.sources, weights, strict=True))
     given_tokens, taken = [0] * len(sizes), Counter[int]()
     longest = max(map(max, sizes))
-    for chunk in Order(dataclasses.replace(plain, sources=weighed), sources):
+    for chunk in Order(weighted := dataclasses.replace(plain, sources=weighed), supplies(weighted, sources)):
         for source, length in zip(chunk["source"].tolist(), chunk["length"].tolist(), strict=True):
             given_tokens[source] += length
             taken[source] += 1
@@ -79,7 +80,7 @@ def test_a_group_divides_its_weight_and_keeps_what_its_sources_can_no_longer_giv
         dataclasses.replace(plain.sources[2], weight=1.0),
     )
     grouped = dataclasses.replace(plain, sources=named, groups={"g": 1.0})
-    drawn = np.concatenate([c["source"] for c in Order(grouped, sources, goal=8000)])
+    drawn = np.concatenate([c["source"] for c in Order(grouped, supplies(grouped, sources), goal=8000)])
     early, late = np.bincount(drawn[:80], minlength=3), np.bincount(drawn[400:], minlength=3)
     assert early.tolist() == [30, 10, 40], "3 : 1 within the group, and the group as much as the source beside it"
     assert late.tolist() == [0, 200, 200]

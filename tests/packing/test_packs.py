@@ -18,11 +18,10 @@ from packing.loader import Loader
 from packing.materialise import materialise, pack_unit
 from packing.mixture import PackLimits
 from packing.navit import expand, lay_out, media_tokens, patches_of
-from packing.pieces import pieces_of
 from packing.plan import compile_plan
 from packing.proof import prove, recount
 from stores.store import Store
-from tests.packing.corpus import MIXTURE, Made, corpus, create, make, tiny, write
+from tests.packing.corpus import MIXTURE, Made, corpus, create, make, pieces_of, tiny, write
 from tokenization.encode import decode, encode
 
 
@@ -174,7 +173,7 @@ def test_the_same_documents_give_the_same_plan_and_packs(made: Made, tmp_path: P
 def test_the_index_alone_tells_the_expanded_length_of_every_sample(made: Made) -> None:
     source, limits = MIXTURE.sources[0], MIXTURE.limits
     wide = dataclasses.replace(MIXTURE, max_pack_tokens=100_000)
-    pieces = pieces_of(made.samples, dataclasses.replace(source, domains=()), wide, tiny)
+    pieces = pieces_of(made.samples, dataclasses.replace(source, domains=()), wide)
     expanded = [expand(sample, limits, tiny) for sample in made.samples.records()]
     assert pieces.ordinal.tolist() == list(range(len(expanded)))
     assert pieces.length.tolist() == [len(one.ids) for one in expanded]
@@ -223,7 +222,7 @@ def test_samples_of_another_vocabulary_are_refused(made: Made, tmp_path: Path) -
     store = Store.create(str(tmp_path / "samples"), "samples", "samples")
     other = write(store, made.samples.records(0, 3), vocabulary="f" * 64)
     with pytest.raises(StoreError, match="tokenise again"):
-        pieces_of(other, MIXTURE.sources[0], MIXTURE, tiny)
+        pieces_of(other, MIXTURE.sources[0], MIXTURE)
 
 
 def test_samples_that_are_not_those_of_the_plan_are_noticed(made: Made, tmp_path: Path) -> None:
@@ -257,7 +256,7 @@ def test_a_medium_with_more_patches_than_a_pack_may_hold_is_counted_with_its_rea
         for ordinal, sample in enumerate(made.samples.records())
         if any(lay_out(media, MIXTURE.limits).patches > 40 for media in sample.media)
     }
-    pieces = pieces_of(made.samples, MIXTURE.sources[0], tight, tiny)
+    pieces = pieces_of(made.samples, MIXTURE.sources[0], tight)
     assert pieces.refused == {"medium_over_patches_of_pack": len(over)} and over
     assert not over & set(pieces.ordinal.tolist())
 
@@ -298,7 +297,7 @@ def test_long_and_short_documents_are_mixed_as_two_sources_of_one_store(made: Ma
     plan = compile_plan(one, {"long": made.samples, "short": made.samples}, tiny)
     lengths = [len(sample.ids) for sample in made.samples.records()]
     pictured = dataclasses.replace(MIXTURE.sources[0], max_tokens=119)
-    few = pieces_of(made.samples, pictured, MIXTURE, tiny)
+    few = pieces_of(made.samples, pictured, MIXTURE)
     assert few.length.max() <= 119 and few.media == sum(
         len(sample.media) for at, sample in enumerate(made.samples.records()) if at in set(few.ordinal.tolist())
     )

@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.records import Sample, record_id
+from packing import splitting
 from packing.mixture import Mixture, PackLimits, Source
-from packing.pieces import WHOLE_OVER_LIMITS, WHOLE_TOO_LONG, Group, cut, pieces_of
-from tests.packing.corpus import create, write
+from packing.pieces import NEVER, WHOLE_OVER_LIMITS, WHOLE_TOO_LONG
+from tests.packing.corpus import create, pieces_of, write
 from tokenization.vocabulary import Vocabulary
 
 TEXT, WRAPPER, SLOT = range(3)
+
+
+class Group(NamedTuple):
+    """The tokens of one medium in the unexpanded ids, and what it is when expanded."""
+
+    start: int
+    place: int
+    stop: int
+    tokens: int
+    slots: int
+    patches: int
+
+
+def cut(
+    tokens: int,
+    groups: list[Group],
+    splits: Sequence[int],
+    capacity: int,
+    most_patches: int | None = None,
+    most_media: int | None = None,
+) -> list[tuple[int, ...]] | None:
+    """The pieces of one sample, which lies between two others; None where it is refused."""
+    around = [np.array([3, tokens, 3], np.int64), np.array(groups, np.int64).reshape(-1, 6).T.copy()]
+    around += [np.array(ends, np.int64) for ends in ([0, 0, len(groups), len(groups)], splits)]
+    outcome = np.zeros(3, np.int64)
+    limits = (capacity, most_patches or NEVER, most_media or NEVER)
+    offsets = np.array([0, 0, len(splits), len(splits)], np.int64)
+    rows = splitting.cut(*around, offsets, *limits, outcome).tolist()
+    assert outcome[[0, 2]].tolist() == [splitting.CUT] * 2
+    if outcome[1]:
+        return None
+    return [tuple(row[1:]) for row in rows if row[0] == 1]
 
 
 @st.composite
@@ -110,7 +145,7 @@ def test_a_sample_that_is_whole_is_refused_rather_than_cut_and_counted(tmp_path:
     found = [sample("short", 20, True), sample("fits", 64, True), sample("long", 65, True), sample("cut", 65, False)]
     samples = write(create(tmp_path, "samples"), found, vocabulary=tiny.digest)
     source = Source(name="talk", store="samples", weight=1.0)
-    pieces = pieces_of(samples, source, Mixture(sources=(source,), max_pack_tokens=64, global_batch_packs=1), tiny)
+    pieces = pieces_of(samples, source, Mixture(sources=(source,), max_pack_tokens=64, global_batch_packs=1))
     assert dict(pieces.refused) == {WHOLE_TOO_LONG: 1}
     assert sorted(zip(pieces.ordinal.tolist(), pieces.length.tolist(), strict=True)) == [
         (0, 20),
@@ -122,7 +157,7 @@ def test_a_sample_that_is_whole_is_refused_rather_than_cut_and_counted(tmp_path:
 
     tight = PackLimits(attention=50**2)
     limited = Mixture(sources=(source,), max_pack_tokens=64, global_batch_packs=1, pack_limits=tight)
-    pieces = pieces_of(samples, source, limited, tiny)
+    pieces = pieces_of(samples, source, limited)
     assert dict(pieces.refused) == {WHOLE_TOO_LONG: 1, WHOLE_OVER_LIMITS: 1}
     assert sorted(pieces.length.tolist()) == [15, 20, 50]
 

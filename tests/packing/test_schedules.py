@@ -19,7 +19,7 @@ from packing.mixture import Mixture, Source
 from packing.order import COLUMNS, Order
 from packing.pieces import SourcePieces
 from packing.plan import Plan, arrange
-from tests.packing.test_plan import CAPTIONS, INTERLEAVED, TEXT, L, per_pack, pieces
+from tests.packing.test_plan import CAPTIONS, INTERLEAVED, TEXT, L, per_pack, pieces, supplies
 
 H = 6000
 """Horizon of most cases, about 94 packs."""
@@ -192,7 +192,7 @@ def test_the_compiled_order_is_the_obvious_one(seed: int) -> None:
     some = random.Random(seed)
     corpus = some.choice(list(extremes(some).values()))
     mixture, sources = made(some.choice(SCHEDULES), corpus, some)
-    fast = Order(mixture, sources, goal=mixture.horizon_tokens or 0)
+    fast = Order(mixture, supplies(mixture, sources), goal=mixture.horizon_tokens or 0)
     chunks = list(fast)
     slow, missing = reference.order(mixture, sources, mixture.horizon_tokens or 0)
     drawn = [row for chunk in chunks for row in zip(*(chunk[name].tolist() for name in COLUMNS), strict=True)]

@@ -1,0 +1,389 @@
+"""What a source can give: all its pieces in the order of any epoch, and how many there are on each side of a share.
+
+Before this `pieces.py` lists pieces as they lie in the store, after it `order.py` draws. A piece is drawn in an epoch
+in the order of a hash of its key, and pieces are dealt to partitions by that hash, so that only one partition at a time
+is sorted and they need not lie in memory. What was drawn is not noted piece by piece: a stretch of the schedule draws
+all pieces of one side up to some place in an epoch, so that a place for each class of pieces says it all. Pieces are of
+one class that are on the same side in every stretch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from manifests.errors import ManifestError
+from packing.amend import BEGINNING, Begun
+from packing.mixture import Mixture, Source
+from packing.partitions import Partitions, Scratch
+from packing.pieces import SourcePieces, mixed, pieces_by_shard
+from packing.stretches import thresholds
+from stores.store import Snapshot
+from tokenization.vocabulary import Vocabulary
+
+LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 1 << 10, 2 << 20
+"""Larger ones are slower to sort."""
+MOST_PARTITIONS = 1 << 14
+"""Of one source; if they are not enough they are larger."""
+PARTITION_PART = 8
+"""Two partitions of every source are at hand: together they take such a part of the memory."""
+
+Place = tuple[int, int, int]
+"""In the order of an epoch: (hash, ordinal, start) of a piece."""
+END: Place = (1 << 64, 0, 0)
+
+
+def salted(seed: int, epoch: int, source: str, keys: np.ndarray) -> np.ndarray:
+    """(N,) uint64: by which the pieces of a source with (N,) uint64 keys are ordered in one epoch; no two alike."""
+    salt = hashlib.blake2b(f"{seed}/{epoch}/{source}".encode(), digest_size=8).digest()
+    return mixed(keys ^ np.uint64(int.from_bytes(salt, "little")))
+
+
+@dataclass
+class Drawn:
+    """Up to where each class was drawn, epoch by epoch."""
+
+    places: list[list[Place]] = field(default_factory=list)
+    """[epoch][class]: before it all were."""
+
+    @classmethod
+    def nothing(cls, epochs: int, classes: int) -> Drawn:
+        return cls([[(0, 0, 0)] * classes for _ in range(epochs)])
+
+    def until(self, classes: range, epoch: int, place: Place) -> None:
+        """These classes were drawn in all epochs before, and in this one up to `place`."""
+        for number, places in enumerate(self.places[: epoch + 1]):
+            for one in classes:
+                places[one] = max(places[one], place if number == epoch else END)
+
+
+class _Sorted(NamedTuple):
+    """A partition in the order of an epoch."""
+
+    rows: np.ndarray
+    hashes: np.ndarray
+    classes: np.ndarray
+
+
+class Supply:
+    def __init__(
+        self,
+        mixture: Mixture,
+        number: int,
+        content_root: str,
+        scratch: Scratch,
+        thresholds: Sequence[int],
+        records: int,
+        begun: Begun = BEGINNING,
+    ) -> None:
+        """
+        Args:
+            number: of the source in the mixture.
+            content_root: of its samples.
+            thresholds: shares that divide pieces, in millionths, ascending; see `stretches.py`.
+            records: how many samples there are, with those that give no pieces.
+        Raises:
+            ManifestError: other samples of this source were seen before.
+        """
+        self.source: Source = mixture.sources[number]
+        self.content_root, self.records = content_root, records
+        self._before = begun.seen.get(self.source.name)
+        if self._before is not None:
+            self._before.begin(content_root)
+        self._mixture, self._scratch, self._number = mixture, scratch, number
+        self._limited, self._exposed = mixture.pack_limits.any, mixture.max_media_exposures is not None
+        self._kind = row_type(mixture, records, self._before is not None)
+        part_bytes = scratch.memory_bytes // (PARTITION_PART * 2 * len(mixture.sources))
+        part_bytes = min(max(part_bytes, LEAST_PARTITION_BYTES), MOST_PARTITION_BYTES)
+        self._count = min(MOST_PARTITIONS, 1 + records * self._kind.itemsize // part_bytes)
+        self._epochs: dict[int, tuple[Partitions, Partitions | None]] = {0: self._partitions(0)}
+        self._at_hand: list[tuple[tuple[int, int], _Sorted]] = []
+        """At most two partitions, by epoch and number."""
+        self._kept_from: dict[int, int] = {}
+        """By epoch, the first partition that was not dropped."""
+        self.thresholds = np.array(thresholds, np.int64)
+        self.by_class = np.zeros((len(thresholds) + 1, 3), np.int64)
+        """(classes, 3): pieces, tokens and slots. Class c is over c of the thresholds."""
+        self.samples = self.cut_samples = self.media = self.shrunk_media = 0
+        self.refused = Counter[str]()
+        self.withheld_tokens = 0
+        """Of its epochs, because a medium was shown often enough."""
+
+    # ------------------------------------------------------------------ what comes in
+
+    @classmethod
+    def of(
+        cls,
+        mixture: Mixture,
+        number: int,
+        pieces: SourcePieces,
+        scratch: Scratch,
+        begun: Begun = BEGINNING,
+    ) -> Supply:
+        """All pieces of a source at once."""
+        records = int(pieces.ordinal.max(initial=-1)) + 1
+        made = cls(mixture, number, pieces.content_root, scratch, thresholds(mixture), records, begun)
+        made.add(pieces)
+        made.complete()
+        return made
+
+    def add(self, pieces: SourcePieces) -> None:
+        """Those of some samples; samples come in store order."""
+        rows = np.zeros(len(pieces.keys), self._kind)
+        for name, column in (("key", pieces.keys), ("ordinal", pieces.ordinal), ("start", pieces.start),
+                             ("length", pieces.length), ("slots", pieces.slots)):  # fmt: skip
+            rows[name] = column
+        if self._limited:
+            rows["patches"], rows["media_in"] = pieces.patches, pieces.media_in
+        if self._exposed:
+            rows["media"] = np.diff(pieces.media_offsets)
+        if self._before is not None:
+            rows["seen"] = self._before.times(pieces.ordinal, pieces.start, pieces.length)
+        self.samples, self.cut_samples = self.samples + pieces.samples, self.cut_samples + pieces.cut_samples
+        self.media, self.shrunk_media = self.media + pieces.media, self.shrunk_media + pieces.shrunk_media
+        self.refused.update(pieces.refused)
+        self._count_classes(rows)
+        self._deal(0, rows, pieces.media_keys)
+
+    def complete(self) -> None:
+        """All is added. Raises ManifestError where that is nothing, or not what was seen before."""
+        if self._before is not None:
+            self._before.all_found()
+        if not self.pieces:
+            wanted = self.samples + self.refused.total()
+            raise ManifestError(
+                f"source {self.source.name} has no sample that can be packed: {self.records} in the store, "
+                f"{wanted} of the domains and lengths wanted, refused {dict(self.refused)}",
+                where=self.source.name,
+                fix="check `domains`, `min_tokens`, `max_tokens`, raise max_pack_tokens, or lower the limits on media",
+            )
+
+    def _deal(self, epoch: int, rows: np.ndarray, media: np.ndarray) -> None:
+        parts, media_parts = self._epochs[epoch]
+        numbers = parts.of(self._hashes(epoch, rows))
+        parts.add(rows, numbers)
+        if media_parts is not None:
+            media_parts.add(media, np.repeat(numbers, rows["media"]))
+
+    def _partitions(self, epoch: int) -> tuple[Partitions, Partitions | None]:
+        name = f"{self._number}.{epoch}"
+        rows = Partitions(self._scratch, name, self._count, self._kind)
+        media = Partitions(self._scratch, f"{name}.media", self._count, np.dtype(np.uint64)) if self._exposed else None
+        return rows, media
+
+    def _hashes(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        return salted(self._mixture.seed, epoch, self.source.name, rows["key"])
+
+    def divide_by(self, thresholds: Sequence[int]) -> None:
+        """Into classes by other thresholds, where they are others."""
+        if self.thresholds.tolist() == list(thresholds):
+            return
+        self._at_hand.clear()
+        self.thresholds = np.array(thresholds, np.int64)
+        self.by_class = np.zeros((len(thresholds) + 1, 3), np.int64)
+        for rows, _ in self.parts(0):
+            self._count_classes(rows)
+
+    def _count_classes(self, rows: np.ndarray) -> None:
+        classes = self._classes(rows)
+        for column, weights in enumerate((None, rows["length"], rows["slots"])):
+            self.by_class[:, column] += np.bincount(classes, weights, len(self.by_class)).astype(np.int64)
+
+    def _classes(self, rows: np.ndarray) -> np.ndarray:
+        """(N,): over how many of the thresholds each is."""
+        from packing.merging import classes
+
+        return classes(rows["length"].astype(np.int64), rows["slots"].astype(np.int64), self.thresholds)
+
+    # ------------------------------------------------------------------ what it has
+
+    @property
+    def pieces(self) -> int:
+        return int(self.by_class[:, 0].sum())
+
+    @property
+    def tokens(self) -> int:
+        return int(self.by_class[:, 1].sum())
+
+    @property
+    def slots(self) -> int:
+        return int(self.by_class[:, 2].sum())
+
+    def side(self, threshold: int, rich: bool) -> range:
+        """Classes of the rich or of the poor pieces."""
+        first_rich = int(np.searchsorted(self.thresholds, threshold)) + 1
+        return range(first_rich, len(self.by_class)) if rich else range(first_rich)
+
+    def on_side(self, threshold: int, rich: bool) -> tuple[int, int, int]:
+        """Pieces, tokens and slots on one side of a share in millionths, one of the thresholds."""
+        side = self.side(threshold, rich)
+        pieces, tokens, slots = self.by_class[side.start : side.stop].sum(0).tolist()
+        return pieces, tokens, slots
+
+    # ------------------------------------------------------------------ in order
+
+    def __len__(self) -> int:
+        """Partitions of an epoch."""
+        return self._count
+
+    def seen(self, rows: np.ndarray) -> np.ndarray:
+        """(N,): how often each of its rows was seen before."""
+        return rows["seen"] if self._before is not None else np.zeros(len(rows), np.uint16)
+
+    def parts(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows of each partition of an epoch, and the media that they show one after the other."""
+        for number in range(self._count):
+            yield self.part(epoch, number)
+
+    def part(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, media = self._epoch(epoch)
+        return rows.read(number), NO_MEDIA if media is None else media.read(number)
+
+    def order(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Places of rows of one partition in that epoch's order."""
+        return in_order(self._hashes(epoch, rows), rows)
+
+    def _epoch(self, epoch: int) -> tuple[Partitions, Partitions | None]:
+        if epoch not in self._epochs:
+            self._epochs[epoch] = self._partitions(epoch)
+            for rows, media in self.parts(0):
+                self._deal(epoch, rows, media)
+        return self._epochs[epoch]
+
+    def left(self, classes: range, drawn: Drawn) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(epoch, rows, hashes) of these classes in order, partition by partition, of what was not drawn."""
+        some = [one for one in classes if self.by_class[one, 0]]
+        for epoch in range(self.source.max_epochs if some else 0):
+            places = drawn.places[epoch]
+            first = min(places[one] for one in some)
+            if first == END:
+                continue
+            begin = int(self._epoch(epoch)[0].of(np.array([first[0]], np.uint64))[0])
+            for number in range(begin, self._count):
+                part = self._sorted(epoch, number)
+                mine = self._left(part, some, places)
+                mine &= self.seen(part.rows) <= epoch
+                if mine.any():
+                    yield epoch, part.rows[mine], part.hashes[mine]
+
+    def _sorted(self, epoch: int, number: int) -> _Sorted:
+        """Those that were asked for last are at hand: both sides, and the next stretch, ask for the same."""
+        for place, (key, known) in enumerate(self._at_hand):
+            if key == (epoch, number):
+                self._at_hand.append(self._at_hand.pop(place))
+                return known
+        rows = self._epoch(epoch)[0].read(number)
+        hashes = self._hashes(epoch, rows)
+        order = in_order(hashes, rows)
+        rows = rows[order]
+        found = _Sorted(rows, hashes[order], self._classes(rows).astype(np.int16))
+        self._at_hand = [*self._at_hand[-1:], ((epoch, number), found)]
+        return found
+
+    def _left(self, part: _Sorted, some: Sequence[int], places: Sequence[Place]) -> np.ndarray:
+        """(N,) bool: which are of the classes `some` and were not drawn."""
+        least = np.full(len(self.by_class), np.iinfo(np.uint64).max, np.uint64)
+        open_ = np.zeros(len(self.by_class), bool)
+        for one in some:
+            if places[one] != END:
+                least[one], open_[one] = places[one][0], True
+        hashes, least = part.hashes, least[part.classes]
+        mine = open_[part.classes] & (hashes >= least)
+        for row in np.flatnonzero(mine & (hashes == least)).tolist():  # at the place itself, and what shares its hash
+            mine[row] = place_of(part.rows[row], hashes[row]) >= places[part.classes[row]]
+        return mine
+
+    def passed(self, epoch: int, place: Place) -> None:
+        """Nothing before it in this epoch, and nothing of the epochs before, is asked for again."""
+        for number, (parts, media) in self._epochs.items():
+            if number > epoch or number == 0 and self.source.max_epochs > 1:
+                continue  # later epochs are made from the first
+            first, self._kept_from[number] = self._kept_from.get(number, 0), self._number_at(number, epoch, place)
+            for one in range(first, self._kept_from[number]):
+                parts.drop(one)
+                if media is not None:
+                    media.drop(one)
+
+    def _number_at(self, number: int, epoch: int, place: Place) -> int:
+        """The first partition of epoch `number` that is not passed at that place in `epoch`."""
+        if number < epoch or place == END:
+            return self._count
+        return int(self._epochs[number][0].of(np.array([place[0]], np.uint64))[0])
+
+    # ------------------------------------------------------------------ what may not be seen
+
+    def withhold(self, epoch: int, number: int, rows: np.ndarray, media: np.ndarray, kept: np.ndarray) -> None:
+        """Of these rows of a partition of an epoch, and their media, only those `kept` are seen in it or later."""
+        showing = np.repeat(kept, rows["media"])
+        gone = rows["length"][~kept].sum(dtype=np.int64)
+        self.withheld_tokens += (self.source.max_epochs - epoch) * int(gone)
+        rows, media = rows[kept], media[showing]
+        parts, media_parts = self._epochs[epoch]
+        assert media_parts is not None
+        if not kept.all():
+            for some, what in ((parts, rows), (media_parts, media)):
+                some.replace(number, what)
+        if epoch + 1 < self.source.max_epochs:
+            if epoch + 1 not in self._epochs:
+                self._epochs[epoch + 1] = self._partitions(epoch + 1)
+            self._deal(epoch + 1, rows, media)
+
+
+NO_MEDIA = np.zeros(0, np.uint64)
+
+
+def supplies_of(
+    mixture: Mixture,
+    samples: Mapping[str, Snapshot],
+    vocabulary: Vocabulary,
+    scratch: Scratch,
+    begun: Begun = BEGINNING,
+) -> list[Supply]:
+    """Of all sources, read from the indexes of their samples."""
+    found = []
+    for number, source in enumerate(mixture.sources):
+        there = samples[source.name]
+        records = there.counts["records"]
+        supply = Supply(mixture, number, there.content_root, scratch, thresholds(mixture), records, begun)
+        for pieces in pieces_by_shard(there, source, mixture, vocabulary):
+            supply.add(pieces)
+        supply.complete()
+        found.append(supply)
+    return found
+
+
+def row_type(mixture: Mixture, records: int, amended: bool) -> np.dtype[Any]:
+    """As narrow as the mixture allows: a plan of 10^9 samples has so many of them."""
+    wide = mixture.max_pack_tokens >= 1 << 16
+    fields: list[tuple[str, Any]] = [
+        ("key", np.uint64),
+        ("ordinal", np.int64 if records >= 1 << 32 else np.uint32),
+        ("start", np.int32),
+        ("length", np.int32 if wide else np.uint16),
+        ("slots", np.int32 if wide else np.uint16),
+    ]
+    if mixture.pack_limits.any:
+        fields += [("patches", np.int32), ("media_in", np.int32)]
+    if mixture.max_media_exposures is not None:
+        fields.append(("media", np.uint32))
+    if amended:
+        fields.append(("seen", np.uint16))
+    return np.dtype(fields)
+
+
+def in_order(hashes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(N,): by hash, then by place in the store."""
+    order = np.argsort(hashes)
+    sorted_ = hashes[order]
+    if (sorted_[1:] == sorted_[:-1]).any():  # two pieces of 10^9, once in 37 plans, or a sample that is there twice
+        order = np.lexsort((rows["start"], rows["ordinal"], hashes))
+    return order
+
+
+def place_of(row: np.void, hash_: np.uint64) -> Place:
+    return int(hash_), int(row["ordinal"]), int(row["start"])
