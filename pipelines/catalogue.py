@@ -13,6 +13,7 @@ from pipelines.dedup.decontaminate import Decontaminate
 from pipelines.dedup.nodes import DedupExact, DedupMinHash, MinHash
 from pipelines.dedup.pictures import DedupImages, ImageHash
 from pipelines.ingest.folder import IngestFolder
+from pipelines.ingest.hub import IngestHub
 from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
@@ -30,6 +31,7 @@ NODES: dict[str, type] = {
     "scenes": Scenes,
     "ingest_scenes": IngestScenes,
     "ingest_folder": IngestFolder,
+    "ingest_hub": IngestHub,
     "ingest_repository": IngestRepository,
     "ingest_stdlib": IngestStdlib,
     "ingest_tars": IngestTars,

@@ -31,16 +31,13 @@ UNIT_ITEMS = 512
 
 
 @schema
-class IngestFolder:
-    """Every file under `path`. Documents are known by their relative path, so the folder may be moved."""
+class Folder:
+    """What nodes that read a folder have in common, wherever it comes from."""
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
     VERSION: ClassVar[int] = 7
-    PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
-    kind: Literal["ingest_folder"]
-    path: str
     text_domain: TextDomain = "knowledge"
     """Of plain text and of rows without media; code is recognised by its ending."""
     text_fields: tuple[str, ...] = ()
@@ -70,27 +67,23 @@ class IngestFolder:
     def reads(self) -> tuple[str, ...]:
         return ()
 
-    @property
-    def _place(self) -> Path:
-        return Path(self.path).expanduser()
+    def place(self, node: str) -> Path:
+        """The folder, or one file. `node` is for what is said where there is none."""
+        raise NotImplementedError
 
     @property
     def _rights(self) -> Rights:
         return Rights(self.licence, self.origin, self.consent)
 
-    @property
-    def base(self) -> Path:
-        path = self._place
-        return path.parent if path.is_file() else path
-
     def survey(self, name: str, inputs: Inputs) -> Survey:
         if not 36 <= self.pdf_dpi <= 600 or self.pdf_pages < 1:
             fix = "pdf_dpi from 36 to 600, pdf_pages from 1"
             raise ManifestError("no such pages can be drawn", where=f"{name}.pdf_dpi, {name}.pdf_pages", fix=fix)
-        found, refused = files.walk(self._place, self.exclude, CUT_AT_LINES)
-        items = pair(self.base, found, refused, self.text_fields)
+        place = self.place(name)
+        found, refused = files.walk(place, self.exclude, CUT_AT_LINES)
+        items = pair(_base(place), found, refused, self.text_fields)
         if not items:
-            raise ManifestError("there are no files to ingest", where=self.path, fix="set path to a folder with data")
+            raise ManifestError("there are no files to ingest", where=str(place), fix="name a folder with data")
         readers = ("pillow", "av", "charset-normalizer", "resiliparse")
         facts = {"normalise": Normalise.VERSION, **{name: version(name) for name in readers}}
         if any(item.reader == "pdf" for item in items):
@@ -117,10 +110,28 @@ class IngestFolder:
             self.pdf_dpi,
             self.pdf_pages,
         )
-        reader = Reader(self.base, task.node, rules, attempt)
+        reader = Reader(_base(self.place(task.node)), task.node, rules, attempt)
         for item in task.unit.data:
             for document in reader.documents(item):
                 attempt.store(document.locator, document)
+
+
+@schema
+class IngestFolder(Folder):
+    """Every file under `path`. Documents are known by their relative path, so the folder may be moved."""
+
+    PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    kind: Literal["ingest_folder"]
+    path: str
+
+    def place(self, node: str) -> Path:
+        return Path(self.path).expanduser()
+
+
+def _base(place: Path) -> Path:
+    """What relative paths begin at."""
+    return place.parent if place.is_file() else place
 
 
 def units(items: Sequence[Item]) -> Iterator[Unit]:
