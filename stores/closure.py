@@ -20,7 +20,7 @@ from stores.filesystem import Files
 from stores.history import numbers
 from stores.lists import list_paths
 from stores.reading import ShardIndex, read_whole
-from stores.roots import Receipt
+from stores.roots import Parent, Receipt
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import LINKED, Named, What
@@ -76,6 +76,27 @@ def closure(stores: Sequence[Store], named: Named) -> tuple[set[str], set[tuple[
             with suppress(StoreError):
                 search.look_at(snapshot)
     return search.gone(), search.found
+
+
+def left_alone(stores: Sequence[Store]) -> dict[str, str]:
+    """Those about which nothing can be told, by URL, and why: views of what is gone, plans without their samples."""
+    found = {}
+    for store in stores:
+        head = store.head()
+        error = head.gone if head is not None else None
+        if head is not None and head.kind == "plan":
+            error = next(filter(None, map(_no_head, head.parents)), None)
+        if error is not None:
+            found[store.url] = f"{error.where}: {error.message}"
+    return found
+
+
+def _no_head(parent: Parent) -> StoreError | None:
+    try:
+        Store.open(parent.url)
+    except StoreError as error:
+        return error
+    return None
 
 
 class _Search:

@@ -21,6 +21,7 @@ import argparse
 import json
 import posixpath
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,7 +32,7 @@ from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from stores import answers, disk_cache, lookup_upkeep, tombstones
 from stores.alone import alone, held_file
-from stores.closure import RECORDS, closure
+from stores.closure import RECORDS, closure, left_alone
 from stores.elsewhere import stores_of
 from stores.exposure import exposures, plans, trained
 from stores.filesystem import NO_SWAP, Files, LocalFiles, open_files
@@ -84,7 +85,11 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(receipt, ensure_ascii=False))
     else:
         print("\n".join(_spoken(receipt)))
-    return 0
+    for one in receipt["not_looked_into"]:
+        print(f"not complete: {one['store']} can't be looked into: {one['why']}", file=sys.stderr)
+    if receipt["not_looked_into"]:
+        print(f"next: put that back or delete these, then millrace store forget {options.folder}", file=sys.stderr)
+    return 1 if receipt["not_looked_into"] else 0
 
 
 def _record_id(given: str) -> str:
@@ -108,16 +113,19 @@ def _media_digest(given: str) -> str:
 def forget(folder: str, names: Names) -> Json:
     """Forget what is named in all stores below `folder`; without a name, finish what earlier calls began.
 
-    Returns the receipt, which is also left at FOLDER/forgotten/receipts.
+    Returns the receipt, which is also left at FOLDER/forgotten/receipts. Stores that are left alone, because what they
+    look at is gone, stand in it under `not_looked_into`: then it is not complete.
 
     Raises:
         StoreError: there are no stores, a name is found nowhere, a run is at work, a filesystem has no
             compare-and-swap. Nothing is changed then.
     """
     local, files = open_files(folder), open_files(stores_of(folder))
-    stores = _stores(files)
+    everywhere = _stores(files)
     with _alone(files, local):
-        number, these = _listed(files, stores, names)
+        unread = left_alone(everywhere)
+        stores = [store for store in everywhere if store.url not in unread]
+        number, these = _listed(files, stores, names, unread)
         stones = tombstones.read(files.url)
         before = {store.url: head.number for store in stores if (head := store.head()) is not None}
         sources = {store.name for store in stores if store.kind == "documents"}
@@ -145,11 +153,12 @@ def forget(folder: str, names: Names) -> Json:
             "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(local, found)],
             "outside": sorted({url for head in heads.values() for url in adopted(head, these)}),
             "weights": WEIGHTS,
-            "talk": _silence(files, local, stores),
+            "talk": _silence(files, local, everywhere),
+            "not_looked_into": [{"store": _inside(files, url), "why": why} for url, why in unread.items()],
         }
         _keep(files, number, receipt)
         if (kept := disk_cache.of_this_process()) is not None:
-            for store in stores:
+            for store in everywhere:
                 kept.drop(store.url)
     return receipt
 
@@ -172,7 +181,7 @@ def _stores(files: Files) -> list[Store]:
     return stores
 
 
-def _listed(files: Files, stores: Sequence[Store], names: Names) -> tuple[int, Tombstones]:
+def _listed(files: Files, stores: Sequence[Store], names: Names, unread: Mapping[str, str]) -> tuple[int, Tombstones]:
     """Publish the list of what goes, unless an earlier one has it: its number, and what these names stand for."""
     lists = tombstones.read_all(files.url)
     everything = tombstones.read(files.url)
@@ -182,7 +191,7 @@ def _listed(files: Files, stores: Sequence[Store], names: Names) -> tuple[int, T
         if covering:
             return max(covering), tombstones.union(covering.values())
         gone, found = closure(stores, lambda what, name: name in names[what])
-        _refuse_unknown(files, names, found)
+        _refuse_unknown(files, names, found, unread)
     elif everything:
         gone, _ = closure(stores, everything.has)
     else:
@@ -195,12 +204,13 @@ def _listed(files: Files, stores: Sequence[Store], names: Names) -> tuple[int, T
     return tombstones.add(files.url, stones), stones if wanted else everything | stones
 
 
-def _refuse_unknown(files: Files, names: Names, found: set[tuple[What, str]]) -> None:
+def _refuse_unknown(files: Files, names: Names, found: set[tuple[What, str]], unread: Mapping[str, str]) -> None:
     unknown = [(what, name) for what, some in names.items() for name in sorted(some) if (what, name) not in found]
     if unknown:
         words = ", ".join(f"{OPTIONS[what]} {name}" for what, name in unknown[:5])
+        more = "".join(f"; {_inside(files, url)} can't be looked into: {why}" for url, why in unread.items())
         raise StoreError(
-            f"found in no store: {words}{' and others' if len(unknown) > 5 else ''}; nothing was changed",
+            f"found in no store: {words}{' and others' if len(unknown) > 5 else ''}; nothing was changed{more}",
             where=files.url,
             fix="check the name, and that FOLDER is the run that holds it",
         )

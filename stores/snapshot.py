@@ -143,6 +143,11 @@ class Snapshot:
         """The store that holds the records: this one, or what a view looks at in the end."""
         return self
 
+    @property
+    def gone(self) -> StoreError | None:
+        """Why none of its records can be read though nothing here is damaged: what a view looks at is not there."""
+        return None
+
     # ------------------------------------------------------------------ tables
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -461,12 +466,23 @@ class ViewSnapshot(Snapshot):
 
     @cached_property
     def over(self) -> Snapshot:
-        """What it looks at."""
-        return self._parents[0]
+        """What it looks at. Other parents were read when it was made, and are not needed to read it."""
+        return self._open_parent(self.parents[0])
+
+    @cached_property
+    def _parents(self) -> tuple[Snapshot, ...]:
+        return self.over, *map(self._open_parent, self.parents[1:])
 
     @property
     def base(self) -> Snapshot:
         return self.over.base
+
+    @property
+    def gone(self) -> StoreError | None:
+        try:
+            return self.over.gone
+        except StoreError as error:
+            return error
 
     def indexes(self, ref: ShardRef) -> tuple[str, ...]:
         return *self.over.indexes(ref), self.entry(ref.shard).index

@@ -185,7 +185,7 @@ def _refuse_packed(where: str, head: bytes) -> None:
 def _unit(tar: Tar) -> Unit:
     told = [tar.path, tar.fingerprint, list(tar.excluded), asdict(tar.fields)]
     name = re.sub(r"[^a-z0-9]+", "-", tar.path.lower()).strip("-")[-40:]
-    return Unit(f"{name or 'tar'}-{digest(tar.path)[:8]}", digest(canonical_json(told)), tar)
+    return Unit(f"{name or 'tar'}-{digest(tar.path)[:8]}", digest(canonical_json(told)), tar, tar.size)
 
 
 def _head(

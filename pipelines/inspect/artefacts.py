@@ -39,18 +39,25 @@ def newest(url: str) -> Snapshot:
     return snapshot
 
 
-def stores(run: Path) -> dict[str, Snapshot]:
-    """The committed stores of a run by node name, in the order in which their nodes first ran."""
+def stores(run: Path) -> tuple[dict[str, Snapshot], dict[str, str]]:
+    """The committed stores of a run by node name, in the order in which their nodes first ran; and of those that can't
+    be read, because what they look at is gone, why."""
     order = {str(row["node"]): i for i, row in reversed(list(enumerate(runlog.read(run / "log.jsonl", "node_start"))))}
-    found = {}
+    found, unread = {}, {}
     where = stores_of(run)
     for name in sorted(open_files(where).folders(), key=lambda name: (order.get(name, len(order)), name)):
         files = open_files(f"{where}/{name}")
         if files.exists("store.json"):
             snapshot = Store.open(f"{where}/{name}").head()
-            if snapshot is not None:
+            if snapshot is not None and (gone := snapshot.gone) is not None:
+                unread[name] = in_a_line(gone)
+            elif snapshot is not None:
                 found[name] = snapshot
-    return found
+    return found, unread
+
+
+def in_a_line(error: StoreError) -> str:
+    return f"{error.where}: {error.message}"
 
 
 def of_kind(found: dict[str, Snapshot], kind: str) -> Snapshot | None:

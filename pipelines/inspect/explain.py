@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from pipelines.inspect import artefacts, terminal
-from pipelines.inspect.plans import Planned
+from pipelines.inspect.plans import Place, Planned
 from stores import exposure
 from stores.exposure import Exposure
 from stores.filesystem import open_files
@@ -27,6 +28,7 @@ from stores.snapshot import ViewSnapshot
 from stores.store import Found, Snapshot
 
 DECISIONS = ("keep", "reason", "score", "duplicate_of")
+T = TypeVar("T")
 STEPS = 12
 """Steps are named one by one up to here, in words; `--json` names all."""
 
@@ -54,18 +56,20 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     """Raises StoreError where no store of the run, nor its quarantine, knows the name."""
     if not run.is_dir():
         raise ManifestError("there is no such run", where=str(run), fix="give the folder of a run, runs/NAME")
-    stores = artefacts.stores(run)
+    stores, unread = artefacts.stores(run)
     documents = {node: s for node, s in stores.items() if s.kind == "documents"}
     records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _places(snapshot, name)]
     aside = list(_quarantined(stores, name))
     if not records and not aside:
         where = ", ".join(documents) or "no store of documents"
         fix = "give an id, a locator or URL, or the SHA-256 of an image or video; `millrace inspect STORE` lists them"
+        where += "".join(f"; {node} can't be read: {why}" for node, why in unread.items())
         raise StoreError(f"{name!r} is known nowhere in this run ({where})", where=str(run), fix=fix)
     return {
         "asked": name,
-        "records": [_record(run, stores, node, snapshot, place) for node, snapshot, place in records],
+        "records": [_record(run, stores, node, snapshot, place, unread) for node, snapshot, place in records],
         "quarantine": aside,
+        "can't be read": unread,
     }
 
 
@@ -82,7 +86,10 @@ def _quarantined(stores: Mapping[str, Snapshot], name: str) -> Iterator[dict[str
                     yield {"node": node} | row
 
 
-def _record(run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snapshot, place: Found) -> dict[str, Json]:
+def _record(
+    run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snapshot, place: Found, unread: dict[str, str]
+) -> dict[str, Json]:
+    """What can't be told because something is gone is said in `unread`, by node."""
     facts = _facts(snapshot, place)
     decisions = [
         one
@@ -91,8 +98,11 @@ def _record(run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snap
         for one in _decisions(name, view, place)
     ]
     samples = _samples(stores, facts["id"])
-    plans = list(_planned(stores, facts["id"]))
-    seen = [(name, *_seen(packs, facts["id"])) for name, packs in stores.items() if packs.kind == "packs"]
+    plans = list(_planned(stores, facts["id"], unread))
+    seen = []
+    for name, packs in stores.items():
+        told = _unless_gone(name, unread, _seen, packs, facts["id"]) if packs.kind == "packs" else None
+        seen += [(name, *told)] if told is not None else []
     training = [
         told
         for _, exposed, _ in seen
@@ -198,15 +208,29 @@ def _samples(stores: Mapping[str, Snapshot], name: str) -> list[dict[str, Json]]
     ]
 
 
-def _planned(stores: Mapping[str, Snapshot], name: str) -> Iterator[dict[str, Json]]:
+def _unless_gone(node: str, unread: dict[str, str], ask: Callable[..., T], *given: Any) -> T | None:
+    """None where the plan, or the samples that it was made from, are not there any more."""
+    try:
+        return ask(*given)
+    except StoreError as error:
+        unread[node] = artefacts.in_a_line(error)
+        return None
+
+
+def _planned(stores: Mapping[str, Snapshot], name: str, unread: dict[str, str]) -> Iterator[dict[str, Json]]:
     """Where each plan shows it, up to the batch from which on another plan takes its place."""
     plans = {node: snapshot for node, snapshot in stores.items() if snapshot.kind == "plan"}
     amended = [plan.meta["amends"] for plan in plans.values() if plan.meta["amends"]]
     for node, plan in plans.items():
         stop = min([one["at_batch"] for one in amended if one["plan"] == plan.meta["plan"]], default=None)
-        places = [place for place in Planned(plan).places(name) if stop is None or place.step < stop]
+        found = _unless_gone(node, unread, _shown, plan, name) or []
+        places = [place for place in found if stop is None or place.step < stop]
         if places:
             yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(place) for place in places]}
+
+
+def _shown(plan: Snapshot, name: str) -> list[Place]:
+    return Planned(plan).places(name)
 
 
 def _seen(packs: Snapshot, name: str) -> tuple[Exposure, list[str]]:
@@ -268,6 +292,7 @@ def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
             for one in record["training"]
         ]
     told["quarantine"] = found["quarantine"]
+    told["can't be read"] = [f"{node}: {why}" for node, why in found["can't be read"].items()]
     return {name: value for name, value in told.items() if value}
 
 

@@ -26,8 +26,11 @@ PACKS = 6
 
 def write(run: Path, file: Path) -> None:
     """Write the page about `run` to `file`, whole or not at all. Parts that a run has not reached are left out."""
-    stores = artefacts.stores(run)
+    stores, unread = artefacts.stores(run)
     body = [_tiles(run, stores), _nodes(run)]
+    if unread:
+        table = panels.table(("node", "what is missing"), list(unread.items()))
+        body.append(panels.section("What can't be read", "and is left out below", table))
     documents = next((s for s in stores.values() if s.kind == "documents" and s.counts.get("images", 0)), None)
     packs = artefacts.of_kind(stores, "packs")
     if documents is not None and packs is not None:

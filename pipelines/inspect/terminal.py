@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     is_run = folder.is_dir() and not (folder / "store.json").exists()
     of_a_store = (options.record, options.drops, options.step, options.what_if, options.quarantine or None)
     if is_run and any(one is not None for one in of_a_store):
-        names = ", ".join(artefacts.stores(folder)) or "none yet"
+        names = ", ".join(artefacts.stores(folder)[0]) or "none yet"
         raise ManifestError("records are in stores, this is a run", where=str(folder), fix=f"name one of: {names}")
     if is_run:
         found = _run(folder)
@@ -201,8 +201,8 @@ def _packs(snapshot: Snapshot) -> dict[str, Json]:
 
 
 def _run(folder: Path) -> dict[str, Json]:
-    stores = artefacts.stores(folder)
-    if not stores and artefacts.trained(folder) is None:
+    stores, unread = artefacts.stores(folder)
+    if not stores and not unread and artefacts.trained(folder) is None:
         raise StoreError("is neither a store nor a run", where=str(folder), fix="give runs/NAME or a store in it")
     found: dict[str, Json] = {
         "stores": [
@@ -216,7 +216,8 @@ def _run(folder: Path) -> dict[str, Json]:
                 "content root": s.content_root[:12],
             }
             for name, s in stores.items()
-        ]
+        ],
+        "can't be read": [f"{name}: {why}" for name, why in unread.items()],
     }
     training = artefacts.trained(folder)
     if training is not None:

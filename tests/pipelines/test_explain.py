@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from manifests.errors import StoreError
-from pipelines.inspect import explain
+from pipelines.inspect import explain, site, terminal
 from tests.pipelines import small_data
 from tests.pipelines.test_run import head, run
 
@@ -88,3 +89,27 @@ def test_of_a_record_and_its_copies_is_said_once_what_became_of_them(out: Path) 
 def test_an_unknown_name_is_an_error_with_a_next_step(out: Path) -> None:
     with pytest.raises(StoreError, match="is known nowhere in this run"):
         explain.explain(out, "https://example.org/nothing")
+
+
+def test_what_is_gone_is_said_in_a_line_and_the_rest_is_told(out: Path, tmp_path: Path) -> None:
+    name = head(out, "unique").table(["id"])["id"][0].as_py()
+    copied = Path(shutil.copytree(out, tmp_path / "out"))
+    shutil.rmtree(copied / "samples")
+    told = explain.explain(copied, name)
+    assert told["records"][0]["decisions"] == explain.explain(out, name)["records"][0]["decisions"]
+    assert set(told["can't be read"]) == {"plan", "packs"} and not told["records"][0]["plans"]
+
+
+def test_a_run_whose_documents_are_gone_is_inspected_but_for_the_views_over_them(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = Path(shutil.copytree(out, tmp_path / "out"))
+    shutil.rmtree(copied / "documents")
+    shutil.rmtree(copied / "train")
+    with pytest.raises(StoreError, match=r"known nowhere in this run .*unique can't be read: .*there is no store here"):
+        explain.explain(copied, "anything")
+    assert terminal.main([str(copied)]) == 0
+    said = capsys.readouterr().out
+    assert "can't be read" in said and f"unique: {copied}/documents: there is no store here" in said and "packs" in said
+    site.write(copied, copied / "page.html")
+    assert "there is no store here" in (copied / "page.html").read_text()

@@ -26,7 +26,7 @@ from pipelines.dag import unit_names
 from pipelines.ingest import tar_samples
 from pipelines.ingest.tar_fields import Fields
 from pipelines.ingest.tars import IngestTars
-from pipelines.node import Task
+from pipelines.node import Task, units_below
 from pipelines.unit import UnitTask, run_unit
 from stores import command as store_verbs
 from stores.collect import collect
@@ -582,6 +582,15 @@ def test_a_change_between_the_records_and_a_tar_that_went_are_found(pair: tuple[
     with pytest.raises(StoreError, match="missing"):
         fresh.record(0)
     assert len(verify(fresh)) == 4
+
+
+def test_units_say_how_much_they_read(data: Path, place: str) -> None:
+    """`--dry-run`, `--estimate` and what is in flight at once go by it."""
+    sizes = {write(data / f"{n}.tar", {"1": {"txt": b"word " * 10**n}}).stat().st_size for n in (1, 5)}
+    units = IngestTars(kind="ingest_tars", tars=str(data)).survey("own", {}).units
+    assert {unit.size_bytes for unit in units} == sizes and len(sizes) == 2
+    snapshot = adopt(place, str(data))
+    assert {unit.size_bytes for unit in units_below(snapshot)} == sizes
 
 
 def test_a_tar_that_changes_between_survey_and_work_ends_the_run(data: Path, place: str) -> None:

@@ -509,3 +509,33 @@ def test_killed_before_any_change_and_started_again_it_completes(calm: Path, aga
             break
         operation += 1 if again == "the same names" else 3
     assert operation > 20
+
+
+# ---------------------------------------------------------------------- what a deleted store leaves alone
+
+
+@pytest.mark.parametrize(("gone", "left"), [("raw", "judged"), ("samples", "plan")])
+def test_where_a_store_is_gone_the_rest_is_forgotten_and_it_is_not_called_complete(
+    gone: str, left: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move(run / gone, tmp_path / gone)
+    bytes_of = {path: path.read_bytes() for path in (run / left).rglob("*") if path.is_file()}
+    assert forget.main([str(run), "--id", ids(6), "--id", ids(11)]) == 1
+    said = capsys.readouterr()
+    assert f"not complete: {left} can't be looked into: {run / gone}: there is no store here" in said.err
+    assert {path: path.read_bytes() for path in bytes_of} == bytes_of
+    whole = [name for name in KINDS if name not in (gone, left)]
+    assert (
+        set().union(*(search(run / name, [needle for n in (6, 11) for needle in bears(n)]) for name in whole)) == set()
+    )
+    shutil.move(tmp_path / gone, run / gone)
+    assert forget.main([str(run)]) == 0
+    assert search(run, [needle for n in (6, 10, 11) for needle in bears(n)]) == set()
+
+
+def test_a_name_that_may_stand_where_nobody_can_look_is_refused_with_that_said(run: Path) -> None:
+    shutil.rmtree(run / "raw")
+    with pytest.raises(
+        StoreError, match=r"found in no store: --url nowhere; nothing was changed; judged can't be looked"
+    ):
+        forget.forget(str(run), names(places=["nowhere"]))
