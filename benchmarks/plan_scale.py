@@ -28,12 +28,12 @@ import pyarrow as pa
 from benchmarks.measure import Result, save
 from manifests.schedule import MILLION, Curve, VisionShare
 from packing.mixture import Mixture, Source
-from packing.partitions import GIB, Scratch
 from packing.plan import Planner, in_threads
 from packing.supply import supplies_of
 from stores import index
 from stores.filesystem import publish_bytes
 from stores.kinds import KINDS
+from stores.partitions import GIB, Scratch
 from stores.roots import Receipt, ShardEntry
 from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary

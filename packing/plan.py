@@ -57,12 +57,12 @@ from packing.blocks import A, Block, Mapper, T, bound_of, compile_part, in_parts
 from packing.exposures import withhold
 from packing.mixture import Mixture
 from packing.order import Order, Segments
-from packing.partitions import Scratch
 from packing.pieces import SourcePieces
 from packing.refusal import refusal
 from packing.stretches import NEVER, thresholds
 from packing.supply import Supply, supplies_of
 from stores.ahead import ahead
+from stores.partitions import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 

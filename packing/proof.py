@@ -3,15 +3,20 @@
 Before this the packs store stands finished; after it people believe the plan, or `millrace inspect` tells them why
 not. Nothing of plan, pieces, sequence or order is imported here, and no number is taken over from the plan: tokens are
 ids that are not padding, slots are ids that are the media pad, coverage is the stretches that the shards really hold.
+Packs are read once, one after the other; what is counted per sample and per medium goes to files where it is more than
+`MEMORY_BYTES`, and 40 bytes a pack stay in memory.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from math import floor, gcd, prod
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +24,106 @@ from manifests.errors import StoreError
 from manifests.geometry import MERGE
 from manifests.records import FORGOTTEN, Json, Pack, starts
 from manifests.schedule import MILLION, Curve
+from stores.partitions import Partitions, Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
-Stretches = Mapping[tuple[str, str], Sequence[tuple[int, int]]]
-"""Per source and sample: which half-open stretches of its tokens were seen, one for each time."""
+MEMORY_BYTES = 1 << 30
+PARTS = 256
+"""In which samples, and media, are counted one after the other."""
+TOGETHER = 1 << 14
+"""Rows that wait before they are dealt to their parts."""
+
+STRETCH = np.dtype(
+    [("name", np.uint64, 2), ("source", np.uint16), ("start", np.int64), ("stop", np.int64), ("earlier", np.bool_)]
+)
+EXPOSURE = np.dtype([("name", np.uint64, 2)])
+
+
+class _Tally:
+    """Rows about things with a name of hex digits, of which 32 are looked at, behind those that a run had before."""
+
+    def __init__(self, kind: np.dtype[Any], before: _Tally | None = None) -> None:
+        self._kind, self._before = kind, before
+        self._parts = Partitions(Scratch(MEMORY_BYTES), "rows", PARTS, kind)
+        self._waiting: list[tuple[Any, ...]] = []
+
+    def add(self, name: str, *row: int) -> None:
+        self._waiting.append((name, *row))
+        if len(self._waiting) >= TOGETHER:
+            self.settle()
+
+    def settle(self) -> None:
+        names, *columns = zip(*self._waiting, strict=True) if self._waiting else ((),)
+        rows = np.zeros(len(names), self._kind)
+        rows["name"] = np.frombuffer(bytes.fromhex("".join(name[:32] for name in names)), ">u8").reshape(-1, 2)
+        for column, values in zip(self._kind.names[1:], columns, strict=False):
+            rows[column] = values
+        self._parts.add(rows, self._parts.of(rows["name"][:, 0]))
+        self._waiting.clear()
+
+    def part(self, number: int) -> np.ndarray:
+        """Rows of some names: what the run had before, then these, in the order in which they were added."""
+        here = self._parts.read(number)
+        if self._before is None:
+            return here
+        earlier = self._before.part(number)
+        if "earlier" in self._kind.names:
+            earlier["earlier"] = True
+        return np.concatenate([earlier, here])
+
+
+class Shown:
+    """How often each medium was shown."""
+
+    def __init__(self, before: Shown | None = None) -> None:
+        self._tally = _Tally(EXPOSURE, before._tally if before else None)
+
+    def add(self, digest: str) -> None:
+        self._tally.add(digest)
+
+    def settle(self) -> None:
+        self._tally.settle()
+
+    def times(self) -> Iterator[np.ndarray]:
+        """(n,) of some media after the others."""
+        for number in range(PARTS):
+            yield np.unique(self._tally.part(number)["name"], axis=0, return_counts=True)[1]
+
+    @property
+    def most(self) -> int:
+        return max(int(some.max(initial=0)) for some in self.times())
+
+
+class Stretches:
+    """Which half-open stretches of the tokens of which samples were seen, one for each time."""
+
+    def __init__(self, before: Stretches | None = None) -> None:
+        self._tally = _Tally(STRETCH, before._tally if before else None)
+        self._sources: dict[str, int] = before._sources if before else {}
+
+    def add(self, source: str, sample: str, start: int, stop: int) -> None:
+        self._tally.add(sample, self._sources.setdefault(source, len(self._sources)), start, stop)
+
+    def settle(self) -> None:
+        self._tally.settle()
+
+    def by_sample(self) -> Iterator[tuple[str, list[tuple[int, int]], list[tuple[int, int]]]]:
+        """Per sample: its source, what was seen of it in the plans before, and what in this one."""
+        sources = list(self._sources)
+        for number in range(PARTS):
+            rows = self._tally.part(number)
+            order = np.lexsort((rows["name"][:, 1], rows["name"][:, 0], rows["source"]))
+            rows = rows[order]
+            changes = (rows["name"][1:] != rows["name"][:-1]).any(1) | (rows["source"][1:] != rows["source"][:-1])
+            ends = [0, *(np.flatnonzero(changes) + 1).tolist(), len(rows)] if len(rows) else [0]
+            told = [rows[name].tolist() for name in ("source", "start", "stop", "earlier")]
+            for first, stop in pairwise(ends):
+                some = list(zip(*(column[first:stop] for column in told), strict=True))
+                split: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+                for _, start, end, earlier in some:
+                    split[not earlier].append((start, end))
+                yield sources[some[0][0]], *split
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +135,8 @@ class Seen:
     """Slots given - slots wanted."""
     one_pack_slots: Fraction = Fraction(0)
     """What any pack held, or ought to hold if that is more."""
-    stretches: Stretches = field(default_factory=dict)
-    shown: Mapping[str, int] = field(default_factory=dict)
-    """How often each medium, by digest."""
+    stretches: Stretches = field(default_factory=Stretches)
+    shown: Shown = field(default_factory=Shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +188,8 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int,
     before = before or Seen()
     source_tokens: Counter[str] = Counter()
     source_slots: Counter[str] = Counter()
-    seen: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    pack_tokens: list[int] = []
-    pack_slots: list[int] = []
-    limited: list[tuple[int, int, int]] = []
-    shown = Counter(before.shown)
+    seen, shown = Stretches(before.stretches), Shown(before.shown)
+    pack_tokens, pack_slots, pack_patches, pack_media, pack_attention = (array("q") for _ in range(5))
     targets = room = 0
     error, largest = before.error_slots, Fraction(0)
     tokens = slots = forgotten = alignment = 0
@@ -108,12 +204,15 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int,
                 continue
             source_tokens[segment.source] += segment.length
             source_slots[segment.source] += int(is_slot[at:end].sum())
-            seen[segment.source, segment.sample].append((segment.start, segment.start + segment.length))
+            seen.add(segment.source, segment.sample, segment.start, segment.start + segment.length)
         pack_tokens.append(int((pack.ids != pad_id).sum()))
         pack_slots.append(int(is_slot.sum()))
         patches = sum(prod(item.grid) for packed in pack.media for item in packed.items)
-        limited.append((patches, len(pack.media), sum(segment.length**2 for segment in pack.segments)))
-        shown.update(packed.media.digest for packed in pack.media)
+        pack_patches.append(patches)
+        pack_media.append(len(pack.media))
+        pack_attention.append(sum(segment.length**2 for segment in pack.segments))
+        for packed in pack.media:
+            shown.add(packed.media.digest)
         targets += int(pack.loss_mask.sum())
         room += len(pack.ids)
         tokens += pack_tokens[-1]
@@ -121,15 +220,14 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int,
         wanted = curve.slots_until(before.tokens + tokens) - curve.slots_until(before.tokens)
         error = before.error_slots + slots - wanted
         largest = max(largest, abs(error))
+    seen.settle()
+    shown.settle()
     exposures: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    together = dict(before.stretches)
-    for (source, sample), here in seen.items():
-        earlier = before.stretches.get((source, sample), ())
-        again = [one for one in earlier if any(one[0] < stop and start < one[1] for start, stop in here)]
-        exposures[source][_most_seen([*again, *here])] += 1
-        together[source, sample] = [*earlier, *here]
+    for source, earlier, here in seen.by_sample():
+        if here:
+            again = [one for one in earlier if any(one[0] < stop and start < one[1] for start, stop in here)]
+            exposures[source][_most_seen([*again, *here])] += 1
     one_pack = max(Fraction(max(pack_slots, default=0)), curve.highest * (room // max(1, len(pack_slots))))
-    pack_patches, pack_media, pack_attention = np.array(limited, np.int64).reshape(-1, 3).T
     return Recount(
         packs=len(pack_tokens),
         tokens=tokens,
@@ -145,10 +243,10 @@ def recount(packs: Iterable[Pack], curve: Curve, media_pad_id: int, pad_id: int,
         exposures={source: dict(sorted(counts.items())) for source, counts in exposures.items()},
         pack_tokens=np.array(pack_tokens, np.int64),
         pack_slots=np.array(pack_slots, np.int64),
-        pack_patches=pack_patches,
-        pack_media=pack_media,
-        pack_attention=pack_attention,
-        after=Seen(before.tokens + tokens, error, max(before.one_pack_slots, one_pack), together, shown),
+        pack_patches=np.array(pack_patches, np.int64),
+        pack_media=np.array(pack_media, np.int64),
+        pack_attention=np.array(pack_attention, np.int64),
+        after=Seen(before.tokens + tokens, error, max(before.one_pack_slots, one_pack), seen, shown),
     )
 
 
@@ -193,7 +291,7 @@ def prove(packs: Snapshot, plan: Mapping[str, Json], vocabulary: Vocabulary, bef
             for name, counts in found.exposures.items()
         ),
         *(
-            (f"exposures of any medium within {most}", True, max(found.after.shown.values(), default=0) <= most)
+            (f"exposures of any medium within {most}", True, found.after.shown.most <= most)
             for most in [plan["max_media_exposures"]]
             if most is not None
         ),
@@ -243,6 +341,8 @@ def _contradiction(pack: Pack, media_pad_id: int, pad_id: int, row_tokens: int) 
 
 def _most_seen(stretches: list[tuple[int, int]]) -> int:
     """In how many of these half-open stretches the most covered token lies."""
+    if len(stretches) == 1:
+        return 1
     edges = sorted([(start, 1) for start, _ in stretches] + [(stop, -1) for _, stop in stretches])
     depth = most = 0
     for _, change in edges:

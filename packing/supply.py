@@ -20,9 +20,9 @@ import numpy as np
 from manifests.errors import ManifestError
 from packing.amend import BEGINNING, Begun
 from packing.mixture import Mixture, Source
-from packing.partitions import Partitions, Scratch
 from packing.pieces import SourcePieces, mixed, pieces_by_shard
 from packing.stretches import thresholds
+from stores.partitions import Partitions, Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 

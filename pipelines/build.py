@@ -22,9 +22,9 @@ from packing import plan
 from packing.amend import BEGINNING, begun_at, chain_of
 from packing.materialise import pack_unit, packs_meta, samples_of
 from packing.mixture import Mixture
-from packing.partitions import GIB, Scratch
 from packing.supply import Supply, supplies_of
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
+from stores.partitions import GIB, Scratch
 from stores.store import Snapshot, StoreKind, UnitWriter
 from tokenization.chat import Chat, encode_conversation
 from tokenization.encode import encode

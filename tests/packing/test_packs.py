@@ -236,7 +236,7 @@ def test_several_limits_are_kept_by_every_pack_and_proved_from_its_bytes(tmp_pat
     limits = PackLimits(patches=160, media=5, attention=30_000)
     made = make(tmp_path, corpus(), dataclasses.replace(MIXTURE, pack_limits=limits))
     found = prove(made.packs, made.plan.meta, tiny)
-    assert found.pack_patches.max() == 160
+    assert 150 < found.pack_patches.max() <= 160
     assert found.pack_media.max() == 5
     assert 29_000 < found.pack_attention.max() <= 30_000
     assert max(segment.length for pack in packs(made) for segment in pack.segments) == 173, "the root of 30,000"

@@ -16,10 +16,10 @@ from manifests.schedule import VisionShare
 from packing import supply
 from packing.amend import begun_at
 from packing.mixture import Mixture
-from packing.partitions import GIB, Partitions, Scratch
 from packing.pieces import SourcePieces
 from packing.plan import arrange, compile_plan, in_threads
 from packing.supply import Supply, in_order
+from stores.partitions import GIB, Partitions, Scratch
 from tests.packing.corpus import MIXTURE, Made, tiny
 from tests.packing.test_amend import stored
 from tests.packing.test_exposures import limited, showing, shown_in

@@ -20,10 +20,10 @@ from manifests.schedule import VisionShare
 from packing.amend import BEGINNING, Begun
 from packing.exposures import withhold
 from packing.mixture import Mixture, PackLimits, Source
-from packing.partitions import GIB, Scratch
 from packing.pieces import SourcePieces
 from packing.plan import Plan, arrange
 from packing.supply import Supply
+from stores.partitions import GIB, Scratch
 
 L = 64
 CAPTIONS = [(20, 9), (30, 16), (64, 49)]
