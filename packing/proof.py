@@ -45,6 +45,7 @@ class _Tally:
 
     def __init__(self, kind: np.dtype[Any], before: _Tally | None = None) -> None:
         self._kind, self._before = kind, before
+        self._columns = list(kind.fields or ())
         self._parts = Partitions(Scratch(MEMORY_BYTES), "rows", PARTS, kind)
         self._waiting: list[tuple[Any, ...]] = []
 
@@ -57,7 +58,7 @@ class _Tally:
         names, *columns = zip(*self._waiting, strict=True) if self._waiting else ((),)
         rows = np.zeros(len(names), self._kind)
         rows["name"] = np.frombuffer(bytes.fromhex("".join(name[:32] for name in names)), ">u8").reshape(-1, 2)
-        for column, values in zip(self._kind.names[1:], columns, strict=False):
+        for column, values in zip(self._columns[1:], columns, strict=False):
             rows[column] = values
         self._parts.add(rows, self._parts.of(rows["name"][:, 0]))
         self._waiting.clear()
@@ -68,7 +69,7 @@ class _Tally:
         if self._before is None:
             return here
         earlier = self._before.part(number)
-        if "earlier" in self._kind.names:
+        if "earlier" in self._columns:
             earlier["earlier"] = True
         return np.concatenate([earlier, here])
 
@@ -77,7 +78,7 @@ class Shown:
     """How often each medium was shown."""
 
     def __init__(self, before: Shown | None = None) -> None:
-        self._tally = _Tally(EXPOSURE, before._tally if before else None)
+        self._tally: _Tally = _Tally(EXPOSURE, before._tally if before else None)
 
     def add(self, digest: str) -> None:
         self._tally.add(digest)
@@ -99,7 +100,7 @@ class Stretches:
     """Which half-open stretches of the tokens of which samples were seen, one for each time."""
 
     def __init__(self, before: Stretches | None = None) -> None:
-        self._tally = _Tally(STRETCH, before._tally if before else None)
+        self._tally: _Tally = _Tally(STRETCH, before._tally if before else None)
         self._sources: dict[str, int] = before._sources if before else {}
 
     def add(self, source: str, sample: str, start: int, stop: int) -> None:
