@@ -226,12 +226,12 @@ UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 
 def _explain(error: pydantic.ValidationError, data: Json, lines: dict[Place, str]) -> ManifestError:
     """The first complaint, in the words of the manifest. Where a value could be one of several types, each of them
-    complains, and the one that got furthest into the value is what was meant."""
+    complains, and the one that got furthest into the value, up to judging what it says, is what was meant."""
     located = [(problem, *_locate(problem, data)) for problem in error.errors(include_url=False)]
     unknown = [one for one in located if one[0]["type"] in UNKNOWN_KEY]
     first = (unknown or located)[0][1]  # a misspelt key is missing as well: say what was written
     same = [one for one in located if one[1][: len(first)] == first]
-    problem, place, below = max(same, key=lambda one: len(one[1]))
+    problem, place, below = max(same, key=lambda one: (len(one[1]), one[0]["type"] == "value_error"))
     name = ".".join(map(str, place)) or "manifest"
     match problem["type"]:
         case "missing" | "missing_argument":

@@ -21,8 +21,10 @@ from manifests import load
 from manifests.errors import ManifestError
 from manifests.load import Manifest, schema
 from manifests.records import Json, canonical_json, digest
+from pipelines import mistakes
 from pipelines.catalogue import NODES
 from pipelines.engines.engine import EngineSettings
+from pipelines.mistakes import Mistake
 from pipelines.node import Inputs, Node, Survey, Unit
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ class Tolerance:
     in_a_row: int = 100
     share: float = 0.5
     """Of all records that the node has seen so far."""
+
+    def __post_init__(self) -> None:
+        if self.in_a_row < 1 or not 0 <= self.share <= 1:
+            raise ValueError("in_a_row is at least 1, share lies in [0, 1]")
 
 
 @schema
@@ -83,14 +89,31 @@ def read(files: Sequence[Path | str], sets: Sequence[str] = (), until: str | Non
             )
         for wanted in node.reads():
             _check_input(manifest, name, node, wanted)
-    if until is not None and until not in nodes:
+    order = _order(manifest, list(nodes))
+    for mistake in mistakes.found(nodes):
+        raise _refused(manifest, mistake)
+    if until is None:
+        return Graph(manifest, order)
+    if until not in nodes:
         raise ManifestError(f"there is no node {until!r}", where="--until", fix=f"one of {', '.join(nodes)}")
-    return Graph(manifest, _order(manifest, list(nodes) if until is None else [until]))
+    return Graph(manifest, _order(manifest, [until]))
+
+
+def check_here(graph: Graph) -> None:
+    """Raises ManifestError for what nodes name and this machine does not have."""
+    needed = {name: graph.node(name) for name in graph.order}
+    for mistake in mistakes.missing(needed, graph.manifest.value.engine.address is not None):
+        raise _refused(graph.manifest, mistake)
+
+
+def _refused(manifest: Manifest[Dag], mistake: Mistake) -> ManifestError:
+    name = str(mistake.place[0])
+    return ManifestError(f"{name}: {mistake.message}", where=manifest.where("nodes", *mistake.place), fix=mistake.fix)
 
 
 def _check_input(manifest: Manifest[Dag], name: str, node: Node, wanted: str) -> None:
     nodes = manifest.value.nodes
-    where = manifest.where("nodes", name, "input")
+    where = manifest.where("nodes", name, *_place_of(wanted, manifest.data["nodes"][name]))
     if wanted not in nodes:
         raise ManifestError(f"{name} reads {wanted!r}, which is no node", where=where, fix=f"one of {', '.join(nodes)}")
     made = nodes[wanted].PRODUCT
@@ -101,6 +124,17 @@ def _check_input(manifest: Manifest[Dag], name: str, node: Node, wanted: str) ->
             where=where,
             fix=f"one of {', '.join(fitting)}" if fitting else "add a node that makes it",
         )
+
+
+def _place_of(wanted: str, told: Json) -> tuple[str | int, ...]:
+    """Where in what a manifest says of a node another node's name stands."""
+    items = told.items() if isinstance(told, dict) else enumerate(told) if isinstance(told, list) else ()
+    for key, below in items:
+        if below == wanted and key not in ("kind", "name"):
+            return (key,)
+        if place := _place_of(wanted, below):
+            return (key, *place)
+    return ()
 
 
 def _order(manifest: Manifest[Dag], wanted: Sequence[str]) -> tuple[str, ...]:

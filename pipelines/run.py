@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
 
     kind = [f"engine.kind={options.engine}"] if options.engine else []
     graph = dag.read(options.manifests, [*kind, *options.set], options.until)
+    dag.check_here(graph)
     own = Path("runs") / graph.name
     out = Out.of(options.out or str(own), Path(options.local or own))
     if options.estimate is not None:

@@ -42,6 +42,13 @@ class EngineSettings:
     """When for so long no unit has begun, because others hold every CPU of the Ray cluster, one at a time goes ahead
     without asking for any."""
 
+    def __post_init__(self) -> None:
+        for name in ("in_flight_units", "in_flight_bytes"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        if self.cpus_per_unit < 0 or self.starved_s < 0:
+            raise ValueError("cpus_per_unit and starved_s are at least 0")
+
 
 class Engine(Protocol):
     elsewhere: bool

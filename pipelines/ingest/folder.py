@@ -64,6 +64,10 @@ class Folder:
     consent: str = ""
     """What the makers agreed to, of records without a field `consent`."""
 
+    def __post_init__(self) -> None:
+        if not 36 <= self.pdf_dpi <= 600 or self.pdf_pages < 1:
+            raise ValueError("pdf_dpi lies in [36, 600], pdf_pages is at least 1")
+
     def reads(self) -> tuple[str, ...]:
         return ()
 
@@ -76,9 +80,6 @@ class Folder:
         return Rights(self.licence, self.origin, self.consent)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        if not 36 <= self.pdf_dpi <= 600 or self.pdf_pages < 1:
-            fix = "pdf_dpi from 36 to 600, pdf_pages from 1"
-            raise ManifestError("no such pages can be drawn", where=f"{name}.pdf_dpi, {name}.pdf_pages", fix=fix)
         place = self.place(name)
         found, refused = files.walk(place, self.exclude, CUT_AT_LINES)
         items = pair(_base(place), found, refused, self.text_fields)
