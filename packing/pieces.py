@@ -260,13 +260,16 @@ class _Media:
         return np.stack([*ends, *(column[mine] for column in (self.tokens, self.slots, self.patches))]), offsets
 
 
-def media_places(samples: Snapshot, limits: MediaLimits, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) int64 each, for the rows of `samples.media_table()`: the sample's ordinal, and the medium's first token in
-    the expanded sample."""
-    media = _Media(samples.media_table(MEDIA_COLUMNS), np.ones(samples.counts["records"], bool), limits, vocabulary)
-    before = np.cumsum(media.tokens - 1) - (media.tokens - 1)
-    firsts = np.searchsorted(media.record, media.record)
-    return media.record, media.place + before - before[firsts]
+def media_places(
+    samples: Snapshot, limits: MediaLimits, vocabulary: Vocabulary
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(M,) int64 each, of the media of each shard of `samples`, in store order: the sample's ordinal, and the medium's
+    first token in the expanded sample."""
+    for ref, _, found in samples.facts([], MEDIA_COLUMNS):
+        media = _Media(found, np.ones(ref.records, bool), limits, vocabulary)
+        before = np.cumsum(media.tokens - 1) - (media.tokens - 1)
+        firsts = np.searchsorted(media.record, media.record)
+        yield media.record + ref.first, media.place + before - before[firsts]
 
 
 def _laid_out(media: Media, limits: MediaLimits, vocabulary: Vocabulary) -> tuple[int, int, int, bool]:

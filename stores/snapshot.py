@@ -207,8 +207,8 @@ class Snapshot:
 
         def read(ref: ShardRef) -> tuple[pa.Table, pa.Table | None]:
             files, table = self.base.entry(ref.shard).files, self.base.reader.table
-            core = table("core", files["core"], columns).select(list(columns))
-            there = table("media", files["media"], media).select(list(media)) if "media" in files else None
+            core = table("core", files["core"], columns).select(list(columns)) if columns else pa.table({})
+            there = table("media", files["media"], media).select(list(media)) if media and "media" in files else None
             return core, there
 
         for ref, tables in zip(self.shards, ahead(read, self.shards, self.at_once), strict=True):

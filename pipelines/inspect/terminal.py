@@ -20,6 +20,7 @@ from manifests.errors import ManifestError, StoreError
 from manifests.geometry import fit
 from manifests.records import Document, Json, Media, Pack, PlanBlock, Sample, Text
 from pipelines.inspect import artefacts, microscope, plans, whatif
+from pipelines.inspect.figures import figures
 from pipelines.inspect.plans import Planned
 from stores.store import Found, Snapshot
 from tokenization.encode import decode_sample
@@ -165,7 +166,7 @@ def _plan(snapshot: Snapshot) -> dict[str, Json]:
             "vision share": json.dumps(meta["vision_share"]),
         }
     }
-    found |= plans.figures(planned)
+    found |= figures(planned)
     found["refused"] = {s["name"]: s["refused"] for s in meta["sources"] if s.get("refused")}
     found["vision share by window"] = [
         {

@@ -14,7 +14,8 @@ from manifests.errors import StoreError
 from manifests.records import Text
 from manifests.schedule import VisionShare
 from packing.proof import prove
-from pipelines.inspect import microscope, plans, terminal
+from pipelines.inspect import microscope, terminal
+from pipelines.inspect.figures import figures
 from pipelines.inspect.plans import Planned
 from stores.store import Store
 from tests.packing import corpus
@@ -40,7 +41,7 @@ def planned(out: Path) -> Planned:
 
 
 def test_figures_are_what_the_shards_hold(out: Path, planned: Planned) -> None:
-    found = plans.figures(planned)
+    found = figures(planned)
     packs = head(out, "packs")
     counted = prove(packs, planned.plan.meta, Vocabulary.load())
     assert {row["source"]: row["tokens"] for row in found["sources"]} == counted.source_tokens
@@ -131,7 +132,7 @@ def test_media_count_with_the_pieces_that_show_them(tmp_path: Path) -> None:
     shown = prove(made.packs, plan.meta, corpus.tiny).after.shown
     often = np.concatenate(list(shown.times()))
     assert often.min() < shown.most == often.max()
-    found = plans.figures(Planned(plan))["repetition"]
+    found = figures(Planned(plan))["repetition"]
     assert found["media seen"] == len(often)
     assert found["media seen more than once"] == np.count_nonzero(often > 1)
     assert found["one medium most often"] == shown.most
