@@ -71,21 +71,20 @@ def collect(
     there = [info for folder in FOLDERS for info in files.listing(folder)]
     aside = [info for info in files.listing("aside") if now - info.modified_s >= grace_s]
     found.writers = leases.alive(files, grace_s, now)
+    aside = [] if found.writers else aside  # a unit may take longer than what it put aside first
     found.kept = _kept(store, now, keep_last, keep_days)
     found.expired = [number for number in live(store) if number not in found.kept]
     reached = {path for number in found.kept for path in _objects(store, number)}
     unreached = [] if found.writers else [info for info in there if info.path not in reached]
-    found.files = [*unreached, *aside]
+    found.files = doomed = [*unreached, *aside]
     if dry_run:
         return found
     for number in found.expired:
         files.touch(expired_path(number))
-    for done, info in enumerate(unreached):
+    for done, info in enumerate(doomed):
         if leases.alive(files, grace_s, now):
-            found.writers, found.files = 1, [*unreached[:done], *aside]
+            found.writers, found.files = 1, doomed[:done]
             break
-        files.delete(info.path)
-    for info in aside:
         files.delete(info.path)
     for info in files.listing("leases"):
         if now - info.modified_s >= grace_s:

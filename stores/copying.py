@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from manifests.errors import StoreError
-from stores import certificates, lookup
+from stores import certificates, leases, lookup
 from stores.filesystem import Files, open_files
 from stores.publish import publish_root
 from stores.reading import read_meta
@@ -42,19 +42,25 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
     if store.kind != snapshot.kind:
         raise StoreError(f"this is a store of {store.kind}, not of {snapshot.kind}", where=url, fix="choose another")
     head = store.head()
+    lease = leases.of_one(target, "a copy")
     source = snapshot.files.uncached()
     wanted = sorted(objects(snapshot), key=lambda path: path.startswith("lists/"))
     for done, path in enumerate(wanted):
+        lease.renew()
         if not target.exists(path):
             take(source, target, path)
         show(done + 1, len(wanted))
     target.settle()
+    if (gone := min(target.absent(wanted, promised=True), default=None)) is not None:
+        fix = "run the same command again"  # garbage was collected that was found here at first
+        raise StoreError("was deleted while the others were copied", where=f"{url}/{gone}", fix=fix)
     certificate = certificates.certificate_path(snapshot)
     if snapshot.files.exists(certificate):
         target.swap(certificate, snapshot.files.read(certificate))
     if head is None or _says(head.root) != _says(snapshot.root):
         head = store.snapshot(publish_root(target, snapshot.root, head))
     _copy_lookup(snapshot, head)
+    lease.give_up()
     return head
 
 

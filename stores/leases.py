@@ -1,7 +1,8 @@
 """Who is writing right now? One empty file per unit, as new as its writer's last sign of life.
 
-`writer.py` renews it, the commit of the unit gives it up, and `collect.py` takes no garbage while one is alive. Ages
-are differences between times that the filesystem gave, so clocks of machines don't matter.
+`writer.py` renews it, the commit of the unit gives it up, and `collect.py` takes no garbage while one is alive. So does
+everybody else who writes what no root reaches yet: copies, repairs, `forget`, the look-up, commits without a new unit.
+Ages are differences between times that the filesystem gave, so clocks of machines don't matter.
 """
 
 from __future__ import annotations
@@ -24,14 +25,24 @@ class Lease:
 
     def __init__(self, files: Files, unit: str) -> None:
         self._files, self._path = files, _path(unit)
-        self._renewed = -RENEW_S
+        self._renewed: float | None = None
 
     def renew(self) -> None:
         """Cheap; touches the file once a minute."""
         now = time.monotonic()
-        if now - self._renewed >= RENEW_S:
+        if self._renewed is None or now - self._renewed >= RENEW_S:
             self._files.touch(self._path)
             self._renewed = now
+
+    def give_up(self) -> None:
+        if self._renewed is not None:
+            self._files.delete(self._path)
+            self._renewed = None
+
+
+def of_one(files: Files, what: str) -> Lease:
+    """Of work that is no unit's, and may be done by several at once."""
+    return Lease(files, f"{what} {uuid.uuid4().hex}")
 
 
 def give_up(files: Files, units: Iterable[str]) -> None:

@@ -24,7 +24,7 @@ from stores import leases
 from stores.filesystem import Files, LocalFiles
 from stores.lookup import FOLDER, Covered, entries_of, manifest_bytes, manifest_path, newest_before, paths, read
 from stores.roots import ShardEntry
-from stores.runs import COVER, ENTRY, Fresh, Run, RunEntry, Source, write
+from stores.runs import COVER, ENTRY, Fresh, Run, RunEntry, Source, run_path, write
 from stores.snapshot import Snapshot
 from stores.upkeep import digest_of, lookup_damages
 
@@ -81,6 +81,9 @@ def build(snapshot: Snapshot, *, purge: bool = False) -> None:
         except StoreError:  # what was made earlier is damaged, and worth nothing then
             runs = _runs(snapshot, Covered(), purge, spill, lease)
         files.settle()
+        if gone := files.absent([run_path(run.digest) for run in runs], promised=True):
+            fix = "run the same command again"  # garbage was collected that was found here at first
+            raise StoreError("was deleted while the look-up was made", where=f"{files.url}/{min(gone)}", fix=fix)
         path, data = manifest_path(number), manifest_bytes(Covered(lists, tuple(runs)))
         if not files.swap(path, data):
             files.delete(path)

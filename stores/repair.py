@@ -13,7 +13,7 @@ from typing import Any
 
 from manifests.errors import StoreError
 from manifests.records import Document, Json, Media, Pack
-from stores import lookup_upkeep, upkeep
+from stores import leases, lookup_upkeep, upkeep
 from stores.closure import quarantine_lines
 from stores.copying import take
 from stores.filesystem import Files
@@ -67,6 +67,7 @@ def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> 
         told = {**head.meta, "repaired": {"from": head.number, "lost": done.lost}}
         root = with_units(store.files, replace(head.root, complete=accept, meta=told), head, units)
         done.snapshot = store.snapshot(publish_root(store.files, root, head))
+        leases.give_up(store.files, [one.unit for one in units if isinstance(one, Receipt)])
     done.lookup_made = lookup_upkeep.mend(done.snapshot)
     return done
 

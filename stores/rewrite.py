@@ -13,12 +13,13 @@ from hashlib import sha256
 
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN
-from stores import blank, index
+from stores import blank, index, leases
 from stores.blank import Edit
 from stores.certificates import certificate_path
 from stores.closure import matches, quarantine_lines, snapshots
 from stores.filesystem import publish_bytes
 from stores.history import expired_path, tag, tags, untag
+from stores.leases import Lease
 from stores.lists import list_paths
 from stores.publish import Wanted, publish_root, with_units
 from stores.roots import Parent, Receipt, ShardEntry, paths
@@ -41,15 +42,19 @@ def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: M
     """
     head = store.head()
     assert head is not None
+    lease = leases.of_one(store.files, "forgetting")
     units: list[Wanted] = []
     for place, receipt in enumerate(head.receipts):
-        changed = _receipt(head, receipt, stones, sources)
+        changed = _receipt(head, receipt, stones, sources, lease)
         units.append(place if changed == receipt else changed)
     parents = tuple(_moved(parent, heads) for parent in head.parents)
     if units == list(range(len(units))) and parents == head.parents:
         return head
+    lease.renew()
     root = with_units(store.files, replace(head.root, parents=parents), head, units)
-    return store.snapshot(publish_root(store.files, root, head))
+    number = publish_root(store.files, root, head)
+    lease.give_up()
+    return store.snapshot(number)
 
 
 def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[int]:
@@ -111,10 +116,14 @@ def _moved(parent: Parent, heads: Mapping[str, Snapshot]) -> Parent:
     return parent if head is None or head.content_root != parent.content_root else head.as_parent
 
 
-def _receipt(snapshot: Snapshot, receipt: Receipt, stones: Tombstones, sources: Collection[str]) -> Receipt:
+def _receipt(
+    snapshot: Snapshot, receipt: Receipt, stones: Tombstones, sources: Collection[str], lease: Lease
+) -> Receipt:
     shards = []
     for entry in receipt.shards:
         edits = _edits(snapshot, entry, stones)
+        if edits:
+            lease.renew()
         if not edits:
             shards.append(entry)
         elif snapshot.kind == "view":
@@ -126,6 +135,7 @@ def _receipt(snapshot: Snapshot, receipt: Receipt, stones: Tombstones, sources: 
     if lines != quarantine_lines(snapshot.files, receipt):
         data = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
         quarantine = sha256(data).hexdigest()
+        lease.renew()
         publish_bytes(snapshot.files, data, f"quarantine/{quarantine}.jsonl")
     return replace(receipt, shards=tuple(shards), quarantine=quarantine)
 

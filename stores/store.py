@@ -141,6 +141,9 @@ class Store:
         arrived: dict[str, Receipt] = {}
         for receipt in receipts:
             arrived.setdefault(receipt.unit, receipt)
+        lease = leases.of_one(self.files, "a commit")
+        if not arrived:  # else their leases hold what is published before the swap
+            lease.renew()
         while True:
             head = self.head()
             places = head.lists.directory.places if head is not None else {}
@@ -162,11 +165,13 @@ class Store:
             self.files.settle()
             if head is not None and _adds_nothing(root, head.root):
                 leases.give_up(self.files, arrived)
+                lease.give_up()
                 return head
             number = swap_in(self.files, root, head)
             self._known += 1  # ours or another committer's: there is one
             if number is not None:
                 leases.give_up(self.files, arrived)
+                lease.give_up()
                 return self.snapshot(number)
 
     def _refuse_incomplete(self, missing: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from manifests.errors import ManifestError
 from manifests.records import Document, Media, Text, record_id
 from stores import disk_cache
+from stores.cache import Cache
 from stores.disk_cache import DiskCache
 from stores.filesystem import Files, open_files, publish_bytes
 from stores.forget import forget
@@ -162,6 +164,57 @@ def test_processes_that_share_it_and_are_killed_leave_nothing_wrong_and_nothing_
     others = [start(seed, 120) for seed in (7, 8)]
     assert [process.wait() for process in others] == [0, 0]
     assert not left.exists() and held(cached) <= (8 << 20) + (2 << 20)
+
+
+THREADS = """
+import os, sys, threading
+from stores import disk_cache
+from tests.stores.test_disk_cache import read_with_threads
+print("ready", flush=True)
+read_with_threads(sys.argv[1], int(sys.argv[2]), 10**6)
+"""
+
+
+def read_with_threads(folder: str, seed: int, reads: int) -> None:
+    """Sixteen threads in one cache of eight pieces, of which a quarter goes under their hands."""
+    cache, size = DiskCache(Path(folder), 8 << 20), 3 << 20
+    content = [bytes([number]) * size for number in range(8)]
+
+    def fetcher(number: int) -> disk_cache.Fetch:
+        return lambda missing: [content[number][at : at + length] for at, length in missing]
+
+    def read(thread: int) -> None:
+        dice = random.Random(f"{seed} {thread}")
+        for _ in range(reads):
+            number, at = dice.randrange(8), dice.randrange(size)
+            cache._hot = Cache(1, len)  # every piece from the disk
+            (data,) = cache.read_ranges("s", f"p{number}", [(at, 2000)], fetcher(number))
+            assert data == content[number][at : at + 2000]
+            if dice.random() < 0.02:
+                cache.drop("another store")
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(read, range(16)))
+
+
+def test_many_threads_beside_a_process_that_is_killed_read_what_is_there_and_end(
+    quick_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = quick_folder / uuid.uuid4().hex
+    doomed = subprocess.Popen([sys.executable, "-c", THREADS, str(folder), "1"], cwd=ROOT, stdout=subprocess.PIPE)
+    assert doomed.stdout is not None and doomed.stdout.readline() == b"ready\n"
+    descriptors = len(os.listdir("/proc/self/fd"))
+    read_with_threads(str(folder), 2, 20)
+    doomed.send_signal(signal.SIGKILL)
+    doomed.communicate()
+    read_with_threads(str(folder), 3, 20)
+    assert len(os.listdir("/proc/self/fd")) == descriptors - 1  # that of the pipe
+    assert held(folder) <= (8 + 16 + 16) << 20
+    cache = DiskCache(folder, 8 << 20)  # alone, it brings all of it back within the bounds
+    for number in range(16):
+        cache.read("s", f"w{number}", lambda: bytes(1 << 19))
+    assert held(folder) <= 8 << 20
+    assert not list(folder.rglob("*.aside")) and "is off" not in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_written_it_is_off_and_says_so_once(cached: Path, url: str) -> None:
