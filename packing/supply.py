@@ -77,16 +77,16 @@ class Supply:
         number: int,
         content_root: str,
         scratch: Scratch,
-        thresholds: Sequence[int],
         records: int,
         begun: Begun = BEGINNING,
+        tokens: int = 0,
     ) -> None:
         """
         Args:
             number: of the source in the mixture.
             content_root: of its samples.
-            thresholds: shares that divide pieces, in millionths, ascending; see `stretches.py`.
             records: how many samples there are, with those that give no pieces.
+            tokens: of all of them, about.
         Raises:
             ManifestError: other samples of this source were seen before.
         """
@@ -100,14 +100,16 @@ class Supply:
         self._kind = row_type(mixture, records, self._before is not None)
         part_bytes = scratch.memory_bytes // (PARTITION_PART * 2 * len(mixture.sources))
         part_bytes = min(max(part_bytes, LEAST_PARTITION_BYTES), MOST_PARTITION_BYTES)
-        self._count = min(MOST_PARTITIONS, 1 + records * self._kind.itemsize // part_bytes)
+        pieces = records + tokens // mixture.max_piece_tokens
+        self._count = min(MOST_PARTITIONS, 1 + pieces * self._kind.itemsize // part_bytes)
         self._epochs: dict[int, tuple[Partitions, Partitions | None]] = {0: self._partitions(0)}
         self._at_hand: list[tuple[tuple[int, int], _Sorted]] = []
         """At most two partitions, by epoch and number."""
         self._kept_from: dict[int, int] = {}
         """By epoch, the first partition that was not dropped."""
-        self.thresholds = np.array(thresholds, np.int64)
-        self.by_class = np.zeros((len(thresholds) + 1, 3), np.int64)
+        self.thresholds = np.array(thresholds(mixture), np.int64)
+        """Shares that divide pieces, in millionths, ascending."""
+        self.by_class = np.zeros((len(self.thresholds) + 1, 3), np.int64)
         """(classes, 3): pieces, tokens and slots. Class c is over c of the thresholds."""
         self.samples = self.cut_samples = self.media = self.shrunk_media = 0
         self.refused = Counter[str]()
@@ -127,7 +129,7 @@ class Supply:
     ) -> Supply:
         """All pieces of a source at once."""
         records = int(pieces.ordinal.max(initial=-1)) + 1
-        made = cls(mixture, number, pieces.content_root, scratch, thresholds(mixture), records, begun)
+        made = cls(mixture, number, pieces.content_root, scratch, records, begun)
         made.add(pieces)
         made.complete()
         return made
@@ -349,7 +351,8 @@ def supplies_of(
     for number, source in enumerate(mixture.sources):
         there = samples[source.name]
         records = there.counts["records"]
-        supply = Supply(mixture, number, there.content_root, scratch, thresholds(mixture), records, begun)
+        tokens = there.counts.get("tokens", 0)
+        supply = Supply(mixture, number, there.content_root, scratch, records, begun, tokens)
         for pieces in pieces_by_shard(there, source, mixture, vocabulary):
             supply.add(pieces)
         supply.complete()

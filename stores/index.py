@@ -136,6 +136,15 @@ def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
 
 
+def words(column: pa.ChunkedArray) -> np.ndarray:
+    """(N, bytes / 8) of a column of binary values that are equally long and not null."""
+    size = column.type.byte_width
+    parts = [
+        np.frombuffer(chunk.buffers()[1], "<u8", len(chunk) * size // 8, chunk.offset * size) for chunk in column.chunks
+    ]
+    return np.concatenate([np.zeros(0, "<u8"), *parts]).reshape(-1, size // 8)
+
+
 def numbers(column: pa.ChunkedArray) -> np.ndarray:
     """Of a column without nulls; `to_numpy` imports pandas where there is one, 40 MB."""
     parts = [np.from_dlpack(chunk) for chunk in column.chunks]

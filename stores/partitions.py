@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from manifests.errors import StoreError
+
 GIB = 1 << 30
 
 
@@ -52,7 +54,13 @@ class Scratch:
 
     def _place(self) -> Path:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="millrace-plan-", dir=self._parent))
+            try:
+                self._folder = Path(tempfile.mkdtemp(prefix="millrace-", dir=self._parent))
+            except OSError as error:
+                fix = "name a folder on a local disk as `scratch`, or allow more memory"
+                raise StoreError(
+                    f"no scratch files here: {error.strerror}", where=str(error.filename), fix=fix
+                ) from None
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
@@ -127,9 +135,13 @@ class Partitions:
             if not parts:
                 continue
             path = self._files.setdefault(number, folder / f"{self._name}.{number:05d}")
-            with path.open("ab") as out:
-                rows = np.concatenate(parts)
-                rows.tofile(out)
-                written += rows.nbytes
+            rows = np.concatenate(parts)
+            try:
+                with path.open("ab") as out:
+                    rows.tofile(out)
+            except OSError as error:
+                fix = "make room there, name another folder as `scratch`, or allow more memory"
+                raise StoreError(f"scratch files can't be written: {error}", where=str(folder), fix=fix) from None
+            written += rows.nbytes
             self._parts[number] = []
         return written

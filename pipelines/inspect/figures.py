@@ -17,6 +17,7 @@ from packing.balance import deal, encoder_cost, least, llm_cost
 from packing.pieces import media_places
 from pipelines.inspect.artefacts import examples, vocabulary_of
 from pipelines.inspect.plans import Planned, per_pack
+from stores import index
 from stores.partitions import Partitions, Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
@@ -50,8 +51,8 @@ def figures(planned: Planned) -> dict[str, Json]:
         whole += len(tokens), tokens.sum(), slots.sum()
         with_media += np.count_nonzero(slots), tokens[slots > 0].sum()
         continued += int(np.count_nonzero(arrays["start"]))
-        for index, name in enumerate(block.header["sources"]):
-            mine = arrays["source"] == index
+        for number, name in enumerate(block.header["sources"]):
+            mine = arrays["source"] == number
             ordinals = arrays["ordinal"][mine]
             seen[name].add(ordinals, arrays["start"][mine], arrays["length"][mine])
             counted = np.stack([arrays["length"][mine], arrays["slots"][mine], np.ones(len(ordinals), np.int64)], 1)
@@ -143,22 +144,17 @@ class _Seen:
         shown = np.cumsum(self._changes[:-1], dtype=np.int32)
         done = 0
         for ref, core, media in self._samples.facts(["id"], ["digest"]):
-            digests = [] if media is None else media["digest"].chunks
-            count = sum(map(len, digests))
             begun = self._begun[ref.first : ref.first + ref.records]
-            yield _named(core["id"].chunks, begun), _named(digests, shown[done : done + count])
+            digests = pa.chunked_array([], pa.binary(32)) if media is None else media["digest"]
+            count = len(digests)
+            yield _named(core["id"], begun), _named(digests, shown[done : done + count])
             done += count
 
 
-def _named(chunks: Sequence[pa.Array], times: np.ndarray) -> np.ndarray:
-    """Rows of TIMES of what was seen, by the first eight bytes of each value of binary chunks."""
-    rows = np.zeros(len(times), TIMES)
-    rows["times"] = times
-    done = 0
-    for chunk in chunks:
-        words = np.frombuffer(chunk.buffers()[1], "<u8").reshape(-1, chunk.type.byte_width // 8)
-        rows["name"][done : done + len(chunk)] = words[chunk.offset : chunk.offset + len(chunk), 0]
-        done += len(chunk)
+def _named(column: pa.ChunkedArray, times: np.ndarray) -> np.ndarray:
+    """Rows of TIMES of what was seen, by the first eight bytes of its name."""
+    rows = np.empty(len(times), TIMES)
+    rows["name"], rows["times"] = index.words(column)[:, 0], times
     return rows[rows["times"] > 0]
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.errors import ManifestError
+from manifests.errors import ManifestError, StoreError
 from manifests.schedule import VisionShare
 from packing import supply
 from packing.amend import begun_at
@@ -83,6 +83,12 @@ def test_files_are_used_and_gone_afterwards(tmp_path: Path) -> None:
             assert scratch.file_bytes > SMALL and (left < 90 or mixed is twice), "what was passed is still there"
         assert not list(tmp_path.iterdir())
         assert plan.meta == arrange(mixed, sources, "v").meta
+
+
+def test_a_scratch_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    sources = [pieces("text", TEXT * 90)]
+    with pytest.raises(StoreError, match=r"nowhere.*\n.*as `scratch`"):
+        arrange(mixture(sources, 0.0), sources, "v", scratch=Scratch(SMALL, tmp_path / "nowhere"))
 
 
 @given(st.lists(shown_in, min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 3))
