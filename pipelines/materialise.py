@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import tee
 from typing import ClassVar, Literal
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, digest
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit, units_below, with_columns
 from stores.ahead import ahead
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 from stores.writer import SHARD_BYTES
@@ -67,11 +68,9 @@ class Materialise:
 
 
 def same_units(snapshot: Snapshot) -> Iterator[Unit]:
-    """Those of what is read; what its columns say counts, too."""
-    for unit in units_below(snapshot):
-        said = (one for ref in unit.data.shards for one in snapshot.indexes(ref))
-        piece = range(unit.data.start, unit.data.stop)
-        yield Unit(unit.name, digest(unit.digest, *said), (piece,), unit.size_bytes)
+    """Those of what is read."""
+    for unit in with_columns(snapshot, units_below(snapshot)):
+        yield replace(unit, data=(range(unit.data.start, unit.data.stop),))
 
 
 def _full_shards(snapshot: Snapshot, shard_bytes: int) -> list[Unit]:

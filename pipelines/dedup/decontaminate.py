@@ -15,7 +15,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json
 from pipelines.dedup import visual
 from pipelines.dedup.pictures import Column, check_radii
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Product, Survey, Task, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Product, Survey, Task, units_below, with_columns
 from pipelines.ops.op import concerns
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
@@ -81,8 +81,10 @@ class Decontaminate:
                 if "hashes" not in inputs[one].snapshot.meta:
                     fix = f"put a node of kind image_hash over {one} and name that"
                     raise ManifestError(f"the pictures of {one} have no hashes to compare", where=name, fix=fix)
-        facts = {"hash": visual.VERSION, "ngrams": ngrams.VERSION}
-        return Survey(units_below(inputs[self.input].snapshot), facts)
+        snapshot = inputs[self.input].snapshot
+        facts: dict[str, Json] = {"hash": visual.VERSION, "ngrams": ngrams.VERSION}
+        facts["against"] = [inputs[one].digest for one in self.against]
+        return Survey(tuple(with_columns(snapshot, units_below(snapshot))), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot

@@ -6,7 +6,7 @@ unit and kept as columns; what compares all with all reads columns only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, digest
 from pipelines.dedup import exact
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit, units_below, with_columns
 from pipelines.ops.op import concerns
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
@@ -43,7 +43,8 @@ class DedupExact:
         return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        return Survey((everything(inputs[self.input].snapshot),), {"exact": exact.VERSION})
+        units = units_below(inputs[self.input].snapshot)
+        return Survey((everything(units),), {"exact": exact.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot
@@ -67,7 +68,7 @@ class MinHash:
 
     PRODUCT: ClassVar[StoreKind] = "view"
     READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["minhash"]
@@ -105,7 +106,8 @@ class MinHash:
                 texts = [self._text(snapshot.record(ordinal)) for ordinal in some.tolist()]
                 keys[some - ref.first] = minhash.keys_of(texts, self.words, self.bands, self.rows)
             columns: dict[str, Any] = {name: np.ascontiguousarray(keys[:, i]) for i, name in enumerate(names)}
-            writer.columns(ref.shard, {"keep": np.ones(ref.records, bool), **columns})
+            said = {"keep": np.ones(ref.records, bool), "reason": [None] * ref.records}
+            writer.columns(ref.shard, said | columns)
         return {"bands": names}
 
     def _text(self, document: Document) -> str:
@@ -144,7 +146,8 @@ class DedupMinHash:
     def survey(self, name: str, inputs: Inputs) -> Survey:
         from pipelines.dedup import minhash
 
-        return Survey((everything(inputs[self.input].snapshot),), {"minhash": minhash.VERSION})
+        snapshot = inputs[self.input].snapshot
+        return Survey((everything(with_columns(snapshot, units_below(snapshot))),), {"minhash": minhash.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         from pipelines.dedup import minhash
@@ -220,8 +223,8 @@ def decisions(
         yield ref, {"keep": ~lost, "reason": reasons, "duplicate_of": duplicate_of}
 
 
-def everything(snapshot: Snapshot) -> Unit:
-    return Unit("all", digest(*(unit.digest for unit in units_below(snapshot))))
+def everything(units: Iterable[Unit]) -> Unit:
+    return Unit("all", digest(*(unit.digest for unit in units)))
 
 
 def _over_all(snapshot: Snapshot, ref: ShardRef, kept: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -14,7 +14,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media
 from pipelines.dedup import visual
 from pipelines.dedup.nodes import decisions, everything, survivors
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below, with_columns
 from pipelines.ops.op import concerns
 from stores.image import reduced_rgb, small_rgb
 from stores.store import Snapshot, StoreKind, UnitWriter
@@ -146,7 +146,8 @@ class DedupImages:
         if self.min_frames > snapshot.meta["key_frames"]:
             told = f"min_frames is {self.min_frames}, {node} hashed {snapshot.meta['key_frames']} key frames of a video"
             raise ManifestError(told, where=name, fix="lower min_frames or raise key_frames there")
-        return Survey((everything(snapshot),), {"hash": visual.VERSION})
+        units = with_columns(snapshot, units_below(snapshot))
+        return Survey((everything(units),), {"hash": visual.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         from pipelines.dedup import hamming  # compiles, and costs the memory of numba

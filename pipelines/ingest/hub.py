@@ -50,6 +50,7 @@ class IngestHub(Folder):
     """Where files are fetched to, once for every choice of files."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.dataset) or ".." in self.dataset:
             raise ValueError(f"dataset is {self.dataset!r}, expected OWNER/NAME")
         if self.files and (self.config or self.splits):

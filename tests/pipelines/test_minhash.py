@@ -120,4 +120,4 @@ def test_of_every_cluster_one_stays_and_the_rest_say_whom_they_lost_to(tmp_path:
     kept = [head(tmp_path / "out", name).kept().tolist() for name in ("unique", "nothing_more")]
     assert kept[0] == kept[1]
     wrong = run(tmp_path / "dag.yaml", tmp_path / "out", "--set", "nodes.longest.prefer=domain", code=2)
-    assert "domain is no column of numbers" in wrong
+    assert "'domain' is no column of numbers" in wrong
