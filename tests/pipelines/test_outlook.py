@@ -23,6 +23,7 @@ nodes:
     input: documents
     ops: [{kind: no_text}, {kind: too_short, min_characters: 10}]
   samples: {kind: tokenise, inputs: [filtered]}
+  unique: {kind: dedup_exact, input: filtered}
   page: {kind: report, inputs: [samples]}
 """
 THRESHOLD = "nodes.filtered.ops.1.min_characters=20"
@@ -77,7 +78,10 @@ def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_change
     )
     assert {unit["why"] for unit in seen["filtered"]["units"]} == {"changed"}
     assert seen["filtered"]["bytes"] > 0 and seen["filtered"]["seconds"] is not None
-    assert told(seen["samples"]) == ("would run after filtered", [])
+    assert told(seen["samples"]) == (f"may run after filtered: at most {units} of {units} units", [])
+    assert seen["samples"]["bytes"] > 0 and seen["samples"]["seconds"] is not None
+    assert told(seen["unique"]) == ("may run after filtered: at most 1 of 1 units", [])
+    assert told(seen["page"]) == ("may run after samples", [])
     runs("--until", "filtered", "--set", THRESHOLD)
     seen = runs.outlook("--set", THRESHOLD)
     assert told(seen["samples"]) == (f"would run: 1 of {units} units", ["inputs.filtered changed"])
@@ -86,7 +90,7 @@ def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_change
     (home,) = {row["unit"].rpartition(".")[0] for row in short if row["locator"] == "3/short.txt"}
     assert unit == {"unit": f"filtered-{home}", "why": "changed"}
     runs("--set", THRESHOLD)
-    assert runs.work() == {"documents": units, "filtered": units, "samples": 1, "page": 1}
+    assert runs.work() == {"documents": units, "filtered": units, "samples": 1, "unique": 1, "page": 1}
 
 
 def test_a_changed_file_is_named_by_its_unit(runs: Runs) -> None:
@@ -95,8 +99,16 @@ def test_a_changed_file_is_named_by_its_unit(runs: Runs) -> None:
     assert row["why"] == ["a run was stopped, or some of what it reads has changed"]
     assert [unit["why"] for unit in row["units"]] == ["changed"] and row["bytes"] > 0
     talk = runs("--dry-run")
-    assert f"{row['units'][0]['unit']}; reads" in talk and "would run after filtered" in talk
-    (runs.folder / "data" / "3" / "short.txt").write_text("one short text\n")
+    unit = row["units"][0]["unit"]
+    assert f"{unit}; reads" in talk and "may run after filtered: at most 1 of " in talk
+    assert "nodes: 1 would run, 4 may run" in talk and max(map(len, talk.splitlines()[1:])) < 110
+    seen = runs.outlook()
+    assert [row["unit"] for row in seen["filtered"]["units"]] == [unit]
+    assert [row["unit"] for row in seen["samples"]["units"]] == [f"filtered-{unit}"]
+    runs()
+    assert {name: count for name, count in runs.work().items() if name != "page"} == {
+        "documents": 1, "filtered": 1, "samples": 1, "unique": 1,
+    }  # fmt: skip
     assert told(runs.outlook()["documents"]) == ("committed", [])
 
 

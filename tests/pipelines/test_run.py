@@ -188,12 +188,12 @@ def test_a_dry_run_says_what_would_run_and_touches_nothing(folder: Path, tmp_pat
     out = tmp_path / "out"
     process = start(folder / "dag.yaml", out, "--dry-run")
     shown, _ = process.communicate()
-    assert process.returncode == 0 and "0 nodes are committed, 6 would run" in shown and not out.exists()
+    assert process.returncode == 0 and "nodes: 6 would run" in shown and not out.exists()
     process = start(folder / "dag.yaml", folder / "calm", "--dry-run", "--json", "--set", "nodes.plan.mixture.seed=5")
     told = json.loads(process.communicate()[0])
     states = {node["node"]: node["state"] for node in told["nodes"]}
     assert [states[name] for name in STORES[:4]] == ["committed"] * 4
-    assert states["plan"] == "would run: 1 of 1 units" and states["packs"] == "would run after plan"
+    assert states["plan"] == "would run: 1 of 1 units" and states["packs"].startswith("may run after plan: at most ")
 
 
 def test_a_changed_parameter_runs_what_it_touches_and_nothing_else(folder: Path, tmp_path: Path) -> None:
