@@ -226,10 +226,8 @@ class _Streams:
     def _in_windows(self, stream: int) -> Iterator[_Window]:
         index = stream // 2
         source = self._order._sources[index]
-        for epoch, rows, hashes in source.left(self._side(stream), self._order.drawn[index]):
-            for first in range(0, len(rows), WINDOW_PIECES):
-                here = slice(first, first + WINDOW_PIECES)
-                yield _Window(epoch, rows[here], hashes[here])
+        for epoch, rows, hashes in source.left(self._side(stream), self._order.drawn[index], WINDOW_PIECES):
+            yield _Window(epoch, rows, hashes)
 
     def _next(self, stream: int) -> None:
         window = self._windows[stream] = next(self._ahead[stream], None)

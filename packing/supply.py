@@ -257,8 +257,8 @@ class Supply:
                 self._deal(epoch, rows, media)
         return self._epochs[epoch]
 
-    def left(self, classes: range, drawn: Drawn) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(epoch, rows, hashes) of these classes in order, partition by partition, of what was not drawn."""
+    def left(self, classes: range, drawn: Drawn, together: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(epoch, rows, hashes) of these classes in order, of what was not drawn; at most so many `together`."""
         some = [one for one in classes if self.by_class[one, 0]]
         for epoch in range(self.source.max_epochs if some else 0):
             places = drawn.places[epoch]
@@ -268,10 +268,10 @@ class Supply:
             begin = int(self._epoch(epoch)[0].of(np.array([first[0]], np.uint64))[0])
             for number in range(begin, self._count):
                 part = self._sorted(epoch, number)
-                mine = self._left(part, some, places)
-                mine &= self.seen(part.rows) <= epoch
-                if mine.any():
-                    yield epoch, part.rows[mine], part.hashes[mine]
+                mine = np.flatnonzero(self._left(part, some, places) & (self.seen(part.rows) <= epoch))
+                for at in range(0, len(mine), together):
+                    here = mine[at : at + together]
+                    yield epoch, part.rows[here], part.hashes[here]
 
     def _sorted(self, epoch: int, number: int) -> _Sorted:
         """Those that were asked for last are at hand: both sides, and the next stretch, ask for the same."""
