@@ -17,8 +17,9 @@ import numpy as np
 from manifests.schedule import MILLION, Curve
 from packing.amend import BEGINNING, Begun
 from packing.mixture import Mixture
+from packing.places import END, Drawn, Place, place_of, salted
 from packing.stretches import NEVER, stretches
-from packing.supply import END, Drawn, Place, Supply, place_of, salted
+from packing.supply import Supply
 
 Segments = dict[str, np.ndarray]
 """Equally long columns, see COLUMNS; a block of packs also has `pack_offsets`."""

@@ -4,7 +4,7 @@ Before this the packs store stands finished; after it people believe the plan, o
 not. Nothing of plan, pieces, sequence or order is imported here, and no number is taken over from the plan: tokens are
 ids that are not padding, slots are ids that are the media pad, coverage is the stretches that the shards really hold.
 Packs are read once, one after the other; what is counted per sample and per medium goes to files where it is more than
-`MEMORY_BYTES`, and 40 bytes a pack stay in memory.
+a gibibyte, and 40 bytes a pack stay in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from math import floor, gcd, prod
-from typing import Any
 
 import numpy as np
 
@@ -24,15 +23,9 @@ from manifests.errors import StoreError
 from manifests.geometry import MERGE
 from manifests.records import FORGOTTEN, Json, Pack, starts
 from manifests.schedule import MILLION, Curve
-from stores.partitions import Partitions, Scratch
 from stores.store import Snapshot
+from stores.tally import PARTS, Tally
 from tokenization.vocabulary import Vocabulary
-
-MEMORY_BYTES = 1 << 30
-PARTS = 256
-"""In which samples, and media, are counted one after the other."""
-TOGETHER = 1 << 14
-"""Rows that wait before they are dealt to their parts."""
 
 STRETCH = np.dtype(
     [("name", np.uint64, 2), ("source", np.uint16), ("start", np.int64), ("stop", np.int64), ("earlier", np.bool_)]
@@ -40,45 +33,11 @@ STRETCH = np.dtype(
 EXPOSURE = np.dtype([("name", np.uint64, 2)])
 
 
-class _Tally:
-    """Rows about things with a name of hex digits, of which 32 are looked at, behind those that a run had before."""
-
-    def __init__(self, kind: np.dtype[Any], before: _Tally | None = None) -> None:
-        self._kind, self._before = kind, before
-        self._columns = list(kind.fields or ())
-        self._parts = Partitions(Scratch(MEMORY_BYTES), "rows", PARTS, kind)
-        self._waiting: list[tuple[Any, ...]] = []
-
-    def add(self, name: str, *row: int) -> None:
-        self._waiting.append((name, *row))
-        if len(self._waiting) >= TOGETHER:
-            self.settle()
-
-    def settle(self) -> None:
-        names, *columns = zip(*self._waiting, strict=True) if self._waiting else ((),)
-        rows = np.zeros(len(names), self._kind)
-        rows["name"] = np.frombuffer(bytes.fromhex("".join(name[:32] for name in names)), ">u8").reshape(-1, 2)
-        for column, values in zip(self._columns[1:], columns, strict=False):
-            rows[column] = values
-        self._parts.add(rows, self._parts.of(rows["name"][:, 0]))
-        self._waiting.clear()
-
-    def part(self, number: int) -> np.ndarray:
-        """Rows of some names: what the run had before, then these, in the order in which they were added."""
-        here = self._parts.read(number)
-        if self._before is None:
-            return here
-        earlier = self._before.part(number)
-        if "earlier" in self._columns:
-            earlier["earlier"] = True
-        return np.concatenate([earlier, here])
-
-
 class Shown:
     """How often each medium was shown."""
 
     def __init__(self, before: Shown | None = None) -> None:
-        self._tally: _Tally = _Tally(EXPOSURE, before._tally if before else None)
+        self._tally: Tally = Tally(EXPOSURE, before._tally if before else None)
 
     def add(self, digest: str) -> None:
         self._tally.add(digest)
@@ -100,7 +59,7 @@ class Stretches:
     """Which half-open stretches of the tokens of which samples were seen, one for each time."""
 
     def __init__(self, before: Stretches | None = None) -> None:
-        self._tally: _Tally = _Tally(STRETCH, before._tally if before else None)
+        self._tally: Tally = Tally(STRETCH, before._tally if before else None)
         self._sources: dict[str, int] = before._sources if before else {}
 
     def add(self, source: str, sample: str, start: int, stop: int) -> None:

@@ -9,10 +9,8 @@ one class that are on the same side in every stretch.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +18,8 @@ import numpy as np
 from manifests.errors import ManifestError
 from packing.amend import BEGINNING, Begun
 from packing.mixture import Mixture, Source
-from packing.pieces import SourcePieces, mixed, pieces_by_shard
+from packing.pieces import SourcePieces, pieces_by_shard
+from packing.places import END, Drawn, Place, in_order, place_of, salted
 from packing.stretches import thresholds
 from stores.partitions import Partitions, Scratch
 from stores.store import Snapshot
@@ -32,34 +31,6 @@ MOST_PARTITIONS = 1 << 14
 """Of one source; if they are not enough they are larger."""
 PARTITION_PART = 8
 """Two partitions of every source are at hand: together they take such a part of the memory."""
-
-Place = tuple[int, int, int]
-"""In the order of an epoch: (hash, ordinal, start) of a piece."""
-END: Place = (1 << 64, 0, 0)
-
-
-def salted(seed: int, epoch: int, source: str, keys: np.ndarray) -> np.ndarray:
-    """(N,) uint64: by which the pieces of a source with (N,) uint64 keys are ordered in one epoch; no two alike."""
-    salt = hashlib.blake2b(f"{seed}/{epoch}/{source}".encode(), digest_size=8).digest()
-    return mixed(keys ^ np.uint64(int.from_bytes(salt, "little")))
-
-
-@dataclass
-class Drawn:
-    """Up to where each class was drawn, epoch by epoch."""
-
-    places: list[list[Place]] = field(default_factory=list)
-    """[epoch][class]: before it all were."""
-
-    @classmethod
-    def nothing(cls, epochs: int, classes: int) -> Drawn:
-        return cls([[(0, 0, 0)] * classes for _ in range(epochs)])
-
-    def until(self, classes: range, epoch: int, place: Place) -> None:
-        """These classes were drawn in all epochs before, and in this one up to `place`."""
-        for number, places in enumerate(self.places[: epoch + 1]):
-            for one in classes:
-                places[one] = max(places[one], place if number == epoch else END)
 
 
 class _Sorted(NamedTuple):
@@ -377,16 +348,3 @@ def row_type(mixture: Mixture, records: int, amended: bool) -> np.dtype[Any]:
     if amended:
         fields.append(("seen", np.uint16))
     return np.dtype(fields)
-
-
-def in_order(hashes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(N,): by hash, then by place in the store."""
-    order = np.argsort(hashes)
-    sorted_ = hashes[order]
-    if (sorted_[1:] == sorted_[:-1]).any():  # two pieces of 10^9, once in 37 plans, or a sample that is there twice
-        order = np.lexsort((rows["start"], rows["ordinal"], hashes))
-    return order
-
-
-def place_of(row: np.void, hash_: np.uint64) -> Place:
-    return int(hash_), int(row["ordinal"]), int(row["start"])

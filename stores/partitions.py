@@ -6,22 +6,29 @@ hashes do. How many there are, and whether they lie in memory or in files, has n
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
+import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
 from manifests.errors import StoreError
 
 GIB = 1 << 30
+PREFIX = "millrace-scratch-"
+YOUNG_S = 60
+"""A folder that is younger may be about to be locked."""
 
 
 class Scratch:
     """Memory that some `Partitions` share, and the folder to which all they hold goes when it is full. As a context the
-    folder is gone at its end, else at the end of the process at the latest."""
+    folder is gone at its end, else at the end of the process at the latest; that of a killed process when the next
+    one makes its own beside it."""
 
     def __init__(self, memory_bytes: int = 4 * GIB, folder: str | Path | None = None) -> None:
         """
@@ -33,6 +40,7 @@ class Scratch:
         self._parent = folder
         self._folder: Path | None = None
         self._remove: weakref.finalize | None = None
+        self._lock: IO[bytes] | None = None
         self._held = 0
         self._partitions: list[Partitions] = []
         self.file_bytes = 0
@@ -54,13 +62,15 @@ class Scratch:
 
     def _place(self) -> Path:
         if self._folder is None:
+            parent = Path(self._parent or tempfile.gettempdir())
             try:
-                self._folder = Path(tempfile.mkdtemp(prefix="millrace-", dir=self._parent))
+                remove_left(parent)
+                self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+                self._lock = _locked(self._folder)
             except OSError as error:
-                fix = "name a folder on a local disk as `scratch`, or allow more memory"
-                raise StoreError(
-                    f"no scratch files here: {error.strerror}", where=str(error.filename), fix=fix
-                ) from None
+                where, fix = str(error.filename), "name a folder on a local disk as `scratch`, or allow more memory"
+                told = f"no scratch files here: {error.strerror}"
+                raise StoreError(told, where=where, fix=fix) from None
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
@@ -70,6 +80,26 @@ class Scratch:
     def __exit__(self, *_: object) -> None:
         if self._remove is not None:
             self._remove()
+
+
+def remove_left(parent: Path) -> None:
+    """Remove the scratch folders of processes that were killed."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > YOUNG_S and (lock := _locked(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.close()
+
+
+def _locked(folder: Path) -> IO[bytes] | None:
+    """Held as long as it is open; None where a living process holds it."""
+    lock = (folder / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
 
 
 class Partitions:

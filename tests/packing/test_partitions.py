@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +20,9 @@ from packing import supply
 from packing.amend import begun_at
 from packing.mixture import Mixture
 from packing.pieces import SourcePieces
+from packing.places import in_order
 from packing.plan import arrange, compile_plan, in_threads
-from packing.supply import Supply, in_order
+from packing.supply import Supply
 from stores.partitions import GIB, Partitions, Scratch
 from tests.packing.corpus import MIXTURE, Made, tiny
 from tests.packing.test_amend import stored
@@ -83,6 +87,39 @@ def test_files_are_used_and_gone_afterwards(tmp_path: Path) -> None:
             assert scratch.file_bytes > SMALL and (left < 90 or mixed is twice), "what was passed is still there"
         assert not list(tmp_path.iterdir())
         assert plan.meta == arrange(mixed, sources, "v").meta
+
+
+KILLED = """
+import sys, time, numpy as np
+from stores.partitions import Partitions, Scratch
+parts = Partitions(Scratch(8, sys.argv[1]), "words", 1, np.dtype(np.uint64))
+parts.add(np.arange(9, dtype=np.uint64), np.zeros(9, np.uint16))
+print(flush=True)
+time.sleep(99)
+"""
+
+
+def test_files_of_a_killed_process_are_removed_by_the_next_one_and_of_a_living_one_are_not(
+    tmp_path: Path,
+) -> None:
+    folders: list[Path] = []
+    children = []
+    for _ in range(2):
+        child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
+        children.append(child)
+        assert child.stdout is not None
+        child.stdout.readline()
+        folders += set(tmp_path.iterdir()) - set(folders)
+    children[0].kill()
+    children[0].wait()
+    for folder in folders:
+        os.utime(folder, (0, 0))
+    with Scratch(8, tmp_path) as scratch:
+        Partitions(scratch, "words", 1, np.dtype(np.uint64)).add(np.arange(9, dtype=np.uint64), np.zeros(9, np.uint16))
+        assert len(list(tmp_path.iterdir())) == 2 and folders[1].exists()
+    assert list(tmp_path.iterdir()) == [folders[1]]
+    children[1].kill()
+    children[1].wait()
 
 
 def test_a_scratch_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
