@@ -19,7 +19,7 @@ class Tally:
     """Rows about things with a name of hex digits, of which 32 are looked at, behind those that a run had before."""
 
     def __init__(self, kind: np.dtype[Any], before: Tally | None = None) -> None:
-        """`kind` of a row: `name`, two words, then others; `earlier`, where there is one, says of which of both it is."""
+        """`kind` of a row: `name`, two words, then others; `earlier`, if there is one, says which of both it is."""
         self._kind, self._before = kind, before
         self._columns = list(kind.fields or ())
         self._parts = Partitions(Scratch(MEMORY_BYTES), "rows", PARTS, kind)
