@@ -131,6 +131,7 @@ def _compare(plan: Snapshot, mixture: Mixture, vocabulary: str) -> None:
         "max_pack_tokens": mixture.max_pack_tokens,
         "global_batch_packs": mixture.global_batch_packs,
         "vocabulary": vocabulary,
+        "pixels": mixture.pixels,
     }
     for name, value in here.items():
         if plan.meta[name] != value:

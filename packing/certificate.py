@@ -25,6 +25,8 @@ DATA_PATH = 1
 
 AUGMENTATION = "changes of pictures"
 """Compared only where pictures are changed."""
+FAST_PIXELS = "fast pixels"
+"""There only where the plan wants them."""
 
 
 def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Component]:
@@ -37,6 +39,7 @@ def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Comp
     return {
         "data path": Component(f"version {DATA_PATH}", digest("data path", str(DATA_PATH))),
         **probes.decoders(),
+        **({FAST_PIXELS: probes.reduced()} if packs.meta.get("pixels") == "fast" else {}),
         AUGMENTATION: Component(f"version {augment.VERSION}, Pillow {version('pillow')}", _changed()),
         "tokenizer": Component(tokenizer[:16], tokenizer),
         "plan": Component(packs.meta["plan"][:16], packs.meta["plan"]),

@@ -41,6 +41,7 @@ from stores.store import Snapshot
 
 if TYPE_CHECKING:
     from packing.augment import Augmentation, Change
+    from packing.mixture import Pixels
 
 TOO_MANY = 4
 """Fewer failures in a batch are always stood in for; from so many on, more than half of its media mean that the decoder
@@ -184,7 +185,7 @@ class GlobalBatch:
             some = replace(packed, items=tuple(self._placed[i].item for i in items))
             into = [self._parts[i] for i in items]
             self._pixels[row, medium] = self._reader.decoders.submit(
-                patches_of, some, payload, self._reader.stages, self._change(row, packed), into
+                patches_of, some, payload, self._reader.stages, self._change(row, packed), into, self._reader.pixels
             )
 
     def _change(self, row: int, packed: PackedMedia) -> Change:
@@ -250,6 +251,7 @@ class Reader:
     budget: Budget
     decoders: ThreadPoolExecutor
     augment: Augmentation | None
+    pixels: Pixels
 
     def place(self, number: int) -> tuple[Snapshot, int]:
         """The snapshot that gives a global batch, and the ordinal of its first pack there."""

@@ -30,6 +30,9 @@ from stores.store import Snapshot
 
 if TYPE_CHECKING:
     from packing.augment import Augmentation
+    from packing.mixture import Pixels
+
+EXACT: Pixels = "exact"
 
 AHEAD_BATCHES = 4
 """Global batches that are prepared while the trainer is busy, memory permitting."""
@@ -46,6 +49,8 @@ class LoaderState(TypedDict):
     """Digest of all decisions about earlier batches; "" where there is none."""
     augment: NotRequired[str]
     """Digest of the changes made to pictures; left out where there are none."""
+    pixels: NotRequired[str]
+    """How pictures were decoded; left out where that is `exact`."""
 
 
 class Loader:
@@ -122,6 +127,7 @@ class Loader:
             Budget(ahead_bytes),
             ThreadPoolExecutor(threads, thread_name_prefix="decode"),
             augment,
+            pixels_of(chain[0][1]),
         )
         first = 0 if state is None else self._resumed(state)
         self._next = first
@@ -144,8 +150,11 @@ class Loader:
             "next_batch": self._next,
             "stand_ins": self._stand_ins.digest_before(self._next) if self._stand_ins else "",
         }
-        augment = self._reader.augment
-        return state if augment is None else {**state, "augment": augment.digest}
+        if self._reader.augment is not None:
+            state["augment"] = self._reader.augment.digest
+        if self._reader.pixels != EXACT:
+            state["pixels"] = self._reader.pixels
+        return state
 
     def __iter__(self) -> Iterator[GlobalBatch]:
         return self
@@ -186,6 +195,7 @@ class Loader:
 
     def _resumed(self, state: LoaderState) -> int:
         self._compare("global_batch_packs", "global batches of another size", state["global_batch_packs"], self._size)
+        self._compare("pixels", "other pixels", state.get("pixels", EXACT), self._reader.pixels)
         reached = state["next_batch"]
         here = dict(self._chain)
         for first, plan, root in state["chain"]:
@@ -235,6 +245,11 @@ def _check(packs: Snapshot, global_batch_packs: int) -> None:
         )
 
 
+def pixels_of(packs: Snapshot) -> Pixels:
+    """How the plan of these packs wants pictures decoded."""
+    return packs.meta.get("pixels", EXACT)
+
+
 def _check_link(before: Snapshot, first: int, packs: Snapshot) -> None:
     """Packs of a plan that amends another one follow that one, at the batch that they were planned for."""
     amends = packs.meta.get("amends")
@@ -244,6 +259,12 @@ def _check_link(before: Snapshot, first: int, packs: Snapshot) -> None:
             f"not from {first} of {before.meta['plan'][:12]}",
             where=packs.name,
             fix="give the packs of all plans of the run, each from the batch at which it amends the one before",
+        )
+    if pixels_of(packs) != pixels_of(before):
+        raise ManifestError(
+            f"these packs were planned for {pixels_of(packs)} pixels, those before them for {pixels_of(before)}",
+            where=packs.name,
+            fix="keep `pixels` of the mixture as it was, or begin a new run",
         )
 
 

@@ -33,6 +33,7 @@ PLAN_FACTS = (
     "schedule",
     "amends",
     "limits",
+    "pixels",
     "pack_limits",
     "segment_align",
 )

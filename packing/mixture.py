@@ -19,11 +19,14 @@ import dataclasses
 from collections.abc import Mapping
 from fractions import Fraction
 from math import isqrt
+from typing import Literal
 
 from manifests.geometry import RELEASED_LIMITS, MediaLimits
 from manifests.load import schema
 from manifests.records import canonical_json, digest
 from manifests.schedule import Curve, VisionShare
+
+Pixels = Literal["exact", "fast"]
 
 
 @schema
@@ -92,6 +95,10 @@ class Mixture:
     vision_share: VisionShare = VisionShare()
     limits: MediaLimits = RELEASED_LIMITS
     """Larger media are shrunk to these; smaller limits make media fit smaller packs."""
+    pixels: Pixels = "exact"
+    """How pictures are decoded when batches are made: `exact` gives the released processor's pixels. `fast` decodes a
+    JPEG that `limits` shrink to less than half at a half, a quarter or an eighth of its size before it is resized:
+    close to those pixels, not equal (docs/loader.md)."""
     pack_limits: PackLimits = PackLimits()
     """What a pack may hold beside `max_pack_tokens`: {patches: 16384, media: 64, attention: 50000000}."""
     segment_align: int = 1

@@ -8,9 +8,8 @@ Loss on expanded tokens is inferred: slots, wrappers and timestamps carry none, 
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +18,9 @@ from manifests.errors import RecordError
 from manifests.geometry import CHANNELS, MERGE, PATCH_PX, MediaLimits, choose_frames, chunks, fit, timestamp
 from manifests.records import Item, Media, PackedMedia, Sample, Span
 from packing.augment import PLAIN, Change
+from packing.mixture import Pixels
 from packing.stages import Stages
-from stores.image import Scratch, decode_rgb
+from stores.image import Scratch, decode_near, decode_rgb
 from stores.video import frames_at
 from tokenization.vocabulary import Vocabulary
 
@@ -165,8 +165,8 @@ def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int, out: np.ndar
     return out
 
 
-_HERE = threading.local()
-"""One picture's pixels for each thread that decodes."""
+_SCRATCH: list[Scratch] = []
+"""Pixels of one picture each; of threads, also earlier loaders', that decode none right now."""
 
 
 def patches_of(
@@ -175,30 +175,43 @@ def patches_of(
     stages: Stages | None = None,
     change: Change = PLAIN,
     out: Sequence[np.ndarray] | None = None,
+    pixels: Pixels = "exact",
 ) -> list[np.ndarray]:
     """Decode one medium, resize it as planned and cut it: per item (t * h * w, 3, 14, 14) uint8.
 
     `stages` counts the time; frames of a video are changed and resized while they are decoded. `out`: where each item's
     patches go, by default new memory. Raises RecordError where the bytes don't decode to what the index promised.
     """
-    media = packed.media
     stages = stages or Stages()
-    if media.kind == "image":
-        if not hasattr(_HERE, "scratch"):
-            _HERE.scratch = Scratch()
-        with stages.timed("decode"):
-            rgb = decode_rgb(payload, scratch=_HERE.scratch)
-        if rgb.shape[:2] != (media.height_px, media.width_px):
-            got = f"{rgb.shape[1]} x {rgb.shape[0]} px"
-            raise RecordError("wrong_size", f"decodes to {got}, not to {media.width_px} x {media.height_px} px")
-        with stages.timed("resize"):
-            frames = iter([change.applied(rgb, packed.size_px)])
-    else:
+    scratch = _SCRATCH.pop() if _SCRATCH else Scratch()
+    try:
+        frames = _frames(packed, payload, stages, change, pixels, scratch)
+        with stages.timed("patch"):
+            return [
+                cut_patches([next(frames) for _ in range(item.grid[0])], *item.grid[1:], out[i] if out else None)
+                for i, item in enumerate(packed.items)
+            ]
+    finally:
+        _SCRATCH.append(scratch)
+
+
+def _frames(
+    packed: PackedMedia, payload: bytes, stages: Stages, change: Change, pixels: Pixels, scratch: Scratch
+) -> Iterator[np.ndarray]:
+    """Changed and of the planned size, valid until the next use of `scratch`."""
+    media = packed.media
+    if media.kind == "video":
         times_us = [media.frame_times_us[frame] for item in packed.items for frame in item.frames]
         with stages.timed("decode"):
-            frames = iter(frames_at(payload, times_us, each=lambda rgb: change.applied(rgb, packed.size_px)))
-    with stages.timed("patch"):
-        return [
-            cut_patches([next(frames) for _ in range(item.grid[0])], *item.grid[1:], out[i] if out else None)
-            for i, item in enumerate(packed.items)
-        ]
+            return iter(frames_at(payload, times_us, each=lambda rgb: change.applied(rgb, packed.size_px)))
+    with stages.timed("decode"):
+        if pixels == "fast" and change.view is None:  # a view is cut out of the true pixels
+            rgb, (width, height) = decode_near(payload, *packed.size_px, scratch=scratch)  # resized, too
+        else:
+            rgb = decode_rgb(payload, scratch=scratch)
+            height, width, _ = rgb.shape
+    if (width, height) != (media.width_px, media.height_px):
+        said = f"decodes to {width} x {height} px, not to {media.width_px} x {media.height_px} px"
+        raise RecordError("wrong_size", said)
+    with stages.timed("resize"):
+        return iter([change.applied(rgb, packed.size_px)])

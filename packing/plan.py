@@ -155,6 +155,7 @@ class Planner:
             "sources": [source.name for source in mixture.sources],
             "max_pack_tokens": mixture.max_pack_tokens,
             "limits": dataclasses.asdict(mixture.limits),
+            "pixels": mixture.pixels,
             "segment_align": mixture.segment_align,
             "vocabulary": vocabulary,
         }
@@ -214,6 +215,7 @@ class Planner:
             "amends": self._begun.told,
             "max_media_exposures": mixture.max_media_exposures,
             "limits": self._constants["limits"],
+            "pixels": mixture.pixels,
             "pack_limits": dataclasses.asdict(mixture.pack_limits),
             "segment_align": mixture.segment_align,
             **self._account.told(mixture, self._begun),

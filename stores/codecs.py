@@ -58,19 +58,21 @@ def _jpeg(payload: bytes, rgb: np.ndarray) -> bool:
     return True
 
 
-def decode_reduced(payload: bytes, factor: int) -> np.ndarray | None:
-    """A JPEG at 1 / `factor` (2, 4, 8) of its size, rounded up, by its low frequencies alone; None where Pillow has to.
+def decode_reduced(payload: bytes, rgb: np.ndarray) -> bool:
+    """Fill `rgb` with a JPEG by its low frequencies alone, or say that Pillow has to: nearly the means over blocks.
 
-    (H, W, 3) uint8, not turned upright: nearly the means over `factor` x `factor` pixels.
+    Args:
+        rgb: (H, W, 3) uint8 of a half, a quarter or an eighth of the picture's size, rounded up. Not turned upright.
     """
+    least_height, least_width, _ = rgb.shape
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
+        _, _, colours, _ = simplejpeg.decode_jpeg_header(payload)
         if colours not in ("YCbCr", "Gray", "RGB"):
-            return None
-        least = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
-        return simplejpeg.decode_jpeg(payload, "RGB", min_factor=factor, **least)
+            return False
+        least = {"min_height": least_height, "min_width": least_width, "min_factor": 2}
+        return simplejpeg.decode_jpeg(payload, "RGB", buffer=rgb, **least).shape == rgb.shape
     except (ValueError, KeyError):
-        return None
+        return False
 
 
 def _webp(payload: bytes, rgb: np.ndarray) -> bool:

@@ -28,6 +28,9 @@ TIMES_US = tuple(range(0, 360_000, 40_000))
 WIDTHS = (61, 30, 97)
 """Of the resized probe: as it is, smaller and larger, odd and even."""
 
+HALF_QUARTER_EIGHTH_PX = (20, 10, 1)
+"""What probes of 61 x 43 px are asked for, to be decoded at these parts of their size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
@@ -54,6 +57,13 @@ def decoders() -> dict[str, Component]:
     found["video decoder"] = Component(f"{video.DEFAULT_DECODER} {av.__version__}, libavcodec {codec}", _clips())
     found["resize kernel"] = Component(f"numba {version('numba')}", _resized())
     return found
+
+
+def reduced() -> Component:
+    """What is decoded at a part of its size (`image.decode_near`)."""
+    files = [file.read_bytes() for file in sorted(FOLDER.glob("*.jpg"))]
+    small = [image.decode_near(file, side, side)[0] for file in files for side in HALF_QUARTER_EIGHTH_PX]
+    return Component(f"simplejpeg {version('simplejpeg')}", _hashed(small))
 
 
 def _pictures(pattern: str) -> str:

@@ -38,26 +38,32 @@ _WEIGHTS = types.Array(types.int32, 2, "C", readonly=True)
 _PASSES = (READ_BYTES_2D, _STARTS, _WEIGHTS, _STARTS, _WEIGHTS, BYTES_2D)
 
 
-def bicubic(rgb: np.ndarray, width_px: int, height_px: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (height_px, width_px, 3) uint8."""
+def bicubic(rgb: np.ndarray, width_px: int, height_px: int, extent: tuple[float, float] | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 -> (height_px, width_px, 3) uint8.
+
+    `extent`: how much of it is the picture, (width, height) from the upper left; all, unless its last pixels are only
+    partly inside.
+    """
     height, width, _ = rgb.shape
+    across, down = extent or (float(width), float(height))
     rows = np.ascontiguousarray(rgb).reshape(height, -1)
     out = np.empty((height_px, width_px * 3), np.uint8)
     columns_first = height_px < height and height - height_px > 2 * (width - width_px)
     resample = _columns_then_rows if columns_first else _rows_then_columns
-    resample(rows, *weights(width, width_px), *weights(height, height_px), out)
+    resample(rows, *weights(width, width_px, across), *weights(height, height_px, down), out)
     return out.reshape(height_px, width_px, 3)
 
 
 @lru_cache(64)
-def weights(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which run of `source` pixels each of `target` pixels is made of, and how much of each.
+def weights(source: int, target: int, extent: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which run of `source` pixels each of `target` pixels is made of, and how much of each; together these cover
+    `extent` of those.
 
     Returns:
         first pixels (target,) int32, and weights (target, K) int32 in units of 2^-22, K a multiple of 4, with zeros
         behind a run. Sums are taken in Pillow's order, as float64.
     """
-    scale = source / target
+    scale = extent / target
     stretch = max(scale, 1.0)
     reach = _SUPPORT * stretch
     centres = (np.arange(target) + 0.5) * scale
