@@ -155,7 +155,7 @@ class Planner:
             "sources": [source.name for source in mixture.sources],
             "max_pack_tokens": mixture.max_pack_tokens,
             "limits": dataclasses.asdict(mixture.limits),
-            "pixels": mixture.pixels,
+            **({} if mixture.pixels == "exact" else {"pixels": mixture.pixels}),
             "segment_align": mixture.segment_align,
             "vocabulary": vocabulary,
         }
