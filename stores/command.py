@@ -21,9 +21,9 @@ from stores import leases
 from stores.collect import collect
 from stores.copying import copy
 from stores.filesystem import open_files
-from stores.history import diff, find, log, tag, tags, untag
+from stores.history import counts, diff, find, log, tag, tags, untag
 from stores.repair import repair
-from stores.store import Store
+from stores.store import Snapshot, Store
 from stores.upkeep import verify
 
 COMMANDS = {
@@ -121,9 +121,11 @@ def check(arguments: list[str]) -> int:
         for damage in damages:
             print(f"{damage.where}: {damage.what}")
         if damages:
-            print(f"{len(damages)} damages; next: millrace store repair {options.store}", file=sys.stderr)
+            mended = f"millrace store repair {options.store}"
+            mended = mended if snapshot.gone is None else "put back what this view looks at"
+            print(f"{len(damages)} damages; next: {mended}", file=sys.stderr)
         else:
-            print(f"snapshot {snapshot.number} is whole: {_counts(snapshot.counts)}")
+            print(f"snapshot {snapshot.number} is whole: {_said(snapshot)}")
     return 1 if damages else 0
 
 
@@ -145,7 +147,7 @@ def mend(arguments: list[str]) -> int:
         print("made again: the look-up of ids, URLs and digests")
     if done.lost and not options.accept:
         print("the new snapshot is not complete: run its node again, or repair with --accept", file=sys.stderr)
-    print(f"snapshot {done.snapshot.number}: {_counts(done.snapshot.counts)}")
+    print(f"snapshot {done.snapshot.number}: {_counts(counts(done.snapshot))}")
     for url in done.outside:
         print(f"not ours to mend: {url}; put it back as it was, or delete this store and adopt again", file=sys.stderr)
     return 1 if done.outside else 0
@@ -195,7 +197,7 @@ def duplicate(arguments: list[str]) -> int:
     told = {"store": made.url, "snapshot": made.number, "content_root": made.content_root}
     if options.json:
         return _json(told)
-    print(f"{made.url}: snapshot {made.number}, content root {made.content_root[:12]}, {_counts(made.counts)}")
+    print(f"{made.url}: snapshot {made.number}, content root {made.content_root[:12]}, {_said(made)}")
     return 0
 
 
@@ -220,5 +222,13 @@ def _json(found: Json) -> int:
     return 0
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{value:,} {name}" for name, value in counts.items() if value)
+def _said(snapshot: Snapshot) -> str:
+    """What is counted; of a view also what is kept by it and by those below it, and where that lies."""
+    own = _counts(counts(snapshot))
+    if snapshot.kind != "view":
+        return own
+    return f"{own}; {len(snapshot.kept()):,} kept by it and by what it looks at, {snapshot.parents[0].url}"
+
+
+def _counts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counted.items() if value)

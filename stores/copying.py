@@ -6,6 +6,7 @@ last, by compare-and-swap. Every object is compared with its name on the way.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from stores.filesystem import Files, open_files
 from stores.publish import publish_root
 from stores.reading import read_meta
 from stores.rewrite import objects
-from stores.roots import Root
+from stores.roots import Parent, Root
 from stores.runs import run_path
 from stores.shard import naming_hash
 from stores.snapshot import Snapshot
@@ -32,9 +33,14 @@ Show = Callable[[int, int], None]
 def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) -> Snapshot:
     """`snapshot`, with equal content root, as the newest of the store at `url`, which is made where there is none.
 
-    Its parents stay where they are. Raises StoreError where another store is there, or a byte of this one changed.
+    Its parents stay where they are; where a copy of one lies beside the new store, that is named as the parent.
+
+    Raises:
+        StoreError: another store is there, a byte of this one changed, or this is a view and what it looks at was not
+            copied before.
     """
     target = open_files(url)
+    root = replace(snapshot.root, parents=tuple(_parents_beside(snapshot, target)))
     if not target.exists("store.json"):
         meta = read_meta(snapshot.files)
         Store.create(url, meta["kind"], meta["name"])
@@ -57,11 +63,27 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
     certificate = certificates.certificate_path(snapshot)
     if snapshot.files.exists(certificate):
         target.swap(certificate, snapshot.files.read(certificate))
-    if head is None or _says(head.root) != _says(snapshot.root):
-        head = store.snapshot(publish_root(target, snapshot.root, head))
+    if head is None or _says(head.root) != _says(root):
+        head = store.snapshot(publish_root(target, root, head))
     _copy_lookup(snapshot, head)
     lease.give_up()
     return head
+
+
+def _parents_beside(snapshot: Snapshot, target: Files) -> Iterator[Parent]:
+    for number, parent in enumerate(snapshot.parents):
+        beside = f"{posixpath.dirname(target.url)}/{posixpath.basename(parent.url)}"
+        try:
+            yield snapshot.opened(replace(parent, url=beside)).as_parent
+        except StoreError:
+            if snapshot.kind == "view" and not number:
+                raise StoreError(
+                    f"a view can't be read without what it looks at, and no copy of {parent.url} is at {beside}",
+                    where=snapshot.url,
+                    fix=f"copy that first: millrace store copy {parent.url} {beside}; or make a store of what the view "
+                    "keeps (`kind: materialise`)",
+                ) from None
+            yield parent
 
 
 def _copy_lookup(source: Snapshot, target: Snapshot) -> None:

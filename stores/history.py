@@ -47,11 +47,19 @@ def log(store: Store) -> Iterator[dict[str, Json]]:
             "content_root": snapshot.content_root,
             "node": snapshot.node,
             "complete": snapshot.complete,
-            "counts": dict(snapshot.counts),
+            "counts": counts(snapshot),
             "parents": [f"{parent.url}@{parent.number}" for parent in snapshot.parents],
             "tags": names.get(number, []),
             "expired": store.files.exists(expired_path(number)),
         }
+
+
+def counts(snapshot: Snapshot) -> dict[str, int]:
+    """Of a view, what it drops itself: what it keeps of it all is asked of what it looks at."""
+    found = dict(snapshot.counts)
+    if snapshot.kind == "view":
+        found["dropped_here"] = found["records"] - found.pop("kept", found["records"])
+    return found
 
 
 def find(store: Store, name: str) -> Snapshot:

@@ -443,11 +443,11 @@ class Snapshot:
 
     @cached_property
     def _parents(self) -> tuple[Snapshot, ...]:
-        return tuple(self._open_parent(parent) for parent in self.parents)
+        return tuple(self.opened(parent) for parent in self.parents)
 
-    def _open_parent(self, parent: Parent) -> Snapshot:
-        """The newest if it holds the same, else by number: a store that was lost and made again has another number, and
-        where something was forgotten the older ones have expired."""
+    def opened(self, parent: Parent) -> Snapshot:
+        """A parent: the newest snapshot if it holds the same, else by number. A store that was lost and made again has
+        another number, and where something was forgotten the older ones have expired."""
         files = open_files(parent.url)
         meta, last = read_meta(files), newest(files)
         for number in filter(None, dict.fromkeys([last, min(parent.number, last)])):
@@ -467,11 +467,11 @@ class ViewSnapshot(Snapshot):
     @cached_property
     def over(self) -> Snapshot:
         """What it looks at. Other parents were read when it was made, and are not needed to read it."""
-        return self._open_parent(self.parents[0])
+        return self.opened(self.parents[0])
 
     @cached_property
     def _parents(self) -> tuple[Snapshot, ...]:
-        return self.over, *map(self._open_parent, self.parents[1:])
+        return self.over, *map(self.opened, self.parents[1:])
 
     @property
     def base(self) -> Snapshot:

@@ -35,7 +35,8 @@ Show = Callable[[int, int], None]
 
 
 def verify(snapshot: Snapshot, show: Show = lambda done, total: None) -> list[Damage]:
-    """Everything that is wrong with `snapshot`: nothing, one hopes. Its parents are snapshots of their own."""
+    """Everything that is wrong with `snapshot`: nothing, one hopes. Its parents are snapshots of their own, of which a
+    view needs one to be there."""
     files = snapshot.files.uncached()
     return list(_damages(snapshot_of(files, read_meta(files), snapshot.number), show))
 
@@ -60,6 +61,8 @@ def _damages(snapshot: Snapshot, show: Show) -> Iterator[Damage]:
     except StoreError as error:
         yield Damage(error.where, error.message)
     yield from lookup_damages(snapshot)
+    if (gone := snapshot.gone) is not None:
+        yield Damage(gone.where, f"{gone.message}, and {snapshot.name} looks at it")
 
 
 def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:

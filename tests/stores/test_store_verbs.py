@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -361,6 +362,52 @@ def test_a_copy_has_the_same_content_root_and_goes_on_where_it_stopped(
     assert told(capsys, "copy", store.url, str(target))["snapshot"] == 1  # nothing to do
     commit(store, "a", "b", "c")
     assert told(capsys, "copy", store.url, str(target))["snapshot"] == 2
+
+
+def view_over(below: Snapshot, name: str, drops: int) -> Snapshot:
+    """It drops every third record of a shard from row `drops` on, whatever those below it decided."""
+    view = Store.create(str(Path(below.url).parent / name), "view", name)
+    writer = view.writer("all")
+    for ref in below.shards:
+        keep = [row % 3 != drops for row in range(ref.records)]
+        writer.columns(ref.shard, {"keep": keep, "reason": [None if kept else name for kept in keep]})
+    return view.commit([writer.finish()], node=name, units=["all"], parents=[below.as_parent])
+
+
+def test_a_view_counts_what_it_drops_itself_and_what_is_kept_in_the_end(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = view_over(commit(store, "a", "b"), "one", 0)
+    two = view_over(one, "two", 1)
+    dropped = [sum(row % 3 == drops for ref in two.shards for row in range(ref.records)) for drops in (0, 1)]
+    assert len(one.kept()) == 24 - dropped[0] and len(two.kept()) == 24 - sum(dropped)
+    assert [told(capsys, "log", view.url)[0]["counts"]["dropped_here"] for view in (one, two)] == dropped
+    for view, here in zip((one, two), dropped, strict=True):
+        assert main(["verify", view.url]) == 0
+        said = capsys.readouterr().out
+        assert f"{here} dropped here; {len(view.kept())} kept by it and by what it looks at" in said
+
+
+def test_a_view_is_copied_beside_a_copy_of_what_it_looks_at_and_not_alone(store: Store, tmp_path: Path) -> None:
+    base = commit(store, "a", "b")
+    one = view_over(base, "one", 0)
+    two = view_over(one, "two", 1)
+    there = tmp_path / "backup"
+    for view, below in ((one, base), (two, one)):
+        with pytest.raises(StoreError, match=r"no copy of .* is at") as refused:
+            copy(view, str(there / view.name))
+        assert not (there / view.name).exists()
+        assert f"millrace store copy {below.url} {there / below.name};" in refused.value.fix
+        copy(below, str(there / below.name))
+    copied = copy(two, str(there / "two"))
+    assert copied.number == copy(two, copied.url).number == 1
+    expected = list(two.records())
+    shutil.rmtree(store.url)
+    moved = Store.open(str(there.rename(tmp_path / "moved") / "two")).head()
+    assert moved is not None and moved.content_root == two.content_root and list(moved.records()) == expected
+    assert verify(moved) == [] and [damage.what for damage in verify(two)] == [
+        "there is no store here, and two looks at it"
+    ]
 
 
 def test_a_damaged_object_is_not_copied(store: Store, tmp_path: Path) -> None:
