@@ -26,6 +26,7 @@ from pipelines.synthesis.node import Synthesise
 from pipelines.synthesis.render import Render
 from pipelines.transform import Transform
 from pipelines.vocabulary import LearnVocabulary
+from pipelines.watermarks import DropWatermarks, WatermarkVotes
 
 NODES: dict[str, type] = {
     "scenes": Scenes,
@@ -45,6 +46,8 @@ NODES: dict[str, type] = {
     "dedup_minhash": DedupMinHash,
     "image_hash": ImageHash,
     "dedup_images": DedupImages,
+    "watermark_votes": WatermarkVotes,
+    "drop_watermarks": DropWatermarks,
     "decontaminate": Decontaminate,
     "materialise": Materialise,
     "compact": Materialise,

@@ -32,6 +32,7 @@ from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.scoring.scores import Scores
 from pipelines.synthesis import browser
 from pipelines.synthesis.render import Render
+from pipelines.watermarks import DropWatermarks, WatermarkVotes
 
 DOMAINS = tuple(dict.fromkeys((*TEXT_DOMAINS, *VISION_DOMAINS)))
 NUMBERS = ("characters", "images", "videos")
@@ -71,6 +72,11 @@ def found(nodes: Nodes) -> Iterator[Mistake]:
                     what = f"min_frames is {node.min_frames}, and {hashed.key_frames} key frames of a video are hashed"
                     yield Mistake((name, "min_frames"), what, "lower it, or raise key_frames of the image_hash node")
                 yield from _no_column(name, node.prefer, node.input, nodes)
+            case DropWatermarks():
+                if not isinstance(nodes[node.input], WatermarkVotes):
+                    what = f"{node.input} ({nodes[node.input].kind}) writes no votes to compare"
+                    fix = f"name a node of kind watermark_votes{_which(nodes, WatermarkVotes)}"
+                    yield Mistake((name, "input"), what, fix)
             case Decontaminate():
                 if node.input in node.against:
                     what = f"{node.input} is held against itself, so nothing of it would be left"
@@ -147,6 +153,8 @@ def _numbers(name: str, nodes: Nodes) -> Iterator[str]:
                     yield column(name, op.kind, limit.score)
         case Scores():
             yield f"{name}.score"
+        case DropWatermarks():
+            yield f"{name}.watermark.overlay"
         case ImageHash():
             yield f"{name}.pixels"
         case DedupMinHash() | DedupImages():
