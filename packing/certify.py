@@ -3,7 +3,8 @@
     packs store -> one process, one rank -> hashes
                 -> every world size, several numbers of threads -> the same hashes
                 -> a process that is killed again and again     -> the same hashes
-                -> every other decoder                          -> how many media it gives other pixels of
+                -> Pillow alone, which has to give the same pixels of every picture
+                -> every other decoder of videos                -> how many it gives other pixels of
                 => certificates/DIGEST.json: hashes, and the components that decide bytes
 
 From then on loaders refuse components that give other bytes (`certificate.py`). Run again, this compares.
@@ -17,7 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -37,6 +38,8 @@ BATCHES = 8
 WORLDS = (1, 2, 3, 4, 6, 12)
 THREADS = (1, 2, 4)
 KILLS = 3
+PILLOW = "Pillow"
+"""Decodes pictures as well, alone and slowly; its pixels are the ones that count."""
 
 Show = Callable[[str], None]
 
@@ -84,7 +87,7 @@ def certify(
     """The certificate, which is also left in the store, and notes on components with another version.
 
     Raises:
-        StoreError: a replay gave other bytes than the first; no certificate is made then.
+        StoreError: a replay gave other bytes than the first, or Pillow other pixels; no certificate is made then.
         ResumeError: a component or a batch is not what an earlier certificate says, unless `renew`.
     """
     if packs.kind != "packs":
@@ -100,6 +103,9 @@ def certify(
     expected = _replayed(packs, 1, 1, batches)
     if earlier:
         _hold(expected, earlier["batches"], packs)
+    show("trying other decoders")
+    others = other_decoders(packs, batches)
+    _agree(others, packs)
     worlds = [world for world in WORLDS if size % world == 0]
     for world in worlds:
         _same(packs, expected, _replayed(packs, world, 2, batches), f"on {world} ranks")
@@ -108,13 +114,12 @@ def certify(
     kills = sorted({1 + (batches - 1) * k // KILLS for k in range(KILLS)}) if batches > 1 else []
     show(f"killing a loader after {_list(kills)} batches")
     _same(packs, expected, _killed(packs, worlds, kills, batches), f"killed after {_list(kills)} batches")
-    show("trying other decoders")
     made = {
         "content_root": packs.content_root,
         "global_batch_packs": size,
         "batches": expected,
         "replays": {"worlds": worlds, "threads": list(THREADS), "killed_after": kills},
-        "decoders": other_decoders(packs, batches),
+        "decoders": others,
         "components": as_json(here),
     }
     if earlier is None:
@@ -198,6 +203,17 @@ def other_decoders(packs: Snapshot, batches: int) -> dict[str, Json]:
     return found
 
 
+def _agree(found: Mapping[str, Json], packs: Snapshot) -> None:
+    """Raises StoreError where Pillow gives other pixels than those who are quicker, or none."""
+    told = found.get(PILLOW)
+    if told and told["equal"] < told["media"]:
+        raise StoreError(
+            _about(PILLOW, told),
+            where=packs.url,
+            fix="a library that decodes was swapped, or this is a defect: please report it; nothing was certified",
+        )
+
+
 def _media(packs: Snapshot, batches: int) -> Iterator[tuple[PackedMedia, bytes, str]]:
     """Media of the first global batches, each once."""
     seen = set()
@@ -214,7 +230,12 @@ def _media(packs: Snapshot, batches: int) -> Iterator[tuple[PackedMedia, bytes, 
 
 def _others(packed: PackedMedia, payload: bytes) -> Iterator[tuple[str, list[np.ndarray] | None]]:
     """What every other decoder makes of a medium, None where it can't read it."""
-    if packed.media.kind == "video":
+    if packed.media.kind == "image":
+        try:
+            yield PILLOW, [image.decode_by_pillow(payload)]
+        except RecordError:
+            yield PILLOW, None
+    else:
         for name in get_args(video.Decoder):
             if name != video.DEFAULT_DECODER:
                 try:

@@ -162,6 +162,11 @@ def decode_rgb(payload: bytes, limits: ImageLimits = LIMITS, scratch: Scratch | 
     return _decoded(_open(payload, limits), payload, scratch or Scratch())
 
 
+def decode_by_pillow(payload: bytes, limits: ImageLimits = LIMITS) -> np.ndarray:
+    """`decode_rgb` with nothing but Pillow, the slow way: what `codecs.py` must give, too."""
+    return np.asarray(_upright_rgb(_loaded(_open(payload, limits))))
+
+
 def reduced_rgb(payload: bytes, side_px: int, limits: ImageLimits = LIMITS) -> np.ndarray:
     """`small_rgb` of what is encoded, upright: for measuring and comparing, never for training.
 

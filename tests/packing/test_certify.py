@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import millrace
-from manifests.errors import ResumeError, StoreError
+from manifests.errors import RecordError, ResumeError, StoreError
 from manifests.geometry import MediaLimits
 from manifests.records import Document, Json, Text, record_id
 from packing import certificate
@@ -23,7 +24,7 @@ from packing.certify import certify, other_decoders
 from packing.loader import Loader
 from packing.mixture import Mixture, Source
 from packing.replay import hashed
-from stores import certificates, probes, video
+from stores import certificates, codecs, image, probes, video
 from stores.collect import collect
 from stores.copying import copy
 from stores.forget import forget
@@ -107,7 +108,9 @@ def test_it_holds_hashes_of_the_batches_and_everything_that_decides_them(made: M
 
 
 def test_other_decoders_are_compared_and_the_worst_medium_is_named(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert other_decoders(made.packs, 1000) == {"decord": {"media": 1, "equal": 1, "refused": 0, "worst": None}}
+    found = other_decoders(made.packs, 1000)
+    assert found.pop("Pillow")["media"] > 10
+    assert found == {"decord": {"media": 1, "equal": 1, "refused": 0, "worst": None}}
     plain = video.DECODERS["decord"]
     monkeypatch.setitem(video.DECODERS, "decord", lambda *given: ((at, frame ^ 3) for at, frame in plain(*given)))
     told = other_decoders(made.packs, 1000)["decord"]
@@ -115,6 +118,33 @@ def test_other_decoders_are_compared_and_the_worst_medium_is_named(made: Made, m
     name, ordinal = told["worst"]["where"].rstrip("]").split("[")
     assert name == "packs"
     assert told["worst"]["medium"] in {one.media.digest for one in made.packs.record(int(ordinal)).media}
+
+
+def test_pictures_of_which_pillow_makes_other_pixels_get_no_certificate(
+    mine: Snapshot, first: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every way to pixels that is not Pillow's, against Pillow's."""
+    told = first["decoders"]["Pillow"]
+    assert told["equal"] == told["media"] > 1 and not told["refused"]
+    plain = codecs.decode_into
+
+    def decode_into(shown: Image.Image, payload: bytes, rgb: np.ndarray) -> bool:
+        done = plain(shown, payload, rgb)
+        rgb[-1, -1] ^= 4
+        return done
+
+    monkeypatch.setattr(codecs, "decode_into", decode_into)
+    with pytest.raises(StoreError, match=r"Pillow: the same pixels of 0 of \d+ media; up to 4 of 255 apart in medium"):
+        certify(mine, batches=2, renew=True)
+    assert certificates.read(mine) == first
+    monkeypatch.undo()
+    monkeypatch.setattr(image, "_loaded", refuse)
+    with pytest.raises(StoreError, match=r"Pillow: .* can't read \d+"):
+        certify(mine, batches=2, renew=True)
+
+
+def refuse(shown: Image.Image) -> Image.Image:
+    raise RecordError("broken_image", "said Pillow")
 
 
 def test_again_it_compares_and_leaves_the_certificate_as_it_is(mine: Snapshot, first: Json) -> None:
