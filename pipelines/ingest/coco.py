@@ -3,14 +3,14 @@
 `pairing.py` calls `scan`, which makes one item of every picture, so that a large file becomes many units and a changed
 annotation re-does its own; `readers.py` calls `read` on what such an item carries. Understood:
 
-    images        id, file_name, width, height
+    images        id, file_name (LVIS: coco_url), width, height
     categories    id, name, keypoints
     annotations   image_id, category_id, bbox, segmentation, keypoints, iscrowd; or caption
     refs          ann_id, sentences [{sent}]: RefCOCO; an annotation may have `sentences` of its own as well
     licenses      id, name: of the images that say so
 
-Masks in run lengths and polygons whose edges cross are left out and counted, their boxes stay. A crowd is one box for
-many things, so what has its name is not counted on that picture.
+Masks in run lengths become polygons (`masks.py`). Polygons whose edges cross are left out and counted, their boxes
+stay. A crowd is one box for many things, so what has its name is not counted on that picture.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from manifests.errors import RecordError
 from manifests.records import Json, Shape
-from pipelines.ingest import fields, files, lines, text
+from pipelines.ingest import fields, files, lines, masks, text
 from pipelines.ingest.files import File
 from pipelines.ingest.shapes import Annotated, Instance, box, name_of, numbers, polygon
 
@@ -35,7 +36,7 @@ MOST_ID_CHARACTERS = 200
 MOST_ELEMENT_CHARACTERS = 4 << 20
 """Of one annotation; the whole file is never parsed at once."""
 IDS = {
-    "images": ("id", "file_name", "license"),
+    "images": ("id", "file_name", "coco_url", "license"),
     "categories": ("id",),
     "annotations": ("id", "image_id", "category_id"),
     "refs": ("ann_id",),
@@ -89,7 +90,7 @@ def scan(data: bytes) -> Scanned:
     about: dict[str, dict[str, list[str]]] = {}
     names: dict[str, str] = {}
     for kept, written in found["images"]:
-        picture, called = kept.get("id"), kept.get("file_name")
+        picture, called = kept.get("id"), kept.get("file_name") or _in_url(kept.get("coco_url", ""))
         if not picture or len(picture) > MOST_ID_CHARACTERS or picture in about or not called:
             raise RecordError("bad_annotation", f"no id, no name or twice: image {text.printable(repr(kept)[:80])}")
         licence = licences.get(kept.get("license", ""))
@@ -111,6 +112,11 @@ def scan(data: bytes) -> Scanned:
         if category is not None and category not in lists["categories"]:
             lists["categories"].append(category)
     return Scanned(tuple(Picture(one, names[one], _joined(lists)) for one, lists in about.items()), astray)
+
+
+def _in_url(url: str) -> str:
+    """LVIS names its pictures so: folder and file."""
+    return "/".join(urlsplit(url).path.split("/")[-2:]) if url.startswith("http") else ""
 
 
 def _joined(lists: dict[str, list[str]]) -> str:
@@ -235,17 +241,19 @@ def _instance(annotation: dict[str, Json], name: str, keypoints: Sequence[Json],
         shapes.append(box(name, left, top, left + width, top + height))
     outline = annotation.get("segmentation", [])
     if isinstance(outline, dict):
-        left_out.append("rle_mask")
-    elif not isinstance(outline, list):
-        raise RecordError("bad_annotation", "a segmentation that is neither polygons nor run lengths")
+        pieces, lost = masks.outlines(outline)
+        left_out += lost
+    elif isinstance(outline, list):
+        pieces = [[(x, y) for x, y in _groups(corners, 2)] for corners in outline]
     else:
-        for corners in outline:
-            try:
-                shapes.append(polygon(name, [(x, y) for x, y in _groups(corners, 2)]))
-            except RecordError as error:  # common in such files; the box says where the thing is, too
-                if error.reason != "crossing_polygon":
-                    raise
-                left_out.append(error.reason)
+        raise RecordError("bad_annotation", "a segmentation that is neither polygons nor run lengths")
+    for piece in pieces:
+        try:
+            shapes.append(polygon(name, piece))
+        except RecordError as error:  # common in such files; the box says where the thing is, too
+            if error.reason != "crossing_polygon":
+                raise
+            left_out.append(error.reason)
     points = _groups(annotation.get("keypoints", []), 3)
     for part, (x, y, seen) in zip(keypoints, points, strict=False):
         if seen:  # 0: not labelled

@@ -51,7 +51,7 @@ class Annotated:
     counted: bool = True
     """Names stand for kinds of things; otherwise each refers to a single one."""
     left_out: tuple[str, ...] = ()
-    """Reasons why parts of the annotation are not here, e.g. `rle_mask`."""
+    """Reasons why parts of the annotation are not here, e.g. `crossing_polygon`."""
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ def test_coco_objects_become_counts_boxes_points_and_polygons(tmp_path: Path) ->
     found = [
         annotation(1, 1, [10, 10, 30, 20], segmentation=[CORNERS]),
         annotation(2, 1, [0, 0, 100, 50], 7, keypoints=[20, 25, 2, 0, 0, 0], num_keypoints=1),
-        annotation(3, 1, [50.5, 5, 10, 20], segmentation={"size": [50, 100], "counts": [1, 2]}),
+        annotation(3, 1, [50.5, 5, 10, 20], segmentation={"size": [50, 100], "counts": [2510, 10, 40, 10, 2430]}),
         annotation(4, 2, [1, 1, 9, 9]),
-        annotation(5, 2, [20, 20, 50, 25], iscrowd=1, segmentation={"size": [50, 100], "counts": "aa"}),
+        annotation(5, 2, [20, 20, 50, 25], iscrowd=1, segmentation={"size": [50, 100], "counts": [5000]}),
     ]
     (data / "annotations" / "instances.json").write_text(json.dumps(instances(found)))
     snapshot = ingest(data, tmp_path / "store")
@@ -71,6 +71,7 @@ def test_coco_objects_become_counts_boxes_points_and_polygons(tmp_path: Path) ->
         Shape("box", "person", ((0, 0), (100, 50))),
         Shape("point", "person nose", ((20, 25),)),
         Shape("box", "cat", ((50.5, 5), (60.5, 25))),
+        Shape("polygon", "cat", ((50, 10), (52, 10), (52, 20), (50, 20))),
     )
     assert {span.name for span in sample.spans} == {"count", "box", "point"}
 
@@ -101,6 +102,18 @@ def test_coco_captions_and_referring_expressions(tmp_path: Path) -> None:
     place = "[0.100, 0.200, 0.400, 0.600]"
     assert found["refs.json#1"].text == f"left cat: {place}\nthe grey cat: {place}"
     assert told(found["refs.json#1"]) == [("box", place)] * 2
+
+
+def test_pictures_of_lvis_are_known_by_their_url(tmp_path: Path) -> None:
+    picture(tmp_path / "data", "train2017/000000000009.png")
+    url = "http://images.example/train2017/000000000009.png"
+    image = {"id": 9, "coco_url": url, "width": 100, "height": 50, "neg_category_ids": [3]}
+    known = {"images": [image], "categories": [{"id": 8, "name": "cat", "synset": "cat.n.01", "frequency": "f"}]}
+    (tmp_path / "data" / "lvis.json").write_text(
+        json.dumps(known | {"annotations": [annotation(1, 9, [10, 10, 30, 20])]})
+    )
+    (one,) = documents(ingest(tmp_path / "data", tmp_path / "store")).values()
+    assert one.text == "1 cat: [0.100, 0.200, 0.400, 0.600]" and one.origin == url
 
 
 def test_each_bad_annotation_costs_its_picture_and_no_other(tmp_path: Path) -> None:
