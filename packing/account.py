@@ -5,6 +5,7 @@ Reads the arrays of the finished plan, not the intentions behind them. `proof.py
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -35,6 +36,7 @@ class Account:
 
     def __init__(self) -> None:
         self.packs = self._tokens = self._slots = self._most_slots = self._largest_error = 0
+        self._used = {"patches": 0, "media": 0, "attention": 0}
         self._each = 1
         """So many packs are one row of `_sums`."""
         self._sums = np.zeros((ROWS, 2), np.int64)
@@ -60,6 +62,20 @@ class Account:
             np.add.at(self._sums, (self.packs + np.arange(len(here))) // self._each, here)
             self.packs += len(here)
             told = told[len(here) :]
+
+    def add_limited(self, block: Columns) -> None:
+        """What the packs of a block use of what `pack_limits` count."""
+        self._used["attention"] += int((block["length"].astype(np.int64) ** 2).sum())
+        for limit, column in (("patches", "patches"), ("media", "media_in")):
+            if column in block:
+                self._used[limit] += int(block[column].sum(dtype=np.int64))
+
+    def fill_by_limit(self, mixture: Mixture) -> dict[str, float]:
+        """Of tokens and of each of `pack_limits` that is set: what all packs use over what they might."""
+        limits = dataclasses.asdict(mixture.pack_limits)
+        room = {name: self.packs * most for name, most in limits.items() if most is not None}
+        filled = {name: self._used[name] / most for name, most in room.items()}
+        return {"tokens": self._tokens / (self.packs * mixture.max_pack_tokens)} | filled
 
     def told(self, mixture: Mixture, begun: Begun) -> dict[str, Json]:
         curve = mixture.curve

@@ -17,7 +17,7 @@ from manifests.schedule import MILLION, Curve
 from packing.account import per_pack
 from packing.amend import Begun
 from packing.mixture import Mixture
-from packing.order import COLUMNS, Segments, permutation, position_at
+from packing.order import Segments, permutation, position_at
 from packing.sequence import fill_rows
 from packing.stretches import NEVER
 
@@ -129,7 +129,7 @@ def compile_part(mixture: Mixture, bound: int, part: Part) -> list[Block]:
         return [block for half in _halves(part, curve) for block in compile_part(mixture, bound, half)]
     rows = np.concatenate([rows[ends[pack] : ends[pack + 1]] for pack in seen])
     offsets = np.concatenate([[0], np.cumsum(np.diff(ends)[seen])])
-    return [({"pack_offsets": offsets} | {name: part.pieces[name][rows] for name in COLUMNS}, errors)]
+    return [({"pack_offsets": offsets} | {name: column[rows] for name, column in part.pieces.items()}, errors)]
 
 
 def _halves(part: Part, curve: Sequence[np.ndarray]) -> list[Part]:
@@ -179,7 +179,8 @@ def whole_batches(mixture: Mixture, blocks: Iterable[Block], tokens: int) -> Ite
     for block, errors in waiting:
         if left := min(enough, packs // batch * batch, given + len(errors)) - given:
             offsets = block["pack_offsets"][: left + 1]
-            columns = _rows({name: column for name, column in block.items() if name in COLUMNS}, 0, int(offsets[-1]))
+            whole = {name: column for name, column in block.items() if name != "pack_offsets"}
+            columns = _rows(whole, 0, int(offsets[-1]))
             yield {"pack_offsets": offsets} | columns, errors[:left]
             given += left
 

@@ -74,6 +74,8 @@ class SourcePieces:
     """(N,) int32: images and videos, as `patches`."""
     media_offsets: np.ndarray = field(default_factory=lambda: NONE)
     """(N + 1,) int64: which of `media_keys` each piece shows; of both only where a mixture limits exposures."""
+    least_refused: int = NEVER
+    """Tokens that a pack has to hold to take any sample that was refused for its length."""
     media_keys: np.ndarray = field(default_factory=lambda: NO_KEYS)
     """(M,) uint64: the first eight bytes of the digest of each medium."""
 
@@ -141,19 +143,25 @@ def _pieces_in_shard(
     fits = (expanded <= most) & (patches <= (most_patches or NEVER)) & (count <= (most_media or NEVER))
     short = np.flatnonzero(wanted & fits)
     long = np.flatnonzero(wanted & ~fits)
-    refused = Counter[str]()
+    refused, least_refused = Counter[str](), NEVER
     cuttable = long[~core["whole"].to_numpy()[long]]
     for number in np.setdiff1d(long, cuttable).tolist():
         refused[WHOLE_TOO_LONG if expanded[number] > mixture.max_pack_tokens else WHOLE_OVER_LIMITS] += 1
+        least_refused = min(least_refused, int(expanded[number]))
     splits, split_offsets = _lists(core["splits"].take(cuttable))
     outcome = np.zeros(len(cuttable), np.int64)
+    groups, group_offsets = media.groups(cuttable)
     cut = splitting.cut(
-        tokens[cuttable].astype(np.int64), *media.groups(cuttable), splits, split_offsets,
+        tokens[cuttable].astype(np.int64), groups, group_offsets, splits, split_offsets,
         most, most_patches or NEVER, most_media or NEVER, outcome,
     )  # fmt: skip
     for code, reason in ((splitting.TOO_LONG, TOO_LONG), (splitting.TOO_MANY_PATCHES, TOO_MANY_PATCHES)):
         if times := int(np.count_nonzero(outcome == code)):
             refused[reason] += times
+    around = groups[splitting.STOP] - groups[splitting.START] + groups[splitting.TOKENS] - 1  # of each medium
+    for number in np.flatnonzero(outcome == splitting.TOO_LONG).tolist():
+        longest = around[group_offsets[number] : group_offsets[number + 1]].max()
+        least_refused = min(least_refused, int(longest))
     cut[:, 0] = cuttable[cut[:, 0]]
     whole = (short, np.zeros_like(short), *(column[short] for column in (expanded, slots, patches, count)))
     columns = [np.concatenate(pair) for pair in zip(whole, cut.T, strict=True)]
@@ -170,6 +178,7 @@ def _pieces_in_shard(
         samples=int(np.count_nonzero(wanted)) - refused.total(),
         cut_samples=len(long) - refused.total(),
         refused=dict(refused),
+        least_refused=least_refused,
         media=int(np.count_nonzero(wanted[media.record])),
         shrunk_media=int(np.count_nonzero(wanted[media.record[media.shrunk]])),
         patches=patches.astype(np.int32) if some else NONE,
@@ -259,14 +268,14 @@ class _Media:
 
 def media_places(
     samples: Snapshot, limits: MediaLimits, vocabulary: Vocabulary
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(M,) int64 each, of the media of each shard of `samples`, in store order: the sample's ordinal, and the medium's
-    first token in the expanded sample."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(M,) int64 each, of the media of each shard of `samples`, in store order: the sample's ordinal, the medium's
+    first token in the expanded sample, and its patches."""
     for ref, _, found in samples.facts([], MEDIA_COLUMNS):
         media = _Media(found, np.ones(ref.records, bool), limits, vocabulary)
         before = np.cumsum(media.tokens - 1) - (media.tokens - 1)
         firsts = np.searchsorted(media.record, media.record)
-        yield media.record + ref.first, media.place + before - before[firsts]
+        yield media.record + ref.first, media.place + before - before[firsts], media.patches
 
 
 def _laid_out(media: Media, limits: MediaLimits, vocabulary: Vocabulary) -> tuple[int, int, int, bool]:

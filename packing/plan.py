@@ -49,7 +49,6 @@ from functools import partial
 
 import numpy as np
 
-from manifests.errors import ManifestError
 from manifests.records import Json, PlanBlock, canonical_json, digest
 from packing.account import Account, by_source, per_pack
 from packing.amend import BEGINNING, Begun, begun_at, chain_of
@@ -58,8 +57,8 @@ from packing.exposures import withhold
 from packing.mixture import Mixture
 from packing.order import Order, Segments
 from packing.pieces import SourcePieces
-from packing.refusal import refusal
-from packing.stretches import NEVER, thresholds
+from packing.refusal import End, WaysOut, goal_of
+from packing.stretches import thresholds
 from packing.supply import Supply, supplies_of
 from stores.ahead import ahead
 from stores.partitions import Scratch
@@ -68,6 +67,10 @@ from tokenization.vocabulary import Vocabulary
 
 VERSION = 5
 """Raised when the same mixture and snapshots would give another plan."""
+
+
+Again = Callable[[Mixture, Scratch], Sequence[Supply]]
+"""The same samples for a mixture that was changed."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,11 @@ def compile_plan(
     if amends is not None:
         begun = begun_at(chain_of(amends[0]), amends[1], mixture, vocabulary.digest)
     scratch = scratch or Scratch()
-    planner = Planner(
-        mixture, supplies_of(mixture, samples, vocabulary, scratch, begun), vocabulary.digest, scratch, mapper, begun
-    )
+
+    def again(changed: Mixture, scratch: Scratch) -> list[Supply]:
+        return supplies_of(changed, samples, vocabulary, scratch, begun)
+
+    planner = Planner(mixture, again(mixture, scratch), vocabulary.digest, scratch, mapper, begun, again)
     return Plan(tuple(planner), planner.meta)
 
 
@@ -117,8 +122,11 @@ def arrange(
 ) -> Plan:
     """The plan over pieces, one entry of `sources` per source of the mixture; `vocabulary` is its digest."""
     scratch = scratch or Scratch()
-    supplies = [Supply.of(mixture, number, pieces, scratch, begun) for number, pieces in enumerate(sources)]
-    planner = Planner(mixture, supplies, vocabulary, scratch, mapper, begun)
+
+    def again(changed: Mixture, scratch: Scratch) -> list[Supply]:
+        return [Supply.of(changed, number, pieces, scratch, begun) for number, pieces in enumerate(sources)]
+
+    planner = Planner(mixture, again(mixture, scratch), vocabulary, scratch, mapper, begun, again)
     return Plan(tuple(planner), planner.meta)
 
 
@@ -141,16 +149,19 @@ class Planner:
         scratch: Scratch,
         mapper: Mapper = map,
         begun: Begun = BEGINNING,
+        again: Again | None = None,
     ) -> None:
+        """
+        Args:
+            again: with it, ways out of a refusal are tried before they are named.
+        """
         self._mixture, self._sources, self._mapper, self._begun = mixture, sources, mapper, begun
-        goal = NEVER
-        if mixture.horizon_tokens is not None:  # one global batch more, so that whole packs can reach it
-            goal = mixture.horizon_tokens + mixture.global_batch_packs * mixture.max_pack_tokens
-        self._goal = goal
+        self._goal = goal_of(mixture)
         for source in sources:
             source.divide_by(thresholds(mixture))
         withhold(mixture, sources, scratch)
-        self._order = Order(mixture, sources, goal, begun)
+        self._order = Order(mixture, sources, self._goal, begun)
+        self._again = again
         self._constants = {
             "sources": [source.name for source in mixture.sources],
             "max_pack_tokens": mixture.max_pack_tokens,
@@ -173,16 +184,36 @@ class Planner:
         ready = self._counted(block for compiled in self._mapper(work, parts) for block in compiled)
         for block, errors in whole_batches(self._mixture, ready, self._begun.tokens):
             yield self._record(block, errors)
-        missing = self._order.missing
-        if missing is not None and (self._mixture.horizon_tokens is not None or not self._both_sides()):
-            raise refusal(self._mixture, self._sources, self._order.tokens, self._order.threshold, missing)
+        if self._missing is not None:
+            raise self._ways_out.refusal(self._missing)
         if not self._blocks:
-            raise ManifestError(
-                f"the sources fill {self._packs} packs, one global batch needs {self._mixture.global_batch_packs}",
-                where="mixture",
-                fix="lower global_batch_packs or max_pack_tokens, or add data",
-            )
+            raise self._ways_out.too_few(self._packs)
         self.meta = self._told()
+
+    def end(self) -> End:
+        """Draws all, packs nothing."""
+        for _ in self._order:
+            pass
+        return self._order.tokens, self._missing
+
+    @property
+    def _missing(self) -> bool | None:
+        """What makes this plan fail: True for rich pieces, False for poor ones. Without a horizon a plan ends where a
+        kind runs out, and fails only where all that there is lies on one side of the share."""
+        failed = self._mixture.horizon_tokens is not None or not self._both_sides()
+        return self._order.missing if failed else None
+
+    @property
+    def _ways_out(self) -> WaysOut:
+        again, begun = self._again, self._begun
+
+        def ends(changed: Mixture) -> End:
+            assert again is not None
+            scratch = Scratch()
+            return Planner(changed, again(changed, scratch), "", scratch, begun=begun).end()
+
+        tried = ends if again is not None else None
+        return WaysOut(self._mixture, self._sources, begun, self._order.tokens, self._order.threshold, tried)
 
     def _counted(self, blocks: Iterable[Block]) -> Iterator[Block]:
         for block, errors in blocks:
@@ -194,6 +225,8 @@ class Planner:
             self._given[:, column] += np.bincount(block["source"], block[name], len(self._given)).astype(np.int64)
         header = {"block": self._blocks, "first_pack": self._account.packs, **self._constants}
         self._account.add(per_pack(block, "length"), per_pack(block, "slots"), errors)
+        self._account.add_limited(block)
+        block = {name: column for name, column in block.items() if name in self._types}
         record = PlanBlock(header, {name: column.astype(self._types[name]) for name, column in block.items()})
         self._digest = digest(self._digest, block_digest(record))
         self._blocks += 1
@@ -219,6 +252,7 @@ class Planner:
             "pack_limits": dataclasses.asdict(mixture.pack_limits),
             "segment_align": mixture.segment_align,
             **self._account.told(mixture, self._begun),
+            "fill_by_limit": self._account.fill_by_limit(mixture),
             "sources": by_source(mixture, self._sources, self._given.tolist(), self._order.spent),
         }
 

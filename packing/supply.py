@@ -9,6 +9,7 @@ one class that are on the same side in every stretch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifests.errors import ManifestError
+from manifests.geometry import CHUNK_FRAMES, MERGE, MediaLimits
 from packing.amend import BEGINNING, Begun
 from packing.mixture import Mixture, Source
-from packing.pieces import SourcePieces, pieces_by_shard
+from packing.pieces import NEVER, TOO_LONG, TOO_MANY_PATCHES, SourcePieces, pieces_by_shard
 from packing.places import END, Drawn, Place, in_order, place_of, salted
 from packing.stretches import thresholds
 from stores.partitions import Partitions, Scratch
@@ -84,6 +86,7 @@ class Supply:
         """(classes, 3): pieces, tokens and slots. Class c is over c of the thresholds."""
         self.samples = self.cut_samples = self.media = self.shrunk_media = 0
         self.refused = Counter[str]()
+        self._least_refused = NEVER
         self.withheld_tokens = 0
         """Of its epochs, because a medium was shown often enough."""
 
@@ -120,6 +123,7 @@ class Supply:
         self.samples, self.cut_samples = self.samples + pieces.samples, self.cut_samples + pieces.cut_samples
         self.media, self.shrunk_media = self.media + pieces.media, self.shrunk_media + pieces.shrunk_media
         self.refused.update(pieces.refused)
+        self._least_refused = min(self._least_refused, pieces.least_refused)
         self._count_classes(rows)
         self._deal(0, rows, pieces.media_keys)
 
@@ -133,8 +137,23 @@ class Supply:
                 f"source {self.source.name} has no sample that can be packed: {self.records} in the store, "
                 f"{wanted} of the domains and lengths wanted, refused {dict(self.refused)}",
                 where=self.source.name,
-                fix="check `domains`, `min_tokens`, `max_tokens`, raise max_pack_tokens, or lower the limits on media",
+                fix="; or ".join(self._ways_in()),
             )
+
+    def _ways_in(self) -> list[str]:
+        """What would let some of its samples into packs."""
+        if not self.refused:
+            return ["check its `domains`, `min_tokens` and `max_tokens`", "give it more data", "drop the source"]
+        ways, mixture = [], self._mixture
+        if mixture.max_piece_tokens < self._least_refused < NEVER and mixture.pack_limits.attention is None:
+            ways.append(f"max_pack_tokens: {-(-self._least_refused // mixture.segment_align) * mixture.segment_align}")
+        if mixture.pack_limits.any:
+            ways.append("pack_limits: {}")
+        if self.refused[TOO_LONG] or self.refused[TOO_MANY_PATCHES]:
+            fit = limits_that_fit(mixture)
+            told = ("max_image_patches", "max_frame_patches", "max_video_frames")
+            ways.append(f"limits: {{{', '.join(f'{name}: {getattr(fit, name)}' for name in told)}}}")
+        return [*ways, f"drop source {self.source.name}"]
 
     def _deal(self, epoch: int, rows: np.ndarray, media: np.ndarray) -> None:
         parts, media_parts = self._epochs[epoch]
@@ -329,6 +348,22 @@ def supplies_of(
         supply.complete()
         found.append(supply)
     return found
+
+
+def limits_that_fit(mixture: Mixture) -> MediaLimits:
+    """With which every image takes about half of a pack at most, and every video, as up to 24 chunks that share it."""
+    tokens, patches = mixture.max_piece_tokens, mixture.pack_limits.patches
+    chunks = max(1, min(24, tokens // 128))
+    image, frame = 2 * tokens, 2 * (tokens // chunks - 24)
+    if patches is not None:
+        image, frame = min(image, patches // 2), min(frame, patches // (2 * CHUNK_FRAMES * chunks))
+    own = mixture.limits
+    return dataclasses.replace(
+        own,
+        max_image_patches=max(MERGE**2, min(image, own.max_image_patches)),
+        max_frame_patches=max(MERGE**2, min(frame, own.max_frame_patches)),
+        max_video_frames=min(CHUNK_FRAMES * chunks, own.max_video_frames or CHUNK_FRAMES * chunks),
+    )
 
 
 def row_type(mixture: Mixture, records: int, amended: bool) -> np.dtype[Any]:

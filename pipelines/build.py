@@ -151,10 +151,14 @@ class Plan:
             if self.amends:
                 chain = chain_of(task.inputs[self.amends.plan].snapshot)
                 begun = begun_at(chain, self.amends.at_batch, mixture, vocabulary.digest, scratch)
-            sources = supplies_of(mixture, samples, vocabulary, scratch, begun)
+
+            def again(changed: Mixture, scratch: Scratch) -> list[Supply]:
+                return supplies_of(changed, samples, vocabulary, scratch, begun)
+
+            sources = again(mixture, scratch)
             if self.vision_share == "of_the_data":
                 mixture = replace(mixture, vision_share=VisionShare(constant=_share_of(sources)))
-            planner = plan.Planner(mixture, sources, vocabulary.digest, scratch, plan.in_threads, begun)
+            planner = plan.Planner(mixture, sources, vocabulary.digest, scratch, plan.in_threads, begun, again)
             for block in planner:
                 writer.add(block)
             return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}

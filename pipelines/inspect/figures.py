@@ -44,6 +44,7 @@ def figures(planned: Planned) -> dict[str, Json]:
     by_source = {name: np.zeros(3, np.int64) for name in planned.samples}
     whole = np.zeros(3, np.int64)  # packs, tokens, slots
     with_media = np.zeros(2, np.int64)  # packs, tokens
+    limited = np.zeros((2, 4), np.int64)  # sum and most of a pack: tokens, patches, media, attention
     continued = 0
     for block in planned.blocks():
         arrays = block.arrays
@@ -51,13 +52,17 @@ def figures(planned: Planned) -> dict[str, Json]:
         whole += len(tokens), tokens.sum(), slots.sum()
         with_media += np.count_nonzero(slots), tokens[slots > 0].sum()
         continued += int(np.count_nonzero(arrays["start"]))
+        used = np.zeros((len(arrays["length"]), 4), np.int64)
+        used[:, 0], used[:, 3] = arrays["length"], arrays["length"].astype(np.int64) ** 2
         for number, name in enumerate(block.header["sources"]):
             mine = arrays["source"] == number
             ordinals = arrays["ordinal"][mine]
-            seen[name].add(ordinals, arrays["start"][mine], arrays["length"][mine])
+            used[mine, 1:3] = seen[name].add(ordinals, arrays["start"][mine], arrays["length"][mine])
             counted = np.stack([arrays["length"][mine], arrays["slots"][mine], np.ones(len(ordinals), np.int64)], 1)
             by_source[name] += counted.sum(0, dtype=np.int64)
             np.add.at(by_domain, seen[name].domains[ordinals], counted)
+        of_pack = np.add.reduceat(used, arrays["pack_offsets"][:-1])
+        limited = np.stack([limited[0] + of_pack.sum(0), np.maximum(limited[1], of_pack.max(0))])
     packs, tokens_seen, slots_seen = whole.tolist()
     return {
         "sources": [_source(planned, told, by_source[told["name"]], tokens_seen) for told in plan.meta["sources"]],
@@ -73,6 +78,7 @@ def figures(planned: Planned) -> dict[str, Json]:
             "padding in packs with media": _padding(with_media, room),
             "padding in packs of text": _padding(whole[:2] - with_media, room),
         },
+        "fill by limit": _fill(planned, packs, limited),
         "splits": {
             "documents cut": sum(told["cut_samples"] for told in plan.meta["sources"]),
             "segments that continue a document": continued,
@@ -101,6 +107,22 @@ def _source(planned: Planned, told: Json, counted: np.ndarray, whole: int) -> di
     }
 
 
+def _fill(planned: Planned, packs: int, limited: np.ndarray) -> list[dict[str, Json]]:
+    """What packs hold of each thing that may be limited."""
+    meta = planned.plan.meta
+    limits = {"tokens": meta["max_pack_tokens"], **meta["pack_limits"]}
+    return [
+        {
+            "of a pack": name,
+            "limit": limits[name],
+            "mean": whole / packs,
+            "most": most,
+            "fill": whole / packs / limits[name] if limits[name] else None,
+        }
+        for name, whole, most in zip(("tokens", "patches", "media", "attention"), *limited.tolist(), strict=True)
+    ]
+
+
 def _padding(counted: np.ndarray, room: int) -> float | None:
     """Of so many packs with so many tokens."""
     packs, tokens = counted.tolist()
@@ -122,18 +144,23 @@ class _Seen:
             self.domains[here] = np.array(numbers, np.uint16)[words.indices.to_numpy()]
         self._begun = np.zeros(len(self.domains), np.uint16)
         """How often each sample's beginning was seen."""
-        parts = [np.zeros(0, np.int64)]
-        for ordinals, places in media_places(samples, limits, vocabulary):
+        parts, patches = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
+        for ordinals, places, seen in media_places(samples, limits, vocabulary):
             parts.append(ordinals * LONGEST_SAMPLE_TOKENS + places)
+            patches.append(seen)
         self._at = np.concatenate(parts)
+        self._patches = np.cumsum(np.concatenate(patches))
+        """Of all media before each."""
         self._changes = np.zeros(len(self._at) + 1, np.int32)
 
-    def add(self, ordinals: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
-        """Segments of samples."""
+    def add(self, ordinals: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Segments of samples. (N, 2) int64: patches and media of each."""
         np.add.at(self._begun, ordinals[starts == 0], 1)
         first = ordinals.astype(np.int64) * LONGEST_SAMPLE_TOKENS + starts
-        np.add.at(self._changes, np.searchsorted(self._at, first), 1)
-        np.add.at(self._changes, np.searchsorted(self._at, first + lengths), -1)
+        begin, end = np.searchsorted(self._at, first), np.searchsorted(self._at, first + lengths)
+        np.add.at(self._changes, begin, 1)
+        np.add.at(self._changes, end, -1)
+        return np.stack([self._patches[end] - self._patches[begin], end - begin], 1)
 
     @property
     def has_media(self) -> bool:

@@ -315,7 +315,7 @@ def test_a_plan_is_pinned() -> None:
     [
         (TEXT * 99, 0.1, 3000, ["no piece left with more vision", "vision_share: {constant: 0}", "images or video"]),
         (TEXT * 99, 0.1, None, ["no piece left with more vision", "vision_share: {constant: 0}"]),
-        (CAPTIONS * 99, 0.1, 3000, ["no piece left with less vision", "vision_share: {constant: 0.65}", "text"]),
+        (CAPTIONS * 99, 0.1, 3000, ["no piece left with less vision", "vision_share: {constant: 0.649}", "text"]),
         (CAPTIONS * 99, 0.0, None, ["no piece left with less vision"]),
         (TEXT * 99 + CAPTIONS * 3, 0.1, 2500, ["after 2,2", "of 2,500", "horizon_tokens: 17", "for only", "0.073"]),
         (TEXT, 0.0, None, ["fill 2 packs, one global batch needs 8"]),

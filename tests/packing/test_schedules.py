@@ -23,7 +23,7 @@ from tests.packing.test_plan import CAPTIONS, INTERLEAVED, TEXT, L, per_pack, pi
 
 H = 6000
 """Horizon of most cases, about 94 packs."""
-SCHEDULES = [
+SCHEDULES: list[dict[str, object]] = [
     {"constant": 0.1},
     {"constant": 0.0},
     {"steps": ((0, 0.0), (0.5, 0.2))},

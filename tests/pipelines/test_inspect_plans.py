@@ -13,7 +13,7 @@ import pytest
 from manifests.errors import StoreError
 from manifests.records import Text
 from manifests.schedule import VisionShare
-from packing.proof import prove
+from packing.proof import Recount, prove
 from pipelines.inspect import microscope, terminal
 from pipelines.inspect.figures import figures
 from pipelines.inspect.plans import Planned
@@ -48,6 +48,8 @@ def test_figures_are_what_the_shards_hold(out: Path, planned: Planned) -> None:
     assert sum(row["tokens"] for row in found["domains"]) == counted.tokens
     assert sum(row["slots"] for row in found["domains"]) == counted.slots
     assert found["room"]["padding"] == pytest.approx(1 - counted.fill)
+    for row, held in zip(found["fill by limit"], limited(counted), strict=True):
+        assert (row["mean"], row["most"]) == (pytest.approx(held.mean()), held.max()), row
     seen = Counter(segment.sample for pack in packs.records() for segment in pack.segments if segment.start == 0)
     media = Counter(one.media.digest for pack in packs.records() for one in pack.media)
     assert found["repetition"]["documents seen"] == len(seen)
@@ -57,6 +59,10 @@ def test_figures_are_what_the_shards_hold(out: Path, planned: Planned) -> None:
     continued = sum(segment.start > 0 for pack in packs.records() for segment in pack.segments)
     assert found["splits"]["segments that continue a document"] == continued > 0
     assert all(row["rows"] >= 1 for row in found["balance"])
+
+
+def limited(counted: Recount) -> tuple[np.ndarray, ...]:
+    return counted.pack_tokens, counted.pack_patches, counted.pack_media, counted.pack_attention
 
 
 def test_a_step_looks_the_same_before_and_after_packing(out: Path, planned: Planned) -> None:
