@@ -268,9 +268,15 @@ def _json_or_lines(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
     if isinstance(value, list):
         yield from ((f"#{i}", partial(_as_it_is, item)) for i, item in enumerate(value))
     elif isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
-        yield from ((f"#{key}", partial(_as_it_is, item)) for key, item in value.items())
+        yield from ((f"#{key}", partial(_as_it_is, _named(key, item))) for key, item in value.items())
     else:
         yield "", partial(_as_it_is, value)
+
+
+def _named(key: str, item: dict[str, Json]) -> Json:
+    """ActivityNet names a clip by the key of what happens in it."""
+    timed = all(isinstance(item.get(name), list) for name in ("timestamps", "sentences"))
+    return {"video": key} | item if timed else item
 
 
 def _table(path: Path, suffix: str, delimiter: str, piece: Piece) -> Iterator[Row]:

@@ -128,11 +128,13 @@ def _captions(medium: File, by_path: Mapping[str, File]) -> tuple[File, ...]:
 
 
 def _by_name(files: Sequence[File]) -> dict[str, list[File]]:
-    """Pictures and clips by the last part of their path."""
+    """Pictures and clips by the last part of their path, with its ending and without."""
     named = defaultdict(list)
     for file in files:
         if is_medium(file):
-            named[file.path.rpartition("/")[2]].append(file)
+            name = file.path.rpartition("/")[2]
+            named[name].append(file)
+            named[name.rpartition(".")[0]].append(file)
     return {name: found for name, found in named.items() if len(found) <= MOST_NAMESAKES}
 
 
@@ -140,9 +142,14 @@ def _elsewhere(path: str, file: File, named: Mapping[str, Sequence[File]]) -> Fi
     """The medium whose path ends as one that is not there: annotations often lie in a folder of their own. Of several
     the one that shares most folders with `file`, if that is one."""
     end = path.removeprefix(file.path.rpartition("/")[0] + "/")
-    found = [one for one in named.get(end.rpartition("/")[2], ()) if f"/{one.path}".endswith(f"/{end}")]
+    found = [one for one in named.get(end.rpartition("/")[2], ()) if _ends(one.path, end)]
     near = [len(commonpath([f"/{one.path}", f"/{file.path}"])) for one in found]
     return found[near.index(max(near))] if found and near.count(max(near)) == 1 else None
+
+
+def _ends(path: str, end: str) -> bool:
+    """Whether a path ends so, perhaps without its ending."""
+    return any(f"/{one}".endswith(f"/{end}") for one in (path, path.rpartition(".")[0]))
 
 
 def _of_many(base: Path, file: File, by_path: Mapping[str, File], named: Mapping[str, Sequence[File]]) -> list[Item]:

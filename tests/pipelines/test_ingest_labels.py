@@ -205,6 +205,17 @@ def test_clips_with_subtitles_and_events(tmp_path: Path, film: bytes) -> None:
         assert one.domain == "video"
 
 
+def test_captions_of_activitynet_find_their_clips_by_name(tmp_path: Path, film: bytes) -> None:
+    happened = {"duration": 3.0, "timestamps": [[0, 1.5], [1.5, 2.5]], "sentences": ["The wheel turns.", " It stops."]}
+    told_of = {"v_one": happened, "v_two": happened | {"timestamps": [[0, 1.5]]}, "v_gone": happened}
+    files = {"videos/v_one.mp4": film, "videos/v_two.webm": film, "train.json": json.dumps(told_of)}
+    snapshot = ingest(write(tmp_path / "data", files), tmp_path / "store")
+    assert aside(snapshot) == {"train.json#v_two": "bad_annotation", "train.json#v_gone": "missing_media"}
+    (one,) = documents(snapshot).values()
+    assert (one.locator, one.domain) == ("train.json#v_one", "video")
+    assert one.text == "0.00-1.50 s: The wheel turns.\n1.50-2.50 s: It stops."
+
+
 times = st.tuples(st.floats(0, 10), st.floats(0, 10)).map(sorted)
 
 
