@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
+from typing import IO, Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +28,7 @@ from stores.reading import root_path
 from stores.roots import Receipt
 from stores.store import Snapshot, Store
 from stores.upkeep import verify
+from stores.writer import UnitWriter
 
 ROOT = Path(__file__).parents[2]
 UNITS = ("a", "b", "c", "d")
@@ -226,40 +233,135 @@ def work(url: str, units: tuple[str, ...] = UNITS) -> Snapshot:
     return store.commit([], node="node", units=units)
 
 
-def killed_at(moment: int, url: str) -> bool:
-    """Run `work` in a fork that kills itself before its `moment`-th change to the filesystem; False: it finished."""
+class Disturbed:
+    """A file with a step before, in the middle of and after each write."""
+
+    def __init__(self, file: IO[bytes], step: Callable[[str], None]) -> None:
+        self._file, self._step = file, step
+
+    def write(self, data: bytes | memoryview) -> int:
+        whole = memoryview(data).cast("B")
+        for part in (whole[: len(whole) // 2], whole[len(whole) // 2 :]):
+            self._step("write")
+            self._file.write(part)
+            self._file.flush()
+        self._step("write")
+        return len(whole)
+
+    def __enter__(self) -> Disturbed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def disturbed(url: str, disturb: Callable[[int, str], None]) -> int:
+    """Run `work` in a fork that calls `disturb(number from 1, what happens)` at each step: how it ended.
+
+    Steps are before and after every fsync, before, in the middle of and after every write to a file, and before every
+    file that is opened for writing, link, rename, removal and new folder; what comes next is after it.
+    """
     child = os.fork()
     if child == 0:
-        changes = 0
+        steps = 0
+        fsync, plain_open = os.fsync, io.open
 
-        def count(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal changes
-            if event in ("os.link", "os.remove", "os.mkdir") or (event == "open" and arguments[1] not in ("r", "rb")):
-                changes += 1
-                if changes == moment:
-                    os.kill(os.getpid(), signal.SIGKILL)
+        def step(what: str) -> None:
+            nonlocal steps
+            steps += 1
+            disturb(steps, what)
 
-        sys.addaudithook(count)
-        work(url, UNITS[:2])
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+        def stepping_fsync(descriptor: int) -> None:
+            step("fsync")
+            fsync(descriptor)
+            step("fsync")
+
+        def stepping_open(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
+            if mode in ("r", "rb"):
+                return plain_open(file, mode, *given, **named)
+            step("open")
+            opened = plain_open(file, mode, *given, **named)
+            return Disturbed(opened, step) if "b" in mode else opened
+
+        def changing(event: str, arguments: tuple[object, ...]) -> None:
+            if event in ("os.link", "os.rename", "os.remove", "os.mkdir", "os.truncate"):
+                step(event)
+
+        os.fsync, io.open = stepping_fsync, stepping_open  # type: ignore[assignment]
+        sys.addaudithook(changing)
+        try:
+            work(url, UNITS[:2])
+            os._exit(0)
+        except (OSError, StoreError):
+            os._exit(1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_kill_before_any_change_to_the_filesystem_leaves_a_store_that_goes_on(quick_folder: Path) -> None:
+def killed_at(moment: int, url: str) -> bool:
+    """Whether it got that far."""
+
+    def kill(number: int, what: str) -> None:
+        if number == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ended = disturbed(url, kill)
+    assert ended in (0, -signal.SIGKILL)
+    return ended != 0
+
+
+def test_a_disk_that_is_full_from_any_moment_on_loses_nothing(quick_folder: Path) -> None:
     expected = work(tempfile.mkdtemp(dir=quick_folder), UNITS[:2]).content_root
+    for first in range(1, 1000, 3):
+
+        def full(number: int, what: str, first: int = first) -> None:
+            if number >= first and what != "os.remove":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        url = tempfile.mkdtemp(dir=quick_folder)
+        ended = disturbed(url, full)
+        assert ended in (0, 1)
+        head = Store.open(url).head() if Path(url, "store.json").exists() else None
+        assert head is None or verify(head) == []
+        finished = work(url, UNITS[:2])  # there is room again
+        assert finished.content_root == expected and finished.complete and verify(finished) == []
+        shutil.rmtree(url)
+        if ended == 0:
+            break
+    assert first > 150
+
+
+def test_a_kill_around_any_change_to_the_filesystem_leaves_a_store_that_goes_on(quick_folder: Path) -> None:
+    expected = work(tempfile.mkdtemp(dir=quick_folder), UNITS[:2]).content_root
+    plain = Store.writer
     moment = 0
     killed = True
     while killed:
         moment += 1
         url = tempfile.mkdtemp(dir=quick_folder)
         killed = killed_at(moment, url)
+        done = 0
         if Path(url, "store.json").exists():
             head = Store.open(url).head()
             assert head is None or verify(head) == []
-        finished = work(url, UNITS[:2])
+            done = len(head.units) if head is not None else 0
+        made_again: list[str] = []
+
+        def writer(store: Store, unit: str, made: list[str] = made_again) -> UnitWriter:
+            made.append(unit)
+            return plain(store, unit)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Store, "writer", writer)
+            finished = work(url, UNITS[:2])
         assert finished.content_root == expected and finished.complete and verify(finished) == []
-    assert moment > 40
+        assert made_again == list(UNITS[done:2])  # not what is committed
+        shutil.rmtree(url)
+    assert moment > 150
 
 
 WORKER = """
@@ -274,6 +376,27 @@ def test_writers_killed_at_random_moments_leave_the_previous_root_or_the_next(qu
     rng = random.Random(5)
     url = tempfile.mkdtemp(dir=quick_folder)
     seen = 0
+    reads, over, harm = [0], Event(), list[str]()
+
+    def read() -> None:
+        """What is there is whole and never less than before, whenever anybody looks."""
+        known: tuple[str, ...] = ()
+        try:
+            while not over.is_set():
+                head = Store.open(url).head() if Path(url, "store.json").exists() else None
+                if head is None:
+                    continue
+                names = head.units
+                texts = [document.text for document in head.records(max(0, 3 * (len(names) - 4)))]
+                expected = [f"text {unit} {i}" for unit in names[-4:] for i in range(3)]
+                if names[: len(known)] != known or texts != expected:
+                    harm.append(f"{names[-4:]} have {texts}")
+                known, reads[0] = names, reads[0] + 1
+        except StoreError as error:
+            harm.append(str(error))
+
+    reader = Thread(target=read)
+    reader.start()
     for _ in range(4):
         worker = subprocess.Popen([sys.executable, "-c", WORKER, url], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
@@ -286,3 +409,6 @@ def test_writers_killed_at_random_moments_leave_the_previous_root_or_the_next(qu
         head = Store.open(url).head()
         assert head is not None and len(head.units) == head.number > seen and verify(head) == []
         seen = head.number
+    over.set()
+    reader.join()
+    assert not harm and reads[0] > 4
