@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 import numpy as np
@@ -95,25 +96,30 @@ class Filter:
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
+        clock: Clock = {op.kind: [0, 0.0] for op in self.ops}
         for shard in task.unit.data.shards:
             kept = set(snapshot.kept(shard.first, shard.first + shard.records).tolist())
             columns = _Columns(task.node, self.ops, shard.records)
             for ordinal in sorted(kept):
-                columns.add(ordinal - shard.first, *self._looked_at(snapshot.record(ordinal), snapshot, attempt))
+                columns.add(ordinal - shard.first, *self._looked_at(snapshot.record(ordinal), snapshot, attempt, clock))
             writer.columns(shard.shard, columns.by_name)
+        for kind, (records, seconds) in clock.items():
+            attempt.took(kind, records, seconds)
         return {"ops": [_told(task.node, op) for op in self.ops]}
 
-    def _looked_at(self, document: Document, snapshot: Snapshot, attempt: Attempt) -> tuple[Drop | None, Scores]:
+    def _looked_at(
+        self, document: Document, snapshot: Snapshot, attempt: Attempt, clock: Clock
+    ) -> tuple[Drop | None, Scores]:
         """An op that fails on a document drops it, too: a view has no other place for it."""
         if document.source == FORGOTTEN:
             attempt.drop("forgotten")
             return Drop("forgotten"), []
-        verdict, scores = attempt(document.locator, self._judge, document, snapshot) or (Drop("unusable"), [])
+        verdict, scores = attempt(document.locator, self._judge, document, snapshot, clock) or (Drop("unusable"), [])
         if verdict is not None:
             attempt.drop(verdict.reason)
         return verdict, scores
 
-    def _judge(self, document: Document, snapshot: Snapshot) -> tuple[Drop | None, Scores]:
+    def _judge(self, document: Document, snapshot: Snapshot, clock: Clock) -> tuple[Drop | None, Scores]:
         filled: Document | None = None
         first: Drop | None = None
         scores: Scores = []
@@ -123,6 +129,7 @@ class Filter:
                 continue
             if op.READS_MEDIA and filled is None:
                 filled = snapshot.filled(document)
+            began = perf_counter()
             looked_at = filled if op.READS_MEDIA and filled is not None else document
             if isinstance(op, Measured):
                 measured = op.measure(looked_at)
@@ -133,8 +140,13 @@ class Filter:
                 scores.append(judged.reason if isinstance(judged, Drop) else None)
             if isinstance(judged, Drop):
                 first = first or judged
+            clock[op.kind][0] += 1
+            clock[op.kind][1] += perf_counter() - began
         return first, scores
 
+
+Clock = dict[str, list[Any]]
+"""Documents looked at and seconds by kind of op. What ops share, such as a decoded picture, the first one pays."""
 
 Scores = list[Mapping[str, float | str] | str | None]
 """By op: what it measured, or the reason of one that does not measure and drops."""

@@ -103,7 +103,8 @@ def estimate(graph: Graph, share: float, workers: int, as_json: bool) -> int:
     for name, row in rows.items():
         grid.add_row(name, *(_spoken(row[what]) if what in row else "" for what in MEASURES))
     Console(width=None if sys.stdout.isatty() else PAPER_WIDTH).print(grid)
-    print(f"{_spoken(hours, 3)} hours with {workers} workers; from {part:.1%} in {count} groups, 90 % intervals")
+    spent = f"{_spoken(hours, 1)} hours" if hours.value >= 1 else f"{_spoken(_times(hours, 60), 1)} minutes"
+    print(f"{spent} with {workers} workers; from {part:.1%} in {count} groups, 90 % intervals")
     if left_out:
         print(f"not sampled: {', '.join(left_out)}")
     return 0
@@ -195,6 +196,10 @@ class Quiet(Show):
 def _row(name: str, groups: Sequence[Group], parts: Sequence[float]) -> dict[str, Estimate]:
     measures = [what for what in MEASURES if what in groups[0].seen[name]]
     return {what: expected([group.seen[name][what] for group in groups], parts) for what in measures}
+
+
+def _times(estimate: Estimate, factor: float) -> Estimate:
+    return Estimate(estimate.value * factor, None if estimate.margin is None else estimate.margin * factor)
 
 
 def _spoken(estimate: Estimate, digits: int = 0) -> str:

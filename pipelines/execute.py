@@ -24,7 +24,7 @@ from pipelines.engines.local import LocalEngine
 from pipelines.node import FolderNode, Inputs, Node, Place, Product, StoreNode, Survey, Task
 from pipelines.out import Out
 from pipelines.products import finished, folder_product, parents, store_product
-from pipelines.progress import Meter, Result, Show, Tally
+from pipelines.progress import Meter, Result, Show, Tally, Work
 from pipelines.receipts import FolderReceipt, Receipts, facts
 from pipelines.unit import Outcome, TooManyBad, UnitTask, run_unit, too_many
 from stores import lookup_upkeep
@@ -85,24 +85,27 @@ class Execution:
         survey = self._survey(name, node, inputs)
         identity = dag.identity(name, node, inputs, survey)
         found = finished(self.out, name, node, inputs, identity)
+        work = Work()
         if found is None:
             if node.PRODUCT == "folder":
-                made = self._folder(name, cast(FolderNode, node), inputs, survey, identity)
+                made = self._folder(name, cast(FolderNode, node), inputs, survey, identity, work)
             else:
-                made = self._store(name, cast(StoreNode, node), inputs, survey, identity)
+                made = self._store(name, cast(StoreNode, node), inputs, survey, identity, work)
         product, tally = found or made
         self.products[name] = product
         if product.kind != "folder":
             lookup_upkeep.build(product.snapshot)  # also of what was finished: a kill may have come in between
         seconds = round(time.monotonic() - start, 3)
-        result = Result(name, node.kind, identity, product.digest, tally, seconds, skipped=found is not None)
+        counts = {} if product.kind == "folder" else product.snapshot.counts
+        size = (counts.get("bytes", 0), counts.get("tokens", 0))
+        result = Result(name, node.kind, identity, product.digest, tally, seconds, found is not None, *size, work)
         self.results.append(result)
         self.log.write("node_skip" if found else "node_commit", **result.as_json())
         if found is None:
             self.show.say(f"{name}: {progress.spoken(tally)}, {seconds:.1f} s")
 
     def _store(
-        self, name: str, node: StoreNode, inputs: Inputs, survey: Survey, identity: str
+        self, name: str, node: StoreNode, inputs: Inputs, survey: Survey, identity: str, work: Work
     ) -> tuple[Product, Tally]:
         store = Store.open_or_create(self.out.store(name), node.PRODUCT, name)
         head = store.head()
@@ -126,6 +129,7 @@ class Execution:
             stop = StopRule(name, tolerance)
             for task, outcome in self.engine.run(name, run_unit, submissions):
                 self._log_outcome(name, task.stored_as, outcome)
+                work.add(outcome.tally.seen, outcome.parts)
                 committer.add(outcome)
                 if (error := stop.after(outcome)) is not None:
                     committer.commit(complete=False)
@@ -134,7 +138,7 @@ class Execution:
         return store_product(name, node, inputs, snapshot)
 
     def _folder(
-        self, name: str, node: FolderNode, inputs: Inputs, survey: Survey, identity: str
+        self, name: str, node: FolderNode, inputs: Inputs, survey: Survey, identity: str, work: Work
     ) -> tuple[Product, Tally]:
         receipts = Receipts(self.out.folder)
         parts = receipts.begin(name, identity)
@@ -146,6 +150,7 @@ class Execution:
             for task, files in self._folder_units(name, node, todo):
                 part = parts[task.task.unit.name] = FolderReceipt(identity, tuple(facts(self.out.folder, files)))
                 receipts.part(name, task.task.unit.name, part)
+                work.add(len(files), {})
                 meter.committed(1, Tally(kept=len(files)))
         everything = sorted({file for part in parts.values() for file in part.files}, key=lambda file: file.path)
         receipt = FolderReceipt(identity, tuple(everything), dag.made_of(node, inputs, survey))

@@ -138,6 +138,9 @@ class Attempt(Protocol):
     def drop(self, reason: str) -> None:
         """Count a record that a view drops."""
 
+    def took(self, part: str, records: int, seconds: float) -> None:
+        """Say for the run log what a part of the node, an op of a filter, spent on how many records."""
+
     def note(self, reason: str) -> None:
         """Count something that cost no record, e.g. a link to an image that is not there."""
 

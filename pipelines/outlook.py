@@ -129,7 +129,7 @@ def _behind(seen: _Seen, name: str, node: Node, before: _Before, old: set[str]) 
     after = f"after {', '.join(waits)}"
     if not before.made_of or any(seen.touched[wanted] is None for wanted in waits):
         seen.touched[name] = None
-        return {"state": f"would run {after}", "why": changed or ["nothing is there yet"] * (not before.made_of)}
+        return {"state": f"would run {after}", "why": changed}
     if node.PRODUCT == "folder":
         seen.touched[name] = frozenset()
         return {"state": f"{'would' if changed else 'may'} run {after}", "why": changed}

@@ -44,6 +44,21 @@ class Tally:
         return self.kept + self.dropped.total() + self.quarantined.total()
 
 
+@dataclass
+class Work:
+    """What was done in this run for one node, of what there is of it."""
+
+    records: int = 0
+    parts: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Ops of a filter: records looked at, and seconds in workers."""
+
+    def add(self, records: int, parts: Mapping[str, tuple[int, float]]) -> None:
+        self.records += records
+        for name, (seen, seconds) in parts.items():
+            before = self.parts.get(name, (0, 0.0))
+            self.parts[name] = (before[0] + seen, before[1] + seconds)
+
+
 @dataclass(frozen=True)
 class Result:
     """One node at the end of a run."""
@@ -55,6 +70,14 @@ class Result:
     tally: Tally
     seconds: float
     skipped: bool
+    bytes: int
+    tokens: int
+    work: Work
+
+    @property
+    def rate(self) -> float:
+        """Records of this run a second, by the clock, with everything that comes with them."""
+        return self.work.records / max(self.seconds, 1e-3)
 
     def as_json(self) -> dict[str, Json]:
         tally = self.tally
@@ -67,7 +90,11 @@ class Result:
             "kept": tally.kept,
             "dropped": dict(sorted(tally.dropped.items())),
             "quarantined": dict(sorted(tally.quarantined.items())),
+            "bytes": self.bytes,
+            "tokens": self.tokens,
             "seconds": self.seconds,
+            "worked": self.work.records,
+            "parts": {name: [seen, round(seconds, 6)] for name, (seen, seconds) in self.work.parts.items()},
             "skipped": self.skipped,
         }
 
@@ -127,13 +154,16 @@ class Show:
 def table(results: Sequence[Result]) -> None:
     """The end of a run, on stdout: what every node took in, kept, dropped and set aside."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("node", "records", "kept", "dropped", "quarantined", "seconds", "digest"):
-        grid.add_column(title, overflow="fold", justify="right" if title in ("records", "kept", "seconds") else "left")
+    numbers = ("in", "kept", "tokens", "MB", "seconds", "a second")
+    for title in ("node", "in", "kept", "dropped", "quarantined", "tokens", "MB", "seconds", "a second", "digest"):
+        grid.add_column(title, overflow="fold", justify="right" if title in numbers else "left")
     for one in results:
         tally = one.tally
-        seconds = "committed" if one.skipped else f"{one.seconds:.1f}"
+        spent = ("committed", "") if one.skipped else (f"{one.seconds:.1f}", f"{one.rate:,.0f}")
         counted = (f"{tally.seen:,}", f"{tally.kept:,}") if tally.seen else ("", "")
-        grid.add_row(one.node, *counted, _reasons(tally.dropped), _reasons(tally.quarantined), seconds, one.digest[:12])
+        size = (f"{one.tokens:,}" if one.tokens else "", f"{one.bytes / 1e6:,.1f}" if one.bytes else "")
+        reasons = (_reasons(tally.dropped), _reasons(tally.quarantined))
+        grid.add_row(one.node, *counted, *reasons, *size, *spent, one.digest[:8])
     Console(width=None if sys.stdout.isatty() else PAPER_WIDTH).print(grid)
 
 

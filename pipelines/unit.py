@@ -66,6 +66,8 @@ class Outcome:
     """Tracebacks of what was not foreseen, for the run log."""
     seconds: float
     """That the worker took, by the clock."""
+    parts: Mapping[str, tuple[int, float]]
+    """Of the node, where it says so: records looked at, and seconds."""
 
 
 def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]) -> Outcome:
@@ -84,7 +86,17 @@ def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]
     kept = counts.get("kept", counts.get("records", 0))
     tally = Tally(kept, attempt.dropped, attempt.quarantined, attempt.noted)
     seconds = time.monotonic() - start
-    return Outcome(receipt, tally, attempt.good, attempt.bad, attempt.row, meta or {}, tuple(attempt.details), seconds)
+    return Outcome(
+        receipt,
+        tally,
+        attempt.good,
+        attempt.bad,
+        attempt.row,
+        meta or {},
+        tuple(attempt.details),
+        seconds,
+        attempt.parts,
+    )
 
 
 class Attempts:
@@ -106,6 +118,7 @@ class Attempts:
         self.noted: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
         self.details: list[str] = []
+        self.parts: dict[str, tuple[int, float]] = {}
 
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         self._ordinal += 1
@@ -143,6 +156,10 @@ class Attempts:
 
     def drop(self, reason: str) -> None:
         self.dropped[reason] += 1
+
+    def took(self, part: str, records: int, seconds: float) -> None:
+        before = self.parts.get(part, (0, 0.0))
+        self.parts[part] = (before[0] + records, before[1] + seconds)
 
     def note(self, reason: str) -> None:
         self.noted[reason] += 1

@@ -22,6 +22,7 @@ from manifests.records import FORGOTTEN, Json, Pack, starts
 from stores.elsewhere import stores_of
 from stores.filesystem import open_files
 from stores.lookup import By
+from stores.snapshot import ViewSnapshot
 from stores.store import Found, Snapshot, Store
 from tokenization.vocabulary import Vocabulary
 
@@ -117,6 +118,49 @@ def drops(snapshot: Snapshot) -> dict[str, int]:
     table = snapshot.table(["keep", "reason"])
     pairs = zip(table["keep"].to_pylist(), table["reason"].to_pylist(), strict=True)
     return dict(Counter(str(reason) for keep, reason in pairs if not keep).most_common())
+
+
+def worked(run: Path) -> dict[str, dict[str, Json]]:
+    """What the run log says of the last time that each node did something."""
+    return {str(row["node"]): row for row in runlog.read(run / "log.jsonl", "node_commit") if row.get("worked")}
+
+
+def ops(view: Snapshot) -> list[dict[str, Json]]:
+    """What each op of a filter, alone, does to the documents that reach it: those it looks at, those it would keep, and
+    what it would drop by reason. `first` of a reason are those that no op before it drops."""
+    table = view.table()
+    reached = np.array(looks_at(view).table(["keep"])["keep"].to_pylist(), bool)
+    domain, said = (np.array(table[name].to_pylist(), object) for name in ("domain", "reason"))
+    found = []
+    for op in view.meta.get("ops", ()):
+        among = reached & (np.isin(domain, op["domains"]) if op["domains"] else True)
+        left, reasons = among.copy(), Counter[str]()
+        for reason, broken in _broken(op, table):
+            reasons[reason] += int((left & broken).sum())
+            left &= ~broken
+        row: dict[str, Json] = {"op": op["kind"], "in": int(among.sum()), "kept": int(left.sum())}
+        row["dropped"] = dict(+reasons)
+        row["first"] = {reason: int((said[among & ~left] == reason).sum()) for reason in row["dropped"]}
+        found.append(row)
+    return found
+
+
+def _broken(op: Json, table: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
+    """In the order in which the op decides: a reason, and the records of which its limit is broken."""
+    for choice in op.get("choices", ()):
+        labels = np.array(table[choice["column"]].to_pylist(), object)
+        if choice["among"]:
+            yield choice["reason"], ~np.isin(labels, [*choice["among"], None])
+    for limit in op["limits"]:
+        values = table[limit["column"]].to_numpy().astype(np.float64)
+        yield limit["reason"], values < limit["at"] if limit["drops"] == "below" else values > limit["at"]
+    if "column" in op:
+        told = np.array(table[op["column"]].to_pylist(), object)
+        yield from ((str(reason), told == reason) for reason in sorted({one for one in told if one}))
+
+
+def looks_at(view: Snapshot) -> Snapshot:
+    return view.over if isinstance(view, ViewSnapshot) else view
 
 
 def drops_below(view: Snapshot) -> dict[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,6 @@ from stores import exposure
 from stores.exposure import Exposure
 from stores.filesystem import open_files
 from stores.lookup import By
-from stores.snapshot import ViewSnapshot
 from stores.store import Found, Snapshot
 
 DECISIONS = ("keep", "reason", "score", "duplicate_of")
@@ -139,7 +138,7 @@ def _decisions(node: str, view: Snapshot, base: Found) -> Iterator[dict[str, Jso
     if place is None:
         return
     told = view.row(place.ordinal)
-    reached = bool(_over(view).row(place.ordinal)["keep"])
+    reached = bool(artefacts.looks_at(view).row(place.ordinal)["keep"])
     if not reached:
         yield {"node": node, "decided": "not looked at: dropped before"}
         return
@@ -175,7 +174,8 @@ def _op(node: str, op: Json, told: Mapping[str, Json]) -> Iterator[dict[str, Jso
     for limit in op["limits"]:
         value = told.get(limit["column"])
         if value is None or np.isnan(value):
-            yield {"node": node, "op": op["kind"], "decided": "nothing to measure"}
+            score = limit["column"].rpartition(".")[2]
+            yield {"node": node, "op": op["kind"], "score": score, "value": None, "decided": "nothing to measure"}
             continue
         at = limit["at"]
         forbidden = at is not None and (value < at if limit["drops"] == "below" else value > at)
@@ -190,10 +190,6 @@ def _op(node: str, op: Json, told: Mapping[str, Json]) -> Iterator[dict[str, Jso
     if "column" in op:
         reason = told.get(op["column"])
         yield {"node": node, "op": op["kind"], "decided": f"dropped: {reason}" if reason else "passed"}
-
-
-def _over(view: Snapshot) -> Snapshot:
-    return view.over if isinstance(view, ViewSnapshot) else view
 
 
 def _samples(stores: Mapping[str, Snapshot], name: str) -> list[dict[str, Json]]:
@@ -271,7 +267,7 @@ def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
         mark = f" {number + 1}" if len(found["records"]) > 1 else ""
         told[f"record{mark}"] = record["verdict"]
         told[f"where{mark}"] = {"store": record["store"], **record["lies in"], **record["facts"]}
-        told[f"decisions{mark}"] = record["decisions"]
+        told[f"decisions{mark}"] = list(_decisions_told(record["decisions"]))
         if any(record["facts"]["id"] == one["facts"]["id"] for one in found["records"][:number]):
             continue  # a copy, as `compact` makes them: what became of it is said already
         told[f"samples{mark}"] = record["samples"]
@@ -294,6 +290,24 @@ def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
     told["quarantine"] = found["quarantine"]
     told["can't be read"] = [f"{node}: {why}" for node, why in found["can't be read"].items()]
     return {name: value for name, value in told.items() if value}
+
+
+def _decisions_told(decisions: Sequence[Mapping[str, Json]]) -> Iterator[dict[str, Json]]:
+    """A line each, however many columns a node has: who, what it measured, its limit, what came of it."""
+    over = ""
+    for one in decisions:
+        by = ".".join(one[key] for key in ("node", "op") if key in one)
+        if "score" in one:
+            if by != over:
+                yield {"by": by, "value": "", "limit": "", "decided": ""}
+            over = by
+            yield {"by": f"  {one['score']}", **{key: one.get(key) for key in ("value", "limit", "decided")}}
+            continue
+        lost = f" of {one['lost to']}" if one.get("lost to") else ""
+        why = f": {one['reason']}{lost}" if one.get("reason") else ""
+        more = {name.rpartition(".")[2]: value for name, value in one.items() if "." in name and value is not None}
+        measured = ", ".join(f"{name} {value}" for name, value in more.items())
+        yield {"by": by, "value": measured, "limit": "", "decided": f"{one['decided']}{why}"}
 
 
 def _some(numbers: list[int]) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from pipelines.inspect.plans import Planned
 from stores.store import Found, Snapshot
 from tokenization.encode import decode_sample
 
+LEAST_WIDTH, FOLDED = 80, 16
+"""Characters of a line, and of a column whose words are folded."""
 TEXT, LONGEST = 240, 1 << 30
 """Characters of a segment's text that are shown of a step, in tables and in JSON."""
 
@@ -79,6 +82,7 @@ def main(arguments: list[str]) -> int:
             found = microscope.told(planned, options.step, LONGEST if options.json else TEXT)
         elif options.what_if:
             found = whatif.what_if(snapshot, options.what_if)
+            found = found if options.json else whatif.spoken(found)
         elif options.record is not None and snapshot.kind == "plan" and not _ordinal(options.record):
             found = _seen(snapshot, options.record)
         elif options.record is not None:
@@ -146,6 +150,7 @@ def _store(snapshot: Snapshot) -> dict[str, Json]:
         for name, (used, distinct, size) in artefacts.media(snapshot).items()
     ]
     found["dropped"] = artefacts.drops(snapshot)
+    found["ops"] = _ops(snapshot)
     found["contaminated"] = artefacts.contaminated(snapshot)
     found["scores"] = [
         {"column": name, "lowest": low, "median": middle, "highest": high}
@@ -218,6 +223,7 @@ def _run(folder: Path) -> dict[str, Json]:
             }
             for name, s in stores.items()
         ],
+        "work": list(_work(folder, stores)),
         "can't be read": [f"{name}: {why}" for name, why in unread.items()],
     }
     training = artefacts.trained(folder)
@@ -239,6 +245,43 @@ def _run(folder: Path) -> dict[str, Json]:
     if (folder / "report.html").is_file():
         found["page"] = str(folder / "report.html")
     return {key: value for key, value in found.items() if value not in ([], {})}
+
+
+def _work(folder: Path, stores: Mapping[str, Snapshot]) -> Iterator[dict[str, Json]]:
+    """What each node took in, kept, dropped and set aside, and when it last worked, how long and how fast."""
+    worked = artefacts.worked(folder)
+    for name, store in stores.items():
+        kept = len(store.kept())
+        gone = artefacts.drops(store) | artefacts.quarantined(store)
+        if store.kind == "view":
+            below = artefacts.drops(artefacts.looks_at(store))
+            gone = {reason: count - below.get(reason, 0) for reason, count in gone.items()}
+        row: dict[str, Json] = {
+            "node": name,
+            "in": kept + sum(gone.values()),
+            "kept": kept,
+            "dropped, set aside": ", ".join(f"{reason} {count:,}" for reason, count in gone.items() if count),
+            "tokens": store.counts.get("tokens"),
+            "MB": round(store.counts.get("bytes", 0) / 1e6, 1),
+        }
+        if (last := worked.get(name)) is not None:
+            row |= {"s": round(last["seconds"], 1), "per s": round(last["worked"] / max(last["seconds"], 1e-3))}
+        yield row
+
+
+def _ops(view: Snapshot) -> list[dict[str, Json]]:
+    """A line for each op of a filter, with what the run log says of its time."""
+    run = Path(view.url).parent
+    took = artefacts.worked(run).get(view.name, {}).get("parts", {}) if "://" not in view.url else {}
+    rows = []
+    for row in artefacts.ops(view):
+        seen, seconds = took.get(row["op"], (0, 0.0))
+        told = {"op": row["op"], "in": row["in"], "kept": row["kept"]}
+        told["drops (as the first)"] = ", ".join(
+            f"{why} {n:,} ({row['first'][why]:,})" for why, n in row["dropped"].items()
+        )
+        rows.append(told | ({"s": round(seconds, 3), "per s": round(seen / max(seconds, 1e-6))} if seen else {}))
+    return rows
 
 
 def _dropped(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
@@ -344,8 +387,9 @@ def _medium(media: Media) -> str:
 
 
 def show(found: Mapping[str, Json]) -> None:
-    """Scalars as lines, maps as two columns, lists of maps as tables, or as one block each where they are too wide."""
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    """Scalars as lines, maps as two columns, lists of maps as tables with long words folded, or as one block each where
+    they are too wide for that."""
+    console = Console(width=max(LEAST_WIDTH, Console().width), highlight=False, markup=False, emoji=False)
     for title, value in found.items():
         if isinstance(value, dict):
             console.print(f"\n{title}")
@@ -356,31 +400,39 @@ def show(found: Mapping[str, Json]) -> None:
                 _show_rows(console, value)
             else:
                 for inner in value:
-                    console.print(f"  {_cell(inner)}")
+                    console.print(f"  {_cell(inner)}", soft_wrap=True)
         else:
-            console.print(f"{title:14}{_cell(value)}")
+            console.print(f"{title:14}{_cell(value)}", soft_wrap=True)
 
 
 def _show_rows(console: Console, rows: Sequence[Mapping[str, Json]]) -> None:
     names = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(name), *(len(row[place]) for row in cells)) for place, name in enumerate(names)]
-    text = widths.pop(names.index("text")) if "text" in names else 0  # may be folded
-    if sum(widths) + 2 * len(widths) + min(text, 20) > console.width:
+    folds = [_folds(name, [row[place] for row in cells]) for place, name in enumerate(names)]
+    least = sum(min(width, FOLDED) if fold else width for width, fold in zip(widths, folds, strict=True))
+    if least + 2 * len(widths) > console.width:
         for row in rows:
             console.print(_pairs({name: row[name] for name in names if row.get(name) not in (None, "")}), "")
         return
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in names:
+    for name, fold in zip(names, folds, strict=True):
         numeric = all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=name != "text")
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=not fold)
     for told in cells:
         grid.add_row(*told)
     console.print(grid)
 
 
+def _folds(name: str, cells: Sequence[str]) -> bool:
+    """Words and sentences may go over several lines; numbers, and what people copy, stay whole."""
+    return name == "text" or not any(re.fullmatch(r"[0-9a-f]{12,}|[-\d.,]*", cell) for cell in cells if cell)
+
+
 def _pairs(values: Mapping[str, Json]) -> Table:
     grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 2))
+    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold")
     for key, inner in values.items():
         grid.add_row(str(key), _cell(inner))
     return grid
@@ -395,5 +447,5 @@ def _cell(value: Json) -> str:
         case int():
             return f"{value:,}"
         case float():
-            return f"{value:.4f}"
+            return f"{value:,.4f}".rstrip("0").rstrip(".")
     return json.dumps(value, ensure_ascii=False)

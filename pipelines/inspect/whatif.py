@@ -53,6 +53,15 @@ def what_if(view: Snapshot, changes: Sequence[str]) -> dict[str, Json]:
     return {name: value for name, value in found.items() if value}
 
 
+def spoken(found: Mapping[str, Json]) -> dict[str, Json]:
+    """For people: without the groups of which nothing is kept either way."""
+    groups = ("by domain", "by language")
+    return {
+        title: [row for row in rows if row["documents"] or row["what if"]] if title in groups else rows
+        for title, rows in found.items()
+    }
+
+
 @dataclass(frozen=True)
 class _Limit:
     op: str

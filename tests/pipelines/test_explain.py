@@ -86,6 +86,34 @@ def test_of_a_record_and_its_copies_is_said_once_what_became_of_them(out: Path) 
     assert set(told) == {f"{name} 1" for name in alone} | {"record 2", "where 2", "decisions 2"} and "samples" in alone
 
 
+def test_tables_fit_80_columns_and_the_work_of_nodes_and_ops_adds_up(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = head(out, "unique").table(["locator", "reason"]).to_pylist()
+    names = {row["reason"]: row["locator"] for row in rows}
+    for arguments in ([str(out)], [str(out / "filtered")], [str(out / "unique")]):
+        assert terminal.main(arguments) == 0
+    for name in names.values():
+        assert explain.main([str(out), name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if not line.startswith(("record ", "page ", "store "))) <= 80
+    terminal.main([str(out), "--json"])
+    work = {row["node"]: row for row in json.loads(capsys.readouterr().out)["work"]}
+    terminal.main([str(out / "filtered"), "--json"])
+    ops = {row["op"]: row for row in json.loads(capsys.readouterr().out)["ops"]}
+    bad = Counter(row["reason"] for row in rows)
+    assert work["documents"]["in"] == work["documents"]["kept"] + head(out, "documents").counts["quarantined"]
+    assert work["filtered"]["in"] == work["documents"]["kept"] == ops["no_text"]["in"]
+    assert work["unique"]["dropped, set aside"] == f"exact_duplicate {bad['exact_duplicate']:,}"
+    assert work["unique"]["in"] == work["filtered"]["kept"] == work["unique"]["kept"] + bad["exact_duplicate"]
+    assert work["samples"]["tokens"] > 0 and all(row["s"] >= 0 and row["per s"] > 0 for row in work.values())
+    short = ops["too_short"]
+    assert short["drops (as the first)"] == f"too_short {bad['too_short']} ({bad['too_short']})"
+    assert 0 < short["in"] < ops["no_text"]["in"] and short["in"] == short["kept"] + bad["too_short"]
+    assert all(row["s"] >= 0 and row["per s"] > 0 for row in ops.values())
+
+
 def test_an_unknown_name_is_an_error_with_a_next_step(out: Path) -> None:
     with pytest.raises(StoreError, match="is known nowhere in this run"):
         explain.explain(out, "https://example.org/nothing")
