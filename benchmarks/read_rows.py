@@ -58,22 +58,26 @@ def write_ours(folder: str) -> None:
     store.commit([writer.finish()], node="bench", units=["all"], meta=meta)
 
 
-def read_ours(folder: str, workers: int) -> Iterator[Any]:
-    import torch
-
+def batches_of_ours(folder: str) -> Iterator[Any]:
     from packing.loader import Loader
     from stores.store import Store
 
     packs = Store.open(f"{folder}/packs").head()
     assert packs is not None
     with Loader(packs, BATCH_ROWS) as loader:
-        if not workers:
-            for batch in loader:
-                yield torch.from_numpy(batch.ids(0))
-            return
+        yield from loader
+
+
+def read_ours(folder: str, workers: int) -> Iterator[Any]:
+    import torch
+
+    if not workers:
+        for batch in batches_of_ours(folder):
+            yield torch.from_numpy(batch.ids(0))
+    else:
         with ThreadPoolExecutor(workers) as pool:
             ahead = deque()
-            for batch in loader:
+            for batch in batches_of_ours(folder):
                 ahead.append(pool.submit(batch.ids, 0))
                 if len(ahead) > 2 * workers:
                     yield torch.from_numpy(ahead.popleft().result())
@@ -210,6 +214,10 @@ READERS: dict[str, tuple[str | None, Callable[[str], None], Batches]] = {
 }
 
 
+WITHOUT_TORCH = "ours without torch"
+"""Memory alone: batches of numpy. All peers but `datasets` import torch by themselves."""
+
+
 # ---------------------------------------------------------------------- turns
 
 
@@ -249,17 +257,26 @@ def turns(
 
 def memory(name: str, folder: str) -> dict[str, float]:
     """Runs alone in a fresh process. Everything is imported by reading one batch."""
-    next(READERS[name][2](folder, 0))
-    imported = peak_rss_mb()
-    one_epoch(name, folder, 0)
+    if name == WITHOUT_TORCH:
+        batches = batches_of_ours(folder)
+        next(batches).ids(0)
+        imported = peak_rss_mb()
+        for batch in batches:
+            batch.ids(0)
+        assert "torch" not in sys.modules
+    else:
+        next(READERS[name][2](folder, 0))
+        imported = peak_rss_mb()
+        one_epoch(name, folder, 0)
     return {"imported": round(imported), "peak": round(peak_rss_mb()), "growth": round(peak_rss_mb() - imported, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one repetition and no result: does it run at all?")
-    for child in ("--serve", "--write", "--memory"):
+    for child in ("--serve", "--write"):
         parser.add_argument(child, choices=READERS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", choices=[*READERS, WITHOUT_TORCH], help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
@@ -304,6 +321,7 @@ def compare(quick: bool) -> None:
             name: run_in(where, "benchmarks.read_rows", "--memory", name, str(root / name))
             for name, (where, _, _) in READERS.items()
         }
+        resident[WITHOUT_TORCH] = run_in(None, "benchmarks.read_rows", "--memory", WITHOUT_TORCH, str(root / "ours"))
         details["resident MB"] = resident
         print(resident)
     medians = dict(details["warm, cpu_s"]["median"])

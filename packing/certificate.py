@@ -8,7 +8,6 @@ gives others is refused and named.
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from manifests.errors import ResumeError
@@ -31,6 +30,8 @@ FAST_PIXELS = "fast pixels"
 
 def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Component]:
     """By name. `vocabulary`: digest of the tokenizer in use, where there is one; else that of the packs is taken."""
+    from importlib.metadata import version  # with a parser of mail, 3 MB
+
     from packing import augment
     from stores import probes  # all decoders, which only packs with a certificate need
     from stores.probes import Component
