@@ -6,7 +6,8 @@ Pictures of sizes and formats like the web's (`web_pictures.py`) in the shards o
 order, four to a batch, and ends with one uint8 array (patches of the batch, 3, 14, 14) at the release's limit of 16,384
 patches. Ours is the whole loader off packs, one decoding thread, checksums compared on the way; peers compare nothing.
 A peer named `+ pillow` decodes and resizes by Pillow and cuts by numpy, as its user would write it; `+ ours` calls our
-decoder, kernel and cutter. All ends are compared: equal bytes, or no result.
+decoder, kernel and cutter; memory that is used again for picture after picture is part of the loader. All ends are
+compared: equal bytes, or no result.
 """
 
 from __future__ import annotations

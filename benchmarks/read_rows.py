@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def read_ours(folder: str, workers: int) -> Iterator[Any]:
             yield torch.from_numpy(batch.ids(0))
     else:
         with ThreadPoolExecutor(workers) as pool:
-            ahead = deque()
+            ahead: deque[Future[np.ndarray]] = deque()
             for batch in batches_of_ours(folder):
                 ahead.append(pool.submit(batch.ids, 0))
                 if len(ahead) > 2 * workers:
@@ -339,4 +339,4 @@ def compare(quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
