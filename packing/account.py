@@ -121,7 +121,7 @@ def by_source(
     spent: Sequence[Mapping[bool, int | None]],
 ) -> list[dict[str, Json]]:
     """Per source: what it has, what the plan takes of it, what it refuses, and what the limit of exposures of media
-    withholds of its epochs.
+    withholds of its epochs. `epochs` are of the whole run, as `max_epochs` are: of the plans before this one, too.
 
     Args:
         given: (tokens, slots) of each.
@@ -140,7 +140,8 @@ def by_source(
             "slots": supply.slots,
             "given_tokens": tokens,
             "given_slots": slots,
-            "epochs": tokens / supply.tokens,
+            "seen_before_tokens": supply.seen_before_tokens,
+            "epochs": (supply.seen_before_tokens + tokens) / supply.tokens,
             "withheld_tokens": supply.withheld_tokens,
             "spent_after_tokens": {"rich": over[True], "poor": over[False]},
             "cut_samples": supply.cut_samples,

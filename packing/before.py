@@ -21,6 +21,8 @@ class SeenPieces:
         """Of its samples."""
         self._parts = Partitions(scratch, f"seen {id(self)}", PARTS, SEGMENT)
         self._there = self._found = 0
+        self.tokens = 0
+        """Of all segments."""
         self._at_hand = (-1, np.zeros(0, SEGMENT))
 
     def add(self, ordinal: np.ndarray, start: np.ndarray, length: np.ndarray) -> None:
@@ -29,6 +31,7 @@ class SeenPieces:
         rows["ordinal"], rows["start"], rows["length"] = ordinal, start, length
         self._parts.add(rows, _part(rows["ordinal"]))
         self._there += len(rows)
+        self.tokens += int(length.sum(dtype=np.int64))
 
     def begin(self, content_root: str) -> None:
         """Pieces of the source are asked for. Raises ManifestError where it has other samples now."""

@@ -95,6 +95,11 @@ def certify(
     earlier = None if renew else certificates.read(packs)
     here = components(packs)
     notes = compare(earlier["components"], here, packs.name) if earlier else ()
+    if amends := packs.meta.get("amends"):
+        before = (
+            f"a run reads them from global batch {amends['at_batch']} on, after those of plan {amends['plan'][:12]}"
+        )
+        notes = (*notes, f"batches are counted from the first of these packs; {before}: certify those as well")
     size = packs.meta["global_batch_packs"]
     batches = min(batches, packs.counts["records"] // size)
     if not batches:

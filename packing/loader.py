@@ -87,11 +87,12 @@ class Loader:
             threads: that decode. Pillow and FFmpeg release the interpreter's lock while they work.
             part: (k, n) gives every n-th batch from the k-th on, for n loaders that share the work.
             augment: changes of pictures.
-            certified: whether certificates of the packs are held against what decodes here.
+            certified: whether certificates of the packs are held against what decodes here. Without it packs of a plan
+                that amends another are read by themselves, as `certify` does.
         Raises:
             StoreError: packs that are not all there.
             ManifestError: a world size that does not divide the global batch, or one that the plan was not made for;
-                a chain whose links don't follow each other;
+                a chain whose links don't follow each other, or that begins in the middle of a run;
                 `augment` names a source that is not in the packs, or they don't say what texts tell of media.
             ResumeError: a state of other packs, of other decisions about media, or of other changes of pictures; or the
                 packs were certified with a decoder, resize kernel or data path that gives other bytes.
@@ -101,6 +102,8 @@ class Loader:
             _check(snapshot, global_batch_packs)
             if augment is not None:
                 _check_sources(snapshot, augment)
+        if certified:
+            _check_first(chain[0][1])
         for (_, before), (first, snapshot) in pairwise(chain):
             _check_link(before, first, snapshot)
         packs_seen = [snapshot for _, snapshot in chain] if certified else []
@@ -248,6 +251,16 @@ def _check(packs: Snapshot, global_batch_packs: int) -> None:
 def pixels_of(packs: Snapshot) -> Pixels:
     """How the plan of these packs wants pictures decoded."""
     return packs.meta.get("pixels", EXACT)
+
+
+def _check_first(packs: Snapshot) -> None:
+    if amends := packs.meta.get("amends"):
+        raise ManifestError(
+            f"these packs go on from global batch {amends['at_batch']} of plan {amends['plan'][:12]}, "
+            "and nothing says what comes before them",
+            where=packs.name,
+            fix="give the packs of all plans of the run, the first plan's first",
+        )
 
 
 def _check_link(before: Snapshot, first: int, packs: Snapshot) -> None:

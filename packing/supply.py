@@ -203,6 +203,11 @@ class Supply:
         return int(self.by_class[:, 1].sum())
 
     @property
+    def seen_before_tokens(self) -> int:
+        """By the plans that this one amends."""
+        return 0 if self._before is None else self._before.tokens
+
+    @property
     def slots(self) -> int:
         return int(self.by_class[:, 2].sum())
 

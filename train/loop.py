@@ -102,11 +102,15 @@ def _chain(manifest: Manifest[Stage]) -> tuple[Link, ...]:
         if packs is None or not packs.complete:
             what, fix = "the packs store has no complete snapshot", "let its node finish first"
             raise ManifestError(f"{what}: {url}", where=manifest.where("packs"), fix=fix)
-        amends = packs.meta.get("amends") if chain else {"at_batch": 0}
-        if amends is None:
-            what, fix = "these packs go on from no others", "name the packs of one run, the first plan's first"
-            raise ManifestError(f"{what}: {url}", where=manifest.where("packs"), fix=fix)
-        chain.append((amends["at_batch"], packs))
+        amends = packs.meta.get("amends")
+        fix = "name the packs of all plans of one run, the first plan's first: [packs, packs_2]"
+        if chain and amends is None:
+            what = f"these packs go on from no others: {url}"
+            raise ManifestError(what, where=manifest.where("packs"), fix=fix)
+        if amends and not chain:
+            what = f"these packs go on from global batch {amends['at_batch']} of others, which are not named: {url}"
+            raise ManifestError(what, where=manifest.where("packs"), fix=fix)
+        chain.append((amends["at_batch"] if amends else 0, packs))
     return tuple(chain)
 
 

@@ -98,7 +98,7 @@ def _source(planned: Planned, told: Json, counted: np.ndarray, whole: int) -> di
         "share": given / whole,
         "slots": slots,
         "segments": segments,
-        "epochs": given / max(1, told["tokens"]),
+        "epochs of the run": (told["seen_before_tokens"] + given) / max(1, told["tokens"]),
         "of at most": told["max_epochs"],
         "text spent at step": spent.get("poor"),
         "vision spent at step": spent.get("rich"),

@@ -194,12 +194,20 @@ def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Pat
     assert [plan.meta["plan"] for _, plan in chain_of(last)] == [p.meta["plan"] for p in (made.plan, second, third)]
     size = MIXTURE.global_batch_packs
     seen = None
+    tokens: Counter[str] = Counter()
     for plan, batches in ((made.plan, 2), (second, 1), (third, None)):
         packs = materialised(plan, made, tmp_path / f"packs {batches} {plan.meta['plan'][:8]}")
         found = prove(packs, plan.meta, tiny, seen)
         if batches is not None:
             prefix = packs.records(0, batches * size)
-            seen = recount(prefix, Curve.of(plan.meta["schedule"]), tiny.media_pad_id, tiny.pad_id, seen).after
+            counted = recount(prefix, Curve.of(plan.meta["schedule"]), tiny.media_pad_id, tiny.pad_id, seen)
+            seen = counted.after
+            tokens.update(counted.source_tokens)
+    for source in third.meta["sources"]:  # like its cap, over the whole run
+        assert source["seen_before_tokens"] == tokens[source["name"]] > 0
+        assert source["epochs"] * source["tokens"] == pytest.approx(
+            tokens[source["name"]] + found.source_tokens[source["name"]]
+        )
     assert max(found.exposures["seen"]) <= 3 and max(found.exposures["read"]) <= 2
     lie = {**third.meta, "amends": {**third.meta["amends"], "tokens": third.meta["amends"]["tokens"] - 1}}
     with pytest.raises(StoreError, match="tokens before it"):

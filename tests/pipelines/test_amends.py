@@ -9,9 +9,11 @@ import pytest
 
 from manifests.errors import ManifestError
 from manifests.schedule import Curve
+from packing.certify import certify
 from packing.loader import Loader
 from packing.proof import prove, recount
 from pipelines.inspect.explain import explain
+from pipelines.inspect.figures import figures
 from pipelines.inspect.microscope import told
 from pipelines.inspect.plans import Planned
 from tests.pipelines import small_data
@@ -70,6 +72,12 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
     assert 4 in steps["plan_2"] and all(step < 4 for step in steps.get("plan", []))
     with pytest.raises(ManifestError, match="go on from global batch 4 of plan"):
         Loader([(0, first), (5, second)], 2)
+    with pytest.raises(ManifestError, match="nothing says what comes before them"):
+        Loader(second, 2)
+    _, notes = certify(second, 1)
+    assert len(notes) == 1 and "from global batch 4 on" in notes[0]
+    row = figures(chained)["sources"][0]
+    assert 1 < row["epochs of the run"] <= row["of at most"] == 2
 
 
 def test_a_batch_that_was_never_planned_is_refused(tmp_path: Path) -> None:

@@ -76,3 +76,10 @@ def test_packs_that_follow_no_others_are_refused(corpus: Corpus, amended: tuple[
         train(corpus.stage(*sets(amended[0], amended[0])), tmp_path)
     with pytest.raises(ManifestError, match="packs names no store"):
         corpus.stage("packs=[]")
+
+
+def test_packs_that_amend_others_are_not_trained_without_them(
+    corpus: Corpus, amended: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ManifestError, match=f"go on from global batch {AT} of others"):
+        train(corpus.stage(*sets(amended[1])), tmp_path / "alone")
