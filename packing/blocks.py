@@ -17,9 +17,9 @@ from manifests.schedule import MILLION, Curve
 from packing.account import per_pack
 from packing.amend import Begun
 from packing.mixture import Mixture
-from packing.order import Segments, permutation, position_at
+from packing.order import Order, Segments, Standing, permutation
 from packing.sequence import fill_rows
-from packing.stretches import NEVER
+from packing.stretches import NEVER, end_of_leg
 
 Block = tuple[Segments, np.ndarray]
 """Segments with `pack_offsets`; and (packs,) int64, |slots given - slots wanted| after each pack in half-millionths."""
@@ -37,17 +37,19 @@ class Part:
     position: np.ndarray
     """(4,) int64 at its first piece, as `merging.py` counts."""
     pieces: Segments
+    standing: Standing | None = None
+    """Where a leg begins with it."""
 
 
-def in_parts(chunks: Iterable[Segments], mixture: Mixture, begun: Begun, goal: int) -> Iterator[Part]:
-    """The order, which goes on from `begun` to token `goal`, in blocks, each with its place in the schedule."""
+def in_parts(order: Order, mixture: Mixture, goal: int) -> Iterator[Part]:
+    """The order up to token `goal`, in blocks, each with its place in the schedule."""
     from packing import merging
 
     curve = arrays_of(mixture.curve)
-    position = np.array(position_at(mixture.curve, begun), np.int64)
-    token = begun.tokens
-    for pieces in in_blocks(chunks, mixture, begun.tokens, goal):
-        yield Part(token, position.copy(), pieces)
+    position = np.array(order.begin.position, np.int64)
+    token = order.begin.tokens
+    for pieces in in_blocks(order, mixture, token, goal):
+        yield Part(token, position.copy(), pieces, order.standings.pop(token, None))
         token = move(merging.move, curve, position, token, pieces)
 
 
@@ -64,15 +66,14 @@ def move(by: Callable[..., None], curve: Sequence[np.ndarray], position: np.ndar
 
 def in_blocks(chunks: Iterable[Segments], mixture: Mixture, begun: int, goal: int) -> Iterator[Segments]:
     """The order, which goes from token `begun` to `goal`, in stretches of about `block_packs` full packs, cut where the
-    share breaks. What remains where the sources end joins the block before if it is less than half of one."""
+    share breaks and where legs end. What remains where the sources end joins the block before if it is less than half
+    of one."""
     wanted = mixture.block_packs * mixture.max_pack_tokens
-    places = deque(
-        [*(place for place in mixture.curve.breaks if begun < place < goal), *([goal] if goal < NEVER else [])]
-    )
+    breaks = [*mixture.curve.breaks, goal]
     waiting: list[Segments] = []
     held: Segments | None = None
     tokens = begun
-    cut = _next_cut(begun, wanted, places)
+    place, cut = _next_cut(begun, wanted, breaks)
     for chunk in chunks:
         ends = tokens + np.cumsum(chunk["length"], dtype=np.int64)
         first = 0
@@ -82,12 +83,10 @@ def in_blocks(chunks: Iterable[Segments], mixture: Mixture, begun: int, goal: in
                 yield held
             held = _joined([*waiting, _rows(chunk, first, stop)])
             waiting, first, begun = [], stop, int(ends[stop - 1])
-            if places and places[0] <= begun:  # nothing joins a block that ends where the share breaks
+            if place <= begun:  # nothing joins a block that ends there
                 yield held
                 held = None
-                while places and places[0] <= begun:
-                    places.popleft()
-            cut = _next_cut(begun, wanted, places)
+            place, cut = _next_cut(begun, wanted, breaks)
         waiting.append(_rows(chunk, first, len(ends)))
         tokens = int(ends[-1])
     rest = [_joined(waiting)] if tokens > begun else []
@@ -97,12 +96,11 @@ def in_blocks(chunks: Iterable[Segments], mixture: Mixture, begun: int, goal: in
         yield from [*([] if held is None else [held]), *rest]
 
 
-def _next_cut(begun: int, wanted: int, places: Sequence[int]) -> int:
-    """Blocks up to the next place at which one has to end are equally large."""
-    if not places:
-        return begun + wanted
-    room = places[0] - begun
-    return begun + -(-room // max(1, round(room / wanted)))
+def _next_cut(begun: int, wanted: int, breaks: Sequence[int]) -> tuple[int, int]:
+    """The next place at which a block has to end, and where to cut: blocks up to there are equally large."""
+    place = min([end_of_leg(begun), *(one for one in breaks if one > begun)])
+    room = place - begun
+    return place, begun + -(-room // max(1, round(room / wanted)))
 
 
 def compile_part(mixture: Mixture, bound: int, part: Part) -> list[Block]:
@@ -158,31 +156,43 @@ def bound_of(mixture: Mixture, begun: Begun) -> int:
     return max(begun.bound, 2 * int(mixture.curve.highest * MILLION) * mixture.max_pack_tokens)
 
 
-def whole_batches(mixture: Mixture, blocks: Iterable[Block], tokens: int) -> Iterator[Block]:
-    """The blocks up to the first whole global batch that reaches the horizon, or up to the last whole one; `tokens`
-    were seen before them."""
-    batch = mixture.global_batch_packs
-    waiting: deque[Block] = deque()
-    packs = given = 0
-    enough = NEVER
-    """Packs that reach the horizon in whole batches, once that is known."""
-    for block, errors in blocks:
-        waiting.append((block, errors))
-        ends = tokens + np.cumsum(per_pack(block, "length"))
-        if mixture.horizon_tokens is not None and enough == NEVER and ends[-1] >= mixture.horizon_tokens:
-            reached = packs + int(np.searchsorted(ends, mixture.horizon_tokens)) + 1
-            enough = -(-reached // batch) * batch
-        tokens, packs = int(ends[-1]), packs + len(errors)
-        while waiting and given + len(waiting[0][1]) <= min(enough, packs // batch * batch):
-            given += len(waiting[0][1])
-            yield waiting.popleft()
-    for block, errors in waiting:
-        if left := min(enough, packs // batch * batch, given + len(errors)) - given:
-            offsets = block["pack_offsets"][: left + 1]
-            whole = {name: column for name, column in block.items() if name != "pack_offsets"}
-            columns = _rows(whole, 0, int(offsets[-1]))
-            yield {"pack_offsets": offsets} | columns, errors[:left]
-            given += left
+class WholeBatches:
+    """Blocks up to the first whole global batch that reaches the horizon, or up to the last whole one."""
+
+    def __init__(self, mixture: Mixture, tokens: int) -> None:
+        """`tokens` were seen before."""
+        self._batch, self._horizon, self._tokens = mixture.global_batch_packs, mixture.horizon_tokens, tokens
+        self._waiting: deque[Block] = deque()
+        self.packs = self._given = 0
+        self._enough = NEVER
+        """Packs that reach the horizon in whole batches, once that is known."""
+
+    def add(self, block: Segments, errors: np.ndarray) -> Iterator[Block]:
+        """The next block comes; those that are surely part of whole batches leave."""
+        self._waiting.append((block, errors))
+        ends = self._tokens + np.cumsum(per_pack(block, "length"))
+        if self._horizon is not None and self._enough == NEVER and ends[-1] >= self._horizon:
+            reached = self.packs + int(np.searchsorted(ends, self._horizon)) + 1
+            self._enough = -(-reached // self._batch) * self._batch
+        self._tokens, self.packs = int(ends[-1]), self.packs + len(errors)
+        while self._waiting and self._given + len(self._waiting[0][1]) <= self._whole:
+            self._given += len(self._waiting[0][1])
+            yield self._waiting.popleft()
+
+    def rest(self) -> Iterator[Block]:
+        """What is left of the last whole batch, when all blocks came."""
+        for block, errors in self._waiting:
+            if left := min(self._whole, self._given + len(errors)) - self._given:
+                offsets = block["pack_offsets"][: left + 1]
+                whole = {name: column for name, column in block.items() if name != "pack_offsets"}
+                columns = _rows(whole, 0, int(offsets[-1]))
+                yield {"pack_offsets": offsets} | columns, errors[:left]
+                self._given += left
+
+    @property
+    def _whole(self) -> int:
+        """Packs in whole batches."""
+        return min(self._enough, self.packs // self._batch * self._batch)
 
 
 def _rows(segments: Segments, first: int, stop: int) -> Segments:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +20,7 @@ from manifests.schedule import MILLION, Curve
 from packing.amend import BEGINNING, Begun
 from packing.mixture import Mixture
 from packing.places import END, Drawn, Place, place_of, salted
-from packing.stretches import NEVER, stretches
+from packing.stretches import NEVER, end_of_leg, stretches
 from packing.supply import Supply
 
 Segments = dict[str, np.ndarray]
@@ -57,65 +59,107 @@ def position_at(curve: Curve, begun: Begun) -> tuple[int, int, int, int]:
     return piece, x, begun.error, rise * x * x % (curve.starts[piece + 1] - curve.starts[piece]) if rise else 0
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where an order is at the beginning of a leg: all that its rest depends on."""
+
+    tokens: int
+    position: tuple[int, ...]
+    """As `merging.py` counts."""
+    stretch: int
+    drawn: list[Drawn]
+    spent: list[dict[bool, int | None]]
+
+
 class Order:
     """All pieces of a plan in the order in which they are drawn, as chunks of columns. Iterated once; then `tokens`,
     `threshold`, `missing` and `spent` say how it ended."""
 
     def __init__(
-        self, mixture: Mixture, sources: Sequence[Supply], goal: int = NEVER, begun: Begun = BEGINNING
+        self,
+        mixture: Mixture,
+        sources: Sequence[Supply],
+        goal: int = NEVER,
+        begun: Begun = BEGINNING,
+        standing: Standing | None = None,
     ) -> None:
         """
         Args:
             goal: tokens after which nothing more is drawn.
             begun: where it begins.
+            standing: where it goes on, if not there.
         """
         self._mixture, self._sources = mixture, sources
         self._curve = mixture.curve
-        self.drawn = [Drawn.nothing(one.source.max_epochs, len(one.by_class)) for one in sources]
+        if standing is None:
+            drawn = [Drawn.nothing(one.source.max_epochs, len(one.by_class)) for one in sources]
+            unspent: list[dict[bool, int | None]] = [{True: None, False: None} for _ in sources]
+            standing = Standing(begun.tokens, position_at(self._curve, begun), 0, drawn, unspent)
+        standing = deepcopy(standing)
+        self.begin = standing
+        self.drawn = standing.drawn
         self._goal, self._begun = goal, begun
-        self.tokens = begun.tokens
+        self.tokens = standing.tokens
         self.threshold = 0
         """What divided rich pieces from poor ones at last, in millionths."""
         self.missing: bool | None = None
         """What ran out before the goal: True for rich pieces, False for poor ones."""
-        self.spent: list[dict[bool, int | None]] = [{True: None, False: None} for _ in sources]
+        self.spent = standing.spent
         """Per source and side: after how many tokens it gave all it had."""
+        self.standings: dict[int, Standing] = {}
+        """At the beginning of each leg, by its first token."""
 
     def __iter__(self) -> Iterator[Segments]:
         from packing import merging  # costs time and memory that nobody pays who makes no plan
 
         curve = [np.array(values, np.int64) for values in (self._curve.starts, self._curve.first, self._curve.last)]
-        position = np.array(position_at(self._curve, self._begun), np.int64)
+        position = np.array(self.begin.position, np.int64)
         state = np.zeros(merging.STATE, np.int64)
         longest = self._mixture.max_pack_tokens
-        state[merging.TOKENS], state[merging.GOAL] = self._begun.tokens, self._goal
+        state[merging.TOKENS], state[merging.GOAL] = self.begin.tokens, self._goal
         state[merging.BOUND] = max(self._begun.bound, 2 * int(self._curve.highest * MILLION) * longest)
         out = np.zeros((WINDOW_PIECES, 4), np.int64)
         parts = stretches(self._curve, longest)
         following = [part.start for part in parts[1:]] + [NEVER]
-        for part, end in zip(parts, following, strict=True):
-            if state[merging.TOKENS] >= end:
+        for number, (part, end) in enumerate(zip(parts, following, strict=True)):
+            if number < self.begin.stretch:
                 continue
-            state[merging.VISION], state[merging.NEXT_STRETCH] = part.vision, end
-            state[merging.EARLY_FROM] = part.early_from if end < NEVER else NEVER
-            self.threshold = part.threshold
-            streams = _Streams(self, part.threshold)
-            while True:
-                merging.merge(*curve, position, state, *streams.arrays, out)
-                self.tokens = int(state[merging.TOKENS])
-                if state[merging.WRITTEN]:
-                    yield streams.columns(out[: state[merging.WRITTEN]])
-                if state[merging.STATUS] in (merging.STRETCH, merging.EARLY):
-                    streams.close()
+            state[merging.VISION], self.threshold = part.vision, part.threshold
+            while state[merging.TOKENS] < end:
+                stop = min(end, end_of_leg(self.tokens))
+                state[merging.NEXT_STRETCH] = stop
+                state[merging.EARLY_FROM] = part.early_from if stop == end < NEVER else NEVER
+                yield from self._stretch(curve, position, state, out)
+                if state[merging.STATUS] not in (merging.STRETCH, merging.EARLY):
+                    return
+                if self.tokens >= stop == end_of_leg(stop - 1):
+                    after = number + (self.tokens >= end)
+                    standing = Standing(self.tokens, tuple(position.tolist()), after, self.drawn, self.spent)
+                    self.standings[self.tokens] = deepcopy(standing)
+                if state[merging.STATUS] == merging.EARLY:
                     break
-                if state[merging.STATUS] == merging.MISSING:
-                    if streams.any_open or self._goal < NEVER:
-                        self.missing = bool(state[merging.WANTED])
-                    return
-                if state[merging.STATUS] == merging.REACHED:
-                    return
-                if state[merging.STREAM] >= 0:
-                    streams.refill(int(state[merging.STREAM]))
+
+    def _stretch(
+        self, curve: Sequence[np.ndarray], position: np.ndarray, state: np.ndarray, out: np.ndarray
+    ) -> Iterator[Segments]:
+        """What comes up to the end of a stretch or leg, or all that comes; `state` says which."""
+        from packing import merging
+
+        streams = _Streams(self, self.threshold)
+        while True:
+            merging.merge(*curve, position, state, *streams.arrays, out)
+            self.tokens = int(state[merging.TOKENS])
+            if state[merging.WRITTEN]:
+                yield streams.columns(out[: state[merging.WRITTEN]])
+            if state[merging.STATUS] in (merging.STRETCH, merging.EARLY):
+                streams.close()
+                return
+            if state[merging.STATUS] == merging.MISSING and (streams.any_open or self._goal < NEVER):
+                self.missing = bool(state[merging.WANTED])
+            if state[merging.STATUS] in (merging.MISSING, merging.REACHED):
+                return
+            if state[merging.STREAM] >= 0:
+                streams.refill(int(state[merging.STREAM]))
 
 
 class _Window:

@@ -43,8 +43,9 @@ packs that are half full or more that is below a tenth of a percentage point, wh
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -52,10 +53,10 @@ import numpy as np
 from manifests.records import Json, PlanBlock, canonical_json, digest
 from packing.account import Account, by_source, per_pack
 from packing.amend import BEGINNING, Begun, begun_at, chain_of
-from packing.blocks import A, Block, Mapper, T, bound_of, compile_part, in_parts, whole_batches
+from packing.blocks import A, Mapper, Part, T, WholeBatches, bound_of, compile_part, in_parts
 from packing.exposures import withhold
 from packing.mixture import Mixture
-from packing.order import Order, Segments
+from packing.order import Order, Segments, Standing
 from packing.pieces import SourcePieces
 from packing.refusal import End, WaysOut, goal_of
 from packing.stretches import thresholds
@@ -65,7 +66,7 @@ from stores.partitions import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
-VERSION = 5
+VERSION = 6
 """Raised when the same mixture and snapshots would give another plan."""
 
 
@@ -135,6 +136,19 @@ def in_threads(work: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
     return ahead(work, items, 2)
 
 
+@dataclass
+class Made:
+    """What there is of a plan so far."""
+
+    batches: WholeBatches
+    given: np.ndarray
+    """(sources, 2) int64: tokens and slots."""
+    account: Account = field(default_factory=Account)
+    blocks: int = 0
+    digest: str = digest("plan", str(VERSION))
+    """Over the digests of all blocks."""
+
+
 class Planner:
     """Gives the blocks of a plan one after the other, in training order; then `meta` is complete. Iterated once.
 
@@ -150,18 +164,23 @@ class Planner:
         mapper: Mapper = map,
         begun: Begun = BEGINNING,
         again: Again | None = None,
+        rested: tuple[Standing, Made] | None = None,
+        at_rest: Callable[[Standing, Made], None] = lambda standing, made: None,
     ) -> None:
         """
         Args:
             again: with it, ways out of a refusal are tried before they are named.
+            rested: what another planner of the same plan told `at_rest`; this one gives the blocks that come then.
+            at_rest: told at the end of each leg where the order stands and what was given.
         """
         self._mixture, self._sources, self._mapper, self._begun = mixture, sources, mapper, begun
-        self._goal = goal_of(mixture)
+        self._goal, self._again, self._at_rest = goal_of(mixture), again, at_rest
         for source in sources:
             source.divide_by(thresholds(mixture))
         withhold(mixture, sources, scratch)
-        self._order = Order(mixture, sources, self._goal, begun)
-        self._again = again
+        nothing = Made(WholeBatches(mixture, begun.tokens), np.zeros((len(sources), 2), np.int64))
+        standing, made = rested or (None, nothing)
+        self._order, self._made = Order(mixture, sources, self._goal, begun, standing), made
         self._constants = {
             "sources": [source.name for source in mixture.sources],
             "max_pack_tokens": mixture.max_pack_tokens,
@@ -171,23 +190,29 @@ class Planner:
             "vocabulary": vocabulary,
         }
         self._types = narrow(mixture, max(source.records for source in sources))
-        self._account = Account()
-        self._packs = self._blocks = 0
-        self._digest = digest("plan", str(VERSION))
-        """Over the digests of all blocks so far."""
-        self._given = np.zeros((len(sources), 2), np.int64)
         self.meta: Json = None
 
     def __iter__(self) -> Iterator[PlanBlock]:
-        parts = in_parts(self._order, self._mixture, self._begun, self._goal)
+        made, standings = self._made, deque[Standing | None]()
+
+        def parts() -> Iterator[Part]:
+            for part in in_parts(self._order, self._mixture, self._goal):
+                standings.append(part.standing)
+                yield dataclasses.replace(part, standing=None)
+
         work = partial(compile_part, self._mixture, bound_of(self._mixture, self._begun))
-        ready = self._counted(block for compiled in self._mapper(work, parts) for block in compiled)
-        for block, errors in whole_batches(self._mixture, ready, self._begun.tokens):
+        for compiled in self._mapper(work, parts()):
+            if standing := standings.popleft():
+                self._at_rest(standing, made)
+            for one in compiled:
+                for block, errors in made.batches.add(*one):
+                    yield self._record(block, errors)
+        for block, errors in made.batches.rest():
             yield self._record(block, errors)
         if self._missing is not None:
             raise self._ways_out.refusal(self._missing)
-        if not self._blocks:
-            raise self._ways_out.too_few(self._packs)
+        if not made.blocks:
+            raise self._ways_out.too_few(made.batches.packs)
         self.meta = self._told()
 
     def end(self) -> End:
@@ -215,27 +240,23 @@ class Planner:
         tried = ends if again is not None else None
         return WaysOut(self._mixture, self._sources, begun, self._order.tokens, self._order.threshold, tried)
 
-    def _counted(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        for block, errors in blocks:
-            self._packs += len(errors)
-            yield block, errors
-
     def _record(self, block: Segments, errors: np.ndarray) -> PlanBlock:
+        made = self._made
         for column, name in enumerate(("length", "slots")):
-            self._given[:, column] += np.bincount(block["source"], block[name], len(self._given)).astype(np.int64)
-        header = {"block": self._blocks, "first_pack": self._account.packs, **self._constants}
-        self._account.add(per_pack(block, "length"), per_pack(block, "slots"), errors)
-        self._account.add_limited(block)
+            made.given[:, column] += np.bincount(block["source"], block[name], len(made.given)).astype(np.int64)
+        header = {"block": made.blocks, "first_pack": made.account.packs, **self._constants}
+        made.account.add(per_pack(block, "length"), per_pack(block, "slots"), errors)
+        made.account.add_limited(block)
         block = {name: column for name, column in block.items() if name in self._types}
         record = PlanBlock(header, {name: column.astype(self._types[name]) for name, column in block.items()})
-        self._digest = digest(self._digest, block_digest(record))
-        self._blocks += 1
+        made.digest = digest(made.digest, block_digest(record))
+        made.blocks += 1
         return record
 
     def _told(self) -> dict[str, Json]:
         mixture = self._mixture
         return {
-            "plan": self._digest,
+            "plan": self._made.digest,
             "version": VERSION,
             "mixture": mixture.digest,
             "vocabulary": self._constants["vocabulary"],
@@ -251,9 +272,9 @@ class Planner:
             "pixels": mixture.pixels,
             "pack_limits": dataclasses.asdict(mixture.pack_limits),
             "segment_align": mixture.segment_align,
-            **self._account.told(mixture, self._begun),
-            "fill_by_limit": self._account.fill_by_limit(mixture),
-            "sources": by_source(mixture, self._sources, self._given.tolist(), self._order.spent),
+            **self._made.account.told(mixture, self._begun),
+            "fill_by_limit": self._made.account.fill_by_limit(mixture),
+            "sources": by_source(mixture, self._sources, self._made.given.tolist(), self._order.spent),
         }
 
     def _both_sides(self) -> bool:

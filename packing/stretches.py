@@ -2,7 +2,8 @@
 
 A *stretch* is a part of the schedule in which pieces stay on one side: rich ones hold more vision than the share at its
 start, poor ones do not. It ends where the share jumps or bends; a ramp is cut into 32. At its end all that was not yet
-drawn is divided anew.
+drawn is divided anew. So it is at the end of a *leg*, where a plan that was killed can go on: all that counts there is
+how far each class of pieces was drawn, and the error.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ from packing.mixture import Mixture
 
 RAMP_STRETCHES = 32
 NEVER = (1 << 63) - 1
+LEG_TOKENS = 1 << 36
+"""About 130 million samples. Every leg costs one sort of what is at hand, and cuts a block."""
+
+
+def end_of_leg(token: int) -> int:
+    """Of that in which the token is; a plan's legs end at multiples of `LEG_TOKENS`."""
+    return (token // LEG_TOKENS + 1) * LEG_TOKENS
 
 
 @dataclass(frozen=True)

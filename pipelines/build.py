@@ -16,12 +16,14 @@ from manifests import load
 from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
 from manifests.load import schema
-from manifests.records import FORGOTTEN, Document, Json, Sample, digest
+from manifests.records import FORGOTTEN, Document, Json, Sample, canonical_json, digest
 from manifests.schedule import VisionShare
 from packing import plan
 from packing.amend import BEGINNING, begun_at, chain_of
 from packing.materialise import pack_unit, packs_meta, samples_of
 from packing.mixture import Mixture
+from packing.order import Standing
+from packing.progress import Progress
 from packing.supply import Supply, supplies_of
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
 from stores.partitions import GIB, Scratch
@@ -122,7 +124,8 @@ class Plan:
     """For the pieces of samples, about 20 bytes each; what is more goes to files (docs/scale.md). Has no influence on
     the plan."""
     scratch: str | None = None
-    """Folder on a local disk for those files; by default where this machine has its temporary files."""
+    """Folder on a local disk for those files; by default where this machine has its temporary files. With one, a plan
+    that is killed goes on from the last 69 billion tokens (2^36) that are whole."""
 
     def __post_init__(self) -> None:
         if not self.memory_gib > 0:
@@ -158,9 +161,25 @@ class Plan:
             sources = again(mixture, scratch)
             if self.vision_share == "of_the_data":
                 mixture = replace(mixture, vision_share=VisionShare(constant=_share_of(sources)))
-            planner = plan.Planner(mixture, sources, vocabulary.digest, scratch, plan.in_threads, begun, again)
+            told = (plan.VERSION, mixture.digest, vocabulary.digest, begun.told, writer.url, writer.unit)
+            roots = [source.content_root for source in sources]
+            progress = Progress(self.scratch, canonical_json(told), *roots) if self.scratch else None
+            rested = None
+            if progress and (found := progress.load()) and writer.go_on(found[2]):
+                rested = found[0], found[1]
+
+            def at_rest(standing: Standing, made: plan.Made) -> None:
+                written = writer.rest()
+                if progress:
+                    progress.save(standing, made, written)
+
+            planner = plan.Planner(
+                mixture, sources, vocabulary.digest, scratch, plan.in_threads, begun, again, rested, at_rest
+            )
             for block in planner:
                 writer.add(block)
+            if progress:
+                progress.forget()
             return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}
 
 

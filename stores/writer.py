@@ -6,10 +6,10 @@ count. A worker that dies leaves files that nobody refers to.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -30,15 +30,27 @@ from stores.shard import Lane
 SHARD_BYTES = 256 << 20
 
 
+@dataclass(frozen=True)
+class Rested:
+    """What a writer wrote up to a `rest`."""
+
+    done: Mapping[int, ShardEntry]
+    begun: int
+    keyed: int
+    """Keys of tar samples that are taken."""
+
+
 class UnitWriter:
     """Writes one unit of a store. Equal records in equal order give equal bytes."""
 
     def __init__(self, files: Files, kind: str, unit: str, shard_bytes: int = SHARD_BYTES) -> None:
         self._files, self._kind, self.unit = files, kind, unit
+        self.url = files.url
         self.shard_bytes = shard_bytes
         """A shard that has so many is full, and the next one begins. May be set before the first record."""
         prefix = digest("unit", unit)[:12]
-        self._keys = (f"{prefix}-{number:06d}" for number in itertools.count())
+        self._keys = self._next_keys(prefix)
+        self._keyed = 0
         self._open: dict[Hashable, tuple[int, ShardBuilder]] = {}
         """Growing shards by what may share them, with their place in the unit."""
         self._beside: defaultdict[int, list[pa.Table]] = defaultdict(list)
@@ -142,6 +154,28 @@ class UnitWriter:
     def quarantine(self, locator: str, reason: str, message: str = "") -> None:
         """Set a record aside: where it came from, a stable reason code and what went wrong."""
         self._quarantine.append(json.dumps({"locator": locator, "reason": reason, "message": message}, sort_keys=True))
+
+    def _next_keys(self, prefix: str) -> Iterator[str]:
+        while True:
+            self._keyed += 1
+            yield f"{prefix}-{self._keyed - 1:06d}"
+
+    def rest(self) -> Rested:
+        """End the shards that grow, make all that was added durable, and say what it is: another writer of the same
+        unit goes on with that."""
+        self._lease.renew()
+        self._close_all()
+        self._files.settle()
+        return Rested(dict(self._done), self._begun, self._keyed)
+
+    def go_on(self, rested: Rested) -> bool:
+        """Instead of adding what another writer added; False, and nothing, where a file of that is gone."""
+        for entry in rested.done.values():
+            paths = [f"shards/{entry.shard}.tar", *(index.path(name, one) for name, one in entry.files.items())]
+            if not all(map(self._files.exists, paths)):
+                return False
+        self._done, self._begun, self._keyed = dict(rested.done), rested.begun, rested.keyed
+        return True
 
     def finish(self) -> Receipt:
         """Make everything durable under its content name. The writer is used up."""

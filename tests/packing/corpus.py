@@ -148,7 +148,8 @@ def create(folder: Path, kind: StoreKind) -> Store:
 def make(folder: Path, found: list[Document], mixture: Mixture = MIXTURE) -> Made:
     documents = write(create(folder, "documents"), found)
     encoded = (encode(one, tiny) for one in documents.records())
-    samples = write(create(folder, "samples"), encoded, [documents], vocabulary=tiny.digest)
+    told = {"vocabulary": tiny.digest, "vocabulary_file": "tiny"}
+    samples = write(create(folder, "samples"), encoded, [documents], **told)
     by_source = {source.name: samples for source in mixture.sources}
     plan = compile_plan(mixture, by_source, tiny)
     stores = {source.name: samples.name for source in mixture.sources}
