@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +26,13 @@ from stores import codecs, image
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pngs_too() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codecs, "PNG_PIXELS", 1)
+        yield
 
 
 def picture(random: np.random.Generator) -> Image.Image:
@@ -226,6 +236,22 @@ def test_what_is_common_goes_past_pillow() -> None:
         assert went_past_pillow(saved(shown.convert(mode), "PNG"))
     assert not went_past_pillow(saved(shown.convert("CMYK"), "JPEG"))
     assert not went_past_pillow(saved(shown, "WEBP", save_all=True, append_images=[shown.rotate(180)]))
+
+
+def test_small_pngs_cost_no_compiler() -> None:
+    code = """
+import io, sys
+import numpy as np
+from PIL import Image
+from stores import image
+for side in (511, 512):
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(out, "PNG")
+    image.decode_rgb(out.getvalue())
+    print("numba" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "True"]
 
 
 def test_real_files_have_the_verdict_and_the_pixels_of_pillow(test_data: Path) -> None:
