@@ -7,13 +7,18 @@ near. What is found is compared whole, hash and `detail` (`visual.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numba import types
 
 from manifests.compiled import compiled
 from pipelines.dedup.unions import flatten, unite
+from pipelines.dedup.visual import WORDS
+from stores.partitions import Partitions, Scratch
 
 PIECES, PIECE_BITS = 4, 16
 
@@ -45,34 +50,114 @@ def table(hashes: np.ndarray, piece: int) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(order, np.int64), starts.astype(np.int64)
 
 
-def clusters(hashes: np.ndarray, details: np.ndarray, radius: int, detail_radius: int, need: int) -> np.ndarray:
-    """(n,) int64: the smallest place of each one's cluster. Clusters are transitive.
+Read = Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+"""Gives, some documents at a time and in order, (n,) places, (n, k) hashes and (n, k, 4) details, uint64: of one
+picture or the k key frames of a video. A hash that is 0 is near to nothing."""
+
+
+def clusters(
+    read: Read, total: int, frames: int, radius: int, detail_radius: int, need: int, memory_bytes: int
+) -> np.ndarray:
+    """(total,) int64: the smallest place of each one's cluster. Clusters are transitive.
 
     Args:
-        hashes: (n, k) uint64, one picture or the k key frames of a video; 0 is near to nothing.
-        details: (n, k, 4) uint64.
-        need: of the k frames, how many must be near at the same place.
+        read: is called once where all fits, else once for each piece of each frame.
+        need: of the frames, how many must be near at the same place.
+        memory_bytes: bounds what is compared together; the rest lies in scratch files. What can't be bounded is 8 bytes
+            a document.
     """
-    count = len(hashes)
-    parents = np.arange(count, dtype=np.int64)
-    if not count:
-        return parents
-    rows = np.concatenate([hashes, details.reshape(count, -1)], axis=1)
-    alike = np.ascontiguousarray(rows).view(f"V{8 * rows.shape[1]}").ravel()
-    _, first, group = np.unique(alike, return_index=True, return_inverse=True)
-    few, fine = np.ascontiguousarray(hashes[first]), np.ascontiguousarray(details[first])
-    joined = np.arange(len(first), dtype=np.int64)
-    turned = patterns(radius)
-    for frame in range(hashes.shape[1]):
-        for piece in range(PIECES):
-            order, starts = table(few[:, frame], piece)
-            _join(joined, few, fine, frame, piece, order, starts, turned, radius, detail_radius, need)
-    flatten(joined)
-    cluster = joined[group]
-    empty = (hashes != 0).sum(axis=1) < need
-    smallest = np.full(len(first), count, np.int64)
-    np.minimum.at(smallest, cluster, np.arange(count))
-    return np.where(empty, parents, smallest[cluster])
+    parents = np.arange(total, dtype=np.int64)
+    kind = np.dtype([("place", np.int64), ("words", np.uint64, (frames, 1 + WORDS))])
+    few = _Joined(parents, radius, detail_radius, need)
+    bits = min(MOST_BITS_APART, max(0, (COPIES * total * kind.itemsize // max(1, memory_bytes)).bit_length()))
+    looks = [(frame, piece) for frame in range(frames) for piece in range(PIECES)]
+    if not bits:
+        some = few.distinct(np.concatenate([np.zeros(0, kind), *_rows(read, kind, need)]))
+        for frame, piece in looks:
+            few.join(some, some, frame, piece)
+    else:
+        with Scratch(memory_bytes // 2) as scratch:
+            for frame, piece in looks:
+                _join_in_parts(few, read, scratch, kind, need, frame, piece, bits)
+    flatten(parents)
+    return parents
+
+
+COPIES = 16
+"""Of all rows, in what is held while two partitions are compared and others wait for their turn."""
+MOST_BITS_APART = 12
+"""That tell partitions apart."""
+
+
+def _rows(read: Read, kind: np.dtype[Any], need: int) -> Iterator[np.ndarray]:
+    """Those that could be near to another."""
+    for places, hashes, details in read():
+        seen = (hashes != 0).sum(axis=1) >= need
+        rows = np.empty(int(seen.sum()), kind)
+        rows["place"] = places[seen]
+        rows["words"][..., 0], rows["words"][..., 1:] = hashes[seen], details[seen]
+        yield rows
+
+
+def _join_in_parts(
+    few: _Joined, read: Read, scratch: Scratch, kind: np.dtype[Any], need: int, frame: int, piece: int, bits: int
+) -> None:
+    """Partitions are the first `bits` of a piece: only those that differ in few bits hold what is near."""
+    dealt = Partitions(scratch, f"{frame}-{piece}", 1 << bits, kind)
+    for rows in _rows(read, kind, need):
+        rows = rows[rows["words"][:, frame, 0] != 0]
+        first = rows["words"][:, frame, 0] >> np.uint64(piece * PIECE_BITS + PIECE_BITS - bits)
+        dealt.add(rows, (first & np.uint64((1 << bits) - 1)).astype(np.int64))
+    for one in range(1 << bits):
+        some = few.distinct(dealt.read(one))
+        few.join(some, some, frame, piece)
+        for turned in _turned(bits, few.radius // PIECES):
+            if (other := one ^ turned) > one:
+                few.join(some, few.distinct(dealt.read(other)), frame, piece)
+    dealt.close()
+
+
+def _turned(bits: int, most: int) -> list[int]:
+    return [number for number in range(1, 1 << bits) if number.bit_count() <= most]
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The clusters so far, and what joins them."""
+
+    parents: np.ndarray
+    radius: int
+    detail_radius: int
+    need: int
+
+    def distinct(self, rows: np.ndarray) -> np.ndarray:
+        """One of each sort of equal rows, which are one cluster already."""
+        if not len(rows):
+            return rows
+        words = np.ascontiguousarray(rows["words"])
+        alike = words.reshape(len(rows), -1).view(f"V{words[0].nbytes}").ravel()
+        _, first, group = np.unique(alike, return_index=True, return_inverse=True)
+        _unite_all(self.parents, np.ascontiguousarray(rows["place"]), rows["place"][first][group])
+        return rows[first]
+
+    def join(self, some: np.ndarray, others: np.ndarray, frame: int, piece: int) -> None:
+        """Those of `some` with those of `others` that are near and have that piece nearly in common."""
+        if not (len(some) and len(others)):
+            return
+        places, hashes, details = _columns(some)
+        among, other_hashes, other_details = (places, hashes, details) if some is others else _columns(others)
+        order, starts = table(other_hashes[:, frame], piece)
+        turns = patterns(self.radius)
+        ones = order if some is others else table(hashes[:, frame], piece)[0]
+        _join(
+            self.parents, ones, places, hashes, details, among, other_hashes, other_details, some is others, frame,
+            piece, order, starts, turns, self.radius, self.detail_radius, self.need,
+        )  # fmt: skip
+
+
+def _columns(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    words = rows["words"]
+    return tuple(map(np.ascontiguousarray, (rows["place"], words[..., 0], words[..., 1:])))  # type: ignore[return-value]
 
 
 def nearest(
@@ -116,10 +201,22 @@ def _apart(hashes, details, one, among, fine, other, frame, radius):
     return bits
 
 
+@compiled(_PLACES, _PLACES, _PLACES)
+def _unite_all(parents, some, others):
+    for k in range(len(some)):
+        unite(parents, some[k], others[k])
+
+
 @compiled(
+    _PLACES,
+    _PLACES,
     _PLACES,
     _HASHES,
     _DETAILS,
+    _PLACES,
+    _HASHES,
+    _DETAILS,
+    types.boolean,
     types.int64,
     types.int64,
     _PLACES,
@@ -129,28 +226,31 @@ def _apart(hashes, details, one, among, fine, other, frame, radius):
     types.int64,
     types.int64,
 )
-def _join(parents, hashes, details, frame, piece, order, starts, turned, radius, detail_radius, need):
-    """Join the places that are near, of those that have a piece nearly in common."""
+def _join(
+    parents, ones, places, hashes, details, among, other_hashes, other_details, same, frame, piece, order, starts,
+    turned, radius, detail_radius, need
+):  # fmt: skip
+    """Join the places of `ones` with those of `order` that are near, in the order of that piece: what is compared after
+    each other lies side by side."""
     shift = np.uint64(16 * piece)
-    for one in order:
+    for one in ones:
         value = (hashes[one, frame] >> shift) & np.uint64(0xFFFF)
         for pattern in turned:
             near = np.int64(value ^ pattern)
             for at in range(starts[near], starts[near + 1]):
                 other = order[at]
-                if other <= one:
+                if same and other <= one:
                     continue
-                apart = _apart(hashes, details, one, hashes, details, other, frame, radius)
+                apart = _apart(hashes, details, one, other_hashes, other_details, other, frame, radius)
                 if apart < 0 or apart > detail_radius:
                     continue
                 common = 0
                 for k in range(hashes.shape[1]):
-                    apart = _apart(hashes, details, one, hashes, details, other, k, radius)
+                    apart = _apart(hashes, details, one, other_hashes, other_details, other, k, radius)
                     if apart >= 0 and apart <= detail_radius:
                         common += 1
-                if common < need:
-                    continue
-                unite(parents, one, other)
+                if common >= need:
+                    unite(parents, places[one], among[other])
 
 
 @compiled(

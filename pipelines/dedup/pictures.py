@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
@@ -112,7 +113,7 @@ class DedupImages:
     because it shows the same photograph. Reads what an `image_hash` node wrote, no pixels. Two pictures are the same
     where at most `max_bits` of 64 differ, and at most `max_detail_bits` of 256. Clusters are transitive; a second pass
     over the survivors changes nothing. Pictures that show next to nothing are left alone. One unit, as every picture is
-    compared with every other; some 200 bytes a document are held, and 40 for each key frame.
+    compared with every other.
     """
 
     PRODUCT: ClassVar[StoreKind] = "view"
@@ -131,9 +132,14 @@ class DedupImages:
     prefer: str = ""
     """A column of numbers: the document with the largest stays, by default the one with the most pixels; of equal ones
     that with the smallest id."""
+    max_memory_mb: int = 2048
+    """For hashes that are compared together; less means more passes, and scratch files. Beside it some 100 bytes a
+    document are held."""
 
     def __post_init__(self) -> None:
         check_radii(self.max_bits, self.max_detail_bits)
+        if self.max_memory_mb < 1:
+            raise ValueError(f"max_memory_mb is {self.max_memory_mb}, expected at least 1")
         if self.min_frames < 1:
             raise ValueError(f"min_frames is {self.min_frames}, expected at least 1")
 
@@ -156,22 +162,29 @@ class DedupImages:
         node, frames = snapshot.meta["hashes"], snapshot.meta["key_frames"]
         total = sum(ref.records for ref in snapshot.shards)
         cluster = np.arange(total)
-        images, videos = Column(f"{node}.image"), Column(f"{node}.frame")
-        kept = []
-        for _, table in snapshot.tables([*images.names, *videos.names, "keep"]):
-            images.add(table)
-            videos.add(table)
-            kept.append(table["keep"].to_numpy())
-        keep = np.concatenate([np.zeros(0, bool), *kept])
-        for column, count, other, need in ((images, 1, videos, 1), (videos, frames, images, self.min_frames)):
-            places = np.flatnonzero(keep & (column.counts == count) & (other.counts == 0))
-            hashes, details = column.of(places, count)
-            found = hamming.clusters(hashes, details, self.max_bits, self.max_detail_bits, need)
-            cluster[places] = places[found]
+        image, frame = f"{node}.image", f"{node}.frame"
+        for kind, count, other, need in ((image, 1, frame, 1), (frame, frames, image, self.min_frames)):
+            read = partial(_compared, snapshot, kind, count, other)
+            found = hamming.clusters(
+                read, total, count, self.max_bits, self.max_detail_bits, need, self.max_memory_mb << 20
+            )
+            cluster = np.minimum(cluster, found)  # nobody is in two: a document has an image or a video
         survivor, size = survivors(snapshot, cluster, self.prefer or f"{node}.pixels")
         for ref, columns in decisions(snapshot, survivor, NEAR, attempt):
             here = size[ref.first : ref.first + ref.records]
             writer.columns(ref.shard, columns | {f"{task.node}.cluster_size": here})
+
+
+def _compared(
+    snapshot: Snapshot, kind: str, count: int, other: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Places, hashes and details of the documents with `count` hashes of a kind and none of the other, by shard."""
+    for ref, table in snapshot.tables([*Column(kind).names, *Column(other).names, "keep"]):
+        column, none = Column(kind), Column(other)
+        column.add(table)
+        none.add(table)
+        rows = np.flatnonzero(table["keep"].to_numpy() & (column.counts == count) & (none.counts == 0))
+        yield (ref.first + rows, *column.of(rows, count))
 
 
 class Column:

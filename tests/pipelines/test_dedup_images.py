@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -130,10 +131,15 @@ def hash_rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     return np.ascontiguousarray(words[..., 0]), np.ascontiguousarray(words[..., 1:]), draw(st.integers(1, frames))
 
 
-@given(hash_rows(), st.integers(0, hamming.MOST_BITS), st.integers(0, 40))
-def test_clusters_are_those_of_comparing_all_pairs(rows, radius, detail_radius) -> None:
+@given(hash_rows(), st.integers(0, hamming.MOST_BITS), st.integers(0, 40), st.sampled_from([1 << 30, 8000, 500]))
+def test_clusters_are_those_of_comparing_all_pairs_with_any_memory(rows, radius, detail_radius, memory) -> None:
     hashes, details, need = rows
-    found = hamming.clusters(hashes, details, radius, detail_radius, need)
+    halves = np.array_split(np.arange(len(hashes)), 2)
+
+    def read() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        return ((half, hashes[half], details[half]) for half in halves)
+
+    found = hamming.clusters(read, len(hashes), hashes.shape[1], radius, detail_radius, need, memory)
     assert found.tolist() == slow_clusters(hashes, details, radius, detail_radius, need)
 
 
