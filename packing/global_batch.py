@@ -158,9 +158,8 @@ class GlobalBatch:
 
     def prepare(self) -> None:
         """Runs in the reader's thread: rows of this process' ranks, encoded bytes and jobs of its media."""
-        for rank in self._reader.ranks:
-            if rank < self._reader.world:
-                self._arrays[rank] = self._read(rank)
+        for rank in self._reader.rows_of:
+            self._arrays[rank] = self._read(rank)
         wanted = sorted(i for rank in self._reader.ranks for i in self._dealt_media[rank])
         decided = self._reader.decided(self.number)
         given_up = {(failure.row, failure.digest) for failure in decided or ()}
@@ -246,6 +245,9 @@ class Reader:
     world: int
     encoders: int
     ranks: tuple[int, ...]
+    """Whose media are decoded."""
+    rows_of: tuple[int, ...]
+    """Whose rows are read ahead."""
     stand_ins: StandIns | None
     stages: Stages
     budget: Budget

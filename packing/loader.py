@@ -64,6 +64,7 @@ class Loader:
         state: LoaderState | None = None,
         *,
         ranks: Sequence[int] | None = None,
+        rows_of: Sequence[int] | None = None,
         encoders: int | None = None,
         stand_ins: StandIns | None = None,
         agree: Agree = lambda batch, failures: failures,
@@ -79,6 +80,7 @@ class Loader:
             world: ranks that rows are dealt to.
             state: of a loader over the same packs, of any world size.
             ranks: those that this process loads for, by default all.
+            rows_of: those whose rows it reads ahead, by default `ranks`; others where it encodes under another number.
             encoders: ranks that media are dealt to, by default `world`; more where pipeline, tensor or context ranks
                 encode as well.
             stand_ins: where decisions about media that don't decode are kept; without it such a medium is an error.
@@ -118,13 +120,14 @@ class Loader:
         self.stages = Stages()
         self._chain, self._size = chain, global_batch_packs
         self._stand_ins, self._agree = stand_ins, agree
-        all_ranks = max(world, encoders or world)
+        ranks = tuple(range(max(world, encoders or world)) if ranks is None else ranks)
         self._reader = Reader(
             chain,
             global_batch_packs,
             world,
             encoders or world,
-            tuple(range(all_ranks)) if ranks is None else tuple(ranks),
+            ranks,
+            tuple(rank for rank in (ranks if rows_of is None else rows_of) if rank < world),
             stand_ins,
             self.stages,
             Budget(ahead_bytes),

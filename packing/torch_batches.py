@@ -97,7 +97,7 @@ class RankBatches(IterableDataset[RankBatch]):
     def __init__(self, open_loader: Callable[..., Loader], rank: int = 0, encoder: int | None = None) -> None:
         """
         Args:
-            open_loader: `functools.partial(Loader, packs, ...)`; called with `state`, `part` and `ranks`.
+            open_loader: `functools.partial(Loader, packs, ...)`; called with `state`, `part`, `ranks` and `rows_of`.
             rank: whose rows these are.
             encoder: whose media, by default those of `rank`.
         """
@@ -108,8 +108,8 @@ class RankBatches(IterableDataset[RankBatch]):
     def __iter__(self) -> Iterator[RankBatch]:
         worker = get_worker_info()
         part = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        ranks = tuple({self._rank, self._encoder})
-        with self._open(state=self._state, part=part, ranks=ranks) as loader:
+        mine = {"ranks": (self._encoder,), "rows_of": (self._rank,)}
+        with self._open(state=self._state, part=part, **mine) as loader:
             for one in loader:
                 made = self._made(one, loader.state)
                 if worker is None:

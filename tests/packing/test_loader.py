@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from manifests.records import Pack, Segment, record_id
 from packing.balance import encoder_cost, llm_cost
 from packing.global_batch import GlobalBatch
 from packing.loader import Loader, LoaderState
-from packing.torch_batches import media_to, rows_to
+from packing.topology import Topology
+from packing.torch_batches import RankBatches, media_to, rows_to
 from stores.copying import copy
 from stores.store import Store
 from tests.packing.corpus import MIXTURE, Made, corpus, create, document, make, medium, picture, tiny
@@ -275,3 +277,54 @@ print(*sys.modules)"""
         "tiktoken",
     }
     assert not loaded & {"pydantic", "yaml", "fsspec", "torch"}
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": 2, "tensor": 2, "context": 2, "pipeline": 2, "expert": 4}, {"data": 1, "pipeline": 3}]
+)
+def test_every_process_of_a_large_training_takes_its_share_and_together_all(
+    sizes: dict[str, int], made: Made, batches: list[list[Fingerprint]]
+) -> None:
+    """Each opens a loader of its own, as its process would, and decodes only what it was dealt to encode."""
+    topology, length = Topology(**sizes), MIXTURE.max_pack_tokens
+    shares = [topology.share(rank, length) for rank in range(topology.world)]
+    loaders = [
+        Loader(made.packs, SIZE, topology.data, ranks=[share.media_rank], encoders=topology.world) for share in shares
+    ]
+    for whole in batches:
+        given = [next(loader) for loader in loaders]
+        ids: dict[tuple[int, int], set[int]] = {}
+        labels: dict[tuple[int, int], set[int]] = {}
+        items = []
+        for share, batch in zip(shares, given, strict=True):
+            rows, media = batch.rows(share.data_rank), batch.media(share.media_rank)
+            for needed, arrays, found in ((share.needs_ids, rows.ids, ids), (share.needs_labels, rows.labels, labels)):
+                for row, values in zip(rows.rows.tolist(), arrays, strict=True) if needed else ():
+                    for position in share.positions.tolist():
+                        found.setdefault((row, position), set()).add(int(values[position]))
+            ends = np.cumsum(media.grids.prod(axis=1))
+            for i, grid in enumerate(media.grids):
+                patches = media.patches[ends[i] - int(grid.prod()) : ends[i]]
+                items.append((patches.tobytes(), grid.tobytes(), bytes(media.slots[i])))
+        assert ids.keys() == labels.keys() == {(row, at) for row in range(SIZE) for at in range(length)}
+        assert all(len(values) == 1 for values in (*ids.values(), *labels.values()))
+        rows_told = [one for one in whole if len(one) == 5]
+        for row, one in enumerate(rows_told):
+            assert np.frombuffer(one[0], np.int64).tolist() == [ids[row, at].pop() for at in range(length)]
+        assert sorted(items) == sorted(one for one in whole if len(one) == 3)
+    for loader in loaders:
+        loader.close()
+
+
+def test_a_process_that_reads_rows_of_one_rank_and_encodes_for_another_decodes_for_that_alone(made: Made) -> None:
+    opened: list[Loader] = []
+
+    def open_loader(**given: Any) -> Loader:
+        opened.append(Loader(made.packs, SIZE, 2, encoders=6, **given))
+        return opened[-1]
+
+    with Loader(made.packs, SIZE, 2, encoders=6) as whole:
+        for one, batch in zip(RankBatches(open_loader, rank=1, encoder=5), whole, strict=True):
+            assert torch.equal(one.rows.ids, torch.from_numpy(batch.rows(1).ids))
+            assert torch.equal(one.media.patches, torch.from_numpy(batch.media(5).patches))
+    assert (opened[0]._reader.ranks, opened[0]._reader.rows_of) == ((5,), (1,))
