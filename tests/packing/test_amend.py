@@ -169,6 +169,7 @@ def test_what_a_run_can_not_change_is_refused(tmp_path: Path) -> None:
         ({"at_batch": 99}, "global batch 99 is none"),
         ({"mixture": dataclasses.replace(one, max_pack_tokens=2 * L)}, "max_pack_tokens is 128"),
         ({"mixture": dataclasses.replace(one, global_batch_packs=4)}, "global_batch_packs is 4"),
+        ({"mixture": dataclasses.replace(one, pixels="fast")}, "pixels is fast"),
         ({"mixture": dataclasses.replace(one, horizon_tokens=10)}, "horizon_tokens is 10"),
         ({"vocabulary": "w"}, "vocabulary is w"),
         ({"sources": [other, sources[1]]}, "source text has other samples"),
