@@ -25,6 +25,7 @@ Fault = Literal[
     "reset",  # before anything was done
     "lost",  # done, but the answer is a reset
     "stall",  # no answer at all, and nothing is done
+    "slow",  # the body comes drop by drop
     "torn",  # half of the body, then the connection ends
     "short",  # half of the body, and headers that say that this is all
     "stale",  # 404 for what is there
@@ -32,6 +33,7 @@ Fault = Literal[
     "careless",  # conditions are not passed on
 ]
 CHANGES = ("PUT", "POST", "DELETE")
+DROPS = 8
 SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
@@ -59,6 +61,7 @@ class Faulty:
     after: Callable[[int], None] = lambda number: None
     """... and when it is done, before its answer goes back."""
     stall_s: float = 30.0
+    drop_s: float = 0.02
     seen: list[Request] = field(default_factory=list)
     done: Counter[Fault] = field(default_factory=Counter)
     changes: int = 0
@@ -72,7 +75,7 @@ class Faulty:
             self.seen.clear()
             self.done.clear()
             self._times.clear()
-            self.changes = 0
+            self.changes, self.drop_s = 0, Faulty.drop_s
 
     def arrived(self, method: str, path: str) -> Request:
         with self._lock:
@@ -142,7 +145,7 @@ def faulty(upstream: int) -> Iterator[Faulty]:
             if fault == "short":
                 data = data[: len(data) // 2]
                 told = {name: value for name, value in told.items() if name.lower() != "content-length"}
-            return self.answer(answer.status, told, data)
+            return self.answer(answer.status, told, data, slow=fault == "slow")
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
 
@@ -151,7 +154,7 @@ def faulty(upstream: int) -> Iterator[Faulty]:
             self.wfile.flush()
             return True
 
-        def answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
+        def answer(self, status: int, headers: dict[str, str], data: bytes, slow: bool = False) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -159,7 +162,11 @@ def faulty(upstream: int) -> Iterator[Faulty]:
                 self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data)
+                size = -(-len(data) // DROPS) if slow else len(data)
+                for piece in [data[at : at + size] for at in range(0, len(data), size or 1)]:
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+                    time.sleep(proxy.drop_s if slow else 0)
             self.wfile.flush()
 
         def wait_until_they_leave(self) -> None:

@@ -17,7 +17,7 @@ from stores.filesystem import open_files, publish_bytes
 from stores.store import Store
 from stores.upkeep import verify
 from tests.servers.faulty import Faulty
-from tests.stores.test_store_commit import RACER, ROOT, work
+from tests.stores.test_store_commit import RACER, ROOT, receipt, work
 
 
 class Plain(LocalFileSystem):
@@ -75,6 +75,19 @@ def test_committers_of_several_processes_that_race_lose_nothing(bucket: tuple[Fa
     head = Store.open(store.url).head()
     assert head is not None and set(head.units) == set(everybody) and head.number == len(everybody)
     assert verify(head) == []
+
+
+def test_the_head_is_found_in_few_requests_and_without_listing(bucket: tuple[Faulty, str]) -> None:
+    server, url = bucket
+    for stop in range(1, 8):
+        store = Store.open_or_create(url, "documents", "docs")
+        units = [f"u{number}" for number in range(stop)]
+        store.commit([receipt(store, units[-1])], node="node", units=units)
+    server.reset()
+    head = Store.open(url).head()
+    assert head is not None and head.number == 7 and len(head.units) == 7
+    asked = [request.path for request in server.seen if request.method in ("GET", "HEAD")]
+    assert len(asked) < 25 and all("/roots/" in path or "/lists/" in path or "store.json" in path for path in asked)
 
 
 def test_a_swap_done_again_says_again_that_it_is_ours(remote_url: str) -> None:

@@ -64,11 +64,11 @@ def is_whole(there: Snapshot, undisturbed: Snapshot) -> bool:
 # ---------------------------------------------------------------------- answers that go wrong
 
 
-@pytest.mark.parametrize("fault", ["503", "reset", "lost", "torn", "short", "stale"])
+@pytest.mark.parametrize("fault", ["503", "reset", "lost", "torn", "short", "stale", "slow"])
 def test_a_request_of_each_kind_that_fails_once_changes_nothing(
     fault: Fault, server: Faulty, url: str, undisturbed: Snapshot
 ) -> None:
-    reads_only = fault in ("torn", "short", "stale")
+    reads_only = fault in ("torn", "short", "stale", "slow")
 
     def rule(request: Request) -> Fault | None:
         if fault == "503" and "/leases/" in request.path:
@@ -91,6 +91,18 @@ def test_a_server_that_does_not_answer_is_left_and_asked_again(
     began = time.monotonic()
     assert is_whole(work(url, UNITS), undisturbed)
     assert server.done["stall"] > 1 and time.monotonic() - began < 20
+
+
+def test_what_comes_too_slowly_is_left_and_asked_for_again(
+    server: Faulty, url: str, undisturbed: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_DEADLINE_S", "4")
+    head = work(url, UNITS)
+    server.drop_s = 0.5  # a body takes four seconds, a try one at the most
+    server.rule = lambda request: "slow" if request.again == 0 and "/shards/" in request.path else None
+    began = time.monotonic()
+    assert is_whole(Store.open(url).snapshot(head.number), undisturbed)
+    assert server.done["slow"] > 1 and time.monotonic() - began < 20
 
 
 def test_the_swap_whose_answer_was_lost_is_ours_and_that_of_others_is_not(server: Faulty, url: str) -> None:
