@@ -183,6 +183,8 @@ def missing(nodes: Nodes, elsewhere: bool) -> Iterator[Mistake]:
         if isinstance(node, Folder) and importlib.util.find_spec(node.html_extractor) is None:
             fix = f"pip install 'millrace[{node.html_extractor}]'"
             yield Mistake((name, "html_extractor"), f"{node.html_extractor} is not installed", fix)
+        if isinstance(node, ScoreFastText) and importlib.util.find_spec("fasttext") is None:
+            yield Mistake((name,), "fastText is not installed", "pip install 'millrace[fasttext]'")
         if isinstance(node, Render):
             try:
                 browser.found()

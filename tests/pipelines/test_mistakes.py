@@ -166,6 +166,17 @@ def test_what_a_late_node_needs_and_is_not_there_is_told_before_the_first_one_wo
     assert message in error.message and error.fix and error.where.startswith(f"{tmp_path}/dag.yaml:")
 
 
+def test_a_missing_classifier_library_is_told_before_work_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fasttext", None)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "m.bin").write_bytes(b"model")
+    source = "name: x\nnodes:\n  raw: {kind: ingest_folder, path: ./data}\n"
+    error = refused(tmp_path, source + "  good: {kind: score_fasttext, input: raw, model: ./m.bin, label: hq}\n")
+    assert "fastText is not installed" in error.message and "millrace[fasttext]" in error.fix
+
+
 def test_on_the_command_line_nothing_is_written_and_the_exit_code_says_so(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "dag.yaml").write_text(
