@@ -180,9 +180,9 @@ def _count_loss(flight: Flight[Any], loss: WorkerLost) -> None:
         )
 
 
-def unreachable(kind: str, address: str | None, error: Exception) -> MillraceError:
+def unreachable(kind: str, address: str | None, error: Exception, more: str = "") -> MillraceError:
     return MillraceError(
         f"no {kind} cluster answers: {type(error).__name__}: {error}",
         where=address or "embedded",
-        fix="start it, or correct `engine.address`; then run the same command again",
+        fix=f"start it, or correct `engine.address`{more}; then run the same command again",
     )

@@ -21,6 +21,7 @@ from pipelines.engines.engine import EngineSettings, Flight
 
 OBJECT_STORE_BYTES = 80 << 20
 """Next to the least that Ray takes: nothing large of ours lies there, and left alone it takes a third of the memory."""
+TOKEN = "; where it asks for its token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here as on its nodes"
 BEGUN = b""
 HURRY_S = 0.2
 """How long to wait for a CPU once it is known that others hold them all."""
@@ -64,7 +65,7 @@ class RayEngine(ClusterEngine):
                         **quiet,
                     )
             except (ConnectionError, RayError, RuntimeError) as error:
-                raise unreachable("Ray", address, error) from None
+                raise unreachable("Ray", address, error, TOKEN if address else "") from None
             self._connected = True
         return int(ray.cluster_resources().get("CPU", 0))
 

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from distributed import Client
 
 from manifests.errors import MillraceError
 from pipelines.engines.child import WorkerError, opened
@@ -199,6 +200,9 @@ def test_late_killed_and_returning_workers_lose_and_double_nothing(machines: Mac
 
     driver = ThreadPoolExecutor(1).submit(drive)
     until(lambda: (zombie / "begun").exists() and (killed / "begun").exists())
+    with Client(machines.address, set_as_default=False) as client:  # as its dashboard does
+        keys = client.run_on_scheduler(lambda dask_scheduler: [*dask_scheduler.tasks])
+    assert {key[0] for key in keys} == {"node"} and {key[1].partition(" UnitTask")[0] for key in keys} == {"node, unit"}
     machines.send("killed", signal.SIGKILL)
     machines.send("zombie", signal.SIGSTOP)  # the scheduler takes it for dead and gives its unit away
     late = machines.start_worker("late")
