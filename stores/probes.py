@@ -18,7 +18,7 @@ from PIL import features
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from stores import image, video
+from stores import image, png, video
 
 FOLDER = Path(__file__).with_name("probe_media")
 
@@ -53,6 +53,8 @@ def decoders() -> dict[str, Component]:
         f"{name} decoder": Component(f"{pillow}, {library}", _pictures(f"*.{ending}"))
         for (name, library), ending in zip(libraries.items(), ("jpg", "webp", "avif", "png"), strict=True)
     }
+    small = found["PNG decoder"]
+    found["PNG decoder"] = Component(small.version, digest("png", small.fingerprint, _unfiltered()))
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
     found["video decoder"] = Component(f"{video.DEFAULT_DECODER} {av.__version__}, libavcodec {codec}", _clips())
     found["resize kernel"] = Component(f"numba {version('numba')}", _resized())
@@ -75,6 +77,18 @@ def _picture(file: Path) -> str:
         return _hashed([image.decode_rgb(file.read_bytes())])
     except RecordError as error:
         return error.reason
+
+
+def _unfiltered() -> str:
+    """The same by what reads large ones, `png.py`."""
+    made = []
+    for file in sorted(FOLDER.glob("*.png")):
+        payload = file.read_bytes()
+        _, width, height = image.probe(payload)
+        rgb = np.zeros((height, width, 3), np.uint8)
+        if png.decode_into(payload, rgb):
+            made.append(rgb)
+    return _hashed(made)
 
 
 def _clips() -> str:

@@ -16,6 +16,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from tests.stores.test_codecs import filtered_png
+
 FOLDER = Path(__file__).parents[2] / "stores" / "probe_media"
 SIDES = {"width": 61, "height": 43}
 """Odd, and no multiple of a block of any codec."""
@@ -62,6 +64,7 @@ def main() -> None:
         "turned.jpg": picture("JPEG", quality=85, exif=exif),
         "palette.png": picture("PNG", "P"),
         "alpha.png": picture("PNG", "RGBA"),
+        "filters.png": filtered_png(Image.fromarray(scene(**SIDES)), np.random.default_rng(0)),
         "lossy.webp": picture("WEBP", quality=70),
         "lossy.avif": picture("AVIF", quality=60),
         "h264.mp4": clip("mp4", "libx264", crf="24", bf="2"),
