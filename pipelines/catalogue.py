@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pipelines.augment import Augment
 from pipelines.build import Pack, Plan, Tokenise
+from pipelines.cap import Cap
 from pipelines.commands import Report, Train
 from pipelines.curate import Filter
 from pipelines.dedup.decontaminate import Decontaminate
@@ -49,6 +50,7 @@ NODES: dict[str, type] = {
     "watermark_votes": WatermarkVotes,
     "drop_watermarks": DropWatermarks,
     "decontaminate": Decontaminate,
+    "cap": Cap,
     "materialise": Materialise,
     "compact": Materialise,
     "transform": Transform,

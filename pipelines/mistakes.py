@@ -18,6 +18,7 @@ from manifests.errors import MillraceError
 from manifests.load import Place
 from manifests.records import TEXT_DOMAINS, VISION_DOMAINS, Json
 from pipelines.build import Tokenise
+from pipelines.cap import Cap
 from pipelines.curate import Filter, column
 from pipelines.dedup.decontaminate import Decontaminate
 from pipelines.dedup.nodes import DedupMinHash, MinHash
@@ -81,6 +82,10 @@ def found(nodes: Nodes) -> Iterator[Mistake]:
                 if node.input in node.against:
                     what = f"{node.input} is held against itself, so nothing of it would be left"
                     yield Mistake((name, "against"), what, "name nodes with evaluations")
+            case Cap():
+                if node.input in node.beside:
+                    what = f"{node.input} stands beside itself"
+                    yield Mistake((name, "beside"), what, "name nodes with what is not capped")
             case IngestScenes():
                 if not isinstance(nodes[node.input], Scenes):
                     what = f"{node.input} ({nodes[node.input].kind}) makes no scenes"
@@ -106,7 +111,7 @@ def _unknown_domains(place: Place, told: Json) -> Iterator[Mistake]:
 
 
 def _inputs(name: str, node: Node) -> Iterator[Mistake]:
-    for key in ("inputs", "against"):
+    for key in ("inputs", "against", "beside"):
         named = getattr(node, key, None)
         if named == ():
             yield Mistake((name, key), f"{key} names no node", "name one, or leave the node out")
