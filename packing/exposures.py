@@ -2,7 +2,7 @@
 
 Whoever comes first shows it: epoch by epoch, source by source as the mixture names them, each source in its order. What
 the run saw before counts first. That fixes a medium's exposures whatever is drawn when. Counted are only media that
-could be shown too often; they are found by a hash of their own, part by part, and take 10 bytes of memory each.
+could be shown too often; they are found by a hash of their own, part by part, and take 16 bytes of memory each.
 """
 
 from __future__ import annotations
