@@ -33,9 +33,47 @@ class Draw:
     """Of the record in its snapshot."""
     id: str
     epoch: int
+    source: str = ""
+    """Where several are mixed."""
 
 
-class Draws:
+class Steps:
+    """What all orders of steps share: they are iterated, and go on from a state. Subclasses say what a step holds."""
+
+    digest: str
+    """Of everything that decides the order."""
+    _next = 0
+
+    def __len__(self) -> int:
+        """Steps in all."""
+        raise NotImplementedError
+
+    def step(self, number: int) -> list[Draw]:
+        """The draws of one step, whether or not it is next."""
+        raise NotImplementedError
+
+    @property
+    def state(self) -> DrawsState:
+        return {"order": self.digest, "next_step": self._next}
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        while self._next < len(self):
+            self._next += 1
+            yield self.step(self._next - 1)
+
+    def _resume(self, state: DrawsState | None, where: str) -> None:
+        if state is None:
+            return
+        if state["order"] != self.digest:
+            raise ResumeError(
+                f"the saved position belongs to another order: {state['order'][:16]}, here is {self.digest[:16]}",
+                where=where,
+                fix="give the records, seed and per_step that the run began with, or start a new run",
+            )
+        self._next = state["next_step"]
+
+
+class Draws(Steps):
     """Iterates over steps, each a list of draws. An epoch gives as many whole steps as it holds; the few records left
     over are others in every epoch."""
 
@@ -61,7 +99,11 @@ class Draws:
         kept = records.kept()
         table = records.table(["id"]).take(kept)
         ids = table["id"].to_pylist()
-        turns = _turns_of(records, kept, ids) if once == "medium" else [[row] for row in np.argsort(ids).tolist()]
+        turns = (
+            list(turns_of(records, kept, ids).values())
+            if once == "medium"
+            else [[row] for row in np.argsort(ids).tolist()]
+        )
         if len(turns) < per_step or min(per_step, epochs) < 1:
             what = "records" if once == "record" else "media"
             raise ManifestError(
@@ -78,15 +120,7 @@ class Draws:
         told = [ids[row] for rows in turns for row in rows]
         self.digest = digest("draws", str(seed), str(per_step), once, *told)
         self._order = lru_cache(maxsize=2)(self._order_of)
-        self._next = 0
-        if state is not None:
-            if state["order"] != self.digest:
-                raise ResumeError(
-                    f"the saved position belongs to another order: {state['order'][:16]}, here is {self.digest[:16]}",
-                    where=records.name,
-                    fix="give the records, seed and per_step that the run began with, or start a new run",
-                )
-            self._next = state["next_step"]
+        self._resume(state, records.name)
 
     def __len__(self) -> int:
         """Steps in all."""
@@ -101,21 +135,12 @@ class Draws:
         rows = [self._turns[turn][epoch % len(self._turns[turn])] for turn in here.tolist()]
         return [Draw(int(self._kept[row]), self._ids[row], epoch) for row in rows]
 
-    @property
-    def state(self) -> DrawsState:
-        return {"order": self.digest, "next_step": self._next}
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        while self._next < len(self):
-            self._next += 1
-            yield self.step(self._next - 1)
-
     def _order_of(self, epoch: int) -> np.ndarray:
         return permutation(self._seed, epoch, "draws", self._keys)
 
 
-def _turns_of(records: Snapshot, kept: np.ndarray, ids: list[str]) -> list[list[int]]:
-    """Rows of `ids` that show the same first medium, together; by id, so that the sharding has no say."""
+def turns_of(records: Snapshot, kept: np.ndarray, ids: list[str]) -> dict[str, list[int]]:
+    """Rows of `ids` by the first medium that they show; by id, so that the sharding has no say."""
     media = records.media_table(["record", "digest"])
     shown: dict[int, str] = {}
     for ordinal, medium in zip(media["record"].to_pylist(), media["digest"].to_pylist(), strict=True):
@@ -124,4 +149,4 @@ def _turns_of(records: Snapshot, kept: np.ndarray, ids: list[str]) -> list[list[
     for row in np.argsort(ids).tolist():
         if (medium := shown.get(int(kept[row]))) is not None:
             showing.setdefault(medium, []).append(row)
-    return list(showing.values())
+    return showing

@@ -136,8 +136,8 @@ def test_an_hour_of_video_is_capped_as_the_limits_say_and_fits_a_pack(fps: Fract
 
 def test_a_clip_of_variable_rate_is_sampled_by_its_own_mean_rate_and_told_its_own_times(test_data: Path) -> None:
     """The release divides by the rate in the container, which ffmpeg takes from the order of decoding: 13.9 a second
-    for these 63 frames that are shown at 12.6. Nothing stores it, so here the frames' own times say how many are chosen,
-    one more. Grids of frames are the same. Frame i stands at the time at which it is shown, not at i / rate."""
+    for these 63 frames that are shown at 12.6. Nothing stores it, so here the frames' own times say how many are
+    chosen: one more. Grids are the same. Frame i stands at the time at which it is shown, not at i / rate."""
     payload = (test_data / "video_derived_vfr" / "flower_vfr_noaudio.mp4").read_bytes()
     found = video.check(payload)
     times_us, told = found.frame_times_us, float(told_rate(payload))
