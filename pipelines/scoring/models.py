@@ -23,6 +23,9 @@ from pipelines.node import Inputs, Survey, Task
 from pipelines.scoring.scores import Scored, Scores
 from pipelines.tried import tried
 
+LIBRARY = "fasttext-predict"
+"""The part of fastText that applies a model; builds of all of it for numpy 2 train with memory that nobody has set."""
+
 
 @schema
 class ScoreFunction(Scores):
@@ -143,7 +146,7 @@ class ScoreFastText(Scores):
     def survey(self, name: str, inputs: Inputs) -> Survey:
         units = chosen_units(inputs[self.input].snapshot, None, self.domains, 0, lambda *known: 1)
         try:
-            library = version("fasttext-numpy2-wheel")
+            library = version(LIBRARY)
         except PackageNotFoundError:
             fix = "pip install 'millrace[fasttext]'"
             raise ManifestError("fastText is not installed", where=name, fix=fix) from None
@@ -167,9 +170,14 @@ class ScoreFastText(Scores):
 
     def _probability(self, model: Any, text: str) -> float:
         """To six digits: further ones differ between processors."""
-        labels, probabilities = model.predict(" ".join(text.split("\n")), k=-1)
-        found = dict(zip(labels, probabilities, strict=True)).get(self._label, 0.0)
-        return round(min(1.0, max(0.0, float(found))), 6)
+        found = _predicted(model, " ".join(text.split("\n"))).get(self._label, 0.0)
+        return round(min(1.0, max(0.0, found)), 6)
+
+
+def _predicted(model: Any, line: str) -> dict[str, float]:
+    """Probabilities of all labels; none where the model knows no word of the line."""
+    labels, probabilities = model.predict(line, k=-1)
+    return dict(zip(labels, map(float, probabilities), strict=True))
 
 
 @lru_cache(maxsize=2)
@@ -180,8 +188,8 @@ def _fasttext(path: str, digest: str, label: str, node: str) -> Any:
         model = fasttext.load_model(path)
     except ValueError as error:
         raise ManifestError(f"no fastText model: {error}", where=f"{node}, {path}", fix="check `model`") from None
-    labels = model.get_labels()
-    if label not in labels:
+    labels = _predicted(model, "")  # of the mark at the end of each line
+    if labels and label not in labels:
         told = ", ".join(sorted(labels)[:10])
         raise ManifestError(f"the model knows no {label}", where=f"{node}, {path}", fix=f"some of its labels: {told}")
     return model

@@ -8,6 +8,7 @@ import math
 import random
 import shutil
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -200,35 +201,33 @@ def test_code_that_is_not_there_stops_at_once_with_what_to_do(here: Path) -> Non
 
 # -------------------------------------------------------------------- fastText
 
+MODEL = (
+    "c-q?~=C9Agz`(!(#H>Ip3B-(0Hi%}1Vq}m4#JbKhuOFF7*@N_Q0WlL0Ur>O^|A&H-jMSpkwEUt}hUqXPa#C}16B+tp+=8O~{4|DE7#FAks5+"
+    "M+6(*3JSe%)c&+wcH%1<h-WVj9EBxj^17BJj^amzFF@=}W!PQs;gGLy3z*21_p`o(q(5inkSd`@CgYEFE7dVYQigAOA^lo2kRl!zn>_8<c^k"
+    "U$`GSNQ(pQ@!oa1uE{(6ARhrV({1Qjrwofo_7lNZZ{9vD133=-~PtJzNSNHzxGmxeOrG$wR2K>Vr#1>WdG#P2AljU`~B6MP3$-6^Y1sax7oL"
+    "S*8{uQH}`CVuJhTi|Fp(t#{sMTb+!if-<NUkUp~`(U$5S6JGGpfwrc~p?XRv~VN(+7V4u=tx_|y<e*4X0wst<dAMW#ebAPXKHUIwC+t==qu&"
+    "}c~(`3AVtsS4e5|g#vIs5zjW|iLE%l({pfAP81dqf57?5ksq_rFr$v*)^PWfvfLe_xgR-Mw`udG}9SwR(^LNo)IA=7#&ja(V0x=ULd*r{39T"
+    "vhdd4tzta;&F8G#6FS4xJ|RJSzt$Ocd#w&5yY-4!_dUzLymxj5`+g19C3`B3@@!2`CG4${H?n=En`N`*IQQNIE4cP3Y%<)tT;=*M1}3xsefs"
+    "hA{`B$#_7+Vu_Wx}-vCljv-~Mz#uH6Hb8TNiA7PhZGp0)?d@3(83Vb9Tc!p<%xfB)@*+<muHX6z3$vDga$*PQGQ"
+)
+"""What fastText 0.9.2 (`fasttext-wheel`, one thread) trained on 600 lines of twelve words: four of mathematics are
+`good`, five of advertising `bad`; dim 8, 25 epochs, rate 0.05, no pieces of words. zlib in base 85."""
+PROBABILITIES = {"theorem proof buy": 0.8640874624252319, "": 0.3461166322231293}
+"""Of `good`, as that build gives them."""
+
 
 def test_a_fasttext_classifier_gives_the_probability_of_its_label(here: Path) -> None:
-    fasttext = pytest.importorskip("fasttext", reason="fastText is not installed: pip install 'millrace[fasttext]'")
-    dice = random.Random(0)
-    good, bad = ["theorem", "proof", "lemma", "therefore"], ["click", "buy", "cheap", "winner", "casino"]
-    lines = [
-        ("__label__" + name) + " " + " ".join(dice.choices(words, k=12))
-        for name, words in (("good", good), ("bad", bad))
-        for _ in range(300)
-    ]
-    (here / "train.txt").write_text("\n".join(lines))
-    model = fasttext.train_supervised(
-        str(here / "train.txt"), dim=8, epoch=25, lr=0.05, minn=0, maxn=0, thread=1, verbose=0, seed=1
-    )
-    model.save_model(str(here / "model.bin"))
-    texts = {"g": "Suppose the lemma.\nThen the proof: therefore a theorem", "b": "buy cheap casino", "e": " \n"}
+    pytest.importorskip("fasttext", reason="fastText is not installed: pip install 'millrace[fasttext]'")
+    (here / "model.bin").write_bytes(zlib.decompress(base64.b85decode(MODEL)))
+    texts = {"mixed": "theorem proof\nbuy", "unknown": "zzz", "ad": "buy cheap casino", "empty": " \n"}
     over = stored(here, {"u": [document(name, text) for name, text in texts.items()]})
-    one = node("score_fasttext", over, model=str(here / "model.bin"), label="good", min_score=0.5)
+    one = node("score_fasttext", over, model=str(here / "model.bin"), label="good", min_score=0.3)
     view, outcomes = made(here, one, over)
-    labels, chances = model.predict(texts["g"].replace("\n", " "), k=2)
-    wanted = dict(zip(labels, chances, strict=True))["__label__good"]
     found = scores(view)
-    assert (
-        found["g"] == pytest.approx(min(1.0, wanted), abs=1e-6)
-        and found["g"] > 0.8
-        and found["b"] < 0.4
-        and found["e"] is None
-    )
-    assert reasons(view) == {"b": "low_score"} and noted(outcomes) == {"no_text": 1}
+    assert found["mixed"] == pytest.approx(PROBABILITIES["theorem proof buy"], abs=1e-6)
+    assert found["unknown"] == pytest.approx(PROBABILITIES[""], abs=1e-6)
+    assert found["ad"] is not None and found["ad"] < 0.05 and found["empty"] is None
+    assert reasons(view) == {"ad": "low_score"} and noted(outcomes) == {"no_text": 1}
     with pytest.raises(ManifestError, match="knows no __label__best"):
         made(here, replace(one, label="best"), over, "other")
     (here / "model.bin").write_bytes(b"no model")
