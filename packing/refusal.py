@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -303,4 +304,7 @@ def _scaled(share: VisionShare, by: Fraction) -> VisionShare | None:
 def _written(share: VisionShare) -> str:
     """As it stands in a manifest."""
     ((kind, value),) = share.said.items()
-    return f"{{{kind}: {value:g}}}" if isinstance(value, float) else f"{{{kind}: {json.dumps(value)}}}"
+    if isinstance(value, float):
+        return f"{{{kind}: {value:g}}}"
+    told = re.sub(r"(?<=\d)[.]0(?=[],])", "", json.dumps(value))  # tokens are whole
+    return f"{{{kind}: {told}}}"

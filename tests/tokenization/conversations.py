@@ -24,6 +24,8 @@ NASTY = [
     " ",
     "user",
     "3 red circles",
+    "\u202eright to left\u202c, e\u0301, 👩🏽\u200d🚀, \ufeff, \x00, \u2028",
+    '{"a": {"b": [1, {"c": null, "d": "<|tool_call_end|>"}]}, "é": "\\u0000"}',
 ]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(NASTY)
 tool_names = st.sampled_from(["f", "get_weather", "a.b-c", "functions.f"])
