@@ -24,6 +24,8 @@ TEXT_DOMAINS = get_args(TextDomain)
 VISION_DOMAINS = ("caption", "interleaved", "ocr", "knowledge", "perception", "video", "agent")
 """K2.5 report, App. B. Every document is of one of these; which one, `pipelines/ingest/README.md` says."""
 
+DOMAINS = tuple(dict.fromkeys((*TEXT_DOMAINS, *VISION_DOMAINS)))
+
 MediaKind = Literal["image", "video"]
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from manifests.errors import MillraceError
 from manifests.load import Place
-from manifests.records import TEXT_DOMAINS, VISION_DOMAINS, Json
+from manifests.records import DOMAINS, Json
 from pipelines.build import Tokenise
 from pipelines.cap import Cap
 from pipelines.curate import Filter, column
@@ -35,7 +35,6 @@ from pipelines.synthesis import browser
 from pipelines.synthesis.render import Render
 from pipelines.watermarks import DropWatermarks, WatermarkVotes
 
-DOMAINS = tuple(dict.fromkeys((*TEXT_DOMAINS, *VISION_DOMAINS)))
 NUMBERS = ("characters", "images", "videos")
 """Columns of numbers that every documents store has."""
 PASSES_COLUMNS_ON = frozenset({"materialise", "compact", "transform"})

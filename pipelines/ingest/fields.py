@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from manifests.errors import RecordError
-from manifests.records import TEXT_DOMAINS, VISION_DOMAINS, Json
+from manifests.records import DOMAINS, Json
 from pipelines.ingest import text
 
 PAIRS = (
@@ -132,7 +132,7 @@ def rights(record: Json) -> Rights:
 def domain(record: Json) -> str | None:
     """The domain that a record says it is of, if that is one."""
     said = record.get("domain") if isinstance(record, dict) else None
-    return said if said in (*TEXT_DOMAINS, *VISION_DOMAINS) else None
+    return said if said in DOMAINS else None
 
 
 def _first(record: dict[str, Json], names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from manifests import runlog
-from manifests.records import Document, Json, Media, Text
+from manifests.records import DOMAINS, Document, Json, Media, Text
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 
@@ -66,6 +66,7 @@ def test_good_records_arrive_in_packs_and_each_bad_one_is_set_aside_with_its_rea
     assert aside == small_data.HOSTILE
     found = {document.locator: document for document in documents.records()}
     assert len(found) == 300 + 2 + 8 + 1 + 6 + 1 + 1 + 1
+    assert {document.domain for document in found.values()} <= set(DOMAINS)
     assert found["books/0/0000.txt"].text == small_data.text(0)
     assert found["photos/red_kettle/0.png"].text == "A kettle on the stove."
     assert found["photos/red_kettle/1.png"].text == "red kettle"
