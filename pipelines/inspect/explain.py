@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +58,8 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     stores, unread = artefacts.stores(run)
     documents = {node: s for node, s in stores.items() if s.kind == "documents"}
     records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _places(snapshot, name)]
-    aside = list(_quarantined(stores, name))
+    ids = {snapshot.row(place.ordinal)["id"] for _, snapshot, place in records}
+    aside = list(_quarantined(stores, name, ids))
     if not records and not aside:
         where = ", ".join(documents) or "no store of documents"
         fix = "give an id, a locator or URL, or the SHA-256 of an image or video; `millrace inspect STORE` lists them"
@@ -77,11 +78,13 @@ def _places(snapshot: Snapshot, name: str) -> list[Found]:
     return snapshot.find(by, name)
 
 
-def _quarantined(stores: Mapping[str, Snapshot], name: str) -> Iterator[dict[str, Json]]:
+def _quarantined(stores: Mapping[str, Snapshot], name: str, ids: Set[str]) -> Iterator[dict[str, Json]]:
+    """What was set aside under this name, and what should have been made of the records with these ids."""
     for node, snapshot in stores.items():
         if snapshot.counts.get("quarantined"):
             for row in snapshot.quarantined().to_pylist():
-                if row["locator"] == name or row["locator"].startswith(f"{name}#"):
+                locator = row["locator"]
+                if locator == name or locator.startswith(f"{name}#") or locator.partition("/")[0] in ids:
                     yield {"node": node} | row
 
 

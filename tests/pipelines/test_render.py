@@ -28,6 +28,7 @@ from PIL import Image
 from manifests.errors import MillraceError, RecordError
 from manifests.records import Document, Json, Text, record_id
 from pipelines import dag
+from pipelines.inspect import explain
 from pipelines.node import Task
 from pipelines.synthesis import browser
 from pipelines.synthesis.browser import Browser, Look, found
@@ -390,7 +391,8 @@ def test_a_run_from_texts_to_pictures_that_is_killed_goes_on_and_leaves_no_brows
     for i in range(4):
         (tmp_path / "data" / f"{i}.txt").write_text(f"Number {i} is told of here, in a few words. " * 5)
     with chat_server() as chat:
-        chat.reply = lambda request: f"Sure:\n```html\n<h1>{said(request).split('Number ')[1][:1]}</h1>\n```"
+        number = {str(i): f"<h1>{i}</h1>" for i in range(3)} | {"3": SVG[:-9]}
+        chat.reply = lambda request: f"Sure:\n```\n{number[said(request).split('Number ')[1][:1]]}\n```"
         (tmp_path / "dag.yaml").write_text(DAG.format(url=chat.url))
         before = set(browsers())
         process = start(tmp_path / "dag.yaml", tmp_path / "out", workers=1)
@@ -405,5 +407,12 @@ def test_a_run_from_texts_to_pictures_that_is_killed_goes_on_and_leaves_no_brows
         assert not set(browsers()) - before
         run(tmp_path / "dag.yaml", tmp_path / "out", workers=0)
     pairs = head(tmp_path / "out", "pairs")
-    assert sorted(one.text for one in pairs.records()) == [f"<h1>{i}</h1>\n" for i in range(4)]
+    assert sorted(one.text for one in pairs.records()) == [f"<h1>{i}</h1>\n" for i in range(3)]
     assert all(one.notes["synthetic"] and one.notes["model"] == "m" for one in pairs.records())
+    (aside,) = pairs.quarantined().to_pylist()
+    asked = explain.explain(tmp_path / "out", aside["locator"])
+    assert [row["reason"] for row in asked["quarantine"]] == ["malformed_svg"] and len(asked["records"]) == 1
+    parent = asked["records"][0]
+    assert parent["store"] == "code" and parent["facts"]["id"] == aside["locator"]
+    named = explain.explain(tmp_path / "out", parent["facts"]["locator"])
+    assert named["quarantine"] == asked["quarantine"]
