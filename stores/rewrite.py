@@ -27,6 +27,8 @@ from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import Tombstones
 
+LEASE = "forgetting"
+"""One at a time does that."""
 STAY = ("keep", "reason")
 """What a view still says of a forgotten record: they fix which records come after it, and hold nothing of it."""
 
@@ -42,13 +44,14 @@ def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: M
     """
     head = store.head()
     assert head is not None
-    lease = leases.of_one(store.files, "forgetting")
+    lease = Lease(store.files, LEASE)
     units: list[Wanted] = []
     for place, receipt in enumerate(head.receipts):
         changed = _receipt(head, receipt, stones, sources, lease)
         units.append(place if changed == receipt else changed)
     parents = tuple(_moved(parent, heads) for parent in head.parents)
     if units == list(range(len(units))) and parents == head.parents:
+        leases.give_up(store.files, [LEASE])  # of a call that was killed after its root was there
         return head
     lease.renew()
     root = with_units(store.files, replace(head.root, parents=parents), head, units)

@@ -35,7 +35,7 @@ from manifests.records import (
     derived_id,
     record_id,
 )
-from stores import blank, forget, tombstones
+from stores import blank, forget, leases, tombstones
 from stores.collect import collect
 from stores.filesystem import LocalFiles
 from stores.history import find, tag, tags
@@ -505,6 +505,7 @@ def test_killed_before_any_change_and_started_again_it_completes(calm: Path, aga
             begun = (folder / "forgotten" / "000001.json").exists()
             forget.forget(str(folder), wanted if again == "the same names" or not begun else names())
             assert_forgotten(calm, folder, {0, 4, 5, 8})
+            assert not any(leases.alive(head.files, 60, leases.now_s(head.files)) for head in heads(folder).values())
         if not killed:
             break
         operation += 1 if again == "the same names" else 3
