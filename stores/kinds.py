@@ -220,7 +220,7 @@ class Samples(Kind[Sample]):
             "domain": record.domain,
             "tokens": len(record.ids),
             "loss_runs": runs,
-            "splits": np.diff(record.splits, prepend=0).tolist(),
+            "split_steps": np.diff(record.splits, prepend=0).tolist(),
             "whole": record.whole,
             "spans": [[span.name, span.start, span.stop] for span in record.spans],
             "media": [
@@ -248,7 +248,7 @@ class Samples(Kind[Sample]):
         origins = [_origin(record.source, record.domain) for record in records]
         lines = [
             f'{{"id":{quoted(record.id)},{origin},"tokens":{length},"loss_runs":{told},'
-            f'"splits":{split},"whole":false,"spans":[],"media":[]}}\n'.encode()
+            f'"split_steps":{split},"whole":false,"spans":[],"media":[]}}\n'.encode()
             for record, origin, length, told, split in zip(
                 records, origins, lengths, _runs_text(runs), map(_text, steps), strict=True
             )
@@ -275,7 +275,7 @@ class Samples(Kind[Sample]):
             ids=np.frombuffer(arrays["ids"], "<u4"),
             loss_runs=np.array(line["loss_runs"], np.int64).reshape(-1, 2),
             media=tuple(media),
-            splits=np.cumsum(line["splits"], dtype=np.int64),
+            splits=np.cumsum(line["split_steps"], dtype=np.int64),
             spans=tuple(Span(*span) for span in line["spans"]),
             places=tuple(one["place"] for one in line["media"]),
             shapes={i: _shapes(told) for i, told in enumerate(line["media"]) if "shapes" in told},
