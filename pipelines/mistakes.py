@@ -31,7 +31,7 @@ from pipelines.ops.op import Measured
 from pipelines.scenes.node import Scenes
 from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.scoring.scores import Scores
-from pipelines.synthesis import browser
+from pipelines.synthesis import chromium
 from pipelines.synthesis.render import Render
 from pipelines.watermarks import DropWatermarks, WatermarkVotes
 
@@ -191,7 +191,7 @@ def missing(nodes: Nodes, elsewhere: bool) -> Iterator[Mistake]:
             yield Mistake((name,), "fastText is not installed", "pip install 'millrace[fasttext]'")
         if isinstance(node, Render):
             try:
-                browser.found()
+                chromium.found()
             except MillraceError as error:
                 yield Mistake((name,), error.message, error.fix)
 

@@ -1,10 +1,9 @@
-"""A real browser that draws pages of strangers: one headless Chromium, spoken to through two pipes.
+"""A real browser that draws pages of strangers: one headless Chromium (`chromium.py`).
 
     with Browser(found()) as browser:
         shot = browser.draw("<h1>Hello</h1>", "html", Look(width_px=1024, height_px=768))
 
-The DevTools protocol over `--remote-debugging-pipe` is JSON with zero bytes between messages, so no library and no
-port is needed. What a page shows is a function of its code, the look, the browser and the fonts: its clock is virtual
+What a page shows is a function of its code, the look, the browser and the fonts: its clock is virtual
 and begins at one moment, `Math.random` at one seed, frames come by that clock, time zone and language are fixed,
 animations are at their end or, without one, at their beginning. Nothing is fetched: a content security policy lets
 nothing but the page itself and `data:` through, requests that it doesn't see are refused one by one, no host name
@@ -17,67 +16,24 @@ again in a fresh browser, so that the verdict depends on the page alone, and is 
 from __future__ import annotations
 
 import base64
-import contextlib
-import json
-import os
-import resource
-import select
-import shutil
-import signal
-import subprocess
-import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from manifests.errors import MillraceError, RecordError
+from manifests.errors import RecordError
 from manifests.load import schema
-from manifests.records import Json, digest
-from pipelines.tether import tethered
+from manifests.records import Json
+from pipelines.synthesis.chromium import Chromium, Process
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
-CHOICE = "MILLRACE_BROWSER"
-"""The environment variable that names another one."""
-
-_PASSED_ON = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "FONTCONFIG_FILE", "FONTCONFIG_PATH", "XDG_DATA_DIRS")
-START_S = 60.0
 MOST_PAGES = 500
 """Of one browser process: it never gives back all that pages took."""
-MOST_MESSAGE_BYTES = 256 << 20
 CLOCK_S = 1_600_000_000.0
 """When pages believe they are opened."""
 SETTLE_MS = 2_000
 """Of virtual time after that, for scripts and animations: it passes as fast as there is nothing to do."""
 
-FLAGS = (
-    "--headless",
-    "--remote-debugging-pipe",
-    "--no-first-run",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--mute-audio",
-    "--force-color-profile=srgb",
-    "--font-render-hinting=none",
-    "--disable-lcd-text",
-    "--disable-background-networking",
-    "--disable-breakpad",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-domain-reliability",
-    "--disable-extensions",
-    "--disable-sync",
-    "--no-pings",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--proxy-server=127.0.0.1:1",  # where nothing listens; for what is not asked by name
-    "--proxy-bypass-list=<-loopback>",
-    "--webrtc-ip-handling-policy=disable_non_proxied_udp",
-    "--lang=en-US",
-)
 PAGE = "https://page.invalid/"
 """A name that exists nowhere (RFC 6761): its only request is answered here."""
 POLICY = (
@@ -138,42 +94,6 @@ class Shot:
     """Things that the page asked for and did not get."""
 
 
-@dataclass(frozen=True)
-class Chromium:
-    program: str
-    version: str
-    fonts: str
-    """Digest of the list of installed fonts; "" where `fc-list` is not there to tell."""
-
-
-@cache
-def found() -> Chromium:
-    """Raises MillraceError where there is no browser."""
-    wanted = os.environ.get(CHOICE)
-    program = next(filter(None, map(shutil.which, [wanted] if wanted else NAMES)), None)
-    if program is None:
-        raise MillraceError(
-            f"no browser: {wanted!r} is no program" if wanted else f"no browser: none of {', '.join(NAMES)} in PATH",
-            where=CHOICE,
-            fix=f"install Chromium (`apt install chromium`), or name its program in {CHOICE}",
-        )
-    version = _said([program, "--version"])
-    if not version:
-        fix = f"name a Chromium that runs in {CHOICE}"
-        raise MillraceError("this program says no version, so it is no browser that runs", where=program, fix=fix)
-    lister = shutil.which("fc-list")
-    fonts = sorted(_said([lister, ":", "file", "fontversion"]).splitlines()) if lister else []
-    return Chromium(program, version, digest("fonts", *fonts) if fonts else "")
-
-
-def _said(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=START_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
-
-
 class Browser:
     """Belongs to the thread that made it, and ends with it."""
 
@@ -184,7 +104,7 @@ class Browser:
             memory_bytes: that each of the browser's processes may have for itself; a page has one.
         """
         self.chromium, self.page_s, self.memory_bytes = chromium, page_s, memory_bytes
-        self._process: _Process | None = None
+        self._process: Process | None = None
 
     def __enter__(self) -> Browser:
         return self
@@ -215,7 +135,7 @@ class Browser:
         if self._process is not None and self._process.pages >= MOST_PAGES:
             self.close()
         if self._process is None:
-            self._process = _Process(self.chromium.program, self.memory_bytes)
+            self._process = Process(self.chromium.program, self.memory_bytes)
         self._process.deadline = time.monotonic() + self.page_s
         try:
             return _Page(self._process, look).shot(code, language)
@@ -238,98 +158,10 @@ class _Lost(Exception):
         self.reason = reason
 
 
-class _Process:
-    """A started browser: messages out, messages in."""
-
-    def __init__(self, program: str, memory_bytes: int) -> None:
-        self.deadline = time.monotonic() + START_S
-        self.pages = 0
-        self._folder = tempfile.mkdtemp(prefix="millrace-browser-")
-        root = ["--no-sandbox"] if os.geteuid() == 0 else []  # it refuses to start otherwise
-        command = [program, *FLAGS, *root, f"--user-data-dir={self._folder}"]
-        log = Path(self._folder, "stderr")
-        with log.open("wb") as errors:
-            # It reads from descriptor 3 and writes to 4.
-            shell = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null', "sh"]
-            self._process = subprocess.Popen(
-                [*shell, *tethered(command)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={name: value for name, value in os.environ.items() if name in _PASSED_ON},
-                bufsize=0,
-                start_new_session=True,
-            )
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
-        os.set_blocking(self._in, False)
-        # What a process writes to: pages of code and what it only reserves don't count, heaps and stacks do.
-        resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-        resource.prlimit(self._process.pid, resource.RLIMIT_CORE, (0, 0))
-        self._came = bytearray()
-        self._sent = 0
-        try:
-            self.call("Browser.getVersion")
-        except OSError as error:
-            said = log.read_text(errors="replace").strip()[-2000:]
-            self.kill()
-            fix = f"start it by hand to see what is missing, or name another one in {CHOICE}"
-            raise MillraceError(f"the browser does not start: {said or error}", where=program, fix=fix) from error
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def send(self, method: str, session: str | None = None, **parameters: Json) -> int:
-        self._sent += 1
-        message = {"id": self._sent, "method": method, "params": parameters}
-        if session is not None:
-            message["sessionId"] = session
-        left = memoryview(json.dumps(message).encode() + b"\0")
-        while left:
-            self._wait(self._in, select.POLLOUT)
-            left = left[os.write(self._in, left) :]
-        return self._sent
-
-    def receive(self) -> dict[str, Any]:
-        """Raises TimeoutError at the deadline, OSError where the browser has ended."""
-        begin = 0
-        while (end := self._came.find(b"\0", begin)) < 0:
-            begin = len(self._came)
-            self._wait(self._out, select.POLLIN)
-            some = os.read(self._out, 1 << 20)
-            if not some or begin + len(some) > MOST_MESSAGE_BYTES:
-                raise BrokenPipeError
-            self._came += some
-        message = bytes(self._came[:end])
-        del self._came[: end + 1]
-        said: dict[str, Any] = json.loads(message)
-        return said
-
-    def call(self, method: str, **parameters: Json) -> dict[str, Any]:
-        """Of the browser, when no page is open."""
-        number = self.send(method, **parameters)
-        while (said := self.receive()).get("id") != number:
-            pass
-        result: dict[str, Any] = said["result"]
-        return result
-
-    def _wait(self, fd: int, event: int) -> None:
-        poll = select.poll()
-        poll.register(fd, event)
-        if not poll.poll(max(0.0, self.deadline - time.monotonic()) * 1000):
-            raise TimeoutError
-
-
 class _Page:
     """One page in a context of its own: nothing is shared with the one before."""
 
-    def __init__(self, process: _Process, look: Look) -> None:
+    def __init__(self, process: Process, look: Look) -> None:
         self._process, self._look = process, look
         self._events: deque[dict[str, Any]] = deque()
         self._body = self._type = ""

@@ -20,7 +20,8 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Fact, Json, Media, Text, derived_id
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
 from pipelines.ops.op import concerns
-from pipelines.synthesis.browser import Browser, Look, found
+from pipelines.synthesis.browser import Browser, Look
+from pipelines.synthesis.chromium import found
 from pipelines.synthesis.pages import Page, page_in
 from stores.store import StoreKind, UnitWriter
 

@@ -30,8 +30,9 @@ from manifests.records import Document, Json, Text, record_id
 from pipelines import dag
 from pipelines.inspect import explain
 from pipelines.node import Task
-from pipelines.synthesis import browser
-from pipelines.synthesis.browser import Browser, Look, found
+from pipelines.synthesis import chromium as program
+from pipelines.synthesis.browser import Browser, Look
+from pipelines.synthesis.chromium import found
 from pipelines.synthesis.pages import page_in
 from pipelines.synthesis.render import Render
 from pipelines.unit import Outcome, UnitTask, run_unit
@@ -286,14 +287,14 @@ def test_a_browser_that_is_killed_is_replaced(chromium: Browser) -> None:
 
 
 def test_without_a_browser_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    for names, message in ({"PATH": "/nowhere"}, "none of chromium,"), ({browser.CHOICE: "/no/such"}, "'/no/such'"):
+    for names, message in ({"PATH": "/nowhere"}, "none of chromium,"), ({program.CHOICE: "/no/such"}, "'/no/such'"):
         with monkeypatch.context() as patched:
             for name, value in names.items():
                 patched.setenv(name, value)
             found.cache_clear()
             with pytest.raises(MillraceError, match=message) as error:
                 found()
-            assert browser.CHOICE in error.value.fix
+            assert program.CHOICE in error.value.fix
     found.cache_clear()
 
 
