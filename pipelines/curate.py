@@ -19,8 +19,9 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
 from pipelines.named_files import file_digest
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
-from pipelines.ops import blocked, language, media, pairs, pixels, quality, rights, technical, text, videos
-from pipelines.ops.op import Measured, Op, concerns
+from pipelines.ops import again, blocked, language, media, pairs, pixels, quality, rights, technical, text, videos
+from pipelines.ops.again import MEDIA_LIBRARIES, Known, Said
+from pipelines.ops.op import Measured, Op, column, concerns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 OPS: dict[str, type] = {
@@ -87,7 +88,7 @@ class Filter:
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts: dict[str, Json] = {"ops": [[op.kind, op.VERSION] for op in self.ops]}
         if any(op.READS_MEDIA for op in self.ops):
-            facts |= {library: version(library) for library in ("pillow", "simplejpeg", "av")}
+            facts |= {library: version(library) for library in MEDIA_LIBRARIES}
         measured = [op for op in self.ops if isinstance(op, Measured)]
         facts |= {library: version(library) for op in measured for library in op.LIBRARIES}
         if files := [[op.kind, file_digest(path, name)] for op in measured for path in op.named_files()]:
@@ -97,33 +98,52 @@ class Filter:
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         clock: Clock = {op.kind: [0, 0.0] for op in self.ops}
+        alike = again.measured_alike(self.ops, task.earlier)
         for shard in task.unit.data.shards:
-            kept = set(snapshot.kept(shard.first, shard.first + shard.records).tolist())
+            said = again.Told(task, self.ops, alike, snapshot, shard)
             columns = _Columns(task.node, self.ops, shard.records)
-            for ordinal in sorted(kept):
-                columns.add(ordinal - shard.first, *self._looked_at(snapshot.record(ordinal), snapshot, attempt, clock))
+            for ordinal in snapshot.kept(shard.first, shard.first + shard.records).tolist():
+                row = ordinal - shard.first
+                known = said.of(row)
+                if len(known) == len(self.ops):  # nothing is left that could fail
+                    verdict, scores = self._judge(None, known, snapshot, clock)
+                    if verdict is not None:
+                        attempt.drop(verdict.reason)
+                else:
+                    verdict, scores = self._looked_at(snapshot.record(ordinal), known, snapshot, attempt, clock)
+                columns.add(row, verdict, scores)
             writer.columns(shard.shard, columns.by_name)
         for kind, (records, seconds) in clock.items():
             attempt.took(kind, records, seconds)
         return {"ops": [_told(task.node, op) for op in self.ops]}
 
     def _looked_at(
-        self, document: Document, snapshot: Snapshot, attempt: Attempt, clock: Clock
-    ) -> tuple[Drop | None, Scores]:
+        self, document: Document, known: Known, snapshot: Snapshot, attempt: Attempt, clock: Clock
+    ) -> tuple[Drop | None, list[Said]]:
         """An op that fails on a document drops it, too: a view has no other place for it."""
         if document.source == FORGOTTEN:
             attempt.drop("forgotten")
             return Drop("forgotten"), []
-        verdict, scores = attempt(document.locator, self._judge, document, snapshot, clock) or (Drop("unusable"), [])
+        judged = attempt(document.locator, self._judge, document, known, snapshot, clock)
+        verdict, scores = judged or (Drop("unusable"), [])
         if verdict is not None:
             attempt.drop(verdict.reason)
         return verdict, scores
 
-    def _judge(self, document: Document, snapshot: Snapshot, clock: Clock) -> tuple[Drop | None, Scores]:
+    def _judge(
+        self, document: Document | None, known: Known, snapshot: Snapshot, clock: Clock
+    ) -> tuple[Drop | None, list[Said]]:
+        """`document` is needed for ops that `known` does not speak of."""
         filled: Document | None = None
         first: Drop | None = None
-        scores: Scores = []
-        for op in self.ops:
+        scores: list[Said] = []
+        for place, op in enumerate(self.ops):
+            if place in known:
+                said = known[place]
+                scores.append(said)
+                first = first or again.judged(op, said)
+                continue
+            assert document is not None
             if not concerns(op.domains, document):
                 scores.append(None)
                 continue
@@ -148,9 +168,6 @@ class Filter:
 Clock = dict[str, list[Any]]
 """Documents looked at and seconds by kind of op. What ops share, such as a decoded picture, the first one pays."""
 
-Scores = list[Mapping[str, float | str] | str | None]
-"""By op: what it measured, or the reason of one that does not measure and drops."""
-
 
 class _Columns:
     """Those of one shard. Ops of one kind measure the same numbers, so they share their columns."""
@@ -166,7 +183,7 @@ class _Columns:
             if not isinstance(op, Measured):
                 self.by_name[column(node, op.kind, "reason")] = [None] * records
 
-    def add(self, row: int, verdict: Drop | None, scores: Scores) -> None:
+    def add(self, row: int, verdict: Drop | None, scores: list[Said]) -> None:
         if verdict is not None:
             self.by_name["keep"][row], self.by_name["reason"][row] = False, verdict.reason
             self.by_name["score"][row] = verdict.score
@@ -176,11 +193,6 @@ class _Columns:
             else:
                 for name, value in (said or {}).items():
                     self.by_name[column(self._node, op.kind, name)][row] = value
-
-
-def column(node: str, op: str, score: str) -> str:
-    """Name of the column in which a filter keeps what an op measured."""
-    return f"{node}.{op}.{score}"
 
 
 def _told(node: str, op: Op) -> dict[str, Json]:

@@ -18,6 +18,7 @@ from manifests.runlog import RunLog
 from pipelines import dag, progress
 from pipelines.closing import closing
 from pipelines.dag import Graph, Tolerance
+from pipelines.earlier import NUMBER, Earlier
 from pipelines.engines.child import WorkerError
 from pipelines.engines.engine import Engine, Submission, open_engine
 from pipelines.engines.local import LocalEngine
@@ -113,10 +114,14 @@ class Execution:
         done = set(head.units) & set(wanted) if head is not None else set()
         self._begin(name, node, identity, len(wanted), len(done))
         tolerance = self.graph.manifest.value.tolerance
+        made_of = dag.made_of(node, inputs, survey)
+        earlier = Earlier.of(store, head, made_of)
         submissions = (
             Submission(
                 f"{name}, unit {stored}",
-                UnitTask(node, store.url, stored, Task(name, unit, inputs), tolerance.in_a_row, tolerance.share),
+                UnitTask(
+                    node, store.url, stored, Task(name, unit, inputs, earlier), tolerance.in_a_row, tolerance.share
+                ),
                 unit.size_bytes,
             )
             for stored, unit in wanted.items()
@@ -124,7 +129,9 @@ class Execution:
         )
         with self.show.node(name, len(wanted), len(done)) as meter:
             meta = dict(head.meta) if head is not None and done else {}
-            meta["made_of"] = dag.made_of(node, inputs, survey)
+            meta["made_of"] = made_of
+            if earlier is not None:
+                meta[NUMBER] = earlier.number
             committer = Committer(store, identity, tuple(wanted), parents(node, inputs), meta, meter)
             stop = StopRule(name, tolerance)
             for task, outcome in self.engine.run(name, run_unit, submissions):
@@ -214,6 +221,8 @@ class Committer:
             self.commit(complete=False)
 
     def commit(self, complete: bool) -> Snapshot:
+        if complete:
+            self.meta.pop(NUMBER, None)
         snapshot = self.store.commit(
             [outcome.receipt for outcome in self.waiting],
             node=self.identity,

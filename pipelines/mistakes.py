@@ -19,7 +19,7 @@ from manifests.load import Place
 from manifests.records import DOMAINS, Json
 from pipelines.build import Tokenise
 from pipelines.cap import Cap
-from pipelines.curate import Filter, column
+from pipelines.curate import Filter
 from pipelines.dedup.decontaminate import Decontaminate
 from pipelines.dedup.nodes import DedupMinHash, MinHash
 from pipelines.dedup.pictures import DedupImages, ImageHash
@@ -27,7 +27,7 @@ from pipelines.ingest.folder import Folder, IngestFolder
 from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.node import Node
-from pipelines.ops.op import Measured
+from pipelines.ops.op import Measured, column
 from pipelines.scenes.node import Scenes
 from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.scoring.scores import Scores

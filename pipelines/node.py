@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, ParamSpec, Protocol, TypeVar
 import pyarrow as pa
 
 from manifests.records import Json, digest
+from pipelines.earlier import Earlier
 from stores.ahead import ahead
 from stores.store import ShardRef, Snapshot, Store, StoreKind, UnitWriter
 
@@ -123,6 +124,8 @@ class Task:
     node: str
     unit: Unit
     inputs: Inputs
+    earlier: Earlier | None = None
+    """What the node measured last, for those that measure: it saves work, and decides nothing."""
 
 
 class Attempt(Protocol):

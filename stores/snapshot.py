@@ -364,6 +364,13 @@ class Snapshot:
         """(n,) int64: about how many bytes of its tar each record of a shard takes, for a document exactly."""
         return self.base._index(ref.shard).extents
 
+    def columns(self, ref: ShardRef, columns: Sequence[str] | None = None) -> pa.Table:
+        """`table` of one shard, at least the columns named, without `unit` and `shard`.
+
+        Raises KeyError where this shard is not here.
+        """
+        return self._shard_table(ref.shard, columns)
+
     def beside(self, ref: ShardRef) -> pa.Table:
         """Columns of one shard's records that are no facts of their kind, but what views say, or brought along."""
         table = self._shard_table(ref.shard, None)

@@ -94,3 +94,8 @@ class Measured:
 
 def concerns(domains: tuple[str, ...], document: Document) -> bool:
     return not domains or document.domain in domains
+
+
+def column(node: str, op: str, score: str) -> str:
+    """Name of the column in which a filter keeps what an op measured."""
+    return f"{node}.{op}.{score}"

@@ -20,10 +20,11 @@ from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
 from pipelines.budget import OVER_BUDGET, Chosen
-from pipelines.node import DOCUMENTS, Attempt, Task
+from pipelines.node import DOCUMENTS, Attempt, Stretch, Task
 from pipelines.ops.op import concerns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
+LIMITS = ("min_score", "max_score")
 NO_SCORE = math.nan
 """Passes every limit."""
 
@@ -69,10 +70,14 @@ class Scores:
         first, count = chosen.stretch.start, chosen.stretch.stop - chosen.stretch.start
         scores = np.full(count, NO_SCORE)
         verdicts: list[Drop | None] = [None] * count
+        kept = np.array(chosen.kept(snapshot), np.int64)
+        scores[kept - first] = self._scored_before(task, snapshot, chosen.stretch)[kept - first]
+        for row in np.flatnonzero(np.isfinite(scores)).tolist():
+            verdicts[row] = self._judged(float(scores[row]))
         asked: deque[tuple[int, str]] = deque()
 
         def documents() -> Iterator[Document]:
-            ordinals = chosen.kept(snapshot)
+            ordinals = kept[np.isnan(scores[kept - first])].tolist()
             for ordinal, document in zip(ordinals, self._read(snapshot, ordinals), strict=True):
                 if document.source == FORGOTTEN:
                     verdicts[ordinal - first] = Drop("forgotten")
@@ -97,6 +102,20 @@ class Scores:
             writer.columns(shard.shard, _columns(task.node, scores[here], verdicts[here]))
         return {"ops": [self._told(task.node)]}
 
+    def _scored_before(self, task: Task, snapshot: Snapshot, stretch: Stretch) -> np.ndarray:
+        """Scores by row that the node knows from when it last ran, if all but its limits is as then; else NO_SCORE."""
+        found = np.full(stretch.stop - stretch.start, NO_SCORE)
+        then = task.earlier.was_made_of() if task.earlier is not None else None
+        if task.earlier is None or then is None or _recipe(then) != _recipe(task.earlier.made_of):
+            return found
+        for shard in stretch.shards:
+            known = task.earlier.known(snapshot, shard)
+            if known is not None:
+                before = known.columns.column(f"{task.node}.score").to_numpy()
+                here = slice(shard.first - stretch.start, shard.first - stretch.start + shard.records)
+                found[here] = np.where(known.holds, before, NO_SCORE)
+        return found
+
     def _read(self, snapshot: Snapshot, ordinals: list[int]) -> Iterable[Document]:
         return snapshot.documents(ordinals) if self.shows_media() else map(snapshot.record, ordinals)
 
@@ -117,6 +136,12 @@ class Scores:
             )
         ]
         return {"kind": "score", "domains": list(self.domains), "limits": limits}
+
+
+def _recipe(made_of: Mapping[str, Json]) -> Json:
+    """What decides scores."""
+    parameters = {name: value for name, value in made_of["parameters"].items() if name not in LIMITS}
+    return [parameters, made_of["facts"]]
 
 
 def _finite(scored: Scored) -> float:
