@@ -18,7 +18,7 @@ import numpy as np
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
-from pipelines.inspect import artefacts, terminal
+from pipelines.inspect import artefacts, lineage, terminal
 from pipelines.inspect.plans import Place, Planned
 from stores import exposure
 from stores.exposure import Exposure
@@ -30,6 +30,8 @@ DECISIONS = ("keep", "reason", "score", "duplicate_of")
 T = TypeVar("T")
 STEPS = 12
 """Steps are named one by one up to here, in words; `--json` names all."""
+CHILDREN = 10
+"""And what was made of a record up to here."""
 
 
 def main(arguments: list[str]) -> int:
@@ -59,15 +61,17 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     documents = {node: s for node, s in stores.items() if s.kind == "documents"}
     records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _places(snapshot, name)]
     ids = {snapshot.row(place.ordinal)["id"] for _, snapshot, place in records}
-    aside = list(_quarantined(stores, name, ids))
+    aside = list(lineage.set_aside(stores, name, ids))
     if not records and not aside:
         where = ", ".join(documents) or "no store of documents"
         fix = "give an id, a locator or URL, or the SHA-256 of an image or video; `millrace inspect STORE` lists them"
         where += "".join(f"; {node} can't be read: {why}" for node, why in unread.items())
         raise StoreError(f"{name!r} is known nowhere in this run ({where})", where=str(run), fix=fix)
+    made = _made_of(documents, ids, unread)
+    told = [_record(run, stores, node, snapshot, place, unread) for node, snapshot, place in records]
     return {
         "asked": name,
-        "records": [_record(run, stores, node, snapshot, place, unread) for node, snapshot, place in records],
+        "records": [one | {"made of it": made[one["facts"]["id"]]} for one in told],
         "quarantine": aside,
         "can't be read": unread,
     }
@@ -78,14 +82,13 @@ def _places(snapshot: Snapshot, name: str) -> list[Found]:
     return snapshot.find(by, name)
 
 
-def _quarantined(stores: Mapping[str, Snapshot], name: str, ids: Set[str]) -> Iterator[dict[str, Json]]:
-    """What was set aside under this name, and what should have been made of the records with these ids."""
-    for node, snapshot in stores.items():
-        if snapshot.counts.get("quarantined"):
-            for row in snapshot.quarantined().to_pylist():
-                locator = row["locator"]
-                if locator == name or locator.startswith(f"{name}#") or locator.partition("/")[0] in ids:
-                    yield {"node": node} | row
+def _made_of(stores: Mapping[str, Snapshot], ids: Set[str], unread: dict[str, str]) -> dict[str, list[dict[str, Json]]]:
+    """By parent. A child that lies in several stores, as `materialise` copies it, is named in the first."""
+    found: dict[str, dict[str, dict[str, Json]]] = {one: {} for one in ids}
+    for node, documents in stores.items():
+        for parent, child in _unless_gone(node, unread, lineage.children, node, documents, ids) or []:
+            found[parent].setdefault(child["id"], child)
+    return {parent: list(some.values()) for parent, some in found.items()}
 
 
 def _record(
@@ -273,6 +276,9 @@ def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
         told[f"decisions{mark}"] = list(_decisions_told(record["decisions"]))
         if any(record["facts"]["id"] == one["facts"]["id"] for one in found["records"][:number]):
             continue  # a copy, as `compact` makes them: what became of it is said already
+        made = record["made of it"]
+        first = f", the first {CHILDREN} of {len(made):,}" if len(made) > CHILDREN else ""
+        told[f"made of it{mark}{first}"] = made[:CHILDREN]
         told[f"samples{mark}"] = record["samples"]
         for plan in record["plans"]:
             told[f"{plan['node']}{mark}"] = plan["seen"][:STEPS]

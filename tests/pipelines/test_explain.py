@@ -141,3 +141,34 @@ def test_a_run_whose_documents_are_gone_is_inspected_but_for_the_views_over_them
     assert "can't be read" in said and f"unique: {copied}/documents: there is no store here" in said and "packs" in said
     site.write(copied, copied / "page.html")
     assert "there is no store here" in (copied / "page.html").read_text()
+
+
+COPIES = """
+name: copies
+nodes:
+  documents: {kind: ingest_folder, path: ./data}
+  noisy: {kind: augment, input: documents, noise: 3, copies: 12}
+  twice: {kind: augment, input: noisy, noise: 2}
+  full: {kind: compact, input: noisy}
+"""
+
+
+def test_what_was_made_of_a_record_is_named_once_and_the_first_ten_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "data" / "kettle"
+    photos.mkdir(parents=True)
+    for i in range(3):
+        (photos / f"{i}.png").write_bytes(small_data.image(i))
+    (tmp_path / "dag.yaml").write_text(COPIES)
+    run(tmp_path / "dag.yaml", tmp_path / "out")
+    made = [one for name in ("noisy", "twice") for one in head(tmp_path / "out", name).records()]
+    assert len(made) == 3 * 12 * 2
+    for name in ("documents", "noisy", "twice"):
+        for one in head(tmp_path / "out", name).records():
+            for record in explain.explain(tmp_path / "out", one.id)["records"]:
+                told = [(child["node"], child["id"]) for child in record["made of it"]]
+                assert told == [(child.source, child.id) for child in made if child.parents == (one.id,)]
+    assert explain.main([str(tmp_path / "out"), "kettle/0.png"]) == 0
+    said = capsys.readouterr().out
+    assert "made of it, the first 10 of 12" in said and sum(child.id in said for child in made) == 10

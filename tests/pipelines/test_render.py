@@ -28,7 +28,7 @@ from PIL import Image
 from manifests.errors import MillraceError, RecordError
 from manifests.records import Document, Json, Text, record_id
 from pipelines import dag
-from pipelines.inspect import explain
+from pipelines.inspect import explain, lineage
 from pipelines.node import Task
 from pipelines.synthesis import chromium as program
 from pipelines.synthesis.browser import Browser, Look
@@ -331,6 +331,8 @@ def test_pairs_say_where_they_come_from_and_what_is_not_drawn_why(here: Path) ->
     found_here = {pair.parents[0]: pair for pair in snapshot.documents(range(len(list(snapshot.records()))))}
     assert set(found_here) == {record_id("raw", "page.html"), answer.id}
     pair = found_here[answer.id]
+    child = {"node": "made", "id": pair.id, "variant": ""}
+    assert lineage.children("made", snapshot, {answer.id}) == [(answer.id, child)]
     assert (pair.source, pair.domain, pair.licence, pair.notes["synthetic"]) == ("made", "code", "MIT", True)
     assert pair.text == SVG and [fact.name for fact in pair.facts] == ["code"]
     told: Json = pair.notes["rendered"]

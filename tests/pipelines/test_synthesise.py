@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from manifests.errors import MillraceError
 from manifests.records import Document, Json, Media, Text, record_id
 from pipelines import dag
+from pipelines.inspect import explain
 from pipelines.node import Task
 from pipelines.synthesis import prompts
 from pipelines.synthesis.chunks import chunks, count, formulas
@@ -331,6 +332,12 @@ def test_killed_in_the_middle_it_asks_for_the_rest_only_and_forgets_what_it_must
     calm = roots(tmp_path / "out", ["synthetic"])
 
     name = next(one.id for one in head(tmp_path / "out", "documents").records() if one.locator == "07.txt")
+    (explained,) = explain.explain(tmp_path / "out", name)["records"]
+    children = [one for one in head(tmp_path / "out", "synthetic").records() if one.parents == (name,)]
+    assert [one["id"] for one in explained["made of it"]] == [one.id for one in children] and len(children) == 2
+    assert [one["variant"].partition("-")[2] for one in explained["made of it"]] == [
+        one.notes["prompt"] for one in children
+    ]
     none: frozenset[str] = frozenset()
     names = {"ids": frozenset([name]), "sources": none, "places": none, "media": none}
     receipt = forget(str(tmp_path / "out"), names)  # type: ignore[arg-type]
