@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,7 @@ SUMMED = ("characters", "tokens", "slots", "loss_tokens", "segments", "images", 
 """Facts of an index that add up."""
 
 WINDOWS = 64
+T = TypeVar("T")
 
 
 def newest(url: str) -> Snapshot:
@@ -59,6 +61,16 @@ def stores(run: Path) -> tuple[dict[str, Snapshot], dict[str, str]]:
 
 def in_a_line(error: StoreError) -> str:
     return f"{error.where}: {error.message}"
+
+
+def unless_gone(node: str, unread: dict[str, str], ask: Callable[..., T], *given: Any) -> T | None:
+    """What is asked of a node's store; None, and the reason in `unread`, where what that needs is not there any more:
+    a plan, the samples that packs were made from, the vocabulary."""
+    try:
+        return ask(*given)
+    except StoreError as error:
+        unread[node] = in_a_line(error)
+        return None
 
 
 def of_kind(found: dict[str, Snapshot], kind: str) -> Snapshot | None:
@@ -165,8 +177,7 @@ def looks_at(view: Snapshot) -> Snapshot:
 
 def drops_below(view: Snapshot) -> dict[str, int]:
     """The same for the snapshot that a view looks at."""
-    below = view.parents[0]
-    return drops(Store.open(below.url).snapshot(below.number))
+    return drops(looks_at(view))
 
 
 def contaminated(view: Snapshot) -> list[Json]:

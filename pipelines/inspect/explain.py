@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,7 +26,6 @@ from stores.lookup import By
 from stores.store import Found, Snapshot
 
 DECISIONS = ("keep", "reason", "score", "duplicate_of")
-T = TypeVar("T")
 STEPS = 12
 """Steps are named one by one up to here, in words; `--json` names all."""
 CHILDREN = 10
@@ -86,7 +84,7 @@ def _made_of(stores: Mapping[str, Snapshot], ids: Set[str], unread: dict[str, st
     """By parent. A child that lies in several stores, as `materialise` copies it, is named in the first."""
     found: dict[str, dict[str, dict[str, Json]]] = {one: {} for one in ids}
     for node, documents in stores.items():
-        for parent, child in _unless_gone(node, unread, lineage.children, node, documents, ids) or []:
+        for parent, child in artefacts.unless_gone(node, unread, lineage.children, node, documents, ids) or []:
             found[parent].setdefault(child["id"], child)
     return {parent: list(some.values()) for parent, some in found.items()}
 
@@ -106,7 +104,7 @@ def _record(
     plans = list(_planned(stores, facts["id"], unread))
     seen = []
     for name, packs in stores.items():
-        told = _unless_gone(name, unread, _seen, packs, facts["id"]) if packs.kind == "packs" else None
+        told = artefacts.unless_gone(name, unread, _seen, packs, facts["id"]) if packs.kind == "packs" else None
         seen += [(name, *told)] if told is not None else []
     training = [
         told
@@ -210,22 +208,13 @@ def _samples(stores: Mapping[str, Snapshot], name: str) -> list[dict[str, Json]]
     ]
 
 
-def _unless_gone(node: str, unread: dict[str, str], ask: Callable[..., T], *given: Any) -> T | None:
-    """None where the plan, or the samples that it was made from, are not there any more."""
-    try:
-        return ask(*given)
-    except StoreError as error:
-        unread[node] = artefacts.in_a_line(error)
-        return None
-
-
 def _planned(stores: Mapping[str, Snapshot], name: str, unread: dict[str, str]) -> Iterator[dict[str, Json]]:
     """Where each plan shows it, up to the batch from which on another plan takes its place."""
     plans = {node: snapshot for node, snapshot in stores.items() if snapshot.kind == "plan"}
     amended = [plan.meta["amends"] for plan in plans.values() if plan.meta["amends"]]
     for node, plan in plans.items():
         stop = min([one["at_batch"] for one in amended if one["plan"] == plan.meta["plan"]], default=None)
-        found = _unless_gone(node, unread, _shown, plan, name) or []
+        found = artefacts.unless_gone(node, unread, _shown, plan, name) or []
         places = [place for place in found if stop is None or place.step < stop]
         if places:
             yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(place) for place in places]}

@@ -5,7 +5,6 @@ Reads the stores, receipts and logs of a run; pictures are drawn by `panels.py`.
 
 from __future__ import annotations
 
-import html
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -25,22 +24,27 @@ PACKS = 6
 
 
 def write(run: Path, file: Path) -> None:
-    """Write the page about `run` to `file`, whole or not at all. Parts that a run has not reached are left out."""
+    """Write the page about `run` to `file`, whole or not at all. Parts that a run has not reached are left out, and
+    what can't be drawn because a store that it needs is gone is named in a line."""
     stores, unread = artefacts.stores(run)
+    parts: list[str | None] = []
+    documents = next((s for s in stores.values() if s.kind == "documents" and s.counts.get("images", 0)), None)
+    packs = artefacts.of_kind(stores, "packs")
+    if documents is not None and packs is not None:
+        limits = MediaLimits(**packs.meta["limits"])
+        parts.append(artefacts.unless_gone(documents.name, unread, _pictures, documents, limits))
+    if packs is not None:
+        parts.append(artefacts.unless_gone(packs.name, unread, _pack_bars, packs, unread))
+        parts.append(artefacts.unless_gone(packs.name, unread, _shares, packs))
+    training = artefacts.trained(run)
+    if training is not None:
+        parts += [_losses(training), *_evaluation(training)]
+    parts.append(_drops(stores))
     body = [_tiles(run, stores), _nodes(run)]
     if unread:
         table = panels.table(("node", "what is missing"), list(unread.items()))
         body.append(panels.section("What can't be read", "and is left out below", table))
-    documents = next((s for s in stores.values() if s.kind == "documents" and s.counts.get("images", 0)), None)
-    packs = artefacts.of_kind(stores, "packs")
-    if documents is not None and packs is not None:
-        body.append(_pictures(documents, MediaLimits(**packs.meta["limits"])))
-    if packs is not None:
-        body += [_pack_bars(packs), _shares(packs)]
-    training = artefacts.trained(run)
-    if training is not None:
-        body += [_losses(training), *_evaluation(training)]
-    body.append(_drops(stores))
+    body += filter(None, parts)
     aside = file.with_name(f".{file.name}")
     aside.write_text(
         panels.page(run.name, "what went in, in which order it was seen, and what came of it", body), "utf-8"
@@ -118,8 +122,8 @@ def _picture(documents: Snapshot, document: Document, medium: Media, limits: Med
     return panels.picture(rgb, place, artefacts.one_line(caption, 170))
 
 
-def _pack_bars(packs: Snapshot) -> str:
-    """A few packs as bars, and one of them word by word."""
+def _pack_bars(packs: Snapshot, unread: dict[str, str]) -> str:
+    """A few packs as bars, and one of them word by word, where the samples still say in which vocabulary."""
     with_media = np.flatnonzero(packs.table(["slots"])["slots"].to_numpy()).tolist()
     chosen = artefacts.examples(range(packs.counts["records"]), PACKS // 2)
     chosen = sorted({*chosen, *artefacts.examples(with_media, PACKS - len(chosen))})
@@ -135,15 +139,19 @@ def _pack_bars(packs: Snapshot) -> str:
         for pack in records
     ]
     bars = panels.pack_rows(rows, len(records[0].ids), colours)
+    lead = f"packs of {len(records[0].ids):,} tokens; attention stays inside a segment, its positions begin at 0"
+    words = artefacts.unless_gone(packs.name, unread, _first_segments, packs, chosen[shown], richest)
+    return panels.section("Packs", lead, bars, words or "")
+
+
+def _first_segments(packs: Snapshot, ordinal: int, pack: Pack) -> str:
     vocabulary = artefacts.vocabulary_of(packs)
     words = [
-        (at, length, source, artefacts.one_line(artefacts.readable(richest.ids[at : at + length], vocabulary), 150))
-        for at, length, source, _, _ in list(artefacts.segments(richest))[:12]
+        (at, length, source, artefacts.one_line(artefacts.readable(pack.ids[at : at + length], vocabulary), 150))
+        for at, length, source, _, _ in list(artefacts.segments(pack))[:12]
     ]
-    title = html.escape(f"Pack {chosen[shown]}, its first segments")
-    table = panels.table(("at", "tokens", "source", "text"), words)
-    lead = f"packs of {len(records[0].ids):,} tokens; attention stays inside a segment, its positions begin at 0"
-    return panels.section("Packs", lead, bars, f"<p>{title}</p>", table)
+    title = f"<p>Pack {ordinal}, its first segments</p>"
+    return title + panels.table(("at", "tokens", "source", "text"), words)
 
 
 def _shares(packs: Snapshot) -> str:

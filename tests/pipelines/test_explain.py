@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from manifests.errors import StoreError
 from pipelines.inspect import explain, site, terminal
 from tests.pipelines import small_data
-from tests.pipelines.test_run import head, run
+from tests.pipelines.test_run import STORES, head, run
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = folder / "out" / "train"  # as far as exposure reads it: how far it came, and off which packs
     trained.mkdir()
     (trained / "done.json").write_text(json.dumps({"packs": packs.content_root}))
-    lines = [json.dumps({"event": "step", "step": step}) for step in range(1, packs.counts["records"] // 2 + 1)]
+    lines = [
+        json.dumps({"event": "step", "step": step, "loss": 5.0}) for step in range(1, packs.counts["records"] // 2 + 1)
+    ]
     (trained / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "out"
 
@@ -133,7 +136,6 @@ def test_a_run_whose_documents_are_gone_is_inspected_but_for_the_views_over_them
 ) -> None:
     copied = Path(shutil.copytree(out, tmp_path / "out"))
     shutil.rmtree(copied / "documents")
-    shutil.rmtree(copied / "train")
     with pytest.raises(StoreError, match=r"known nowhere in this run .*unique can't be read: .*there is no store here"):
         explain.explain(copied, "anything")
     assert terminal.main([str(copied)]) == 0
@@ -141,6 +143,31 @@ def test_a_run_whose_documents_are_gone_is_inspected_but_for_the_views_over_them
     assert "can't be read" in said and f"unique: {copied}/documents: there is no store here" in said and "packs" in said
     site.write(copied, copied / "page.html")
     assert "there is no store here" in (copied / "page.html").read_text()
+
+
+@pytest.mark.parametrize("gone", STORES)
+def test_whatever_store_is_gone_the_page_is_drawn_without_what_needs_it(out: Path, tmp_path: Path, gone: str) -> None:
+    def sections(run: Path) -> dict[str, str]:
+        site.write(run, tmp_path / "page.html")
+        _, *parts = (tmp_path / "page.html").read_text().split("<h2>")
+        return dict(part.split("</h2>", 1) for part in parts)
+
+    whole = sections(out)
+    copied = Path(shutil.copytree(out, tmp_path / out.name))
+    shutil.rmtree(copied / gone)
+    found = sections(copied)
+    said = found.pop("What can&#x27;t be read", "")
+    needs = {"documents": ["filtered", "unique"], "filtered": ["unique"], "samples": ["packs"], "plan": ["packs"]}
+    assert re.findall("<tr><td>([a-z]+)</td>", said) == needs.get(gone, [])
+    assert said.count(f"{copied}/{gone}: ") == len(needs.get(gone, []))
+    lost = {"documents": {"What the encoder sees"}, "packs": {"What the encoder sees", "Packs", "Vision share"}}
+    assert set(whole) - set(found) == lost.get(gone, set())
+    without_words = gone in ("samples", "plan", "packs")
+    assert ("its first segments" in whole["Packs"]) and (
+        "its first segments" in found.get("Packs", "")
+    ) != without_words
+    kept = set(found) - {"Packs", "What did not go in"}
+    assert {name: found[name] for name in kept} == {name: whole[name] for name in kept}
 
 
 COPIES = """
