@@ -1,4 +1,4 @@
-"""What the artefacts of a run say, as plain values: `terminal.py` prints them, `site.py` draws them.
+"""What the artefacts of a run say, as plain values: `overview.py` tells them, `site.py` draws them.
 
 Everything comes from snapshots, receipts and run logs. Counts are taken from index tables; no payload is read here.
 """
@@ -6,7 +6,6 @@ Everything comes from snapshots, receipts and run logs. Counts are taken from in
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, Json, Pack, starts
 from stores.elsewhere import stores_of
 from stores.filesystem import open_files
-from stores.lookup import By
 from stores.snapshot import ViewSnapshot
-from stores.store import Found, Snapshot, Store
+from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
 
 SUMMED = ("characters", "tokens", "slots", "loss_tokens", "segments", "images", "videos")
@@ -321,30 +319,6 @@ def steps(folder: Path) -> list[dict[str, Json]]:
     """The steps of a training run, in order, each once."""
     found = {row["step"]: row for row in runlog.read(folder / "metrics.jsonl", "step")}
     return [found[step] for step in sorted(found)]
-
-
-def find(snapshot: Snapshot, wanted: str) -> list[Found]:
-    """Records given as ordinal, id or its beginning, URL or digest of a medium. Raises StoreError where none is."""
-    if wanted.isdigit() and len(wanted) < 10:
-        return [snapshot.place(int(wanted))]
-    names: tuple[By, ...] = ("id", "url", "digest")
-    found = next(filter(None, (snapshot.find(by, wanted) for by in names)), [])
-    if not found and re.fullmatch("[0-9a-f]{1,31}", wanted) and snapshot.kind in ("documents", "samples", "view"):
-        values = snapshot.table(["id"])["id"].to_pylist()
-        found = [snapshot.place(ordinal) for ordinal, value in enumerate(values) if value.startswith(wanted)][:1]
-    if not found:
-        fix = "give an ordinal, an id, a URL, or the 64 hex digits of the SHA-256 of an image or video"
-        raise StoreError(f"there is no record {wanted!r}", where=snapshot.url, fix=fix)
-    return found
-
-
-def scanned(snapshot: Snapshot) -> str:
-    """Says that names are not looked up here but scanned for, where that is so."""
-    lookup = snapshot.base.lookup
-    if not lookup.scanned:
-        return ""
-    why = lookup.trouble.message if lookup.trouble is not None else "no look-up covers them"
-    return f"{len(lookup.scanned):,} shards were scanned ({why}); `millrace store repair {snapshot.base.url}` makes one"
 
 
 def examples(values: Sequence[Json], count: int) -> list[Json]:
