@@ -32,13 +32,13 @@ def withhold(mixture: Mixture, sources: Sequence[Supply], scratch: Scratch) -> N
         return
     for epoch in range(max(source.max_epochs for source in mixture.sources)):
         for source in sources:
-            for number in range(len(source) if epoch < source.source.max_epochs else 0):
-                rows, media = source.part(epoch, number)
+            for number in range(len(source.epochs) if epoch < source.source.max_epochs else 0):
+                rows, media = source.epochs.part(epoch, number)
                 offsets = np.concatenate([[0], np.cumsum(rows["media"], dtype=np.int64)])
                 places = np.minimum(np.searchsorted(often, media), len(often) - 1)
                 places[often[places] != media] = -1
                 kept = np.ones(len(rows), bool)
-                order = source.order(epoch, rows)
+                order = source.epochs.order(epoch, rows)
                 later = source.seen(rows) > epoch
                 merging.show(order, offsets, places, later, shown, most, kept)
                 source.withhold(epoch, number, rows, media, kept)
@@ -50,7 +50,7 @@ def _shown_often(sources: Sequence[Supply], most: int, scratch: Scratch) -> tupl
     parts = Partitions(scratch, "media", 1 + size // PART_BYTES, SHOWN)
     before = Partitions(scratch, "media.before", len(parts), SHOWN)
     for source in sources:
-        for rows, media in source.parts(0):
+        for rows, media in source.epochs.parts(0):
             numbers = parts.of(mixed(media))
             seen = source.seen(rows)
             for some, times in ((parts, np.maximum(seen, source.source.max_epochs)), (before, seen)):

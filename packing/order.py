@@ -242,7 +242,7 @@ class _Streams:
         """Where a stream ends, those beside it open new accounts among themselves."""
         self._next(stream)
         source = self._order._sources[stream // 2]
-        source.passed(*min(self._place(stream), self._place(stream ^ 1)))
+        source.epochs.passed(*min(self._place(stream), self._place(stream ^ 1)))
         if self._open[stream]:
             return
         self._order.spent[stream // 2][bool(stream % 2)] = self._order.tokens

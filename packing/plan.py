@@ -13,7 +13,7 @@
    any are, else one with which not more are given, each kind in seeded order. A block in which the bound below would be
    passed is halved and filled again.
 
-Blocks leave as they are made, and pieces come from files where memory is too small for them (`supply.py`).
+Blocks leave as they are made, and pieces come from files where memory is too small for them (`epochs.py`).
 
 **The bound.** After every pack the vision slots given so far differ from the schedule's by at most one pack's: by at
 most M = max(slots of any pack so far, B), B = the highest share * max_pack_tokens: what a pack holds, or what it ought

@@ -1,10 +1,9 @@
-"""What a source can give: all its pieces in the order of any epoch, and how many there are on each side of a share.
+"""What a source can give: how many pieces there are on each side of a share, and those of a side that are left.
 
-Before this `pieces.py` lists pieces as they lie in the store, after it `order.py` draws. A piece is drawn in an epoch
-in the order of a hash of its key, and pieces are dealt to partitions by that hash, so that only one partition at a time
-is sorted and they need not lie in memory. What was drawn is not noted piece by piece: a stretch of the schedule draws
-all pieces of one side up to some place in an epoch, so that a place for each class of pieces says it all. Pieces are of
-one class that are on the same side in every stretch.
+Before this `pieces.py` lists pieces as they lie in the store and `epochs.py` has them in order, after it `order.py`
+draws. What was drawn is not noted piece by piece: a stretch of the schedule draws all pieces of one side up to some
+place in an epoch, so that a place for each class of pieces says it all. Pieces are of one class that are on the same
+side in every stretch.
 """
 
 from __future__ import annotations
@@ -19,20 +18,14 @@ import numpy as np
 from manifests.errors import ManifestError
 from manifests.geometry import CHUNK_FRAMES, MERGE, MediaLimits
 from packing.amend import BEGINNING, Begun
+from packing.epochs import Epochs
 from packing.mixture import Mixture, Source
 from packing.pieces import NEVER, TOO_LONG, TOO_MANY_PATCHES, SourcePieces, pieces_by_shard
-from packing.places import END, Drawn, Place, in_order, place_of, salted
+from packing.places import END, Drawn, Place, place_of
 from packing.stretches import thresholds
-from stores.partitions import Partitions, Scratch
+from stores.partitions import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
-
-LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 1 << 10, 2 << 20
-"""Larger ones are slower to sort."""
-MOST_PARTITIONS = 1 << 14
-"""Of one source; if they are not enough they are larger."""
-PARTITION_PART = 8
-"""Two partitions of every source are at hand: together they take such a part of the memory."""
 
 
 class _Sorted(NamedTuple):
@@ -68,18 +61,14 @@ class Supply:
         self._before = begun.seen.get(self.source.name)
         if self._before is not None:
             self._before.begin(content_root)
-        self._mixture, self._scratch, self._number = mixture, scratch, number
+        self._mixture = mixture
         self._limited, self._exposed = mixture.pack_limits.any, mixture.max_media_exposures is not None
         self._kind = row_type(mixture, records, self._before is not None)
-        part_bytes = scratch.memory_bytes // (PARTITION_PART * 2 * len(mixture.sources))
-        part_bytes = min(max(part_bytes, LEAST_PARTITION_BYTES), MOST_PARTITION_BYTES)
         pieces = records + tokens // mixture.max_piece_tokens
-        self._count = min(MOST_PARTITIONS, 1 + pieces * self._kind.itemsize // part_bytes)
-        self._epochs: dict[int, tuple[Partitions, Partitions | None]] = {0: self._partitions(0)}
+        self.epochs = Epochs(mixture, number, scratch, self._kind, pieces)
+        """Of all its pieces, but for those that are withheld."""
         self._at_hand: list[tuple[tuple[int, int], _Sorted]] = []
         """At most two partitions, by epoch and number."""
-        self._kept_from: dict[int, int] = {}
-        """By epoch, the first partition that was not dropped."""
         self.thresholds = np.array(thresholds(mixture), np.int64)
         """Shares that divide pieces, in millionths, ascending."""
         self.by_class = np.zeros((len(self.thresholds) + 1, 3), np.int64)
@@ -125,7 +114,7 @@ class Supply:
         self.refused.update(pieces.refused)
         self._least_refused = min(self._least_refused, pieces.least_refused)
         self._count_classes(rows)
-        self._deal(0, rows, pieces.media_keys)
+        self.epochs.deal(0, rows, pieces.media_keys)
 
     def complete(self) -> None:
         """All is added. Raises ManifestError where that is nothing, or not what was seen before."""
@@ -155,22 +144,6 @@ class Supply:
             ways.append(f"limits: {{{', '.join(f'{name}: {getattr(fit, name)}' for name in told)}}}")
         return [*ways, f"drop source {self.source.name}"]
 
-    def _deal(self, epoch: int, rows: np.ndarray, media: np.ndarray) -> None:
-        parts, media_parts = self._epochs[epoch]
-        numbers = parts.of(self._hashes(epoch, rows))
-        parts.add(rows, numbers)
-        if media_parts is not None:
-            media_parts.add(media, np.repeat(numbers, rows["media"]))
-
-    def _partitions(self, epoch: int) -> tuple[Partitions, Partitions | None]:
-        name = f"{self._number}.{epoch}"
-        rows = Partitions(self._scratch, name, self._count, self._kind)
-        media = Partitions(self._scratch, f"{name}.media", self._count, np.dtype(np.uint64)) if self._exposed else None
-        return rows, media
-
-    def _hashes(self, epoch: int, rows: np.ndarray) -> np.ndarray:
-        return salted(self._mixture.seed, epoch, self.source.name, rows["key"])
-
     def divide_by(self, thresholds: Sequence[int]) -> None:
         """Into classes by other thresholds, where they are others."""
         if self.thresholds.tolist() == list(thresholds):
@@ -178,7 +151,7 @@ class Supply:
         self._at_hand.clear()
         self.thresholds = np.array(thresholds, np.int64)
         self.by_class = np.zeros((len(thresholds) + 1, 3), np.int64)
-        for rows, _ in self.parts(0):
+        for rows, _ in self.epochs.parts(0):
             self._count_classes(rows)
 
     def _count_classes(self, rows: np.ndarray) -> None:
@@ -224,33 +197,9 @@ class Supply:
 
     # ------------------------------------------------------------------ in order
 
-    def __len__(self) -> int:
-        """Partitions of an epoch."""
-        return self._count
-
     def seen(self, rows: np.ndarray) -> np.ndarray:
         """(N,): how often each of its rows was seen before."""
         return rows["seen"] if self._before is not None else np.zeros(len(rows), np.uint16)
-
-    def parts(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows of each partition of an epoch, and the media that they show one after the other."""
-        for number in range(self._count):
-            yield self.part(epoch, number)
-
-    def part(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, media = self._epoch(epoch)
-        return rows.read(number), NO_MEDIA if media is None else media.read(number)
-
-    def order(self, epoch: int, rows: np.ndarray) -> np.ndarray:
-        """Places of rows of one partition in that epoch's order."""
-        return in_order(self._hashes(epoch, rows), rows)
-
-    def _epoch(self, epoch: int) -> tuple[Partitions, Partitions | None]:
-        if epoch not in self._epochs:
-            self._epochs[epoch] = self._partitions(epoch)
-            for rows, media in self.parts(0):
-                self._deal(epoch, rows, media)
-        return self._epochs[epoch]
 
     def left(self, classes: range, drawn: Drawn, together: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(epoch, rows, hashes) of these classes in order, of what was not drawn; at most so many `together`."""
@@ -260,8 +209,7 @@ class Supply:
             first = min(places[one] for one in some)
             if first == END:
                 continue
-            begin = int(self._epoch(epoch)[0].of(np.array([first[0]], np.uint64))[0])
-            for number in range(begin, self._count):
+            for number in range(self.epochs.number_at(epoch, first), len(self.epochs)):
                 part = self._sorted(epoch, number)
                 mine = np.flatnonzero(self._left(part, some, places) & (self.seen(part.rows) <= epoch))
                 for at in range(0, len(mine), together):
@@ -274,11 +222,8 @@ class Supply:
             if key == (epoch, number):
                 self._at_hand.append(self._at_hand.pop(place))
                 return known
-        rows = self._epoch(epoch)[0].read(number)
-        hashes = self._hashes(epoch, rows)
-        order = in_order(hashes, rows)
-        rows = rows[order]
-        found = _Sorted(rows, hashes[order], self._classes(rows).astype(np.int16))
+        rows, hashes = self.epochs.in_order(epoch, number)
+        found = _Sorted(rows, hashes, self._classes(rows).astype(np.int16))
         self._at_hand = [*self._at_hand[-1:], ((epoch, number), found)]
         return found
 
@@ -295,23 +240,6 @@ class Supply:
             mine[row] = place_of(part.rows[row], hashes[row]) >= places[part.classes[row]]
         return mine
 
-    def passed(self, epoch: int, place: Place) -> None:
-        """Nothing before it in this epoch, and nothing of the epochs before, is asked for again."""
-        for number, (parts, media) in self._epochs.items():
-            if number > epoch or number == 0 and self.source.max_epochs > 1:
-                continue  # later epochs are made from the first
-            first, self._kept_from[number] = self._kept_from.get(number, 0), self._number_at(number, epoch, place)
-            for one in range(first, self._kept_from[number]):
-                parts.drop(one)
-                if media is not None:
-                    media.drop(one)
-
-    def _number_at(self, number: int, epoch: int, place: Place) -> int:
-        """The first partition of epoch `number` that is not passed at that place in `epoch`."""
-        if number < epoch or place == END:
-            return self._count
-        return int(self._epochs[number][0].of(np.array([place[0]], np.uint64))[0])
-
     # ------------------------------------------------------------------ what may not be seen
 
     def withhold(self, epoch: int, number: int, rows: np.ndarray, media: np.ndarray, kept: np.ndarray) -> None:
@@ -320,18 +248,10 @@ class Supply:
         gone = rows["length"][~kept].sum(dtype=np.int64)
         self.withheld_tokens += (self.source.max_epochs - epoch) * int(gone)
         rows, media = rows[kept], media[showing]
-        parts, media_parts = self._epochs[epoch]
-        assert media_parts is not None
         if not kept.all():
-            for some, what in ((parts, rows), (media_parts, media)):
-                some.replace(number, what)
+            self.epochs.replace(epoch, number, rows, media)
         if epoch + 1 < self.source.max_epochs:
-            if epoch + 1 not in self._epochs:
-                self._epochs[epoch + 1] = self._partitions(epoch + 1)
-            self._deal(epoch + 1, rows, media)
-
-
-NO_MEDIA = np.zeros(0, np.uint64)
+            self.epochs.deal(epoch + 1, rows, media)
 
 
 def supplies_of(

@@ -43,7 +43,7 @@ def allowed_of(supply: Supply, pieces: int) -> np.ndarray:
     """How often each piece may be seen in all, over all plans of a run."""
     allowed = np.zeros(pieces, np.int64)
     for epoch in range(supply.source.max_epochs):
-        for rows, _ in supply.parts(epoch):
+        for rows, _ in supply.epochs.parts(epoch):
             allowed[rows["ordinal"]] += 1
     return allowed
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from manifests.errors import ManifestError, StoreError
 from manifests.schedule import VisionShare
-from packing import supply
+from packing import epochs
 from packing.amend import begun_at
 from packing.mixture import Mixture
 from packing.pieces import SourcePieces
@@ -36,7 +36,7 @@ SMALL = 3_000
 
 @pytest.fixture(autouse=True)
 def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supply, "LEAST_PARTITION_BYTES", 100)
+    monkeypatch.setattr(epochs, "LEAST_PARTITION_BYTES", 100)
 
 
 def digest_of(mixed: Mixture, sources: Sequence[SourcePieces], scratch: Scratch) -> str:
@@ -80,7 +80,7 @@ def test_files_are_used_and_gone_afterwards(tmp_path: Path) -> None:
     for mixed in (one, twice):
         with Scratch(SMALL, tmp_path) as scratch:
             made = [Supply.of(mixed, number, some, scratch) for number, some in enumerate(sources)]
-            assert min(map(len, made)) > 20 and len(list(tmp_path.rglob("*"))) > 90
+            assert min(len(one.epochs) for one in made) > 20 and len(list(tmp_path.rglob("*"))) > 90
         with Scratch(SMALL, tmp_path) as scratch:
             plan = arrange(mixed, sources, "v", in_threads, scratch=scratch)
             left = len(list(tmp_path.rglob("*")))
@@ -137,7 +137,7 @@ def test_what_is_withheld_does_not_depend_on_the_memory(media: list[list[list[in
     for memory_bytes in (100, GIB):
         made = supplies(mixed, sources, memory_bytes=memory_bytes)
         rows = [
-            [sorted(row["ordinal"] for rows, _ in one.parts(epoch) for row in rows) for epoch in range(epochs)]
+            [sorted(row["ordinal"] for rows, _ in one.epochs.parts(epoch) for row in rows) for epoch in range(epochs)]
             for one in made
         ]
         told.append((rows, [one.withheld_tokens for one in made]))
