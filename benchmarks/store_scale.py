@@ -104,6 +104,7 @@ def tables(shard: int, rows: int) -> dict[str, pa.Table]:
         "width_px": rng.integers(200, 4000, rows).astype(np.int32),
         "height_px": rng.integers(200, 4000, rows).astype(np.int32),
         "frame_times_us": pa.array([[]] * rows, pa.list_(pa.int64())),
+        "container_fps": pa.nulls(rows, pa.float64()),
         "shard": pa.nulls(rows, pa.binary(32)),
         "offset": at + sizes,
         "length": pictures,

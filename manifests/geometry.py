@@ -29,8 +29,8 @@ class MediaLimits:
     max_video_frames: int | None = None
     sample_fps: float = 2.0
     frames: Literal["released", "by_time"] = "released"
-    """`released`: evenly over the frames' numbers. `by_time`: what is shown every 1 / sample_fps seconds, which differs
-    where frames come at a variable rate."""
+    """`released`: evenly over the frames' numbers, frame i told to be at i / rate of the container. `by_time`: what is
+    shown every 1 / sample_fps seconds, told when it is shown. They differ where frames come at a variable rate."""
 
     def __post_init__(self) -> None:
         if min(self.max_image_patches, self.max_frame_patches) < MERGE**2:
@@ -82,22 +82,29 @@ def fit(width_px: int, height_px: int, max_patches: int) -> Fit:
     return Fit(width, height, -(-height // unit) * MERGE, -(-width // unit) * MERGE)
 
 
-def choose_frames(frame_times_us: tuple[int, ...], limits: MediaLimits = RELEASED_LIMITS) -> tuple[int, ...]:
+def choose_frames(
+    frame_times_us: tuple[int, ...], limits: MediaLimits = RELEASED_LIMITS, container_fps: float | None = None
+) -> tuple[int, ...]:
     """Ordinals of the frames that stand for a video: the released rule from a *true* frame count.
 
     fps = min(sample_fps, native); n = max(round(N * fps / native), 1), capped; round(linspace(0, N - 1, n)).
-    The native rate is N frames over the time they cover (the last frame is taken to last as long as the mean gap), so
-    a file of variable rate has one too. Rounding is half-to-even, as numpy's. Times are whole microseconds, so a count
-    that is a half at the exact rate (18 frames at 24 per second) comes out beside it: 5 decimals are kept.
+    The native rate is the container's, whatever the frames do. Where it tells none, it is N frames over the time they
+    cover (the last frame is taken to last as long as the mean gap). Rounding is half-to-even, as numpy's. Times are
+    whole microseconds, so a count that is a half at the exact rate (18 frames at 24 per second) comes out beside it by
+    them: 5 decimals are kept.
     """
     count = len(frame_times_us)
     if count == 0:
         raise ValueError("a video without frames")
     if limits.frames == "by_time":
         return _shown_at_intervals(frame_times_us, limits)
-    span_us = frame_times_us[-1] - frame_times_us[0]
-    native_fps = (count - 1) * 1e6 / span_us if span_us > 0 else limits.sample_fps
-    chosen = max(round(round(count * min(limits.sample_fps, native_fps) / native_fps, 5)), 1)
+    if container_fps is not None:
+        exact = count * min(limits.sample_fps, container_fps) / container_fps
+    else:
+        span_us = frame_times_us[-1] - frame_times_us[0]
+        native_fps = (count - 1) * 1e6 / span_us if span_us > 0 else limits.sample_fps
+        exact = round(count * min(limits.sample_fps, native_fps) / native_fps, 5)
+    chosen = max(round(exact), 1)
     if limits.max_video_frames is not None:
         chosen = min(chosen, limits.max_video_frames)
     if chosen == 1:
@@ -124,12 +131,24 @@ def chunks(frames: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(frames[i : i + CHUNK_FRAMES] for i in range(0, len(frames), CHUNK_FRAMES))
 
 
-def timestamp(time_us: int) -> str:
+def told_time_s(
+    frame: int,
+    frame_times_us: tuple[int, ...],
+    limits: MediaLimits = RELEASED_LIMITS,
+    container_fps: float | None = None,
+) -> float:
+    """What the model reads as the time of a frame: as in the release its number over the container's rate, where there
+    is one; `by_time` the time at which it is shown."""
+    if limits.frames == "by_time" or container_fps is None:
+        return frame_times_us[frame] / 1e6
+    return frame / container_fps
+
+
+def timestamp(seconds: float) -> str:
     """`hh:mm:ss.fff`, the release's timestamp mode.
 
     Milliseconds are cut off a float, as in the release: where a float is a hair too small, one is lost (4.35 s reads
     00:00:04.349). The model has been trained on such times.
     """
-    seconds = time_us / 1e6
     whole = int(seconds)
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}.{int(seconds % 1 * 1000):03d}"

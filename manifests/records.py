@@ -54,6 +54,8 @@ class Media:
     height_px: int
     frame_times_us: tuple[int, ...] = ()
     """Presentation time of *every* frame that really decodes, from the first frame, ascending; empty for images."""
+    container_fps: float | None = None
+    """The average rate that the container tells of a video; None where it tells none, and for images."""
     payload: bytes | None = field(default=None, repr=False, compare=False)
     """The encoded bytes, only between ingest and the writer."""
     location: Location | None = field(default=None, compare=False)

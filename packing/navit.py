@@ -15,7 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifests.errors import RecordError
-from manifests.geometry import CHANNELS, MERGE, PATCH_PX, MediaLimits, choose_frames, chunks, fit, timestamp
+from manifests.geometry import (
+    CHANNELS,
+    MERGE,
+    PATCH_PX,
+    MediaLimits,
+    choose_frames,
+    chunks,
+    fit,
+    timestamp,
+    told_time_s,
+)
 from manifests.records import Item, Media, PackedMedia, Sample, Span
 from packing.augment import PLAIN, Change
 from packing.mixture import Pixels
@@ -36,6 +46,8 @@ class Layout:
     """Patches down and across, both even."""
     chunks: tuple[tuple[int, ...], ...]
     """Frame ordinals, up to four per chunk; empty for an image."""
+    times_s: tuple[float, ...] = ()
+    """What each chunk is told to begin at."""
 
     @property
     def slots(self) -> int:
@@ -51,11 +63,12 @@ class Layout:
 def lay_out(media: Media, limits: MediaLimits) -> Layout:
     if media.kind == "image":
         place = fit(media.width_px, media.height_px, limits.max_image_patches)
-        frames: tuple[tuple[int, ...], ...] = ()
-    else:
-        place = fit(media.width_px, media.height_px, limits.max_frame_patches)
-        frames = chunks(choose_frames(media.frame_times_us, limits))
-    return Layout((place.width_px, place.height_px), place.rows, place.cols, frames)
+        return Layout((place.width_px, place.height_px), place.rows, place.cols, ())
+    place = fit(media.width_px, media.height_px, limits.max_frame_patches)
+    times_us, fps = media.frame_times_us, media.container_fps
+    frames = chunks(choose_frames(times_us, limits, fps))
+    told = tuple(told_time_s(chunk[0], times_us, limits, fps) for chunk in frames)
+    return Layout((place.width_px, place.height_px), place.rows, place.cols, frames, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +142,8 @@ def _media_ids(media: Media, layout: Layout, vocabulary: Vocabulary) -> tuple[np
     opening = [special["<|media_begin|>"], *vocabulary.encode("video"), special["<|media_content|>"]]
     ids: list[int] = []
     slots: list[int] = []
-    for chunk in layout.chunks:
-        ids += vocabulary.encode(timestamp(media.frame_times_us[chunk[0]])) + opening
+    for time_s in layout.times_s:
+        ids += vocabulary.encode(timestamp(time_s)) + opening
         slots.append(len(ids))
         ids += [pad] * each
         ids.append(special["<|media_end|>"])

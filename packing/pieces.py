@@ -215,7 +215,7 @@ def mixed(words: np.ndarray) -> np.ndarray:
     return words ^ (words >> np.uint64(31))
 
 
-MEDIA_COLUMNS = ("record", "place", "digest", "kind", "width_px", "height_px", "frame_times_us")
+MEDIA_COLUMNS = ("record", "place", "digest", "kind", "width_px", "height_px", "frame_times_us", "container_fps")
 
 
 class _Media:
@@ -242,10 +242,10 @@ class _Media:
         ]
         rows[self._image] = np.array(laid, np.int64).reshape(-1, 4)[same]
         clips = np.flatnonzero(~self._image)
-        for row, times in zip(clips.tolist(), table["frame_times_us"].take(clips).to_pylist(), strict=True):
-            rows[row] = _laid_out(
-                Media("", "video", "", int(sizes[row, 0]), int(sizes[row, 1]), tuple(times)), limits, vocabulary
-            )
+        told = [table[name].take(clips).to_pylist() for name in ("frame_times_us", "container_fps")]
+        for row, times, fps in zip(clips.tolist(), *told, strict=True):
+            clip = Media("", "video", "", int(sizes[row, 0]), int(sizes[row, 1]), tuple(times), fps)
+            rows[row] = _laid_out(clip, limits, vocabulary)
         self.tokens, self.slots, self.patches, shrunk = rows.T
         self.shrunk = shrunk.astype(bool)
         """Whether the limits make it smaller than it is."""

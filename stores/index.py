@@ -33,6 +33,7 @@ MEDIA = pa.schema(
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
         ("frame_times_us", pa.list_(pa.int64())),
+        ("container_fps", pa.float64()),  # null for images, and where the container tells none
         ("shard", pa.binary(32)),  # null: the shard that this index belongs to
         ("offset", pa.int64()),
         ("length", pa.int64()),
@@ -65,6 +66,7 @@ def media_row(
         "width_px": media.width_px,
         "height_px": media.height_px,
         "frame_times_us": media.frame_times_us,
+        "container_fps": media.container_fps,
         "shard": None if shard is None else bytes.fromhex(shard),
         "offset": offset,
         "length": length,
@@ -82,6 +84,7 @@ def media_of(row: Mapping[str, Any], shard: str) -> Media:
         width_px=row["width_px"],
         height_px=row["height_px"],
         frame_times_us=tuple(row["frame_times_us"]),
+        container_fps=row["container_fps"],
         location=Location(home, row["offset"], row["length"]),
     )
 

@@ -104,7 +104,7 @@ class Kind(Generic[R]):
 
 class Documents(Kind[Document]):
     """KEY.json with all but the media; KEY is the record's id. `datasets` wants one type per field, so whatever is free
-    in form (`notes`) is a string of JSON, and a text part's `media` is -1."""
+    in form (`notes`) is a string of JSON, a text part's `media` is -1, a `container_fps` that is not told 0.0."""
 
     FACTS: ClassVar[pa.Schema] = pa.schema(
         [
@@ -136,7 +136,11 @@ class Documents(Kind[Document]):
                 {"text": part.text, "media": -1} if isinstance(part, Text) else {"text": "", "media": next(ordinals)}
                 for part in record.parts
             ],
-            "media": [_described(one) | {"frame_times_us": list(one.frame_times_us)} for one in media],
+            "media": [
+                _described(one)
+                | {"frame_times_us": list(one.frame_times_us), "container_fps": float(one.container_fps or 0)}
+                for one in media
+            ],
             "facts": [{"name": f.name, "part": f.part, "start": f.start, "stop": f.stop} for f in record.facts],
             "parents": list(record.parents),
             "licence": record.licence,

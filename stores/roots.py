@@ -17,7 +17,7 @@ from manifests.records import Json, canonical_json, digest
 from stores import index
 from stores.filesystem import absolute_url, relative_url
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,8 @@ class Clip(NamedTuple):
     height_px: int
     frame_times_us: tuple[int, ...]
     """Of every frame, ascending from 0."""
+    container_fps: float | None
+    """The average rate that the container tells, None where it tells none. The frames may come at another."""
 
 
 def container(payload: bytes) -> str | None:
@@ -96,15 +98,18 @@ def check(payload: bytes, limits: VideoLimits = LIMITS) -> Clip:
     """
     times_us: list[int] = []
     shape: tuple[int, int] | None = None
-    for time_us, frame in _decoded(payload, limits):
-        upright = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
-        if shape is not None and upright != shape:
-            raise RecordError("changing_size", f"{shape} px, then {upright} px at {time_us} us")
-        shape = upright
-        times_us.append(time_us)
+    with _opened(payload, limits) as (source, stream):
+        told = stream.average_rate
+        for time_us, frame in _decoded(source, stream, limits):
+            upright = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
+            if shape is not None and upright != shape:
+                raise RecordError("changing_size", f"{shape} px, then {upright} px at {time_us} us")
+            shape = upright
+            times_us.append(time_us)
     if shape is None:
         raise RecordError("broken_video", "not one frame decodes")
-    return Clip(str(container(payload)), *shape, tuple(times_us))
+    fps = float(told) if told is not None and told > 0 else None
+    return Clip(str(container(payload)), *shape, tuple(times_us), fps)
 
 
 def frame_times_us(payload: bytes, limits: VideoLimits = LIMITS) -> tuple[int, ...]:
@@ -139,10 +144,11 @@ def frames_at(
 
 
 def _av_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> Iterator[tuple[int, np.ndarray]]:
-    for time_us, frame in _decoded(payload, limits, wanted):
-        if time_us in wanted:
-            rgb = frame.to_ndarray(format="rgb24")
-            yield time_us, np.ascontiguousarray(np.rot90(rgb, _quarter_turns(frame)))
+    with _opened(payload, limits) as (source, stream):
+        for time_us, frame in _decoded(source, stream, limits, wanted):
+            if time_us in wanted:
+                rgb = frame.to_ndarray(format="rgb24")
+                yield time_us, np.ascontiguousarray(np.rot90(rgb, _quarter_turns(frame)))
 
 
 def _decord_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> Iterator[tuple[int, np.ndarray]]:
@@ -173,49 +179,51 @@ DECODERS: dict[Decoder, Callable[[bytes, frozenset[int], VideoLimits], Iterator[
 
 
 def _decoded(
-    payload: bytes, limits: VideoLimits, wanted: frozenset[int] | None = None
+    source: av.container.InputContainer,
+    stream: av.VideoStream,
+    limits: VideoLimits,
+    wanted: frozenset[int] | None = None,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(time in us, frame) of all frames in order; with `wanted` at least of those, up to the last of them.
 
     Frames that no other frame refers to are not decoded unless they are wanted. That changes no pixel of the others
     and saves up to half the work.
     """
-    with _opened(payload, limits) as (source, stream):
-        assert stream.time_base is not None
-        tick_us = stream.time_base * 1_000_000
-        context = stream.codec_context
-        first_pts: int | None = None
-        before_us = -1
-        packets = frames = pixels = 0
-        for packet in source.demux(stream):
-            if packet.is_corrupt:
-                raise RecordError("truncated_video", f"packet {packets} is cut off")
-            packets += packet.size > 0
-            if packets > limits.max_frames:
-                raise _too_many("frames", packets, limits.max_frames)
-            if wanted is not None and first_pts is not None and packet.pts is not None:
-                needed = round((packet.pts - first_pts) * tick_us) in wanted
-                context.skip_frame = "DEFAULT" if needed else "NONREF"
-            for frame in packet.decode():
-                frames += 1
-                pixels += frame.width * frame.height
-                if frame.is_corrupt:
-                    raise RecordError("broken_video", f"frame {frames - 1} was concealed")
-                if frames > limits.max_frames:
-                    raise _too_many("frames", frames, limits.max_frames)
-                if pixels > limits.max_pixels:
-                    raise _too_many("pixels", pixels, limits.max_pixels)
-                if frame.pts is None:
-                    raise RecordError("no_timestamps", f"frame {frames - 1} does not say when it is shown")
-                first_pts = frame.pts if first_pts is None else first_pts
-                time_us = round((frame.pts - first_pts) * tick_us)
-                if time_us > before_us:
-                    before_us = time_us
-                    yield time_us, frame
-            if wanted is not None and before_us >= max(wanted, default=0):
-                return
-        if packets < stream.frames:
-            raise RecordError("truncated_video", f"{packets} frames of the {stream.frames} its table lists")
+    assert stream.time_base is not None
+    tick_us = stream.time_base * 1_000_000
+    context = stream.codec_context
+    first_pts: int | None = None
+    before_us = -1
+    packets = frames = pixels = 0
+    for packet in source.demux(stream):
+        if packet.is_corrupt:
+            raise RecordError("truncated_video", f"packet {packets} is cut off")
+        packets += packet.size > 0
+        if packets > limits.max_frames:
+            raise _too_many("frames", packets, limits.max_frames)
+        if wanted is not None and first_pts is not None and packet.pts is not None:
+            needed = round((packet.pts - first_pts) * tick_us) in wanted
+            context.skip_frame = "DEFAULT" if needed else "NONREF"
+        for frame in packet.decode():
+            frames += 1
+            pixels += frame.width * frame.height
+            if frame.is_corrupt:
+                raise RecordError("broken_video", f"frame {frames - 1} was concealed")
+            if frames > limits.max_frames:
+                raise _too_many("frames", frames, limits.max_frames)
+            if pixels > limits.max_pixels:
+                raise _too_many("pixels", pixels, limits.max_pixels)
+            if frame.pts is None:
+                raise RecordError("no_timestamps", f"frame {frames - 1} does not say when it is shown")
+            first_pts = frame.pts if first_pts is None else first_pts
+            time_us = round((frame.pts - first_pts) * tick_us)
+            if time_us > before_us:
+                before_us = time_us
+                yield time_us, frame
+        if wanted is not None and before_us >= max(wanted, default=0):
+            return
+    if packets < stream.frames:
+        raise RecordError("truncated_video", f"{packets} frames of the {stream.frames} its table lists")
 
 
 @contextmanager

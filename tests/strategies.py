@@ -60,6 +60,7 @@ def media(draw: st.DrawFn, with_payload: bool = True) -> Media:
         width_px=draw(st.integers(1, 9000)),
         height_px=draw(st.integers(1, 9000)),
         frame_times_us=tuple(sorted(times)),
+        container_fps=draw(st.none() | st.floats(1e-3, 1e6)) if kind == "video" else None,
         payload=payload if with_payload else None,
         location=None if with_payload else Location(digest, draw(st.integers(0, 2**40)), len(payload)),
     )

@@ -36,7 +36,7 @@ class Folder:
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 9
+    VERSION: ClassVar[int] = 10
 
     text_domain: TextDomain = "knowledge"
     """Of plain text and of rows without media; code is recognised by its ending."""

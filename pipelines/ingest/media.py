@@ -50,9 +50,9 @@ def image(payload: bytes) -> Media:
 
 def video(payload: bytes) -> Media:
     """Raises RecordError: the reasons of `stores.video.check`."""
-    format, width_px, height_px, times_us = child().call("stores.video:check", payload)
+    format, width_px, height_px, times_us, fps = child().call("stores.video:check", payload)
     digest = sha256(payload).hexdigest()
-    return Media(digest, "video", format, width_px, height_px, tuple(times_us), payload=payload)
+    return Media(digest, "video", format, width_px, height_px, tuple(times_us), fps, payload=payload)
 
 
 def look_at_pdf(path: str, size: int) -> tuple[int, str]:

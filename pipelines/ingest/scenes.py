@@ -31,7 +31,7 @@ class IngestScenes:
 
     PRODUCT: ClassVar[ProductKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset({"folder"})
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["ingest_scenes"]

@@ -26,6 +26,7 @@ from manifests.geometry import (
     chunks,
     fit,
     timestamp,
+    told_time_s,
 )
 
 sides = st.one_of(st.integers(1, 200), st.integers(1, 9000), st.integers(1, 100_000))
@@ -123,6 +124,33 @@ def test_frames_are_chosen_by_the_released_rule(count: int, rate: Fraction, cap:
         assert choose_frames(steady(count, rate), MediaLimits(max_video_frames=cap)) == tuple(released.tolist())
 
 
+@given(
+    gaps_us=st.lists(st.integers(1, 5_000_000), max_size=300),
+    rate=st.sampled_from(RATES) | st.fractions(Fraction(1, 1000), 1_000_000),
+    cap=st.none() | st.integers(1, 50),
+)
+@settings(max_examples=500)
+def test_the_rate_of_the_container_decides_whatever_the_frames_do(
+    gaps_us: list[int], rate: Fraction, cap: int | None
+) -> None:
+    """The released rule, which divides numbers of frames by that rate: which are chosen, and what their times are."""
+    times_us, fps = (0, *np.cumsum(gaps_us).tolist()) if gaps_us else (0,), float(rate)
+    wanted = max(round(len(times_us) * min(2.0, fps) / fps), 1)
+    wanted = wanted if cap is None else min(wanted, cap)
+    released = np.round(np.linspace(0, len(times_us) - 1, wanted)).astype(int).tolist()
+    limits = MediaLimits(max_video_frames=cap)
+    assert choose_frames(times_us, limits, fps) == tuple(released)
+    assert [told_time_s(frame, times_us, limits, fps) for frame in released] == [frame / fps for frame in released]
+
+
+@given(gaps_us=st.lists(st.integers(1, 5_000_000), max_size=50), rate=st.sampled_from(RATES))
+def test_by_time_no_container_is_asked(gaps_us: list[int], rate: Fraction) -> None:
+    times_us, limits = (0, *np.cumsum(gaps_us).tolist()) if gaps_us else (0,), MediaLimits(frames="by_time")
+    chosen = choose_frames(times_us, limits, float(rate))
+    assert chosen == choose_frames(times_us, limits)
+    assert [told_time_s(i, times_us, limits, float(rate)) for i in chosen] == [times_us[i] / 1e6 for i in chosen]
+
+
 @given(gaps_us=st.lists(st.integers(1, 5_000_000), max_size=300), cap=st.none() | st.integers(1, 50))
 def test_of_any_video_frames_are_chosen_in_order_from_first_to_last(gaps_us: list[int], cap: int | None) -> None:
     times_us = (0, *np.cumsum(gaps_us).tolist()) if gaps_us else (0,)
@@ -177,15 +205,15 @@ def test_chunks_hold_every_frame_once_in_order(frames: tuple[int, ...]) -> None:
 def test_times_are_written_by_the_formula_of_transformers(time_us: int) -> None:
     seconds = time_us / 1e6
     theirs = time.strftime("%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}"
-    assert timestamp(time_us) == theirs
+    assert timestamp(seconds) == theirs
 
 
 @given(frame=st.integers(0, 100_000), rate=st.sampled_from(RATES))
 def test_frames_at_a_steady_rate_are_written_as_their_exact_seconds_would_be(frame: int, rate: Fraction) -> None:
-    """The release divides a frame's number by the rate; whole microseconds lose at most one millisecond of that."""
+    """Where no container tells a rate, times come of whole microseconds, which lose at most one millisecond."""
     exact = frame / float(rate)
     assume(exact < 24 * 3600)
-    ours = timestamp(round(frame * 1_000_000 / rate))
+    ours = timestamp(round(frame * 1_000_000 / rate) / 1e6)
     hours, minutes, seconds = ours.split(":")
     assert abs(int(hours) * 3600 + int(minutes) * 60 + float(seconds) - exact) < 0.0011
 
@@ -194,7 +222,7 @@ def test_frames_at_a_steady_rate_are_written_as_their_exact_seconds_would_be(fra
     ("time_us", "text"), [(0, "00:00:00.000"), (4_350_000, "00:00:04.349"), (90_061_001_000, "25:01:01.001")]
 )
 def test_times_worked_by_hand(time_us: int, text: str) -> None:
-    assert timestamp(time_us) == text
+    assert timestamp(time_us / 1e6) == text
 
 
 @pytest.mark.parametrize("limit", ["max_image_patches", "max_frame_patches", "max_video_frames", "sample_fps"])

@@ -55,8 +55,7 @@ def clip(frames: int, fps: int = 4) -> bytes:
 def medium(payload: bytes) -> Media:
     digest = hashlib.sha256(payload).hexdigest()
     if video.container(payload):
-        seen = video.check(payload)
-        return Media(digest, "video", seen.format, seen.width_px, seen.height_px, seen.frame_times_us, payload)
+        return Media(digest, "video", *video.check(payload), payload)
     found = image.check(payload)
     return Media(digest, "image", found.format, found.width_px, found.height_px, payload=payload)
 

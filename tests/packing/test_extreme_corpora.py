@@ -51,7 +51,7 @@ class Corpus:
     def _medium(self, kind: MediaKind, width: int, height: int, times: tuple[int, ...] = ()) -> Media:
         payload = b"medium %d" % next(self._numbers)
         form = "mp4" if kind == "video" else "jpg"
-        return Media(hashlib.sha256(payload).hexdigest(), kind, form, width, height, times, payload)
+        return Media(hashlib.sha256(payload).hexdigest(), kind, form, width, height, times, payload=payload)
 
     def text(self, many: int, domain: str = "text") -> None:
         """Documents of a log-normal length."""

@@ -88,7 +88,7 @@ def test_an_image_reads_as_in_the_released_prompt() -> None:
 def test_a_video_reads_as_one_group_per_chunk_with_the_time_of_its_first_frame() -> None:
     text = tiny.decode(expand(encode(document(Text("see "), video(6)), tiny), MediaLimits(), tiny).ids)
     chunk = "<|media_begin|>video<|media_content|><|media_pad|><|media_pad|><|media_end|>"
-    assert text == f"see 00:00:00.000{chunk}{timestamp(2_000_000)}{chunk}[EOS]"
+    assert text == f"see 00:00:00.000{chunk}{timestamp(2.0)}{chunk}[EOS]"
 
 
 def test_facts_are_found_behind_a_medium_that_grew() -> None:

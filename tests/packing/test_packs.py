@@ -21,7 +21,7 @@ from packing.navit import expand, lay_out, media_tokens, patches_of
 from packing.plan import compile_plan
 from packing.proof import prove, recount
 from stores.store import Store
-from tests.packing.corpus import MIXTURE, Made, corpus, create, make, pieces_of, tiny, write
+from tests.packing.corpus import MIXTURE, Made, clip, corpus, create, document, make, medium, pieces_of, tiny, write
 from tokenization.encode import decode, encode
 
 
@@ -179,6 +179,23 @@ def test_the_index_alone_tells_the_expanded_length_of_every_sample(made: Made) -
     assert pieces.length.tolist() == [len(one.ids) for one in expanded]
     assert pieces.slots.tolist() == [int((one.ids == tiny.media_pad_id).sum()) for one in expanded]
     assert pieces.media == sum(len(one.media) for one in expanded)
+
+
+def test_a_clip_is_planned_and_expanded_by_the_rate_that_its_container_told_at_ingest(tmp_path: Path) -> None:
+    """27 frames that are shown at 4 a second, where some containers tell another rate."""
+    shown = medium(clip(27))
+    rates = {4.0: 10, 10.0: 5, 0.5: 10, 27.0: 2, None: 10}  # frames of each, of which there may be ten
+    told = [dataclasses.replace(shown, container_fps=rate) for rate in rates]
+    documents = write(create(tmp_path, "documents"), [document(f"{one.container_fps}", "video", one) for one in told])
+    encoded = [encode(one, tiny) for one in documents.records()]
+    samples = write(create(tmp_path, "samples"), encoded, vocabulary=tiny.digest, vocabulary_file="tiny")
+    wide = dataclasses.replace(MIXTURE, max_pack_tokens=100_000)
+    pieces = pieces_of(samples, dataclasses.replace(MIXTURE.sources[0], domains=("video",)), wide)
+    expanded = [expand(sample, MIXTURE.limits, tiny) for sample in samples.records()]
+    frames = {one.media[0].media.container_fps: sum(len(i.frames) for i in one.media[0].items) for one in expanded}
+    assert frames == rates
+    assert pieces.length.tolist() == [len(expanded[at].ids) for at in pieces.ordinal]
+    assert len(set(pieces.length.tolist())) == 3
 
 
 def test_a_medium_longer_than_a_pack_takes_its_sample_out_and_is_counted(made: Made) -> None:

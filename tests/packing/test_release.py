@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from manifests.errors import RecordError
-from manifests.geometry import RELEASED_LIMITS, MediaLimits, choose_frames, timestamp
+from manifests.geometry import RELEASED_LIMITS, MediaLimits, choose_frames
 from manifests.records import Media, digest
 from packing.navit import expand, lay_out, patches_of
 from stores import image, video
@@ -45,6 +47,19 @@ def told_rate(payload: bytes) -> Fraction:
         rate = file.streams.best("video").average_rate
     assert rate is not None
     return Fraction(rate)
+
+
+def as_clip(payload: bytes) -> Media:
+    return Media(digest(payload), "video", *video.check(payload))
+
+
+def released_frames(count: int, rate: float) -> list[int]:
+    wanted = max(round(count * min(2.0, rate) / rate), 1)
+    return np.round(np.linspace(0, count - 1, wanted)).astype(int).tolist()
+
+
+def released_time(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}"
 
 
 @pytest.mark.parametrize("limits", [RELEASED_LIMITS, SMALL], ids=["released limits", "256 patches"])
@@ -89,7 +104,7 @@ def by_rows_first(pixels: np.ndarray, height_px: int, width_px: int) -> np.ndarr
 
 
 def test_clips_get_the_frames_times_and_grids_of_the_released_processor(test_data: Path) -> None:
-    """All that have a steady rate, odd ones, turned ones and 10 bit among them."""
+    """All of them: of steady and of variable rate, odd ones, turned ones and 10 bit among them."""
     navit_resize = of_transformers("video_processing_kimi_k25.py", "navit_resize")
     seen = 0
     rates = set()
@@ -98,24 +113,27 @@ def test_clips_get_the_frames_times_and_grids_of_the_released_processor(test_dat
         if video.container(payload) is None or len(payload) > 2_000_000:
             continue
         try:
-            found = video.check(payload)
+            medium = as_clip(payload)
         except RecordError:
             continue
-        times_us = found.frame_times_us
-        if len(times_us) < 2:
-            continue
+        frames = len(medium.frame_times_us)
+        if frames < 2:
+            continue  # of one frame no rate is told
         rate = told_rate(payload)
-        if abs(float(rate) * times_us[-1] / 1e6 / (len(times_us) - 1) - 1) > 0.002:
-            continue  # variable: there is no released answer
         rates.add(rate)
-        wanted = max(round(len(times_us) * min(2.0, float(rate)) / float(rate)), 1)
-        chosen = np.round(np.linspace(0, len(times_us) - 1, wanted)).astype(int).tolist()
-        assert choose_frames(times_us) == tuple(chosen), file.name
-        medium = Media(digest(payload), "video", found.format, found.width_px, found.height_px, times_us)
-        _, padded = navit_resize(found.height_px, found.width_px, 14, 2, 4096, 512)
-        (packed,) = expand(encode(document(medium), tiny), RELEASED_LIMITS, tiny).media
-        grids = [(len(chosen[i : i + 4]), padded[0] // 14, padded[1] // 14) for i in range(0, len(chosen), 4)]
+        chosen = released_frames(frames, float(rate))
+        _, padded = navit_resize(medium.height_px, medium.width_px, 14, 2, 4096, 512)
+        expanded = expand(encode(document(medium), tiny), RELEASED_LIMITS, tiny)
+        (packed,) = expanded.media
+        chunks = [chosen[i : i + 4] for i in range(0, len(chosen), 4)]
+        assert [list(item.frames) for item in packed.items] == chunks, file.name
+        grids = [(len(chunk), padded[0] // 14, padded[1] // 14) for chunk in chunks]
         assert [item.grid for item in packed.items] == grids, file.name
+        each = padded[0] * padded[1] // 28**2
+        assert np.count_nonzero(expanded.ids == tiny.media_pad_id) == each * len(chunks), file.name
+        words = tiny.decode(expanded.ids[expanded.ids != tiny.media_pad_id])
+        told = [released_time(chunk[0] / float(rate)) for chunk in chunks]
+        assert re.findall(r"(\S{12})<.media_begin.>video", words) == told, file.name
         seen += 1
     assert seen > 20 and len(rates) > 5
 
@@ -134,33 +152,22 @@ def test_an_hour_of_video_is_capped_as_the_limits_say_and_fits_a_pack(fps: Fract
     assert 3300 < times_us[last] / 1e6 < 3600
 
 
-def test_a_clip_of_variable_rate_is_sampled_by_its_own_mean_rate_and_told_its_own_times(test_data: Path) -> None:
-    """The release divides by the rate in the container, which ffmpeg takes from the order of decoding: 13.9 a second
-    for these 63 frames that are shown at 12.6. Nothing stores it, so here the frames' own times say how many are
-    chosen: one more. Grids are the same. Frame i stands at the time at which it is shown, not at i / rate."""
+def test_a_clip_of_variable_rate_is_sampled_by_the_rate_of_its_container_as_in_the_release(test_data: Path) -> None:
+    """FFmpeg takes that rate from the order of decoding: 13.9 a second for these 63 frames that are shown at 12.6. By
+    their own mean rate they would be ten instead of nine. Frame i is told at i / rate, a while off where it is shown;
+    `by_time` chooses and tells the times at which frames are shown."""
     payload = (test_data / "video_derived_vfr" / "flower_vfr_noaudio.mp4").read_bytes()
-    found = video.check(payload)
-    times_us, told = found.frame_times_us, float(told_rate(payload))
+    medium = as_clip(payload)
+    times_us, rate = medium.frame_times_us, medium.container_fps
     gaps = np.diff(times_us)
-    assert gaps.max() > 2 * gaps.min()
-    counts = [
-        max(round(len(times_us) * 2 / rate), 1)
-        for rate in (told, (len(times_us) - 1) * 1e6 / (times_us[-1] - times_us[0]))
-    ]
-    assert counts == [9, 10]
-    chosen = np.round(np.linspace(0, len(times_us) - 1, counts[1])).astype(int).tolist()
-    assert choose_frames(times_us) == tuple(chosen)
-    medium = Media(digest(payload), "video", found.format, found.width_px, found.height_px, times_us)
-    expanded = expand(encode(document(medium), tiny), RELEASED_LIMITS, tiny)
-    navit_resize = of_transformers("video_processing_kimi_k25.py", "navit_resize")
-    _, padded = navit_resize(found.height_px, found.width_px, 14, 2, 4096, 512)
-    chunks = [chosen[i : i + 4] for i in range(0, counts[1], 4)]
-    (packed,) = expanded.media
-    assert [item.grid for item in packed.items] == [(len(c), padded[0] // 14, padded[1] // 14) for c in chunks]
-    assert [list(item.frames) for item in packed.items] == chunks
-    words = tiny.decode(expanded.ids[expanded.ids != tiny.media_pad_id])
-    assert all(f"{timestamp(times_us[chunk[0]])}<|media_begin|>video" in words for chunk in chunks)
-    assert max(abs(times_us[chunk[0]] / 1e6 - chunk[0] / told) for chunk in chunks) > 0.2
-    by_time = choose_frames(times_us, MediaLimits(frames="by_time"))
-    shown = [times_us[frame] - times_us[0] for frame in by_time]
-    assert all(time <= 500_000 * k for k, time in enumerate(shown)) and by_time != tuple(chosen)
+    assert gaps.max() > 2 * gaps.min() and rate is not None and rate == float(told_rate(payload))
+    chosen = released_frames(63, rate)
+    layout = lay_out(medium, RELEASED_LIMITS)
+    assert sum(layout.chunks, ()) == tuple(chosen) and len(chosen) == 9
+    assert len(choose_frames(times_us)) == 10
+    assert layout.times_s == tuple(chunk[0] / rate for chunk in layout.chunks)
+    assert max(abs(times_us[chunk[0]] / 1e6 - chunk[0] / rate) for chunk in layout.chunks) > 0.2
+    by_time = lay_out(medium, MediaLimits(frames="by_time"))
+    shown = [times_us[frame] for frame in sum(by_time.chunks, ())]
+    assert all(time <= 500_000 * k for k, time in enumerate(shown)) and sum(by_time.chunks, ()) != tuple(chosen)
+    assert by_time.times_s == tuple(times_us[chunk[0]] / 1e6 for chunk in by_time.chunks)

@@ -348,7 +348,9 @@ def test_text_alone_and_video(data: Path, place: str, tmp_path: Path) -> None:
     documents = found(snapshot)
     assert documents["0"].text == "0?\nYes." and documents["0"].domain == "knowledge"
     assert [documents["0"].text[fact.start : fact.stop] for fact in documents["0"].facts] == ["Yes."]
-    assert len(documents["v"].media[0].frame_times_us) == 12 and documents["v"].domain == "video"
+    (turning,) = documents["v"].media
+    assert len(turning.frame_times_us) == 12 and documents["v"].domain == "video"
+    assert turning.container_fps == 4.0
 
 
 # ------------------------------------------------------------ the same as webdataset

@@ -100,6 +100,7 @@ def test_markdown_arrives_in_reading_order_without_what_is_missing(folder: Path)
         ["https://example.org/x.png", "remote_media"],
     ]
     assert isinstance(page.parts[0], Text) and len(page.media[1].frame_times_us) == 12
+    assert [medium.container_fps for medium in page.media] == [None, 4.0]
     assert documents.read(page.media[0].location) == (folder / "data/pages/one.jpg").read_bytes()
 
 

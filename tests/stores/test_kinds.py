@@ -163,7 +163,7 @@ def picture(format: str, colour: int = 0) -> Media:
 
 
 def clip() -> Media:
-    return Media(sha256(b"clip").hexdigest(), "video", "mp4", 32, 24, (0, 40_000), payload=b"clip")
+    return Media(sha256(b"clip").hexdigest(), "video", "mp4", 32, 24, (0, 40_000), 25.0, payload=b"clip")
 
 
 def mixed_documents() -> list[Document]:
