@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.servers import gcs as google
+from tests.servers.chat import Chat, chat_server
 from tests.servers.faulty import Faulty, faulty
 from tests.servers.s3 import reached_at, s3_server
 
@@ -39,6 +40,20 @@ def quick_folder() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def _chat() -> Iterator[Chat]:
+    with chat_server() as chat:
+        yield chat
+
+
+@pytest.fixture
+def chat(_chat: Chat) -> Iterator[Chat]:
+    """A model's endpoint on loopback that has answered nothing so far."""
+    _chat.reset()
+    yield _chat
+    _chat.let_go.set()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -31,7 +30,7 @@ from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 from tests.pipelines.test_materialise import product, stored
 from tests.pipelines.test_run import head, run
-from tests.servers.chat import Chat, chat_server, said
+from tests.servers.chat import Chat, said
 
 CODE = """
 def length(documents, least=0, weights=None):
@@ -65,18 +64,6 @@ class Model:
 @pytest.fixture
 def here(quick_folder: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=quick_folder))
-
-
-@pytest.fixture(scope="module")
-def _chat() -> Iterator[Chat]:
-    with chat_server() as chat:
-        yield chat
-
-
-@pytest.fixture
-def chat(_chat: Chat) -> Iterator[Chat]:
-    _chat.reset()
-    yield _chat
 
 
 def document(name: str, text: str | None = None, domain: str = "web", pictures: tuple[int, ...] = ()) -> Document:

@@ -9,7 +9,6 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -34,20 +33,8 @@ from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 from tests.pipelines.test_materialise import product, stored
 from tests.pipelines.test_run import head, roots, run, start
-from tests.servers.chat import Chat, chat_server, rewritten, said
+from tests.servers.chat import Chat, rewritten, said
 from tests.stores.traces import traces
-
-
-@pytest.fixture(scope="module")
-def _chat() -> Iterator[Chat]:
-    with chat_server() as chat:
-        yield chat
-
-
-@pytest.fixture
-def chat(_chat: Chat) -> Iterator[Chat]:
-    _chat.reset()
-    yield _chat
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,10 @@ from manifests.records import Json, Media
 from stores import answers, tombstones
 from stores.answers import Answers, Endpoint, picture
 from stores.filesystem import open_files
-from tests.servers.chat import Chat, Fault, chat_server
+from tests.servers.chat import Chat, Fault
 from tests.servers.faulty import Faulty
 
 ONE, OTHER = "1" * 32, "2" * 32
-
-
-@pytest.fixture(scope="module")
-def _chat() -> Iterator[Chat]:
-    with chat_server() as chat:
-        yield chat
-
-
-@pytest.fixture
-def chat(_chat: Chat) -> Iterator[Chat]:
-    _chat.reset()
-    yield _chat
-    _chat.let_go.set()
 
 
 def asked(text: str = "Say <<<\na b c\n>>>") -> Json:
