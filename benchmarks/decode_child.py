@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import Result, paired, save
+from benchmarks.measure import Result, paired, save, test_data
 from stores import image, video
 from stores.child import LimitedChild
 
 
 def main() -> None:
-    folder = Path(os.environ["MILLRACE_TEST_DATA"])
+    folder = test_data()
     pictures = {
         "112 px JPEG": [scene(seed) for seed in range(200)],
         "640 x 480 JPEG": files(folder / "blood_cells_voc", "**/*.jpg")[:150],

@@ -19,6 +19,14 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
+def test_data() -> Path:
+    """Where real photos and clips lie; a benchmark that is about them measures nothing else in their place."""
+    folder = os.environ.get("MILLRACE_TEST_DATA")
+    if not folder:
+        raise SystemExit("this benchmark is about real photos and clips: MILLRACE_TEST_DATA names no folder of them")
+    return Path(folder)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     question: str

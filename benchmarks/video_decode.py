@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import functools
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 
-from benchmarks.measure import Result, paired, save
+from benchmarks.measure import Result, paired, save, test_data
 from manifests.errors import RecordError
 from manifests.geometry import choose_frames
 from stores import video
@@ -42,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one repetition, no written clips: does it run at all?")
     quick = parser.parse_args().quick
-    folder = Path(os.environ["MILLRACE_TEST_DATA"])
+    folder = test_data()
     clips = {Path(name).name: (folder / name).read_bytes() for name in REAL}
     if not quick:
         clips |= {f"written_{height}p.mp4": drawn(width, height) for width, height in ((1280, 720), (1920, 1080))}

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from benchmarks.contest import make_durable, serve
+from benchmarks.measure import test_data
 from benchmarks.writers import compare_writers
 
 BYTES = 128 << 20
@@ -29,7 +29,7 @@ Pictures = Sequence[bytes]
 
 def pictures() -> list[bytes]:
     """Every photo of the test data again and again, no two the same: a JPEG may be followed by anything."""
-    files = sorted(Path(os.environ["MILLRACE_TEST_DATA"]).glob("dreambooth_photos/**/*.jpg"))
+    files = sorted(test_data().glob("dreambooth_photos/**/*.jpg"))
     files = [file for file in files if 50_000 <= file.stat().st_size <= 300_000]
     found: list[bytes] = []
     size = 0
