@@ -18,6 +18,7 @@ from pipelines.ingest.hub import IngestHub
 from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
+from pipelines.ingest.stores import IngestStore
 from pipelines.ingest.tars import IngestTars
 from pipelines.materialise import Materialise
 from pipelines.scenes.node import Scenes
@@ -36,6 +37,7 @@ NODES: dict[str, type] = {
     "ingest_hub": IngestHub,
     "ingest_repository": IngestRepository,
     "ingest_stdlib": IngestStdlib,
+    "ingest_store": IngestStore,
     "ingest_tars": IngestTars,
     "filter": Filter,
     "score_function": ScoreFunction,
