@@ -153,7 +153,7 @@ def _pieces_in_shard(
     groups, group_offsets = media.groups(cuttable)
     cut = splitting.cut(
         tokens[cuttable].astype(np.int64), groups, group_offsets, splits, split_offsets,
-        most, most_patches or NEVER, most_media or NEVER, outcome,
+        most, most_patches or NEVER, most_media or NEVER, most < mixture.max_pack_tokens, outcome,
     )  # fmt: skip
     for code, reason in ((splitting.TOO_LONG, TOO_LONG), (splitting.TOO_MANY_PATCHES, TOO_MANY_PATCHES)):
         if times := int(np.count_nonzero(outcome == code)):

@@ -66,7 +66,7 @@ from stores.partitions import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
-VERSION = 6
+VERSION = 7
 """Raised when the same mixture and snapshots would give another plan."""
 
 

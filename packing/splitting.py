@@ -19,9 +19,11 @@ CUT, TOO_LONG, TOO_MANY_PATCHES = range(3)
 """What became of a sample: it is cut, or one medium alone is more than a piece may be."""
 
 
-@compiled(INTS, INTS_2D, INTS, INTS, INTS, INT, INT, INT, INTS, returns=INTS_2D)
-def cut(tokens, groups, group_offsets, splits, split_offsets, capacity, most_patches, most_media, outcome):
-    """Pieces of at most `capacity` expanded tokens, as long as can be, one after the other.
+@compiled(INTS, INTS_2D, INTS, INTS, INTS, INT, INT, INT, types.boolean, INTS, returns=INTS_2D)
+def cut(tokens, groups, group_offsets, splits, split_offsets, capacity, most_patches, most_media, even, outcome):
+    """Pieces of at most `capacity` expanded tokens, one after the other, as long as can be.
+
+    Or where they shall be `even` about equally long, as many of them: that is the least attention for a sample.
 
     Args:
         tokens: (n,) unexpanded ids of each sample.
@@ -56,6 +58,8 @@ def cut(tokens, groups, group_offsets, splits, split_offsets, capacity, most_pat
         at, here = 0, a
         while at < total:
             reach = min(total, at + capacity)
+            left = -((at - total) // capacity)  # pieces, if nothing but their length counted
+            fair = -((at - total) // left)
             over, patches = here, 0  # the first group that no longer fits
             while over < b and over - here < most_media and patches + groups[PATCHES, over] <= most_patches:
                 patches += groups[PATCHES, over]
@@ -72,6 +76,8 @@ def cut(tokens, groups, group_offsets, splits, split_offsets, capacity, most_pat
                         break
                     best = splits[split] + growth
                     split += 1
+                    if even and best >= at + fair:
+                        break
                 if best > at:
                     end = best
                 else:

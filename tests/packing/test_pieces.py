@@ -39,6 +39,7 @@ def cut(
     capacity: int,
     most_patches: int | None = None,
     most_media: int | None = None,
+    even: bool = False,
 ) -> list[tuple[int, ...]] | None:
     """The pieces of one sample, which lies between two others; None where it is refused."""
     around = [np.array([3, tokens, 3], np.int64), np.array(groups, np.int64).reshape(-1, 6).T.copy()]
@@ -46,7 +47,7 @@ def cut(
     outcome = np.zeros(3, np.int64)
     limits = (capacity, most_patches or NEVER, most_media or NEVER)
     offsets = np.array([0, 0, len(splits), len(splits)], np.int64)
-    rows = splitting.cut(*around, offsets, *limits, outcome).tolist()
+    rows = splitting.cut(*around, offsets, *limits, even, outcome).tolist()
     assert outcome[[0, 2]].tolist() == [splitting.CUT] * 2
     if outcome[1]:
         return None
@@ -89,13 +90,17 @@ def written_out(tokens: int, groups: list[Group], splits: list[int]) -> tuple[li
     return out, where
 
 
-@given(samples(), st.integers(1, 40), st.none() | st.integers(4, 60), st.none() | st.integers(1, 4))
+@given(samples(), st.integers(1, 40), st.none() | st.integers(4, 60), st.none() | st.integers(1, 4), st.booleans())
 def test_pieces_follow_each_other_count_what_they_hold_and_keep_the_limits(
-    sample: tuple[int, list[Group], list[int]], capacity: int, most_patches: int | None, most_media: int | None
+    sample: tuple[int, list[Group], list[int]],
+    capacity: int,
+    most_patches: int | None,
+    most_media: int | None,
+    even: bool,
 ) -> None:
     tokens, groups, splits = sample
     out, _ = written_out(tokens, groups, splits)
-    pieces = cut(tokens, groups, splits, capacity, most_patches, most_media)
+    pieces = cut(tokens, groups, splits, capacity, most_patches, most_media, even)
     longest = max((len([1 for _, medium in out if medium == i]) for i in range(len(groups))), default=0)
     if longest > capacity or max((group.patches for group in groups), default=0) > (most_patches or 10**9):
         assert pieces is None
@@ -128,6 +133,28 @@ def test_a_cut_is_at_the_last_split_in_reach_if_there_is_one(
             few = len(seen) <= (most_media or 10**9) and patches <= (most_patches or 10**9)
             reach += [split] if start < split <= start + capacity and few else []
         assert not reach or start + length == reach[-1]
+
+
+@given(samples(), st.integers(13, 40))
+def test_even_pieces_end_where_a_fair_share_is_full_if_there_is_a_split(
+    sample: tuple[int, list[Group], list[int]], capacity: int
+) -> None:
+    tokens, groups, splits = sample
+    out, allowed = written_out(tokens, groups, splits)
+    for start, length, *_ in (cut(tokens, groups, splits, capacity, even=True) or [])[:-1]:
+        left = -(-(len(out) - start) // capacity)
+        fair = start + -(-(len(out) - start) // left)
+        reach = [split for split in allowed if start < split <= start + capacity]
+        assert not reach or start + length == next((split for split in reach if split >= fair), reach[-1])
+
+
+def test_even_pieces_are_as_many_and_cost_less_attention() -> None:
+    splits = list(range(5, 1000, 5))
+    for tokens in range(101, 1000, 13):
+        greedy, even = cut(tokens, [], splits, 100) or [], cut(tokens, [], splits, 100, even=True) or []
+        assert len(even) == len(greedy)
+        assert sum(length**2 for _, length, *_ in even) <= sum(length**2 for _, length, *_ in greedy)
+    assert [length for _, length, *_ in cut(210, [], splits, 100, even=True) or []] == [70, 70, 70]
 
 
 def test_a_long_run_without_splits_is_cut_between_tokens_but_not_in_a_medium() -> None:
