@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -63,11 +64,7 @@ class Earlier:
         return Known(columns, facts.column("domain").to_pylist(), reached & ~again & ~forgotten)
 
     def _view(self) -> ViewSnapshot | None:
-        try:
-            view = open_snapshot(self.url, self.number)
-        except StoreError:  # it has expired
-            return None
-        return view if isinstance(view, ViewSnapshot) else None
+        return _opened(self.url, self.number)
 
 
 @dataclass(frozen=True)
@@ -76,3 +73,13 @@ class Known:
     domains: Sequence[str]
     holds: np.ndarray
     """(records,) bool: rows that were looked at, and gave no trouble."""
+
+
+@lru_cache(maxsize=16)
+def _opened(url: str, number: int) -> ViewSnapshot | None:
+    """Once in a process: it is asked for every shard."""
+    try:
+        view = open_snapshot(url, number)
+    except StoreError:  # it has expired
+        return None
+    return view if isinstance(view, ViewSnapshot) else None
