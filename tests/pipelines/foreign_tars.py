@@ -1,0 +1,67 @@
+"""Tars that somebody else wrote, and the store that adopts them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from manifests.records import Document, Json, Text
+from pipelines.dag import unit_names
+from pipelines.ingest.tars import IngestTars
+from pipelines.node import Task
+from pipelines.unit import UnitTask, run_unit
+from stores.store import Snapshot, Store
+from tests.pipelines import small_data
+
+Sample = Mapping[str, bytes]
+
+
+def write(path: Path, samples: Mapping[str, Sample]) -> Path:
+    """A tar as `webdataset` users make them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples.items():
+            for ending, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def adopt(store: str, tars: str | Sequence[str], order: Any = sorted, **options: Any) -> Snapshot:
+    """The store `own` of these tars, its units worked on in any order."""
+    tars = tars if isinstance(tars, str) else tuple(tars)
+    node = IngestTars(kind="ingest_tars", tars=tars, **options)
+    units = unit_names("own", node, node.survey("own", {}))
+    made = Store.open_or_create(store, "documents", "own")
+    receipts = []
+    for name in order(units):
+        task = UnitTask(node, store, name, Task("own", units[name], {}), 10**9, 1.0)
+        receipts.append(run_unit(task, frozenset(), lambda ordinal: None).receipt)
+    return made.commit(receipts, node="node", units=list(units))
+
+
+def found(snapshot: Snapshot) -> dict[str, Document]:
+    """Documents by the key in their tar."""
+    return {document.locator.partition("#")[2]: document for document in snapshot.records()}
+
+
+def aside(snapshot: Snapshot) -> dict[str, str]:
+    return {
+        row["locator"].partition("#")[2] or row["locator"]: row["reason"] for row in snapshot.quarantined().to_pylist()
+    }
+
+
+def as_json(value: Json) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def shape(document: Document) -> list[str]:
+    return [part.text if isinstance(part, Text) else part.format for part in document.parts]
+
+
+JPEG, PNG = small_data.image(1, "jpeg"), small_data.image(2)

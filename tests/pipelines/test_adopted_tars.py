@@ -1,0 +1,271 @@
+"""Adopted tars later on: they change, move, go, or take the whole path; payloads move only when they are told to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import StoreError
+from manifests.records import FORGOTTEN, Document
+from pipelines.dag import unit_names
+from pipelines.ingest.tars import IngestTars
+from pipelines.node import Task, units_below
+from pipelines.unit import UnitTask, run_unit
+from stores import command as store_verbs
+from stores.collect import collect
+from stores.copying import copy
+from stores.filesystem import open_files
+from stores.forget import forget
+from stores.image import decode_rgb
+from stores.repair import repair
+from stores.store import Snapshot, Store
+from stores.tombstones import What
+from stores.upkeep import verify
+from tests.pipelines import small_data
+from tests.pipelines.foreign_tars import JPEG, adopt, write
+from tests.pipelines.test_run import head, run
+from tests.servers.s3 import reached_at, s3_server
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+# ------------------------------------------------------------ what changes later
+
+
+@pytest.fixture
+def pair(data: Path, place: str) -> tuple[Path, Snapshot]:
+    path = write(
+        data / "a.tar",
+        {f"{i}": {"jpg": small_data.image(i, "jpeg"), "txt": f"Caption {i}.".encode()} for i in range(4)},
+    )
+    return path, adopt(place, str(path))
+
+
+def test_a_changed_byte_is_refused_and_named(pair: tuple[Path, Snapshot]) -> None:
+    path, snapshot = pair
+    documents = list(snapshot.records())
+    at = documents[2].media[0].location
+    assert at is not None
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"Caption 1.")] ^= 1
+    raw[at.offset + 300] ^= 1
+    path.write_bytes(raw)
+    fresh = Store.open(snapshot.url).snapshot(snapshot.number)
+    with pytest.raises(StoreError, match="not those that were adopted") as text:
+        fresh.record(1)
+    assert text.value.where == f"{path}[1]" and "put back the tar" in text.value.fix
+    with pytest.raises(StoreError, match="changed") as picture:
+        fresh.read(at)
+    assert picture.value.where == f"{path}[2]"
+    assert fresh.record(0) == documents[0] and fresh.record(2) == documents[2]
+    assert [damage.where for damage in verify(fresh)] == [f"{path}[1]", f"{path}[2]"]
+    assert repair(Store.open(snapshot.url)).outside == [str(path)], "it is said, and nothing is made of it"
+    assert store_verbs.mend([snapshot.url]) == 1
+
+
+def test_a_change_between_the_records_and_a_tar_that_went_are_found(pair: tuple[Path, Snapshot]) -> None:
+    path, snapshot = pair
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + b"x")
+    assert [damage.where for damage in verify(snapshot)] == [str(path)]
+    path.unlink()
+    fresh = Store.open(snapshot.url).snapshot(snapshot.number)
+    with pytest.raises(StoreError, match="missing"):
+        fresh.record(0)
+    assert len(verify(fresh)) == 4
+
+
+def test_units_say_how_much_they_read(data: Path, place: str) -> None:
+    """`--dry-run`, `--estimate` and what is in flight at once go by it."""
+    sizes = {write(data / f"{n}.tar", {"1": {"txt": b"word " * 10**n}}).stat().st_size for n in (1, 5)}
+    units = IngestTars(kind="ingest_tars", tars=str(data)).survey("own", {}).units
+    assert {unit.size_bytes for unit in units} == sizes and len(sizes) == 2
+    snapshot = adopt(place, str(data))
+    assert {unit.size_bytes for unit in units_below(snapshot)} == sizes
+
+
+def test_a_tar_that_changes_between_survey_and_work_ends_the_run(data: Path, place: str) -> None:
+    path = write(data / "a.tar", {"1": {"txt": b"one"}})
+    node = IngestTars(kind="ingest_tars", tars=str(path))
+    ((name, unit),) = unit_names("own", node, node.survey("own", {})).items()
+    write(path, {"1": {"txt": b"two"}})
+    Store.create(place, "documents", "own")
+    with pytest.raises(StoreError, match="changed while"):
+        run_unit(UnitTask(node, place, name, Task("own", unit, {}), 9, 1.0), frozenset(), lambda ordinal: None)
+
+
+def test_upkeep_leaves_the_tar_alone_and_copies_refer_to_it(pair: tuple[Path, Snapshot], tmp_path: Path) -> None:
+    path, snapshot = pair
+    collect(Store.open(snapshot.url), keep_last=1, grace_s=0)
+    copied = copy(snapshot, str(tmp_path / "elsewhere" / "copy"))
+    assert copied.content_root == snapshot.content_root and list(copied.records()) == list(snapshot.records())
+    assert not verify(copied)
+    stored = [file for store in (snapshot.url, copied.url) for file in Path(store).rglob("*") if file.is_file()]
+    assert not any(b"Caption" in file.read_bytes() for file in stored)
+    assert not any(file.suffix == ".tar" for file in stored) and path.is_file()
+
+
+def test_payloads_move_only_into_a_store_that_is_told_to_hold_them(pair: tuple[Path, Snapshot], tmp_path: Path) -> None:
+    path, snapshot = pair
+    whole = list(snapshot.documents(range(4)))
+    assert whole == list(snapshot.records())
+    store = Store.create(str(tmp_path / "held"), "documents", "own")
+    writer = store.writer("unit")
+    for document in whole:
+        writer.add(document)
+    held = store.commit([writer.finish()], node="node", units=["unit"])
+    path.unlink()
+    assert list(held.records()) == whole and not verify(held)
+    assert [held.read(one.media[0].location) for one in held.records()] == [one.media[0].payload for one in whole]
+    with pytest.raises(StoreError, match="missing"):
+        list(Store.open(snapshot.url).snapshot(snapshot.number).documents(range(4)))
+
+
+def test_content_depends_neither_on_the_place_nor_on_the_order_of_work(data: Path, tmp_path: Path) -> None:
+    for t in range(3):
+        write(
+            data / f"{t}.tar",
+            {f"{i}": {"jpg": small_data.image(i, "jpeg"), "txt": f"{t} {i}".encode()} for i in range(3)},
+        )
+    first = adopt(str(tmp_path / "first"), str(data / "*.tar"))
+    shutil.copytree(data, tmp_path / "moved")
+    other = adopt(
+        str(tmp_path / "other"), str(tmp_path / "moved" / "{0..2}.tar"), order=lambda units: sorted(units, reverse=True)
+    )
+    assert first.content_root == other.content_root and list(first.records()) == list(other.records())
+
+
+def test_equal_tars_under_two_names_are_two_shards(data: Path, place: str) -> None:
+    path = write(data / "a.tar", {"1": {"jpg": JPEG, "txt": b"one"}})
+    shutil.copy(path, data / "b.tar")
+    snapshot = adopt(place, str(data))
+    assert [document.locator for document in snapshot.records()] == ["a.tar#1", "b.tar#1"]
+    assert all(snapshot.read(document.media[0].location) == JPEG for document in snapshot.records())
+
+
+# ------------------------------------------------------------ the whole path
+
+
+def dag_of(tars: str) -> str:
+    dag = small_data.DAG.replace("kind: ingest_folder\n    path: ./data", f"kind: ingest_tars\n    tars: {tars}")
+    return dag.replace("global_batch_packs: 2", "global_batch_packs: 1")
+
+
+def pictures(data: Path) -> dict[str, bytes]:
+    """Two tars of pictures whose captions name them; the pictures by caption."""
+    shown = {f"Picture number {i}.": small_data.image(i, "jpeg", (80, 60)) for i in range(60)}
+    for t in range(2):
+        some = list(shown.items())[30 * t : 30 * t + 30]
+        write(
+            data / f"{t}.tar",
+            {f"{i:04d}": {"jpg": jpeg, "txt": words.encode()} for i, (words, jpeg) in enumerate(some)},
+        )
+    return shown
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two tars, `dag.yaml` and an undisturbed run of it in `out`."""
+    folder = tmp_path_factory.mktemp("adopted")
+    pictures(folder / "data")
+    (folder / "dag.yaml").write_text(dag_of("./data/*.tar"))
+    run(folder / "dag.yaml", folder / "out")
+    return folder
+
+
+def test_adopted_tars_go_through_the_whole_path_like_a_store_of_our_own(calm: Path, tmp_path: Path) -> None:
+    out = calm / "out"
+    shown = pictures(tmp_path / "data")
+    packs, documents = head(out, "packs"), head(out, "documents")
+    assert documents.counts["records"] == len(shown) and not list((out / "documents").rglob("*.tar"))
+    seen = {packed.media.digest: packs.read(packed.media.location) for pack in packs.records() for packed in pack.media}
+    assert len(seen) >= 0.6 * len(shown)
+    for document in documents.records():
+        jpeg = seen.get(document.media[0].digest, shown[document.text])
+        assert jpeg == shown[document.text]
+        assert (decode_rgb(documents.read(document.media[0].location)) == decode_rgb(jpeg)).all()
+
+
+def test_a_tar_that_came_is_taken_up_without_reading_the_others(calm: Path, tmp_path: Path) -> None:
+    shutil.copytree(calm, tmp_path, dirs_exist_ok=True)
+    before = head(tmp_path / "out", "documents")
+    write(tmp_path / "data" / "2.tar", {"0": {"jpg": JPEG, "txt": b"A new tar."}})
+    for name in ("0", "1"):  # where a fingerprint does not look: whoever read it would set a picture aside
+        raw = bytearray((tmp_path / "data" / f"{name}.tar").read_bytes())
+        raw[20_000] ^= 1
+        (tmp_path / "data" / f"{name}.tar").write_bytes(raw)
+    run(tmp_path / "dag.yaml", tmp_path / "out", "--until", "documents")
+    after = head(tmp_path / "out", "documents")
+    assert set(before.units) < set(after.units) and after.counts["records"] == before.counts["records"] + 1
+
+
+def test_what_is_forgotten_is_read_no_more_and_the_receipt_says_where_it_still_lies(calm: Path, tmp_path: Path) -> None:
+    shown = pictures(tmp_path / "data")
+    shutil.copytree(calm / "out", out := tmp_path / "out")
+    before, samples = head(out, "documents"), head(out, "samples")
+    gone = before.record(3)
+    assert isinstance(gone, Document) and gone.media[0].location is not None
+    names: dict[What, frozenset[str]] = {"ids": frozenset([gone.id]), "sources": frozenset()}
+    receipt = forget(str(out), names | {"places": frozenset(), "media": frozenset()})
+    assert receipt["outside"] == [str(calm / "data" / "0.tar")] and receipt["records"]["documents"] == 1
+    after = head(out, "documents")
+    assert after.record(3) == Document(gone.id, FORGOTTEN, "", "", ()) and after.content_root == before.content_root
+    others = [ordinal for ordinal in range(len(shown)) if ordinal != 3]
+    assert [after.record(ordinal) for ordinal in others] == [before.record(ordinal) for ordinal in others]
+    with pytest.raises(StoreError, match="no medium"):
+        after.read(gone.media[0].location)
+    assert not verify(after) and head(out, "samples").content_root == samples.content_root
+    stored = [file.read_bytes() for file in out.rglob("*") if file.is_file()]
+    traces = (
+        gone.locator.encode(),
+        gone.media[0].digest.encode(),
+        bytes.fromhex(gone.media[0].digest),
+        shown[gone.text],
+    )
+    assert not any(trace in data for data in stored for trace in traces)
+    assert "6 nodes already committed" in run(calm / "dag.yaml", out)
+
+
+def test_tars_on_s3_are_adopted_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = pictures(tmp_path / "data")
+    local = adopt(str(tmp_path / "local"), str(tmp_path / "data"))
+    with s3_server() as port, reached_at(port):
+        bucket = open_files("s3://mill/corpus")
+        for path in (tmp_path / "data").glob("*.tar"):
+            bucket.publish(Path(shutil.copy(path, tmp_path)), path.name)
+        bucket.settle()
+        for number, tars in enumerate(("s3://mill/corpus/{0,1}.tar", "s3://mill/corpus/*.tar", "s3://mill/corpus")):
+            snapshot = adopt(str(tmp_path / str(number)), tars)
+            assert snapshot.content_root == local.content_root
+            assert list(snapshot.records()) == list(local.records())
+            assert all(snapshot.read(one.media[0].location) == shown[one.text] for one in snapshot.records())
+            assert not verify(snapshot)
+        # A cache trusts names like those of our own shards; these are not ours.
+        monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path / "cache"))
+        name, words = f"{'ab' * 32}.tar", write(tmp_path / "w.tar", {"1": {"txt": b"First."}}).read_bytes()
+
+        def put(data: bytes) -> None:
+            (tmp_path / "put").write_bytes(data)
+            bucket.delete(name)
+            bucket.publish(tmp_path / "put", name)
+            bucket.settle()
+
+        put(words)
+        named = adopt(str(tmp_path / "named"), f"s3://mill/corpus/{name}")
+        assert named.record(0).text == "First."
+        put(words.replace(b"First.", b"Later."))
+        with pytest.raises(StoreError, match="not those that were adopted"):
+            Store.open(named.url).snapshot(named.number).record(0)
+        bucket.delete("1.tar")
+        with pytest.raises(StoreError, match="missing"):
+            Store.open(snapshot.url).snapshot(snapshot.number).record(31)
