@@ -30,7 +30,7 @@ from manifests.records import Item, Media, PackedMedia, Sample, Span
 from packing.augment import PLAIN, Change
 from packing.mixture import Pixels
 from packing.stages import Stages
-from stores.image import Scratch, decode_near, decode_rgb
+from stores.image import PixelMemory, decode_near, decode_rgb
 from stores.video import frames_at
 from tokenization.vocabulary import Vocabulary
 
@@ -178,7 +178,7 @@ def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int, out: np.ndar
     return out
 
 
-_SCRATCH: list[Scratch] = []
+_MEMORY: list[PixelMemory] = []
 """Pixels of one picture each; of threads, also earlier loaders', that decode none right now."""
 
 
@@ -196,22 +196,22 @@ def patches_of(
     patches go, by default new memory. Raises RecordError where the bytes don't decode to what the index promised.
     """
     stages = stages or Stages()
-    scratch = _SCRATCH.pop() if _SCRATCH else Scratch()
+    memory = _MEMORY.pop() if _MEMORY else PixelMemory()
     try:
-        frames = _frames(packed, payload, stages, change, pixels, scratch)
+        frames = _frames(packed, payload, stages, change, pixels, memory)
         with stages.timed("patch"):
             return [
                 cut_patches([next(frames) for _ in range(item.grid[0])], *item.grid[1:], out[i] if out else None)
                 for i, item in enumerate(packed.items)
             ]
     finally:
-        _SCRATCH.append(scratch)
+        _MEMORY.append(memory)
 
 
 def _frames(
-    packed: PackedMedia, payload: bytes, stages: Stages, change: Change, pixels: Pixels, scratch: Scratch
+    packed: PackedMedia, payload: bytes, stages: Stages, change: Change, pixels: Pixels, memory: PixelMemory
 ) -> Iterator[np.ndarray]:
-    """Changed and of the planned size, valid until the next use of `scratch`."""
+    """Changed and of the planned size, valid until the next use of `memory`."""
     media = packed.media
     if media.kind == "video":
         times_us = [media.frame_times_us[frame] for item in packed.items for frame in item.frames]
@@ -219,9 +219,9 @@ def _frames(
             return iter(frames_at(payload, times_us, each=lambda rgb: change.applied(rgb, packed.size_px)))
     with stages.timed("decode"):
         if pixels == "fast" and change.view is None:  # a view is cut out of the true pixels
-            rgb, (width, height) = decode_near(payload, *packed.size_px, scratch=scratch)  # resized, too
+            rgb, (width, height) = decode_near(payload, *packed.size_px, memory=memory)  # resized, too
         else:
-            rgb = decode_rgb(payload, scratch=scratch)
+            rgb = decode_rgb(payload, memory=memory)
             height, width, _ = rgb.shape
     if (width, height) != (media.width_px, media.height_px):
         said = f"decodes to {width} x {height} px, not to {media.width_px} x {media.height_px} px"

@@ -138,7 +138,7 @@ def check(payload: bytes, limits: ImageLimits = LIMITS) -> Picture:
     return Picture(FORMATS[str(image.format)], *rgb.size)
 
 
-class Scratch:
+class PixelMemory:
     """Memory for one picture at a time, kept from one to the next: fresh pages cost a third of what decoding does."""
 
     MAX_BYTES = 96 * 2**20
@@ -157,9 +157,9 @@ class Scratch:
         return self._kept[:size].reshape(height_px, width_px, 3)
 
 
-def decode_rgb(payload: bytes, limits: ImageLimits = LIMITS, scratch: Scratch | None = None) -> np.ndarray:
-    """(H, W, 3) uint8, upright; with `scratch` valid until its next use. Raises RecordError as `check` does."""
-    return _decoded(_open(payload, limits), payload, scratch or Scratch())
+def decode_rgb(payload: bytes, limits: ImageLimits = LIMITS, memory: PixelMemory | None = None) -> np.ndarray:
+    """(H, W, 3) uint8, upright; with `memory` valid until its next use. Raises RecordError as `check` does."""
+    return _decoded(_open(payload, limits), payload, memory or PixelMemory())
 
 
 def decode_by_pillow(payload: bytes, limits: ImageLimits = LIMITS) -> np.ndarray:
@@ -172,25 +172,25 @@ def reduced_rgb(payload: bytes, side_px: int, limits: ImageLimits = LIMITS) -> n
 
     Of a JPEG only the frequencies are decoded that show at this size. Raises RecordError as `check` does.
     """
-    image, scratch = _open(payload, limits), Scratch()
-    rgb, _ = _reduced(image, payload, (side_px, side_px), scratch)
-    return small_rgb(_decoded(image, payload, scratch) if rgb is None else _turned(rgb, image), side_px)
+    image, memory = _open(payload, limits), PixelMemory()
+    rgb, _ = _reduced(image, payload, (side_px, side_px), memory)
+    return small_rgb(_decoded(image, payload, memory) if rgb is None else _turned(rgb, image), side_px)
 
 
 def decode_near(
-    payload: bytes, width_px: int, height_px: int, limits: ImageLimits = LIMITS, scratch: Scratch | None = None
+    payload: bytes, width_px: int, height_px: int, limits: ImageLimits = LIMITS, memory: PixelMemory | None = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Pixels close to those of `decode_rgb` and `resize`, (height_px, width_px, 3) uint8, and the true (width, height).
 
     A JPEG that is two, four or eight times as large both ways is decoded at a half, a quarter or an eighth and resized
-    from there. All others are exact. With `scratch` valid until its next use. Raises RecordError as `check` does.
+    from there. All others are exact. With `memory` valid until its next use. Raises RecordError as `check` does.
     """
-    image, scratch = _open(payload, limits), scratch or Scratch()
+    image, memory = _open(payload, limits), memory or PixelMemory()
     on_its_side = image.format in ("JPEG", "MPO") and _orientation(image) >= 5
     lying = (height_px, width_px) if on_its_side else (width_px, height_px)
-    rgb, factor = _reduced(image, payload, lying, scratch)
+    rgb, factor = _reduced(image, payload, lying, memory)
     if rgb is None:
-        rgb = _decoded(image, payload, scratch)
+        rgb = _decoded(image, payload, memory)
         return resize(rgb, width_px, height_px), (rgb.shape[1], rgb.shape[0])
     from stores.resample import bicubic
 
@@ -200,19 +200,19 @@ def decode_near(
 
 
 def _reduced(
-    image: Image.Image, payload: bytes, least: tuple[int, int], scratch: Scratch
+    image: Image.Image, payload: bytes, least: tuple[int, int], memory: PixelMemory
 ) -> tuple[np.ndarray | None, int]:
     """A JPEG as it lies, at the smallest part of its size that is at least `least` (width, height), and which part."""
     width, height = image.size
     factor = max((f for f in (2, 4, 8) if width >= f * least[0] and height >= f * least[1]), default=1)
     if factor == 1 or image.format not in ("JPEG", "MPO") or not codecs.knows(image):
         return None, 1
-    rgb = scratch.pixels(-(-width // factor), -(-height // factor))
+    rgb = memory.pixels(-(-width // factor), -(-height // factor))
     return (rgb, factor) if codecs.decode_reduced(payload, rgb) else (None, 1)
 
 
-def _decoded(image: Image.Image, payload: bytes, scratch: Scratch) -> np.ndarray:
-    rgb = scratch.pixels(*image.size) if codecs.knows(image) else None
+def _decoded(image: Image.Image, payload: bytes, memory: PixelMemory) -> np.ndarray:
+    rgb = memory.pixels(*image.size) if codecs.knows(image) else None
     if rgb is None or not codecs.decode_into(image, payload, rgb):
         return np.asarray(_upright_rgb(_loaded(image)))
     return _turned(rgb, image)

@@ -263,15 +263,15 @@ def test_real_files_have_the_verdict_and_the_pixels_of_pillow(test_data: Path) -
 
 
 def test_memory_is_used_again_and_pictures_that_are_too_large_get_their_own() -> None:
-    scratch = image.Scratch()
-    first = scratch.pixels(30, 20)
-    assert np.shares_memory(first, scratch.pixels(20, 30)) and first.shape == (20, 30, 3)
-    large = scratch.pixels(8000, 5000)
-    assert not np.shares_memory(large, scratch.pixels(30, 20)) and large.shape == (5000, 8000, 3)
+    memory = image.PixelMemory()
+    first = memory.pixels(30, 20)
+    assert np.shares_memory(first, memory.pixels(20, 30)) and first.shape == (20, 30, 3)
+    large = memory.pixels(8000, 5000)
+    assert not np.shares_memory(large, memory.pixels(30, 20)) and large.shape == (5000, 8000, 3)
 
 
 def test_a_second_picture_in_the_same_memory_is_decoded_in_full() -> None:
-    scratch = image.Scratch()
+    memory = image.PixelMemory()
     for seed in range(20):
         payload = jpeg(np.random.default_rng(seed))
-        assert np.array_equal(image.decode_rgb(payload, scratch=scratch), image.decode_rgb(payload))
+        assert np.array_equal(image.decode_rgb(payload, memory=memory), image.decode_rgb(payload))

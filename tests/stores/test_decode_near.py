@@ -42,9 +42,9 @@ def test_smooth_pictures_are_close_upright_and_the_same_every_time(seed: int) ->
     payload = saved(smooth(random), "JPEG", quality=90, progressive=bool(random.integers(2)), exif=oriented(random))
     exact = image.decode_rgb(payload)
     wanted = (exact.shape[1] // int(random.integers(2, 10)), exact.shape[0] // int(random.integers(2, 10)))
-    scratch = image.Scratch()
-    scratch.pixels(600, 600)[:] = 77
-    near, size = image.decode_near(payload, *wanted, scratch=scratch)
+    memory = image.PixelMemory()
+    memory.pixels(600, 600)[:] = 77
+    near, size = image.decode_near(payload, *wanted, memory=memory)
     assert size == (exact.shape[1], exact.shape[0])
     difference = np.abs(near.astype(int) - image.resize(exact, *wanted))
     assert difference.mean() < 1 and difference.max() <= 8
