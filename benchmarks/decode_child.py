@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Result, paired, save, test_data
-from stores import image, video
-from stores.child import LimitedChild
+from stores.media import image, video
+from stores.media.sandbox import LimitedChild
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from manifests.records import Item, Media, PackedMedia
 from packing.batch import Placed, room_for
 from packing.mixture import Pixels
 from packing.navit import patches_of
-from stores.image import probe
+from stores.media.image import probe
 
 PICTURES = 48
 REPETITIONS = 5

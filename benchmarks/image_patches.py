@@ -71,7 +71,7 @@ def by_pillow(payload: bytes) -> np.ndarray:
 
 def by_ours(payload: bytes) -> np.ndarray:
     from packing.navit import cut_patches
-    from stores.image import decode_rgb, resize
+    from stores.media.image import decode_rgb, resize
 
     rgb = decode_rgb(payload)
     to = fit(rgb.shape[1], rgb.shape[0], MAX_PATCHES)
@@ -83,7 +83,7 @@ def by_ours(payload: bytes) -> np.ndarray:
 
 def write_ours(folder: str) -> None:
     from manifests.records import Item, Media, Pack, PackedMedia, Segment, record_id
-    from stores.image import probe
+    from stores.media.image import probe
     from stores.store import Store
 
     store = Store.create(f"{folder}/packs", "packs", "packs")

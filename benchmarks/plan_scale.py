@@ -30,11 +30,11 @@ from manifests.schedule import MILLION, Curve, VisionShare
 from packing.mixture import Mixture, Source
 from packing.plan import Planner, in_threads
 from packing.supply import supplies_of
-from stores import index
-from stores.filesystem import publish_bytes
-from stores.kinds import KINDS
-from stores.partitions import GIB, Scratch
-from stores.roots import Receipt, ShardEntry
+from stores.commits.roots import Receipt, ShardEntry
+from stores.files.open import publish_bytes
+from stores.shards import index
+from stores.shards.kinds import KINDS
+from stores.spill import GIB, Scratch
 from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
 

@@ -39,13 +39,14 @@ import pyarrow as pa
 from benchmarks.measure import Result, save
 from benchmarks.peers import run_in
 from manifests.records import Document, Text, record_id
-from stores import index, lookup_upkeep, reading
-from stores.filesystem import LocalFiles, publish_bytes
-from stores.lookup import Covered, manifest_bytes, manifest_path
-from stores.lookup import read as read_lookup
-from stores.roots import Receipt, ShardEntry
-from stores.runs import COVER, ENTRY, HASHES, Run, write
+from stores.commits.roots import Receipt, ShardEntry
+from stores.files.open import LocalFiles, publish_bytes
+from stores.lookup.find import Covered, manifest_bytes, manifest_path
+from stores.lookup.find import read as read_lookup
+from stores.lookup.run_file import COVER, ENTRY, HASHES, Run, write
+from stores.shards import index, reader
 from stores.store import Store
+from stores.upkeep import lookup as lookup_upkeep
 
 QUESTION = "Opening a store of 100,000 shards and 10^9 records, the 2 seconds that are allowed over those it takes:"
 BAR = 1.0
@@ -236,7 +237,7 @@ def counting(url: str) -> Count:
 def ask(url: str, asked: int, own: list[int], rows: int) -> dict[str, Any]:
     """In a fresh process: open the store, and every question `asked` times."""
     count = counting(url)
-    reading.INDEX_BYTES = 1  # none stays at hand: of 100,000 shards the next name is hardly ever in the last one's
+    reader.INDEX_BYTES = 1  # none stays at hand: of 100,000 shards the next name is hardly ever in the last one's
     before_mb = rss_mb()
     began = time.monotonic()
     head = Store.open(url).head()

@@ -1,4 +1,4 @@
-"""Which decoder should stand behind `stores.video.frames_at`?
+"""Which decoder should stand behind `stores.media.video.frames_at`?
 
     MILLRACE_TEST_DATA=FOLDER python -m benchmarks.video_decode [--quick]
 
@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.measure import Result, paired, save, test_data
 from manifests.errors import RecordError
 from manifests.geometry import choose_frames
-from stores import video
+from stores.media import video
 
 REAL = (
     "video_datajuicer/video1.mp4",

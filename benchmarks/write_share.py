@@ -28,10 +28,10 @@ NO_HASH = SimpleNamespace(update=lambda data: None, hexdigest=lambda: "0" * 64)
 EMPTY = pa.table({})
 
 PARTS: Mapping[str, Mapping[str, object]] = {
-    "digest of the tar": {"stores.shard.naming_hash": lambda path: NO_HASH},
-    "checksums": {"stores.layout.checksum": lambda part: 0},
+    "digest of the tar": {"stores.shards.tar.naming_hash": lambda path: NO_HASH},
+    "checksums": {"stores.shards.layout.checksum": lambda part: 0},
     "index": {
-        "stores.layout.ShardBuilder.finish": lambda self: (self.file.close(), {"core": EMPTY}),
+        "stores.shards.layout.ShardBuilder.finish": lambda self: (self.file.close(), {"core": EMPTY}),
         "stores.writer.UnitWriter._store": lambda self, tables: {},
         "stores.writer.shard_counts": lambda core: {},
     },

@@ -2,8 +2,8 @@
 
     file -> Document -> Sample -> (plan) -> Pack -> batch
 
-All are frozen; arrays inside are read-only by convention. How a record becomes tar members is `stores/kinds.py`; the
-arithmetic from pixels to slots is `manifests/geometry.py`.
+All are frozen; arrays inside are read-only by convention. How a record becomes tar members is `stores/shards/kinds.py`;
+the arithmetic from pixels to slots is `manifests/geometry.py`.
 """
 
 from __future__ import annotations

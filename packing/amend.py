@@ -21,7 +21,7 @@ from manifests.records import Json
 from manifests.schedule import MILLION, Curve
 from packing.before import SeenPieces
 from packing.mixture import Mixture
-from stores.partitions import Scratch
+from stores.spill import Scratch
 from stores.store import Snapshot, Store
 
 Link = tuple[int, Snapshot]

@@ -24,7 +24,7 @@ from PIL import Image
 from manifests.load import schema
 from manifests.records import Shape, canonical_json, digest
 from packing.shapes import Affine, Seen, Size, moved, scaling
-from stores.image import resize
+from stores.media.image import resize
 
 VERSION = 1
 """Raised when the same settings would give other pixels or shapes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from manifests.errors import ManifestError
-from stores.partitions import Partitions, Scratch
+from stores.spill import Partitions, Scratch
 
 PART_SAMPLES, PARTS = 1 << 20, 1 << 10
 """Samples that are looked at together; the last part has all that is beyond."""

@@ -1,8 +1,8 @@
 """What decides the bytes of a batch, and whether it is here what it was when the packs were certified.
 
 `certify.py` makes certificates; every loader compares, if there is one, before it reads anything. Compared are
-fingerprints (`stores/probes.py`), not version numbers: another library that gives the same bytes is a note, one that
-gives others is refused and named.
+fingerprints (`stores/media/fingerprints.py`), not version numbers: another library that gives the same bytes is a note,
+one that gives others is refused and named.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from manifests.errors import ResumeError
 from manifests.records import Json, digest
-from stores import certificates
 from stores.snapshot import Snapshot
+from stores.upkeep import certificates
 
 if TYPE_CHECKING:
-    from stores.probes import Component
+    from stores.media.fingerprints import Component
 
 DATA_PATH = 1
 """Raised when equal packs would give other rows, patches, labels or positions than before, or others to a rank's media.
@@ -33,14 +33,14 @@ def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Comp
     from importlib.metadata import version  # with a parser of mail, 3 MB
 
     from packing import augment
-    from stores import probes  # all decoders, which only packs with a certificate need
-    from stores.probes import Component
+    from stores.media import fingerprints  # all decoders, which only packs with a certificate need
+    from stores.media.fingerprints import Component
 
     tokenizer = vocabulary or packs.meta["vocabulary"]
     return {
         "data path": Component(f"version {DATA_PATH}", digest("data path", str(DATA_PATH))),
-        **probes.decoders(),
-        **({FAST_PIXELS: probes.reduced()} if packs.meta.get("pixels") == "fast" else {}),
+        **fingerprints.decoders(),
+        **({FAST_PIXELS: fingerprints.reduced()} if packs.meta.get("pixels") == "fast" else {}),
         AUGMENTATION: Component(f"version {augment.VERSION}, Pillow {version('pillow')}", _changed()),
         "tokenizer": Component(tokenizer[:16], tokenizer),
         "plan": Component(packs.meta["plan"][:16], packs.meta["plan"]),
@@ -49,10 +49,10 @@ def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Comp
 
 def _changed() -> str:
     from packing.augment import Change, Colour, View
-    from stores import probes
+    from stores.media import fingerprints
 
     change = Change(View(40, 30, (28.0, 20.0), 7.0), Colour(((60_000, 5_000, -3_000),) * 3, 40_000))
-    return digest(change.applied(probes.pattern(), (23, 17)).tobytes())
+    return digest(change.applied(fingerprints.pattern(), (23, 17)).tobytes())
 
 
 def check(packs: Snapshot, *, vocabulary: str | None = None, augmented: bool = False) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def check(packs: Snapshot, *, vocabulary: str | None = None, augmented: bool = F
 
 def compare(certified: Json, here: dict[str, Component], where: str) -> tuple[str, ...]:
     """As `check`; `certified` are the components that a certificate lists."""
-    from stores.probes import Component
+    from stores.media.fingerprints import Component
 
     swapped: list[str] = []
     notes: list[str] = []

@@ -29,10 +29,11 @@ from manifests.records import Json, PackedMedia
 from packing.certificate import as_json, compare, components
 from packing.loader import Loader
 from packing.replay import replay
-from stores import certificates, image, video
-from stores.history import find
+from stores.media import image, video
 from stores.snapshot import Snapshot
 from stores.store import Store
+from stores.upkeep import certificates
+from stores.upkeep.log import find
 
 BATCHES = 8
 WORLDS = (1, 2, 3, 4, 6, 12)

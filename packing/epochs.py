@@ -13,7 +13,7 @@ import numpy as np
 
 from packing.mixture import Mixture
 from packing.places import END, Place, in_order, salted
-from stores.partitions import Partitions, Scratch
+from stores.spill import Partitions, Scratch
 
 LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 1 << 10, 2 << 20
 """Larger ones are slower to sort."""

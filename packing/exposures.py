@@ -14,7 +14,7 @@ import numpy as np
 from packing.mixture import Mixture
 from packing.pieces import mixed
 from packing.supply import Supply
-from stores.partitions import Partitions, Scratch
+from stores.spill import Partitions, Scratch
 
 SHOWN = np.dtype([("medium", np.uint64), ("times", np.uint32)])
 PART_BYTES = 32 << 20

@@ -30,8 +30,8 @@ from manifests.records import Item, Media, PackedMedia, Sample, Span
 from packing.augment import PLAIN, Change
 from packing.mixture import Pixels
 from packing.stages import Stages
-from stores.image import PixelMemory, decode_near, decode_rgb
-from stores.video import frames_at
+from stores.media.image import PixelMemory, decode_near, decode_rgb
+from stores.media.video import frames_at
 from tokenization.vocabulary import Vocabulary
 
 

@@ -21,9 +21,9 @@ from manifests.geometry import MediaLimits
 from manifests.records import Media
 from packing.mixture import Mixture, Source
 from packing.navit import lay_out, media_tokens
-from stores import index
-from stores.ahead import ahead
-from stores.places import ShardRef
+from stores.commits.places import ShardRef
+from stores.prefetch import ahead
+from stores.shards import index
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 

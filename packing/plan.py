@@ -61,8 +61,8 @@ from packing.pieces import SourcePieces
 from packing.refusal import End, WaysOut, goal_of
 from packing.stretches import thresholds
 from packing.supply import Supply, supplies_of
-from stores.ahead import ahead
-from stores.partitions import Scratch
+from stores.prefetch import ahead
+from stores.spill import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 

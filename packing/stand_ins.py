@@ -15,7 +15,7 @@ from functools import cached_property
 from manifests.errors import StoreError
 from manifests.records import canonical_json, digest
 from packing.batch import Failure
-from stores.filesystem import open_files
+from stores.files.open import open_files
 
 
 class StandIns:

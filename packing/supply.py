@@ -23,7 +23,7 @@ from packing.mixture import Mixture, Source
 from packing.pieces import NEVER, TOO_LONG, TOO_MANY_PATCHES, SourcePieces, pieces_by_shard
 from packing.places import END, Drawn, Place, place_of
 from packing.stretches import thresholds
-from stores.partitions import Scratch
+from stores.spill import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 

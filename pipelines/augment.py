@@ -25,7 +25,7 @@ from packing.augment import Augmentation, Change
 from packing.shapes import Size, moved
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
 from pipelines.ops.op import concerns
-from stores.image import decode_rgb
+from stores.media.image import decode_rgb
 from stores.store import StoreKind, UnitWriter
 from tokenization.encode import shapes_of
 

@@ -26,7 +26,7 @@ from packing.order import Standing
 from packing.progress import Progress
 from packing.supply import Supply, supplies_of
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
-from stores.partitions import GIB, Scratch
+from stores.spill import GIB, Scratch
 from stores.store import Snapshot, StoreKind, UnitWriter
 from tokenization.chat import Chat, encode_conversation
 from tokenization.encode import encode

@@ -28,8 +28,8 @@ from pipelines.products import finished, folder_product, parents, store_product
 from pipelines.progress import Meter, Result, Show, Tally, Work
 from pipelines.receipts import FolderReceipt, Receipts, facts
 from pipelines.unit import Outcome, TooManyBad, UnitTask, run_unit, too_many
-from stores import lookup_upkeep
 from stores.store import Parent, Snapshot, Store
+from stores.upkeep import lookup
 
 BATCH_UNITS = 32
 BATCH_S = 2.0
@@ -95,7 +95,7 @@ class Execution:
         product, tally = found or made
         self.products[name] = product
         if product.kind != "folder":
-            lookup_upkeep.build(product.snapshot)  # also of what was finished: a kill may have come in between
+            lookup.build(product.snapshot)  # also of what was finished: a kill may have come in between
         seconds = round(time.monotonic() - start, 3)
         counts = {} if product.kind == "folder" else product.snapshot.counts
         size = (counts.get("bytes", 0), counts.get("tokens", 0))

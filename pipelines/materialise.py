@@ -19,7 +19,7 @@ import pyarrow as pa
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, digest
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit, units_below, with_columns
-from stores.ahead import ahead
+from stores.prefetch import ahead
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 from stores.writer import SHARD_BYTES
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from manifests.records import Json, digest
 from pipelines.earlier import Earlier
-from stores.ahead import ahead
+from stores.prefetch import ahead
 from stores.store import ShardRef, Snapshot, Store, StoreKind, UnitWriter
 
 P = ParamSpec("P")

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stores.alone import alone
-from stores.elsewhere import name_stores
-from stores.filesystem import LocalFiles, open_files
+from stores.files.open import LocalFiles, open_files
+from stores.upkeep.elsewhere import name_stores
+from stores.upkeep.run_lock import alone
 
 
 @dataclass(frozen=True)

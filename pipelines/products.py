@@ -15,7 +15,7 @@ from pipelines.node import Inputs, Node, Product
 from pipelines.out import Out
 from pipelines.progress import Tally
 from pipelines.receipts import FolderReceipt, Receipts
-from stores.filesystem import open_files
+from stores.files.open import open_files
 from stores.store import Parent, Snapshot, Store
 
 

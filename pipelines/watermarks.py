@@ -20,7 +20,7 @@ from pipelines.dedup.nodes import everything
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below, with_columns
 from pipelines.ops.op import concerns
 from pipelines.ops.pixels import grey_levels, payload_of
-from stores.image import reduced_rgb
+from stores.media.image import reduced_rgb
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 TOGETHER = 256

@@ -18,13 +18,13 @@ from rich.progress import Progress
 
 from manifests.records import Json
 from stores import leases
-from stores.collect import collect
-from stores.copying import copy
-from stores.filesystem import open_files
-from stores.history import counts, diff, find, log, tag, tags, untag
-from stores.repair import repair
+from stores.files.open import open_files
 from stores.store import Snapshot, Store
-from stores.upkeep import verify
+from stores.upkeep.copy import copy
+from stores.upkeep.gc import collect
+from stores.upkeep.log import counts, diff, find, log, tag, tags, untag
+from stores.upkeep.repair import repair
+from stores.upkeep.verify import verify
 
 COMMANDS = {
     "log": ("stores.command:show_log", "snapshots, newest first"),
@@ -35,7 +35,7 @@ COMMANDS = {
     "gc": ("stores.command:clean", "let snapshots expire, delete what none reaches"),
     "copy": ("stores.command:duplicate", "a snapshot to another place, on any filesystem"),
     "certify": ("packing.certify:main", "replay the first batches of packs in every way, keep their hashes"),
-    "forget": ("stores.forget:main", "take records out of all stores of a folder, for good"),
+    "forget": ("stores.forget.command:main", "take records out of all stores of a folder, for good"),
 }
 
 

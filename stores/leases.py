@@ -1,8 +1,8 @@
 """Who is writing right now? One empty file per unit, as new as its writer's last sign of life.
 
-`writer.py` renews it, the commit of the unit gives it up, and `collect.py` takes no garbage while one is alive. So does
-everybody else who writes what no root reaches yet: copies, repairs, `forget`, the look-up, commits without a new unit.
-Ages are differences between times that the filesystem gave, so clocks of machines don't matter.
+`writer.py` renews it, the commit of the unit gives it up, and `upkeep/gc.py` takes no garbage while one is alive. So
+does everybody else who writes what no root reaches yet: copies, repairs, `forget`, the look-up, commits without a new
+unit. Ages are differences between times that the filesystem gave, so clocks of machines don't matter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable
 
 from manifests.records import digest
-from stores.filesystem import Files
+from stores.files.open import Files
 
 RENEW_S = 60.0
 GRACE_S = 3600.0

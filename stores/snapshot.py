@@ -18,15 +18,15 @@ import pyarrow as pa
 
 from manifests.errors import StoreError
 from manifests.records import Document, Json, Location, Media
-from stores import index
-from stores.ahead import ahead
-from stores.filesystem import Files, open_files
-from stores.kinds import KINDS
-from stores.lists import Lists, Receipts
-from stores.lookup import By, Lookup
-from stores.places import Found, ShardRef, Shards
-from stores.reading import ShardIndex, ShardReader, newest, read_meta, read_whole, root_path
-from stores.roots import Parent, Root, ShardEntry, read_root
+from stores.commits.lists import Lists, Receipts
+from stores.commits.places import Found, ShardRef, Shards
+from stores.commits.roots import Parent, Root, ShardEntry, read_root
+from stores.files.open import Files, open_files
+from stores.lookup.find import By, Lookup
+from stores.prefetch import ahead
+from stores.shards import index
+from stores.shards.kinds import KINDS
+from stores.shards.reader import ShardIndex, ShardReader, newest, read_meta, read_whole, root_path
 
 DECIDED = ("keep", "reason", "score")
 """Columns that a chain of views answers together: the first view that drops a record says why."""
@@ -154,7 +154,8 @@ class Snapshot:
         """One row per record in store order.
 
         Args:
-            columns: names to read, by default all: facts of the kind (`stores/kinds.py`), `keep` and what views add,
+            columns: names to read, by default all: facts of the kind (`stores/shards/kinds.py`), `keep` and what views
+            add,
                 `unit` and `shard`. Ids are hex digits, as in records.
         Raises:
             StoreError: a column does not exist, or an index file is damaged.
@@ -177,7 +178,7 @@ class Snapshot:
         return zip(self.shards, tables, strict=True)
 
     def media_table(self, columns: Sequence[str] = tuple(index.MEDIA.names)) -> pa.Table:
-        """One row per medium of every record, in store order: columns of `stores.index.MEDIA`.
+        """One row per medium of every record, in store order: columns of `stores.shards.index.MEDIA`.
 
         `record` is the record's ordinal in this snapshot, `shard` is never null, digests are hex digits.
         """
@@ -202,7 +203,7 @@ class Snapshot:
         self, columns: Sequence[str], media: Sequence[str]
     ) -> Iterator[tuple[ShardRef, pa.Table, pa.Table | None]]:
         """Shard by shard what the index says, without putting it together or keeping it: columns of the kind's facts,
-        and of `stores.index.MEDIA` where there are media. Ids and digests are
+        and of `stores.shards.index.MEDIA` where there are media. Ids and digests are
         bytes, `record` is the row in the shard."""
 
         def read(ref: ShardRef) -> tuple[pa.Table, pa.Table | None]:
@@ -318,7 +319,7 @@ class Snapshot:
 
     def find(self, by: By, name: str) -> list[Found]:
         """All records with that name, in store order, also those that a view dropped. In time independent of the size
-        of the store where its look-up was made (`lookup.py`), else by scanning what that does not cover.
+        of the store where its look-up was made (`lookup/find.py`), else by scanning what that does not cover.
 
         Args:
             by: `id` (32 hex digits), `url` (the locator or the origin of a document) or `digest` (64 hex digits, of a

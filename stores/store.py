@@ -9,7 +9,7 @@
     lists/DIGEST.jsonl        units with their shards, about a thousand shards each; .bin is the directory over all
     shards/DIGEST.tar         ordinary WebDataset tars
     index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet: what views, or else, say of records
-    lookup/                   where records lie by id, URL and digest: derived, may be deleted (`lookup.py`)
+    lookup/                   where records lie by id, URL and digest: derived, may be deleted (`lookup/find.py`)
     quarantine/DIGEST.jsonl   records set aside, per unit
     aside/                    files being written, or left by killed writers
     leases/                   units that are being written; tags/: names of snapshots
@@ -28,13 +28,13 @@ from typing import Literal, get_args
 from manifests.errors import StoreError
 from manifests.records import Json, canonical_json
 from stores import leases
-from stores.directory import Directory, key_of
-from stores.filesystem import Files, open_files, publish_bytes
-from stores.lock import Lock
-from stores.places import Found, ShardRef
-from stores.publish import Wanted, swap_in, with_units
-from stores.reading import newest, read_meta
-from stores.roots import SCHEMA, Parent, Receipt, Root, paths
+from stores.commit import Wanted, swap_in, with_units
+from stores.commits.directory import Directory, key_of
+from stores.commits.places import Found, ShardRef
+from stores.commits.roots import SCHEMA, Parent, Receipt, Root, paths
+from stores.files.open import Files, open_files, publish_bytes
+from stores.files.swap_lock import Lock
+from stores.shards.reader import newest, read_meta
 from stores.snapshot import Snapshot, ViewSnapshot, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
@@ -53,7 +53,8 @@ class Store:
     def create(cls, url: str, kind: StoreKind, name: str, *, lock: str | None = None) -> Store:
         """
         Args:
-            lock: local path or URL of a folder where commits are decided, for a filesystem that can't (`lock.py`).
+            lock: local path or URL of a folder where commits are decided, for a filesystem that can't
+            (`files/swap_lock.py`).
         Raises:
             StoreError: there is a store already, or commits would not be safe although they should.
         """

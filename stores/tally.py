@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stores.partitions import Partitions, Scratch
+from stores.spill import Partitions, Scratch
 
 MEMORY_BYTES = 1 << 30
 PARTS = 256

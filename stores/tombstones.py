@@ -1,4 +1,4 @@
-"""What must never come back: the list that ingest asks before it stores a record, and `forget.py` obeys.
+"""What must never come back: the list that ingest asks before it stores a record, and `forget/command.py` obeys.
 
     FOLDER/forgotten/000001.json    create-only, one per `millrace store forget`; FOLDER holds the stores of a run
 
@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from manifests.errors import StoreError
 from manifests.records import Document, canonical_json, digest, record_id
-from stores.filesystem import open_files
+from stores.files.open import open_files
 
 FOLDER = "forgotten"
 LINKED = " -> "

@@ -1,7 +1,7 @@
 """One unit on its way into a store: records or columns in, files under content names and a receipt out.
 
-Runs in worker processes. `kinds.py` and `layout.py` say what becomes of a record; `Store.commit` makes the receipt
-count. A worker that dies leaves files that nobody refers to.
+Runs in worker processes. `shards/kinds.py` and `shards/layout.py` say what becomes of a record; `Store.commit` makes
+the receipt count. A worker that dies leaves files that nobody refers to.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import pyarrow as pa
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from stores import index
-from stores.adopted import Adopted, AdoptedTar, shard_name
-from stores.filesystem import Files, publish_bytes
-from stores.kinds import KINDS, Encoded, Kind
-from stores.layout import Blocks, ShardBuilder, Singles, signature
+from stores.commits.roots import Receipt, ShardEntry
+from stores.files.open import Files, publish_bytes
 from stores.leases import Lease
-from stores.roots import Receipt, ShardEntry
-from stores.shard import Lane
+from stores.shards import index
+from stores.shards.adopted import Adopted, AdoptedTar, shard_name
+from stores.shards.kinds import KINDS, Encoded, Kind
+from stores.shards.layout import Blocks, ShardBuilder, Singles, signature
+from stores.shards.tar import Lane
 
 SHARD_BYTES = 256 << 20
 

@@ -24,7 +24,7 @@ OWN_LIBRARY: dict[Path, set[str]] = {
     Path("packing/torch_batches.py"): {"torch"},
     Path("pipelines/engines/ray.py"): {"ray"},
     Path("pipelines/engines/dask.py"): {"distributed"},
-    Path("stores/gcs.py"): set(),
+    Path("stores/files/gcs.py"): set(),
 }
 """Files that alone may import something heavy, or of an extra; who needs one imports it when it is asked for."""
 

@@ -18,7 +18,7 @@ from numba import types
 from manifests.compiled import compiled
 from pipelines.dedup.unions import flatten, unite
 from pipelines.dedup.visual import WORDS
-from stores.partitions import Partitions, Scratch
+from stores.spill import Partitions, Scratch
 
 PIECES, PIECE_BITS = 4, 16
 

@@ -17,9 +17,9 @@ from pipelines.dedup import visual
 from pipelines.dedup.nodes import decisions, everything, survivors
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below, with_columns
 from pipelines.ops.op import concerns
-from stores.image import reduced_rgb, small_rgb
+from stores.media.image import reduced_rgb, small_rgb
+from stores.media.video import frames_at
 from stores.store import Snapshot, StoreKind, UnitWriter
-from stores.video import frames_at
 
 NEAR = "near_duplicate_image"
 

@@ -1,8 +1,8 @@
 """Parquet and Arrow files to rows, as JSON. Runs in the limited child process.
 
-`lines.py` calls `batches` and `rows` through `stores/child.py`, as the readers are native code on bytes from strangers.
-A cell that holds a picture ({bytes, path}, as `datasets` writes them, or bytes in a field of `fields.MEDIA`) becomes a
-data URI, or its path where there are no bytes; other bytes become nothing.
+`lines.py` calls `batches` and `rows` through `stores/media/sandbox.py`, as the readers are native code on bytes from
+strangers. A cell that holds a picture ({bytes, path}, as `datasets` writes them, or bytes in a field of `fields.MEDIA`)
+becomes a data URI, or its path where there are no bytes; other bytes become nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """HTML to the text that its readers read, with the places of its pictures. Runs in the limited child process.
 
-`pipelines/ingest/pages.py` calls `page`, `captured` and `pictures` through `stores/child.py`: parsers and extractors
-are native code on bytes from strangers, and the time of an extractor may grow with the square of how deep tags are
-nested. Nothing is imported here that the child does not need.
+`pipelines/ingest/pages.py` calls `page`, `captured` and `pictures` through `stores/media/sandbox.py`: parsers and
+extractors are native code on bytes from strangers, and the time of an extractor may grow with the square of how deep
+tags are nested. Nothing is imported here that the child does not need.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A file of the folder to a `Media`: what its bytes are, whether all of it decodes, how large it is upright.
 
 The decoders are native code and the files come from strangers, so every one of them is opened in the limited child
-process of `stores/child.py`; a crash there costs one record.
+process of `stores/media/sandbox.py`; a crash there costs one record.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from manifests.errors import RecordError
 from manifests.records import Media
 from pipelines.ingest.files import File, read
 from pipelines.ingest.suffixes import READERS
-from stores import image as images
-from stores import video as videos
-from stores.child import LimitedChild
+from stores.media import image as images
+from stores.media import video as videos
+from stores.media.sandbox import LimitedChild
 
 MOST_PDF_BYTES = 512 << 20
 MOST_PDF_CPU_S = 30
@@ -43,14 +43,14 @@ def load(base: Path, file: File) -> Media:
 
 
 def image(payload: bytes) -> Media:
-    """Raises RecordError: the reasons of `stores.image.check`."""
-    format, width_px, height_px = child().call("stores.image:check", payload)
+    """Raises RecordError: the reasons of `stores.media.image.check`."""
+    format, width_px, height_px = child().call("stores.media.image:check", payload)
     return Media(sha256(payload).hexdigest(), "image", format, width_px, height_px, payload=payload)
 
 
 def video(payload: bytes) -> Media:
-    """Raises RecordError: the reasons of `stores.video.check`."""
-    format, width_px, height_px, times_us, fps = child().call("stores.video:check", payload)
+    """Raises RecordError: the reasons of `stores.media.video.check`."""
+    format, width_px, height_px, times_us, fps = child().call("stores.media.video:check", payload)
     digest = sha256(payload).hexdigest()
     return Media(digest, "video", format, width_px, height_px, tuple(times_us), fps, payload=payload)
 

@@ -15,7 +15,7 @@ from typing import Literal
 from manifests.errors import RecordError
 from pipelines.ingest.captured import Captured
 from pipelines.ingest.markdown import Interleaved, Link
-from stores.child import LimitedChild
+from stores.media.sandbox import LimitedChild
 
 Extractor = Literal["resiliparse", "trafilatura"]
 MOST_CPU_S = 10

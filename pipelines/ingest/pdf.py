@@ -1,6 +1,6 @@
 """Pages of PDF files to pictures and their text layer. Runs in the limited child process, a page a call.
 
-`readers.py` calls `look` and `page` through `stores/child.py`. The bytes of a picture follow from the file, the
+`readers.py` calls `look` and `page` through `stores/media/sandbox.py`. The bytes of a picture follow from the file, the
 resolution and the versions of pypdfium2 and Pillow.
 """
 

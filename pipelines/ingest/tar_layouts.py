@@ -1,6 +1,6 @@
 """What a sample of a foreign tar means: which members are its media, where its text stands, in which order.
 
-`tar_samples.py` -> here -> `stores.adopted.Adopted`, a document by reference. Layouts:
+`tar_samples.py` -> here -> `stores.shards.adopted.Adopted`, a document by reference. Layouts:
 
     conversation  KEY.json holds one (`conversations.py`), with the media that it names or that are there
     webdataset    KEY.jpg (or .0.jpg, .1.jpg ..., or a video), its text in KEY.txt, .text, .caption, .md, .json, .cls
@@ -26,8 +26,8 @@ from pipelines.ingest.tar_fields import Fields, access, exact_path, options, val
 from pipelines.ingest.tar_orders import in_order, interleaved
 from pipelines.ingest.tar_samples import Sample, medium_kind, split
 from pipelines.ingest.tar_words import Words, located, values_of
-from stores.adopted import Adopted, Note, Piece, Recipe, follow, in_this_tar
-from stores.foreign import Member
+from stores.shards.adopted import Adopted, Note, Piece, Recipe, follow, in_this_tar
+from stores.shards.scan_tar import Member
 
 Layout = Literal["auto", "webdataset", "img2dataset", "interleaved"]
 

@@ -1,8 +1,8 @@
 """Members of a foreign tar to samples: neighbours with one key, as `webdataset` groups them.
 
-`stores/foreign.py` finds the members, `tar_layouts.py` says what a sample means. A key is everything before the first
-dot of the base name, folders included, the rest is the ending. What a sample has that it should not have is told with
-it, so that it costs this sample and no other.
+`stores/shards/scan_tar.py` finds the members, `tar_layouts.py` says what a sample means. A key is everything before the
+first dot of the base name, folders included, the rest is the ending. What a sample has that it should not have is told
+with it, so that it costs this sample and no other.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from pipelines.ingest.files import printable
 from pipelines.ingest.suffixes import READERS
-from stores import image as images
-from stores import video as videos
-from stores.foreign import Damage, Member
+from stores.media import image as images
+from stores.media import video as videos
+from stores.shards.scan_tar import Damage, Member
 
 TEXT_ENDINGS = ("txt", "text", "caption", "md", "cls", "json")
 MOST_TEXT_BYTES = 16 << 20

@@ -1,8 +1,8 @@
 """Which values of a JSON member make this text? Found again after the usual readers of rows have made it.
 
 `fields.py` and `conversations.py` know where the text of a row is; of a row in a foreign tar it must also be known
-which values it was made of, because only their places are stored (`stores/adopted.py`). So the rules are written down
-once.
+which values it was made of, because only their places are stored (`stores/shards/adopted.py`). So the rules are written
+down once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from manifests.errors import RecordError
 from manifests.records import Json
 from pipelines.ingest import fields
-from stores.adopted import Piece
+from stores.shards.adopted import Piece
 
 MOST_LOOKS = 32
 """How often all words of a conversation may be gone through to find where its messages stand."""

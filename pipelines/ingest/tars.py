@@ -1,8 +1,8 @@
 """`ingest_tars`: foreign WebDataset tars become a store of documents where they lie. Nothing of them is copied.
 
 tars, local or by URL -> documents by reference -> `filter`. A unit is one tar, read once from front to back:
-`stores/foreign.py` finds its members, `tar_samples.py` groups them, `tar_layouts.py` says what a sample means,
-`stores/adopted.py` keeps the index. From then on the bytes are read by ranges, and compared.
+`stores/shards/scan_tar.py` finds its members, `tar_samples.py` groups them, `tar_layouts.py` says what a sample means,
+`stores/shards/adopted.py` keeps the index. From then on the bytes are read by ranges, and compared.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pipelines.ingest.tar_fields import Fields, is_place
 from pipelines.ingest.tar_layouts import Layout, Rules, adopted, judge
 from pipelines.ingest.tar_samples import Sample, samples, wanted
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
-from stores.filesystem import open_files
-from stores.foreign import Damage, Walk, fingerprint
-from stores.requests import of_this_process
+from stores.files.open import open_files
+from stores.files.retry import of_this_process
+from stores.shards.scan_tar import Damage, Walk, fingerprint
 from stores.store import StoreKind, UnitWriter
 
 JUDGED_SAMPLES, JUDGED_BYTES = 8, 64 << 20

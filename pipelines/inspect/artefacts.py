@@ -19,10 +19,10 @@ import pyarrow as pa
 from manifests import runlog
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, Json, Pack, starts
-from stores.elsewhere import stores_of
-from stores.filesystem import open_files
+from stores.files.open import open_files
 from stores.snapshot import ViewSnapshot
 from stores.store import Snapshot, Store
+from stores.upkeep.elsewhere import stores_of
 from tokenization.vocabulary import Vocabulary
 
 SUMMED = ("characters", "tokens", "slots", "loss_tokens", "segments", "images", "videos")

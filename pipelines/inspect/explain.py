@@ -19,10 +19,10 @@ from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from pipelines.inspect import artefacts, lineage, terminal
 from pipelines.inspect.plans import Place, Planned
-from stores import exposure
-from stores.exposure import Exposure
-from stores.filesystem import open_files
-from stores.lookup import By
+from stores.files.open import open_files
+from stores.forget import exposure
+from stores.forget.exposure import Exposure
+from stores.lookup.find import By
 from stores.store import Found, Snapshot
 
 DECISIONS = ("keep", "reason", "score", "duplicate_of")

@@ -17,8 +17,8 @@ from packing.balance import deal, encoder_cost, least, llm_cost
 from packing.pieces import media_places
 from pipelines.inspect.artefacts import examples, vocabulary_of
 from pipelines.inspect.plans import Planned, per_pack
-from stores import index
-from stores.partitions import Partitions, Scratch
+from stores.shards import index
+from stores.spill import Partitions, Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 

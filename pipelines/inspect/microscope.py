@@ -18,8 +18,8 @@ from pipelines.inspect import panels
 from pipelines.inspect.artefacts import one_line, readable, segments, vocabulary_of
 from pipelines.inspect.panels import Stretch
 from pipelines.inspect.plans import Planned
-from stores.image import decode_rgb, resize
-from stores.video import frames_at
+from stores.media.image import decode_rgb, resize
+from stores.media.video import frames_at
 from tokenization.vocabulary import Vocabulary
 
 FRAMES = 8

@@ -18,7 +18,7 @@ from manifests.records import Json, Pack, PlanBlock
 from packing.amend import chain_of
 from packing.materialise import pack_unit, samples_of
 from pipelines.inspect.artefacts import spoken_source, vocabulary_of
-from stores.exposure import first_batch
+from stores.forget.exposure import first_batch
 from stores.store import Snapshot, Store
 
 

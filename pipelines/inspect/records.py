@@ -13,7 +13,7 @@ from manifests.geometry import fit
 from manifests.records import Document, Json, Media, Pack, PlanBlock, Sample, Text
 from pipelines.inspect import artefacts, microscope, plans
 from pipelines.inspect.plans import Planned
-from stores.lookup import By
+from stores.lookup.find import By
 from stores.store import Found, Snapshot
 from tokenization.encode import decode_sample
 

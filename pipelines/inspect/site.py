@@ -16,7 +16,7 @@ from manifests.geometry import MediaLimits, fit
 from manifests.records import Document, Json, Media, Pack, Text
 from pipelines.inspect import artefacts, panels
 from pipelines.inspect.panels import Series, Stretch
-from stores.image import decode_rgb, resize
+from stores.media.image import decode_rgb, resize
 from stores.store import Snapshot
 
 PICTURES = 12

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
-from stores.filesystem import open_files
+from stores.files.open import open_files
 from stores.store import Snapshot, Store
 
 EXAMPLES = 5

@@ -20,7 +20,7 @@ from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Media
 from pipelines.ops.op import Limit, Measured
-from stores import image as pictures
+from stores.media import image as pictures
 
 SIDE_PX = 256
 KEPT_BYTES = 32 << 20

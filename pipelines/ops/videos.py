@@ -17,8 +17,8 @@ from manifests.records import Document, Media
 from pipelines.ops.media import duration_s
 from pipelines.ops.op import Limit, Measured
 from pipelines.ops.pixels import grey_levels, of_best, payload_of, recent
-from stores.image import small_rgb
-from stores.video import frames_at
+from stores.media.image import small_rgb
+from stores.media.video import frames_at
 
 SIDE_PX, APART_US = 64, 250_000
 MOST_FRAMES = 2400

@@ -1,7 +1,7 @@
 """The node `synthesise`: documents that a model behind an endpoint writes of others.
 
 documents or view -> synthesise -> filter ... `tokenise`, where it is a source of its own, so that a mixture can cap it.
-`tasks.py` says what is asked, `stores/answers.py` asks and keeps the answers: what is made is a function of the input,
+`tasks.py` says what is asked, `stores/endpoint.py` asks and keeps the answers: what is made is a function of the input,
 the parameters and the kept answers, not of workers, kills or the order in which answers arrive. docs/synthesis.md.
 """
 
@@ -22,8 +22,8 @@ from pipelines.ops.op import concerns
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, Message, Variant
 from pipelines.tried import tried
-from stores.ahead import ahead
-from stores.answers import Answer, Answers, Endpoint, request_digest
+from stores.endpoint import Answer, Answers, Endpoint, request_digest
+from stores.prefetch import ahead
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from manifests.records import Document, Json, Media, MediaKind, Part, Text, dige
 from pipelines.synthesis import prompts
 from pipelines.synthesis.chunks import chunks, count, formulas
 from pipelines.synthesis.pages import page_in
-from stores.answers import Answer, good, picture
+from stores.endpoint import Answer, good, picture
 
 Message = dict[str, Json]
 

@@ -19,7 +19,7 @@ from packing.materialise import pack_unit, packs_meta
 from packing.mixture import Mixture, Source
 from packing.pieces import SourcePieces, pieces_by_shard
 from packing.plan import Plan, compile_plan
-from stores import image, video
+from stores.media import image, video
 from stores.store import Snapshot, Store, StoreKind
 from tokenization.encode import encode
 from tokenization.vocabulary import Vocabulary

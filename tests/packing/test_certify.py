@@ -24,12 +24,13 @@ from packing.certify import certify, other_decoders
 from packing.loader import Loader
 from packing.mixture import Mixture, Source
 from packing.replay import hashed
-from stores import certificates, codecs, image, probes, video
-from stores.collect import collect
-from stores.copying import copy
-from stores.forget import forget
+from stores.forget.command import forget
+from stores.media import codecs, fingerprints, image, video
 from stores.snapshot import Snapshot
 from stores.store import Store
+from stores.upkeep import certificates
+from stores.upkeep.copy import copy
+from stores.upkeep.gc import collect
 from tests.packing.corpus import Made, clip, document, make, medium, picture
 from tests.packing.test_loader_changes import lying
 
@@ -343,7 +344,7 @@ def test_a_data_path_that_gives_other_bytes_has_another_number(tmp_path: Path) -
 def test_probes_are_quick_and_each_of_them_is_read(made: Made) -> None:
     found = components(made.packs)
     refused = {"broken_image", "unknown_format", "truncated_image", "broken_video", "unsupported_video"}
-    for file in probes.FOLDER.iterdir():
-        told = probes._clip(file) if file.suffix in (".mp4", ".webm") else probes._picture(file)
+    for file in fingerprints.FOLDER.iterdir():
+        told = fingerprints._clip(file) if file.suffix in (".mp4", ".webm") else fingerprints._picture(file)
         assert told not in refused, file.name
     assert all(len(component.fingerprint) == 64 for component in found.values())

@@ -14,7 +14,7 @@ from packing.certificate import FAST_PIXELS, check, components
 from packing.certify import certify
 from packing.loader import Loader
 from packing.mixture import Mixture, Source
-from stores import image, probes
+from stores.media import fingerprints, image
 from tests.packing.corpus import Made, document, make, medium, picture
 
 EXACT = Mixture(
@@ -104,6 +104,6 @@ def test_a_certificate_of_fast_pixels_names_the_decoder_that_was_swapped(
         rgb, size = whole(*given, **options)  # type: ignore[arg-type]
         return rgb ^ 1, size
 
-    monkeypatch.setattr(probes.image, "decode_near", planted)
+    monkeypatch.setattr(fingerprints.image, "decode_near", planted)
     with pytest.raises(ResumeError, match="another fast pixels"):
         Loader(fast.packs, SIZE)

@@ -22,8 +22,8 @@ from packing.global_batch import GlobalBatch
 from packing.loader import Loader, LoaderState
 from packing.topology import Topology
 from packing.torch_batches import RankBatches, media_to, rows_to
-from stores.copying import copy
 from stores.store import Store
+from stores.upkeep.copy import copy
 from tests.packing.corpus import MIXTURE, Made, corpus, create, document, make, medium, picture, tiny
 from tests.servers.faulty import Faulty
 

@@ -23,7 +23,7 @@ from packing.pieces import SourcePieces
 from packing.places import in_order
 from packing.plan import arrange, compile_plan, in_threads
 from packing.supply import Supply
-from stores.partitions import GIB, Partitions, Scratch
+from stores.spill import GIB, Partitions, Scratch
 from tests.packing.corpus import MIXTURE, Made, tiny
 from tests.packing.test_amend import stored
 from tests.packing.test_exposures import limited, showing, shown_in
@@ -91,7 +91,7 @@ def test_files_are_used_and_gone_afterwards(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, time, numpy as np
-from stores.partitions import Partitions, Scratch
+from stores.spill import Partitions, Scratch
 parts = Partitions(Scratch(8, sys.argv[1]), "words", 1, np.dtype(np.uint64))
 parts.add(np.arange(9, dtype=np.uint64), np.zeros(9, np.uint16))
 print(flush=True)

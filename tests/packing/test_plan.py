@@ -23,7 +23,7 @@ from packing.mixture import Mixture, PackLimits, Source
 from packing.pieces import SourcePieces
 from packing.plan import Plan, arrange
 from packing.supply import Supply
-from stores.partitions import GIB, Scratch
+from stores.spill import GIB, Scratch
 
 L = 64
 CAPTIONS = [(20, 9), (30, 16), (64, 49)]

@@ -24,7 +24,7 @@ from packing.pieces import SourcePieces
 from packing.plan import Made as PlanMade
 from packing.plan import Plan, Planner, block_digest
 from packing.progress import Progress
-from stores.partitions import Scratch
+from stores.spill import Scratch
 from stores.store import Snapshot, Store
 from tests.packing.corpus import Made
 from tests.packing.test_plan import supplies

@@ -20,7 +20,7 @@ from manifests.errors import RecordError
 from manifests.geometry import RELEASED_LIMITS, MediaLimits, choose_frames
 from manifests.records import Media, digest
 from packing.navit import expand, lay_out, patches_of
-from stores import image, video
+from stores.media import image, video
 from tests.manifests.test_geometry import of_transformers
 from tests.packing.test_navit import document, tiny
 from tokenization.encode import encode

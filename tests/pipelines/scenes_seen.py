@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from manifests.records import Json
 from pipelines.scenes.write import written
-from stores.image import decode_rgb
+from stores.media.image import decode_rgb
 
 
 @dataclass(frozen=True, eq=False)

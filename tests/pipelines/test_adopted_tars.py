@@ -14,15 +14,15 @@ from pipelines.ingest.tars import IngestTars
 from pipelines.node import Task, units_below
 from pipelines.unit import UnitTask, run_unit
 from stores import command as store_verbs
-from stores.collect import collect
-from stores.copying import copy
-from stores.filesystem import open_files
-from stores.forget import forget
-from stores.image import decode_rgb
-from stores.repair import repair
+from stores.files.open import open_files
+from stores.forget.command import forget
+from stores.media.image import decode_rgb
 from stores.store import Snapshot, Store
 from stores.tombstones import What
-from stores.upkeep import verify
+from stores.upkeep.copy import copy
+from stores.upkeep.gc import collect
+from stores.upkeep.repair import repair
+from stores.upkeep.verify import verify
 from tests.pipelines import small_data
 from tests.pipelines.foreign_tars import JPEG, adopt, write
 from tests.pipelines.test_run import head, run

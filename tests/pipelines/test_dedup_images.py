@@ -15,7 +15,7 @@ from PIL import Image
 from manifests.errors import ManifestError
 from pipelines.dedup import hamming, visual
 from pipelines.dedup.pictures import DedupImages
-from stores.image import decode_rgb, reduced_rgb, small_rgb
+from stores.media.image import decode_rgb, reduced_rgb, small_rgb
 from tests.pipelines.drawn_pictures import clip, cropped, encoded, photo
 from tests.pipelines.test_run import head, run
 

@@ -15,7 +15,7 @@ from pipelines.ingest import archives, files, gzip_members, pages
 from pipelines.ingest.captured import Captured
 from pipelines.ingest.files import Piece
 from pipelines.ingest.suffixes import CUT_AT_LINES
-from stores.child import LimitedChild
+from stores.media.sandbox import LimitedChild
 from tests.pipelines.ingested import ingest_counted
 from tests.pipelines.small_data import image
 

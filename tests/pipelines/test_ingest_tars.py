@@ -22,7 +22,7 @@ from manifests.errors import ManifestError
 from manifests.records import Json, record_id
 from pipelines.ingest import tar_samples
 from pipelines.ingest.tar_fields import Fields
-from stores.upkeep import verify
+from stores.upkeep.verify import verify
 from tests.pipelines import small_data
 from tests.pipelines.foreign_tars import JPEG, PNG, Sample, adopt, as_json, aside, found, shape, write
 

@@ -11,8 +11,8 @@ import pytest
 from manifests.errors import StoreError
 from manifests.records import Document, Media, Text, record_id
 from pipelines.inspect import terminal
-from stores import lookup_upkeep
 from stores.store import Store
+from stores.upkeep import lookup
 
 PICTURE = b"a picture"
 
@@ -43,7 +43,7 @@ def test_a_record_is_shown_by_id_url_or_picture_with_its_place(
         writer.add(page(number))
     snapshot = store.commit([writer.finish()], node="n", units=["a"])
     if looked_up:
-        lookup_upkeep.build(snapshot)
+        lookup.build(snapshot)
     expected = {one.id: i for i, one in enumerate(snapshot.records())}
     names = {page(3).id: 3, "https://a.example/1": 1, "p2": 2, page(4).id[:9]: 4, sha256(PICTURE).hexdigest(): 3}
     for name, number in names.items():

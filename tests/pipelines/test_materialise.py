@@ -24,14 +24,14 @@ from pipelines import dag
 from pipelines.materialise import Materialise
 from pipelines.node import Product, Task
 from pipelines.unit import UnitTask, run_unit
-from stores import history
-from stores.collect import collect
-from stores.forget import forget
+from stores.forget.command import forget
 from stores.store import Snapshot, Store
-from stores.upkeep import verify
+from stores.upkeep import log
+from stores.upkeep.gc import collect
+from stores.upkeep.verify import verify
 from tests.pipelines import small_data
 from tests.pipelines.test_run import head, roots, run, start
-from tests.stores.traces import traces
+from tests.stores.forget.traces import traces
 from tests.strategies import same
 
 
@@ -201,7 +201,7 @@ def test_what_views_say_stands_beside_the_records_and_no_word_of_the_dropped(her
         assert {"quality", "label", "length"} <= set(more.table().column_names)
         again = made(here, more, "compact", place=f"again_{kind}")
         assert sorted(again.table(["quality"])["quality"].to_pylist()) == [i / 2 for i in range(4, 11)]
-    assert history.diff(moved, moved)["equal"]
+    assert log.diff(moved, moved)["equal"]
 
 
 def test_another_score_is_another_unit(here: Path) -> None:

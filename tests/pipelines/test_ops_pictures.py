@@ -14,7 +14,7 @@ from pipelines.ops.op import Op
 from pipelines.ops.pairs import BoilerplateCaption, CaptionLength
 from pipelines.ops.pixels import AnimatedImage, BlurredImage, LowEntropy, TextOnlyImage
 from pipelines.ops.videos import BrokenTimestamps, CutHeavy, StaticVideo, VideoTooLong
-from stores.video import frame_times_us
+from stores.media.video import frame_times_us
 from tests.pipelines.drawn_pictures import clip, encoded, photo
 
 

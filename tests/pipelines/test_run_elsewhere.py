@@ -16,11 +16,11 @@ from manifests.errors import ManifestError, StoreError
 from manifests.records import canonical_json
 from pipelines.inspect import artefacts
 from pipelines.out import Out
-from stores import alone as claims
-from stores.alone import alone
-from stores.filesystem import open_files
-from stores.forget import forget
+from stores.files.open import open_files
+from stores.forget.command import forget
 from stores.store import Store
+from stores.upkeep import run_lock as claims
+from stores.upkeep.run_lock import alone
 from tests.pipelines import small_data, test_materialise
 from tests.pipelines.test_materialise import NAMES
 from tests.pipelines.test_run import run, start

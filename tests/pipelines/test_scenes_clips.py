@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.scenes.write import written
-from stores.video import check, frames_at
+from stores.media.video import check, frames_at
 from tests.pipelines.scenes_seen import Seen, near, patch, seen, some
 
 COUNT = 25

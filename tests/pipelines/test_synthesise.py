@@ -28,13 +28,13 @@ from pipelines.synthesis import prompts
 from pipelines.synthesis.chunks import chunks, count, formulas
 from pipelines.synthesis.node import Synthesise
 from pipelines.unit import Outcome, UnitTask, run_unit
-from stores.forget import forget
+from stores.forget.command import forget
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 from tests.pipelines.test_materialise import product, stored
 from tests.pipelines.test_run import head, roots, run, start
 from tests.servers.chat import Chat, rewritten, said
-from tests.stores.traces import traces
+from tests.stores.forget.traces import traces
 
 
 @pytest.fixture

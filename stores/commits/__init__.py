@@ -1,0 +1,1 @@
+"""Roots, unit lists and directories: the files that a commit publishes."""

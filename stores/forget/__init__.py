@@ -1,0 +1,1 @@
+"""Deletion of named records from every store of a folder."""

@@ -1,0 +1,1 @@
+"""Lookup of records by id, URL or content digest without a scan."""

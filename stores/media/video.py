@@ -1,0 +1,291 @@
+"""Encoded video: which frames really decode and when each is shown, and the pixels of any of them, by timestamp.
+
+Before: ingest has the bytes of a file. After: `records.Media` with the true time of every frame, out of which
+`geometry.choose_frames` picks some, and packing asks for their pixels. Frames are named by time, never by number,
+because containers lie about counts and rates.
+
+Two decoders stand behind `frames_at`. PyAV is the default: benchmarks/video_decode.py finds it faster, and it reads AV1
+and shortened first groups of pictures, where decord 0.6 fails or shifts frames. Both give the same frames; pixels are
+equal to the bit for 8-bit 4:2:0 of even size, elsewhere the two interpolate colour differently.
+
+Rules:
+    stream      the one FFmpeg calls best (largest), cover pictures left out; sound and the other streams are ignored
+    time        presentation time minus that of the first frame shown; a frame not later than the one before is left out
+    upright     turned by the rotation the file declares, to the nearest quarter; pixels are taken as square
+    colour      8-bit RGB by the matrix and range that the file declares; high dynamic range is not tone-mapped
+    damage      a clip is whole or it is refused. A decoder's first complaint, a frame it had to conceal, or fewer
+                frames than the container's own table refuses all of it: what was said about the missing part may be in
+                the text beside it, and where a decoder gives up is no property of the video
+
+Bytes, packets, frames and pixels are limited, not seconds. FFmpeg is native code: run `check` on bytes from strangers
+through `stores.media.sandbox`. It opens only containers named here, and nothing but the bytes given.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import av
+import av.container
+import av.logging
+import numpy as np
+from av.stream import Disposition
+
+from manifests.errors import RecordError
+
+av.logging.set_level(av.logging.PANIC)  # what matters arrives as an exception
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
+"""Still pictures in the container of MP4."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoLimits:
+    """How much one video may cost."""
+
+    max_bytes: int = 2**30
+    max_frame_pixels: int = 8192 * 4352
+    """One frame of 8k."""
+    max_frames: int = 250_000
+    """More than an hour at 60 per second."""
+    max_pixels: int = 250_000_000_000
+    """All frames together: about an hour of 1080p at 30 per second."""
+
+
+LIMITS = VideoLimits()
+
+Decoder = Literal["av", "decord"]
+DEFAULT_DECODER: Decoder = "av"
+
+
+class Clip(NamedTuple):
+    """What a video is, upright."""
+
+    format: str
+    width_px: int
+    height_px: int
+    frame_times_us: tuple[int, ...]
+    """Of every frame, ascending from 0."""
+    container_fps: float | None
+    """The average rate that the container tells, None where it tells none. The frames may come at another."""
+
+
+def container(payload: bytes) -> str | None:
+    """mp4, mov, webm, mkv or avi by the first bytes, None for anything else."""
+    if payload[4:8] == b"ftyp":
+        if payload[8:12] in _HEIF_BRANDS:
+            return None
+        return "mov" if payload[8:12] == b"qt  " else "mp4"
+    if payload[4:8] in (b"moov", b"mdat", b"wide"):  # QuickTime older than `ftyp`
+        return "mov"
+    if payload[:4] == b"\x1aE\xdf\xa3":
+        return "webm" if b"webm" in payload[:64] else "mkv"
+    if payload[:4] == b"RIFF" and payload[8:12] == b"AVI ":
+        return "avi"
+    return None
+
+
+def check(payload: bytes, limits: VideoLimits = LIMITS) -> Clip:
+    """Decode every frame and say what the video is. For files that nobody vouches for.
+
+    Raises RecordError with reason `unknown_format`, `no_video_stream`, `unsupported_video`, `broken_video`,
+    `truncated_video`, `no_timestamps`, `changing_size`, or one of `too_many_bytes`, `too_many_frames`,
+    `too_many_pixels`.
+    """
+    times_us: list[int] = []
+    shape: tuple[int, int] | None = None
+    with _opened(payload, limits) as (source, stream):
+        told = stream.average_rate
+        for time_us, frame in _decoded(source, stream, limits):
+            upright = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
+            if shape is not None and upright != shape:
+                raise RecordError("changing_size", f"{shape} px, then {upright} px at {time_us} us")
+            shape = upright
+            times_us.append(time_us)
+    if shape is None:
+        raise RecordError("broken_video", "not one frame decodes")
+    fps = float(told) if told is not None and told > 0 else None
+    return Clip(str(container(payload)), *shape, tuple(times_us), fps)
+
+
+def frame_times_us(payload: bytes, limits: VideoLimits = LIMITS) -> tuple[int, ...]:
+    """Time of every frame that really decodes, ascending from 0. Raises RecordError as `check` does."""
+    return check(payload, limits).frame_times_us
+
+
+def frames_at(
+    payload: bytes,
+    times_us: Sequence[int],
+    *,
+    each: Callable[[np.ndarray], np.ndarray] = lambda frame: frame,
+    decoder: Decoder = DEFAULT_DECODER,
+    limits: VideoLimits = LIMITS,
+) -> list[np.ndarray]:
+    """Frames by time, in the order asked for: each (H, W, 3) uint8, upright.
+
+    Args:
+        times_us: out of `frame_times_us`, in any order.
+        each: what becomes of a frame as it comes. Resized here, a long clip never stands in memory at full size.
+    Raises:
+        RecordError: as `check`; `no_such_frame` for a time at which no frame is shown; `unsupported_video` where
+            decord can't read what PyAV can.
+    """
+    found: dict[int, np.ndarray] = {}
+    for time_us, frame in DECODERS[decoder](payload, frozenset(times_us), limits):
+        found[time_us] = each(frame)
+    for time_us in times_us:
+        if time_us not in found:
+            raise RecordError("no_such_frame", f"no frame is shown from {time_us} us on")
+    return [found[time_us] for time_us in times_us]
+
+
+def _av_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> Iterator[tuple[int, np.ndarray]]:
+    with _opened(payload, limits) as (source, stream):
+        for time_us, frame in _decoded(source, stream, limits, wanted):
+            if time_us in wanted:
+                rgb = frame.to_ndarray(format="rgb24")
+                yield time_us, np.ascontiguousarray(np.rot90(rgb, _quarter_turns(frame)))
+
+
+def _decord_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> Iterator[tuple[int, np.ndarray]]:
+    """decord turns frames upright itself. Its times are float32 seconds, hence the tolerance."""
+    import decord
+
+    if len(payload) > limits.max_bytes:
+        raise _too_many("bytes", len(payload), limits.max_bytes)
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(io.BytesIO(payload), num_threads=1)
+        shown_us = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)[:, 0] * 1e6
+        if abs(shown_us[0]) > 0.5:
+            raise RecordError("unsupported_video", "decord does not count time from the first frame shown")
+        for time_us in sorted(wanted):
+            ordinal = int(np.abs(shown_us - time_us).argmin())
+            if abs(shown_us[ordinal] - time_us) <= 1.0 + time_us * 2.0**-23:
+                yield time_us, reader[ordinal].asnumpy()
+    except decord.DECORDError as error:
+        raise RecordError("unsupported_video", str(error).partition("\n")[0]) from None
+
+
+DECODERS: dict[Decoder, Callable[[bytes, frozenset[int], VideoLimits], Iterator[tuple[int, np.ndarray]]]] = {
+    "av": _av_frames,
+    "decord": _decord_frames,
+}
+"""Each yields (time, upright RGB) for the wanted times, ascending."""
+
+
+def _decoded(
+    source: av.container.InputContainer,
+    stream: av.VideoStream,
+    limits: VideoLimits,
+    wanted: frozenset[int] | None = None,
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(time in us, frame) of all frames in order; with `wanted` at least of those, up to the last of them.
+
+    Frames that no other frame refers to are not decoded unless they are wanted. That changes no pixel of the others
+    and saves up to half the work.
+    """
+    assert stream.time_base is not None
+    tick_us = stream.time_base * 1_000_000
+    context = stream.codec_context
+    first_pts: int | None = None
+    before_us = -1
+    packets = frames = pixels = 0
+    for packet in source.demux(stream):
+        if packet.is_corrupt:
+            raise RecordError("truncated_video", f"packet {packets} is cut off")
+        packets += packet.size > 0
+        if packets > limits.max_frames:
+            raise _too_many("frames", packets, limits.max_frames)
+        if wanted is not None and first_pts is not None and packet.pts is not None:
+            needed = round((packet.pts - first_pts) * tick_us) in wanted
+            context.skip_frame = "DEFAULT" if needed else "NONREF"
+        for frame in packet.decode():
+            frames += 1
+            pixels += frame.width * frame.height
+            if frame.is_corrupt:
+                raise RecordError("broken_video", f"frame {frames - 1} was concealed")
+            if frames > limits.max_frames:
+                raise _too_many("frames", frames, limits.max_frames)
+            if pixels > limits.max_pixels:
+                raise _too_many("pixels", pixels, limits.max_pixels)
+            if frame.pts is None:
+                raise RecordError("no_timestamps", f"frame {frames - 1} does not say when it is shown")
+            first_pts = frame.pts if first_pts is None else first_pts
+            time_us = round((frame.pts - first_pts) * tick_us)
+            if time_us > before_us:
+                before_us = time_us
+                yield time_us, frame
+        if wanted is not None and before_us >= max(wanted, default=0):
+            return
+    if packets < stream.frames:
+        raise RecordError("truncated_video", f"{packets} frames of the {stream.frames} its table lists")
+
+
+@contextmanager
+def _opened(payload: bytes, limits: VideoLimits) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The container and its best video stream; what FFmpeg complains about inside becomes a RecordError."""
+    if len(payload) > limits.max_bytes:
+        raise _too_many("bytes", len(payload), limits.max_bytes)
+    kind = container(payload)
+    if kind is None:
+        raise RecordError("unknown_format", "not a video in any accepted container")
+    if kind in ("webm", "mkv") and _matroska_end(payload) > len(payload):
+        raise RecordError("truncated_video", f"{len(payload):,} bytes of {_matroska_end(payload):,}")
+    demuxer = {"mp4": "mov", "webm": "matroska", "mkv": "matroska"}.get(kind, kind)
+    try:
+        # The demuxer is named, so that bytes which look like a playlist are never followed to other files or hosts.
+        with av.open(
+            io.BytesIO(payload),
+            format=demuxer,
+            container_options={"protocol_whitelist": "none"},
+            metadata_errors="replace",  # titles are in any encoding
+        ) as source:
+            assert isinstance(source, av.container.InputContainer)
+            stream = source.streams.best("video")
+            if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
+                raise RecordError("no_video_stream", "there is no video in it")
+            context = stream.codec_context
+            if context is None:
+                raise RecordError("unsupported_video", "its codec is not known")
+            if context.width * context.height > limits.max_frame_pixels:
+                raise _too_many("pixels per frame", context.width * context.height, limits.max_frame_pixels)
+            context.thread_type, context.thread_count = "NONE", 1
+            # Errors are told instead of concealed, and sizes that only the stream itself declares are limited too.
+            context.options = {"err_detect": "explode", "max_pixels": str(limits.max_frame_pixels)}
+            yield source, stream
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise RecordError("broken_video", f"{type(error).__name__}: {error.strerror}") from None
+
+
+def _matroska_end(payload: bytes) -> int:
+    """Where the file should end by its own account; 0 if it does not say, as live recordings do not."""
+
+    def number(at: int) -> tuple[int, int, bool]:
+        """Value, offset behind it, and whether it means `unknown`: an EBML variable-size integer."""
+        length = 9 - payload[at].bit_length()
+        mask = (1 << 7 * length) - 1
+        value = int.from_bytes(payload[at : at + length], "big") & mask
+        return value, at + length, value == mask
+
+    try:
+        header_size, at, _ = number(4)
+        segment_size, start, unknown = number(at + header_size + 4)
+    except IndexError:
+        return len(payload) + 1
+    return 0 if unknown else start + segment_size
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """Counter-clockwise, as numpy.rot90 counts."""
+    return round(frame.rotation / 90) % 4
+
+
+def _too_many(what: str, got: int, limit: int) -> RecordError:
+    return RecordError("too_many_" + what.partition(" ")[0], f"{got:,} {what}, at most {limit:,} are decoded")

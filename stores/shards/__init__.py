@@ -1,0 +1,1 @@
+"""Records in tar shards: kinds, layout, index and readers."""

@@ -1,0 +1,346 @@
+"""Committed bytes of one store: what it is, its newest root, whole content-named files, single records, single media.
+
+`snapshot.py` says which shard; here is how one is read. A record costs one range for its line and one per array, and no
+scan. Everything is compared with a digest or a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.errors import StoreError
+from manifests.records import Document, Json, Location, Media
+from stores.cache import Cache
+from stores.commits.roots import SCHEMA, ShardEntry
+from stores.files.open import Files, open_files, top_of
+from stores.once import once
+from stores.shards import index
+from stores.shards.adopted import rebuilt
+from stores.shards.kinds import KINDS
+from stores.shards.layout import Range, checksum, read_ranges
+
+PROBES = 4
+INDEX_BYTES = 128 << 20
+"""Of shard indexes kept at hand; beyond, the one that was used longest ago is read again when needed."""
+PUT_BACK = (
+    "put back the tar that was adopted; or delete the store's folder and run its node again, to adopt what is there"
+)
+
+
+def read_meta(files: Files) -> dict[str, Json]:
+    """What `store.json` says. Raises StoreError where there is no store."""
+    try:
+        meta = json.loads(files.read("store.json"))
+        if meta["schema"] != SCHEMA:
+            raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
+        told = {name: meta[name] for name in ("kind", "name", "schema", "swap")}
+        return told | {name: meta[name] for name in ("lock",) if name in meta}
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError("there is no store here", where=files.url, fix="check the path or URL") from None
+    except (ValueError, KeyError, TypeError):
+        raise StoreError("store.json is damaged", where=files.url, fix="restore it from a copy of the store") from None
+
+
+def root_path(number: int) -> str:
+    return f"roots/{number:06d}.json"
+
+
+def newest(files: Files, known: int = 0) -> int:
+    """Number of the newest root, 0 where there is none; `known` is one that exists.
+
+    Roots are numbered without gaps, so steps that grow fourfold, and then shrink, find it without listing; a few
+    numbers are asked for side by side, because a network answers many questions in the time of one.
+    """
+    low, high = known, None
+    while high is None or high - low > 1:
+        if high is None:
+            tried = [low + 4**power for power in range(PROBES)]
+        else:
+            tried = sorted({low + (high - low) * part // (PROBES + 1) for part in range(1, PROBES + 1)} - {low})
+        absent = files.absent([root_path(number) for number in tried])
+        for number in tried:
+            if root_path(number) in absent:
+                high = number
+                break
+            low = number
+    return low
+
+
+def read_whole(files: Files, path: str, digest: str) -> bytes:
+    """A content-named file. Raises StoreError where it is missing or not what its name says."""
+    where = f"{files.url}/{path}"
+    try:
+        data = files.read(path)
+    except FileNotFoundError:
+        raise StoreError("a file of this snapshot is missing", where=where, fix="restore it from a copy") from None
+    if sha256(data).hexdigest() != digest:
+        raise StoreError("its bytes are not those that were committed", where=where, fix="restore it from a copy")
+    return data
+
+
+class ShardIndex:
+    """The index of one shard, in the form that reading single records wants. Files are read, and columns decoded,
+    when they are asked for: to find one record takes a fifth of the time that the whole tables take."""
+
+    def __init__(self, entry: ShardEntry, read: Callable[[str], bytes]) -> None:
+        """`read` gives the parquet file of a table, by name."""
+        self.entry, self.shard = entry, entry.shard
+        self._read = read
+        self._files: dict[str, bytes] = {}
+        self._columns: dict[tuple[str, ...], pa.Table] = {}
+        self.held_bytes = 0
+        """Memory that this takes, about: files and tables. Counted as they come, since a cache asks all it holds."""
+
+    @once
+    def core(self) -> pa.Table:
+        return self._kept(index.from_parquet(self._file("core")))
+
+    @once
+    def media(self) -> pa.Table | None:
+        return self._kept(index.from_parquet(self._file("media"))) if "media" in self.entry.files else None
+
+    def columns(self, name: str, wanted: Sequence[str]) -> pa.Table | None:
+        """Of a table, those of the columns that it has; None where the shard has no such table."""
+        if name not in self.entry.files:
+            return None
+        key = (name, *wanted)
+        if key not in self._columns:
+            self._columns[key] = self._kept(index.from_parquet(self._file(name), wanted))
+        return self._columns[key]
+
+    @once
+    def beside(self) -> pa.Table | None:
+        """Columns that the records brought along from views (`UnitWriter.add`)."""
+        return self._kept(index.from_parquet(self._file("columns"))) if "columns" in self.entry.files else None
+
+    @once
+    def extents(self) -> np.ndarray:
+        """(n,) int64: bytes of the tar from each record's line to the next one's, for a document all that it takes.
+        Forgetting leaves it as it is. Of an adopted tar, what its text and media take."""
+        if self.entry.url is None:
+            return np.diff(self.places["line.at"], append=self.entry.bytes).clip(0)
+        sizes = np.array([sum(lengths) for lengths in self.members.column("bytes").to_pylist()], np.int64)
+        if self.media is not None:
+            np.add.at(sizes, self._records, self.media.column("length").to_numpy())
+        return sizes
+
+    @once
+    def members(self) -> pa.Table:
+        """Of an adopted tar: how each record is put together."""
+        return self._kept(index.from_parquet(self._file("members")))
+
+    @once
+    def places(self) -> Mapping[str, np.ndarray]:
+        """Where the line and each array of a record lie, and what they hash to."""
+        table = self._kept(index.places(self._file("core")))
+        return {name: index.numbers(table.column(name)) for name in table.column_names}
+
+    def members_of(self, row: int) -> list[Range]:
+        """Of an adopted tar: where the members lie that have the text of a record."""
+        at, sizes = (self.members.column(name)[row].as_py() for name in ("at", "bytes"))
+        return list(zip(at, sizes, strict=True))
+
+    def media_of(self, row: int) -> list[Media]:
+        first, stop = np.searchsorted(self._records, [row, row + 1]).tolist()
+        if first == stop or self.media is None:
+            return []
+        return [index.media_of(told, self.shard) for told in self.media.slice(first, stop - first).to_pylist()]
+
+    def medium_at(self, location: Location) -> tuple[int, int | None, bytes | None]:
+        """(row of the first record that holds it, its checksum if there is one, its digest), or (0, None, None) where
+        there is no such medium."""
+        if self.media is None:
+            return 0, None, None
+        offsets, order = self._stored
+        first, stop = (int(np.searchsorted(offsets, location.offset, side=side)) for side in ("left", "right"))
+        for place in order[first:stop].tolist():
+            told = self.media.slice(place, 1).select(["length", "record", "xxh3", "digest"]).to_pylist()[0]
+            if told["length"] == location.length:
+                return told["record"], told["xxh3"], told["digest"]
+        return 0, None, None
+
+    @once
+    def _records(self) -> np.ndarray:
+        """(M,) int64, ascending: the row of each medium's record."""
+        return np.zeros(0, np.int64) if self.media is None else index.numbers(self.media.column("record"))
+
+    @once
+    def _stored(self) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets of the media in this shard, ascending, and the row of the media table for each."""
+        assert self.media is not None
+        here = np.flatnonzero(self.media.column("shard").is_null().to_numpy())
+        offsets = index.numbers(self.media.column("offset"))[here]
+        order = np.argsort(offsets, kind="stable")
+        return offsets[order], here[order]
+
+    def _file(self, name: str) -> bytes:
+        if name not in self._files:
+            self._files[name] = self._read(name)
+            self.held_bytes += len(self._files[name])
+        return self._files[name]
+
+    def _kept(self, table: pa.Table) -> pa.Table:
+        self.held_bytes += table.nbytes
+        return table
+
+
+class ShardReader:
+    """Reads the shards of one store."""
+
+    def __init__(self, files: Files, kind: str, name: str) -> None:
+        self._files, self._kind, self._name = files, kind, name
+        self._indexes: Cache[ShardIndex] = Cache(INDEX_BYTES, lambda known: known.held_bytes)
+        self._outside: dict[str, Files] = {}
+        """Filesystems where adopted tars lie, by the URL of their top."""
+
+    def index(self, entry: ShardEntry) -> ShardIndex:
+        def file(name: str) -> bytes:
+            return read_whole(self._files, index.path(name, entry.files[name]), entry.files[name])
+
+        return self._indexes.get(entry.shard, lambda: ShardIndex(entry, file))
+
+    def table(self, name: str, digest: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Of `columns` those that are there."""
+        return index.from_parquet(read_whole(self._files, index.path(name, digest), digest), columns)
+
+    def record(self, known: ShardIndex, row: int) -> Any:
+        """Raises StoreError where a byte of it changed."""
+        if known.entry.url is not None:
+            return self._adopted(known, row, known.media_of(row), self._ranges(known, known.members_of(row), row))
+        ranges = read_ranges(known.places, row)
+        parts = dict(zip(ranges, self._ranges(known, list(ranges.values()), row), strict=True))
+        if any(checksum(part) != int(known.places[f"{name}.xxh3"][row]) for name, part in parts.items()):
+            raise self.damaged(known, row, "its bytes changed since they were written")
+        line = json.loads(parts.pop("line"))
+        return KINDS[self._kind].decode(line, parts, known.media_of(row))
+
+    def documents(self, known: ShardIndex, rows: Sequence[int]) -> list[Document]:
+        """Documents with the bytes of those media that lie in this shard, all read together.
+
+        Raises StoreError where a byte of one changed.
+        """
+        adopted = known.entry.url is not None
+        words = {row: known.members_of(row) if adopted else [read_ranges(known.places, row)["line"]] for row in rows}
+        media = {row: known.media_of(row) for row in rows}
+        spans = dict.fromkeys(span for some in words.values() for span in some)
+        spans |= {span: None for some in media.values() for one in some if (span := _span_in(known.shard, one))}
+        read = dict(zip(spans, self._ranges(known, list(spans), rows[0]), strict=True))
+        found = []
+        for row in rows:
+            parts = [read[span] for span in words[row]]
+            filled = [
+                replace(one, payload=read[span]) if (span := _span_in(known.shard, one)) else one for one in media[row]
+            ]
+            if not adopted and checksum(parts[0]) != int(known.places["line.xxh3"][row]):
+                raise self.damaged(known, row, "its bytes changed since they were written")
+            for one in filled:
+                if one.payload is not None and sha256(one.payload).hexdigest() != one.digest:
+                    raise self.damaged(known, row, f"the bytes of medium {one.digest[:16]} changed")
+            if adopted:
+                found.append(self._adopted(known, row, filled, parts))
+            else:
+                found.append(KINDS["documents"].decode(json.loads(parts[0]), {}, filled))
+        return found
+
+    def arrays(self, known: ShardIndex, name: str, first: int, into: np.ndarray) -> None:
+        """Array `name` of the records from row `first` on, one per row of `into`: runs of neighbours in one read each.
+
+        Raises StoreError where a byte of one changed.
+        """
+        count, length = len(into), into[:1].nbytes
+        # Lists: a batch has few rows, and each operation of numpy costs as much as going through ten of them.
+        at, sizes, sums = (
+            known.places[f"{name}.{what}"][first : first + count].tolist() for what in ("at", "bytes", "xxh3")
+        )
+        if sizes.count(length) < count:
+            wrong = next(row for row, size in enumerate(sizes) if size != length)
+            raise self.damaged(known, first + wrong, f"{name} has {sizes[wrong]} bytes, expected {length}")
+        raw = into.view(np.uint8).reshape(-1).data
+        breaks = [row for row in range(1, count) if at[row] - at[row - 1] != length]
+        for start, stop in pairwise([0, *breaks, count]):
+            read = self._into(known, at[start], raw[start * length : stop * length], first + start)
+            if read < (stop - start) * length:
+                raise self.damaged(known, first + start + read // length, "the shard ends early")
+        for row, told in enumerate(sums):
+            if checksum(raw[row * length : (row + 1) * length]) != told:
+                raise self.damaged(known, first + row, f"its bytes changed since they were written ({name})")
+
+    def outline(self, known: ShardIndex, row: int) -> Any:
+        """The record with empty arrays. Raises StoreError where a byte of what it says beside them changed."""
+        if known.entry.url is not None:
+            return self.record(known, row)
+        at, length = int(known.places["line.at"][row]), int(known.places["line.bytes"][row])
+        data = self._range(known, at, length, row)
+        if checksum(data) != int(known.places["line.xxh3"][row]):
+            raise self.damaged(known, row, "its bytes changed since they were written")
+        return KINDS[self._kind].decode(json.loads(data), defaultdict(bytes), known.media_of(row))
+
+    def medium(self, known: ShardIndex, location: Location) -> bytes:
+        """Raises StoreError where no medium lies there or a byte of it changed."""
+        row, xxh3, digest = known.medium_at(location)
+        if digest is None:
+            raise self.damaged(known, row, f"no medium of {location.length} bytes at {location.offset}")
+        data = self._range(known, location.offset, location.length, row)
+        if sha256(data).digest() != digest if xxh3 is None else checksum(data) != xxh3:
+            raise self.damaged(known, row, f"the bytes of medium {digest.hex()[:16]} changed")
+        return data
+
+    def damaged(self, known: ShardIndex, row: int, what: str) -> StoreError:
+        if known.entry.url is not None:
+            where = f"{known.entry.url}[{row}]"
+            return StoreError(f"{what}; {self._name} adopted this tar and has no copy", where=where, fix=PUT_BACK)
+        where = f"{self._name}/shards/{known.shard}.tar[{row}]"
+        return StoreError(what, where=where, fix="restore the shard from a copy, or run the node that made it again")
+
+    def tar(self, entry: ShardEntry) -> tuple[Files, str]:
+        """Where the bytes of a shard lie."""
+        if entry.url is None:
+            return self._files, f"shards/{entry.tar}.tar"
+        top, path = top_of(entry.url)
+        if top not in self._outside:
+            self._outside[top] = open_files(top).uncached()  # what others name may change
+        return self._outside[top], path
+
+    def _adopted(self, known: ShardIndex, row: int, media: Sequence[Media], parts: Sequence[bytes]) -> Document:
+        """A record of an adopted tar, put together from what lies there."""
+        document = rebuilt(known.core, known.members, row, media, parts)
+        if document is None:
+            raise self.damaged(known, row, "its bytes are not those that were adopted")
+        return document
+
+    def _into(self, known: ShardIndex, offset: int, buffer: memoryview, row: int) -> int:
+        files, path = self.tar(known.entry)
+        try:
+            return files.read_into(path, offset, buffer)
+        except FileNotFoundError:
+            raise self.damaged(known, row, "the shard is missing") from None
+
+    def _range(self, known: ShardIndex, offset: int, length: int, row: int) -> bytes:
+        return self._ranges(known, [(offset, length)], row)[0]
+
+    def _ranges(self, known: ShardIndex, ranges: Sequence[Range], row: int) -> list[bytes]:
+        files, path = self.tar(known.entry)
+        try:
+            found = files.read_ranges(path, ranges)
+        except FileNotFoundError:
+            raise self.damaged(known, row, "the shard is missing") from None
+        for data, (offset, length) in zip(found, ranges, strict=True):
+            if len(data) != length:
+                raise self.damaged(known, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
+        return found
+
+
+def _span_in(shard: str, media: Media) -> Range | None:
+    """Where a medium lies in a shard; None where it lies in another."""
+    if media.location is None or media.location.shard != shard:
+        return None
+    return media.location.offset, media.location.length

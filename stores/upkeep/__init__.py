@@ -1,0 +1,1 @@
+"""Maintenance of stores: log, verify, repair, garbage collection, copies, lookup index, run lock."""

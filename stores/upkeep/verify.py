@@ -1,0 +1,166 @@
+"""Is a snapshot still what was committed? Every byte it reaches, read again and compared.
+
+Finding is all this does: nothing is repaired, and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifests.errors import StoreError
+from stores.commits.roots import Content, ShardEntry, content_root
+from stores.files.open import Files
+from stores.lookup import find
+from stores.lookup.run_file import run_path
+from stores.shards import index
+from stores.shards.reader import ShardIndex, read_meta
+from stores.shards.tar import RECORD, naming_hash, payload_size
+from stores.snapshot import Snapshot, snapshot_of
+
+CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    where: str
+    """A file of the store, and `[row]` where the damage lies in one record."""
+    what: str
+
+
+Show = Callable[[int, int], None]
+"""(bytes read, bytes in all)."""
+
+
+def verify(snapshot: Snapshot, show: Show = lambda done, total: None) -> list[Damage]:
+    """Everything that is wrong with `snapshot`: nothing, one hopes. Its parents are snapshots of their own, of which a
+    view needs one to be there."""
+    files = snapshot.files.uncached()
+    return list(_damages(snapshot_of(files, read_meta(files), snapshot.number), show))
+
+
+def _damages(snapshot: Snapshot, show: Show) -> Iterator[Damage]:
+    content = Content()
+    try:
+        for receipt in snapshot.receipts:
+            content.add(receipt)
+    except StoreError as error:
+        yield Damage(error.where, error.message)
+        return
+    if content_root(snapshot.kind, str(content)) != snapshot.content_root:
+        yield Damage(snapshot.url, "the shards listed do not give the content root")
+    done, total = 0, snapshot.counts["bytes"]
+    for receipt in snapshot.receipts:
+        for entry in receipt.shards:
+            yield from _shard_damages(snapshot, entry)
+            show(done := done + entry.bytes, total)
+    try:
+        snapshot.quarantined()
+    except StoreError as error:
+        yield Damage(error.where, error.message)
+    yield from lookup_damages(snapshot)
+    if (gone := snapshot.gone) is not None:
+        yield Damage(gone.where, f"{gone.message}, and {snapshot.name} looks at it")
+
+
+def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:
+    """That there is no look-up is no damage."""
+    files, name = snapshot.files, snapshot.name
+    try:
+        covered = find.read(files, snapshot.number)
+    except StoreError as error:
+        yield Damage(f"{name}/{find.manifest_path(snapshot.number)}", error.message)
+        return
+    for run in covered.runs if covered is not None else ():
+        found = digest_of(files, run_path(run.digest))
+        if found != run.digest:
+            what = "is missing" if found is None else "its bytes are not those that were made"
+            yield Damage(f"{name}/{run_path(run.digest)}", what)
+
+
+def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
+    reader = snapshot.reader
+    try:
+        tables = {name: reader.table(name, digest) for name, digest in entry.files.items()}
+    except StoreError as error:
+        yield Damage(error.where, error.message)
+        return
+    if index.logical_digest(tables) != entry.tables:
+        yield Damage(f"{snapshot.name}/{entry.shard}", "the index tables do not give the logical digest")
+    if snapshot.kind == "view":
+        return
+    found = _tar_digest(snapshot, entry)
+    if found == entry.tar:
+        return
+    known = reader.index(entry)
+    named = list(_record_damages(snapshot, known))
+    if found is not None and entry.url is None:
+        named += _frame_damages(snapshot, known)
+    where = entry.url or f"{snapshot.name}/shards/{entry.shard}.tar"
+    yield from named or [Damage(where, "is missing" if found is None else "a byte between the records changed")]
+
+
+def tar_is_whole(snapshot: Snapshot, entry: ShardEntry) -> bool:
+    """Whether the tar, an adopted one where it lies, has the bytes that were committed."""
+    return _tar_digest(snapshot, entry) == entry.tar
+
+
+def _tar_digest(snapshot: Snapshot, entry: ShardEntry) -> str | None:
+    files, path = snapshot.reader.tar(entry)
+    return digest_of(files, path, naming_hash("shards/"))
+
+
+def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
+    for row in range(known.core.num_rows):
+        try:
+            record_media = known.media_of(row)
+            snapshot.reader.record(known, row)
+            for media in record_media:
+                if media.location is not None and media.location.shard == known.shard:
+                    snapshot.reader.medium(known, media.location)
+        except StoreError as error:
+            yield Damage(error.where, error.message)
+
+
+def _frame_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
+    """What holds the records: tar headers, padding and the end mark, told by the next record that begins after it."""
+    path, at = f"shards/{known.entry.tar}.tar", 0
+    begins = np.sort(known.places["line.at"])
+    rows = np.argsort(known.places["line.at"], kind="stable")
+    lost = False
+
+    def damage(what: str) -> Damage:
+        row = rows[min(int(np.searchsorted(begins, at)), len(rows) - 1)] if len(rows) else 0
+        return Damage(f"{snapshot.name}/shards/{known.shard}.tar[{row}]", what)
+
+    while head := snapshot.files.read_range(path, at, RECORD):
+        size = payload_size(head)
+        if size is None:
+            if any(head) and not lost:
+                yield damage(f"the tar header at byte {at} changed")
+            lost = any(head) or lost  # what follows is its payload, up to the next header
+            at += RECORD
+            continue
+        lost = False
+        end = at + RECORD + size
+        if any(snapshot.files.read_range(path, end, -size % RECORD)):
+            yield damage(f"padding at byte {end} changed")
+        at = end + -size % RECORD
+    if at < known.entry.bytes:
+        yield damage(f"the shard ends at byte {at}, it had {known.entry.bytes}")
+
+
+def digest_of(files: Files, path: str, state: Any = None) -> str | None:
+    """What a file of a store ought to be called, None where there is no such file; another one with another hash."""
+    state = naming_hash(path) if state is None else state
+    at = 0
+    try:
+        while chunk := files.read_range(path, at, CHUNK_BYTES):
+            state.update(chunk)
+            at += len(chunk)
+    except FileNotFoundError:
+        return None
+    return state.hexdigest()

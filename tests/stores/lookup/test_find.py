@@ -1,0 +1,447 @@
+"""Look-ups find what a scan finds, whatever became of the store and of them, and cost the same in any store."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifests.errors import StoreError
+from manifests.records import Document, Item, Location, Media, Pack, PackedMedia, Sample, Segment, Text, record_id
+from stores import reference
+from stores.files.open import LocalFiles
+from stores.forget.command import forget
+from stores.lookup.find import hasher, manifest_path, raw
+from stores.lookup.run_file import COVER, ENTRY, Fresh, Run, write
+from stores.store import Receipt, Snapshot, Store
+from stores.upkeep import lookup
+from stores.upkeep.copy import copy
+from stores.upkeep.gc import collect
+from stores.upkeep.repair import repair
+from stores.upkeep.verify import verify
+from tests.servers.faulty import Faulty
+
+BY = ("id", "url", "digest")
+NONE = np.zeros(0, np.uint64)
+
+
+def picture(number: int) -> Media:
+    payload = b"picture %d" % number
+    return Media(sha256(payload).hexdigest(), "image", "png", 28, 28, payload=payload)
+
+
+def document(unit: str, number: int) -> Document:
+    """Some share an origin, some a picture, some have none of either."""
+    place = f"{unit}/{number}"
+    parts = (Text(f"text {place}"), *([picture(number % 5)] if number % 3 else []))
+    origin = f"https://a.example/{number % 7}" if number % 2 else ""
+    return Document(record_id("s", place), "s", place, "web", parts, origin=origin)
+
+
+def sample(unit: str, number: int) -> Sample:
+    shown = located(number) if number % 3 else ()
+    ids = np.arange(20, dtype=np.uint32)
+    return Sample(
+        record_id("s", f"{unit}/{number}"), "s", "web", ids, np.zeros((0, 2), np.int64), shown, places=(3,) * len(shown)
+    )
+
+
+def located(number: int) -> tuple[Media, ...]:
+    return (replace(picture(number % 5), payload=None, location=Location("0" * 64, 512, 9)),)
+
+
+def pack(unit: str, number: int) -> Pack:
+    shown = (PackedMedia(picture(number % 5), (28, 28), (Item((1, 2, 2), 3),)),) if number % 3 else ()
+    ids = np.full(16, number, np.uint32)
+    return Pack(ids, np.zeros(16, bool), (Segment(record_id("s", f"{unit}/{number}"), "s", 0, 16),), shown)
+
+
+MAKERS = {"documents": document, "samples": sample, "packs": pack}
+
+
+def write_unit(store: Store, unit: str, count: int = 12, shard_bytes: int = 6000) -> Receipt:
+    writer = store.writer(unit, shard_bytes)
+    for number in range(count):
+        writer.add(MAKERS[store.kind](unit, number))
+    return writer.finish()
+
+
+def commit(store: Store, *units: str) -> Snapshot:
+    head = store.head()
+    have = set(head.units) if head is not None else set()
+    return store.commit([write_unit(store, unit) for unit in units if unit not in have], node="node", units=units)
+
+
+@pytest.fixture
+def store(quick_folder: Path) -> Store:
+    return Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
+
+
+def names(units: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Of everything that could be there, and of what never is."""
+    for unit in units:
+        for number in (0, 4, 11):
+            yield "id", record_id("s", f"{unit}/{number}")
+            yield "url", f"{unit}/{number}"
+    for number in (1, 3, 7):
+        yield "url", f"https://a.example/{number}"
+        yield "digest", picture(number).digest
+    yield from (("id", "no id"), ("id", "0" * 32), ("digest", "0" * 64), ("url", ""), ("url", "\ud800"))
+
+
+def check(snapshot: Snapshot, units: Iterable[str]) -> None:
+    expected = reference.found(snapshot)
+    for by, name in names(units):
+        found = snapshot.find(by, name)  # type: ignore[arg-type]
+        assert [one.ordinal for one in found] == expected.get((by, name), []), (by, name)
+        for one in found:
+            ref = snapshot.shard_of(one.ordinal)
+            assert (one.unit, one.shard, one.row) == (ref.unit, ref.shard, one.ordinal - ref.first)
+
+
+def run_files(store: Store) -> list[Path]:
+    return sorted(Path(store.url, "lookup").glob("*.run"))
+
+
+# ---------------------------------------------------------------- what is found
+
+
+@given(data=st.data(), kind=st.sampled_from(sorted(MAKERS)))
+@settings(max_examples=8, deadline=None)
+def test_whatever_happened_to_a_store_a_lookup_finds_what_a_scan_finds(
+    quick_folder: Path, data: st.DataObject, kind: Any
+) -> None:
+    store = Store.create(tempfile.mkdtemp(dir=quick_folder), kind, kind)
+    units = ["a", "b", "c"]
+    steps = st.lists(st.sets(st.sampled_from(units), min_size=1), min_size=1, max_size=4)
+    for wanted in data.draw(steps):
+        snapshot = commit(store, *sorted(wanted))
+        match data.draw(st.sampled_from(["build", "leave", "delete", "damage"])):
+            case "build":
+                lookup.build(snapshot)
+                assert not store.snapshot(snapshot.number).lookup.scanned
+            case "delete":
+                for path in Path(store.url, "lookup").glob("*"):
+                    path.unlink()
+            case "damage" if run_files(store):
+                flip(run_files(store)[-1], data.draw(st.integers(0, 10**6)))
+    check(store.snapshot(snapshot.number), units)
+
+
+def flip(path: Path, place: int) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[place % len(damaged)] ^= 1 << place % 8
+    path.unlink()
+    path.write_bytes(damaged)
+
+
+def test_a_view_finds_through_its_base_what_it_looks_at(store: Store, tmp_path: Path) -> None:
+    base = commit(store, "a", "b")
+    lookup.build(base)
+    for complete in (False, True):
+        view = Store.create(str(tmp_path / f"view-{complete}"), "view", "view")
+        writer = view.writer("all")
+        for ref in base.shards if complete else base.shards[1::2]:
+            writer.columns(ref.shard, {"keep": [row > 0 for row in range(ref.records)]})
+        made = view.commit([writer.finish()], node="n", units=["all"], parents=[base.as_parent], complete=complete)
+        check(made, ["a", "b"])
+
+
+@pytest.mark.parametrize("few", [0, 16])
+def test_names_of_equal_hash_are_told_apart_by_the_index(
+    few: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stores.lookup.find.FEW", few)
+    monkeypatch.setattr("stores.lookup.find.hasher", lambda by: len)
+    snapshot = commit(store, "a", "b")
+    lookup.build(snapshot)
+    assert not snapshot.lookup.scanned
+    check(snapshot, ["a", "b"])
+
+
+# ---------------------------------------------------------------- runs
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=4),
+    spread=st.sampled_from([2, 60, 2**64 - 1]),
+    pieces=st.sampled_from([50, 1 << 20]),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_merged_run_gives_what_its_sources_gave(
+    quick_folder: Path, seed: int, sizes: list[int], spread: int, pieces: int
+) -> None:
+    files = LocalFiles(Path(tempfile.mkdtemp(dir=quick_folder)))
+    random_ = np.random.default_rng(seed)
+    parts, sources = [], []
+    for number, size in enumerate(sizes):
+        part = np.zeros(size, ENTRY)
+        part["hash"] = random_.integers(0, spread, size, np.uint64, endpoint=True)
+        part["shard"] = random_.integers(0, 4, size, np.uint64) + np.uint64(10 * number)
+        part["row"] = random_.integers(0, 100, size)
+        covers = np.array([(10 * number + shard, 7) for shard in range(4)], COVER)
+        told = write(files, [(Fresh(part, covers), NONE)])
+        files.settle()
+        gone = np.array([10 * number + 1], np.uint64) if number % 2 else NONE
+        sources.append((Run(files, told), gone))
+        parts.append(part[~np.isin(part["shard"], gone)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stores.lookup.run_file.PIECE", pieces)
+        told = write(files, sources)
+    files.settle()
+    merged, everything = Run(files, told), np.concatenate(parts)
+    assert told.entries == len(everything) and len(merged.covers) == told.shards
+    asked = [*np.unique(everything["hash"]).tolist()[::7], 0, 2**64 - 1, spread // 2]
+    for name in asked:
+        expected = everything[everything["hash"] == name]
+        assert sorted(merged.find(name).tolist()) == sorted(expected.tolist())
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_changed_byte_of_a_run_is_an_error_or_changes_no_answer(quick_folder: Path, seed: int) -> None:
+    files = LocalFiles(Path(tempfile.mkdtemp(dir=quick_folder)))
+    random_ = np.random.default_rng(seed)
+    entries = np.zeros(700, ENTRY)
+    entries["hash"] = random_.integers(0, 2**64, len(entries), np.uint64)
+    entries["row"] = np.arange(len(entries))
+    told = write(files, [(Fresh(entries, np.zeros(0, COVER)), NONE)])
+    files.settle()
+    flip(next(Path(files.url, "lookup").glob("*.run")), int(random_.integers(0, 10**6)))
+    damaged, refused = Run(LocalFiles(Path(files.url)), told), 0
+    for name, _, row in entries.tolist():
+        try:
+            assert damaged.find(name)["row"].tolist() == [row]
+        except StoreError:
+            refused += 1
+    assert refused
+
+
+@contextmanager
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Lengths of the ranges that are read."""
+    lengths: list[int] = []
+    read_range = LocalFiles.read_range
+
+    def counted(self: LocalFiles, path: str, offset: int, length: int) -> bytes:
+        lengths.append(length)
+        return read_range(self, path, offset, length)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFiles, "read_range", counted)
+        yield lengths
+
+
+def test_a_name_costs_two_reads_of_some_kilobytes_in_a_run_of_any_length(
+    quick_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = LocalFiles(Path(tempfile.mkdtemp(dir=quick_folder)))
+    most = []
+    for size in (600_000, 1_200_000):
+        entries = np.zeros(size, ENTRY)
+        entries["hash"] = np.random.default_rng(size).integers(0, 2**64, size, np.uint64)
+        told = write(files, [(Fresh(entries, np.zeros(0, COVER)), NONE)])
+        files.settle()
+        with reads(monkeypatch) as lengths:
+            for name in entries["hash"][:200].tolist():
+                assert len(Run(files, told).find(name)) == 1
+        assert len(lengths) == 400
+        most.append(max(lengths))
+    assert max(most) < 6000
+
+
+# ---------------------------------------------------------------- upkeep
+
+
+def test_a_new_unit_adds_a_run_and_leaves_the_others_until_they_are_many(store: Store) -> None:
+    units: list[str] = []
+    seen = []
+    for number in range(9):
+        units.append(f"u{number}")
+        snapshot = commit(store, *units)
+        before = set(run_files(store))
+        lookup.build(snapshot)
+        assert len(set(run_files(store)) - before) == 1 and not snapshot.lookup.scanned
+        seen.append(len(snapshot.lookup._covered.runs))
+    assert seen == [1, 2, 3, 1, 2, 3, 1, 2, 3]
+    check(snapshot, units)
+    before = set(run_files(store))
+    again = commit(store, *units[1:8])  # of one run all shards are gone, of another some: nothing is written
+    lookup.build(again)
+    assert again.lookup._covered.runs == snapshot.lookup._covered.runs[:2] and set(run_files(store)) == before
+    check(again, units)
+
+
+def test_a_lookup_in_many_parts_is_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = commit(store, "a", "b", "c")
+    monkeypatch.setattr(lookup, "AT_ONCE", 10)
+    lookup.build(snapshot)
+    assert len(run_files(store)) == 1 and not list(Path(store.url, "aside").glob("*"))
+    check(snapshot, ["a", "b", "c"])
+
+
+def test_a_run_that_is_damaged_beside_what_names_it_is_made_again(store: Store) -> None:
+    snapshot = commit(store, "a", "b")
+    lookup.build(snapshot)
+    for path in (*run_files(store), Path(store.url, manifest_path(snapshot.number))):
+        flip(path, 7)
+    assert repair(store).lookup_made
+    assert verify(snapshot) == [] and not store.snapshot(snapshot.number).lookup.scanned
+
+
+@pytest.mark.parametrize("where", ["run", "manifest"])
+def test_damage_is_named_worked_around_and_repaired(store: Store, where: str) -> None:
+    snapshot = commit(store, "a", "b")
+    assert verify(snapshot) == []
+    lookup.build(snapshot)
+    assert verify(snapshot) == []
+    path = run_files(store)[0] if where == "run" else Path(store.url, manifest_path(snapshot.number))
+    rows = random.Random(1)
+    for _ in range(6):
+        whole = path.read_bytes()
+        flip(path, rows.randrange(10**6))
+        found = verify(snapshot)
+        assert [damage.where for damage in found] == [f"docs/lookup/{path.name}"]
+        check(store.snapshot(snapshot.number), [])
+        path.write_bytes(whole)
+    path.unlink()
+    check(store.snapshot(snapshot.number), ["a"])
+    done = repair(store)
+    assert done.lookup_made and done.snapshot.number == snapshot.number
+    assert verify(snapshot) == [] and not store.snapshot(snapshot.number).lookup.scanned
+    assert not repair(store).lookup_made
+
+
+def test_a_damaged_index_is_an_error_not_a_wrong_answer(store: Store) -> None:
+    snapshot = commit(store, "a")
+    lookup.build(snapshot)
+    for path in Path(store.url, "index").glob("*.core.parquet"):
+        flip(path, 1000)
+    with pytest.raises(StoreError, match="not those that were committed"):
+        store.snapshot(snapshot.number).find("id", record_id("s", "a/1"))
+
+
+def test_gc_keeps_what_live_snapshots_look_up_by(store: Store) -> None:
+    for units in (["a"], ["a", "b"], ["b", "c"]):
+        lookup.build(commit(store, *units))
+    collect(store, grace_s=0)
+    for number in (1, 2, 3):
+        assert not store.snapshot(number).lookup.scanned
+    collect(store, keep_last=1, grace_s=0)
+    left = {path.name for path in Path(store.url, "lookup").iterdir()}
+    covered = store.snapshot(3).lookup._covered
+    assert left == {"000003.json", *(f"{run.digest}.run" for run in covered.runs)}
+    check(store.snapshot(3), ["a", "b", "c"])
+
+
+def test_a_copy_takes_the_lookup_along_and_leaves_a_damaged_one(store: Store, tmp_path: Path) -> None:
+    snapshot = commit(store, "a", "b")
+    lookup.build(snapshot)
+    first = copy(snapshot, str(tmp_path / "first"))
+    assert not first.lookup.scanned
+    check(first, ["a", "b"])
+    flip(run_files(store)[0], 3)
+    second = copy(Store.open(store.url).snapshot(1), str(tmp_path / "second"))
+    assert len(second.lookup.scanned) == len(second.shards)
+    check(second, ["a"])
+
+
+def test_what_was_forgotten_is_in_no_run(tmp_path: Path) -> None:
+    store = Store.create(str(tmp_path / "run" / "docs"), "documents", "docs")
+    lookup.build(commit(store, "a", "b", "old"))
+    lookup.build(commit(store, "a", "b", "c"))
+    gone, old = document("a", 1), document("old", 2)
+    shown = picture(4).digest  # by documents of every unit
+
+    def traced(names: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        everything = b"".join(path.read_bytes() for path in run_files(store))
+        return {(by, name) for by, name in names if hasher(by)(raw(by, name)).to_bytes(8, "little") in everything}  # type: ignore[arg-type]
+
+    def forgets(**names: set[str]) -> None:
+        kinds = ("ids", "sources", "places", "media")
+        forget(str(tmp_path / "run"), {what: frozenset(names.get(what, ())) for what in kinds})  # type: ignore[misc]
+        head = store.head()
+        assert head is not None and not head.lookup.scanned
+        check(head, ["a", "b", "c"])
+
+    stale = {("id", old.id), ("url", old.locator)}  # in older snapshots only, and still in a run that is needed
+    named = {("id", gone.id), ("url", gone.locator), ("digest", shown), ("id", document("c", 4).id)}
+    assert traced(stale | named) == stale | named
+    forgets(ids={old.id})
+    assert traced(stale | named) == named
+    forgets(ids={gone.id}, media={shown})
+    assert traced(stale | named) == set()
+
+
+def test_a_lookup_on_s3_takes_few_requests(s3: Faulty) -> None:
+    store = Store.create("s3://mill/lookup-store", "documents", "docs")
+    snapshot = commit(store, "a", "b", "c")
+    lookup.build(snapshot)
+    opened = Store.open(store.url).snapshot(snapshot.number)
+    assert [one.ordinal for one in opened.find("url", "b/4")] == [reference.found(snapshot)["url", "b/4"][0]]
+    s3.seen.clear()
+    found = opened.find("id", document("c", 5).id)
+    assert len(found) == 1 and len(s3.seen) <= 2  # fences and lists are at hand: a bucket, and an index
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+@contextmanager
+def killed_before(change: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Before that many-th change of the filesystem, from 0."""
+    done = [0]
+
+    def counting(name: str) -> Any:
+        act = getattr(LocalFiles, name)
+
+        def acts(*arguments: Any) -> Any:
+            if done[0] == change:
+                raise Killed
+            done[0] += 1
+            return act(*arguments)
+
+        return acts
+
+    with monkeypatch.context() as patch:
+        for name in ("publish", "settle", "swap", "delete", "touch"):
+            patch.setattr(LocalFiles, name, counting(name))
+        yield
+
+
+@pytest.mark.parametrize("verb", ["build", "renew"])
+def test_killed_before_any_change_and_started_again_it_is_the_same(
+    verb: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = commit(store, "a", "b")
+    for change in range(100):
+        if change == 0 or verb == "renew":
+            lookup.build(first)
+        second = commit(store, "a", *(["c"] if change % 2 else ["d"]))
+        try:
+            with killed_before(change, monkeypatch):
+                getattr(lookup, verb)(second)
+        except Killed:
+            check(store.snapshot(second.number), ["c"])
+            getattr(lookup, verb)(second)
+            ended = False
+        else:
+            ended = True
+        opened = store.snapshot(second.number)
+        assert not opened.lookup.scanned and opened.lookup.trouble is None
+        check(opened, ["a", "b", "c"])
+        if ended:
+            break
+    assert change >= 4

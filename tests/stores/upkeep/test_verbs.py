@@ -1,0 +1,461 @@
+"""`millrace store`: what each command says, writes and leaves alone, on real stores and with real writers at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifests.errors import ManifestError, StoreError
+from manifests.records import Document, Text, record_id
+from stores import leases
+from stores.command import main
+from stores.commits.roots import Receipt
+from stores.store import Snapshot, Store
+from stores.upkeep.copy import copy
+from stores.upkeep.gc import collect
+from stores.upkeep.log import diff, find, log, tag, tags
+from stores.upkeep.repair import repair
+from stores.upkeep.verify import verify
+
+ROOT = Path(__file__).parents[3]
+
+
+def document(unit: str, number: int, words: str = "") -> Document:
+    parts = (Text(words or f"text {unit} {number} " * 40),)
+    return Document(record_id("s", f"{unit}/{number}"), "s", f"{unit}/{number}", "web", parts, licence="CC0-1.0")
+
+
+def write(store: Store, unit: str, words: str = "", shard_bytes: int = 4000) -> Receipt:
+    writer = store.writer(unit, shard_bytes)
+    for number in range(12):
+        writer.add(document(unit, number, words))
+    writer.quarantine(f"{unit}/bad", "no_text", "nothing in it")
+    return writer.finish()
+
+
+def commit(store: Store, *units: str, words: str = "", node: str = "node") -> Snapshot:
+    return store.commit([write(store, unit, words) for unit in units], node=node, units=units)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(str(tmp_path / "docs"), "documents", "docs")
+
+
+def shard_files(store: Store) -> list[Path]:
+    return sorted(Path(store.url, "shards").iterdir())
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    code = main([*arguments, "--json"])
+    assert code == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def age(store: Store, seconds: float) -> None:
+    """Everything in the store becomes so much older."""
+    for path in Path(store.url).rglob("*"):
+        if path.is_file():
+            then = path.stat().st_mtime - seconds
+            os.utime(path, (then, then))
+
+
+# ---------------------------------------------------------------- history
+
+
+def test_log_tells_every_snapshot_newest_first(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    first = commit(store, "a")
+    second = commit(store, "a", "b")
+    tag(store, "good", first)
+    rows = told(capsys, "log", store.url)
+    assert [row["snapshot"] for row in rows] == [2, 1] and [row["tags"] for row in rows] == [[], ["good"]]
+    assert [row["content_root"] for row in rows] == [second.content_root, first.content_root]
+    assert main(["log", store.url]) == 0 and "good" in capsys.readouterr().out
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(store: Store) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(ROOT / "millrace.py"), "store", "log", store.url, "--json"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_diff_names_units_records_and_columns(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, "a", "b")
+    commit(store, "b", "c")
+    found = told(capsys, "diff", store.url, "1")
+    assert found["units"] == {"added": ["c"], "removed": ["a"]} and not found["equal"]
+    assert found["ids"]["added"] == sorted(record_id("s", f"c/{i}") for i in range(12))
+    assert found["ids"]["removed"] == sorted(record_id("s", f"a/{i}") for i in range(12))
+    assert diff(find(store, "2"), find(store, "head"))["equal"]
+
+
+def test_diff_of_views_tells_what_is_kept_no_more(store: Store, tmp_path: Path) -> None:
+    base = commit(store, "a")
+    view = Store.create(str(tmp_path / "view"), "view", "view")
+    for node in ("strict", "stricter"):
+        writer = view.writer(node)
+        for ref in base.shards:
+            keep = [node == "strict" or row > 0 for row in range(ref.records)]
+            writer.columns(ref.shard, {"keep": keep, "reason": [None if one else "x" for one in keep]})
+        view.commit([writer.finish()], node=node, units=[node], parents=[base.as_parent])
+    found = diff(find(view, "1"), find(view, "2"))
+    assert len(found["kept"]["no more"]) == len(base.shards) and not found["kept"]["now"]
+
+
+def test_a_tag_stays_with_its_snapshot_until_it_is_moved(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, "a")
+    assert main(["tag", store.url, "release"]) == 0
+    commit(store, "a", "b")
+    assert find(store, "release").number == 1
+    with pytest.raises(ManifestError, match="snapshot 1 has the tag 'release' already"):
+        main(["tag", store.url, "release"])
+    assert main(["tag", store.url, "release", "--move"]) == 0 and find(store, "release").number == 2
+    with pytest.raises(ManifestError, match="can't be a tag"):
+        main(["tag", store.url, "../x"])
+    assert main(["tag", store.url, "release", "--delete"]) == 0 and tags(store.files) == {}
+    with pytest.raises(ManifestError, match="there is no tag"):
+        find(store, "release")
+
+
+# ---------------------------------------------------------------- damage
+
+
+def test_verify_names_shard_and_record_of_every_flipped_byte(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every byte of a shard, a few hundred of them tried: header, line, padding, end mark."""
+    snapshot = commit(store, "a")
+    entry = snapshot.receipts[0].shards[0]
+    file = Path(store.url, "shards", f"{entry.shard}.tar")
+    good = file.read_bytes()
+    with tarfile.open(file) as tar:
+        members = [(member.offset, member.offset_data + -(-member.size // 512) * 512) for member in tar]
+    random_ = random.Random(2)
+    for at in sorted(random_.sample(range(len(good)), 300)):
+        bad = bytearray(good)
+        bad[at] ^= 1 << random_.randrange(8)
+        file.write_bytes(bad)
+        damages = verify(snapshot)
+        row = next((row for row, (start, end) in enumerate(members) if start <= at < end), len(members) - 1)
+        assert any(damage.where.endswith(f"{entry.shard}.tar[{row}]") for damage in damages), (at, damages)
+    file.write_bytes(bad)
+    assert main(["verify", store.url]) == 1 and f"{entry.shard}.tar[" in capsys.readouterr().out
+    file.write_bytes(good)
+    assert main(["verify", store.url]) == 0 and "is whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["index", "quarantine", "lists"])
+def test_verify_names_other_files_too(folder: str, store: Store) -> None:
+    snapshot = commit(store, "a")
+    file = next(Path(store.url, folder).iterdir())
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert any(folder in damage.where for damage in verify(store.snapshot(snapshot.number)))
+
+
+def test_repair_salvages_the_good_prefix_of_a_torn_tar(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    before = commit(store, "a", "b")
+    entry = before.receipts[0].shards[1]
+    file = Path(store.url, "shards", f"{entry.shard}.tar")
+    with tarfile.open(file) as tar:
+        whole = [member.offset_data + member.size for member in tar]
+    file.write_bytes(file.read_bytes()[: whole[1]])  # two whole records of several
+    assert len(whole) > 2
+    done = repair(store)
+    assert [(one["unit"], one["shard"], one["row"]) for one in done.lost] == [
+        ("a", entry.shard, row) for row in range(2, len(whole))
+    ]
+    after = done.snapshot
+    assert verify(after) == [] and not after.complete and after.number == before.number + 1
+    first = before.receipts[0].shards[0].records
+    gone = set(range(first + 2, first + len(whole)))
+    kept = [before.record(i).id for i in range(before.counts["records"]) if i not in gone]
+    assert [record.id for record in after.records()] == kept
+    assert after.meta["repaired"] == {"from": 1, "lost": done.lost}
+    assert after.quarantined().num_rows == 2
+    again = commit(store, "a", "b")  # its node runs again: the unit is made anew
+    assert again.complete and again.content_root == before.content_root and verify(again) == []
+
+
+def test_repair_takes_what_is_damaged_from_a_copy(store: Store, tmp_path: Path) -> None:
+    before = commit(store, "a", "b")
+    copy(before, str(tmp_path / "copy"))
+    for number, file in enumerate([*shard_files(store), *Path(store.url, "index").iterdir()]):
+        if number % 3 == 0:
+            file.unlink()
+        elif number % 3 == 1:
+            file.write_bytes(b"torn")
+    next(Path(store.url, "lists").glob("*.jsonl")).write_bytes(b"")
+    done = repair(store, Store.open(str(tmp_path / "copy")).files)
+    assert done.snapshot.number == before.number and not done.lost and len(done.restored) > 4
+    assert verify(store.snapshot(1)) == []
+
+
+def test_what_is_left_can_be_accepted(store: Store) -> None:
+    commit(store, "a")
+    shard_files(store)[0].unlink()
+    assert not repair(store).snapshot.complete
+    assert not repair(store).lost  # nothing is damaged any more
+    commit(store, "a")
+    shard_files(store)[0].unlink()
+    assert repair(store, accept=True).snapshot.complete
+
+
+# ---------------------------------------------------------------- garbage
+
+
+def test_gc_keeps_newest_tagged_recent_and_what_others_were_made_from(store: Store, tmp_path: Path) -> None:
+    for units in (["a"], ["b"], ["c"], ["d"], ["e"]):
+        commit(store, *units)
+    tag(store, "named", store.snapshot(2))
+    view = Store.create(str(tmp_path / "view"), "view", "view")
+    base, writer = store.snapshot(3), view.writer("u")
+    for ref in base.shards:
+        writer.columns(ref.shard, {"keep": [True] * ref.records})
+    view.commit([writer.finish()], node="n", units=["u"], parents=[base.as_parent])
+    dry = collect(store, keep_last=1, dry_run=True)
+    assert dry.expired == [1, 4] and len(list(log(store))) == 5 and len(shard_files(store)) > len(dry.files) / 3
+    found = collect(store, keep_last=1)
+    assert found.expired == [1, 4] and sorted(info.path for info in found.files) == sorted(i.path for i in dry.files)
+    assert [(row["snapshot"], row["expired"]) for row in log(store)] == [
+        (5, False),
+        (4, True),
+        (3, False),
+        (2, False),
+        (1, True),
+    ]
+    for number in (2, 3, 5):
+        assert verify(store.snapshot(number)) == []
+    assert [record.id for record in view.head().records()] == [record.id for record in base.records()]  # type: ignore[union-attr]
+    assert Store.open(store.url).head().number == 5  # type: ignore[union-attr]
+    assert collect(store, keep_last=1).files == [] and commit(store, "f").number == 6
+
+
+@pytest.mark.parametrize("wrong", ["--keep-last=-1", "--keep-days=nan", "--grace=-1"])
+def test_gc_refuses_numbers_that_mean_nothing(wrong: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["gc", store.url, wrong])
+    assert ended.value.code == 2 and "expected 0 or more" in capsys.readouterr().err
+
+
+def test_without_a_policy_only_what_no_snapshot_reaches_goes(store: Store) -> None:
+    commit(store, "a")
+    commit(store, "b")
+    write(store, "never committed")
+    before = len(shard_files(store))
+    assert collect(store).files == [] and collect(store).writers == 1  # its writer may be alive
+    age(store, leases.GRACE_S + 1)
+    found = collect(store)
+    assert found.expired == [] and {info.path.split("/")[0] for info in found.files} == {
+        "shards",
+        "index",
+        "quarantine",
+    }
+    assert len(shard_files(store)) < before
+    assert verify(store.snapshot(1)) == [] == verify(store.snapshot(2))
+
+
+def test_days_are_counted_by_the_clock_of_the_filesystem(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(store, "a")
+    age(store, 10 * 86_400)
+    commit(store, "b")
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert collect(store, keep_days=11, dry_run=True).expired == []
+    assert collect(store, keep_days=9, dry_run=True).expired == [1]
+
+
+WRITER = """
+import sys, time
+from stores.store import Store
+from tests.stores.upkeep.test_verbs import document
+store = Store.open(sys.argv[1])
+units = [f"{name}{round}" for name in "xyz" for round in range(int(sys.argv[3]))]
+for round in range(int(sys.argv[3])):
+    unit = f"{sys.argv[2]}{round}"
+    writer = store.writer(unit, 4000)
+    for number in range(30):
+        writer.add(document(unit, number))
+        time.sleep(0.001)
+    receipt = writer.finish()
+    time.sleep(0.02)
+    assert unit in store.commit([receipt], node="n", units=units, complete=False).units
+"""
+
+
+def test_gc_beside_live_writers_takes_nothing_of_theirs(store: Store) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, store.url, name, "8"], cwd=ROOT) for name in "xyz"]
+    collected = 0
+    while any(writer.poll() is None for writer in writers):
+        collected += 1
+        collect(store, keep_last=1, grace_s=60)  # a busy machine lets a writer wait for many seconds
+    assert [writer.wait() for writer in writers] == [0, 0, 0] and collected > 5
+    head = store.head()
+    assert head is not None and verify(head) == []
+    age(store, 120)
+    collect(store, keep_last=1, grace_s=60)
+    head = store.head()
+    assert head is not None and verify(head) == [] and len(head.units) == 24
+    reached = {entry.shard for receipt in head.receipts for entry in receipt.shards}
+    assert {path.stem for path in shard_files(store)} == reached and not list(Path(store.url, "aside").iterdir())
+
+
+def test_a_writer_taken_for_dead_is_refused_and_writes_again(store: Store) -> None:
+    commit(store, "a")
+    late = write(store, "b")
+    age(store, leases.GRACE_S + 1)
+    collect(store)
+    with pytest.raises(StoreError, match="unit 'b' names a file that is not there"):
+        store.commit([late], node="node", units=["a", "b"])
+    assert commit(store, "a", "b").complete
+
+
+def test_a_lease_lives_as_long_as_its_writer_and_no_longer(store: Store) -> None:
+    writer = store.writer("a")
+    assert leases.alive(store.files, 10, leases.now_s(store.files)) == 0
+    writer.add(document("a", 1))
+    assert leases.alive(store.files, 10, leases.now_s(store.files)) == 1
+    store.commit([writer.finish()], node="n", units=["a"])
+    assert leases.alive(store.files, 10, leases.now_s(store.files)) == 0
+
+
+def test_a_list_that_is_lost_stops_gc_before_it_deletes(store: Store) -> None:
+    commit(store, "a")
+    next(Path(store.url, "lists").iterdir()).unlink()
+    with pytest.raises(StoreError, match="lost a list"):
+        collect(store, keep_last=1)
+    assert shard_files(store)
+
+
+# ---------------------------------------------------------------- copies
+
+
+def test_a_copy_has_the_same_content_root_and_goes_on_where_it_stopped(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snapshot = commit(store, "a", "b")
+    target = tmp_path / "copy"
+    stopped = threading.Event()
+
+    def stop(done: int, total: int) -> None:
+        if done == total // 2:
+            stopped.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy(snapshot, str(target), stop)
+    assert stopped.is_set() and Store.open(str(target)).head() is None
+    made = told(capsys, "copy", store.url, str(target))
+    assert made["content_root"] == snapshot.content_root and made["snapshot"] == 1
+    copied = Store.open(str(target)).head()
+    assert copied is not None and verify(copied) == [] and list(copied.records()) == list(snapshot.records())
+    assert told(capsys, "copy", store.url, str(target))["snapshot"] == 1  # nothing to do
+    commit(store, "a", "b", "c")
+    assert told(capsys, "copy", store.url, str(target))["snapshot"] == 2
+
+
+def view_over(below: Snapshot, name: str, drops: int) -> Snapshot:
+    """It drops every third record of a shard from row `drops` on, whatever those below it decided."""
+    view = Store.create(str(Path(below.url).parent / name), "view", name)
+    writer = view.writer("all")
+    for ref in below.shards:
+        keep = [row % 3 != drops for row in range(ref.records)]
+        writer.columns(ref.shard, {"keep": keep, "reason": [None if kept else name for kept in keep]})
+    return view.commit([writer.finish()], node=name, units=["all"], parents=[below.as_parent])
+
+
+def test_a_view_counts_what_it_drops_itself_and_what_is_kept_in_the_end(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = view_over(commit(store, "a", "b"), "one", 0)
+    two = view_over(one, "two", 1)
+    dropped = [sum(row % 3 == drops for ref in two.shards for row in range(ref.records)) for drops in (0, 1)]
+    assert len(one.kept()) == 24 - dropped[0] and len(two.kept()) == 24 - sum(dropped)
+    assert [told(capsys, "log", view.url)[0]["counts"]["dropped_here"] for view in (one, two)] == dropped
+    for view, here in zip((one, two), dropped, strict=True):
+        assert main(["verify", view.url]) == 0
+        said = capsys.readouterr().out
+        assert f"{here} dropped here; {len(view.kept())} kept by it and by what it looks at" in said
+
+
+def test_a_view_is_copied_beside_a_copy_of_what_it_looks_at_and_not_alone(store: Store, tmp_path: Path) -> None:
+    base = commit(store, "a", "b")
+    one = view_over(base, "one", 0)
+    two = view_over(one, "two", 1)
+    there = tmp_path / "backup"
+    for view, below in ((one, base), (two, one)):
+        with pytest.raises(StoreError, match=r"no copy of .* is at") as refused:
+            copy(view, str(there / view.name))
+        assert not (there / view.name).exists()
+        assert f"millrace store copy {below.url} {there / below.name};" in refused.value.fix
+        copy(below, str(there / below.name))
+    copied = copy(two, str(there / "two"))
+    assert copied.number == copy(two, copied.url).number == 1
+    expected = list(two.records())
+    shutil.rmtree(store.url)
+    moved = Store.open(str(there.rename(tmp_path / "moved") / "two")).head()
+    assert moved is not None and moved.content_root == two.content_root and list(moved.records()) == expected
+    assert verify(moved) == [] and [damage.what for damage in verify(two)] == [
+        "there is no store here, and two looks at it"
+    ]
+
+
+def test_a_damaged_object_is_not_copied(store: Store, tmp_path: Path) -> None:
+    snapshot = commit(store, "a")
+    file = shard_files(store)[0]
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreError, match="not those that were committed"):
+        copy(snapshot, str(tmp_path / "copy"))
+    assert Store.open(str(tmp_path / "copy")).head() is None
+
+
+def test_a_copy_through_memory_has_the_same_content_root(store: Store) -> None:
+    snapshot = commit(store, "a")
+    copied = copy(snapshot, "memory://copies/docs")
+    assert copied.content_root == snapshot.content_root and verify(copied) == []
+    back = copy(copied, f"{store.url}-back")
+    assert back.content_root == snapshot.content_root and list(back.records()) == list(snapshot.records())
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from tests.stores.upkeep.test_verbs import write
+from stores.store import Store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+store = Store.open(sys.argv[1])
+try:
+    store.commit([write(store, "b", shard_bytes=1 << 20)], node="node", units=["a", "b"])
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 5000, 12_000])
+def test_where_no_byte_more_can_be_written_nothing_is_lost(limit: int, store: Store) -> None:
+    """The kernel refuses to let files grow, as it does on a full disk."""
+    before = commit(store, "a")
+    done = subprocess.run([sys.executable, "-c", FULL, store.url, str(limit)], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "OSError\n", done.stderr
+    head = Store.open(store.url).head()
+    assert head is not None and head.number == before.number and verify(head) == []
+    assert commit(store, "a", "b").complete
+
+
+def test_unknown_commands_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["frobnicate"]) == 2 and "there are: log, diff" in capsys.readouterr().err
+    assert main([]) == 0
