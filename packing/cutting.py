@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from manifests.compiled import READ_BYTES_2D, compiled
 from manifests.geometry import PATCH_PX
+from manifests.jit import READ_BYTES_2D, compiled
 
 _PAIRS = PATCH_PX // 2
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 
 INT = types.int64
 INTS = types.Array(types.int64, 1, "C")

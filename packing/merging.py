@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 from manifests.schedule import LONGEST_RAMP_TOKENS, MILLION
 
 HALF_MILLIONTHS = 2 * MILLION

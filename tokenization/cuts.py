@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 
 NEVER, CHARACTER, WORD, SENTENCE, LINE = range(5)
 """How good a place for a cut is: inside a character, between two, before white space, after a sentence or a line."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 from pipelines.dedup.unions import flatten, unite
 from pipelines.dedup.visual import WORDS
 from stores.spill import Partitions, Scratch

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 from pipelines.dedup.unions import PARENTS, flatten, unite
 
 VERSION = 1

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 from pipelines.dedup.minhash import word_hashes
 
 VERSION = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 
 PARENTS = types.Array(types.int64, 1, "C")
 

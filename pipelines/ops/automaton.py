@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _STATES = types.Array(types.uint32, 1, "C")

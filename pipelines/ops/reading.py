@@ -17,7 +17,7 @@ import numpy as np
 import regex
 from numba import types
 
-from manifests.compiled import compiled
+from manifests.jit import compiled
 
 _LETTER, _SPACE, _LONE, _ENDS, _BULLET, _WORD = (1 << bit for bit in range(6))
 _KNOWN = 0x34000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
-from manifests.characters import clean
 from manifests.load import schema
+from manifests.unicode_form import clean
 from pipelines.ops.edit import Edit
 from pipelines.ops.lines import REASONS, reason_of
 

@@ -16,10 +16,10 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import ClassVar, Literal
 
-from manifests.characters import clean
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Part, Text
+from manifests.unicode_form import clean
 from pipelines.ops.op import Limit, Measured
 
 _RUN = re.compile(r"(\S)\1{9,}")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numba import njit, types
 
-from manifests.compiled import BYTES_2D, compiled
+from manifests.jit import BYTES_2D, compiled
 
 _SIGNATURE_BYTES = 8
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}

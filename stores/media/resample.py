@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit, types
 
-from manifests.compiled import BYTES_2D, READ_BYTES_2D, compiled
+from manifests.jit import BYTES_2D, READ_BYTES_2D, compiled
 
 _BITS = 22
 _HALF = 1 << (_BITS - 1)

@@ -35,9 +35,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.characters import clean
 from manifests.errors import RecordError
 from manifests.records import FORGOTTEN, Document, Fact, Json, Location, Media, Part, Text, canonical_json, digest
+from manifests.unicode_form import clean
 from stores.shards import index
 from stores.shards.kinds import KINDS, to_line
 from stores.shards.layout import checksum
