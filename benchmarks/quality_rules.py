@@ -21,7 +21,7 @@ from itertools import islice
 from benchmarks.contest import Contestant, paired_ratio, rates, serve, spread, take_turns
 from benchmarks.measure import Result, save
 from benchmarks.peers import run_in, versions
-from tokenization.learn import interpreter_text
+from tokenization.learn_ranks import interpreter_text
 
 PAGES = 400
 PAGE_CHARACTERS = 3000

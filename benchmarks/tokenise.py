@@ -25,7 +25,7 @@ from benchmarks.measure import Result, paired, save
 from manifests.records import Document, Text, record_id
 from stores.store import Store
 from tokenization.encode import encode
-from tokenization.learn import interpreter_text
+from tokenization.learn_ranks import interpreter_text
 from tokenization.vocabulary import Vocabulary
 
 REPETITIONS = 7

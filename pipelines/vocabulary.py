@@ -20,7 +20,7 @@ from manifests.records import digest
 from pipelines.curate import DOCUMENTS
 from pipelines.node import Inputs, Place, Survey, Task, Unit
 from stores.store import Snapshot
-from tokenization.learn import count_pieces, learn, rank_file
+from tokenization.learn_ranks import count_pieces, learn, rank_file
 from tokenization.vocabulary import PATTERN
 
 

@@ -148,25 +148,25 @@ class Layout:
 
 
 def cut_quality(ids: np.ndarray, texts: Sequence[tuple[int, int, str]], vocabulary: Vocabulary) -> np.ndarray:
-    """(n,) uint8: how good it is to cut before each id, see `cuts.py`; `texts` say which ids stand for which text, and
-    between others it is never good."""
-    from tokenization import cuts  # numba is loaded by who cuts text, and by nobody else
+    """(n,) uint8: how good it is to cut before each id, see `split_loops.py`; `texts` say which ids stand for which
+    text, and between others it is never good."""
+    from tokenization import split_loops  # numba is loaded by who cuts text, and by nobody else
 
-    quality = np.full(len(ids), cuts.NEVER, np.uint8)
+    quality = np.full(len(ids), split_loops.NEVER, np.uint8)
     for start, stop, text in texts:
         read = np.frombuffer(text.encode(), np.uint8)
-        cuts.judge(read, ids[start:stop], vocabulary.byte_lengths, quality[start:stop])
+        split_loops.judge(read, ids[start:stop], vocabulary.byte_lengths, quality[start:stop])
     return quality
 
 
 def _splits(
     ids: np.ndarray, texts: Sequence[tuple[int, int, str]], media_starts: Sequence[int], vocabulary: Vocabulary
 ) -> np.ndarray:
-    from tokenization import cuts
+    from tokenization import split_loops
 
     edges = np.array(sorted({0, *media_starts, len(ids)}), np.int64)
-    splits = np.empty(len(ids) // cuts.SPLIT_MIN + len(edges), np.int64)
-    return splits[: cuts.choose(cut_quality(ids, texts, vocabulary), edges, splits)].copy()
+    splits = np.empty(len(ids) // split_loops.SPLIT_MIN + len(edges), np.int64)
+    return splits[: split_loops.choose(cut_quality(ids, texts, vocabulary), edges, splits)].copy()
 
 
 def facts_by_part(document: Document) -> dict[int, list[Fact]]:

@@ -2,7 +2,7 @@
 
 Before this stands a `Document` or a chat, after it `encode.py`. The engine is tiktoken; `reference.py` is the slow
 twin it is tested against. One class serves the shipped tiny vocabulary (4,096 ranks, `tiny.tiktoken`, made by
-`learn.py`), a released `tiktoken.model`, where the special tokens start where the ranks end, and other people's
+`learn_ranks.py`), a released `tiktoken.model`, where the special tokens start where the ranks end, and other people's
 `tokenizer.json` (`tokenizer_json.py`), with their own pattern and ids.
 
 Sources. Split pattern, the two length caps and the names and offsets of the special tokens: the released tokenizer of

@@ -13,7 +13,7 @@ from pipelines.vocabulary import LearnVocabulary
 from stores.store import Store
 from tests.pipelines import small_data
 from tests.pipelines.test_run import head, run
-from tokenization.learn import count_pieces, learn
+from tokenization.learn_ranks import count_pieces, learn
 from tokenization.vocabulary import Vocabulary
 
 DAG = """

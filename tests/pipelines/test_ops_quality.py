@@ -16,7 +16,7 @@ from pipelines.ops import reading
 from pipelines.ops.language import Language, identify
 from pipelines.ops.op import Measured
 from pipelines.ops.quality import C4, FineWeb, GopherQuality, GopherRepetition
-from tokenization.learn import interpreter_text
+from tokenization.learn_ranks import interpreter_text
 
 quality = GopherQuality(kind="gopher_quality")
 repetition = GopherRepetition(kind="gopher_repetition")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from manifests.errors import RecordError
 from manifests.records import Document, Fact, Media, Part, Text, digest, record_id
 from tokenization import reference
-from tokenization.cuts import SPLIT_MAX, SPLIT_MIN
 from tokenization.encode import cut_quality, decode, decode_sample, encode, placeholder
+from tokenization.split_loops import SPLIT_MAX, SPLIT_MIN
 from tokenization.vocabulary import Vocabulary
 
 tiny = Vocabulary.load("tiny")

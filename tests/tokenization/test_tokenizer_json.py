@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from manifests.errors import ManifestError
 from manifests.records import Document, Json, Media, Text, digest, record_id
 from tokenization.encode import decode, encode
-from tokenization.learn import interpreter_text
+from tokenization.learn_ranks import interpreter_text
 from tokenization.tokenizer_json import BYTES
 from tokenization.vocabulary import PATTERN, Vocabulary
 

@@ -1,6 +1,6 @@
 """Learn byte-pair ranks from text: the command that made `tiny.tiktoken`.
 
-    python -m tokenization.learn OUT [FILE ...]
+    python -m tokenization.learn_ranks OUT [FILE ...]
 
 The text is this interpreter's own (language reference and library source) plus the UTF-8 files given, so that it needs
 no download. The result depends on the interpreter's version and on the files, which is why it is committed and pinned
@@ -118,7 +118,7 @@ def rank_file(tokens: Sequence[bytes]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tokenization.learn", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tokenization.learn_ranks", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the rank file to write")
     parser.add_argument("files", type=Path, nargs="*", help="more text beside the interpreter's own")
     options = parser.parse_args(arguments)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenization.learn import count_pieces, interpreter_text, learn, merge
+from tokenization.learn_ranks import count_pieces, interpreter_text, learn, merge
 from tokenization.reference import encode
 from tokenization.vocabulary import Vocabulary
 
