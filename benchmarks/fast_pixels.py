@@ -20,7 +20,7 @@ from benchmarks.measure import Result, save
 from benchmarks.web_pictures import pictures
 from manifests.geometry import fit
 from manifests.records import Item, Media, PackedMedia
-from packing.batch import Placed, room_for
+from packing.loader.batch import Placed, room_for
 from packing.mixture import Pixels
 from packing.navit import patches_of
 from stores.media.image import probe

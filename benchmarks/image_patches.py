@@ -102,7 +102,7 @@ def write_ours(folder: str) -> None:
 
 
 def read_ours(folder: str, how: Patches) -> Iterator[np.ndarray]:
-    from packing.loader import Loader
+    from packing.loader.loader import Loader
     from stores.store import Store
 
     packs = Store.open(f"{folder}/packs").head()

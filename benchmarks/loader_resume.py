@@ -72,7 +72,7 @@ def write_ours(folder: str, count: int) -> None:
 
 
 def ours(folder: str, state: Any = None) -> Any:
-    from packing.loader import Loader
+    from packing.loader.loader import Loader
     from stores.store import Store
 
     packs = Store.open(f"{folder}/packs").head()

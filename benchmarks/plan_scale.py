@@ -28,8 +28,8 @@ import pyarrow as pa
 from benchmarks.measure import Result, save
 from manifests.schedule import MILLION, Curve, VisionShare
 from packing.mixture import Mixture, Source
-from packing.plan import Planner, in_threads
-from packing.supply import supplies_of
+from packing.plan.planner import Planner, in_threads
+from packing.plan.supply import supplies_of
 from stores.commits.roots import Receipt, ShardEntry
 from stores.files.open import publish_bytes
 from stores.shards import index

@@ -59,7 +59,7 @@ def write_ours(folder: str) -> None:
 
 
 def batches_of_ours(folder: str) -> Iterator[Any]:
-    from packing.loader import Loader
+    from packing.loader.loader import Loader
     from stores.store import Store
 
     packs = Store.open(f"{folder}/packs").head()

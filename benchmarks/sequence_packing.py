@@ -98,7 +98,7 @@ def _size_px(random: np.random.Generator) -> tuple[int, int]:
 
 def ours(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
     """Blocks of 256 packs, as a plan has them."""
-    from packing.sequence import fill_limited
+    from packing.plan.fill import fill_limited
 
     ends = np.cumsum(costs[:, 0])
     room = BLOCK_PACKS * limits[0] - limits[0] // 4

@@ -23,7 +23,7 @@ from model.moonvit import Grid, MoonViT3d
 
 
 class Rows(Protocol):
-    """What the model reads of a batch's rows (`packing/torch_batches.py`)."""
+    """What the model reads of a batch's rows (`packing/loader/torch_batches.py`)."""
 
     @property
     def ids(self) -> torch.Tensor:

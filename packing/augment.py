@@ -1,9 +1,9 @@
 """Seeded changes of pictures at load time: another view (crop, turn) and other colours, with the shapes on them.
 
-Before this `loader.py` has a medium's bytes and its place in the global batch; after it patches are cut. A plan fixes
-sizes, grids and slots, so a view always ends in the planned size. What is drawn is a function of (seed, global batch,
-row, first slot) alone: not of ranks, threads or time, nor of what was forgotten beside it. All frames of a clip are
-changed alike.
+Before this `loader/loader.py` has a medium's bytes and its place in the global batch; after it patches are cut. A plan
+fixes sizes, grids and slots, so a view always ends in the planned size. What is drawn is a function of (seed, global
+batch, row, first slot) alone: not of ranks, threads or time, nor of what was forgotten beside it. All frames of a clip
+are changed alike.
 
 Text is tokenised long before and can't be changed here, so what it says has to stay true. Whoever switches this on
 names the sources of which that holds, and a medium beside *facts* keeps its view, because any of them (a count, a
@@ -23,7 +23,7 @@ from PIL import Image
 
 from manifests.load import schema
 from manifests.records import Shape, canonical_json, digest
-from packing.shapes import Affine, Seen, Size, moved, scaling
+from packing.augment_shapes import Affine, Seen, Size, moved, scaling
 from stores.media.image import resize
 
 VERSION = 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from manifests.errors import ManifestError, ResumeError
 from manifests.records import digest
-from packing.order import permutation
+from packing.plan.order import permutation
 from stores.store import Snapshot
 
 

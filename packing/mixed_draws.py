@@ -21,8 +21,8 @@ import numpy as np
 from manifests.errors import ManifestError
 from manifests.records import digest
 from packing.draws import Draw, DrawsState, Steps, turns_of
-from packing.order import permutation
-from packing.pieces import mixed
+from packing.plan.order import permutation
+from packing.plan.pieces import mixed
 from stores.store import Snapshot
 
 

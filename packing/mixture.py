@@ -1,6 +1,6 @@
 """What a mixture says: which sources, in which proportion, up to when, in packs of which size.
 
-Written by people as YAML, read by `plan.py`. What the numbers mean:
+Written by people as YAML, read by `plan/planner.py`. What the numbers mean:
 
 - `horizon_tokens` counts non-padding tokens. The plan ends with the first whole global batch that reaches it; without
   a horizon it ends where the sources do, and what the vision share leaves over is not used.

@@ -29,7 +29,7 @@ from manifests.geometry import (
 from manifests.records import Item, Media, PackedMedia, Sample, Span
 from packing.augment import PLAIN, Change
 from packing.mixture import Pixels
-from packing.stages import Stages
+from packing.timing import Stages
 from stores.media.image import PixelMemory, decode_near, decode_rgb
 from stores.media.video import frames_at
 from tokenization.vocabulary import Vocabulary
@@ -169,7 +169,7 @@ def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int, out: np.ndar
         (T * rows * cols, 3, 14, 14) uint8, ordered by frame, row, column. Zeros are padded before normalisation, as in
         the release, so padding is black (-1), not grey.
     """
-    from packing.cutting import cut  # costs time and memory that nobody pays who has no pictures
+    from packing.navit_loops import cut  # costs time and memory that nobody pays who has no pictures
 
     if out is None:
         out = np.empty((len(frames) * rows * cols, CHANNELS, PATCH_PX, PATCH_PX), np.uint8)

@@ -13,10 +13,10 @@ import numpy as np
 from manifests.geometry import PATCH_PX
 from manifests.schedule import MILLION
 from packing.mixture import Mixture
-from packing.order import WEIGHT_PARTS, permutation
-from packing.pieces import SourcePieces
-from packing.sequence import LOOKS, SPREAD
-from packing.stretches import stretches
+from packing.plan.fill import LOOKS, SPREAD
+from packing.plan.legs import stretches
+from packing.plan.order import WEIGHT_PARTS, permutation
+from packing.plan.pieces import SourcePieces
 
 
 def fill_limited(costs: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:

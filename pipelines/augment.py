@@ -22,7 +22,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media, Part, Point, Shape, derived_id, digest
 from packing import augment
 from packing.augment import Augmentation, Change
-from packing.shapes import Size, moved
+from packing.augment_shapes import Size, moved
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
 from pipelines.ops.op import concerns
 from stores.media.image import decode_rgb

@@ -1,7 +1,7 @@
 """Nodes from curated documents to packs: `tokenise`, `plan` and `pack`.
 
 documents or views -> samples -> plan -> packs in training order -> `train` (`commands.py`). What they compute is in
-`tokenization/encode.py`, `packing/plan.py` and `packing/materialise.py`; here stands only how it is cut into units.
+`tokenization/encode.py`, `packing/plan/planner.py` and `packing/pack.py`; here stands only how it is cut into units.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from manifests.errors import ManifestError, StoreError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Sample, canonical_json, digest
 from manifests.schedule import VisionShare
-from packing import plan
-from packing.amend import BEGINNING, begun_at, chain_of
-from packing.materialise import pack_unit, packs_meta, samples_of
 from packing.mixture import Mixture
-from packing.order import Standing
-from packing.progress import Progress
-from packing.supply import Supply, supplies_of
+from packing.pack import pack_unit, packs_meta, samples_of
+from packing.plan import planner as plan
+from packing.plan.amend import BEGINNING, begun_at, chain_of
+from packing.plan.checkpoint import Progress
+from packing.plan.order import Standing
+from packing.plan.supply import Supply, supplies_of
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Stretch, Survey, Task, Unit, units_below
 from stores.spill import GIB, Scratch
 from stores.store import Snapshot, StoreKind, UnitWriter

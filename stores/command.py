@@ -34,7 +34,7 @@ COMMANDS = {
     "repair": ("stores.command:mend", "take damaged objects from a copy, or salvage what is whole"),
     "gc": ("stores.command:clean", "let snapshots expire, delete what none reaches"),
     "copy": ("stores.command:duplicate", "a snapshot to another place, on any filesystem"),
-    "certify": ("packing.certify:main", "replay the first batches of packs in every way, keep their hashes"),
+    "certify": ("packing.loader.certify:main", "replay the first batches of packs in every way, keep their hashes"),
     "forget": ("stores.forget.command:main", "take records out of all stores of a folder, for good"),
 }
 

@@ -21,7 +21,7 @@ ROOMS = {
 }
 HEAVY = ("torch", "megatron", "ray", "dask", "distributed", "transformers")
 OWN_LIBRARY: dict[Path, set[str]] = {
-    Path("packing/torch_batches.py"): {"torch"},
+    Path("packing/loader/torch_batches.py"): {"torch"},
     Path("pipelines/engines/ray.py"): {"ray"},
     Path("pipelines/engines/dask.py"): {"distributed"},
     Path("stores/files/gcs.py"): set(),

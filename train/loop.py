@@ -28,11 +28,11 @@ from manifests.runlog import RunLog
 from model.canonical import canonical_gradients, canonical_parameters, canonical_state, load_canonical
 from model.config import ModelConfig
 from model.multimodal import MultimodalModel
-from packing import certificate
-from packing.global_batch import GlobalBatch, Link
-from packing.loader import Loader
-from packing.stand_ins import StandIns
-from packing.torch_batches import RowTensors, media_to, rows_to
+from packing.loader import certificate
+from packing.loader.global_batch import GlobalBatch, Link
+from packing.loader.loader import Loader
+from packing.loader.stand_ins import StandIns
+from packing.loader.torch_batches import RowTensors, media_to, rows_to
 from stores.store import Store
 from tokenization.vocabulary import Vocabulary
 from train import checkpoint, folder

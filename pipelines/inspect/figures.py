@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from manifests.geometry import MediaLimits
 from manifests.records import Json
-from packing.balance import deal, encoder_cost, least, llm_cost
-from packing.pieces import media_places
+from packing.loader.balance import deal, encoder_cost, least, llm_cost
+from packing.plan.pieces import media_places
 from pipelines.inspect.artefacts import examples, vocabulary_of
 from pipelines.inspect.plans import Planned, per_pack
 from stores.shards import index

@@ -15,8 +15,8 @@ import numpy as np
 
 from manifests.errors import StoreError
 from manifests.records import Json, Pack, PlanBlock
-from packing.amend import chain_of
-from packing.materialise import pack_unit, samples_of
+from packing.pack import pack_unit, samples_of
+from packing.plan.amend import chain_of
 from pipelines.inspect.artefacts import spoken_source, vocabulary_of
 from stores.forget.exposure import first_batch
 from stores.store import Snapshot, Store

@@ -2,7 +2,8 @@
 
 A fingerprint is taken of the pixels that the functions of `media/image.py` and `media/video.py` make of the files in
 `probe_media/`. So a library that was swapped below its version number is noticed, and one that has another number and
-equal pixels is known to be harmless. `packing/certificate.py` asks at the start of a run; it takes some milliseconds.
+equal pixels is known to be harmless. `packing/loader/certificate.py` asks at the start of a run; it takes some
+milliseconds.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The name says which bytes are meant: it is a digest over the lists that a snapshot reaches. A copy has the same, a
 snapshot from which something was forgotten has another. What a certificate says is packing's affair
-(`packing/certify.py`); here stands only how it lies in a store, comes along with a copy and goes with its snapshot.
+(`packing/loader/certify.py`); here stands only how it lies in a store, comes along with a copy and goes with its
+snapshot.
 """
 
 from __future__ import annotations

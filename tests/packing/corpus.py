@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 
 from manifests.geometry import MediaLimits
 from manifests.records import Document, Media, Text, record_id
-from packing.materialise import pack_unit, packs_meta
 from packing.mixture import Mixture, Source
-from packing.pieces import SourcePieces, pieces_by_shard
-from packing.plan import Plan, compile_plan
+from packing.pack import pack_unit, packs_meta
+from packing.plan.pieces import SourcePieces, pieces_by_shard
+from packing.plan.planner import Plan, compile_plan
 from stores.media import image, video
 from stores.store import Snapshot, Store, StoreKind
 from tokenization.encode import encode

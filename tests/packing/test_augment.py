@@ -20,12 +20,12 @@ from manifests.errors import ManifestError, ResumeError
 from manifests.load import load
 from manifests.records import Document, Fact, Shape, Text, record_id
 from packing.augment import Augmentation, Change, View, draw
-from packing.loader import Loader
-from packing.shapes import area, clipped, moved, scaling
-from packing.stand_ins import StandIns
-from packing.torch_batches import RankBatches
+from packing.augment_shapes import area, clipped, moved, scaling
+from packing.loader.loader import Loader
+from packing.loader.stand_ins import StandIns
+from packing.loader.torch_batches import RankBatches
 from tests.packing.corpus import Made, clip, corpus, document, make, medium
-from tests.packing.test_loader_changes import SIZE, WORLDS, Pieces, lying, pieces
+from tests.packing.loader.test_loader_changes import SIZE, WORLDS, Pieces, lying, pieces
 from train.stage import Stage
 
 EVERYTHING = Augmentation(

@@ -16,11 +16,11 @@ from manifests.conversation import Call, Conversation, Message, conversation_in
 from manifests.geometry import MediaLimits
 from manifests.records import Document, Text, record_id
 from manifests.schedule import VisionShare
-from packing.loader import Loader
-from packing.materialise import pack_unit, packs_meta
+from packing.loader.loader import Loader
 from packing.mixture import Mixture, Source
 from packing.navit import expand
-from packing.plan import compile_plan
+from packing.pack import pack_unit, packs_meta
+from packing.plan.planner import compile_plan
 from packing.proof import prove
 from pipelines.build import to_sample
 from pipelines.inspect import microscope

@@ -16,15 +16,15 @@ from manifests.errors import ManifestError
 from manifests.geometry import RELEASED_LIMITS, MediaLimits
 from manifests.records import Document, Media, MediaKind, Sample, record_id
 from manifests.schedule import VisionShare
-from packing.materialise import pack_unit, packs_meta
 from packing.mixture import Mixture, PackLimits, Source
-from packing.plan import compile_plan
+from packing.pack import pack_unit, packs_meta
+from packing.plan.planner import compile_plan
 from packing.proof import Recount, prove
 from pipelines.inspect.figures import figures
 from pipelines.inspect.plans import Planned
 from stores.store import Snapshot
 from tests.packing.corpus import create, tiny, write
-from tests.packing.test_ways_out import tuples
+from tests.packing.plan.test_infeasible import tuples
 from tokenization.encode import join_runs, placeholder
 
 SMALL = MediaLimits(max_image_patches=4096, max_frame_patches=256, max_video_frames=96)

@@ -10,9 +10,9 @@ import pytest
 from manifests.errors import ManifestError, ResumeError
 from manifests.geometry import MediaLimits
 from manifests.records import Document, Text
-from packing.certificate import FAST_PIXELS, check, components
-from packing.certify import certify
-from packing.loader import Loader
+from packing.loader.certificate import FAST_PIXELS, check, components
+from packing.loader.certify import certify
+from packing.loader.loader import Loader
 from packing.mixture import Mixture, Source
 from stores.media import fingerprints, image
 from tests.packing.corpus import Made, document, make, medium, picture

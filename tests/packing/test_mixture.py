@@ -11,8 +11,8 @@ from manifests.errors import ManifestError
 from manifests.load import load
 from manifests.schedule import VisionShare
 from packing.mixture import Mixture, Source
-from packing.plan import arrange
-from tests.packing.test_plan import TEXT, pieces
+from packing.plan.planner import arrange
+from tests.packing.plan.test_planner import TEXT, pieces
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "manifests/mixtures").glob("*.yaml"))

@@ -14,11 +14,11 @@ import pytest
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Item, Pack, Sample, Segment, starts
 from manifests.schedule import VisionShare
-from packing.loader import Loader
-from packing.materialise import materialise, pack_unit
+from packing.loader.loader import Loader
 from packing.mixture import PackLimits
 from packing.navit import expand, lay_out, media_tokens, patches_of
-from packing.plan import compile_plan
+from packing.pack import materialise, pack_unit
+from packing.plan.planner import compile_plan
 from packing.proof import prove, recount
 from stores.store import Store
 from tests.packing.corpus import MIXTURE, Made, clip, corpus, create, document, make, medium, pieces_of, tiny, write

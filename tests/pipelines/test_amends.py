@@ -9,8 +9,8 @@ import pytest
 
 from manifests.errors import ManifestError
 from manifests.schedule import Curve
-from packing.certify import certify
-from packing.loader import Loader
+from packing.loader.certify import certify
+from packing.loader.loader import Loader
 from packing.proof import prove, recount
 from pipelines.inspect.explain import explain
 from pipelines.inspect.figures import figures

@@ -15,9 +15,9 @@ from manifests import load
 from manifests.load import Manifest
 from manifests.records import Document, Fact, Media, Text, record_id
 from manifests.schedule import VisionShare
-from packing.materialise import pack_unit, packs_meta
 from packing.mixture import Mixture, Source
-from packing.plan import compile_plan
+from packing.pack import pack_unit, packs_meta
+from packing.plan.planner import compile_plan
 from stores.store import Snapshot, Store, StoreKind
 from tokenization.encode import encode
 from tokenization.vocabulary import Vocabulary

@@ -10,9 +10,9 @@ import pytest
 
 from manifests.errors import ManifestError, ResumeError
 from manifests.schedule import VisionShare
-from packing.materialise import pack_unit, packs_meta
 from packing.mixture import Mixture, Source
-from packing.plan import compile_plan
+from packing.pack import pack_unit, packs_meta
+from packing.plan.planner import compile_plan
 from stores.store import Store
 from tests.train.conftest import Corpus, write
 from tests.train.test_loop import curve

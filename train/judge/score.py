@@ -15,10 +15,10 @@ import torch
 from manifests.geometry import CHANNELS, MERGE, PATCH_PX
 from manifests.records import Pack, Segment
 from model.multimodal import MultimodalModel, real_positions
-from packing.batch import MediaBatch, rows_of_packs
+from packing.loader.batch import MediaBatch, rows_of_packs
+from packing.loader.torch_batches import media_to, rows_to
 from packing.navit import Expanded
-from packing.sequence import fill_packs
-from packing.torch_batches import media_to, rows_to
+from packing.plan.fill import fill_packs
 
 ROWS_AT_ONCE = 2
 """Rows in one forward pass: enough to keep two cores busy, few enough for the logits of a laptop."""

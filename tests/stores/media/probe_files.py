@@ -3,7 +3,7 @@
     python -m tests.stores.media.probe_files
 
 Encoders change between versions, so the files are kept and not made again. New files mean new fingerprints: every
-certificate is refused then, and the golden values in tests/packing/test_certify.py change.
+certificate is refused then, and the golden values in tests/packing/loader/test_certify.py change.
 """
 
 from __future__ import annotations

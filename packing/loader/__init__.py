@@ -1,0 +1,1 @@
+"""The loader: global batches off packs stores, for any number of ranks."""

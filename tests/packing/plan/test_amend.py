@@ -1,0 +1,218 @@
+"""A plan that goes on from global batch N on: nothing before it moves, nothing of a kept source is lost or repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifests.errors import ManifestError, StoreError
+from manifests.schedule import Curve, VisionShare
+from packing.mixture import Mixture
+from packing.pack import pack_unit, packs_meta
+from packing.plan.amend import Link, begun_at, chain_of
+from packing.plan.pieces import SourcePieces
+from packing.plan.planner import Plan, arrange, compile_plan
+from packing.proof import prove, recount
+from stores.store import Snapshot
+from tests.packing.corpus import MIXTURE, Made, create, tiny, write
+from tests.packing.plan.test_planner import CAPTIONS, INTERLEAVED, TEXT, L, book, column, mixture, per_pack, pieces
+from tests.packing.plan.test_schedules import SCHEDULES
+
+
+def materialised(plan: Plan, made: Made, folder: Path) -> Snapshot:
+    packs = (pack for block in plan.blocks for pack in pack_unit(block, made.by_source, tiny))
+    return write(create(folder, "packs"), packs, **packs_meta(plan.meta))
+
+
+Uses = Counter[tuple[str, int, int]]
+"""(source, ordinal, start) -> how often."""
+
+
+def stored(plan: Plan, folder: Path) -> Link:
+    amends = plan.meta["amends"]
+    return (amends["at_batch"] if amends else 0), write(create(folder, "plan"), plan.blocks, **plan.meta)
+
+
+def uses(plan: Plan, packs: int | None = None) -> Uses:
+    """Of the first `packs` packs, or of all."""
+    found: Uses = Counter()
+    for block in plan.blocks:
+        offsets = block.arrays["pack_offsets"]
+        here = len(offsets) - 1 if packs is None else min(packs, len(offsets) - 1)
+        packs = None if packs is None else packs - here
+        rows = (block.arrays[name][: offsets[here]].tolist() for name in ("source", "ordinal", "start"))
+        names = block.header["sources"]
+        found.update((names[source], ordinal, start) for source, ordinal, start in zip(*rows, strict=True))
+    return found
+
+
+def corpus(some: random.Random) -> list[SourcePieces]:
+    kept = [pieces("pictures", CAPTIONS * 60), pieces("pages", INTERLEAVED * 20), pieces("text", TEXT * 40)]
+    return [*kept[: some.randint(2, 3)], book("book", some.randint(3, 30))]
+
+
+def weighed(sources: Sequence[SourcePieces], some: random.Random, **values: object) -> Mixture:
+    plain = mixture(sources, **values)  # type: ignore[arg-type]
+    named = (dataclasses.replace(source, weight=some.choice([0.5, 1.0, 4.0]), max_epochs=3) for source in plain.sources)
+    return dataclasses.replace(plain, sources=tuple(named))
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_kept_sources_neither_repeat_nor_lose_anything_over_a_chain(
+    seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    some = random.Random(seed)
+    folder = tmp_path_factory.mktemp("chain")
+    sources = corpus(some)
+    first = dataclasses.replace(
+        weighed(sources, some, horizon_tokens=9000),
+        vision_share=VisionShare(**some.choice(SCHEDULES)),  # type: ignore[arg-type]
+    )
+    try:
+        plan = arrange(first, sources, "v")
+    except ManifestError:
+        return
+    chain, seen, error = [stored(plan, folder / "0")], Counter[tuple[str, int, int]](), Fraction(0)
+    reached, tokens, slots, ought = 0, 0, 0, Fraction(0)
+    for number in (1, 2):
+        batches = plan.meta["packs"] // 2
+        at_batch = reached + some.randint(1, batches)
+        left = 2 * (at_batch - reached)
+        seen += uses(plan, left)
+        curve = Curve.of(plan.meta["schedule"])
+        lengths, held = per_pack(plan, "length")[:left], per_pack(plan, "slots")[:left]
+        error += sum(held) - curve.slots_until(tokens + sum(lengths)) + curve.slots_until(tokens)
+        tokens, slots = tokens + sum(lengths), slots + sum(held)
+        ought = max([ought, curve.highest * L, *map(Fraction, held)])
+        # other weights, another schedule, a source less or more, another seed
+        sources = [*sources[: some.randint(1, len(sources))], pieces(f"new {number}", (TEXT + CAPTIONS) * 30)]
+        following = dataclasses.replace(
+            weighed(sources, some, horizon_tokens=some.choice([None, tokens + 3000]), seed=some.randint(0, 9)),
+            vision_share=VisionShare(constant=some.choice([0.0, 0.05, 0.1, 0.3])),
+        )
+        begun = begun_at(chain, at_batch, following, "v")
+        assert (begun.tokens, begun.slots) == (tokens, slots)
+        assert 0 <= error - Fraction(begun.error, 2 * 10**6) < Fraction(1, 2 * 10**6)
+        assert begun.bound == ought * 2 * 10**6
+        try:
+            plan = arrange(following, sources, "v", begun=begun)
+        except ManifestError:
+            return
+        chain.append(stored(plan, folder / str(number)))
+        reached = at_batch
+        # the error goes on from where the run stood
+        running, until = error, tokens
+        bound = max([ought, following.curve.highest * L, *map(Fraction, per_pack(plan, "slots"))])
+        for pack_tokens, pack_slots in zip(per_pack(plan, "length"), per_pack(plan, "slots"), strict=True):
+            running += (
+                pack_slots - following.curve.slots_until(until + pack_tokens) + following.curve.slots_until(until)
+            )
+            until += pack_tokens
+            assert abs(running) <= bound + Fraction(1, 10**6)
+    together = seen + uses(plan)
+    assert max(together.values()) <= 3, "the cap is over the chain"
+
+
+def test_the_suffix_gives_exactly_what_the_prefix_left(tmp_path: Path) -> None:
+    """With nothing changed and no pictures, prefix and suffix are all epochs of all pieces, none more or less."""
+    some = random.Random(1)
+    sources = [pieces("text", TEXT * 50), book("book", 40)]
+    one = dataclasses.replace(weighed(sources, some, share=0.0), global_batch_packs=1)
+    whole = arrange(one, sources, "v")
+    for at_batch in (1, 7, 40, whole.meta["packs"] - 1):
+        link = stored(whole, tmp_path / str(at_batch))
+        begun = begun_at([link], at_batch, one, "v")
+        rest = arrange(one, sources, "v", begun=begun)
+        assert uses(whole, at_batch) + uses(rest) == uses(whole)
+        assert set(uses(whole).values()) == {3}
+        assert rest.meta["amends"] == begun.told
+        # epochs come one after the other in the suffix, too: no piece again before all others of its source
+        before = uses(whole, at_batch)
+        for source in (0, 1):
+            mine = column(rest, "source") == source
+            epochs = column(rest, "epoch")[mine].tolist()
+            rows = zip(column(rest, "ordinal")[mine].tolist(), column(rest, "start")[mine].tolist(), strict=True)
+            times = Counter(before)
+            for epoch, (ordinal, start) in zip(epochs, rows, strict=True):
+                assert epoch >= times[sources[source].content_root, ordinal, start]
+
+
+def test_a_document_cut_at_the_batch_goes_on_with_its_next_pieces(tmp_path: Path) -> None:
+    sources = [book("book", 40), pieces("text", TEXT * 20)]
+    one = dataclasses.replace(mixture(sources, 0.0), global_batch_packs=1)
+    whole = arrange(one, sources, "v")
+    link = stored(whole, tmp_path / "a")
+    begun = begun_at([link], 20, one, "v")
+    rest = arrange(one, sources, "v", begun=begun)
+    starts = {start for name, _, start in uses(whole, 20) if name == "book"}
+    left = {start for name, _, start in uses(rest) if name == "book"}
+    assert starts and left and not starts & left and starts | left == {L * i for i in range(40)}
+
+
+def test_what_a_run_can_not_change_is_refused(tmp_path: Path) -> None:
+    sources = [pieces("text", TEXT * 50), pieces("pictures", CAPTIONS * 50)]
+    one = mixture(sources, horizon_tokens=2000)
+    chain = [stored(arrange(one, sources, "v"), tmp_path / "a")]
+    other = dataclasses.replace(sources[0], content_root="other")
+    moved = dataclasses.replace(sources[0], start=sources[0].start + 1)
+    cases = [
+        ({"at_batch": 0}, "global batch 0 is none"),
+        ({"at_batch": 99}, "global batch 99 is none"),
+        ({"mixture": dataclasses.replace(one, max_pack_tokens=2 * L)}, "max_pack_tokens is 128"),
+        ({"mixture": dataclasses.replace(one, global_batch_packs=4)}, "global_batch_packs is 4"),
+        ({"mixture": dataclasses.replace(one, pixels="fast")}, "pixels is fast"),
+        ({"mixture": dataclasses.replace(one, horizon_tokens=10)}, "horizon_tokens is 10"),
+        ({"vocabulary": "w"}, "vocabulary is w"),
+        ({"sources": [other, sources[1]]}, "source text has other samples"),
+        ({"sources": [moved, sources[1]]}, "source text is cut into other pieces"),
+    ]
+    for change, words in cases:
+        told = {"at_batch": 2, "mixture": one, "sources": sources, "vocabulary": "v"} | change
+        renamed = dataclasses.replace(told["mixture"], sources=one.sources)  # type: ignore[type-var]
+        with pytest.raises(ManifestError, match=words):
+            begun = begun_at(chain, told["at_batch"], renamed, told["vocabulary"])  # type: ignore[arg-type]
+            arrange(renamed, told["sources"], "v", begun=begun)  # type: ignore[arg-type]
+
+
+def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Path) -> None:
+    """Three plans, each amending the one before; their packs are recounted one after the other."""
+    first = write(create(tmp_path / "a", "plan"), made.plan.blocks, [made.samples], **made.plan.meta)
+    more = dataclasses.replace(MIXTURE, seed=9, vision_share=VisionShare(constant=0.2))
+    second = compile_plan(more, made.by_source, tiny, amends=(first, 2))
+    kept = write(create(tmp_path / "b", "plan"), second.blocks, [made.samples, first], **second.meta)
+    third = compile_plan(MIXTURE, made.by_source, tiny, amends=(kept, 3))
+    last = write(create(tmp_path / "c", "plan"), third.blocks, [made.samples, kept], **third.meta)
+    assert [at for at, _ in chain_of(last)] == [0, 2, 3]
+    assert [plan.meta["plan"] for _, plan in chain_of(last)] == [p.meta["plan"] for p in (made.plan, second, third)]
+    size = MIXTURE.global_batch_packs
+    seen = None
+    tokens: Counter[str] = Counter()
+    for plan, batches in ((made.plan, 2), (second, 1), (third, None)):
+        packs = materialised(plan, made, tmp_path / f"packs {batches} {plan.meta['plan'][:8]}")
+        found = prove(packs, plan.meta, tiny, seen)
+        if batches is not None:
+            prefix = packs.records(0, batches * size)
+            counted = recount(prefix, Curve.of(plan.meta["schedule"]), tiny.media_pad_id, tiny.pad_id, seen)
+            seen = counted.after
+            tokens.update(counted.source_tokens)
+    for source in third.meta["sources"]:  # like its cap, over the whole run
+        assert source["seen_before_tokens"] == tokens[source["name"]] > 0
+        assert source["epochs"] * source["tokens"] == pytest.approx(
+            tokens[source["name"]] + found.source_tokens[source["name"]]
+        )
+    assert max(found.exposures["seen"]) <= 3 and max(found.exposures["read"]) <= 2
+    lie = {**third.meta, "amends": {**third.meta["amends"], "tokens": third.meta["amends"]["tokens"] - 1}}
+    with pytest.raises(StoreError, match="tokens before it"):
+        prove(packs, lie, tiny, seen)
+    with pytest.raises(StoreError, match="epochs of seen within 1"):
+        sources = [{**source, "max_epochs": 1} for source in third.meta["sources"]]
+        prove(packs, {**third.meta, "sources": sources}, tiny, seen)
