@@ -1,7 +1,7 @@
 """The model's weights under their canonical names: where each one lies, how it starts, how it is saved and loaded.
 
 Megatron-core keeps gate and up projections in one matrix and has names of its own; checkpoints, optimizers and initial
-weights know only the canonical names of `model/shapes.py`. The bridge is a *window*: a part of a parameter, seen
+weights know only the canonical names of `model/counts.py`. The bridge is a *window*: a part of a parameter, seen
 without copying, so that a step taken on the window is a step taken on the model.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from manifests.errors import ResumeError
 from manifests.records import digest
-from model import shapes
+from model import counts
 
 if TYPE_CHECKING:
     from model.multimodal import MultimodalModel
@@ -32,7 +32,7 @@ _LAYER = {
     "self_attn.o_proj.weight": "self_attention.linear_proj.weight",
     "post_attention_layernorm.weight": "pre_mlp_layernorm.weight",
     "mlp.gate.weight": "mlp.router.weight",
-    shapes.EXPERT_BIAS: "mlp.router.expert_bias",
+    counts.EXPERT_BIAS: "mlp.router.expert_bias",
     "mlp.down_proj.weight": "mlp.linear_fc2.weight",
     "mlp.shared_experts.down_proj.weight": "mlp.shared_experts.linear_fc2.weight",
     "mlp.experts.down_proj.weight": "mlp.experts.linear_fc2",
@@ -72,7 +72,7 @@ def windows(model: MultimodalModel) -> dict[str, Window]:
     """Canonical name -> window, in the order of `canonical_shapes`."""
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     found = {}
-    for name, shape in shapes.canonical_shapes(model.config).items():
+    for name, shape in counts.canonical_shapes(model.config).items():
         inside, half = _megatron_name(name)
         window = Window(held[inside], half)
         if tuple(window.of(window.parameter).shape) != shape:

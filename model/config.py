@@ -1,7 +1,7 @@
 """What a model is, as a manifest: the schema of `manifests/models/*.yaml`. No torch here.
 
 Keys are Megatron-core's names where it has one, so that a recipe reads the same on both sides; the few others say where
-they come from. `model/shapes.py` turns a config into names, shapes, counts and FLOPs, `model/backbone.py` and
+they come from. `model/counts.py` turns a config into names, shapes, counts and FLOPs, `model/backbone.py` and
 `model/moonvit.py` turn it into modules. Facts about the release and how sure they are: docs/model.md.
 """
 

@@ -16,7 +16,7 @@ import torch
 
 from manifests.errors import MillraceError
 from model.config import ModelConfig
-from model.shapes import canonical_shapes
+from model.counts import canonical_shapes
 
 Weights = dict[str, torch.Tensor]
 

@@ -10,8 +10,8 @@ import torch
 from manifests.errors import MillraceError, ResumeError
 from model import hf
 from model.canonical import canonical_gradients, canonical_parameters, canonical_state, load_canonical
+from model.counts import EXPERT_BIAS, canonical_shapes
 from model.multimodal import MultimodalModel
-from model.shapes import EXPERT_BIAS, canonical_shapes
 from tests.model.small import SMALL, media_of, random_ids, rows_of, small_model
 
 

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from model import hf
 from model.canonical import canonical_gradients, canonical_state
 from model.config import ModelConfig
+from model.counts import EXPERT_BIAS
 from model.moonvit import Grid
 from model.multimodal import MultimodalModel, normalise
 from model.platform import TopKRouter
-from model.shapes import EXPERT_BIAS
 from tests.model.small import SMALL, Media, Rows, media_of, random_ids, rows_of, small_model
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers")

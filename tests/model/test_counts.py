@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from manifests import load
 from manifests.errors import ManifestError
-from model import shapes
+from model import counts as shapes
 from model.canonical import canonical_state
 from model.config import ModelConfig
 from tests.model.small import SMALL, media_of, random_ids, rows_of, small_model
