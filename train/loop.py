@@ -35,7 +35,7 @@ from packing.loader.stand_ins import StandIns
 from packing.loader.torch_batches import RowTensors, media_to, rows_to
 from stores.store import Store
 from tokenization.vocabulary import Vocabulary
-from train import checkpoint, folder
+from train import checkpoint, run_folder
 from train.checkpoint import Checkpoint
 from train.judge.evaluate import Frame, Judge, in_words
 from train.muon import MuonAdamW, clip, newton_schulz_dtype
@@ -83,13 +83,13 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
     }
     # A run may be amended where it has not been yet, so its checkpoints don't say where: the loader's cursor does.
     amended = {f"packs from step {first}": link.content_root for first, link in chain[1:]}
-    with folder.alone(out):
-        done = folder.finished(out, identity | amended, judge.identity)
+    with run_folder.alone(out):
+        done = run_folder.finished(out, identity | amended, judge.identity)
         if done is None:
             run = Run(stage, model.value, chain, steps, identity, out)
             run.finish()
             done = {**run.judged(judge), "identity": identity | amended}
-            folder.write_json(out / "done.json", done)
+            run_folder.write_json(out / "done.json", done)
     return done
 
 
@@ -157,7 +157,7 @@ class Run:
             stand_ins=StandIns(str(out / "stand_ins")),
             augment=stage.augment,
         )
-        folder.forget_steps_after(out / "metrics.jsonl", self.step)
+        run_folder.forget_steps_after(out / "metrics.jsonl", self.step)
         self.log = RunLog(out / "metrics.jsonl")
         if saved is not None:
             self.log.write("resume", step=self.step)
@@ -233,7 +233,7 @@ class Run:
     def judged(self, judge: Judge) -> Json:
         """Measure the finished weights, write `evaluation.json` and return what goes into `done.json`."""
         results = judge.measure(self.model)
-        folder.write_json(self.out / "evaluation.json", results)
+        run_folder.write_json(self.out / "evaluation.json", results)
         self.log.write("evaluate", **results)
         print(in_words(results), file=sys.stderr)
         last = self.out / "checkpoints" / f"{self.step:06d}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from manifests import runlog
 from manifests.errors import ResumeError
-from train import folder
+from train import run_folder
 
 
 @given(taken=st.lists(st.integers(0, 9), max_size=5), saved=st.integers(0, 9), torn=st.booleans())
@@ -26,7 +26,7 @@ def test_after_any_kills_each_step_stands_once(
     log = runlog.RunLog(file)
     start = 0
     for more in [*taken, 10]:
-        folder.forget_steps_after(file, start)
+        run_folder.forget_steps_after(file, start)
         for step in range(start + 1, min(start + more, 10) + 1):
             log.write("step", step=step, loss=step / 3)
         if torn and more < 10:
@@ -43,31 +43,31 @@ def test_an_evaluation_that_is_done_again_stands_once(tmp_path: Path) -> None:
     log = runlog.RunLog(tmp_path / "metrics.jsonl")
     log.write("step", step=1)
     log.write("evaluate", held_out={})
-    folder.forget_steps_after(log.file, 1)
+    run_folder.forget_steps_after(log.file, 1)
     assert [row["event"] for row in runlog.read(log.file)] == ["step"]
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     file = tmp_path / "done.json"
-    folder.write_json(file, {"b": 1, "a": [0.1, None]})
+    run_folder.write_json(file, {"b": 1, "a": [0.1, None]})
     before = file.read_text()
     with pytest.raises(ValueError):
-        folder.write_json(file, {"loss": float("nan")})
+        run_folder.write_json(file, {"loss": float("nan")})
     assert file.read_text() == before and json.loads(before) == {"a": [0.1, None], "b": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["done.json"]
 
 
 def test_a_folder_is_finished_for_its_own_run_and_evaluation_only(tmp_path: Path) -> None:
-    assert folder.finished(tmp_path, {"packs": "a"}, "e") is None
-    folder.write_json(tmp_path / "done.json", {"identity": {"packs": "a"}, "evaluation": "e"})
-    assert folder.finished(tmp_path, {"packs": "a"}, "e") is not None
-    assert folder.finished(tmp_path, {"packs": "a"}, "another") is None
+    assert run_folder.finished(tmp_path, {"packs": "a"}, "e") is None
+    run_folder.write_json(tmp_path / "done.json", {"identity": {"packs": "a"}, "evaluation": "e"})
+    assert run_folder.finished(tmp_path, {"packs": "a"}, "e") is not None
+    assert run_folder.finished(tmp_path, {"packs": "a"}, "another") is None
     with pytest.raises(ResumeError, match=r"packs \(saved a, now b\)"):
-        folder.finished(tmp_path, {"packs": "b"}, "e")
+        run_folder.finished(tmp_path, {"packs": "b"}, "e")
 
 
 def hold(place: Path, seconds: float) -> None:
-    with folder.alone(place):
+    with run_folder.alone(place):
         (place / "held").touch()
         time.sleep(seconds)
         (place / "let_go").touch()
@@ -78,7 +78,7 @@ def test_who_comes_second_waits_until_the_first_has_ended(tmp_path: Path, capsys
     child.start()
     while not (tmp_path / "held").exists():
         time.sleep(0.005)
-    with folder.alone(tmp_path):
+    with run_folder.alone(tmp_path):
         assert (tmp_path / "let_go").exists()
     child.join()
     assert "waiting" in capsys.readouterr().err
@@ -92,6 +92,6 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     child.kill()
     child.join()
     start = time.monotonic()
-    with folder.alone(tmp_path):
+    with run_folder.alone(tmp_path):
         assert time.monotonic() - start < 5
     assert not (tmp_path / "let_go").exists()
