@@ -220,7 +220,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class PlanBlock:
-    """Some consecutive packs of a plan: which pieces of which samples they hold. What it says: `packing/plan/planner.py`."""
+    """Consecutive packs of a plan, and the pieces of samples that each holds; see `packing/plan/planner.py`."""
 
     header: Mapping[str, Json]
     """Small facts, among them `block` (its number) and `first_pack` (its place in training order)."""
