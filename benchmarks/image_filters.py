@@ -73,8 +73,8 @@ def task(name: str):
 
 def ours():
     from manifests.records import Document, Media, digest
-    from pipelines.dedup import visual
-    from pipelines.ops import media, pixels
+    from pipelines.dedup import image_hash
+    from pipelines.filters import media, pixels
 
     ops = (
         media.FlatImage(kind="flat_image"),
@@ -89,7 +89,7 @@ def ours():
         document = Document("0" * 32, "t", "1", "caption", (image,))
         for op in ops:
             op.measure(document)
-        visual.hash_of(visual.grey_of(pixels.rgb_of(image)))
+        image_hash.hash_of(image_hash.grey_of(pixels.rgb_of(image)))
 
     return measure
 

@@ -69,8 +69,8 @@ def _spoiled(page: str, number: int) -> str:
 
 def ours(language: bool) -> Judge:
     from manifests.records import Document, Text
-    from pipelines.ops.language import Language
-    from pipelines.ops.quality import C4, FineWeb, GopherQuality, GopherRepetition
+    from pipelines.filters.language import Language
+    from pipelines.filters.quality import C4, FineWeb, GopherQuality, GopherRepetition
 
     ops = [
         GopherQuality(kind="gopher_quality"),

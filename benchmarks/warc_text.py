@@ -78,12 +78,13 @@ def write_archive(path: Path, pages: int) -> float:
 
 def ours(path: str) -> tuple[int, int]:
     """(pages, characters)."""
-    from pipelines.ingest import archives, pages
-    from pipelines.ingest.files import Piece
-    from pipelines.ingest.readers import PAGES_TOGETHER
+    from pipelines.ingest.documents import PAGES_TOGETHER
+    from pipelines.ingest.formats import html as pages
+    from pipelines.ingest.formats import warc
+    from pipelines.ingest.walk import Piece
 
-    found = archives.records(Path(path), True, Piece(0, Path(path).stat().st_size, 1, ""))
-    wanted = (record for _, record in found if isinstance(record, archives.Captured))
+    found = warc.records(Path(path), True, Piece(0, Path(path).stat().st_size, 1, ""))
+    wanted = (record for _, record in found if isinstance(record, warc.Captured))
     count = characters = 0
     while together := list(islice(wanted, PAGES_TOGETHER)):
         for one in pages.captured(together, "resiliparse"):

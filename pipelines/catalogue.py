@@ -5,30 +5,30 @@ To add one, write the class beside its siblings and add its line here.
 
 from __future__ import annotations
 
-from pipelines.augment import Augment
-from pipelines.build import Pack, Plan, Tokenise
-from pipelines.cap import Cap
-from pipelines.commands import Report, Train
-from pipelines.curate import Filter
+from pipelines.build.commands import Report, Train
+from pipelines.build.materialize import Materialise
+from pipelines.build.samples import Pack, Plan, Tokenise
+from pipelines.build.vocabulary import LearnVocabulary
 from pipelines.dedup.decontaminate import Decontaminate
+from pipelines.dedup.images import DedupImages, ImageHash
 from pipelines.dedup.nodes import DedupExact, DedupMinHash, MinHash
-from pipelines.dedup.pictures import DedupImages, ImageHash
+from pipelines.edits.transform import Transform
+from pipelines.filters.cap import Cap
+from pipelines.filters.filter import Filter
+from pipelines.filters.watermarks import DropWatermarks, WatermarkVotes
 from pipelines.ingest.folder import IngestFolder
 from pipelines.ingest.hub import IngestHub
 from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
-from pipelines.ingest.stores import IngestStore
-from pipelines.ingest.tars import IngestTars
-from pipelines.materialise import Materialise
+from pipelines.ingest.store import IngestStore
+from pipelines.ingest.tars.node import IngestTars
 from pipelines.scenes.node import Scenes
 from pipelines.scoring.endpoints import ScoreAgreement, ScoreEndpoint
 from pipelines.scoring.models import ScoreFastText, ScoreFunction
+from pipelines.synthesis.augment import Augment
 from pipelines.synthesis.node import Synthesise
 from pipelines.synthesis.render import Render
-from pipelines.transform import Transform
-from pipelines.vocabulary import LearnVocabulary
-from pipelines.watermarks import DropWatermarks, WatermarkVotes
 
 NODES: dict[str, type] = {
     "scenes": Scenes,

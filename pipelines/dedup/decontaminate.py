@@ -13,10 +13,10 @@ import numpy as np
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json
-from pipelines.dedup import visual
-from pipelines.dedup.pictures import Column, check_radii
+from pipelines.dedup import image_hash
+from pipelines.dedup.images import Column, check_radii
+from pipelines.filters.op import concerns
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Product, Survey, Task, units_below, with_columns
-from pipelines.ops.op import concerns
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Decontaminate:
                     fix = f"put a node of kind image_hash over {one} and name that"
                     raise ManifestError(f"the pictures of {one} have no hashes to compare", where=name, fix=fix)
         snapshot = inputs[self.input].snapshot
-        facts: dict[str, Json] = {"hash": visual.VERSION, "ngrams": ngrams.VERSION}
+        facts: dict[str, Json] = {"hash": image_hash.VERSION, "ngrams": ngrams.VERSION}
         facts["against"] = [inputs[one].digest for one in self.against]
         return Survey(tuple(with_columns(snapshot, units_below(snapshot))), facts)
 
@@ -189,7 +189,7 @@ def _evaluation(tests: tuple[Product, ...], words: int, min_words: int, max_item
 
 class _Hashes:
     def __init__(self) -> None:
-        self._parts = [(np.zeros(0, np.uint64), np.zeros((0, visual.WORDS), np.uint64), np.zeros(0, np.int64))]
+        self._parts = [(np.zeros(0, np.uint64), np.zeros((0, image_hash.WORDS), np.uint64), np.zeros(0, np.int64))]
 
     def add(self, snapshot: Snapshot, name: str, place: Mapping[str, int]) -> None:
         column, ids, keep = Column(name), [], []
@@ -200,7 +200,7 @@ class _Hashes:
         owners = np.array([place.get(one, -1) for one in ids], np.int64)
         owners[~np.concatenate([np.zeros(0, bool), *keep])] = -1
         of = np.repeat(owners, column.counts)
-        good = (of >= 0) & (column.hashes != visual.NO_HASH)
+        good = (of >= 0) & (column.hashes != image_hash.NO_HASH)
         self._parts.append((column.hashes[good], column.details[good], of[good]))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

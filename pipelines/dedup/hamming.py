@@ -2,7 +2,7 @@
 
 A hash of 64 bits is cut into 4 pieces. Where two hashes differ in at most r bits, two of their pieces at the same place
 differ in at most r // 4: so whoever looks up every piece, with up to r // 4 of its bits turned over, finds all that is
-near. What is found is compared whole, hash and `detail` (`visual.py`).
+near. What is found is compared whole, hash and `detail` (`dedup/image_hash.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from numba import types
 
 from manifests.jit import compiled
+from pipelines.dedup.image_hash import WORDS
 from pipelines.dedup.unions import flatten, unite
-from pipelines.dedup.visual import WORDS
 from stores.spill import Partitions, Scratch
 
 PIECES, PIECE_BITS = 4, 16

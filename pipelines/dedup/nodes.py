@@ -16,8 +16,8 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, digest
 from pipelines.dedup import exact
+from pipelines.filters.op import concerns
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit, units_below, with_columns
-from pipelines.ops.op import concerns
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
 BLOCK = 512

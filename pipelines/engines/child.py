@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from manifests.errors import MillraceError, RecordError
-from pipelines.tether import die_with_parent
+from pipelines.engines.tether import die_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")

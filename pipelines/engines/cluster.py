@@ -1,6 +1,6 @@
 """What the engines `ray` and `dask` share: units go to workers that may be anywhere, receipts come back.
 
-    driver: Window -> submit(body of a unit) ... answer -> opened -> committed by `execute.py`
+    driver: Window -> submit(body of a unit) ... answer -> opened -> committed by `dag/execute.py`
     worker: work_here(body) -> a child of this worker's thread does the unit (`child.py`) -> answer
 
 Only descriptions of units and receipts travel; what units read and write lies in stores that every worker reaches by

@@ -1,6 +1,6 @@
 """The engine `local`: worker processes on this machine, each with one unit at a time.
 
-`pipelines/execute.py` gives units in, results come out in whatever order they finish. A worker that dies by itself
+`pipelines/dag/execute.py` gives units in, results come out in whatever order they finish. A worker that dies by itself
 costs its unit another try; when two workers died at the same record, that record is passed over and set aside; a few
 such records fail the unit.
 """

@@ -1,8 +1,8 @@
 """`ingest_folder`: any folder of ordinary files becomes a store of documents.
 
-Raw files -> documents -> `filter`. `files.py` lists what is there, `pairing.py` says what belongs together,
-`readers.py` makes documents of it; rows that hold conversations become documents that do. What can't be read ends in
-quarantine with its path and a reason; nothing is left out silently but hidden files.
+Raw files -> documents -> `filter`. `ingest/walk.py` lists what is there, `pairing.py` says what belongs together,
+`ingest/documents.py` makes documents of it; rows that hold conversations become documents that do. What can't be read
+ends in quarantine with its path and a reason; nothing is left out silently but hidden files.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import ShapeKind, TextDomain, digest
-from pipelines.ingest import captions, files, pages
-from pipelines.ingest.fields import Rights
+from pipelines.filters.text import Normalise
+from pipelines.ingest import walk
+from pipelines.ingest.annotations import captions
+from pipelines.ingest.annotations.fields import Rights
+from pipelines.ingest.documents import Reader, Rules
+from pipelines.ingest.formats import html
 from pipelines.ingest.pairing import Item, pair
-from pipelines.ingest.readers import Reader, Rules
 from pipelines.ingest.suffixes import CUT_AT_LINES
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
-from pipelines.ops.text import Normalise
 from stores.store import StoreKind, UnitWriter
 
 UNIT_BYTES = 32 << 20
@@ -41,14 +43,15 @@ class Folder:
     text_domain: TextDomain = "knowledge"
     """Of plain text and of rows without media; code is recognised by its ending."""
     text_fields: tuple[str, ...] = ()
-    """Fields of a JSON record or table row that make its text, instead of the rules in `fields.py`."""
+    """Fields of a JSON record or table row that make its text, instead of the rules in
+    `ingest/annotations/fields.py`."""
     caption_fallback: captions.Fallback = "folder_name"
     """What stands for the caption of a picture or clip that has none: words of its folder's name or of its own, and of
     the other where that has no words."""
     shapes_in_text: tuple[ShapeKind, ...] = ("box", "point")
     """Which kinds of shapes the text of an annotated picture spells out, beside names and counts; `notes.shapes` has
     all of them."""
-    html_extractor: pages.Extractor = "resiliparse"
+    html_extractor: html.Extractor = "resiliparse"
     """What finds the main text of web pages: `resiliparse` is the faster one, `trafilatura` needs
     `pip install 'millrace[trafilatura]'`."""
     pdf_dpi: int = 144
@@ -81,7 +84,7 @@ class Folder:
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         place = self.place(name)
-        found, refused = files.walk(place, self.exclude, CUT_AT_LINES)
+        found, refused = walk.walk(place, self.exclude, CUT_AT_LINES)
         items = pair(_base(place), found, refused, self.text_fields)
         if not items:
             raise ManifestError("there are no files to ingest", where=str(place), fix="name a folder with data")

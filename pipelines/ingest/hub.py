@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import canonical_json, digest
-from pipelines.ingest.fields import Rights
+from pipelines.ingest.annotations.fields import Rights
 from pipelines.ingest.folder import Folder
 
 COMPLETE = ".complete.json"

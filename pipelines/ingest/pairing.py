@@ -1,6 +1,6 @@
 """Which files of a folder belong together: a picture and its caption, a document and its figures, a table and its rows.
 
-Files from `pipelines/ingest/files.py` become items, each the work of one reader; `pipelines/ingest/folder.py` groups
+Files from `pipelines/ingest/walk.py` become items, each the work of one reader; `pipelines/ingest/folder.py` groups
 items into units. A medium that a document or a table refers to is not a record of its own, and neither is the caption
 beside a picture. Everything else is: what no reader takes becomes an item too, and ends in quarantine by name.
 """
@@ -15,10 +15,11 @@ from pathlib import Path
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from pipelines.ingest import coco, conversations, fields, labels, lines, markdown, pages, text
-from pipelines.ingest.captions import is_table
-from pipelines.ingest.files import File, Piece, Refused, read
+from pipelines.ingest.annotations import coco, conversations, fields, labels
+from pipelines.ingest.annotations.captions import is_table
+from pipelines.ingest.formats import html, markdown, rows, text
 from pipelines.ingest.suffixes import CAPTIONS, DATASET_NOTES, READERS
+from pipelines.ingest.walk import File, Piece, Refused, read
 
 MOST_MARKDOWN_BYTES = 16 << 20
 ANNOTATION_FOLDERS = ("Annotations", "annotations", "labels", "captions", "alto", "hocr", "subtitles")
@@ -193,7 +194,7 @@ def _referenced(
             content = text.decode(read(base, file, MOST_MARKDOWN_BYTES))[0]
             targets = [link.target for link in markdown.read(content).links]
         elif reader == "page":
-            targets = list(pages.pictures(read(base, file, MOST_MARKDOWN_BYTES)))
+            targets = list(html.pictures(read(base, file, MOST_MARKDOWN_BYTES)))
         else:
             targets = list(_row_references(base, file, text_fields))
     except RecordError:
@@ -215,7 +216,7 @@ def _row_references(base: Path, file: File, text_fields: Sequence[str]) -> Itera
     end: many are about no picture, and the next one is."""
     seen = found = talks = 0
     for piece in file.pieces:
-        for _, parse in lines.rows(base / file.path, file.suffix, piece):
+        for _, parse in rows.rows(base / file.path, file.suffix, piece):
             seen += 1
             try:
                 row = fields.asked(parse())

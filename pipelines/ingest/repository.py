@@ -16,12 +16,14 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Json, Text, digest, record_id
-from pipelines.ingest import fields, files, lines, text
-from pipelines.ingest.files import File
-from pipelines.ingest.readers import refuse
+from pipelines.filters.text import Normalise
+from pipelines.ingest import walk
+from pipelines.ingest.annotations import fields
+from pipelines.ingest.documents import refuse
+from pipelines.ingest.formats import rows, text
 from pipelines.ingest.suffixes import CODES, LINES, MARKDOWNS, TEXTS
+from pipelines.ingest.walk import File
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
-from pipelines.ops.text import Normalise
 from stores.store import StoreKind, UnitWriter
 
 MOST_FILE_BYTES = 1 << 20
@@ -58,7 +60,7 @@ class IngestRepository:
         return Path(self.path).expanduser()
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        found, refused = files.walk(self._base, self.exclude, frozenset())
+        found, refused = walk.walk(self._base, self.exclude, frozenset())
         told = [file for file in found if self._is_history(file)]
         rest = [file for file in found if not self._is_history(file)]
         wanted = [file for file in rest if _is_text(file)]
@@ -102,7 +104,7 @@ class IngestRepository:
 
     def _history(self, node: str, file: File, attempt: Attempt) -> Iterator[Document | None]:
         for piece in file.pieces:
-            for at, parse in lines.rows(files.inside(self._base, file.path), file.suffix, piece):
+            for at, parse in rows.rows(walk.inside(self._base, file.path), file.suffix, piece):
                 yield attempt(file.locator + at, self._told, node, file.locator + at, parse)
 
     def _told(self, node: str, locator: str, parse: Callable[[], Json]) -> Document:
@@ -126,7 +128,7 @@ def _is_text(file: File) -> bool:
 
 
 def _content(base: Path, file: File) -> str:
-    return text.decode(files.read(base, file, MOST_FILE_BYTES))[0]
+    return text.decode(walk.read(base, file, MOST_FILE_BYTES))[0]
 
 
 def _unit(group: Sequence[File]) -> Unit:

@@ -16,9 +16,9 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Fact, Json, Media, Part, Text, digest, record_id
-from pipelines.ingest import lines, media
+from pipelines.filters.text import Normalise
+from pipelines.ingest.formats import media, rows
 from pipelines.node import Attempt, Inputs, ProductKind, Survey, Task, Unit
-from pipelines.ops.text import Normalise
 from stores.store import UnitWriter
 
 ANNOTATIONS = "annotations.jsonl"
@@ -81,7 +81,7 @@ def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
     Raises RecordError: reasons of the JSON reader, of the decoders and of `Normalise`, and `bad_annotation`,
     `bad_fact`, `missing_media`, `media_outside`, `changed_media`, `wrong_size`.
     """
-    scene = lines.parse(line)
+    scene = rows.parse(line)
     try:
         named = [part.get("text", part) for part in scene["parts"]]
         facts = tuple(Fact(fact["name"], fact["part"], fact["start"], fact["stop"]) for fact in scene["facts"])

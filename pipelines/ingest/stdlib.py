@@ -23,9 +23,9 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Text, digest, record_id
-from pipelines.ingest import text
+from pipelines.filters.text import Normalise
+from pipelines.ingest.formats import text
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
-from pipelines.ops.text import Normalise
 from stores.store import StoreKind, UnitWriter
 
 LEFT_OUT = frozenset(

@@ -17,8 +17,8 @@ import numpy as np
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
-from pipelines.inspect import artefacts, lineage, terminal
-from pipelines.inspect.plans import Place, Planned
+from pipelines.inspect import command, lineage, queries
+from pipelines.inspect.plan_view import Place, Planned
 from stores.files.open import open_files
 from stores.forget import exposure
 from stores.forget.exposure import Exposure
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=1))
     else:
-        terminal.show(_spoken(found))
+        command.show(_spoken(found))
     return 0
 
 
@@ -55,7 +55,7 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     """Raises StoreError where no store of the run, nor its quarantine, knows the name."""
     if not run.is_dir():
         raise ManifestError("there is no such run", where=str(run), fix="give the folder of a run, runs/NAME")
-    stores, unread = artefacts.stores(run)
+    stores, unread = queries.stores(run)
     documents = {node: s for node, s in stores.items() if s.kind == "documents"}
     records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _places(snapshot, name)]
     ids = {snapshot.row(place.ordinal)["id"] for _, snapshot, place in records}
@@ -84,7 +84,7 @@ def _made_of(stores: Mapping[str, Snapshot], ids: Set[str], unread: dict[str, st
     """By parent. A child that lies in several stores, as `materialise` copies it, is named in the first."""
     found: dict[str, dict[str, dict[str, Json]]] = {one: {} for one in ids}
     for node, documents in stores.items():
-        for parent, child in artefacts.unless_gone(node, unread, lineage.children, node, documents, ids) or []:
+        for parent, child in queries.unless_gone(node, unread, lineage.children, node, documents, ids) or []:
             found[parent].setdefault(child["id"], child)
     return {parent: list(some.values()) for parent, some in found.items()}
 
@@ -104,7 +104,7 @@ def _record(
     plans = list(_planned(stores, facts["id"], unread))
     seen = []
     for name, packs in stores.items():
-        told = artefacts.unless_gone(name, unread, _seen, packs, facts["id"]) if packs.kind == "packs" else None
+        told = queries.unless_gone(name, unread, _seen, packs, facts["id"]) if packs.kind == "packs" else None
         seen += [(name, *told)] if told is not None else []
     training = [
         told
@@ -142,7 +142,7 @@ def _decisions(node: str, view: Snapshot, base: Found) -> Iterator[dict[str, Jso
     if place is None:
         return
     told = view.row(place.ordinal)
-    reached = bool(artefacts.looks_at(view).row(place.ordinal)["keep"])
+    reached = bool(queries.looks_at(view).row(place.ordinal)["keep"])
     if not reached:
         yield {"node": node, "decided": "not looked at: dropped before"}
         return
@@ -214,7 +214,7 @@ def _planned(stores: Mapping[str, Snapshot], name: str, unread: dict[str, str]) 
     amended = [plan.meta["amends"] for plan in plans.values() if plan.meta["amends"]]
     for node, plan in plans.items():
         stop = min([one["at_batch"] for one in amended if one["plan"] == plan.meta["plan"]], default=None)
-        found = artefacts.unless_gone(node, unread, _shown, plan, name) or []
+        found = queries.unless_gone(node, unread, _shown, plan, name) or []
         places = [place for place in found if stop is None or place.step < stop]
         if places:
             yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(place) for place in places]}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from manifests.errors import StoreError
 from manifests.records import Json
-from pipelines.inspect import artefacts
-from pipelines.inspect.figures import figures
-from pipelines.inspect.plans import Planned
+from pipelines.inspect import queries
+from pipelines.inspect.plan_stats import figures
+from pipelines.inspect.plan_view import Planned
 from stores.store import Snapshot
 
 
@@ -27,20 +27,20 @@ def of_store(snapshot: Snapshot) -> dict[str, Json]:
         return found | _packs(snapshot)
     found["by source and domain"] = [
         {"source": g.source, "domain": g.domain, "records": g.records, "kept": g.kept, **g.sums}
-        for g in artefacts.groups(snapshot)
+        for g in queries.groups(snapshot)
     ]
     found["media"] = [
         {"format": name, "used": used, "distinct": distinct, "bytes": size}
-        for name, (used, distinct, size) in artefacts.media(snapshot).items()
+        for name, (used, distinct, size) in queries.media(snapshot).items()
     ]
-    found["dropped"] = artefacts.drops(snapshot)
+    found["dropped"] = queries.drops(snapshot)
     found["ops"] = _ops(snapshot)
-    found["contaminated"] = artefacts.contaminated(snapshot)
+    found["contaminated"] = queries.contaminated(snapshot)
     found["scores"] = [
         {"column": name, "lowest": low, "median": middle, "highest": high}
-        for name, (low, middle, high) in artefacts.scores(snapshot).items()
+        for name, (low, middle, high) in queries.scores(snapshot).items()
     ]
-    found["quarantined"] = artefacts.quarantined(snapshot)
+    found["quarantined"] = queries.quarantined(snapshot)
     return {key: value for key, value in found.items() if value not in ([], {})}
 
 
@@ -69,13 +69,13 @@ def _plan(snapshot: Snapshot) -> dict[str, Json]:
             "share": w["slots"] / w["tokens"],
             "schedule": w["wanted_slots"] / w["tokens"],
         }
-        for w in artefacts.examples(meta.get("windows", []), 12)
+        for w in queries.examples(meta.get("windows", []), 12)
     ]
     return {key: value for key, value in found.items() if value}
 
 
 def _packs(snapshot: Snapshot) -> dict[str, Json]:
-    counted = artefacts.shares(snapshot)
+    counted = queries.shares(snapshot)
     return {
         "counted in the index": {
             "tokens": counted.tokens,
@@ -88,7 +88,7 @@ def _packs(snapshot: Snapshot) -> dict[str, Json]:
         },
         "vision share by window": [
             {"until token": until, "share": share, "so far": running}
-            for until, share, running in artefacts.examples(
+            for until, share, running in queries.examples(
                 list(zip(counted.until_tokens, counted.share, counted.running, strict=True)), 12
             )
         ],
@@ -96,8 +96,8 @@ def _packs(snapshot: Snapshot) -> dict[str, Json]:
 
 
 def of_run(folder: Path) -> dict[str, Json]:
-    stores, unread = artefacts.stores(folder)
-    if not stores and not unread and artefacts.trained(folder) is None:
+    stores, unread = queries.stores(folder)
+    if not stores and not unread and queries.trained(folder) is None:
         raise StoreError("is neither a store nor a run", where=str(folder), fix="give runs/NAME or a store in it")
     found: dict[str, Json] = {
         "stores": [
@@ -115,14 +115,14 @@ def of_run(folder: Path) -> dict[str, Json]:
         "work": list(_work(folder, stores)),
         "can't be read": [f"{name}: {why}" for name, why in unread.items()],
     }
-    training = artefacts.trained(folder)
+    training = queries.trained(folder)
     if training is not None:
-        rows = artefacts.steps(training)
+        rows = queries.steps(training)
         found["training"] = [
             {key: row[key] for key in ("step", "tokens", "loss", "loss_text", "loss_vision") if key in row}
-            for row in artefacts.examples(rows, 10)
+            for row in queries.examples(rows, 10)
         ]
-        evaluation = artefacts.read_json(training / "evaluation.json") or {}
+        evaluation = queries.read_json(training / "evaluation.json") or {}
         found["held-out loss, nats per token"] = {
             domain: value["loss"] for domain, value in evaluation.get("held_out", {}).items()
         }
@@ -138,12 +138,12 @@ def of_run(folder: Path) -> dict[str, Json]:
 
 def _work(folder: Path, stores: Mapping[str, Snapshot]) -> Iterator[dict[str, Json]]:
     """What each node took in, kept, dropped and set aside, and when it last worked, how long and how fast."""
-    worked = artefacts.worked(folder)
+    worked = queries.worked(folder)
     for name, store in stores.items():
         kept = len(store.kept())
-        gone = artefacts.drops(store) | artefacts.quarantined(store)
+        gone = queries.drops(store) | queries.quarantined(store)
         if store.kind == "view":
-            below = artefacts.drops_below(store)
+            below = queries.drops_below(store)
             gone = {reason: count - below.get(reason, 0) for reason, count in gone.items()}
         row: dict[str, Json] = {
             "node": name,
@@ -161,9 +161,9 @@ def _work(folder: Path, stores: Mapping[str, Snapshot]) -> Iterator[dict[str, Js
 def _ops(view: Snapshot) -> list[dict[str, Json]]:
     """A line for each op of a filter, with what the run log says of its time."""
     run = Path(view.url).parent
-    took = artefacts.worked(run).get(view.name, {}).get("parts", {}) if "://" not in view.url else {}
+    took = queries.worked(run).get(view.name, {}).get("parts", {}) if "://" not in view.url else {}
     rows = []
-    for row in artefacts.ops(view):
+    for row in queries.ops(view):
         seen, seconds = took.get(row["op"], (0, 0.0))
         told = {"op": row["op"], "in": row["in"], "kept": row["kept"]}
         told["drops (as the first)"] = ", ".join(

@@ -11,8 +11,8 @@ import numpy as np
 from manifests.errors import ManifestError, StoreError
 from manifests.geometry import fit
 from manifests.records import Document, Json, Media, Pack, PlanBlock, Sample, Text
-from pipelines.inspect import artefacts, microscope, plans
-from pipelines.inspect.plans import Planned
+from pipelines.inspect import plan_view, queries, step_view
+from pipelines.inspect.plan_view import Planned
 from stores.lookup.find import By
 from stores.store import Found, Snapshot
 from tokenization.encode import decode_sample
@@ -31,7 +31,7 @@ def named(snapshot: Snapshot, name: str) -> dict[str, Json]:
 
 
 def seen(plan: Snapshot, sample: str) -> dict[str, Json]:
-    places = plans.seen(Planned(plan).places(sample))
+    places = plan_view.seen(Planned(plan).places(sample))
     if not places:
         raise StoreError(f"the plan never shows a sample {sample!r}", where=plan.url, fix="give the id of a document")
     return {"seen in": places}
@@ -48,7 +48,7 @@ def dropped(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
             rows.append({k: v for k, v in row.items() if v is not None})
             if len(rows) == limit:
                 break
-    reasons = artefacts.drops(snapshot)
+    reasons = queries.drops(snapshot)
     if reason and reason not in reasons:
         told = ", ".join(reasons) or "none: nothing was dropped here"
         raise ManifestError(f"no record was dropped for {reason!r}", where=snapshot.name, fix=f"the reasons: {told}")
@@ -107,7 +107,7 @@ def _record(snapshot: Snapshot, place: Found) -> dict[str, Json]:
 def _document(document: Document) -> dict[str, Json]:
     return {
         "id": document.id,
-        "from": f"{artefacts.spoken_source(document.source)}: {document.locator}",
+        "from": f"{queries.spoken_source(document.source)}: {document.locator}",
         "domain": document.domain,
         **{name: said for name in ("licence", "origin", "consent") if (said := getattr(document, name))},
         "parts": [part.text if isinstance(part, Text) else _medium(part) for part in document.parts],
@@ -121,10 +121,10 @@ def _document(document: Document) -> dict[str, Json]:
 
 
 def _sample(snapshot: Snapshot, sample: Sample) -> dict[str, Json]:
-    vocabulary = artefacts.vocabulary_of(snapshot)
+    vocabulary = queries.vocabulary_of(snapshot)
     return {
         "id": sample.id,
-        "source": artefacts.spoken_source(sample.source),
+        "source": queries.spoken_source(sample.source),
         "domain": sample.domain,
         "tokens": f"{len(sample.ids)} unexpanded, loss on {int(np.diff(sample.loss_runs).sum())}",
         "media": [_medium(one) for one in sample.media],
@@ -134,11 +134,11 @@ def _sample(snapshot: Snapshot, sample: Sample) -> dict[str, Json]:
 
 
 def _pack(snapshot: Snapshot, pack: Pack) -> dict[str, Json]:
-    vocabulary = artefacts.vocabulary_of(snapshot)
+    vocabulary = queries.vocabulary_of(snapshot)
     used = sum(segment.length for segment in pack.segments)
     return {
         "tokens": f"{used} of {len(pack.ids)}, loss on {int(pack.loss_mask.sum())}",
-        "segments": list(microscope.segment_rows(pack, vocabulary, 160)),
+        "segments": list(step_view.segment_rows(pack, vocabulary, 160)),
         "media": [
             f"{_medium(p.media)} -> {p.size_px[0]}x{p.size_px[1]} px -> "
             + ", ".join(f"{t}x{h}x{w} patches at {i.slot}" for i in p.items for t, h, w in [i.grid])

@@ -15,19 +15,19 @@ from pathlib import Path
 
 from manifests.records import Json, canonical_json
 from pipelines.scenes import damage
-from pipelines.scenes.ask import grounding, question
-from pipelines.scenes.captions import caption
-from pipelines.scenes.charts import chart
-from pipelines.scenes.clips import clip
-from pipelines.scenes.dials import dial
+from pipelines.scenes.categories.captions import caption
+from pipelines.scenes.categories.charts import chart
+from pipelines.scenes.categories.clips import clip
+from pipelines.scenes.categories.dials import dial
+from pipelines.scenes.categories.geometry import geometry
+from pipelines.scenes.categories.mazes import maze
+from pipelines.scenes.categories.printed_text import reading
+from pipelines.scenes.categories.stories import story
+from pipelines.scenes.categories.tables import table
 from pipelines.scenes.draw import File
-from pipelines.scenes.geometry import geometry
-from pipelines.scenes.mazes import maze
-from pipelines.scenes.reading import reading
+from pipelines.scenes.questions import grounding, question
 from pipelines.scenes.scene import Scene
 from pipelines.scenes.split import Dice, Split
-from pipelines.scenes.stories import story
-from pipelines.scenes.tables import table
 
 ANNOTATIONS = "annotations.jsonl"
 

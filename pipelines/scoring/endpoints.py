@@ -18,11 +18,11 @@ import numpy as np
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, digest
-from pipelines.budget import Budget, chosen_units
+from pipelines.deferred import tried
+from pipelines.filters.media import images
 from pipelines.node import Inputs, Survey, Task
-from pipelines.ops.media import images
+from pipelines.scoring.budget import Budget, chosen_units
 from pipelines.scoring.scores import Scored, Scores
-from pipelines.tried import tried
 from stores.endpoint import Answers, Endpoint, good, picture
 from stores.prefetch import ahead
 

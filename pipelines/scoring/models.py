@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Literal, cast
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, canonical_json
-from pipelines.budget import chosen_units
-from pipelines.named_files import file_digest
+from pipelines.deferred import tried
+from pipelines.external_files import file_digest
 from pipelines.node import Inputs, Survey, Task
+from pipelines.scoring.budget import chosen_units
 from pipelines.scoring.scores import Scored, Scores
-from pipelines.tried import tried
 
 LIBRARY = "fasttext-predict"
 """The part of fastText that applies a model; builds of all of it for numpy 2 train with memory that nobody has set."""

@@ -19,9 +19,9 @@ import numpy as np
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
-from pipelines.budget import OVER_BUDGET, Chosen
+from pipelines.filters.op import concerns
 from pipelines.node import DOCUMENTS, Attempt, Stretch, Task
-from pipelines.ops.op import concerns
+from pipelines.scoring.budget import OVER_BUDGET, Chosen
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 LIMITS = ("min_score", "max_score")

@@ -1,4 +1,4 @@
-"""A real browser that draws pages of strangers: one headless Chromium (`chromium.py`).
+"""A real browser that draws pages of strangers: one headless Chromium (`synthesis/browser_process.py`).
 
     with Browser(found()) as browser:
         shot = browser.draw("<h1>Hello</h1>", "html", Look(width_px=1024, height_px=768))
@@ -25,7 +25,7 @@ from typing import Any, Literal
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Json
-from pipelines.synthesis.chromium import Chromium, Process
+from pipelines.synthesis.browser_process import Chromium, Process
 
 MOST_PAGES = 500
 """Of one browser process: it never gives back all that pages took."""

@@ -16,12 +16,12 @@ import pydantic
 
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media, canonical_json, derived_id, digest
-from pipelines.budget import OVER_BUDGET, Budget, Chosen, chosen_units
+from pipelines.deferred import tried
+from pipelines.filters.op import concerns
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task
-from pipelines.ops.op import concerns
+from pipelines.scoring.budget import OVER_BUDGET, Budget, Chosen, chosen_units
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, Message, Variant
-from pipelines.tried import tried
 from stores.endpoint import Answer, Answers, Endpoint, request_digest
 from stores.prefetch import ahead
 from stores.store import Snapshot, StoreKind, UnitWriter

@@ -18,11 +18,11 @@ from PIL import Image
 from manifests.errors import MillraceError, RecordError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Fact, Json, Media, Text, derived_id
+from pipelines.filters.op import concerns
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
-from pipelines.ops.op import concerns
 from pipelines.synthesis.browser import Browser, Look
-from pipelines.synthesis.chromium import found
-from pipelines.synthesis.pages import Page, page_in
+from pipelines.synthesis.browser_process import found
+from pipelines.synthesis.code_blocks import Page, page_in
 from stores.store import StoreKind, UnitWriter
 
 

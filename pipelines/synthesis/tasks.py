@@ -20,7 +20,7 @@ from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, Part, Text, digest
 from pipelines.synthesis import prompts
 from pipelines.synthesis.chunks import chunks, count, formulas
-from pipelines.synthesis.pages import page_in
+from pipelines.synthesis.code_blocks import page_in
 from stores.endpoint import Answer, good, picture
 
 Message = dict[str, Json]

@@ -1,6 +1,6 @@
 """Documents whose bytes lie in tars of other people: an index of ours, and nothing of theirs.
 
-    members of a sample -> pipelines/ingest/tar_layouts.py -> Adopted -> `AdoptedTar` -> index, ShardEntry with a `url`
+    members of a sample -> pipelines/ingest/tars/layouts.py -> Adopted -> `AdoptedTar` -> index, ShardEntry with a `url`
     index row -> `rebuilt` -> the same Document, its text read from the tar by ranges
 
 A record of ours has a line in its tar. Here the index keeps a **recipe** instead: where the members lie that have the

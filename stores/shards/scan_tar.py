@@ -1,8 +1,8 @@
 """A tar that somebody else wrote, read once from front to back: where each of its members lies, and what is wrong.
 
-bytes by range -> `Walk` -> members -> `pipelines/ingest/tar_samples.py`. Nothing about the file is trusted: headers are
-checked and bounded, payloads are kept only where they are wanted, and the offset of each is that of its bytes in the
-file. Our own shards are written by `shards/tar.py` and are never read this way.
+bytes by range -> `Walk` -> members -> `pipelines/ingest/tars/samples.py`. Nothing about the file is trusted: headers
+are checked and bounded, payloads are kept only where they are wanted, and the offset of each is that of its bytes in
+the file. Our own shards are written by `shards/tar.py` and are never read this way.
 
 Read are ustar, old tar, GNU and PAX names. Where a header is damaged, reading goes on at the next one that is whole;
 where the file ends too early, what came before stays.

@@ -22,10 +22,10 @@ from packing.navit import expand
 from packing.pack import pack_unit, packs_meta
 from packing.plan.planner import compile_plan
 from packing.proof import prove
-from pipelines.build import to_sample
-from pipelines.inspect import microscope
-from pipelines.inspect.figures import figures
-from pipelines.inspect.plans import Planned
+from pipelines.build.samples import to_sample
+from pipelines.inspect import step_view
+from pipelines.inspect.plan_stats import figures
+from pipelines.inspect.plan_view import Planned
 from stores.store import Snapshot
 from tests.packing.corpus import create, medium, picture, tiny, write
 from tokenization.chat import Chat
@@ -169,7 +169,7 @@ def test_a_conversation_longer_than_a_pack_is_refused_and_counted_where_people_l
 def test_a_step_shows_every_word_and_dims_what_is_not_predicted(talks: Talks) -> None:
     planned = Planned(talks.plan)
     for step in (planned.steps.start, planned.steps.stop - 1):
-        page = microscope.page(planned, step)
+        page = step_view.page(planned, step)
         shown = [re.sub(r'<span class="dim">.*?</span>', "", one, flags=re.S) for one in blocks_of(page)]
         packs = planned.batch(step, payload=False)
         expected = [talks.talks[segment.sample] for pack in packs for segment in pack.segments]

@@ -20,8 +20,8 @@ from packing.mixture import Mixture, PackLimits, Source
 from packing.pack import pack_unit, packs_meta
 from packing.plan.planner import compile_plan
 from packing.proof import Recount, prove
-from pipelines.inspect.figures import figures
-from pipelines.inspect.plans import Planned
+from pipelines.inspect.plan_stats import figures
+from pipelines.inspect.plan_view import Planned
 from stores.store import Snapshot
 from tests.packing.corpus import create, tiny, write
 from tests.packing.plan.test_infeasible import tuples

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from manifests.records import Document, Json, Text
-from pipelines.dag import unit_names
-from pipelines.ingest.tars import IngestTars
+from pipelines.dag.graph import unit_names
+from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.ingest.tars.node import IngestTars
 from pipelines.node import Task
-from pipelines.unit import UnitTask, run_unit
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 

@@ -9,10 +9,10 @@ import pytest
 
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, Document
-from pipelines.dag import unit_names
-from pipelines.ingest.tars import IngestTars
+from pipelines.dag.graph import unit_names
+from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.ingest.tars.node import IngestTars
 from pipelines.node import Task, units_below
-from pipelines.unit import UnitTask, run_unit
 from stores import command as store_verbs
 from stores.files.open import open_files
 from stores.forget.command import forget
@@ -24,8 +24,8 @@ from stores.upkeep.gc import collect
 from stores.upkeep.repair import repair
 from stores.upkeep.verify import verify
 from tests.pipelines import small_data
+from tests.pipelines.dag.test_run import head, run
 from tests.pipelines.foreign_tars import JPEG, adopt, write
-from tests.pipelines.test_run import head, run
 from tests.servers.s3 import reached_at, s3_server
 
 

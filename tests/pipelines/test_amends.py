@@ -13,11 +13,11 @@ from packing.loader.certify import certify
 from packing.loader.loader import Loader
 from packing.proof import prove, recount
 from pipelines.inspect.explain import explain
-from pipelines.inspect.figures import figures
-from pipelines.inspect.microscope import told
-from pipelines.inspect.plans import Planned
+from pipelines.inspect.plan_stats import figures
+from pipelines.inspect.plan_view import Planned
+from pipelines.inspect.step_view import told
 from tests.pipelines import small_data
-from tests.pipelines.test_run import head, run
+from tests.pipelines.dag.test_run import head, run
 from tokenization.vocabulary import Vocabulary
 
 AMENDED = """

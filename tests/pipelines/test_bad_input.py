@@ -23,7 +23,7 @@ from PIL import Image
 from manifests.records import Document
 from stores.store import Snapshot
 from tests.pipelines import small_data
-from tests.pipelines.test_run import ROOT, head
+from tests.pipelines.dag.test_run import ROOT, head
 
 DAG = "name: bad\nnodes:\n  documents: {kind: ingest_folder, path: ./data}\n"
 BEFORE, BEHIND = b'{"text": "what stands before"}\n', b'{"text": "what stands behind"}\n'

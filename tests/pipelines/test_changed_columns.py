@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipelines.dag.test_run import head, roots, run
 from tests.pipelines.drawn_pictures import encoded, photo
-from tests.pipelines.test_run import head, roots, run
 
 DAG = """
 name: changed

@@ -17,7 +17,7 @@ from packing.proof import prove
 from stores.forget import command
 from stores.tombstones import read
 from tests.pipelines import small_data
-from tests.pipelines.test_run import head, roots, run
+from tests.pipelines.dag.test_run import head, roots, run
 from tests.stores.forget.traces import traces
 from tests.strategies import same
 from tokenization.vocabulary import Vocabulary

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines import dag
+from pipelines.dag import graph as dag
+from pipelines.dag.products import parents, store_product
+from pipelines.dag.unit import UnitTask, run_unit
 from pipelines.node import Task
-from pipelines.products import parents, store_product
-from pipelines.unit import UnitTask, run_unit
 from stores.store import Store
 
 DAG = """

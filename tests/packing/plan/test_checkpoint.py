@@ -86,7 +86,7 @@ PLANNING = """
 import json, os, signal, sys
 from pathlib import Path
 from packing import progress, stretches
-from pipelines.build import Plan
+from pipelines.build.samples import Plan
 from pipelines.node import Product, Task, Unit
 from stores.store import Store
 from tests.packing.corpus import MIXTURE

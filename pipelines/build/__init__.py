@@ -1,0 +1,1 @@
+"""Nodes from curated documents to samples, plans, packs, vocabularies and trained models."""

@@ -1,0 +1,1 @@
+"""The `transform` node and its ops, which change text."""

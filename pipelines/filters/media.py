@@ -1,0 +1,130 @@
+"""Filters that look at images and videos: size, shape, emptiness, and whether there is a word to go with them.
+
+Same form as `text.py`. A document with several media is dropped only when none of them passes: an icon does not cost a
+page its photographs. Sizes and frame times are known from ingest; an op that must see pixels says `READS_MEDIA`, and
+the runner then fills in the payloads.
+
+Sources: rules of thumb, ours. OBELICS (Laurencon et al. 2023) keeps sides of at least 150 px and aspects up to 2; that
+suits web photographs, while charts, pages and icons of a native-resolution model reach further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from PIL import Image
+
+from manifests.load import schema
+from manifests.records import Document, Drop, Media
+from pipelines.filters.op import Limit, Measured, concerns
+from pipelines.filters.pixels import rgb_of
+
+
+@schema
+class NoText:
+    """Media without a word: nothing to predict from them."""
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    kind: Literal["no_text"]
+    domains: tuple[str, ...] = ()
+
+    def apply(self, document: Document) -> Document | Drop:
+        silent = bool(document.media) and not document.text.strip()
+        return Drop("no_text") if silent and concerns(self.domains, document) else document
+
+
+@schema
+class ImageTooSmall(Measured):
+    """The shorter side of every image is below `min_side_px`. The default is a slot: less is mostly padding."""
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("side_px", "below", "min_side_px", "image_too_small"),)
+    kind: Literal["image_too_small"]
+    min_side_px: int = 28
+    domains: tuple[str, ...] = ()
+
+    def measure(self, document: Document) -> Mapping[str, float]:
+        sides = [min(image.width_px, image.height_px) for image in images(document)]
+        return {"side_px": max(sides)} if sides else {}
+
+
+@schema
+class ExtremeAspect(Measured):
+    """The longer side of every image is more than `max_aspect` times the shorter one."""
+
+    VERSION: ClassVar[int] = 1
+    READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (Limit("aspect", "above", "max_aspect", "extreme_aspect"),)
+    kind: Literal["extreme_aspect"]
+    max_aspect: float = 10.0
+    domains: tuple[str, ...] = ()
+
+    def measure(self, document: Document) -> Mapping[str, float]:
+        aspects = [max(i.width_px, i.height_px) / min(i.width_px, i.height_px) for i in images(document)]
+        return {"aspect": min(aspects)} if aspects else {}
+
+
+@schema
+class FlatImage(Measured):
+    """Every image shows one colour: in no channel do two pixels differ by `min_spread` levels of 255 or more.
+
+    Measured as in `filters/pixels.py`, at a shorter side of 256 px. Raises RecordError for bytes that do not decode.
+    """
+
+    VERSION: ClassVar[int] = 3
+    READS_MEDIA: ClassVar[bool] = True
+    LIMITS = (Limit("spread", "below", "min_spread", "flat_image"),)
+    kind: Literal["flat_image"]
+    min_spread: int = 9
+    """Room for the noise that JPEG adds to a single colour."""
+    domains: tuple[str, ...] = ()
+
+    def measure(self, document: Document) -> Mapping[str, float]:
+        spreads = [spread(image) for image in images(document)]
+        return {"spread": max(spreads)} if spreads else {}
+
+
+@schema
+class VideoTooShort(Measured):
+    """No video has `min_frames`, or none lasts `min_duration_s`; `no_frames` where one has none at all."""
+
+    VERSION: ClassVar[int] = 2
+    READS_MEDIA: ClassVar[bool] = False
+    LIMITS = (
+        Limit("fewest_frames", "below", "ANY", "no_frames"),
+        Limit("frames", "below", "min_frames", "video_too_short"),
+        Limit("duration_s", "below", "min_duration_s", "video_too_short"),
+    )
+    ANY: ClassVar[int] = 1
+    kind: Literal["video_too_short"]
+    min_frames: int = 2
+    min_duration_s: float = 0.5
+    domains: tuple[str, ...] = ()
+
+    def measure(self, document: Document) -> Mapping[str, float]:
+        videos = [media for media in document.media if media.kind == "video"]
+        if not videos:
+            return {}
+        frames = [len(video.frame_times_us) for video in videos]
+        return {"fewest_frames": min(frames), "frames": max(frames), "duration_s": max(map(duration_s, videos))}
+
+
+def images(document: Document) -> list[Media]:
+    return [media for media in document.media if media.kind == "image"]
+
+
+def spread(image: Media) -> int:
+    """Largest difference between two pixels of one channel, in levels of 255."""
+    # By Pillow: numpy takes ten times as long over channels that lie side by side.
+    extremes: Any = Image.fromarray(rgb_of(image)).getextrema()
+    return max(high - low for low, high in extremes)
+
+
+def duration_s(video: Media) -> float:
+    """From the first frame to the end of the last, which lasts as long as the mean gap."""
+    times = video.frame_times_us
+    gaps = len(times) - 1
+    return (times[-1] - times[0]) * (1 + 1 / gaps) / 1e6 if gaps > 0 else 0.0

@@ -1,0 +1,1 @@
+"""Annotations of documents: captions, boxes, printed text, events, conversations, problems."""

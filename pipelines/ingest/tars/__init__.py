@@ -1,0 +1,1 @@
+"""The `ingest_tars` node: foreign WebDataset tars adopted in place."""

@@ -1,0 +1,237 @@
+"""What a plan says about itself when its own arrays are counted.
+
+Figures come from the plan's blocks and the indexes of the samples, which are read shard by shard: 4 bytes a sample and
+12 a medium stay in memory. What the shards of a packs store really hold, `packing/proof.py` recounts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.geometry import MediaLimits
+from manifests.records import Json
+from packing.loader.balance import deal, encoder_cost, least, llm_cost
+from packing.plan.pieces import media_places
+from pipelines.inspect.plan_view import Planned, per_pack
+from pipelines.inspect.queries import examples, vocabulary_of
+from stores.shards import index
+from stores.spill import Partitions, Scratch
+from stores.store import Snapshot
+from tokenization.vocabulary import Vocabulary
+
+BALANCED_PACKS = 512
+"""About so many packs are made to say how evenly batches can be dealt."""
+LONGEST_SAMPLE_TOKENS = 1 << 32
+"""More than any has, expanded."""
+RANKS = 8
+"""At most so many numbers of ranks are tried."""
+MEMORY_BYTES = 1 << 30
+PARTS = 64
+"""In which ids and digests are counted one after the other."""
+TIMES = np.dtype([("name", np.uint64), ("times", np.uint32)])
+
+
+def figures(planned: Planned) -> dict[str, Json]:
+    """Everything about a plan that its arrays and the indexes of its samples say."""
+    plan, room = planned.plan, int(planned.plan.meta["max_pack_tokens"])
+    limits, vocabulary = MediaLimits(**plan.meta["limits"]), vocabulary_of(plan)
+    domains: dict[str, int] = {}
+    seen = {name: _Seen(samples, limits, vocabulary, domains) for name, samples in planned.samples.items()}
+    by_domain = np.zeros((len(domains), 3), np.int64)  # tokens, slots, segments
+    by_source = {name: np.zeros(3, np.int64) for name in planned.samples}
+    whole = np.zeros(3, np.int64)  # packs, tokens, slots
+    with_media = np.zeros(2, np.int64)  # packs, tokens
+    limited = np.zeros((2, 4), np.int64)  # sum and most of a pack: tokens, patches, media, attention
+    continued = 0
+    for block in planned.blocks():
+        arrays = block.arrays
+        tokens, slots = per_pack(block, "length"), per_pack(block, "slots")
+        whole += len(tokens), tokens.sum(), slots.sum()
+        with_media += np.count_nonzero(slots), tokens[slots > 0].sum()
+        continued += int(np.count_nonzero(arrays["start"]))
+        used = np.zeros((len(arrays["length"]), 4), np.int64)
+        used[:, 0], used[:, 3] = arrays["length"], arrays["length"].astype(np.int64) ** 2
+        for number, name in enumerate(block.header["sources"]):
+            mine = arrays["source"] == number
+            ordinals = arrays["ordinal"][mine]
+            used[mine, 1:3] = seen[name].add(ordinals, arrays["start"][mine], arrays["length"][mine])
+            counted = np.stack([arrays["length"][mine], arrays["slots"][mine], np.ones(len(ordinals), np.int64)], 1)
+            by_source[name] += counted.sum(0, dtype=np.int64)
+            np.add.at(by_domain, seen[name].domains[ordinals], counted)
+        of_pack = np.add.reduceat(used, arrays["pack_offsets"][:-1])
+        limited = np.stack([limited[0] + of_pack.sum(0), np.maximum(limited[1], of_pack.max(0))])
+    packs, tokens_seen, slots_seen = whole.tolist()
+    return {
+        "sources": [_source(planned, told, by_source[told["name"]], tokens_seen) for told in plan.meta["sources"]],
+        "domains": [
+            {"domain": name, "tokens": int(t), "share": t / tokens_seen, "slots": int(s), "segments": int(n)}
+            for name, (t, s, n) in sorted(zip(domains, by_domain.tolist(), strict=True))
+            if n
+        ],
+        "room": {
+            "text and wrappers": (tokens_seen - slots_seen) / (packs * room),
+            "vision slots": slots_seen / (packs * room),
+            "padding": 1 - tokens_seen / (packs * room),
+            "padding in packs with media": _padding(with_media, room),
+            "padding in packs of text": _padding(whole[:2] - with_media, room),
+        },
+        "fill by limit": _fill(planned, packs, limited),
+        "splits": {
+            "documents cut": sum(told["cut_samples"] for told in plan.meta["sources"]),
+            "segments that continue a document": continued,
+        },
+        "repetition": _repetition(seen),
+        "balance": _balance(planned),
+    }
+
+
+def _source(planned: Planned, told: Json, counted: np.ndarray, whole: int) -> dict[str, Json]:
+    given, slots, segments = counted.tolist()
+    spent = {kind: planned.step_of(until) for kind, until in told["spent_after_tokens"].items() if until is not None}
+    return {
+        "source": told["name"],
+        "weight": told["weight"],
+        "tokens": given,
+        "share": given / whole,
+        "slots": slots,
+        "segments": segments,
+        "epochs of the run": (told["seen_before_tokens"] + given) / max(1, told["tokens"]),
+        "of at most": told["max_epochs"],
+        "text spent at step": spent.get("poor"),
+        "vision spent at step": spent.get("rich"),
+        "refused": sum(told["refused"].values()),
+        "media shrunk": told["shrunk_media"],
+    }
+
+
+def _fill(planned: Planned, packs: int, limited: np.ndarray) -> list[dict[str, Json]]:
+    """What packs hold of each thing that may be limited."""
+    meta = planned.plan.meta
+    limits = {"tokens": meta["max_pack_tokens"], **meta["pack_limits"]}
+    return [
+        {
+            "of a pack": name,
+            "limit": limits[name],
+            "mean": whole / packs,
+            "most": most,
+            "fill": whole / packs / limits[name] if limits[name] else None,
+        }
+        for name, whole, most in zip(("tokens", "patches", "media", "attention"), *limited.tolist(), strict=True)
+    ]
+
+
+def _padding(counted: np.ndarray, room: int) -> float | None:
+    """Of so many packs with so many tokens."""
+    packs, tokens = counted.tolist()
+    return 1 - tokens / (packs * room) if packs else None
+
+
+class _Seen:
+    """What a plan shows of a source's samples and their media."""
+
+    def __init__(self, samples: Snapshot, limits: MediaLimits, vocabulary: Vocabulary, domains: dict[str, int]) -> None:
+        """`domains` are numbered as they come."""
+        self._samples = samples
+        self.domains = np.zeros(samples.counts["records"], np.uint16)
+        """Number of each sample's."""
+        for ref, core, _ in samples.facts(["domain"], []):
+            words = core["domain"].cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
+            numbers = [domains.setdefault(word, len(domains)) for word in words.dictionary.to_pylist()]
+            here = slice(ref.first, ref.first + ref.records)
+            self.domains[here] = np.array(numbers, np.uint16)[words.indices.to_numpy()]
+        self._begun = np.zeros(len(self.domains), np.uint16)
+        """How often each sample's beginning was seen."""
+        parts, patches = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
+        for ordinals, places, seen in media_places(samples, limits, vocabulary):
+            parts.append(ordinals * LONGEST_SAMPLE_TOKENS + places)
+            patches.append(seen)
+        self._at = np.concatenate(parts)
+        self._patches = np.cumsum(np.concatenate(patches))
+        """Of all media before each."""
+        self._changes = np.zeros(len(self._at) + 1, np.int32)
+
+    def add(self, ordinals: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Segments of samples. (N, 2) int64: patches and media of each."""
+        np.add.at(self._begun, ordinals[starts == 0], 1)
+        first = ordinals.astype(np.int64) * LONGEST_SAMPLE_TOKENS + starts
+        begin, end = np.searchsorted(self._at, first), np.searchsorted(self._at, first + lengths)
+        np.add.at(self._changes, begin, 1)
+        np.add.at(self._changes, end, -1)
+        return np.stack([self._patches[end] - self._patches[begin], end - begin], 1)
+
+    @property
+    def has_media(self) -> bool:
+        return len(self._at) > 0
+
+    def times(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """How often the samples, and how often the media, of some of its samples were seen: rows of TIMES."""
+        shown = np.cumsum(self._changes[:-1], dtype=np.int32)
+        done = 0
+        for ref, core, media in self._samples.facts(["id"], ["digest"]):
+            begun = self._begun[ref.first : ref.first + ref.records]
+            digests = pa.chunked_array([], pa.binary(32)) if media is None else media["digest"]
+            count = len(digests)
+            yield _named(core["id"], begun), _named(digests, shown[done : done + count])
+            done += count
+
+
+def _named(column: pa.ChunkedArray, times: np.ndarray) -> np.ndarray:
+    """Rows of TIMES of what was seen, by the first eight bytes of its name."""
+    rows = np.empty(len(times), TIMES)
+    rows["name"], rows["times"] = index.words(column)[:, 0], times
+    return rows[rows["times"] > 0]
+
+
+def _repetition(seen: Mapping[str, _Seen]) -> dict[str, Json]:
+    """How often documents and media are seen. A document counts as often as its beginning."""
+    scratch = Scratch(MEMORY_BYTES)
+    documents, media = (Partitions(scratch, name, PARTS, TIMES) for name in ("documents", "media"))
+    found: dict[str, Json] = dict.fromkeys(
+        ("documents seen", "seen more than once", "most often", "in more than one source"), 0
+    )
+    told: dict[str, Json] = dict.fromkeys(("media seen", "media seen more than once", "one medium most often"), 0)
+    for source in seen.values():
+        for begun, shown in source.times():
+            found["documents seen"] += len(begun)
+            found["seen more than once"] += int(np.count_nonzero(begun["times"] > 1))
+            found["most often"] = max(found["most often"], int(begun["times"].max(initial=0)))
+            documents.add(begun, documents.of(begun["name"]))
+            media.add(shown, media.of(shown["name"]))
+    for number in range(PARTS):
+        found["in more than one source"] += int(
+            np.count_nonzero(np.unique(documents.read(number)["name"], return_counts=True)[1] > 1)
+        )
+        rows = media.read(number)
+        names, which = np.unique(rows["name"], return_inverse=True)
+        times = np.bincount(which, rows["times"], len(names))
+        told["media seen"] += len(names)
+        told["media seen more than once"] += int(np.count_nonzero(times > 1))
+        told["one medium most often"] = max(told["one medium most often"], int(times.max(initial=0)))
+    return found | (told if any(source.has_media for source in seen.values()) else {})
+
+
+def _balance(planned: Planned) -> list[dict[str, Json]]:
+    """For some numbers of ranks: what the busiest has over max(mean, largest item), in the worst batch looked at."""
+    size = planned.batch_packs
+    ranks = [count for count in range(1, size + 1) if size % count == 0]
+    looked_at = examples(planned.steps, max(2, BALANCED_PACKS // size))
+    batches = [planned.batch(step, payload=False) for step in looked_at]
+    rows = [[llm_cost(segment.length for segment in pack.segments) for pack in batch] for batch in batches]
+    items = [[encoder_cost(i.grid) for pack in b for one in pack.media for i in one.items] for b in batches]
+    return [
+        {
+            "ranks": count,
+            "rows": max(_busiest(costs, count, equal_counts=True) for costs in rows),
+            "media": max(_busiest(costs, count, equal_counts=False) for costs in items),
+            "batches looked at": len(looked_at),
+        }
+        for count in examples(ranks, RANKS)
+    ]
+
+
+def _busiest(costs: Sequence[int], ranks: int, *, equal_counts: bool) -> float:
+    dealt = deal(costs, ranks, equal_counts=equal_counts)
+    return max(sum(costs[i] for i in mine) for mine in dealt) / max(1, least(costs, ranks, equal_counts=equal_counts))

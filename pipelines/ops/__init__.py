@@ -1,1 +1,0 @@
-"""Pure functions of one document: `apply(document) -> Document | Drop`, one frozen dataclass each."""

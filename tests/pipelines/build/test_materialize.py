@@ -1,0 +1,272 @@
+"""What a view keeps, moved into a store of its own: the same records, full shards, nothing of the old store needed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifests.records import FORGOTTEN, Document, Media, Text, record_id
+from pipelines.build.materialize import Materialise
+from pipelines.dag import graph
+from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.node import Product, Task
+from stores.forget.command import forget
+from stores.store import Snapshot, Store
+from stores.upkeep import log
+from stores.upkeep.gc import collect
+from stores.upkeep.verify import verify
+from tests.pipelines import small_data
+from tests.pipelines.dag.test_run import head, roots, run, start
+from tests.stores.forget.traces import traces
+from tests.strategies import same
+
+
+@pytest.fixture
+def here(quick_folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=quick_folder))
+
+
+def document(name: str, characters: int, images: int = 0) -> Document:
+    dice = np.random.default_rng(int(sha256(name.encode()).hexdigest()[:8], 16))
+    payloads = [dice.bytes(int(dice.integers(1, 900))) for _ in range(images)]
+    media = [Media(sha256(data).hexdigest(), "image", "png", 4, 4, payload=data) for data in payloads]
+    text = Text((name + " ") * (characters // (len(name) + 1) + 1))
+    return Document(record_id("raw", name), "raw", name, "web", (text, *media), parents=(record_id("raw", "whole"),))
+
+
+def stored(folder: Path, units: dict[str, list[Document]], name: str = "raw") -> Snapshot:
+    store = Store.create(str(folder / name), "documents", name)
+    receipts = []
+    for unit, documents in units.items():
+        writer = store.writer(unit)
+        for one in documents:
+            writer.add(one)
+        writer.quarantine(f"{unit}#bad", "torn")
+        receipts.append(writer.finish())
+    return store.commit(receipts, node=name, units=list(units))
+
+
+def viewed(
+    over: Snapshot, folder: Path, keep: Sequence[bool], name: str = "view", **columns: Sequence[Any]
+) -> Snapshot:
+    """A view, in one unit, over all records in store order."""
+    store = Store.create(str(folder / name), "view", name)
+    writer = store.writer("all")
+    for ref in over.shards:
+        here = slice(ref.first, ref.first + ref.records)
+        reasons = [None if kept else "dull" for kept in keep[here]]
+        more = {column: values[here] for column, values in columns.items()}
+        writer.columns(ref.shard, {"keep": list(keep[here]), "reason": reasons, **more})
+    return store.commit([writer.finish()], node=name, units=["all"], parents=[over.as_parent])
+
+
+def product(snapshot: Snapshot) -> Product:
+    return Product(snapshot.name, snapshot.kind, snapshot.url, snapshot.content_root, snapshot.number)  # type: ignore[arg-type]
+
+
+def made(
+    folder: Path, over: Snapshot, kind: str, shard_bytes: int = 1 << 20, place: str = "made", seed: int = 0
+) -> Snapshot:
+    """What the node `made` makes, its units in some order, committed together or one by one."""
+    name = "made"
+    node = Materialise(kind=kind, input=over.name, shard_bytes=shard_bytes)  # type: ignore[arg-type]
+    inputs = {over.name: product(over)}
+    wanted = graph.unit_names(name, node, node.survey(name, inputs))
+    store = Store.create(str(folder / place), "documents", name)
+    todo = list(wanted.items())
+    random.Random(seed).shuffle(todo)
+    receipts = []
+    for stored_as, unit in todo:
+        task = UnitTask(node, store.url, stored_as, Task(name, unit, inputs), 3, 0.5)
+        receipts.append(run_unit(task, frozenset(), lambda ordinal: None).receipt)
+        if seed % 2:
+            store.commit(receipts[-1:], node="n", units=list(wanted), complete=False, parents=[over.as_parent])
+    return store.commit(receipts, node="n", units=list(wanted), parents=[over.as_parent])
+
+
+def payloads(snapshot: Snapshot) -> dict[str, list[bytes]]:
+    return {
+        one.id: [snapshot.read(medium.location) for medium in one.media if medium.location is not None]
+        for one in snapshot.records()
+    }
+
+
+def bytes_of(snapshot: Snapshot) -> list[int]:
+    return [entry.bytes for receipt in snapshot.receipts for entry in receipt.shards]
+
+
+lengths = st.lists(
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 2), st.booleans()), max_size=6), min_size=1, max_size=5
+)
+
+
+@given(units=lengths, kind=st.sampled_from(["materialise", "compact"]), shard_bytes=st.integers(1, 20_000))
+@settings(max_examples=15)
+def test_all_that_a_view_keeps_arrives_and_nothing_else(
+    quick_folder: Path, units: Any, kind: str, shard_bytes: int
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=quick_folder))
+    base = stored(
+        folder,
+        {
+            f"u{number}": [document(f"{number}-{row}", size, images) for row, (size, images, _) in enumerate(told)]
+            for number, told in enumerate(units)
+        },
+    )
+    wanted = {f"{number}-{row}" for number, told in enumerate(units) for row, (_, _, keep) in enumerate(told) if keep}
+    keep = [one.locator in wanted for one in base.records()]
+    view = viewed(base, folder, keep)
+    kept, bytes_before = list(view.records()), payloads(view)
+    moved = made(folder, view, kind, shard_bytes)
+    assert moved.parents == (view.as_parent,) and moved.counts["quarantined"] == 0
+    found = {one.id: one for one in moved.records()}
+    assert len(found) == moved.counts["records"]
+    assert all(same(found[one.id], one) for one in kept) and len(found) == len(kept)
+    assert made(folder, view, kind, shard_bytes, "again", seed=1).content_root == moved.content_root
+    shutil.rmtree(base.url)
+    shutil.rmtree(view.url)
+    alone = Store.open(moved.url).head()
+    assert alone is not None and payloads(alone) == bytes_before and verify(alone) == []
+    # Documents with the same members stay in their order.
+    for count in range(3):
+        before = [one.id for one in kept if len(one.media) == count]
+        assert [one.id for one in alone.records() if len(one.media) == count] == before
+
+
+def test_five_percent_of_two_hundred_shards_become_about_ten_full_ones_with_plain_members(here: Path) -> None:
+    import webdataset
+
+    units = {f"u{n:03d}": [document(f"{n}-{i}", 40 * (i % 20), i % 2) for i in range(20)] for n in range(100)}
+    base = stored(here, units)
+    assert len(base.shards) == 200
+    short = [len(one.text) < 150 for one in base.records()]  # what is kept is not like what is dropped
+    view = viewed(base, here, short)
+    full = sum(view.sizes(ref)[view.kept(ref.first, ref.first + ref.records) - ref.first].sum() for ref in base.shards)
+    target = int(full) // 10
+    moved = made(here, view, "compact", target)
+    sizes = sorted(bytes_of(moved))
+    assert len(sizes) in (10, 11, 12) and all(0.98 * target < size < 1.05 * target + 3000 for size in sizes[2:])
+    names = [
+        sample["json"]["id"]
+        for shard in sorted(Path(moved.url, "shards").glob("*.tar"))
+        for sample in webdataset.WebDataset(str(shard), shardshuffle=False).decode()
+    ]
+    assert sorted(names) == sorted(one.id for one in view.records())
+
+
+def test_what_is_added_at_the_end_changes_the_last_units_only(here: Path) -> None:
+    units = {f"u{n}": [document(f"{n}-{i}", 900) for i in range(10)] for n in range(12)}
+    grown = dict(list(units.items())[:11])
+    node = Materialise(kind="compact", input="raw", shard_bytes=20_000)
+    names = []
+    for place, some in enumerate((grown, units)):
+        (here / str(place)).mkdir()
+        survey = node.survey("made", {"raw": product(stored(here / str(place), some))})
+        names.append(set(graph.unit_names("made", node, survey)))
+    assert len(names[0]) > 6 and len(names[0] - names[1]) == 1
+
+
+def test_what_views_say_stands_beside_the_records_and_no_word_of_the_dropped(here: Path) -> None:
+    base = stored(here, {"u": [document(str(i), 10, i % 2) for i in range(12)]})
+    order = [one.locator for one in base.records()]
+    quality, words = [int(name) / 2 for name in order], [f"label {int(name) % 3}" for name in order]
+    low = [value >= 2 for value in quality]
+    view = viewed(base, here, low, "quality_view", quality=quality, score=[1.0] * 12)
+    label = viewed(view, here, [name != "11" for name in order], "labels", label=words, empty=[None] * 12)
+    for kind in ("materialise", "compact"):
+        moved = made(here, label, kind, place=kind)
+        table = moved.table(["locator", "quality", "label", "score", "keep"]).to_pylist()
+        expected = [
+            {"locator": str(i), "quality": i / 2, "label": f"label {i % 3}", "score": 1.0, "keep": True}
+            for i in range(4, 11)
+        ]
+        assert sorted(table, key=lambda row: int(row["locator"])) == expected
+        assert "empty" not in moved.table().column_names and "reason" not in moved.table().column_names
+        assert verify(moved) == []
+        more = viewed(moved, here, [True] * 7, f"over_{kind}", length=[1] * 7)
+        assert {"quality", "label", "length"} <= set(more.table().column_names)
+        again = made(here, more, "compact", place=f"again_{kind}")
+        assert sorted(again.table(["quality"])["quality"].to_pylist()) == [i / 2 for i in range(4, 11)]
+    assert log.diff(moved, moved)["equal"]
+
+
+def test_another_score_is_another_unit(here: Path) -> None:
+    base = stored(here, {"u": [document(str(i), 10) for i in range(3)]})
+    for kind in ("materialise", "compact"):
+        node = Materialise(kind=kind, input="view")  # type: ignore[arg-type]
+        surveys = []
+        for score in (1.0, 2.0):
+            view = viewed(base, here, [True] * 3, f"{kind}{score}", quality=[score] * 3)
+            surveys.append(node.survey("made", {"view": product(view)}))
+        assert surveys[0] != surveys[1]
+
+
+@pytest.mark.parametrize("kind", ["materialise", "compact"])
+def test_what_is_forgotten_leaves_the_new_store_too_and_is_not_moved_again(here: Path, kind: str) -> None:
+    documents = [document(str(i), 300, 1) for i in range(6)]
+    canary = documents[3].media[0].payload
+    assert canary is not None
+    base = stored(here, {"u": documents})
+    view = viewed(base, here, [True] * 5 + [False], secret=[f"secret of {one.locator}" for one in base.records()])
+    moved = made(here, view, kind, 1500)
+    node = Materialise(kind=kind, input="view", shard_bytes=1500)  # type: ignore[arg-type]
+    before = node.survey("made", {"view": product(view)})
+    nothing = frozenset[str]()
+    forget(str(here), {"ids": frozenset({documents[3].id}), "sources": nothing, "places": nothing, "media": nothing})
+    assert traces(here, [canary, b"secret of 3"]) == set()
+    view, after = Store.open(view.url).head(), Store.open(moved.url).head()
+    assert view is not None and after is not None
+    assert node.survey("made", {"view": product(view)}) == before and after.content_root == moved.content_root
+    assert [one.source == FORGOTTEN for one in after.records()] == [i == 3 for i in range(5)]
+    assert after.table(["secret"])["secret"].to_pylist() == [None if i == 3 else f"secret of {i}" for i in range(5)]
+    assert verify(after) == []
+    again = made(here, view, kind, 1500, "again")
+    assert [one.locator for one in again.records()] == ["0", "1", "2", "4"] and not again.counts["quarantined"]
+
+
+DAG = small_data.DAG.replace("inputs: [unique]", "inputs: [curated]").replace(
+    "  samples:", "  curated:\n    kind: compact\n    input: unique\n    shard_bytes: 10000\n  samples:"
+)
+NAMES = ("documents", "filtered", "unique", "curated", "samples", "plan", "packs")
+
+
+def test_killed_and_started_again_a_run_with_it_ends_in_the_same_content_which_needs_no_base(here: Path) -> None:
+    (here / "data").mkdir()
+    small_data.write(here / "data", texts=60)
+    (here / "dag.yaml").write_text(DAG)
+    run(here / "dag.yaml", here / "calm")
+    curated = head(here / "calm", "curated")
+    assert len(curated.units) > 5 and curated.counts["records"] == len(list(head(here / "calm", "unique").records()))
+    out = here / "out"
+    process = start(here / "dag.yaml", out)
+    while not list((out / "curated" / "shards").glob("*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "samples" / "roots").exists()
+    run(here / "dag.yaml", out, workers=2)
+    assert roots(out, NAMES) == roots(here / "calm", NAMES)
+    for name in ("documents", "filtered", "unique"):
+        shutil.rmtree(out / name)
+    assert collect(Store.open(str(out / "curated")), keep_last=1).kept
+    assert verify(head(out, "curated")) == []
+    samples = head(out, "samples")
+    media = [one for sample in samples.records() for one in sample.media]
+    assert media and all(sha256(samples.read(one.location)).hexdigest() == one.digest for one in media if one.location)
+    with tarfile.open(next((out / "curated" / "shards").glob("*.tar"))) as tar:
+        told = json.load(tar.extractfile(next(iter(tar))))  # type: ignore[arg-type]
+    assert told["source"] == "documents"

@@ -1,0 +1,123 @@
+"""`--dry-run` says what would run and why, and a run then does that and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifests import runlog
+from manifests.records import Json
+from pipelines.dag import command
+from stores.store import Store
+from tests.pipelines import small_data
+
+DAG = """
+name: outlook
+nodes:
+  documents: {kind: ingest_folder, path: ./data}
+  filtered:
+    kind: filter
+    input: documents
+    ops: [{kind: no_text}, {kind: too_short, min_characters: 10}]
+  samples: {kind: tokenise, inputs: [filtered]}
+  unique: {kind: dedup_exact, input: filtered}
+  page: {kind: report, inputs: [samples]}
+"""
+THRESHOLD = "nodes.filtered.ops.1.min_characters=20"
+
+
+class Runs:
+    """Of one folder, in this process."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.out, self._capsys = folder, folder / "out", capsys
+
+    def __call__(self, *options: str) -> str:
+        """stdout"""
+        self._capsys.readouterr()
+        assert command.main([str(self.folder / "dag.yaml"), "--out", str(self.out), "--workers", "0", *options]) == 0
+        return self._capsys.readouterr().out
+
+    def outlook(self, *options: str) -> dict[str, dict[str, Any]]:
+        return {row["node"]: row for row in json.loads(self("--dry-run", "--json", *options))["nodes"]}
+
+    def work(self) -> dict[str, int]:
+        """How many units of each node were worked on when it last was."""
+        begun = runlog.read(self.out / "log.jsonl", "node_start")
+        return {row["node"]: row["units"] - row["committed"] for row in begun}
+
+
+@pytest.fixture
+def runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runs:
+    (tmp_path / "dag.yaml").write_text(DAG)
+    for i in range(200):
+        file = tmp_path / "data" / f"{i % 5}" / f"{i:03d}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(small_data.text(i))
+    (tmp_path / "data" / "3" / "short.txt").write_text("one short text\n")
+    runs = Runs(tmp_path, capsys)
+    runs()
+    return runs
+
+
+def told(row: dict[str, Json]) -> tuple[str, list[str]]:
+    return row["state"], row["why"]
+
+
+def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_changed(runs: Runs) -> None:
+    units = runs.work()["samples"]
+    assert units >= 3
+    seen = runs.outlook("--set", THRESHOLD)
+    assert told(seen["documents"]) == ("committed", [])
+    assert told(seen["filtered"]) == (
+        f"would run: {units} of {units} units",
+        ["parameters.ops.1.min_characters 10 -> 20"],
+    )
+    assert {unit["why"] for unit in seen["filtered"]["units"]} == {"changed"}
+    assert seen["filtered"]["bytes"] > 0 and seen["filtered"]["seconds"] is not None
+    assert told(seen["samples"]) == (f"may run after filtered: at most {units} of {units} units", [])
+    assert seen["samples"]["bytes"] > 0 and seen["samples"]["seconds"] is not None
+    assert told(seen["unique"]) == ("may run after filtered: at most 1 of 1 units", [])
+    assert told(seen["page"]) == ("may run after samples", [])
+    runs("--until", "filtered", "--set", THRESHOLD)
+    seen = runs.outlook("--set", THRESHOLD)
+    assert told(seen["samples"]) == (f"would run: 1 of {units} units", ["inputs.filtered changed"])
+    (unit,) = seen["samples"]["units"]
+    short = Store.open(str(runs.out / "documents")).head().table(["locator", "unit"]).to_pylist()  # type: ignore[union-attr]
+    (home,) = {row["unit"].rpartition(".")[0] for row in short if row["locator"] == "3/short.txt"}
+    assert unit == {"unit": f"filtered-{home}", "why": "changed"}
+    runs("--set", THRESHOLD)
+    assert runs.work() == {"documents": units, "filtered": units, "samples": 1, "unique": 1, "page": 1}
+
+
+def test_a_changed_file_is_named_by_its_unit(runs: Runs) -> None:
+    (runs.folder / "data" / "3" / "short.txt").write_text("another short text\n")
+    row = runs.outlook()["documents"]
+    assert row["why"] == ["a run was stopped, or some of what it reads has changed"]
+    assert [unit["why"] for unit in row["units"]] == ["changed"] and row["bytes"] > 0
+    talk = runs("--dry-run")
+    unit = row["units"][0]["unit"]
+    assert f"{unit}; reads" in talk and "may run after filtered: at most 1 of " in talk
+    assert "nodes: 1 would run, 4 may run" in talk and max(map(len, talk.splitlines()[1:])) < 110
+    seen = runs.outlook()
+    assert [row["unit"] for row in seen["filtered"]["units"]] == [unit]
+    assert [row["unit"] for row in seen["samples"]["units"]] == [f"filtered-{unit}"]
+    runs()
+    assert {name: count for name, count in runs.work().items() if name != "page"} == {
+        "documents": 1, "filtered": 1, "samples": 1, "unique": 1,
+    }  # fmt: skip
+    assert told(runs.outlook()["documents"]) == ("committed", [])
+
+
+def test_a_first_run_and_one_of_other_code_say_so(runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from pipelines.build.samples import Tokenise
+
+    version = Tokenise.VERSION
+    monkeypatch.setattr(Tokenise, "VERSION", version + 1)
+    assert runs.outlook()["samples"]["why"] == [f"version {version} -> {version + 1}"]
+    assert runs.outlook("--set", THRESHOLD)["samples"]["why"] == [f"version {version} -> {version + 1}"]
+    runs.out = tmp_path / "elsewhere"
+    assert runs.outlook()["documents"]["why"] == ["nothing is there yet"] and not runs.out.exists()

@@ -1,0 +1,128 @@
+"""A limit that is moved in the manifest decides again what was measured before; the result is that of a fresh run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from manifests import runlog
+from manifests.records import Json
+from pipelines.previous import NUMBER
+from stores.store import Store
+from tests.pipelines import small_data
+from tests.pipelines.dag.test_run import head, run
+
+DAG = """
+name: moved
+nodes:
+  documents: {{kind: ingest_folder, path: ./data}}
+  first:
+    kind: filter
+    input: documents
+    ops: [{{kind: too_short, min_characters: {first}}}]
+  second:
+    kind: filter
+    input: first
+    ops:
+      - {{kind: too_long, max_characters: {long}, domains: [knowledge]}}
+      - {{kind: language, keep: {languages}, min_confidence: {sure}, domains: [knowledge]}}
+      - {{kind: image_too_small, min_side_px: {side}}}
+      - {{kind: low_entropy, min_bits: {bits}}}
+      - {{kind: few_letters, min_fraction: {letters}, domains: {letters_of}}}
+      - {{kind: no_text}}
+  third:
+    kind: score_function
+    input: second
+    function: {code}:score
+    version: "1"
+    max_score: {most}
+"""
+CALM = {"first": 8, "long": 330, "languages": "[en]", "sure": 0.0, "side": 20, "bits": 0.5, "letters": 0.5, "most": 900,
+        "letters_of": "[knowledge]"}  # fmt: skip
+ALL = {"too_long", "language", "image_too_small", "low_entropy", "few_letters", "no_text"}
+SCORE = """
+def score(documents):
+    with open({asked!r}, "a") as out:
+        out.write("".join(one.locator + "\\n" for one in documents))
+    return [float(len(one.text)) for one in documents]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("moved")
+    small_data.write(folder / "data", texts=60)
+    (folder / "code.py").write_text(SCORE.format(asked=str(folder / "asked.txt")))
+    return folder
+
+
+def written(folder: Path, **limits: object) -> Path:
+    file = folder / "dag.yaml"
+    file.write_text(DAG.format(**(CALM | limits), code=folder / "code.py"))
+    return file
+
+
+def looked_at(out: Path) -> Counter[str]:
+    """Records by op of `second`, in the last run."""
+    log = list(runlog.read(out / "log.jsonl"))
+    told = [line for line in log if line.get("node") == "second" and line["event"] in ("node_commit", "node_skip")][-1]
+    return Counter({kind: records for kind, (records, _) in told["parts"].items()})
+
+
+CASES: list[tuple[dict[str, object], set[str]]] = [
+    ({"long": 310, "languages": "[]", "sure": 0.9, "side": 35, "bits": 2.0, "letters": 0.99}, set()),
+    ({"letters_of": "[]"}, {"few_letters"}),
+]
+
+
+@pytest.mark.parametrize(("moved", "measured"), CASES)
+def test_other_limits_measure_nothing_and_decide_as_a_fresh_run_does(
+    folder: Path, tmp_path: Path, moved: dict[str, object], measured: set[str]
+) -> None:
+    run(written(folder), tmp_path / "out")
+    run(written(folder, **moved), tmp_path / "fresh")
+    run(written(folder, **moved), tmp_path / "out")
+    for name in ("first", "second", "third"):
+        assert head(tmp_path / "out", name).content_root == head(tmp_path / "fresh", name).content_root
+    seen, fresh = looked_at(tmp_path / "out"), looked_at(tmp_path / "fresh")
+    assert {kind for kind, count in seen.items() if count} == measured
+    assert set(fresh) == ALL
+
+
+def test_scores_of_a_model_are_asked_for_once(folder: Path, tmp_path: Path) -> None:
+    asked = folder / "asked.txt"
+    asked.unlink(missing_ok=True)
+    run(written(folder), tmp_path / "out")
+    first = asked.read_text()
+    run(written(folder, most=10), tmp_path / "out")
+    assert asked.read_text() == first
+    asked.unlink()
+    run(written(folder, most=10), tmp_path / "fresh")
+    assert asked.read_text() == first
+    third = head(tmp_path / "out", "third")
+    assert third.content_root == head(tmp_path / "fresh", "third").content_root
+    assert "high_score" in third.table(["reason"])["reason"].to_pylist()
+
+
+def test_what_another_limit_above_lets_through_is_measured_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    run(written(folder, first=320), tmp_path / "out")
+    before = looked_at(tmp_path / "out")
+    run(written(folder, first=310), tmp_path / "out")
+    run(written(folder, first=310), tmp_path / "fresh")
+    for name in ("first", "second", "third"):
+        assert head(tmp_path / "out", name).content_root == head(tmp_path / "fresh", name).content_root
+    more = looked_at(tmp_path / "out")
+    assert 0 < more["no_text"] == looked_at(tmp_path / "fresh")["no_text"] - before["no_text"]
+
+
+def test_a_run_that_was_killed_before_it_was_whole_knows_what_was_measured_before(folder: Path, tmp_path: Path) -> None:
+    run(written(folder), tmp_path / "out")
+    store = Store.open(str(tmp_path / "out" / "second"))
+    whole = head(tmp_path / "out", "second")
+    begun: dict[str, Json] = {**whole.meta, NUMBER: whole.number}
+    store.commit([], node="killed", units=[], complete=False, parents=whole.parents, meta=begun)
+    run(written(folder, long=310), tmp_path / "out")
+    assert not any(looked_at(tmp_path / "out").values())
+    assert NUMBER not in head(tmp_path / "out", "second").meta

@@ -1,0 +1,105 @@
+"""Licence, origin and consent: from the record's own fields, else from the node, and a policy that refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from manifests import load
+from manifests.errors import ManifestError
+from manifests.records import Document, Drop, Json, Text, record_id
+from pipelines.filters.filter import Filter
+from pipelines.filters.rights import Rights
+from pipelines.ingest.annotations import fields
+from pipelines.ingest.annotations.fields import Rights as Said
+from tests.pipelines.dag.test_run import head, run
+
+DAG = """
+name: rights
+nodes:
+  documents: {kind: ingest_folder, path: ./data, licence: CC-BY-4.0, consent: opt-in}
+  allowed:
+    kind: filter
+    input: documents
+    ops:
+      - {kind: rights, licences: [cc-by-4.0, CC0-1.0], require_origin: true, consents: [opt-in]}
+"""
+
+
+def document(licence: str = "", origin: str = "", consent: str = "", domain: str = "web") -> Document:
+    return Document(record_id("t", "1"), "t", "1", domain, (Text("a"),), (), {}, (), licence, origin, consent)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (
+            {"license": "MIT", "url": "https://a.example/1", "consent": "opt-in"},
+            Said("MIT", "https://a.example/1", "opt-in"),
+        ),
+        ({"licence": " CC0-1.0 ", "license": "MIT"}, Said("CC0-1.0")),
+        ({"origin": "archive", "source_url": "x"}, Said("", "archive")),
+        ({"consent": True}, Said("", "", "true")),
+        ({"licence": 7, "url": "x" * 501, "consent": "\ud800"}, Said()),
+        ("only text", Said()),
+    ],
+)
+def test_a_record_says_whose_it_is(record: Json, said: Said) -> None:
+    assert fields.rights(record) == said
+
+
+def test_what_a_record_says_comes_before_what_the_node_says() -> None:
+    assert Said("MIT").or_else(Said("CC0-1.0", "here")) == Said("MIT", "here")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (document(), "no_licence"),
+        (document("proprietary", "x", "opt-in"), "licence_not_allowed"),
+        (document("MIT", "", "opt-in"), "no_origin"),
+        (document("MIT", "x"), "no_consent"),
+        (document("mit", "x", "opt-out"), "consent_not_allowed"),
+        (document("mit", "x", "Opt-In"), None),
+        (document(domain="code"), None),
+    ],
+)
+def test_a_document_without_the_rights_is_dropped_with_the_first_reason(given: Document, reason: str | None) -> None:
+    op = Rights(kind="rights", licences=("MIT",), require_origin=True, consents=("opt-in",), domains=("web",))
+    verdict = op.apply(given)
+    assert verdict == (Drop(reason) if reason else given)
+
+
+def test_any_licence_will_do_where_none_is_named() -> None:
+    op = Rights(kind="rights", require_licence=True)
+    assert op.apply(document()) == Drop("no_licence")
+    assert isinstance(op.apply(document("whatever")), Document)
+
+
+def test_a_policy_that_asks_for_nothing_is_refused(tmp_path: Path) -> None:
+    manifest = tmp_path / "f.yaml"
+    manifest.write_text("kind: filter\ninput: a\nops: [{kind: rights}]\n")
+    with pytest.raises(ManifestError, match="asks for nothing"):
+        load.load(Filter, [manifest])
+
+
+def test_rights_are_columns_and_refusals_are_drops_with_reasons(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows = [
+        {"text": "first", "url": "https://a.example/1"},
+        {"text": "second", "license": "proprietary", "url": "https://a.example/2"},
+        {"text": "third"},
+        {"text": "fourth", "url": "https://a.example/4", "consent": "opt-out"},
+    ]
+    (tmp_path / "data" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "dag.yaml").write_text(DAG)
+    run(tmp_path / "dag.yaml", tmp_path / "out")
+    table = head(tmp_path / "out", "allowed").table(["licence", "origin", "consent", "reason"]).to_pylist()
+    assert [tuple(row.values()) for row in table] == [
+        ("CC-BY-4.0", "https://a.example/1", "opt-in", None),
+        ("proprietary", "https://a.example/2", "opt-in", "licence_not_allowed"),
+        ("CC-BY-4.0", "", "opt-in", "no_origin"),
+        ("CC-BY-4.0", "https://a.example/4", "opt-out", "consent_not_allowed"),
+    ]

@@ -1,0 +1,244 @@
+"""Archives of crawls: every whole record of a damaged one arrives, and what is no page is counted by its kind."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import RecordError
+from manifests.records import Document, Media, Text
+from pipelines.ingest import walk
+from pipelines.ingest.formats import gzip_members, html
+from pipelines.ingest.formats import warc as archives
+from pipelines.ingest.formats.captured import Captured
+from pipelines.ingest.suffixes import CUT_AT_LINES
+from pipelines.ingest.walk import Piece
+from stores.media.sandbox import LimitedChild
+from tests.pipelines.ingest.ingested import ingest_counted
+from tests.pipelines.small_data import image
+
+
+def page(words: str, title: str = "A mill", charset: str = "utf-8") -> bytes:
+    nav = "<nav><a href='/'>Home</a> <a href='/about'>About</a></nav>"
+    text = f"<html><head><title>{title}</title></head><body>{nav}<main><p>{words}</p></main></body></html>"
+    return text.encode(charset)
+
+
+def http(body: bytes, kind: str = "text/html; charset=utf-8", status: str = "200 OK", more: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}\r\n".encode() + body
+
+
+def warc(block: bytes, url: str = "https://mill.example/", kind: str = "response", content: str = "") -> bytes:
+    content = content or "application/http; msgtype=response"
+    head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2026-01-02T03:04:05Z\r\n"
+    return f"{head}Content-Type: {content}\r\nContent-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+
+
+def arc(block: bytes, url: str = "https://mill.example/") -> bytes:
+    return f"{url} 192.0.2.1 20260102030405 text/html {len(block)}\n".encode() + block + b"\n"
+
+
+def five() -> list[bytes]:
+    return [warc(http(page(f"Page number {i} of the mill. " * 4)), f"https://mill.example/{i}") for i in range(5)]
+
+
+def read(path: Path, piece: Piece | None = None) -> dict[str, str]:
+    """Place -> URL of what was captured, kind of what was passed over, or reason of what was refused."""
+    piece = piece or Piece(0, path.stat().st_size, 1, "")
+    found = {}
+    for at, record in archives.records(path, path.suffix == ".gz", piece):
+        assert at not in found
+        if isinstance(record, archives.Captured):
+            found[at] = record.url
+        else:
+            found[at] = record.reason if isinstance(record, RecordError) else record
+    return found
+
+
+URLS = [f"https://mill.example/{i}" for i in range(5)]
+
+
+def test_pages_become_documents_with_their_address_date_and_title(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    records = [
+        warc(b"software: test\r\n", kind="warcinfo", content="application/warc-fields"),
+        warc(http(page("The river turns the wheel.")), "https://mill.example/wheel"),
+        warc(b"GET / HTTP/1.1\r\n\r\n", kind="request", content="application/http; msgtype=request"),
+        warc(b"", "https://mill.example/again", kind="revisit"),
+        warc(b"20260102030405\n192.0.2.1\n", "dns:mill.example", kind="response", content="text/dns"),
+        warc(http(b"\x89PNG", "image/png"), "https://mill.example/x.png"),
+        warc(http(page("Not here."), status="404 Not Found"), "https://mill.example/gone"),
+        warc(b"Grain, flour, bread. " * 4, kind="conversion", content="text/plain"),
+        warc(http(page("Das Rad dreht sich, schön.", "Mühle", "cp1252"), "text/html; charset=iso-8859-1")),
+        warc(http(gzip.compress(page("Packed twice.")), more="Content-Encoding: gzip\r\n")),
+        warc(http(b"<html><body><script>1</script></body></html>"), "https://mill.example/empty"),
+    ]
+    (data / "crawl.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
+    (data / "old.arc.gz").write_bytes(
+        gzip.compress(b"filedesc://old.arc 0.0.0.0 20260102030405 text/plain 3\n1 0\n\n")
+        + gzip.compress(arc(http(page("An old page about stones."))))
+    )
+    snapshot, noted = ingest_counted(data, tmp_path / "out")
+    documents = {document.text.strip(): document for document in snapshot.records()}
+    assert {words[:13] for words in documents} == {
+        *("The river tur", "Grain, flour,", "Das Rad dreht", "Packed twice.", "An old page a"),
+    }
+    wheel = documents["The river turns the wheel."]
+    assert (wheel.domain, wheel.origin) == ("web", "https://mill.example/wheel")
+    assert wheel.notes == {"date": "2026-01-02T03:04:05Z", "content_type": "text/html", "title": "A mill"}
+    assert wheel.locator == f"crawl.warc.gz#{len(gzip.compress(records[0]))}"
+    german = documents["Das Rad dreht sich, schön."]
+    assert (german.notes["title"], german.notes["encoding"]) == ("Mühle", "cp1252")
+    kinds = ("warcinfo", "request", "revisit", "dns")
+    assert noted == Counter({f"archive_{kind}": 1 for kind in kinds}) + Counter(
+        ("other_content_type", "http_status_404", "archive_warcinfo")
+    )
+    assert [row["reason"] for row in snapshot.quarantined().to_pylist()] == ["no_text"]
+
+
+@pytest.mark.parametrize("suffix", [".warc", ".warc.gz", ".arc", ".arc.gz"])
+def test_an_archive_cut_anywhere_yields_all_whole_records(tmp_path: Path, suffix: str) -> None:
+    records = five() if "warc" in suffix else [arc(http(page("An old page.")), url) for url in URLS]
+    packed = [gzip.compress(one) if suffix.endswith(".gz") else one for one in records]
+    whole = b"".join(packed)
+    ends = [sum(map(len, packed[: i + 1])) for i in range(5)]
+    path = tmp_path / f"cut{suffix}"
+    for stop in range(0, len(whole), 7):
+        path.write_bytes(whole[:stop])
+        found = list(read(path).values())
+        expected = URLS[: sum(end <= stop for end in ends)]
+        assert found[: len(expected)] == expected and len(found) <= len(expected) + 2, stop
+
+
+def test_a_damaged_gzip_member_costs_its_record(tmp_path: Path) -> None:
+    packed = [gzip.compress(one) for one in five()]
+    path = tmp_path / "torn.warc.gz"
+    for at in range(0, len(packed[2]), 3):
+        torn = bytearray(packed[2])
+        torn[at] ^= 0x55
+        path.write_bytes(b"".join([*packed[:2], torn, *packed[3:]]))
+        found = list(read(path).values())
+        assert [one for one in found if one.startswith("https")] in (URLS[:2] + URLS[3:], URLS), at
+
+
+def test_flipped_bytes_never_raise_and_never_invent(tmp_path: Path) -> None:
+    whole = b"".join(five())
+    path = tmp_path / "flipped.warc"
+    for at in range(0, len(whole), 5):
+        torn = bytearray(whole)
+        torn[at] ^= 0x1F
+        path.write_bytes(torn)
+        assert len(set(read(path).values()) & set(URLS)) >= 3, at
+
+
+def test_a_long_packed_archive_is_cut_at_records_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "PIECE_BYTES", 40_000)
+    noise = [zlib.compress(bytes([i]) * 9)[:7].hex() + str(i) * 6 for i in range(40)]
+    blocks = [http(page(" ".join(hex(i * 7919**k) for k in range(90)) + noise[i])) for i in range(40)]
+    urls = [f"https://mill.example/{i}" for i in range(40)]
+    members = [gzip.compress(warc(block, url)) for block, url in zip(blocks, urls, strict=True)]
+    path = tmp_path / "long.warc.gz"
+    path.write_bytes(b"".join(members))
+    [file], _ = walk.walk(path, [], CUT_AT_LINES)
+    assert len(file.pieces) > 1
+    starts = {sum(map(len, members[:i])) for i in range(40)}
+    assert {piece.start for piece in file.pieces} <= starts
+    read_pieces = [url for piece in file.pieces for url in read(path, piece).values()]
+    assert read_pieces == urls
+
+
+def test_what_packs_too_well_or_is_too_long_costs_itself(tmp_path: Path) -> None:
+    bomb = gzip.compress(warc(b" " * (40 << 20)))
+    path = tmp_path / "bomb.warc.gz"
+    path.write_bytes(gzip.compress(five()[0]) + bomb + gzip.compress(five()[1]))
+    assert list(read(path).values()) == [URLS[0], "decompression_bomb", URLS[1]]
+    path = tmp_path / "long.warc"
+    path.write_bytes(five()[0] + warc(b" " * (archives.MOST_RECORD_BYTES + 1)) + five()[1])
+    assert list(read(path).values()) == [URLS[0], "too_large", URLS[1]]
+    packed = http(gzip.compress(b"<p>" + b"a" * (40 << 20)), more="Content-Encoding: gzip\r\n")
+    [refused] = html.captured([Captured("", "", True, "", packed)], "resiliparse")
+    assert isinstance(refused, RecordError) and refused.reason == "too_large"
+
+
+def test_marks_of_gzip_in_plain_bytes_are_no_place_to_cut() -> None:
+    member = gzip.compress(five()[0]).ljust(9000, b"\0")
+    assert gzip_members.cut(b"\x1f\x8b\x08" * 20 + gzip.compress(b"no record") + member) == 60 + len(
+        gzip.compress(b"no record")
+    )
+    assert gzip_members.cut(b"\x1f\x8b\x08" * 9000) == -1
+
+
+def test_both_extractors_find_the_main_text(tmp_path: Path) -> None:
+    words = "The river turns the wheel, and the wheel turns the stone, and so the grain becomes flour. " * 6
+    for extractor in ("resiliparse", "trafilatura"):
+        if extractor == "trafilatura":
+            pytest.importorskip(extractor, reason="an extra: pip install 'millrace[trafilatura]'", exc_type=ImportError)
+        found, _ = html.read(page(words), extractor)
+        [piece] = found.pieces
+        assert isinstance(piece, str) and "Home" not in piece
+        assert piece.split() == words.split() and found.title == "A mill"
+
+
+def test_pictures_of_a_page_stand_where_it_shows_them(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "img").mkdir(parents=True)
+    (data / "img" / "wheel one.png").write_bytes(image(1))
+    (data / "page.html").write_text(
+        "<html><head><title>Mill</title></head><body><main><h1>How it works</h1><p>First the water.</p>"
+        "<p><img src='img/wheel%20one.png' alt='the wheel'></p><p>Then the stone.</p>"
+        "<img src='https://x.example/y.png'>"
+        "<img src='../out.png' alt='outside'></main></body></html>"
+    )
+    snapshot, noted = ingest_counted(data, tmp_path / "out")
+    [document] = snapshot.records()
+    assert isinstance(document, Document) and document.domain == "interleaved"
+    before, picture, after = document.parts
+    assert isinstance(before, Text) and isinstance(picture, Media) and isinstance(after, Text)
+    assert before.text.split() == ["How", "it", "works", "First", "the", "water."]
+    assert after.text.split() == ["the", "wheel", "Then", "the", "stone.", "outside"]
+    assert document.notes["media_left_out"] == [
+        ["https://x.example/y.png", "remote_media"],
+        ["../out.png", "outside_folder"],
+    ]
+    assert noted == {"remote_media": 1, "outside_folder": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding", "kind", "meta"),
+    [
+        ("Мельница стоит у реки и мелет зерно. " * 5, "koi8-r", "text/html; charset=koi8-r", ""),
+        ("水車は川のそばにあります。" * 9, "shift_jis", "text/html", "shift_jis"),
+        ("水车在河边转动，磨出面粉。" * 9, "gb18030", "text/html; charset=gb2312", ""),
+        ("水車は川のそばにあります。" * 9, "euc_jp", "text/html", ""),
+        ("Die Mühle, schön und groß.", "utf-8", "text/html; charset=iso-8859-1", ""),
+        ("Die Mühle, schön und groß.", "utf-16", "text/html", ""),
+    ],
+)
+def test_pages_in_other_encodings_are_read_as_they_say_or_look(words: str, encoding: str, kind: str, meta: str) -> None:
+    body = page(words, charset=encoding)
+    if meta:
+        body = body.replace(b"<title>", f"<meta charset={meta}><title>".encode())
+    [found] = html.captured([Captured("", "", True, "", http(body, kind))], "resiliparse")
+    assert isinstance(found, html.Text)
+    assert (found.words.split(), found.title) == (words.split(), "A mill")
+
+
+def test_a_page_that_takes_too_long_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    with LimitedChild(cpu_s=1) as child:
+        monkeypatch.setattr(html, "_child", lambda: child)
+        with pytest.raises(RecordError) as caught:
+            html.read(b"<div>" * 100_000 + b"x", "resiliparse")
+        assert caught.value.reason == "decoder_timeout"
+        slow = Captured("", "", False, "text/html", b"<div>" * 100_000 + b"x")
+        quick = Captured("", "", False, "text/html", page("Words between."))
+        first, second = html.captured([quick, slow], "resiliparse")
+        assert isinstance(first, html.Text) and isinstance(second, RecordError)
+        assert html.read(page("Words again."), "resiliparse")[0].pieces

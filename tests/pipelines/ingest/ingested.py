@@ -1,0 +1,52 @@
+"""A folder through `ingest_folder` in this process: documents by locator, and what was set aside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from manifests.records import Document
+from pipelines.dag.graph import unit_names
+from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.ingest.folder import IngestFolder
+from pipelines.ingest.repository import IngestRepository
+from pipelines.node import Task
+from stores.store import Snapshot, Store
+
+
+def ingest(data: Path, store: Path, **options: Any) -> Snapshot:
+    return ingest_counted(data, store, **options)[0]
+
+
+def ingest_counted(data: Path, store: Path, **options: Any) -> tuple[Snapshot, Counter[str]]:
+    """The snapshot, and what cost no record by reason."""
+    return worked(IngestFolder(kind="ingest_folder", path=str(data), **options), store)
+
+
+def worked(node: IngestFolder | IngestRepository, store: Path) -> tuple[Snapshot, Counter[str]]:
+    units = unit_names("own", node, node.survey("own", {}))
+    made = Store.open_or_create(str(store), "documents", "own")
+    receipts = []
+    noted: Counter[str] = Counter()
+    for name, unit in units.items():
+        task = UnitTask(node, str(store), name, Task("own", unit, {}), 10**9, 1.0)
+        outcome = run_unit(task, frozenset(), lambda ordinal: None)
+        receipts.append(outcome.receipt)
+        noted.update(outcome.tally.noted)
+    return made.commit(receipts, node="node", units=list(units)), noted
+
+
+def documents(snapshot: Snapshot) -> dict[str, Document]:
+    return {document.locator: document for document in snapshot.records()}
+
+
+def aside(snapshot: Snapshot) -> dict[str, str]:
+    """Reasons by locator."""
+    return {row["locator"]: row["reason"] for row in snapshot.quarantined().to_pylist()}
+
+
+def told(document: Document) -> list[tuple[str, str]]:
+    """Facts with the words they cover."""
+    words = [getattr(part, "text", "") for part in document.parts]
+    return [(fact.name, words[fact.part][fact.start : fact.stop]) for fact in document.facts]

@@ -1,0 +1,94 @@
+"""What belongs together: no file is lost, whatever lies side by side."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.ingest import pairing, walk
+from pipelines.ingest.folder import units
+from pipelines.ingest.pairing import Item
+from pipelines.ingest.suffixes import CUT_AT_LINES
+
+SUFFIXES = (".txt", ".jpg", ".png", ".mp4", ".json", ".xml", ".caption", ".md", ".jsonl", ".csv", ".pdf", ".py", "")
+names = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "a/", "JPEGImages/", "Annotations/"]),
+    st.sampled_from("xyz"),
+    st.sampled_from(SUFFIXES),
+)
+
+
+def content(name: str, shown: list[str]) -> str:
+    match Path(name).suffix:
+        case ".md":
+            return "".join(f"![{one}](/{one}) ![]({one})\n" for one in shown)
+        case ".jsonl":
+            return "".join(json.dumps({"file_name": one, "text": one}) + "\n" for one in shown)
+        case _:
+            return f"of {name}"
+
+
+def items_of(folder: Path) -> tuple[list[walk.File], list[Item]]:
+    found, refused = walk.walk(folder, [], CUT_AT_LINES)
+    return found, pairing.pair(folder, found, refused, ())
+
+
+@given(st.sets(names, min_size=1, max_size=10))
+def test_every_file_is_in_some_item_and_every_item_in_one_unit(chosen: set[str]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name in sorted(chosen):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(content(name, sorted(chosen)))
+        found, items = items_of(folder)
+    assert {file.path for file in found} == chosen
+    covered = {item.file.path for item in items if item.file}
+    covered |= {caption.path for item in items for caption in item.captions}
+    covered |= {one.path for item in items for one in (item.media or {}).values() if pairing.is_medium(one)}
+    assert covered == chosen
+    locators = [item.locator for item in items]
+    assert locators == sorted(set(locators))
+    assert [item for unit in units(items) for item in unit.data] == items
+
+
+def test_a_picture_takes_the_caption_beside_it_and_one_in_annotations(tmp_path: Path) -> None:
+    for name in ("JPEGImages/x.jpg", "JPEGImages/x.txt", "Annotations/x.xml", "Annotations/y.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    _, items = items_of(tmp_path)
+    told = {item.locator: (item.reader, [caption.path for caption in item.captions]) for item in items}
+    assert told == {
+        "JPEGImages/x.jpg": ("image", ["JPEGImages/x.txt", "Annotations/x.xml"]),
+        "Annotations/y.xml": ("refused", []),
+    }
+
+
+def test_what_an_item_reads_is_in_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("![a](a.png)")
+    (tmp_path / "a.png").write_bytes(b"one")
+    (tmp_path / "b.png").write_bytes(b"two")
+    (tmp_path / "b.txt").write_text("caption")
+    before = {item.locator: item.digest for item in items_of(tmp_path)[1]}
+    assert before.keys() == {"page.md", "b.png"}
+    (tmp_path / "a.png").write_bytes(b"other")
+    changed = {item.locator: item.digest for item in items_of(tmp_path)[1]}
+    assert changed["page.md"] != before["page.md"] and changed["b.png"] == before["b.png"]
+    (tmp_path / "b.txt").write_text("another")
+    again = {item.locator: item.digest for item in items_of(tmp_path)[1]}
+    assert again["b.png"] != before["b.png"] and again["page.md"] == changed["page.md"]
+
+
+def test_a_picture_that_is_not_beside_its_row_is_looked_for_by_the_end_of_its_path(tmp_path: Path) -> None:
+    for name in ("a/test/png/x.png", "b/test/png/x.png", "b/train/y.png", "b/test/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("png/x.png", "x.png", "y.png", "z.png"):
+        (tmp_path / "a" / f"{name.replace('/', '-')}.jsonl").write_text(json.dumps({"image": name, "text": "x"}))
+    _, items = items_of(tmp_path)
+    shown = {item.locator: [one.path for one in (item.media or {}).values()] for item in items if item.media}
+    assert shown == {"a/png-x.png.jsonl": ["a/test/png/x.png"], "a/x.png.jsonl": ["a/test/png/x.png"]}

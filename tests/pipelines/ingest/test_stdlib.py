@@ -1,0 +1,75 @@
+"""The interpreter's own library as text and code: bounded, split without overlap, without tests and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from manifests.records import Document
+from pipelines.dag.unit import Attempts, UnitTask
+from pipelines.ingest.stdlib import IngestStdlib, Source
+from pipelines.node import Task
+from stores.store import Store
+
+
+def ingest(node: IngestStdlib, folder: Path) -> list[Document]:
+    store = Store.create(str(folder), "documents", "own")
+    survey = node.survey("own", {})
+    receipts = []
+    for unit in survey.units:
+        task = Task("own", unit, {})
+        writer = store.writer(unit.name)
+        node.work(
+            task, writer, Attempts(writer, UnitTask(node, "", unit.name, task, 10, 0.5), frozenset(), lambda _: None)
+        )
+        receipts.append(writer.finish())
+    snapshot = store.commit(receipts, node="n", units=[unit.name for unit in survey.units])
+    assert snapshot.counts["quarantined"] == 0
+    return list(snapshot.records())
+
+
+def sources(node: IngestStdlib) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {"topics": set(), "docstrings": set(), "source": set()}
+    for unit in node.survey("own", {}).units:
+        for source in unit.data:
+            assert isinstance(source, Source)
+            found[source.use].add(source.path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
+    node = IngestStdlib(kind="ingest_stdlib", text_bytes=900_000, code_bytes=150_000)
+    return ingest(node, tmp_path_factory.mktemp("stdlib") / "store")
+
+
+def test_documentation_is_knowledge_and_sources_are_code(documents: list[Document]) -> None:
+    by_kind = {
+        kind: [d for d in documents if d.locator.startswith(kind)] for kind in ("topics", "docstrings", "source")
+    }
+    assert {d.domain for d in by_kind["source"]} == {"code"}
+    assert {d.domain for d in by_kind["topics"] + by_kind["docstrings"]} == {"knowledge"}
+    assert len(by_kind["topics"]) > 40 and len(by_kind["docstrings"]) > 3 and len(by_kind["source"]) > 3
+    for document in by_kind["source"]:
+        compile(document.text, document.locator, "exec", dont_inherit=True)
+
+
+def test_budgets_hold_up_to_one_file(documents: list[Document]) -> None:
+    code = sum(len(d.text.encode()) for d in documents if d.domain == "code")
+    assert 150_000 <= code <= 250_000
+
+
+def test_held_out_shares_no_module_and_no_topic_with_training() -> None:
+    train = IngestStdlib(kind="ingest_stdlib")
+    held_out = IngestStdlib(kind="ingest_stdlib", split="held_out")
+    seen, unseen = sources(train), sources(held_out)
+    assert not (seen["docstrings"] | seen["source"]) & (unseen["docstrings"] | unseen["source"])
+    assert len(unseen["docstrings"]) > 5 and len(unseen["source"]) > 5
+    assert all(train._mine(name) != held_out._mine(name) for name in ("if", "lambda", "json/decoder.py"))
+
+
+def test_no_tests_no_tables_and_nothing_that_was_installed() -> None:
+    paths = set().union(*sources(IngestStdlib(kind="ingest_stdlib", text_bytes=10**9, code_bytes=10**9)).values())
+    parts = {part for path in paths for part in path.split("/")[:-1]}
+    assert not parts & {"test", "tests", "idlelib", "encodings", "site-packages"} and "json" in parts

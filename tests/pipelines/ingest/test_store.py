@@ -1,0 +1,53 @@
+"""A store of one run is a source of another: what is kept there arrives as it was, whatever becomes of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.pipelines import small_data
+from tests.pipelines.dag.test_run import head, run
+
+OTHER = """
+name: other
+nodes:
+  documents: {{kind: ingest_store, store: {store}{more}}}
+  longer: {{kind: filter, input: documents, ops: [{{kind: too_short, min_characters: 300}}]}}
+"""
+
+
+def test_what_a_view_keeps_arrives_with_its_media_and_stays_when_the_store_goes(tmp_path: Path) -> None:
+    small_data.write(tmp_path / "data", texts=30)
+    (tmp_path / "dag.yaml").write_text(small_data.DAG)
+    run(tmp_path / "dag.yaml", tmp_path / "first", "--until", "unique")
+    unique = head(tmp_path / "first", "unique")
+    wanted = list(unique.documents(unique.kept().tolist()))
+    assert 0 < len(wanted) < len(unique.table(["id"])) and any(one.media for one in wanted)
+
+    other = tmp_path / "other.yaml"
+    other.write_text(OTHER.format(store=tmp_path / "first" / "unique", more=""))
+    run(other, tmp_path / "second")
+    documents = head(tmp_path / "second", "documents")
+    found = list(documents.documents(range(len(wanted))))
+    assert {one.id: (one.text, [medium.payload for medium in one.media]) for one in found} == {
+        one.id: (one.text, [medium.payload for medium in one.media]) for one in wanted
+    }
+    assert "filtered.too_short.visible_characters" in documents.table().column_names
+    assert "already committed" in run(other, tmp_path / "second")
+
+    other.write_text(OTHER.format(store=tmp_path / "first" / "unique", more=", snapshot: 1"))
+    run(other, tmp_path / "second")
+    assert head(tmp_path / "second", "documents").content_root == documents.content_root
+    shutil.rmtree(tmp_path / "first")
+    assert len(list(head(tmp_path / "second", "longer").documents(range(3)))) == 3
+
+
+def test_what_can_not_be_read_is_refused_before_work(tmp_path: Path) -> None:
+    small_data.write(tmp_path / "data", texts=10)
+    (tmp_path / "dag.yaml").write_text(small_data.DAG)
+    run(tmp_path / "dag.yaml", tmp_path / "first", "--until", "samples")
+    other = tmp_path / "other.yaml"
+    other.write_text(OTHER.format(store=tmp_path / "first" / "samples", more=""))
+    assert "this is a store of samples" in run(other, tmp_path / "second", code=2)
+    other.write_text(OTHER.format(store=tmp_path / "nowhere", more=""))
+    assert "nowhere" in run(other, tmp_path / "second", code=1)

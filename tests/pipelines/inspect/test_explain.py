@@ -1,0 +1,201 @@
+"""Whatever is asked for, the answer is what the stores hold: scores and limits, who won, packs, steps of training."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import StoreError
+from pipelines.inspect import command, explain, run_page
+from tests.pipelines import small_data
+from tests.pipelines.dag.test_run import STORES, head, run
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explained")
+    small_data.write(folder / "data", texts=40)
+    (folder / "dag.yaml").write_text(small_data.DAG)
+    run(folder / "dag.yaml", folder / "out")
+    packs = head(folder / "out", "packs")
+    trained = folder / "out" / "train"  # as far as exposure reads it: how far it came, and off which packs
+    trained.mkdir()
+    (trained / "done.json").write_text(json.dumps({"packs": packs.content_root}))
+    lines = [
+        json.dumps({"event": "step", "step": step, "loss": 5.0}) for step in range(1, packs.counts["records"] // 2 + 1)
+    ]
+    (trained / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "out"
+
+
+def test_every_record_is_explained_as_its_view_decided(out: Path) -> None:
+    table = head(out, "unique").table(["id", "locator", "keep", "reason", "duplicate_of"])
+    reasons = Counter(table["reason"].to_pylist())
+    assert reasons["too_short"] and reasons["exact_duplicate"]
+    asked = {row["reason"]: row for row in table.to_pylist()}
+    for row in asked.values():
+        (record,) = explain.explain(out, row["id"])["records"]
+        assert explain.explain(out, row["locator"])["records"] == [record]
+        dropped = [one for one in record["decisions"] if one["decided"].startswith("dropped")]
+        assert bool(dropped) != row["keep"]
+        assert record["verdict"].startswith("in" if row["keep"] else f"out: {dropped[0]['node']}")
+        assert bool(record["samples"]) == bool(record["packs"][0]["packs"]) == row["keep"]
+        if row["reason"] == "exact_duplicate":
+            assert dropped[0]["lost to"] == row["duplicate_of"]
+        if row["reason"] == "too_short":
+            assert dropped[0]["value"] < 8 and dropped[0]["limit"] == "at least 8"
+
+
+def test_an_image_is_followed_to_its_packs_and_the_steps_that_saw_it(out: Path) -> None:
+    packs = head(out, "packs")
+    held = [
+        (ordinal, one.media.digest, segment.sample)
+        for ordinal, pack in enumerate(packs.records())
+        for one in pack.media
+        for segment in pack.segments
+        if one.media.digest in {m.digest for m in _media_of(out, segment.sample)}
+    ]
+    assert held
+    ordinal, digest, sample = held[0]
+    found = explain.explain(out, digest)["records"]
+    (record,) = [one for one in found if one["facts"]["id"] == sample]
+    assert ordinal in record["packs"][0]["packs"]
+    steps = [step for run in record["training"] for step in run["steps_that_saw_it"]]
+    assert steps == [batch + 1 for batch in record["packs"][0]["global batches"]]
+    assert record["verdict"] == f"in: seen by {len(steps)} steps of training"
+    assert explain.main([str(out), digest]) == 0
+
+
+def _media_of(out: Path, sample: str):
+    samples = head(out, "samples")
+    return [medium for place in samples.find("id", sample) for medium in samples.record(place.ordinal).media]
+
+
+def test_what_was_set_aside_says_why(out: Path) -> None:
+    for locator, reason in small_data.HOSTILE.items():
+        found = explain.explain(out, locator)
+        assert reason in [row["reason"] for row in found["quarantine"]]
+
+
+def test_of_a_record_and_its_copies_is_said_once_what_became_of_them(out: Path) -> None:
+    found = explain.explain(out, head(out, "unique").table(["locator"])["locator"][0].as_py())
+    alone = explain._spoken(found)
+    told = explain._spoken(found | {"records": found["records"] * 2})
+    assert set(told) == {f"{name} 1" for name in alone} | {"record 2", "where 2", "decisions 2"} and "samples" in alone
+
+
+def test_tables_fit_80_columns_and_the_work_of_nodes_and_ops_adds_up(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = head(out, "unique").table(["locator", "reason"]).to_pylist()
+    names = {row["reason"]: row["locator"] for row in rows}
+    for arguments in ([str(out)], [str(out / "filtered")], [str(out / "unique")]):
+        assert command.main(arguments) == 0
+    for name in names.values():
+        assert explain.main([str(out), name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if not line.startswith(("record ", "page ", "store "))) <= 80
+    command.main([str(out), "--json"])
+    work = {row["node"]: row for row in json.loads(capsys.readouterr().out)["work"]}
+    command.main([str(out / "filtered"), "--json"])
+    ops = {row["op"]: row for row in json.loads(capsys.readouterr().out)["ops"]}
+    bad = Counter(row["reason"] for row in rows)
+    assert work["documents"]["in"] == work["documents"]["kept"] + head(out, "documents").counts["quarantined"]
+    assert work["filtered"]["in"] == work["documents"]["kept"] == ops["no_text"]["in"]
+    assert work["unique"]["dropped, set aside"] == f"exact_duplicate {bad['exact_duplicate']:,}"
+    assert work["unique"]["in"] == work["filtered"]["kept"] == work["unique"]["kept"] + bad["exact_duplicate"]
+    assert work["samples"]["tokens"] > 0 and all(row["s"] >= 0 and row["per s"] > 0 for row in work.values())
+    short = ops["too_short"]
+    assert short["drops (as the first)"] == f"too_short {bad['too_short']} ({bad['too_short']})"
+    assert 0 < short["in"] < ops["no_text"]["in"] and short["in"] == short["kept"] + bad["too_short"]
+    assert all(row["s"] >= 0 and row["per s"] > 0 for row in ops.values())
+
+
+def test_an_unknown_name_is_an_error_with_a_next_step(out: Path) -> None:
+    with pytest.raises(StoreError, match="is known nowhere in this run"):
+        explain.explain(out, "https://example.org/nothing")
+
+
+def test_what_is_gone_is_said_in_a_line_and_the_rest_is_told(out: Path, tmp_path: Path) -> None:
+    name = head(out, "unique").table(["id"])["id"][0].as_py()
+    copied = Path(shutil.copytree(out, tmp_path / "out"))
+    shutil.rmtree(copied / "samples")
+    told = explain.explain(copied, name)
+    assert told["records"][0]["decisions"] == explain.explain(out, name)["records"][0]["decisions"]
+    assert set(told["can't be read"]) == {"plan", "packs"} and not told["records"][0]["plans"]
+
+
+def test_a_run_whose_documents_are_gone_is_inspected_but_for_the_views_over_them(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = Path(shutil.copytree(out, tmp_path / "out"))
+    shutil.rmtree(copied / "documents")
+    with pytest.raises(StoreError, match=r"known nowhere in this run .*unique can't be read: .*there is no store here"):
+        explain.explain(copied, "anything")
+    assert command.main([str(copied)]) == 0
+    said = capsys.readouterr().out
+    assert "can't be read" in said and f"unique: {copied}/documents: there is no store here" in said and "packs" in said
+    run_page.write(copied, copied / "page.html")
+    assert "there is no store here" in (copied / "page.html").read_text()
+
+
+@pytest.mark.parametrize("gone", STORES)
+def test_whatever_store_is_gone_the_page_is_drawn_without_what_needs_it(out: Path, tmp_path: Path, gone: str) -> None:
+    def sections(run: Path) -> dict[str, str]:
+        run_page.write(run, tmp_path / "page.html")
+        _, *parts = (tmp_path / "page.html").read_text().split("<h2>")
+        return dict(part.split("</h2>", 1) for part in parts)
+
+    whole = sections(out)
+    copied = Path(shutil.copytree(out, tmp_path / out.name))
+    shutil.rmtree(copied / gone)
+    found = sections(copied)
+    said = found.pop("What can&#x27;t be read", "")
+    needs = {"documents": ["filtered", "unique"], "filtered": ["unique"], "samples": ["packs"], "plan": ["packs"]}
+    assert re.findall("<tr><td>([a-z]+)</td>", said) == needs.get(gone, [])
+    assert said.count(f"{copied}/{gone}: ") == len(needs.get(gone, []))
+    lost = {"documents": {"What the encoder sees"}, "packs": {"What the encoder sees", "Packs", "Vision share"}}
+    assert set(whole) - set(found) == lost.get(gone, set())
+    without_words = gone in ("samples", "plan", "packs")
+    assert ("its first segments" in whole["Packs"]) and (
+        "its first segments" in found.get("Packs", "")
+    ) != without_words
+    kept = set(found) - {"Packs", "What did not go in"}
+    assert {name: found[name] for name in kept} == {name: whole[name] for name in kept}
+
+
+COPIES = """
+name: copies
+nodes:
+  documents: {kind: ingest_folder, path: ./data}
+  noisy: {kind: augment, input: documents, noise: 3, copies: 12}
+  twice: {kind: augment, input: noisy, noise: 2}
+  full: {kind: compact, input: noisy}
+"""
+
+
+def test_what_was_made_of_a_record_is_named_once_and_the_first_ten_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "data" / "kettle"
+    photos.mkdir(parents=True)
+    for i in range(3):
+        (photos / f"{i}.png").write_bytes(small_data.image(i))
+    (tmp_path / "dag.yaml").write_text(COPIES)
+    run(tmp_path / "dag.yaml", tmp_path / "out")
+    made = [one for name in ("noisy", "twice") for one in head(tmp_path / "out", name).records()]
+    assert len(made) == 3 * 12 * 2
+    for name in ("documents", "noisy", "twice"):
+        for one in head(tmp_path / "out", name).records():
+            for record in explain.explain(tmp_path / "out", one.id)["records"]:
+                told = [(child["node"], child["id"]) for child in record["made of it"]]
+                assert told == [(child.source, child.id) for child in made if child.parents == (one.id,)]
+    assert explain.main([str(tmp_path / "out"), "kettle/0.png"]) == 0
+    said = capsys.readouterr().out
+    assert "made of it, the first 10 of 12" in said and sum(child.id in said for child in made) == 10

@@ -1,0 +1,144 @@
+"""What inspection says of a plan is what its packs hold, and a step looks the same before and after packing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.errors import StoreError
+from manifests.records import Text
+from manifests.schedule import VisionShare
+from packing.proof import Recount, prove
+from pipelines.inspect import command, step_view
+from pipelines.inspect.plan_stats import figures
+from pipelines.inspect.plan_view import Planned
+from stores.store import Store
+from tests.packing import corpus
+from tests.pipelines import small_data
+from tests.pipelines.dag.test_run import head, run
+from tokenization.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planned")
+    (folder / "data").mkdir()
+    small_data.write(folder / "data", texts=25)
+    dag = small_data.DAG.replace("weight: 1}", "weight: 1, max_epochs: 3}").replace("tokens: 512", "tokens: 128")
+    (folder / "dag.yaml").write_text(dag)
+    run(folder / "dag.yaml", folder / "out", workers=0)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def planned(out: Path) -> Planned:
+    return Planned(head(out, "plan"))
+
+
+def test_figures_are_what_the_shards_hold(out: Path, planned: Planned) -> None:
+    found = figures(planned)
+    packs = head(out, "packs")
+    counted = prove(packs, planned.plan.meta, Vocabulary.load())
+    assert {row["source"]: row["tokens"] for row in found["sources"]} == counted.source_tokens
+    assert sum(row["tokens"] for row in found["domains"]) == counted.tokens
+    assert sum(row["slots"] for row in found["domains"]) == counted.slots
+    assert found["room"]["padding"] == pytest.approx(1 - counted.fill)
+    for row, held in zip(found["fill by limit"], limited(counted), strict=True):
+        assert (row["mean"], row["most"]) == (pytest.approx(held.mean()), held.max()), row
+    seen = Counter(segment.sample for pack in packs.records() for segment in pack.segments if segment.start == 0)
+    media = Counter(one.media.digest for pack in packs.records() for one in pack.media)
+    assert found["repetition"]["documents seen"] == len(seen)
+    assert found["repetition"]["most often"] == max(seen.values()) == 3
+    assert found["repetition"]["media seen"] == len(media)
+    assert found["repetition"]["one medium most often"] == max(media.values())
+    continued = sum(segment.start > 0 for pack in packs.records() for segment in pack.segments)
+    assert found["splits"]["segments that continue a document"] == continued > 0
+    assert all(row["rows"] >= 1 for row in found["balance"])
+
+
+def limited(counted: Recount) -> tuple[np.ndarray, ...]:
+    return counted.pack_tokens, counted.pack_patches, counted.pack_media, counted.pack_attention
+
+
+def test_a_step_looks_the_same_before_and_after_packing(out: Path, planned: Planned) -> None:
+    packed = Planned(head(out, "packs"))
+    assert packed.steps == planned.steps
+    for step in (0, planned.steps.stop // 2, planned.steps.stop - 1):
+        assert step_view.told(planned, step, 1000) == step_view.told(packed, step, 1000)
+        before, after = step_view.page(planned, step), step_view.page(packed, step)
+        assert before == after
+        assert before.count("<image ") == sum(
+            max(1, min(step_view.FRAMES, sum(len(item.frames) for item in one.items)))
+            for pack in planned.batch(step)
+            for one in pack.media
+        )
+    with pytest.raises(StoreError, match="has no step"):
+        planned.batch(planned.steps.stop)
+
+
+def test_a_step_shows_its_words_and_what_is_predicted(planned: Planned) -> None:
+    vocabulary = Vocabulary.load()
+    for step in planned.steps[::7]:
+        told = step_view.told(planned, step, 1 << 30)
+        packs = planned.batch(step, payload=False)
+        assert sum(row["loss"] for row in told["segments"]) == sum(int(p.loss_mask.sum()) for p in packs)
+        row = told["segments"][0]
+        ids = packs[0].ids[: row["tokens"]]
+        if not row["slots"]:
+            assert row["text"] == " ".join(vocabulary.decode(ids).split())
+
+
+def test_every_step_that_sees_a_sample_is_named(planned: Planned) -> None:
+    wanted = np.random.default_rng(0).choice(sorted({s.sample for p in planned.batch(1) for s in p.segments}), 2)
+    for sample in wanted.tolist():
+        expected = [
+            (step, row, segment.start, segment.length)
+            for step in planned.steps
+            for row, pack in enumerate(planned.batch(step, payload=False))
+            for segment in pack.segments
+            if segment.sample == sample
+        ]
+        places = planned.places(sample)
+        assert [(p.step, p.row, p.start, p.length) for p in places] == sorted(expected)
+        assert len({place.epoch for place in places}) == 3
+
+
+def test_the_command_gives_json_and_a_page(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([str(out / "plan"), "--step", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"]["global batch"] == 0
+    assert command.main([str(out / "packs"), "--step", "0", "--html"]) == 0
+    assert capsys.readouterr().out.startswith("<!doctype html>")
+    assert command.main([str(out / "plan")]) == 0
+    shown = capsys.readouterr().out
+    assert "balance" in shown and max(map(len, shown.splitlines())) <= 100
+
+
+def test_media_count_with_the_pieces_that_show_them(tmp_path: Path) -> None:
+    """Of a document that is cut, some pieces are seen more often than others where the horizon ends an epoch."""
+    pictures = [corpus.medium(corpus.picture(i, 60, 60, "PNG")) for i in range(27)]
+    words = Text("a red square beside a circle, and many more of them.\n" * 4)
+    pages = [
+        corpus.document(f"page {i}", "page", *(part for one in pictures[9 * i : 9 * i + 9] for part in (words, one)))
+        for i in range(3)
+    ]
+    texts = [corpus.document(f"text {i}", "text", Text(f"{i} {words.text}")) for i in range(80)]
+    one = dataclasses.replace(corpus.MIXTURE.sources[0], domains=("page", "text"), max_epochs=4)
+    share = VisionShare(constant=0.025)
+    mixture = dataclasses.replace(
+        corpus.MIXTURE, sources=(one,), global_batch_packs=2, horizon_tokens=10_500, vision_share=share
+    )
+    made = corpus.make(tmp_path, pages + texts, mixture)
+    plan = Store.open(str(tmp_path / "plan")).head()
+    assert plan is not None
+    shown = prove(made.packs, plan.meta, corpus.tiny).after.shown
+    often = np.concatenate(list(shown.times()))
+    assert often.min() < shown.most == often.max()
+    found = figures(Planned(plan))["repetition"]
+    assert found["media seen"] == len(often)
+    assert found["media seen more than once"] == np.count_nonzero(often > 1)
+    assert found["one medium most often"] == shown.most

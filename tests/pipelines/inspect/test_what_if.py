@@ -1,0 +1,124 @@
+"""A limit moved afterwards gives what the filter would have given with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.errors import ManifestError, StoreError
+from pipelines.inspect.explain import explain
+from pipelines.inspect.what_if import what_if
+from tests.pipelines import small_data
+from tests.pipelines.dag.test_run import head, run
+
+FILTER = """
+  {name}:
+    kind: filter
+    input: {input}
+    ops:
+      - {{kind: too_short, min_characters: {short}}}
+      - {{kind: rights, licences: [CC-BY-4.0], domains: [knowledge]}}
+      - {{kind: too_long, max_characters: {long}, domains: [knowledge]}}
+      - {{kind: image_too_small, min_side_px: {side}}}
+"""
+HERE = {"short": 300, "long": 350, "side": 20}
+LIMITS = {"short": "too_short.min_characters", "long": "too_long.max_characters", "side": "image_too_small.min_side_px"}
+CASES = [
+    dict.fromkeys(moved, value)
+    for moved in (("short",), ("short", "long"), ("side",))
+    for value in (0, 20, 310, 330, 10_000)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judged")
+    small_data.write(folder / "data", texts=120)
+    dag = "name: judged\nnodes:\n  documents: {kind: ingest_folder, path: ./data, licence: CC-BY-4.0}"
+    dag += FILTER.format(name="first", input="documents", **HERE)
+    for number, moved in enumerate(CASES):
+        dag += FILTER.format(name=f"case_{number}", input="documents", **{**HERE, **moved})
+    dag += "  second: {kind: filter, input: first, ops: [{kind: few_letters, min_fraction: 0.5}]}\n"
+    (folder / "dag.yaml").write_text(dag)
+    run(folder / "dag.yaml", folder / "out")
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_moving_a_limit_gives_what_running_again_gives(folder: Path, number: int) -> None:
+    view = head(folder / "out", "first")
+    found = what_if(view, [f"{LIMITS[name]}={value}" for name, value in CASES[number].items()])
+    table, old = head(folder / "out", f"case_{number}").table(), view.table()
+    kept = table["keep"].to_numpy()
+    (all_of_them,) = found["kept"]
+    assert all_of_them["documents"] == int(old["keep"].to_numpy().sum())
+    assert all_of_them["what if"] == int(kept.sum())
+    assert all_of_them["then"] == int(table["characters"].to_numpy()[kept].sum())
+    assert sum(row["what if"] for row in found["by domain"]) == int(kept.sum())
+    flipped = old["keep"].to_numpy() != kept
+    assert bool(flipped.any()) == bool(found.get("would come in") or found.get("would go"))
+
+
+def test_what_was_measured_stands_in_columns_also_where_another_op_dropped(folder: Path) -> None:
+    table = head(folder / "out", "second").table()
+    short = table["first.too_short.visible_characters"].to_numpy()
+    assert np.array_equal(short < 300, np.array([reason == "too_short" for reason in table["reason"].to_pylist()]))
+    long = table["first.too_long.characters"].to_numpy()
+    assert np.isfinite(long[short < 300]).any() and np.isnan(long[table["images"].to_numpy() > 0]).all()
+    letters = table["second.few_letters.fraction"].to_numpy()
+    assert np.isnan(letters[~head(folder / "out", "first").table(["keep"])["keep"].to_numpy()]).all()
+
+
+def test_wrong_questions_are_answered_in_words(folder: Path) -> None:
+    view = head(folder / "out", "first")
+    with pytest.raises(ManifestError, match=r"no limit 'too_short\.max'"):
+        what_if(view, ["too_short.max=3"])
+    with pytest.raises(ManifestError, match="can't read"):
+        what_if(view, ["too_short.min_characters"])
+    with pytest.raises(StoreError, match="views that a filter made"):
+        what_if(head(folder / "out", "documents"), ["too_short.min_characters=3"])
+
+
+def test_a_filter_by_language_keeps_labels_and_a_moved_limit_respects_them(tmp_path: Path) -> None:
+    dag = """
+name: languages
+nodes:
+  documents: {kind: ingest_folder, path: ./data}
+  spoken:
+    kind: filter
+    input: documents
+    ops: [{kind: language, keep: [en, de], min_confidence: 0.9}, {kind: gopher_quality, domains: [code]}]
+"""
+    texts = {
+        "en": "Everyone has the right to freedom of thought.",
+        "de": "Alle Menschen sind frei und gleich geboren.",
+        "fr": "Tous les êtres humains naissent libres.",
+        "unsure": "de la",
+    }
+    (tmp_path / "data").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "data" / f"{name}.txt").write_text(text)
+    (tmp_path / "dag.yaml").write_text(dag)
+    run(tmp_path / "dag.yaml", tmp_path / "out")
+    view = head(tmp_path / "out", "spoken")
+    rows = {row["locator"]: row for row in view.table().to_pylist()}
+    assert {name: rows[f"{name}.txt"]["spoken.language.language"] for name in ("en", "de", "fr")} == {
+        name: name for name in ("en", "de", "fr")
+    }
+    assert {name: rows[f"{name}.txt"]["reason"] for name in ("en", "de", "fr")} == {
+        "en": None,
+        "de": None,
+        "fr": "other_language",
+    }
+    found = what_if(view, ["language.min_confidence=0"])
+    assert found["kept"][0] == {**found["kept"][0], "documents": 2, "what if": 2}
+    assert {row["which"] for row in found["by language"]} >= {"en", "de", "fr"}
+    assert what_if(view, ["language.min_confidence=1.5"])["kept"][0]["what if"] == 0
+    (record,) = explain(tmp_path / "out", "fr.txt")["records"]
+    told = [row for row in record["decisions"] if row.get("score") == "language"]
+    assert [(row["value"], row["limit"], row["decided"]) for row in told] == [
+        ("fr", "one of en, de", "dropped: other_language")
+    ]
+    assert record["verdict"].startswith("out: spoken") and "(language fr, one of en, de)" in record["verdict"]

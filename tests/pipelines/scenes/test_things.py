@@ -1,0 +1,284 @@
+"""Captions, questions and grounding: what the annotations say is looked up again in the pixels."""
+
+from __future__ import annotations
+
+import colorsys
+import itertools
+import math
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+
+from pipelines.scenes.entities import COLOURS, SHAPES
+from tests.pipelines.scenes.scenes_seen import Seen, filled, islands, patch, seen, smooth, some
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six")
+
+
+def nearest_colour(rgb: np.ndarray) -> str:
+    """The name whose middle hue is closest; pink and red are told apart by how much white is in them."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(rgb / 255))
+
+    def distance(name: str) -> float:
+        known = COLOURS[name]
+        turn = abs((hue * 360 - known.degrees + 180) % 360 - 180) / 180
+        middle = [sum(span) / 2 for span in (known.saturation, known.value)]
+        return turn * 4 + 0.3 * abs(saturation - middle[0]) + 0.3 * abs(value - middle[1])
+
+    return min(COLOURS, key=distance)
+
+
+@cache
+def things_in_pixels(scene: Seen, picture: int = 0) -> list[np.ndarray]:
+    """Pixels of every coloured thing, from left to right: what has more colour than a near-grey backdrop can."""
+    rgb = smooth(scene.pictures[picture])
+    colourful = rgb.max(axis=2) - rgb.min(axis=2) > 52
+    return islands(colourful, least=max(12, int(0.004 * colourful.size)))
+
+
+@pytest.mark.parametrize("category", ["caption", "question", "grounding"])
+def test_a_thing_has_the_colour_it_is_said_to_have(category: str) -> None:
+    for scene in some(category, 60):
+        for thing in scene.notes["things"]:
+            colour = patch(scene.pictures[0], thing["point"], 2)
+            assert nearest_colour(colour) == thing["colour"], (scene.line["scene"], thing, colour)
+
+
+def test_as_many_things_as_the_caption_counts_can_be_counted_in_the_pixels() -> None:
+    for scene in some("caption", 90):
+        (count,) = scene.facts("count")
+        number = WORDS.index(count.lower()) if count.lower() in WORDS else int(count)
+        assert len(things_in_pixels(scene)) == number == len(scene.notes["things"]), scene.line["scene"]
+
+
+def test_colours_in_a_caption_follow_the_things_from_left_to_right() -> None:
+    for scene in some("caption", 90):
+        rgb = scene.pictures[0]
+        by_eye = [nearest_colour(np.median(rgb[part[:, 0], part[:, 1]], axis=0)) for part in things_in_pixels(scene)]
+        assert scene.facts("colour") == by_eye, scene.line["scene"]
+
+
+def test_shapes_in_a_caption_are_those_of_the_notes_and_fill_their_box_as_such() -> None:
+    """Share of the box that is filled, by geometry: a circle pi/4, a triangle about a half, a star far less."""
+    fills: dict[str, list[float]] = {}
+    for scene in some("caption", 90):
+        assert scene.facts("shape") == [thing["shape"] for thing in scene.notes["things"]]
+        for thing, part in zip(scene.notes["things"], things_in_pixels(scene), strict=True):
+            if thing["size"] != "small":
+                high, wide = np.ptp(part, axis=0) + 1
+                fills.setdefault(thing["shape"], []).append(len(part) / (high * wide))
+    middle = {shape: float(np.median(values)) for shape, values in fills.items()}
+    assert middle["circle"] == pytest.approx(np.pi / 4, abs=0.05)
+    assert middle["square"] > 0.8 > middle["circle"] > middle["cross"] > middle["star"]
+    assert middle["triangle"] == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize("category", ["caption", "grounding"])
+def test_boxes_hold_the_pixels_of_their_thing_and_no_more(category: str) -> None:
+    for scene in some(category, 60):
+        for thing, part in zip(scene.notes["things"], things_in_pixels(scene), strict=True):
+            (top, left), (bottom, right) = part.min(axis=0), part.max(axis=0) + 1
+            # A rim on colour that is clipped to white or black may look grey; then the box is larger by the rim.
+            slack = 3 + 0.1 * (thing["box"][2] - thing["box"][0])
+            off = np.abs(np.array([left, top, right, bottom]) - thing["box"]).max()
+            assert off <= slack, (scene.line["scene"], thing)
+
+
+def test_polygons_cover_their_thing_and_contain_its_point() -> None:
+    for scene in some("grounding", 60):
+        for thing, part in zip(scene.notes["things"], things_in_pixels(scene), strict=True):
+            inside = filled(thing["polygon"], scene.pictures[0].shape)
+            x, y = (int(at) for at in thing["point"])
+            assert inside[y, x]
+            drawn = np.zeros_like(inside)
+            drawn[part[:, 0], part[:, 1]] = True
+            edge = sum(math.dist(a, b) for a, b in itertools.pairwise([*thing["polygon"], thing["polygon"][0]]))
+            wrong = (inside ^ drawn).sum()
+            assert wrong <= 3 * edge and wrong < 0.5 * inside.sum(), (scene.line["scene"], thing, wrong, edge)
+
+
+def test_things_stay_large_enough_to_be_seen_at_112_pixels() -> None:
+    for scene in some("caption", 90):
+        height, width = scene.pictures[0].shape[:2]
+        for thing in scene.notes["things"]:
+            left, top, right, bottom = thing["box"]
+            # A square is the smallest in its circle, which has a radius of a tenth of the shorter side at least.
+            assert max(right - left, bottom - top) >= 0.14 * min(width, height)
+
+
+def test_short_captions_have_one_form_and_are_most_of_all() -> None:
+    name = f"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+    short = [scene.text for scene in some("caption", 90) if scene.notes["length"] == "short"]
+    assert len(short) > 60
+    for text in short:
+        assert re.fullmatch(rf"(1 object|[2-5] objects): {name}(, {name})*\.", text), text
+
+
+def test_sizes_formats_and_aspects_vary_within_their_limits() -> None:
+    scenes = list(some("caption", 90))
+    sizes = [
+        (part["width_px"], part["height_px"]) for scene in scenes for part in scene.line["parts"] if "file" in part
+    ]
+    assert min(min(size) for size in sizes) >= 84 and max(max(size) for size in sizes) <= 448
+    assert max(max(size) / min(size) for size in sizes) <= 2.01
+    assert len(set(sizes)) > 80
+    assert {name.rpartition(".")[2] for scene in scenes for name in scene.files} == {"jpg", "png", "webp"}
+    assert any(width > height for width, height in sizes) and any(width < height for width, height in sizes)
+
+
+def test_pictures_of_a_story_show_what_the_text_between_them_tells() -> None:
+    kinds = set()
+    for scene in some("story", 40):
+        notes = scene.notes
+        kinds.add(notes["story"])
+        match notes["story"]:
+            case "steps":
+                shown = [
+                    sorted(notes["things"][: i + 1], key=lambda t: t["point"][0]) for i in range(len(notes["things"]))
+                ]
+                assert scene.facts("colour") == [thing["colour"] for thing in notes["things"]]
+            case "change":
+                shown = [notes["before"], notes["after"]]
+            case "album":
+                shown = notes["things"]
+                names = [[f"{thing['colour']} {thing['shape']}" for thing in things] for things in shown]
+                for question in notes.get("questions", []):
+                    (name,) = {name for inside in names for name in inside if name in question["question"]}
+                    assert [name in inside for inside in names].index(True) + 1 == int(question["answer"])
+            case _:
+                shown = [[], *(event["things"] for event in notes["events"])]
+                shown = [shown[0] if i % 2 == 0 else shown[i // 2 + 1] for i in range(2 * len(notes["events"]))]
+        assert len(shown) == len(scene.pictures)
+        for i, things in enumerate(shown):
+            if things:
+                rgb = scene.pictures[i]
+                by_eye = [
+                    nearest_colour(np.median(rgb[part[:, 0], part[:, 1]], axis=0))
+                    for part in things_in_pixels(scene, i)
+                ]
+                assert by_eye == [thing["colour"] for thing in things], (scene.line["scene"], i)
+    assert kinds == {"steps", "change", "album", "day"}
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+
+def graded(form: dict, answer: str) -> bool:
+    """A judge that knows the forms of docs/scenes.md and nothing else."""
+    numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", answer)]
+    match form["form"]:
+        case "exact":
+            return answer.strip().strip(".").lower() in [accepted.lower() for accepted in form["accepted"]]
+        case "number":
+            return len(numbers) == 1 and abs(numbers[0] - form["value"]) <= form["tolerance"] + 1e-9
+        case "spelling":
+            return answer == form["value"]
+        case "box":
+            return len(numbers) == 4 and box_iou(numbers, form["value"]) >= form["least_iou"]
+        case "point":
+            scaled = [[200 * x, 200 * y] for x, y in form["inside"]]
+            x, y = (min(199, int(200 * n)) for n in numbers)
+            return bool(filled(scaled, (200, 200))[y, x])
+        case "polygon":
+            one = filled([[200 * x, 200 * y] for x, y in zip(numbers[::2], numbers[1::2], strict=True)], (200, 200))
+            other = filled([[200 * x, 200 * y] for x, y in form["value"]], (200, 200))
+            return bool((one & other).sum() / (one | other).sum() >= form["least_iou"])
+        case "moves":
+            return walked(form["maze"], answer.split(", ")) == form["length"]
+    raise AssertionError(form)
+
+
+def box_iou(one: list[float], other: list[float]) -> float:
+    wide = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
+    high = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return wide * high / (area - wide * high)
+
+
+def walked(maze: dict, moves: list[str]) -> int | None:
+    """Steps of a walk from start to goal through open ways; None if it runs into a wall or ends elsewhere."""
+    x, y = maze["start"]
+    for move in moves:
+        if move[0] not in maze["free"][y * maze["columns"] + x]:
+            return None
+        dx, dy = {"up": (0, -1), "right": (1, 0), "down": (0, 1), "left": (-1, 0)}[move]
+        x, y = x + dx, y + dy
+    return len(moves) if [x, y] == list(maze["goal"]) else None
+
+
+ASKING = ["question", "grounding", "reading", "table", "chart", "dial", "maze", "geometry", "story", "clip"]
+
+
+@pytest.mark.parametrize("category", ASKING)
+def test_every_answer_passes_its_own_form_and_other_answers_of_that_kind_do_not_always(category: str) -> None:
+    asked = [question for scene in some(category, 30) for question in scene.notes.get("questions", [])]
+    assert asked
+    for question in asked:
+        assert graded(question, question["answer"]), question
+    for kind in {question["kind"] for question in asked}:
+        group = [question for question in asked if question["kind"] == kind]
+        if len(group) > 8:
+            assert not all(graded(one, other["answer"]) for one in group[:9] for other in group[:9]), kind
+
+
+@pytest.mark.parametrize("category", ASKING)
+def test_questions_and_answers_stand_in_the_text_and_answers_are_facts(category: str) -> None:
+    for scene in some(category, 25):
+        questions = scene.notes.get("questions", [])
+        assert scene.facts("answer") == [question["answer"] for question in questions]
+        for question in questions:
+            assert question["question"] in scene.text
+
+
+def test_answers_about_things_follow_from_the_things() -> None:
+    for scene in some("question", 80):
+        things = scene.notes["things"]
+        height, width = scene.pictures[0].shape[:2]
+        for question in scene.notes["questions"]:
+            words = re.findall(r"[a-z]+", question["question"].lower())
+            names = [t for t in things if f"{t['colour']} {t['shape']}" in question["question"]]
+            answer = question["answer"]
+            match question["kind"]:
+                case "count_all":
+                    assert int(answer) == len(things)
+                case "count_colour":
+                    (colour,) = [word for word in words if word in COLOURS]
+                    assert int(answer) == sum(t["colour"] == colour for t in things)
+                case "count_shape":
+                    (shape,) = [word for word in words if word in SHAPES]
+                    assert int(answer) == sum(t["shape"] == shape for t in things)
+                case "colour_of":
+                    assert [t["colour"] for t in things if t["shape"] in words] == [answer]
+                case "shape_of":
+                    assert [t["shape"] for t in things if t["colour"] in words] == [answer]
+                case "place_of":
+                    x, y = names[0]["point"]
+                    assert ("left" in answer) == (x / width < 1 / 3) and ("right" in answer) == (x / width > 2 / 3)
+                    assert ("top" in answer) == (y / height < 1 / 3) and ("bottom" in answer) == (y / height > 2 / 3)
+                case "larger":
+                    area = {f"{t['colour']} {t['shape']}": t["box"][2] - t["box"][0] for t in names}
+                    assert len(area) == 2 and area[answer] > 1.05 * min(area.values())
+                case "outermost":
+                    end = (min if "left" in words else max)(things, key=lambda t: t["point"][0])
+                    assert answer == f"{end['colour']} {end['shape']}"
+                case "side_of":
+                    first, second = sorted(
+                        names, key=lambda t: question["question"].index(f"{t['colour']} {t['shape']}")
+                    )
+                    swapped = "On which side of" in question["question"] or "Seen from" in question["question"]
+                    one, other = (second, first) if swapped else (first, second)
+                    assert answer == ("left" if one["point"][0] < other["point"][0] else "right")
+                case "exists":
+                    assert (answer == "yes") == bool(names)
+                case kind:
+                    raise AssertionError(f"nobody checks {kind}")
+
+
+def test_the_judge_of_these_tests_notices_wrong_answers() -> None:
+    form = {"form": "box", "value": [0.1, 0.1, 0.5, 0.5], "least_iou": 0.5}
+    assert graded(form, "[0.1, 0.1, 0.5, 0.45]") and not graded(form, "[0.3, 0.3, 0.7, 0.7]")
+    maze = seen("train", "maze", 0).notes["maze"]
+    way = seen("train", "maze", 0).notes["way"]
+    assert walked(maze, way) == len(way) and walked(maze, [*way, "up"]) is None

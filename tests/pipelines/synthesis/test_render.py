@@ -1,0 +1,421 @@
+"""Code beside the picture that a real browser makes of it: the same every time, with nothing fetched, within limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from manifests.errors import MillraceError, RecordError
+from manifests.records import Document, Json, Text, record_id
+from pipelines.dag import graph
+from pipelines.dag.unit import Outcome, UnitTask, run_unit
+from pipelines.inspect import explain, lineage
+from pipelines.node import Task
+from pipelines.synthesis import browser_process as program
+from pipelines.synthesis.browser import Browser, Look
+from pipelines.synthesis.browser_process import found
+from pipelines.synthesis.code_blocks import page_in
+from pipelines.synthesis.render import Render
+from stores.store import Snapshot, Store
+from tests.pipelines.build.test_materialize import product, stored
+from tests.pipelines.dag.test_run import head, run, start
+from tests.servers.chat import chat_server, said
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="120" height="80">'
+SVG += '<circle cx="40" cy="40" r="30" fill="red"/></svg>\n'
+RED, GREEN = "<body style='margin:0;background:#f00'>", "<body style='margin:0;background:#0f0'>"
+SMALL = Look(width_px=200, height_px=100)
+
+
+def has_browser() -> bool:
+    try:
+        found()
+    except MillraceError:
+        return False
+    return True
+
+
+real = pytest.mark.skipif(not has_browser(), reason="needs Chromium in PATH, or in MILLRACE_BROWSER")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with Browser(found(), page_s=20) as one:
+        yield one
+
+
+@pytest.fixture
+def here(quick_folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=quick_folder))
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
+
+
+# -------------------------------------------------------------------- code in texts
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "begins"),
+    [
+        ("<!DOCTYPE html>\n<p>Hi", "html", "<!DOCTYPE"),
+        (f"\ufeff<?xml version='1.0'?>\n<!-- drawn -->{SVG}", "svg", "<?xml"),
+        ("<svg width='9'><g/></svg>", "html", "<svg width"),
+        (f"Here you are:\n```svg\n{SVG}```\nEnjoy.", "svg", "<svg"),
+        ("~~~\n```python\nprint()\n```\nand\n````html\n<main>```</main>\n````", "html", "<main>"),
+        ("```html\n<p>cut off", "html", "<p>cut"),
+    ],
+)
+def test_a_page_is_found_in_files_and_in_answers(text: str, language: str, begins: str) -> None:
+    page = page_in(text)
+    assert page is not None and page.language == language and page.code.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a < b", "<3 you", "# Title\n\n<p>", "```python\nx = '<p>'\n```", "body {color: red}"]
+)
+def test_what_is_no_page_is_none(text: str) -> None:
+    assert page_in(text) is None
+
+
+def test_styles_and_scripts_in_their_own_blocks_become_part_of_the_page() -> None:
+    answer = "```html\n<html><head></head><body><p></body></html>\n```\n```css\np{}\n```\n```js\nf()\n```"
+    page = page_in(answer)
+    assert page is not None
+    assert page.code == "<html><head><style>\np{}\n</style>\n</head><body><p><script>\nf()\n</script>\n</body></html>\n"
+
+
+@given(
+    st.lists(st.sampled_from(["```", "```html", "````", "<p>", "<!--", "-->", "<?xml", "\n", "<svg ", "a"])).map(
+        "".join
+    )
+)
+def test_any_text_has_a_page_or_none(text: str) -> None:
+    page = page_in(text)
+    assert page is None or page == page_in(page.code) or "```" in page.code
+
+
+def test_texts_without_an_end_cost_little() -> None:
+    began = time.process_time()
+    for mark in ("```a\n", "<!--", "<?xml ", "<!doctype svg ", "</head ", "<svg "):
+        page_in(mark * 30_000)
+        page_in(f"```html\n<p>{mark * 30_000}\n```\n```css\na\n```")
+    assert time.process_time() - began < 5
+
+
+# -------------------------------------------------------------------- pictures
+
+
+ALIVE = """<p id=p></p><p id=q>0</p><canvas id=c width=50 height=20></canvas>
+<style>@keyframes a {from {margin-left: 0} to {margin-left: 90px}} div {width: 9px; height: 9px; background: red}
+#end {animation: a 3s forwards} #round {animation: a 1s infinite} </style><div id=end></div><div id=round></div>
+<script>p.textContent = new Date() + Math.random(); let n = 0, t = 0;
+function f(now) {q.textContent = `${++n} ${now} ${t}`; requestAnimationFrame(f)} f();
+setInterval(() => t = performance.now(), 7);
+for (let x = 0; x < 50; x += 5) c.getContext('2d').fillRect(x, 0, 3, 20 * Math.random())</script>"""
+
+
+@real
+def test_a_page_that_moves_tells_the_time_and_throws_dice_looks_the_same_in_every_browser(chromium: Browser) -> None:
+    shots = {chromium.draw(ALIVE, "html", SMALL).png for _ in range(3)}
+    with Browser(found()) as other:
+        shots |= {other.draw(ALIVE, "html", SMALL).png for _ in range(2)}
+    assert len(shots) == 1
+    still = pixels(shots.pop())
+    red = np.flatnonzero((still == (255, 0, 0)).all(2).any(0))
+    assert red.min() == 8 and red.max() == 8 + 90 + 8  # one at its end, one at its beginning, nothing in between
+    assert len(red) == 18
+
+
+@real
+def test_pictures_have_the_size_that_is_asked_for(chromium: Browser) -> None:
+    def size(code: str, language: Any = "html", **look: Any) -> tuple[int, int]:
+        return Image.open(BytesIO(chromium.draw(code, language, replace(SMALL, **look)).png)).size
+
+    assert size("<p>") == (200, 100)
+    assert size("<div style='height:300px'>") == (200, 316)
+    assert size("<div style='height:99999px'>", most_height_px=500) == (200, 500)
+    assert size("<p>", scale=2.0) == (400, 200)
+    assert size(SVG, "svg") == size(SVG) == (120, 80)
+    picture = pixels(chromium.draw(SVG, "svg", SMALL).png)
+    assert picture[40, 40].tolist() == [255, 0, 0] and picture[2, 2].tolist() == [255, 255, 255]
+
+
+@real
+def test_scripts_run_only_where_they_may(chromium: Browser) -> None:
+    page = f"{RED}<script>document.body.style.background = '#0f0'</script>"
+    assert pixels(chromium.draw(page, "html", SMALL).png)[50, 50].tolist() == [0, 255, 0]
+    assert pixels(chromium.draw(page, "html", replace(SMALL, scripts=False)).png)[50, 50].tolist() == [255, 0, 0]
+
+
+@contextmanager
+def listener() -> Iterator[tuple[int, list[bytes]]]:
+    """A port, over TCP and UDP, and what came."""
+    heard: list[bytes] = []
+    with closing(socket.create_server(("127.0.0.1", 0))) as tcp, closing(socket.socket(type=socket.SOCK_DGRAM)) as udp:
+        port = tcp.getsockname()[1]
+        udp.bind(("127.0.0.1", port))
+
+        def hear(take: Any) -> None:
+            while True:
+                try:
+                    heard.append(repr(take()).encode())
+                except OSError:
+                    return
+
+        for take in (tcp.accept, lambda: udp.recvfrom(99)):
+            threading.Thread(target=hear, args=(take,), daemon=True).start()
+        yield port, heard
+
+
+LOUD = """<link rel=preconnect href="{u}"><link rel=dns-prefetch href="{u}"><link rel=stylesheet href="{u}a.css">
+<link rel=prefetch href="{u}"><link rel=icon href="{u}i.ico"><meta http-equiv=refresh content="0;url={u}m">
+<img src="{u}x.png"><img srcset="{u}y.png 2x"><iframe src="{u}f"></iframe><iframe src="file:///etc/passwd"></iframe>
+<object data="{u}o"></object><embed src="{u}e">
+<video src="{u}v.mp4" poster="{u}p.png"></video><script src="{u}s.js"></script>
+<style>@import "{u}i.css"; @font-face {{font-family: f; src: url({u}f.woff)}}
+p {{font-family: f; background: url({u}b)}}</style>
+<p>words</p><form id=g action="{u}g" method=post></form><a id=l href="{u}l" ping="{u}ping">l</a><script>
+const go = [() => fetch('{u}1'), () => new WebSocket('ws://127.0.0.1:{p}/'), () => navigator.sendBeacon('{u}2'),
+  () => open('{u}3'),
+  () => new EventSource('{u}4'), () => new Worker('{u}5'), () => import('{u}6'), () => g.submit(), () => l.click(),
+  () => {{ const r = new XMLHttpRequest(); r.open('GET', '{u}7'); r.send(); }}, () => alert(1), () => print(),
+  () => speak(), () => {{ const f = document.createElement('iframe');
+    f.srcdoc = `<script>${{speak}}; speak()<\\/script>`; document.body.append(f); }},
+  () => {{ const f = document.createElement('iframe'); document.body.append(f);
+    f.contentWindow.eval(`${{speak}}; speak()`); }}, () => {{ location = '{u}8'; }}];
+function speak() {{
+  const urls = ['stun:127.0.0.1:{p}', 'turn:127.0.0.1:{p}?transport=udp', 'turn:127.0.0.1:{p}?transport=tcp'];
+  const c = new RTCPeerConnection({{iceServers: [{{urls, username: 'u', credential: 'c'}}]}});
+  c.createDataChannel('d');
+  c.createOffer().then(o => c.setLocalDescription(o));
+}}
+for (const one of go) {{ try {{ const made = one(); made?.catch?.(() => 0); }} catch {{}} }}
+</script>"""
+
+
+@real
+def test_nothing_is_fetched_by_any_way_that_a_page_knows(chromium: Browser) -> None:
+    with listener() as (port, heard):
+        page = f"{GREEN}{LOUD.format(u=f'http://127.0.0.1:{port}/', p=port)}"
+        shot = chromium.draw(page, "html", SMALL)
+        time.sleep(1.0)
+        assert not heard and shot.blocked > 10
+        with closing(socket.create_connection(("127.0.0.1", port))):
+            time.sleep(0.1)
+        assert heard  # it does listen
+    assert (pixels(shot.png) == (0, 255, 0)).all(2).mean() > 0.2  # the page it is, no error
+
+
+# -------------------------------------------------------------------- what pages do to a browser
+
+
+@real
+def test_a_bad_page_costs_itself_and_bounded_memory() -> None:
+    space = "xmlns='http://www.w3.org/2000/svg'"
+    bad: list[tuple[str, Any, set[str]]] = [
+        (f"<svg {space}><g></svg>", "svg", {"malformed_svg"}),
+        (f"<svg {space} width='0' height='0'/>", "svg", {"nothing_drawn"}),
+        ("<script>for (;;) {}</script>", "html", {"page_hung"}),
+        # On a busy machine its time may end before its memory does.
+        (
+            "<script>let a = []; for (;;) a.push(new Array(1e6).fill(1.5))</script>",
+            "html",
+            {"page_crashed", "page_hung"},
+        ),
+    ]
+    with Browser(found(), page_s=5, memory_bytes=512 << 20) as one, most_memory() as most:
+        for code, language, reasons in bad:
+            with pytest.raises(RecordError) as error:
+                one.draw(code, language, SMALL)
+            assert error.value.reason in reasons
+        assert pixels(one.draw(GREEN, "html", SMALL).png)[0, 0].tolist() == [0, 255, 0]
+    assert max(most) < 1 << 30
+
+
+@contextmanager
+def most_memory() -> Iterator[list[int]]:
+    """Of all browsers below this process, measured again and again."""
+    seen = [0]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.05):
+            seen.append(sum(alone_bytes(child) for child in psutil.Process().children(recursive=True)))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    yield seen
+    over.set()
+    watcher.join()
+
+
+def alone_bytes(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().uss)
+    except psutil.Error:
+        return 0
+
+
+@real
+def test_a_browser_that_is_killed_is_replaced(chromium: Browser) -> None:
+    chromium.draw(GREEN, "html", SMALL)
+    assert chromium._process is not None
+    os.killpg(chromium._process._process.pid, signal.SIGKILL)
+    assert pixels(chromium.draw(RED, "html", SMALL).png)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_without_a_browser_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names, message in ({"PATH": "/nowhere"}, "none of chromium,"), ({program.CHOICE: "/no/such"}, "'/no/such'"):
+        with monkeypatch.context() as patched:
+            for name, value in names.items():
+                patched.setenv(name, value)
+            found.cache_clear()
+            with pytest.raises(MillraceError, match=message) as error:
+                found()
+            assert program.CHOICE in error.value.fix
+    found.cache_clear()
+
+
+# -------------------------------------------------------------------- the node
+
+
+def document(name: str, text: str, **more: Any) -> Document:
+    return Document(record_id("raw", name), "raw", name, "code", (Text(text),), licence="MIT", **more)
+
+
+def node(over: Snapshot, **more: Any) -> Render:
+    fields = {"kind": "render", "input": over.name, "look": {"width_px": 200, "height_px": 100}}
+    return pydantic.TypeAdapter(Render).validate_json(json.dumps(fields | more))
+
+
+def made(folder: Path, one: Render, over: Snapshot, place: str = "made") -> tuple[Snapshot, list[Outcome]]:
+    inputs = {over.name: product(over)}
+    wanted = graph.unit_names("made", one, one.survey("made", inputs))
+    store = Store.create(str(folder / place), "documents", "made")
+    tasks = [UnitTask(one, store.url, name, Task("made", unit, inputs), 50, 0.5) for name, unit in wanted.items()]
+    outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]
+    receipts = [outcome.receipt for outcome in outcomes]
+    return store.commit(receipts, node="n", units=list(wanted), parents=[over.as_parent]), outcomes
+
+
+@real
+def test_pairs_say_where_they_come_from_and_what_is_not_drawn_why(here: Path) -> None:
+    answer = document("answer", f"Here it is:\n```svg\n{SVG}```", notes={"synthetic": True, "model": "m"})
+    some = [document("page.html", GREEN), answer, document("poor.html", "<img src='https://a.example/x.png'>")]
+    other = [document("x.py", "print()"), document("long.html", f"<p>{'long ' * 200}"), document("bad.svg", SVG[:-9])]
+    over = stored(here, {"u": some + other})
+    one = node(over, most_characters=900, page_s=20)
+    snapshot, outcomes = made(here, one, over)
+    found_here = {pair.parents[0]: pair for pair in snapshot.documents(range(len(list(snapshot.records()))))}
+    assert set(found_here) == {record_id("raw", "page.html"), answer.id}
+    pair = found_here[answer.id]
+    child = {"node": "made", "id": pair.id, "variant": ""}
+    assert lineage.children("made", snapshot, {answer.id}) == [(answer.id, child)]
+    assert (pair.source, pair.domain, pair.licence, pair.notes["synthetic"]) == ("made", "code", "MIT", True)
+    assert pair.text == SVG and [fact.name for fact in pair.facts] == ["code"]
+    told: Json = pair.notes["rendered"]
+    assert told["language"] == "svg" and told["browser"] == found().version and told["look"]["width_px"] == 200
+    assert pair.media[0].payload is not None and pixels(pair.media[0].payload)[40, 40].tolist() == [255, 0, 0]
+    assert (pair.media[0].width_px, pair.media[0].height_px) == (120, 80)
+    assert sum((outcome.tally.noted for outcome in outcomes), Counter()) == {"no_page": 2}
+    aside = {row["locator"]: row["reason"] for row in snapshot.quarantined().to_pylist()}
+    assert aside == {record_id("raw", "poor.html"): "needs_network", record_id("raw", "bad.svg"): "malformed_svg"}
+
+
+@real
+def test_the_browser_and_the_fonts_decide_and_the_patience_does_not(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = stored(here, {"u": [document("a.html", GREEN)]})
+    inputs = {over.name: product(over)}
+
+    def identity(one: Render) -> str:
+        return graph.identity("made", one, inputs, one.survey("made", inputs))
+
+    one = node(over)
+    before, survey = identity(one), one.survey("made", inputs)
+    assert identity(node(over, page_s=7)) == before != identity(node(over, look={"width_px": 201}))
+    newer = replace(found(), version="Chromium 999")
+    monkeypatch.setattr("pipelines.synthesis.render.found", lambda: newer)
+    assert identity(one) != before
+    store = Store.create(str(here / "elsewhere"), "documents", "made")
+    task = UnitTask(one, store.url, "u", Task("made", survey.units[0], inputs), 50, 0.5)
+    with pytest.raises(MillraceError, match="this worker has Chromium 999"):
+        run_unit(task, frozenset(), lambda ordinal: None)
+
+
+DAG = """
+name: drawn
+nodes:
+  documents: {{kind: ingest_folder, path: ./data}}
+  code:
+    kind: synthesise
+    input: documents
+    endpoint: {{url: "{url}"}}
+    model: m
+    task: {{kind: code}}
+  pairs: {{kind: render, input: code, look: {{width_px: 200, height_px: 100}}}}
+"""
+
+
+def browsers() -> Sequence[psutil.Process]:
+    return [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if any("millrace-browser-" in word for word in one.info["cmdline"] or ())
+    ]
+
+
+@real
+def test_a_run_from_texts_to_pictures_that_is_killed_goes_on_and_leaves_no_browser(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for i in range(4):
+        (tmp_path / "data" / f"{i}.txt").write_text(f"Number {i} is told of here, in a few words. " * 5)
+    with chat_server() as chat:
+        number = {str(i): f"<h1>{i}</h1>" for i in range(3)} | {"3": SVG[:-9]}
+        chat.reply = lambda request: f"Sure:\n```\n{number[said(request).split('Number ')[1][:1]]}\n```"
+        (tmp_path / "dag.yaml").write_text(DAG.format(url=chat.url))
+        before = set(browsers())
+        process = start(tmp_path / "dag.yaml", tmp_path / "out", workers=1)
+        until = time.monotonic() + 60
+        while not set(browsers()) - before and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        until = time.monotonic() + 20
+        while set(browsers()) - before and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not set(browsers()) - before
+        run(tmp_path / "dag.yaml", tmp_path / "out", workers=0)
+    pairs = head(tmp_path / "out", "pairs")
+    assert sorted(one.text for one in pairs.records()) == [f"<h1>{i}</h1>\n" for i in range(3)]
+    assert all(one.notes["synthetic"] and one.notes["model"] == "m" for one in pairs.records())
+    (aside,) = pairs.quarantined().to_pylist()
+    asked = explain.explain(tmp_path / "out", aside["locator"])
+    assert [row["reason"] for row in asked["quarantine"]] == ["malformed_svg"] and len(asked["records"]) == 1
+    parent = asked["records"][0]
+    assert parent["store"] == "code" and parent["facts"]["id"] == aside["locator"]
+    named = explain.explain(tmp_path / "out", parent["facts"]["locator"])
+    assert named["quarantine"] == asked["quarantine"]
