@@ -8,7 +8,7 @@ import select
 import sys
 
 VERBS = {
-    "run": ("pipelines.dag.command:main", "run a manifest: a DAG of nodes from raw files to a trained model"),
+    "run": ("pipelines.dag.run:main", "run a manifest: a DAG of nodes from raw files to a trained model"),
     "train": ("train.command:main", "train one stage off committed packs (what a DAG's train node starts)"),
     "store": ("stores.command:main", "a store's history, health, tags, copies; clean it, forget records"),
     "explain": ("pipelines.inspect.explain:main", "why a document, an image or a URL is in or out of a run"),

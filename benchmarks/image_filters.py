@@ -74,10 +74,10 @@ def task(name: str):
 def ours():
     from manifests.records import Document, Media, digest
     from pipelines.dedup import image_hash
-    from pipelines.filters import media, pixels
+    from pipelines.filters import media_rules, pixels
 
     ops = (
-        media.FlatImage(kind="flat_image"),
+        media_rules.FlatImage(kind="flat_image"),
         pixels.BlurredImage(kind="blurred_image"),
         pixels.LowEntropy(kind="low_entropy"),
         pixels.TextOnlyImage(kind="text_only_image"),

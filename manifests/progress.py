@@ -1,7 +1,7 @@
 """The progress bar of every verb: one line that always keeps its bar, count, rate and time left.
 
-On a terminal it is a bar that repaints itself, elsewhere a line at most every ten seconds, on stderr; no program reads it
-back. `run`, `train` and `store` draw theirs with this.
+On a terminal it is a bar that repaints itself, elsewhere a line at most every ten seconds, on stderr; no program reads
+it back. `run`, `train` and `store` draw theirs with this.
 """
 
 from __future__ import annotations

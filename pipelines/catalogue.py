@@ -22,13 +22,13 @@ from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.ingest.stdlib import IngestStdlib
 from pipelines.ingest.store import IngestStore
-from pipelines.ingest.tars.node import IngestTars
-from pipelines.scenes.node import Scenes
+from pipelines.ingest.tars.adopt import IngestTars
+from pipelines.scenes.generate import Scenes
 from pipelines.scoring.endpoints import ScoreAgreement, ScoreEndpoint
 from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.synthesis.augment import Augment
-from pipelines.synthesis.node import Synthesise
 from pipelines.synthesis.render import Render
+from pipelines.synthesis.synthesize import Synthesise
 
 NODES: dict[str, type] = {
     "scenes": Scenes,

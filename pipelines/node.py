@@ -2,7 +2,7 @@
 
 A node class is a frozen dataclass made with `manifests.load.schema`: its fields are its parameters in YAML. It reads
 finished products and makes one. A `StoreNode` makes a store out of units that are worked on side by side; a
-`FolderNode` makes ordinary files. Neither skips, retries, counts, catches or commits: `pipelines/dag/command.py` does.
+`FolderNode` makes ordinary files. Neither skips, retries, counts, catches or commits: `pipelines/dag/run.py` does.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ COMMANDS = {
     "gc": ("stores.command:clean", "let snapshots expire, delete what none reaches"),
     "copy": ("stores.command:duplicate", "a snapshot to another place, on any filesystem"),
     "certify": ("packing.loader.certify:main", "replay the first batches of packs in every way, keep their hashes"),
-    "forget": ("stores.forget.command:main", "take records out of all stores of a folder, for good"),
+    "forget": ("stores.forget.forget:main", "take records out of all stores of a folder, for good"),
 }
 
 

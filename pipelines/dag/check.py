@@ -29,7 +29,7 @@ from pipelines.ingest.folder import Folder, IngestFolder
 from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.node import Node
-from pipelines.scenes.node import Scenes
+from pipelines.scenes.generate import Scenes
 from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.scoring.scores import Scores
 from pipelines.synthesis import browser_process

@@ -1,6 +1,6 @@
 """A manifest of nodes, checked and put in order: what depends on what, and when a node has changed.
 
-manifest (YAML) -> `Graph` -> pipelines/dag/command.py. A node's **identity** is a digest over its name, kind, version,
+manifest (YAML) -> `Graph` -> pipelines/dag/run.py. A node's **identity** is a digest over its name, kind, version,
 parameters, the content of what it reads and what its survey found. Equal identity, equal product: such a node is
 skipped. Paths, times, worker counts and the order of keys are no part of it.
 """

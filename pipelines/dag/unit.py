@@ -1,6 +1,6 @@
 """One unit in a worker: the node's `work`, the store's writer, and the one place that sets bad records aside.
 
-Called by an engine with a task from `pipelines/dag/command.py`; gives back a receipt, which the committer there
+Called by an engine with a task from `pipelines/dag/run.py`; gives back a receipt, which the committer there
 publishes.
 """
 

@@ -1,8 +1,8 @@
 """Nodes that decide without copying: `filter` writes columns over the documents that it looks at.
 
 documents -> filter -> dedup (`dedup/nodes.py`) -> `tokenise` (`build/samples.py`). A view has for every record whether
-it is kept and, if not, why: a stable reason and the number that was compared. Ops are in `pipelines/filters`; to add one,
-write its class there and add its line to `OPS`.
+it is kept and, if not, why: a stable reason and the number that was compared. Ops are in `pipelines/filters`; to add
+one, write its class there and add its line to `OPS`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from manifests.records import FORGOTTEN, Document, Drop, Json
 from pipelines.external_files import file_digest
 from pipelines.filters import (
     blocklist,
-    captions,
+    caption_rules,
     code_math,
     language,
-    media,
+    media_rules,
     pixels,
     quality,
     reuse,
     rights,
-    text,
-    video,
+    text_rules,
+    video_rules,
 )
 from pipelines.filters.op import Measured, Op, column, concerns
 from pipelines.filters.reuse import MEDIA_LIBRARIES, Known, Said
@@ -37,12 +37,12 @@ from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 OPS: dict[str, type] = {
-    "too_short": text.TooShort,
-    "too_long": text.TooLong,
-    "repeated_lines": text.RepeatedLines,
-    "repeated_characters": text.RepeatedCharacters,
-    "few_letters": text.FewLetters,
-    "garbled": text.Garbled,
+    "too_short": text_rules.TooShort,
+    "too_long": text_rules.TooLong,
+    "repeated_lines": text_rules.RepeatedLines,
+    "repeated_characters": text_rules.RepeatedCharacters,
+    "few_letters": text_rules.FewLetters,
+    "garbled": text_rules.Garbled,
     "gopher_quality": quality.GopherQuality,
     "gopher_repetition": quality.GopherRepetition,
     "fineweb": quality.FineWeb,
@@ -51,21 +51,21 @@ OPS: dict[str, type] = {
     "blocked": blocklist.Blocked,
     "code_quality": code_math.CodeQuality,
     "math_content": code_math.MathContent,
-    "no_text": media.NoText,
-    "image_too_small": media.ImageTooSmall,
-    "extreme_aspect": media.ExtremeAspect,
-    "flat_image": media.FlatImage,
+    "no_text": media_rules.NoText,
+    "image_too_small": media_rules.ImageTooSmall,
+    "extreme_aspect": media_rules.ExtremeAspect,
+    "flat_image": media_rules.FlatImage,
     "blurred_image": pixels.BlurredImage,
     "low_entropy": pixels.LowEntropy,
     "text_only_image": pixels.TextOnlyImage,
     "animated_image": pixels.AnimatedImage,
-    "caption_length": captions.CaptionLength,
-    "boilerplate_caption": captions.BoilerplateCaption,
-    "video_too_short": media.VideoTooShort,
-    "video_too_long": video.VideoTooLong,
-    "broken_timestamps": video.BrokenTimestamps,
-    "static_video": video.StaticVideo,
-    "cut_heavy": video.CutHeavy,
+    "caption_length": caption_rules.CaptionLength,
+    "boilerplate_caption": caption_rules.BoilerplateCaption,
+    "video_too_short": media_rules.VideoTooShort,
+    "video_too_long": video_rules.VideoTooLong,
+    "broken_timestamps": video_rules.BrokenTimestamps,
+    "static_video": video_rules.StaticVideo,
+    "cut_heavy": video_rules.CutHeavy,
     "rights": rights.Rights,
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from manifests.errors import RecordError
 from manifests.records import Document, Drop, Fact, Json, Media, Part, ShapeKind, Text, record_id
-from pipelines.filters.text import Normalise
+from pipelines.filters.text_rules import Normalise
 from pipelines.ingest import walk
 from pipelines.ingest.annotations import captions, coco, conversations, fields, labels, problems, shapes
 from pipelines.ingest.annotations.labels import Labels

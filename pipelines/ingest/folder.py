@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import ShapeKind, TextDomain, digest
-from pipelines.filters.text import Normalise
+from pipelines.filters.text_rules import Normalise
 from pipelines.ingest import walk
 from pipelines.ingest.annotations import captions
 from pipelines.ingest.annotations.fields import Rights

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Json, Text, digest, record_id
-from pipelines.filters.text import Normalise
+from pipelines.filters.text_rules import Normalise
 from pipelines.ingest import walk
 from pipelines.ingest.annotations import fields
 from pipelines.ingest.documents import refuse

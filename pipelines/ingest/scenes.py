@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Fact, Json, Media, Part, Text, digest, record_id
-from pipelines.filters.text import Normalise
+from pipelines.filters.text_rules import Normalise
 from pipelines.ingest.formats import media, rows
 from pipelines.node import Attempt, Inputs, ProductKind, Survey, Task, Unit
 from stores.store import UnitWriter

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Drop, Text, digest, record_id
-from pipelines.filters.text import Normalise
+from pipelines.filters.text_rules import Normalise
 from pipelines.ingest.formats import text
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
 from stores.store import StoreKind, UnitWriter

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from manifests.records import Json, canonical_json
-from pipelines.scenes.categories.captions import caption
 from pipelines.scenes.categories.clips import clip
+from pipelines.scenes.categories.scene_captions import caption
 from pipelines.scenes.draw import File
 from pipelines.scenes.scene import Scene
 from pipelines.scenes.split import Dice

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from manifests.records import Json, canonical_json
 from pipelines.scenes import damage
-from pipelines.scenes.categories.captions import caption
 from pipelines.scenes.categories.charts import chart
 from pipelines.scenes.categories.clips import clip
 from pipelines.scenes.categories.dials import dial
 from pipelines.scenes.categories.geometry import geometry
 from pipelines.scenes.categories.mazes import maze
 from pipelines.scenes.categories.printed_text import reading
+from pipelines.scenes.categories.scene_captions import caption
 from pipelines.scenes.categories.stories import story
 from pipelines.scenes.categories.tables import table
 from pipelines.scenes.draw import File

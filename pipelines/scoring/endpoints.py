@@ -19,7 +19,7 @@ from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, digest
 from pipelines.deferred import tried
-from pipelines.filters.media import images
+from pipelines.filters.media_rules import images
 from pipelines.node import Inputs, Survey, Task
 from pipelines.scoring.budget import Budget, chosen_units
 from pipelines.scoring.scores import Scored, Scores

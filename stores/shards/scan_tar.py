@@ -1,6 +1,6 @@
 """A tar that somebody else wrote, read once from front to back: where each of its members lies, and what is wrong.
 
-bytes by range -> `Walk` -> members -> `pipelines/ingest/tars/samples.py`. Nothing about the file is trusted: headers
+bytes by range -> `Walk` -> members -> `pipelines/ingest/tars/members.py`. Nothing about the file is trusted: headers
 are checked and bounded, payloads are kept only where they are wanted, and the offset of each is that of its bytes in
 the file. Our own shards are written by `shards/tar.py` and are never read this way.
 

@@ -12,7 +12,7 @@ from typing import Any
 from manifests.records import Document, Json, Text
 from pipelines.dag.graph import unit_names
 from pipelines.dag.unit import UnitTask, run_unit
-from pipelines.ingest.tars.node import IngestTars
+from pipelines.ingest.tars.adopt import IngestTars
 from pipelines.node import Task
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data

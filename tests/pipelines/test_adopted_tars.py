@@ -11,11 +11,11 @@ from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, Document
 from pipelines.dag.graph import unit_names
 from pipelines.dag.unit import UnitTask, run_unit
-from pipelines.ingest.tars.node import IngestTars
+from pipelines.ingest.tars.adopt import IngestTars
 from pipelines.node import Task, units_below
 from stores import command as store_verbs
 from stores.files.open import open_files
-from stores.forget.command import forget
+from stores.forget.forget import forget
 from stores.media.image import decode_rgb
 from stores.store import Snapshot, Store
 from stores.tombstones import What

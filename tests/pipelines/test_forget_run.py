@@ -14,7 +14,7 @@ import pytest
 
 from manifests.records import FORGOTTEN, Json, record_id
 from packing.proof import prove
-from stores.forget import command
+from stores.forget import forget
 from stores.tombstones import read
 from tests.pipelines import small_data
 from tests.pipelines.dag.test_run import head, roots, run
@@ -103,7 +103,7 @@ def test_the_search_finds_what_is_there(calm: Path) -> None:
 def test_a_text_and_its_duplicate_leave_every_store_and_nothing_runs_again(calm: Path, here: Path) -> None:
     before = roots(here / "out")
     name = record_id("documents", "books/vogels.txt")
-    assert command.main([str(here / "out"), "--id", name, "--url", URL]) == 0
+    assert forget.main([str(here / "out"), "--id", name, "--url", URL]) == 0
     assert found(here / "out") == set()
     (here / "out" / "log.jsonl").unlink()
     assert "report: 1 kept" in run(here / "dag.yaml", here / "out")
@@ -116,7 +116,7 @@ def test_a_text_and_its_duplicate_leave_every_store_and_nothing_runs_again(calm:
 
 
 def test_a_picture_leaves_with_every_record_that_shows_it(calm: Path, here: Path) -> None:
-    assert command.main([str(here / "out"), "--image", sha256(shown()).hexdigest()]) == 0
+    assert forget.main([str(here / "out"), "--image", sha256(shown()).hexdigest()]) == 0
     assert found(here / "out", text="five.png", payload=shown()) == set()
     assert head(here / "out", "documents").counts["forgotten"] == 3
     assert_order_unmoved(calm, here)
@@ -143,7 +143,7 @@ def assert_order_unmoved(calm: Path, here: Path) -> None:
 
 def test_a_unit_that_is_made_again_comes_without_it(here: Path) -> None:
     name = record_id("documents", "books/vogels.txt")
-    command.main([str(here / "out"), "--id", name, "--url", URL])
+    forget.main([str(here / "out"), "--id", name, "--url", URL])
     for i in range(5):  # neighbours, so that their units are other ones
         (here / "data" / "books" / f"vogel{i}.txt").write_text(small_data.text(800 + i))
     (here / "data" / "scraped.jsonl").write_text((here / "data" / "scraped.jsonl").read_text() + "\n{}")
@@ -160,7 +160,7 @@ def test_what_is_forgotten_is_refused_under_any_new_name_and_before_it_is_opened
     data, out = here / "data", here / "out"
     digest = sha256(shown()).hexdigest()
     broken = "photos/red_kettle/cut.png"
-    command.main([str(out), "--url", URL, "--url", broken, "--image", digest])
+    forget.main([str(out), "--url", URL, "--url", broken, "--image", digest])
     (data / "photos" / "red_kettle" / "new_name.png").write_bytes(shown())
     (data / "again.jsonl").write_text(json.dumps({"text": f"Another page of {CANARY}.", "source_url": URL}))
     run(here / "dag.yaml", out)
@@ -173,7 +173,7 @@ def test_what_is_forgotten_is_refused_under_any_new_name_and_before_it_is_opened
 def test_it_does_not_come_back_when_everything_but_the_list_is_deleted(here: Path) -> None:
     out = here / "out"
     name = record_id("documents", "books/vogels.txt")
-    command.main([str(out), "--id", name, "--url", URL, "--image", sha256(shown()).hexdigest()])
+    forget.main([str(out), "--id", name, "--url", URL, "--image", sha256(shown()).hexdigest()])
     for path in out.iterdir():
         if path.name != "forgotten":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -185,7 +185,7 @@ def test_it_does_not_come_back_when_everything_but_the_list_is_deleted(here: Pat
 
 
 def test_packs_made_again_after_it_are_the_blanked_ones(here: Path) -> None:
-    command.main([str(here / "out"), "--url", URL, "--image", sha256(shown()).hexdigest()])
+    forget.main([str(here / "out"), "--url", URL, "--image", sha256(shown()).hexdigest()])
     blanked = list(head(here / "out", "packs").records())
     shutil.rmtree(here / "out" / "packs")
     run(here / "dag.yaml", here / "out")
@@ -193,7 +193,7 @@ def test_packs_made_again_after_it_are_the_blanked_ones(here: Path) -> None:
 
 
 def test_nodes_made_new_over_what_is_blank_leave_it_out(here: Path) -> None:
-    command.main([str(here / "out"), "--url", URL])
+    forget.main([str(here / "out"), "--url", URL])
     told = run(here / "dag.yaml", here / "out", "--set", "nodes.filtered.ops.1.min_characters=9")
     assert "forgotten 1" in told
     assert FORGOTTEN not in {one.source for one in head(here / "out", "samples").records()}
@@ -209,7 +209,7 @@ def test_a_real_photo_and_a_real_question_leave_no_trace(test_data: Path, tmp_pa
     photo = sorted((data / "photos").rglob("*.jpg"))[7].read_bytes()
     question = json.loads(lines[17])["question"][:60]
     assert found(out, question, photo)
-    command.main([str(out), "--url", "gsm8k.jsonl#18", "--image", sha256(photo).hexdigest()])
+    forget.main([str(out), "--url", "gsm8k.jsonl#18", "--image", sha256(photo).hexdigest()])
     run(tmp_path / "dag.yaml", out)
     assert found(out, question, photo) == set()
     assert head(out, "documents").counts["forgotten"] == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from manifests import runlog
-from stores.forget import command
+from stores.forget import forget
 from stores.store import Store
 from train import checkpoint, loop
 from train.loop import train
@@ -46,7 +46,7 @@ def test_a_run_goes_on_over_padding_and_says_which_steps_had_seen_it(
     doomed = {
         segment.sample for pack in packs.records(EMPTIED * size, (EMPTIED + 1) * size) for segment in pack.segments
     }
-    receipt = command.forget(
+    receipt = forget.forget(
         str(here.folder),
         {"ids": frozenset(doomed), "sources": frozenset(), "places": frozenset(), "media": frozenset()},
     )

@@ -15,7 +15,7 @@ from braceexpand import braceexpand
 
 from manifests.errors import ManifestError
 from manifests.records import Json
-from pipelines.ingest.tars.fields import Fields
+from pipelines.ingest.tars.field_map import Fields
 from stores.files.open import Files
 
 FOLDER = ".nv-meta"

@@ -23,9 +23,9 @@ from manifests.records import Document, Json, Media, record_id
 from pipelines.ingest.annotations import conversations, fields
 from pipelines.ingest.annotations.fields import Rights
 from pipelines.ingest.formats import media, rows
-from pipelines.ingest.tars.fields import Fields, access, exact_path, options, value_at
+from pipelines.ingest.tars.field_map import Fields, access, exact_path, options, value_at
+from pipelines.ingest.tars.members import Sample, medium_kind, split
 from pipelines.ingest.tars.orders import in_order, interleaved
-from pipelines.ingest.tars.samples import Sample, medium_kind, split
 from pipelines.ingest.tars.words import Words, located, values_of
 from stores.shards.adopted import Adopted, Note, Piece, Recipe, follow, in_this_tar
 from stores.shards.scan_tar import Member

@@ -11,8 +11,8 @@ from typing import Literal
 
 from manifests.records import Json
 from pipelines.ingest.annotations import fields
-from pipelines.ingest.tars.fields import value_at
-from pipelines.ingest.tars.samples import medium_kind
+from pipelines.ingest.tars.field_map import value_at
+from pipelines.ingest.tars.members import medium_kind
 
 INTERLEAVED = (("texts", "images"), ("text_list", "image_info"))
 """Fields of parallel lists with a gap where the other one goes on, as in OBELICS and MINT; and those of MMC4."""

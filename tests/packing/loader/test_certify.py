@@ -24,7 +24,7 @@ from packing.loader.certify import certify, other_decoders
 from packing.loader.loader import Loader
 from packing.loader.replay import hashed
 from packing.mixture import Mixture, Source
-from stores.forget.command import forget
+from stores.forget.forget import forget
 from stores.media import codecs, fingerprints, image, video
 from stores.snapshot import Snapshot
 from stores.store import Store

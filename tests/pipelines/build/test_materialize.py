@@ -24,7 +24,7 @@ from pipelines.build.materialize import Materialise
 from pipelines.dag import graph
 from pipelines.dag.unit import UnitTask, run_unit
 from pipelines.node import Product, Task
-from stores.forget.command import forget
+from stores.forget.forget import forget
 from stores.store import Snapshot, Store
 from stores.upkeep import log
 from stores.upkeep.gc import collect

@@ -10,7 +10,7 @@ import pytest
 
 from manifests import runlog
 from manifests.records import Json
-from pipelines.dag import command
+from pipelines.dag import run
 from stores.store import Store
 from tests.pipelines import small_data
 
@@ -38,7 +38,7 @@ class Runs:
     def __call__(self, *options: str) -> str:
         """stdout"""
         self._capsys.readouterr()
-        assert command.main([str(self.folder / "dag.yaml"), "--out", str(self.out), "--workers", "0", *options]) == 0
+        assert run.main([str(self.folder / "dag.yaml"), "--out", str(self.out), "--workers", "0", *options]) == 0
         return self._capsys.readouterr().out
 
     def outlook(self, *options: str) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from manifests.errors import ManifestError
-from pipelines.dag import command
+from pipelines.dag import run
 from pipelines.dag.estimate import GROUPS, Estimate, expected
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def estimated(folder: Path, share: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     options = ["--out", str(folder / "out"), "--workers", "0", "--estimate", share, "--json"]
-    assert command.main([str(folder / "dag.yaml"), *options]) == 0
+    assert run.main([str(folder / "dag.yaml"), *options]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -62,7 +62,7 @@ def test_what_is_estimated_is_what_the_run_gives(
     assert told["groups"] == GROUPS and 0.1 < told["share"] < 0.9 and told["not_sampled"] == ["page"]
     assert not (folder / "out").exists() and not list(tmp_path.iterdir())
     whole = estimated(folder, "1", capsys)
-    assert command.main([str(folder / "dag.yaml"), "--out", str(folder / "out"), "--workers", "0"]) == 0
+    assert run.main([str(folder / "dag.yaml"), "--out", str(folder / "out"), "--workers", "0"]) == 0
     documents, filtered, samples = (head(folder, name) for name in ("documents", "filtered", "samples"))
     true = {
         ("documents", "documents"): documents.counts["records"],
@@ -119,4 +119,4 @@ nodes:
 def test_one_group_has_no_interval_and_a_share_is_checked(folder: Path) -> None:
     assert expected([5.0], [0.1]) == Estimate(50.0, None)
     with pytest.raises(ManifestError, match="is no share"):
-        command.main([str(folder / "dag.yaml"), "--estimate", "1.5"])
+        run.main([str(folder / "dag.yaml"), "--estimate", "1.5"])

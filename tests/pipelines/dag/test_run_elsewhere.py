@@ -17,7 +17,7 @@ from manifests.records import canonical_json
 from pipelines.dag.destination import Out
 from pipelines.inspect import queries
 from stores.files.open import open_files
-from stores.forget.command import forget
+from stores.forget.forget import forget
 from stores.store import Store
 from stores.upkeep import run_lock as claims
 from stores.upkeep.run_lock import alone

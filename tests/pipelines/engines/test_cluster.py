@@ -22,7 +22,7 @@ import pytest
 from distributed import Client
 
 from manifests.errors import MillraceError
-from pipelines.dag.command import main as millrace_run
+from pipelines.dag.run import main as millrace_run
 from pipelines.dag.unit import UnitTask
 from pipelines.engines.child import WorkerError, opened
 from pipelines.engines.cluster import work_here

@@ -10,7 +10,7 @@ from PIL import Image
 
 from manifests.errors import RecordError
 from manifests.records import Document, Drop, Media, Part, Text, digest, record_id
-from pipelines.filters.media import ExtremeAspect, FlatImage, ImageTooSmall, NoText, VideoTooShort
+from pipelines.filters.media_rules import ExtremeAspect, FlatImage, ImageTooSmall, NoText, VideoTooShort
 
 
 def document(*parts: Part, domain: str = "caption") -> Document:

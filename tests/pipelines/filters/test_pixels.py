@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from manifests.records import Document, Drop, Media, Part, Text, digest, record_id
 from pipelines.filters import pixels
-from pipelines.filters.captions import BoilerplateCaption, CaptionLength
+from pipelines.filters.caption_rules import BoilerplateCaption, CaptionLength
 from pipelines.filters.op import Op
 from pipelines.filters.pixels import AnimatedImage, BlurredImage, LowEntropy, TextOnlyImage
-from pipelines.filters.video import BrokenTimestamps, CutHeavy, StaticVideo, VideoTooLong
+from pipelines.filters.video_rules import BrokenTimestamps, CutHeavy, StaticVideo, VideoTooLong
 from stores.media.video import frame_times_us
 from tests.pipelines.drawn_pictures import clip, encoded, photo
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from manifests.errors import RecordError
 from manifests.records import Document, Drop, Fact, Media, Text, digest, record_id
-from pipelines.filters.text import (
+from pipelines.filters.text_rules import (
     FewLetters,
     Garbled,
     Normalise,

@@ -24,7 +24,7 @@ from pipelines.ingest.scenes import IngestScenes, read
 from pipelines.node import Place, Product, Task, Unit
 from pipelines.scenes.damage import DAMAGES
 from pipelines.scenes.entities import FAMILIES, RESERVED_PAIRS
-from pipelines.scenes.node import Scenes
+from pipelines.scenes.generate import Scenes
 from pipelines.scenes.write import ANNOTATIONS, CATEGORIES, DAMAGED, Piece, write, written
 from stores.store import Store
 from tests.pipelines.scenes.scenes_seen import seen

@@ -27,8 +27,8 @@ from pipelines.inspect import explain
 from pipelines.node import Task
 from pipelines.synthesis import prompts
 from pipelines.synthesis.chunks import chunks, count, formulas
-from pipelines.synthesis.node import Synthesise
-from stores.forget.command import forget
+from pipelines.synthesis.synthesize import Synthesise
+from stores.forget.forget import forget
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 from tests.pipelines.build.test_materialize import product, stored

@@ -26,7 +26,7 @@ from stores.files import disk_cache
 from stores.files.disk_cache import DiskCache
 from stores.files.open import Files, open_files, publish_bytes
 from stores.files.ranges import Span
-from stores.forget.command import forget
+from stores.forget.forget import forget
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.upkeep.verify import verify

@@ -37,7 +37,7 @@ from manifests.records import (
 )
 from stores import leases, tombstones
 from stores.files.open import LocalFiles
-from stores.forget import command, redact_shard
+from stores.forget import forget, redact_shard
 from stores.store import Snapshot, Store, StoreKind
 from stores.upkeep.gc import collect
 from stores.upkeep.log import find, tag, tags
@@ -187,7 +187,7 @@ def copied(calm: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def names(**given: Sequence[str]) -> command.Names:
+def names(**given: Sequence[str]) -> forget.Names:
     return {what: frozenset(given.get(what, ())) for what in ("ids", "sources", "places", "media")}  # type: ignore[misc]
 
 
@@ -262,9 +262,9 @@ def test_forgotten_by_id_or_place_nothing_else_moves(calm: Path, chosen: set[int
         patched.setattr(redact_shard, "CHUNK_BYTES", 200)  # what is overwritten lies across chunks
         if by_place:
             places = [place(n) if n % 2 else f"page-{n}" for n in chosen]
-            receipt = command.forget(str(folder), names(places=places))
+            receipt = forget.forget(str(folder), names(places=places))
         else:
-            receipt = command.forget(str(folder), names(ids=[ids(number) for number in chosen]))
+            receipt = forget.forget(str(folder), names(ids=[ids(number) for number in chosen]))
         gone = goes(chosen)
         assert receipt["records"]["raw"] == receipt["records"]["samples"] == len(gone)
         assert_forgotten(calm, folder, gone)
@@ -273,7 +273,7 @@ def test_forgotten_by_id_or_place_nothing_else_moves(calm: Path, chosen: set[int
 def test_a_picture_goes_with_everything_that_shows_it_under_any_name(calm: Path, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "wanted.png"
     file.write_bytes(picture(0).payload or b"")
-    assert command.main([str(run), "--image", str(file)]) == 0
+    assert forget.main([str(run), "--image", str(file)]) == 0
     assert_forgotten(calm, run, {0, 4, 8})
     assert (
         search(run, [picture(0).payload or b"", picture(0).digest.encode(), bytes.fromhex(picture(0).digest)]) == set()
@@ -281,7 +281,7 @@ def test_a_picture_goes_with_everything_that_shows_it_under_any_name(calm: Path,
 
 
 def test_a_picture_that_others_show_stays_with_them(calm: Path, run: Path) -> None:
-    command.forget(str(run), names(ids=[ids(4)]))
+    forget.forget(str(run), names(ids=[ids(4)]))
     assert_forgotten(calm, run, {4})
     shown = [
         one for pack in heads(run)["packs"].records() for one in pack.media if one.media.digest == picture(0).digest
@@ -290,7 +290,7 @@ def test_a_picture_that_others_show_stays_with_them(calm: Path, run: Path) -> No
 
 
 def test_a_source_goes_with_what_was_made_from_it(calm: Path, run: Path) -> None:
-    receipt = command.forget(str(run), names(sources=["raw"]))
+    receipt = forget.forget(str(run), names(sources=["raw"]))
     assert receipt["records"] == {"raw": DOCUMENTS, "derived": 2, "samples": DOCUMENTS}
     assert search(run, [b"canary-0", b"CANARY-0", b"broken-a"]) == set()
     assert search(run, [b"dust-a"])  # set aside by another source
@@ -298,7 +298,7 @@ def test_a_source_goes_with_what_was_made_from_it(calm: Path, run: Path) -> None
 
 
 def test_what_a_view_says_of_a_record_goes_but_its_verdict_stays(run: Path) -> None:
-    command.forget(str(run), names(ids=[ids(5)]))
+    forget.forget(str(run), names(ids=[ids(5)]))
     rows = heads(run)["judged"].table(["id", "keep", "score", "rewritten"]).to_pylist()
     assert [row for row in rows if row["id"] == ids(5)] == [
         {"id": ids(5), "keep": True, "score": None, "rewritten": None}
@@ -307,7 +307,7 @@ def test_what_a_view_says_of_a_record_goes_but_its_verdict_stays(run: Path) -> N
 
 
 def test_what_was_set_aside_keeps_its_place_in_the_count_and_nothing_else(run: Path) -> None:
-    command.forget(str(run), names(places=["broken-a"]))
+    forget.forget(str(run), names(places=["broken-a"]))
     raw = heads(run)["raw"]
     assert raw.counts["quarantined"] == 2
     assert [row["reason"] for row in raw.quarantined().to_pylist()] == ["forgotten", "bad_json"]
@@ -316,7 +316,7 @@ def test_what_was_set_aside_keeps_its_place_in_the_count_and_nothing_else(run: P
 
 
 def test_pages_go_and_logs_lose_their_free_text(run: Path) -> None:
-    receipt = command.forget(str(run), names(ids=[ids(5)]))
+    receipt = forget.forget(str(run), names(ids=[ids(5)]))
     assert receipt["talk"] == {"pages_deleted": ["report.html"], "logs_emptied": ["log.jsonl"]}
     assert [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] == [
         {"event": "quarantine", "details": []},
@@ -331,7 +331,7 @@ def test_the_receipt_names_packs_batches_and_the_steps_that_saw_them(run: Path) 
         (run / name / "checkpoints" / "000001" / "state.json").write_text(json.dumps({"identity": {"packs": content}}))
         rows = [{"event": "step", "step": step + 1} for step in range(steps)]
         (run / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
-    receipt = command.forget(str(run), names(ids=[ids(6)]))  # in packs 2 and 3, so in global batch 1
+    receipt = forget.forget(str(run), names(ids=[ids(6)]))  # in packs 2 and 3, so in global batch 1
     assert [(one["store"], one["segments"], one["packs"], one["global_batches"]) for one in receipt["packs"]] == [
         ("packs", 2, [2, 3], [1])
     ]
@@ -345,7 +345,7 @@ def test_the_receipt_names_packs_batches_and_the_steps_that_saw_them(run: Path) 
 
 
 def test_the_list_tells_nobody_a_name(run: Path) -> None:
-    command.forget(str(run), names(ids=[ids(1)], sources=["derived"], places=["page-2"], media=[picture(3).digest]))
+    forget.forget(str(run), names(ids=[ids(1)], sources=["derived"], places=["page-2"], media=[picture(3).digest]))
     told = (run / "forgotten/000001.json").read_text()
     assert not any(name in told for name in (ids(1), "derived", "page-2", picture(3).digest))
     stones = tombstones.read(str(run))
@@ -366,26 +366,26 @@ def test_a_name_that_is_found_nowhere_changes_nothing(
     calm: Path, run: Path, given_names: dict[str, list[str]], message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
-        command.forget(str(run), names(**given_names))
+        forget.forget(str(run), names(**given_names))
     assert not (run / "forgotten").exists()
     assert_forgotten(calm, run, set())
 
 
 def test_places_where_nothing_can_be_forgotten_are_told_apart(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="this is one store"):
-        command.forget(str(run / "raw"), names(ids=[ids(1)]))
+        forget.forget(str(run / "raw"), names(ids=[ids(1)]))
     with pytest.raises(StoreError, match="no store with a commit"):
-        command.forget(str(tmp_path), names(ids=[ids(1)]))
+        forget.forget(str(tmp_path), names(ids=[ids(1)]))
     with pytest.raises(ManifestError, match="32 hex digits"):
-        command.main([str(run), "--id", "page-1"])
+        forget.main([str(run), "--id", "page-1"])
     with pytest.raises(ManifestError, match="can't be read"):
-        command.main([str(run), "--image", str(tmp_path / "gone.png")])
+        forget.main([str(run), "--image", str(tmp_path / "gone.png")])
 
 
 def test_a_filesystem_without_a_swap_is_refused_with_the_next_step(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalFiles, "swap_by", "none")
     with pytest.raises(StoreError, match="no compare-and-swap here") as caught:
-        command.forget(str(run), names(ids=[ids(1)]))
+        forget.forget(str(run), names(ids=[ids(1)]))
     assert "copy the stores" in caught.value.fix
 
 
@@ -395,7 +395,7 @@ def test_nothing_is_forgotten_under_a_run_that_is_at_work(run: Path) -> None:
     with (run / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(StoreError, match="another run is at work"):
-            command.forget(str(run), names(ids=[ids(1)]))
+            forget.forget(str(run), names(ids=[ids(1)]))
 
 
 def test_older_snapshots_that_still_hold_it_go(calm: Path, run: Path) -> None:
@@ -405,7 +405,7 @@ def test_older_snapshots_that_still_hold_it_go(calm: Path, run: Path) -> None:
     head = store.head()
     assert head is not None
     store.commit([writer.finish()], node="n", units=["a", "b", "c"])
-    receipt = command.forget(str(run), names(ids=[ids(5)]))
+    receipt = forget.forget(str(run), names(ids=[ids(5)]))
     assert {one["store"]: (one["snapshot"], one["expired"]) for one in receipt["rewritten"]}["raw"] == (3, [1, 2])
     assert search(run, bears(5)) == set()
     assert search(run, [words(99).encode()])
@@ -418,25 +418,25 @@ def test_a_tag_goes_over_to_the_same_work_and_goes_with_other_work(run: Path) ->
     writer = store.writer("c")
     writer.add(document(99))
     tag(store, "new", store.commit([writer.finish()], node="n", units=["a", "b", "c"]))
-    command.forget(str(run), names(ids=[ids(5)]))
+    forget.forget(str(run), names(ids=[ids(5)]))
     assert {name: told["number"] for name, told in tags(store.files).items()} == {"new": 3}
     assert find(store, "new").content_root == heads(run)["raw"].content_root
 
 
 def test_garbage_collected_afterwards_changes_nothing(calm: Path, run: Path) -> None:
-    command.forget(str(run), names(ids=[ids(5)]))
+    forget.forget(str(run), names(ids=[ids(5)]))
     for name in KINDS:
         collect(Store.open(str(run / name)), keep_last=1, grace_s=0)
     assert_forgotten(calm, run, {5})
 
 
 def test_a_second_name_and_a_second_call_add_to_the_first(calm: Path, run: Path) -> None:
-    command.forget(str(run), names(ids=[ids(2)]))
+    forget.forget(str(run), names(ids=[ids(2)]))
     again = {name: head.number for name, head in heads(run).items()}
-    receipt = command.forget(str(run), names(ids=[ids(2)]))
+    receipt = forget.forget(str(run), names(ids=[ids(2)]))
     assert receipt["rewritten"] == [] and receipt["records"]["raw"] == 1
     assert {name: head.number for name, head in heads(run).items()} == again
-    command.forget(str(run), names(ids=[ids(7)]))
+    forget.forget(str(run), names(ids=[ids(7)]))
     assert_forgotten(calm, run, {2, 7})
     assert heads(run)["raw"].counts["forgotten"] == 2
 
@@ -444,7 +444,7 @@ def test_a_second_name_and_a_second_call_add_to_the_first(calm: Path, run: Path)
 def test_the_blanked_tars_open_with_webdataset(run: Path) -> None:
     import webdataset
 
-    command.forget(str(run), names(ids=[ids(3), ids(4)]))
+    forget.forget(str(run), names(ids=[ids(3), ids(4)]))
     for name in ("raw", "samples", "packs"):
         for file in (run / name / "shards").iterdir():
             opened = list(webdataset.WebDataset(str(file), shardshuffle=False, empty_check=False))
@@ -463,7 +463,7 @@ def test_the_blanked_tars_open_with_datasets(run: Path, monkeypatch: pytest.Monk
     for one in rich:
         writer.add(one)
     store.commit([writer.finish()], node="n", units=["a", "b", "c"])
-    command.forget(str(run), names(ids=[one.id for one in rich[:6]]))
+    forget.forget(str(run), names(ids=[one.id for one in rich[:6]]))
     shard = heads(run)["raw"].receipts[-1].shards[0].tar
     file = run / "raw" / "shards" / f"{shard}.tar"
     opened = datasets.load_dataset("webdataset", data_files=str(file), split="train", cache_dir=str(tmp_path))
@@ -471,7 +471,7 @@ def test_the_blanked_tars_open_with_datasets(run: Path, monkeypatch: pytest.Monk
     assert [row["json"]["source"] for row in opened] == [""] * 6 + ["raw"] * 3
 
 
-def killed_at(folder: Path, wanted: command.Names, operation: int) -> bool:
+def killed_at(folder: Path, wanted: forget.Names, operation: int) -> bool:
     """Run `forget` in a process that dies before its n-th change to the filesystem; whether it got that far."""
     child = os.fork()
     if child == 0:
@@ -490,7 +490,7 @@ def killed_at(folder: Path, wanted: command.Names, operation: int) -> bool:
         for name in ("publish", "settle", "swap", "delete"):
             setattr(LocalFiles, name, dying(getattr(LocalFiles, name)))
         try:
-            command.forget(str(folder), wanted)
+            forget.forget(str(folder), wanted)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -504,7 +504,7 @@ def test_killed_before_any_change_and_started_again_it_completes(calm: Path, aga
         with copied(calm) as folder:
             killed = killed_at(folder, wanted, operation)
             begun = (folder / "forgotten" / "000001.json").exists()
-            command.forget(str(folder), wanted if again == "the same names" or not begun else names())
+            forget.forget(str(folder), wanted if again == "the same names" or not begun else names())
             assert_forgotten(calm, folder, {0, 4, 5, 8})
             assert not any(leases.alive(head.files, 60, leases.now_s(head.files)) for head in heads(folder).values())
         if not killed:
@@ -522,7 +522,7 @@ def test_where_a_store_is_gone_the_rest_is_forgotten_and_it_is_not_called_comple
 ) -> None:
     shutil.move(run / gone, tmp_path / gone)
     bytes_of = {path: path.read_bytes() for path in (run / left).rglob("*") if path.is_file()}
-    assert command.main([str(run), "--id", ids(6), "--id", ids(11)]) == 1
+    assert forget.main([str(run), "--id", ids(6), "--id", ids(11)]) == 1
     said = capsys.readouterr()
     assert f"not complete: {left} can't be looked into: {run / gone}: there is no store here" in said.err
     assert {path: path.read_bytes() for path in bytes_of} == bytes_of
@@ -531,7 +531,7 @@ def test_where_a_store_is_gone_the_rest_is_forgotten_and_it_is_not_called_comple
         set().union(*(search(run / name, [needle for n in (6, 11) for needle in bears(n)]) for name in whole)) == set()
     )
     shutil.move(tmp_path / gone, run / gone)
-    assert command.main([str(run)]) == 0
+    assert forget.main([str(run)]) == 0
     assert search(run, [needle for n in (6, 10, 11) for needle in bears(n)]) == set()
 
 
@@ -540,4 +540,4 @@ def test_a_name_that_may_stand_where_nobody_can_look_is_refused_with_that_said(r
     with pytest.raises(
         StoreError, match=r"found in no store: --url nowhere; nothing was changed; judged can't be looked"
     ):
-        command.forget(str(run), names(places=["nowhere"]))
+        forget.forget(str(run), names(places=["nowhere"]))

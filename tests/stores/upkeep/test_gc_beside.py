@@ -16,7 +16,7 @@ from manifests.errors import StoreError
 from stores import leases
 from stores.files import open
 from stores.files.open import LocalFiles
-from stores.forget import command
+from stores.forget import forget
 from stores.leases import Lease
 from stores.store import Snapshot, Store
 from stores.upkeep import lookup
@@ -103,8 +103,8 @@ def salvaged(store: Store) -> Snapshot:
 
 def forgotten(store: Store) -> Snapshot:
     gone = frozenset({document("a", 3).id})
-    names: command.Names = {"ids": gone, "sources": frozenset(), "places": frozenset(), "media": frozenset()}
-    command.forget(str(Path(store.url).parent), names)
+    names: forget.Names = {"ids": gone, "sources": frozenset(), "places": frozenset(), "media": frozenset()}
+    forget.forget(str(Path(store.url).parent), names)
     return head(store.url)
 
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from manifests.conversation import conversation_in
 from manifests.errors import ManifestError
 from manifests.records import Json, record_id
-from pipelines.ingest.tars import samples as tar_samples
-from pipelines.ingest.tars.fields import Fields
+from pipelines.ingest.tars import members as tar_samples
+from pipelines.ingest.tars.field_map import Fields
 from stores.upkeep.verify import verify
 from tests.pipelines import small_data
 from tests.pipelines.foreign_tars import JPEG, PNG, Sample, adopt, as_json, aside, found, shape, write

@@ -25,9 +25,9 @@ from manifests.records import canonical_json, digest
 from pipelines.ingest.annotations.fields import Rights
 from pipelines.ingest.documents import refuse
 from pipelines.ingest.tars import energon
-from pipelines.ingest.tars.fields import Fields, is_place
+from pipelines.ingest.tars.field_map import Fields, is_place
 from pipelines.ingest.tars.layouts import Layout, Rules, adopted, judge
-from pipelines.ingest.tars.samples import Sample, samples, wanted
+from pipelines.ingest.tars.members import Sample, samples, wanted
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
 from stores.files.open import open_files
 from stores.files.retry import of_this_process

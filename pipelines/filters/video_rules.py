@@ -14,7 +14,7 @@ import numpy as np
 
 from manifests.load import schema
 from manifests.records import Document, Media
-from pipelines.filters.media import duration_s
+from pipelines.filters.media_rules import duration_s
 from pipelines.filters.op import Limit, Measured
 from pipelines.filters.pixels import grey_levels, of_best, payload_of, recent
 from stores.media.image import small_rgb
