@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +65,7 @@ class ProgressBar:
             return None
         return (time.monotonic() - self._start_s) / finished * max(0.0, self.total - self.done)
 
-    def _fields(self) -> dict[str, str]:
+    def _fields(self) -> dict[str, Any]:
         return {"count": self._count(), "rate": self._rate(), "left": self._left(), "detail": self.detail}
 
     def _count(self) -> str:
@@ -127,5 +127,6 @@ def progress_bar(
     )
     with Progress(*columns, console=console, transient=True, expand=True) as rich:
         bar._rich = rich
-        bar._task = rich.add_task(title, total=total, completed=done, **bar._fields())
+        bar._task = rich.add_task(title, total=total, **bar._fields())
+        rich.update(bar._task, completed=done)
         yield bar
