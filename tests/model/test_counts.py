@@ -65,8 +65,8 @@ def test_flops_are_those_that_torch_counts():
 
 def test_configs_and_counts_need_no_torch():
     code = (
-        "import sys; from manifests import load; from model import config, shapes;"
-        f"shapes.count_parameters(load.load(config.ModelConfig, [{str(TINY)!r}]).value);"
+        "import sys; from manifests import load; from model import config, counts;"
+        f"counts.count_parameters(load.load(config.ModelConfig, [{str(TINY)!r}]).value);"
         "assert 'torch' not in sys.modules and 'megatron' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=TINY.parents[2])

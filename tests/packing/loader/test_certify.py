@@ -206,18 +206,18 @@ def other(payload, colours, buffer):
 simplejpeg.decode_jpeg = other
 """
 VIDEO = """
-from stores import video
+from stores.media import video
 plain = video.DECODERS["av"]
 video.DECODERS["av"] = lambda *given: ((time, frame ^ 1) for time, frame in plain(*given))
 """
 RESIZE = """
-from stores import image
+from stores.media import image
 from PIL import Image
 import numpy as np
 image.resize = lambda rgb, w, h: np.asarray(Image.fromarray(rgb).resize((w, h), Image.Resampling.BILINEAR))
 """
 PNG = """
-from stores import png
+from stores.media import png
 plain = png._unfilter
 def other(lines, count, channels, top, rgb):
     told = plain(lines, count, channels, top, rgb)
@@ -225,7 +225,7 @@ def other(lines, count, channels, top, rgb):
     return told
 png._unfilter = other
 """
-DATA = "from packing import certificate; certificate.DATA_PATH += 1"
+DATA = "from packing.loader import certificate; certificate.DATA_PATH += 1"
 
 
 @pytest.mark.parametrize(

@@ -85,15 +85,15 @@ def check_promises(run: Run, mixture: Mixture) -> None:
 PLANNING = """
 import json, os, signal, sys
 from pathlib import Path
-from packing import progress, stretches
+from packing.plan import checkpoint, legs
 from pipelines.build.samples import Plan
 from pipelines.node import Product, Task, Unit
 from stores.store import Store
 from tests.packing.corpus import MIXTURE
 
 samples, plan, scratch, rests = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-stretches.LEG_TOKENS = int(sys.argv[5])
-save, count = progress.Progress.save, 0
+legs.LEG_TOKENS = int(sys.argv[5])
+save, count = checkpoint.Progress.save, 0
 
 def save_and_die(self, *state):
     global count
@@ -102,7 +102,7 @@ def save_and_die(self, *state):
     if count == rests:
         os.kill(os.getpid(), signal.SIGKILL)
 
-progress.Progress.save = save_and_die
+checkpoint.Progress.save = save_and_die
 head = Store.open(str(samples)).head()
 node = Plan(kind="plan", mixture=MIXTURE, scratch=scratch)
 task = Task("plan", Unit("plan", "d"), {"samples": Product("samples", "samples", str(samples), "d", head.number)})

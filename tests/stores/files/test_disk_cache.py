@@ -127,7 +127,7 @@ def test_who_reads_again_takes_another_room_than_who_was_read_long_ago(cached: P
 
 READER = """
 import random, sys
-from stores import disk_cache
+from stores.files import disk_cache
 from stores.files.open import open_files
 disk_cache.HOT_BYTES = 1
 files, dice = open_files(sys.argv[1]), random.Random(sys.argv[2])
@@ -168,7 +168,7 @@ def test_processes_that_share_it_and_are_killed_leave_nothing_wrong_and_nothing_
 
 THREADS = """
 import os, sys, threading
-from stores import disk_cache
+from stores.files import disk_cache
 from tests.stores.files.test_disk_cache import read_with_threads
 print("ready", flush=True)
 read_with_threads(sys.argv[1], int(sys.argv[2]), 10**6)

@@ -170,7 +170,7 @@ def test_half_an_answer_is_none_also_where_its_length_can_not_be_told(denied: in
 
 NURSERY = """
 import os, sys
-from stores import s3
+from stores.files import s3
 from tests.stores.test_commit import work
 s3.PART_BYTES = int(sys.argv[1])
 while url := os.read(0, 1000).decode():

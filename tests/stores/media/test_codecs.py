@@ -243,7 +243,7 @@ def test_small_pngs_cost_no_compiler() -> None:
 import io, sys
 import numpy as np
 from PIL import Image
-from stores import image
+from stores.media import image
 for side in (511, 512):
     out = io.BytesIO()
     Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(out, "PNG")
