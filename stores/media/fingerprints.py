@@ -1,9 +1,8 @@
-"""What decodes pixels here: libraries by name and version, and a fingerprint of what they really do.
+"""Fingerprints of the decoders of this machine: hashes of the pixels they give for the files in `probe_media/`.
 
-A fingerprint is taken of the pixels that the functions of `media/image.py` and `media/video.py` make of the files in
-`probe_media/`. So a library that was swapped below its version number is noticed, and one that has another number and
-equal pixels is known to be harmless. `packing/loader/certificate.py` asks at the start of a run; it takes some
-milliseconds.
+A fingerprint notices a library that changed below its version number, and shows that one with another number is
+harmless when the pixels are equal. `packing/loader/certificate.py` compares them at the start of a run, which takes
+some milliseconds.
 """
 
 from __future__ import annotations
@@ -19,51 +18,51 @@ from PIL import features
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from stores.media import image, png, video
+from stores.media import codecs, image, video
 
 FOLDER = Path(__file__).with_name("probe_media")
 
 TIMES_US = tuple(range(0, 360_000, 40_000))
-"""Of all frames of the clips."""
+"""Times of all frames of the probe clips, in microseconds."""
 
 WIDTHS = (61, 30, 97)
-"""Of the resized probe: as it is, smaller and larger, odd and even."""
+"""Widths that the probe pattern is resized to: its own, smaller, larger; odd and even."""
 
 HALF_QUARTER_EIGHTH_PX = (20, 10, 1)
-"""What probes of 61 x 43 px are asked for, to be decoded at these parts of their size."""
+"""Sides asked of JPEG probes of 61 x 43 px, so that they are decoded at a half, a quarter and an eighth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """Something that decides bytes."""
+    """A library that decides the bytes of a batch."""
 
     version: str
-    """Name and number. Says nothing about bytes."""
+    """Names and version numbers of its libraries, for people."""
     fingerprint: str
-    """Equal fingerprints, equal bytes, as far as the probes tell."""
+    """Hash of its output on the probes; equal fingerprints mean equal bytes, as far as the probes cover them."""
 
 
 def decoders() -> dict[str, Component]:
-    """Decoders by what they read, and the resize kernel."""
+    """Return the components by name: one decoder per format, and the resize kernel."""
     pillow = f"Pillow {version('pillow')}"
     turbo = features.version_feature("libjpeg_turbo")
     libraries = {"JPEG": f"libjpeg-turbo {turbo}, simplejpeg {version('simplejpeg')}"}
     libraries |= {name: f"{lib} {features.version(lib)}" for name, lib in (("WebP", "webp"), ("AVIF", "avif"))}
-    libraries["PNG"] = f"zlib {features.version('zlib')}"
-    found = {
+    libraries["PNG"] = f"zlib {features.version('zlib')}, pyspng {version('pyspng')}"
+    components = {
         f"{name} decoder": Component(f"{pillow}, {library}", _pictures(f"*.{ending}"))
         for (name, library), ending in zip(libraries.items(), ("jpg", "webp", "avif", "png"), strict=True)
     }
-    small = found["PNG decoder"]
-    found["PNG decoder"] = Component(small.version, digest("png", small.fingerprint, _unfiltered()))
+    small = components["PNG decoder"]
+    components["PNG decoder"] = Component(small.version, digest("png", small.fingerprint, _large_pngs()))
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
-    found["video decoder"] = Component(f"{video.DEFAULT_DECODER} {av.__version__}, libavcodec {codec}", _clips())
-    found["resize kernel"] = Component(f"numba {version('numba')}", _resized())
-    return found
+    components["video decoder"] = Component(f"{video.DEFAULT_DECODER} {av.__version__}, libavcodec {codec}", _clips())
+    components["resize kernel"] = Component(f"numba {version('numba')}", _resized())
+    return components
 
 
 def reduced() -> Component:
-    """What is decoded at a part of its size (`image.decode_near`)."""
+    """Return the decoder of JPEGs at a part of their size (`image.decode_near`)."""
     files = [file.read_bytes() for file in sorted(FOLDER.glob("*.jpg"))]
     small = [image.decode_near(file, side, side)[0] for file in files for side in HALF_QUARTER_EIGHTH_PX]
     return Component(f"simplejpeg {version('simplejpeg')}", _hashed(small))
@@ -80,16 +79,16 @@ def _picture(file: Path) -> str:
         return error.reason
 
 
-def _unfiltered() -> str:
-    """The same by what reads large ones, `media/png.py`."""
-    made = []
+def _large_pngs() -> str:
+    """Hash of the PNG probes as the decoder of large ones gives them."""
+    decoded = []
     for file in sorted(FOLDER.glob("*.png")):
         payload = file.read_bytes()
         _, width, height = image.probe(payload)
         rgb = np.zeros((height, width, 3), np.uint8)
-        if png.decode_into(payload, rgb):
-            made.append(rgb)
-    return _hashed(made)
+        if codecs.decode_png(payload, rgb):
+            decoded.append(rgb)
+    return _hashed(decoded)
 
 
 def _clips() -> str:
@@ -109,9 +108,9 @@ def _resized() -> str:
 
 
 def pattern() -> np.ndarray:
-    """(43, 61, 3) uint8 by whole numbers alone, with soft and hard edges."""
-    down, across, colour = np.indices((43, 61, 3))
-    return ((across * across * (colour + 2) + down * 37 * (3 - colour) + across * down * 5) // 7 % 256).astype(np.uint8)
+    """Return a probe image, (43, 61, 3) uint8, made by integer arithmetic alone, with soft and hard edges."""
+    row, column, channel = np.indices((43, 61, 3))
+    return ((column * column * (channel + 2) + row * 37 * (3 - channel) + column * row * 5) // 7 % 256).astype(np.uint8)
 
 
 def _hashed(arrays: Iterable[np.ndarray]) -> str:

@@ -205,14 +205,14 @@ def _reduced(
     """A JPEG as it lies, at the smallest part of its size that is at least `least` (width, height), and which part."""
     width, height = image.size
     factor = max((f for f in (2, 4, 8) if width >= f * least[0] and height >= f * least[1]), default=1)
-    if factor == 1 or image.format not in ("JPEG", "MPO") or not codecs.knows(image):
+    if factor == 1 or image.format not in ("JPEG", "MPO") or not codecs.handles(image):
         return None, 1
     rgb = memory.pixels(-(-width // factor), -(-height // factor))
     return (rgb, factor) if codecs.decode_reduced(payload, rgb) else (None, 1)
 
 
 def _decoded(image: Image.Image, payload: bytes, memory: PixelMemory) -> np.ndarray:
-    rgb = memory.pixels(*image.size) if codecs.knows(image) else None
+    rgb = memory.pixels(*image.size) if codecs.handles(image) else None
     if rgb is None or not codecs.decode_into(image, payload, rgb):
         return np.asarray(_upright_rgb(_loaded(image)))
     return _turned(rgb, image)

@@ -134,13 +134,13 @@ def test_pictures_of_which_pillow_makes_other_pixels_get_no_certificate(
         rgb[-1, -1] ^= 4
         return done
 
-    monkeypatch.setattr(codecs, "PNG_PIXELS", 1)
+    monkeypatch.setattr(codecs, "PNG_MIN_PIXELS", 1)
     monkeypatch.setattr(codecs, "decode_into", decode_into)
     with pytest.raises(StoreError, match=r"Pillow: the same pixels of 0 of \d+ media; up to 4 of 255 apart in medium"):
         certify(mine, batches=2, renew=True)
     assert certificates.read(mine) == first
     monkeypatch.undo()
-    monkeypatch.setattr(codecs, "PNG_PIXELS", 1)
+    monkeypatch.setattr(codecs, "PNG_MIN_PIXELS", 1)
     monkeypatch.setattr(image, "_loaded", refuse)
     with pytest.raises(StoreError, match=r"Pillow: .* can't read \d+"):
         certify(mine, batches=2, renew=True)
@@ -217,13 +217,13 @@ import numpy as np
 image.resize = lambda rgb, w, h: np.asarray(Image.fromarray(rgb).resize((w, h), Image.Resampling.BILINEAR))
 """
 PNG = """
-from stores.media import png
-plain = png._unfilter
-def other(lines, count, channels, top, rgb):
-    told = plain(lines, count, channels, top, rgb)
+from stores.media import codecs
+plain = codecs.decode_png
+def other(payload, rgb):
+    done = plain(payload, rgb)
     rgb[0, 0] ^= 1
-    return told
-png._unfilter = other
+    return done
+codecs.decode_png = other
 """
 DATA = "from packing.loader import certificate; certificate.DATA_PATH += 1"
 
