@@ -139,7 +139,7 @@ def test_a_medium_of_two_sources_is_drawn_from_the_first_and_never_twice_in_a_st
     for step in order:
         assert len({media_of[draw.id] for draw in step}) == 6
         assert all((media_of[draw.id] in first) == (draw.source == "a") for draw in step)
-    with pytest.raises(ManifestError, match="too few for steps with up to 20"):
+    with pytest.raises(ManifestError, match="30 media are too few for steps with up to 23"):
         Draws({"a": DrawSource(stores[0], 4, 2.0), "b": DrawSource(stores[1], 4, 2.0)}, 40, distinct="medium")
 
 
