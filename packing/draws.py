@@ -193,7 +193,7 @@ class Draws:
             unit = "records" if distinct == "record" else "media"
             more = "" if self._single else ": about twice as many as a step draws of this source"
             raise ManifestError(
-                f"{source.epochs} epochs of {len(source.groups)} {unit} are too few for steps with up to {most} of them",
+                f"{source.epochs} epochs of {len(source.groups)} {unit} are too few for steps of up to {most}",
                 where=source.name,
                 fix=f"lower per_step or the weight of the source, or give more {unit}{more}",
             )

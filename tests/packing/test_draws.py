@@ -79,7 +79,7 @@ def test_a_state_of_another_order_and_too_few_records_are_refused(made: Made) ->
         with pytest.raises(ResumeError, match="another order"):
             Draws(samples_once(made, 1), per_step, seed=seed, state={**state})
     assert Draws(samples_once(made, 7), 10, state=state).state == state, "more epochs only append steps"
-    with pytest.raises(ManifestError, match="226 records are too few for steps with up to 227"):
+    with pytest.raises(ManifestError, match="226 records are too few for steps of up to 227"):
         Draws(samples_once(made, 1), 227)
     with pytest.raises(IndexError):
         Draws(samples_once(made, 1), 10).step(22)
@@ -139,7 +139,7 @@ def test_a_medium_of_two_sources_is_drawn_from_the_first_and_never_twice_in_a_st
     for step in order:
         assert len({media_of[draw.id] for draw in step}) == 6
         assert all((media_of[draw.id] in first) == (draw.source == "a") for draw in step)
-    with pytest.raises(ManifestError, match="30 media are too few for steps with up to 23"):
+    with pytest.raises(ManifestError, match="30 media are too few for steps of up to 23"):
         Draws({"a": DrawSource(stores[0], 4, 2.0), "b": DrawSource(stores[1], 4, 2.0)}, 40, distinct="medium")
 
 
