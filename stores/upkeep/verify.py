@@ -31,6 +31,18 @@ class Damage:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class ContentCheck:
+    """Result of a check of a store's records against their promises, e.g. of packs against their plan."""
+
+    proved: tuple[str, ...] = ()
+    """One sentence for each promise that was recounted and holds."""
+    failed: str = ""
+    """The first promise that does not hold, with both numbers; empty if all hold."""
+    skipped: str = ""
+    """Reason why nothing could be recounted, e.g. that the plan is not at its URL; empty if it could."""
+
+
 Show = Callable[[int, int], None]
 """(bytes read, bytes in all)."""
 

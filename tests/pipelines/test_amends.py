@@ -55,7 +55,7 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
     seen = recount(first.records(0, 8), Curve.of(first.meta["schedule"]), *ids).after
     found = prove(second, plan.meta, vocabulary, seen)
     assert max(found.exposures["own"]) == 2
-    seen_of = [earlier + here for _, earlier, here in found.after.stretches.by_sample()]
+    seen_of = [earlier + here for _, earlier, here in found.after.ranges.by_sample()]
     times = Counter(len(stretches) for stretches in seen_of if len({*stretches}) == 1)
     assert set(times) <= {1, 2} and times[2] > times[1], "nearly all was seen in both epochs, nothing more often"
     with Loader([(0, first), (4, second)], 2) as loader:

@@ -110,13 +110,13 @@ def test_media_of_real_stores_are_counted_by_their_digests(made: Made, tmp_path:
     plan = compile_plan(one, made.by_source, tiny)
     packs = materialised(plan, made, tmp_path)
     counted = prove(packs, plan.meta, tiny)
-    assert counted.after.shown.most <= 3
+    assert counted.after.media.most <= 3
     free = recount(made.packs.records(), Curve.of(made.plan.meta["schedule"]), tiny.media_pad_id, tiny.pad_id)
-    assert free.after.shown.most > 3, "without the limit it is shown more often"
+    assert free.after.media.most > 3, "without the limit it is shown more often"
     with pytest.raises(StoreError, match="exposures of any medium within 3"):
         prove(made.packs, {**made.plan.meta, "max_media_exposures": 3}, tiny)
     first = write(create(tmp_path / "a", "plan"), plan.blocks, [made.samples], **plan.meta)
     following = compile_plan(one, made.by_source, tiny, amends=(first, 1))
     seen = recount(packs.records(0, 12), one.curve, tiny.media_pad_id, tiny.pad_id).after
     after = prove(materialised(following, made, tmp_path / "b"), following.meta, tiny, seen).after
-    assert after.shown.most <= 3
+    assert after.media.most <= 3

@@ -135,8 +135,8 @@ def test_media_count_with_the_pieces_that_show_them(tmp_path: Path) -> None:
     made = corpus.make(tmp_path, pages + texts, mixture)
     plan = Store.open(str(tmp_path / "plan")).head()
     assert plan is not None
-    shown = prove(made.packs, plan.meta, corpus.tiny).after.shown
-    often = np.concatenate(list(shown.times()))
+    shown = prove(made.packs, plan.meta, corpus.tiny).after.media
+    often = np.concatenate(list(shown.counts()))
     assert often.min() < shown.most == often.max()
     found = figures(Planned(plan))["repetition"]
     assert found["media seen"] == len(often)
