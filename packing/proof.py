@@ -1,4 +1,4 @@
-"""Recount of stored packs: every promise of a plan, counted again from bytes by code that shares nothing with the planner.
+"""Recount of stored packs: every promise of a plan, counted from bytes by code that shares nothing with the planner.
 
 A finished packs store feeds it; `proof_report.py`, tests and `millrace store verify` read the result. No module of
 `packing` is imported here, and no number is taken over from the plan: tokens are the ids that are not padding, slots

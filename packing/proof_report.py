@@ -1,4 +1,4 @@
-"""Check of a packs store for `millrace store verify` and for the end of a run: recount it and put the result in sentences.
+"""Check of a packs store for `millrace store verify`: a recount whose result is put in sentences.
 
 `stores/command.py` names `check_packs` as a string, because `stores` must not import `packing`. The plan and the
 vocabulary are found through the parents of the store; `proof.py` does the counting.
@@ -67,7 +67,7 @@ def vocabulary_of(plan: Snapshot) -> Vocabulary:
 
 
 def sentences(plan: Mapping[str, Json], counted: Recount) -> Iterator[str]:
-    """Sentences about a recount that found no contradiction, one for each kind of promise; `plan` is the plan's meta."""
+    """One sentence for each promise that a recount without contradiction proves; `plan` is the meta of the plan."""
     forgotten = f", and {counted.forgotten:,} tokens forgotten since" if counted.forgotten else ""
     yield (
         f"{counted.packs:,} packs of plan {plan['plan'][:12]}, in whole global batches of "
@@ -78,13 +78,15 @@ def sentences(plan: Mapping[str, Json], counted: Recount) -> Iterator[str]:
         share = counted.slots / max(1, counted.tokens)
         yield (
             f"vision share at every prefix: after each pack at most {float(counted.largest_error_slots):,.1f} slots "
-            f"from the schedule, one pack's {float(counted.after.one_pack_slots):,.1f} are allowed; {share:.2%} over all"
+            f"from the schedule, where one pack's {float(counted.after.one_pack_slots):,.1f} are allowed; "
+            f"{share:.2%} over all packs"
         )
     caps = {source["name"]: source["max_epochs"] for source in plan["sources"]}
     epochs = (f"{name} {max(counts)} of {caps[name]}" for name, counts in sorted(counted.exposures.items()))
     yield f"no token of a sample comes more often than its source has epochs: {', '.join(epochs)}"
     if plan["max_media_exposures"] is not None:
-        yield f"no image or video shown more than {plan['max_media_exposures']} times: {counted.after.media.most} at most"
+        most = plan["max_media_exposures"]
+        yield f"no image or video is shown more than {most} times: {counted.after.media.most} at most"
     limits = [f"{plan['max_pack_tokens']:,} tokens"]
     limits += [f"{most:,} {name}" for name, most in plan["pack_limits"].items() if most is not None]
     yield f"no pack over its limits: {', '.join(limits)}"
