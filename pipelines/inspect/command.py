@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def main(arguments: list[str]) -> int:
             found = records.seen(snapshot, options.record)
         elif options.record is not None:
             found = records.named(snapshot, options.record)
+            note = "" if records.is_ordinal(options.record) else records.scan_note(snapshot)
+            if note:
+                print(note, file=sys.stderr)
         elif options.quarantine:
             found = {"quarantine": snapshot.quarantined().slice(0, options.limit).to_pylist()}
         elif options.drops is not None:

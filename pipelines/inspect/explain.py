@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
-from pipelines.inspect import command, lineage, queries
+from pipelines.inspect import command, queries
 from pipelines.inspect.plan_view import Place, Planned
 from stores.files.open import open_files
 from stores.forget import exposure
@@ -30,6 +32,7 @@ STEPS = 12
 """Steps are named one by one up to here, in words; `--json` names all."""
 CHILDREN = 10
 """And what was made of a record up to here."""
+ID_DIGITS = 32
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +62,7 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     documents = {node: s for node, s in stores.items() if s.kind == "documents"}
     records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _places(snapshot, name)]
     ids = {snapshot.row(place.ordinal)["id"] for _, snapshot, place in records}
-    aside = list(lineage.set_aside(stores, name, ids))
+    aside = list(set_aside(stores, name, ids))
     if not records and not aside:
         where = ", ".join(documents) or "no store of documents"
         fix = "give an id, a locator or URL, or the SHA-256 of an image or video; `millrace inspect STORE` lists them"
@@ -84,9 +87,33 @@ def _made_of(stores: Mapping[str, Snapshot], ids: Set[str], unread: dict[str, st
     """By parent. A child that lies in several stores, as `materialise` copies it, is named in the first."""
     found: dict[str, dict[str, dict[str, Json]]] = {one: {} for one in ids}
     for node, documents in stores.items():
-        for parent, child in queries.unless_gone(node, unread, lineage.children, node, documents, ids) or []:
+        for parent, child in queries.unless_gone(node, unread, children, node, documents, ids) or []:
             found[parent].setdefault(child["id"], child)
     return {parent: list(some.values()) for parent, some in found.items()}
+
+
+def children(node: str, documents: Snapshot, ids: Collection[str]) -> list[tuple[str, dict[str, Json]]]:
+    """What lies in this store and was made of these records, each with its parent."""
+    if not documents.parents:  # what was read from raw files was made of no record
+        return []
+    among, found = pa.array(sorted(ids), pa.string()), []
+    for _, table, _ in documents.facts(("id", "locator"), ()):
+        begins = pc.utf8_slice_codeunits(table["locator"], 0, ID_DIGITS)
+        for row in table.filter(pc.is_in(begins, value_set=among)).to_pylist():
+            parent, _, variant = row["locator"].partition("/")
+            if parent in ids:
+                found.append((parent, {"node": node, "id": row["id"].hex(), "variant": variant}))
+    return found
+
+
+def set_aside(stores: Mapping[str, Snapshot], name: str, ids: Collection[str]) -> Iterator[dict[str, Json]]:
+    """What is quarantined under this name, and what should have been made of the records with these ids."""
+    for node, snapshot in stores.items():
+        if snapshot.counts.get("quarantined"):
+            for row in snapshot.quarantined().to_pylist():
+                locator = row["locator"]
+                if locator == name or locator.startswith(f"{name}#") or locator.partition("/")[0] in ids:
+                    yield {"node": node} | row
 
 
 def _record(

@@ -34,7 +34,7 @@ def of_store(snapshot: Snapshot) -> dict[str, Json]:
         for name, (used, distinct, size) in queries.media(snapshot).items()
     ]
     found["dropped"] = queries.drops(snapshot)
-    found["ops"] = _ops(snapshot)
+    found["ops"] = _ops(snapshot) if snapshot.kind == "view" else []
     found["contaminated"] = queries.contaminated(snapshot)
     found["scores"] = [
         {"column": name, "lowest": low, "median": middle, "highest": high}

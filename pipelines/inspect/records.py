@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -24,8 +23,6 @@ def named(snapshot: Snapshot, name: str) -> dict[str, Json]:
         first, *others = _find(snapshot, name)
     except IndexError as error:
         raise StoreError(str(error), where=snapshot.url, fix="ordinals begin with 0") from None
-    if not is_ordinal(name) and (said := _scanned(snapshot)):
-        print(said, file=sys.stderr)
     also = {"the same name": [asdict(other) for other in others]} if others else {}
     return _record(snapshot, first) | also
 
@@ -74,8 +71,8 @@ def _find(snapshot: Snapshot, wanted: str) -> list[Found]:
     return found
 
 
-def _scanned(snapshot: Snapshot) -> str:
-    """Says that names are not looked up here but scanned for, where that is so."""
+def scan_note(snapshot: Snapshot) -> str:
+    """Note that a search by name read shards without a lookup index; empty where none was read."""
     lookup = snapshot.base.lookup
     if not lookup.scanned:
         return ""

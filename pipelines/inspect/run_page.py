@@ -5,13 +5,13 @@ Reads the stores, receipts and logs of a run; pictures are drawn by `panels.py`.
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from manifests import runlog
+from manifests.files import write_whole
 from manifests.geometry import MediaLimits, fit
 from manifests.records import Document, Json, Media, Pack, Text
 from pipelines.inspect import panels, queries
@@ -45,11 +45,8 @@ def write(run: Path, file: Path) -> None:
         table = panels.table(("node", "what is missing"), list(unread.items()))
         body.append(panels.section("What can't be read", "and is left out below", table))
     body += filter(None, parts)
-    aside = file.with_name(f".{file.name}")
-    aside.write_text(
-        panels.page(run.name, "what went in, in which order it was seen, and what came of it", body), "utf-8"
-    )
-    os.replace(aside, file)
+    lead = "what went in, in which order it was seen, and what came of it"
+    write_whole(file, panels.page(run.name, lead, body))
 
 
 def _tiles(run: Path, stores: dict[str, Snapshot]) -> str:

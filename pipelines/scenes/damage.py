@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from manifests.records import Json, canonical_json
 from pipelines.scenes.categories.clips import clip
 from pipelines.scenes.categories.scene_captions import caption
-from pipelines.scenes.draw import File
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice
+from pipelines.scenes.elements.draw import File
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice
 
 Files = dict[str, bytes]
 """File name -> content, beside the annotations."""

@@ -15,8 +15,8 @@ from manifests.load import schema
 from manifests.records import canonical_json, digest
 from pipelines.node import Inputs, Place, ProductKind, Survey, Task, Unit
 from pipelines.scenes.damage import DAMAGES
-from pipelines.scenes.entities import font_files
-from pipelines.scenes.split import SPLITS, Split
+from pipelines.scenes.elements.entities import font_files
+from pipelines.scenes.elements.split import SPLITS, Split
 from pipelines.scenes.write import CATEGORIES, DAMAGED, Piece, write
 
 UNIT_SCENES = 250

@@ -20,14 +20,14 @@ from pipelines.scenes.categories.clips import clip
 from pipelines.scenes.categories.dials import dial
 from pipelines.scenes.categories.geometry import geometry
 from pipelines.scenes.categories.mazes import maze
+from pipelines.scenes.categories.object_questions import grounding, question
 from pipelines.scenes.categories.printed_text import reading
 from pipelines.scenes.categories.scene_captions import caption
 from pipelines.scenes.categories.stories import story
 from pipelines.scenes.categories.tables import table
-from pipelines.scenes.draw import File
-from pipelines.scenes.questions import grounding, question
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Split
+from pipelines.scenes.elements.draw import File
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Split
 
 ANNOTATIONS = "annotations.jsonl"
 

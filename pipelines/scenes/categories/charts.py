@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from manifests.records import Json
-from pipelines.scenes.draw import (
+from pipelines.scenes.elements.draw import (
     Print,
     Rgb,
     Sheet,
@@ -22,12 +22,12 @@ from pipelines.scenes.draw import (
     tint,
     typeface,
 )
-from pipelines.scenes.entities import COLOURS, GOODS, NAMES, PLACES
-from pipelines.scenes.objects import rounded
-from pipelines.scenes.questions import Question, asked_about, exact, number
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import Words, fact, fill, join
+from pipelines.scenes.elements.entities import COLOURS, GOODS, NAMES, PLACES
+from pipelines.scenes.elements.fact_text import Words, fact, fill, join
+from pipelines.scenes.elements.objects import rounded
+from pipelines.scenes.elements.questions import Question, asked_about, exact, number
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 FORMATS = {"jpg": 0.45, "png": 0.4, "webp": 0.15}
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -15,13 +15,13 @@ import av
 from PIL import Image
 
 from manifests.records import Json
-from pipelines.scenes.draw import File, backdrop, grainy, jittered
-from pipelines.scenes.entities import PAIRS, SIMPLE_PAIRS
-from pipelines.scenes.objects import Thing, lay_out, note_reserved, put
-from pipelines.scenes.questions import Question, conversation, exact, number
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import Words, fact, fill, join, plural
+from pipelines.scenes.elements.draw import File, backdrop, grainy, jittered
+from pipelines.scenes.elements.entities import PAIRS, SIMPLE_PAIRS
+from pipelines.scenes.elements.fact_text import Words, fact, fill, join, plural
+from pipelines.scenes.elements.objects import Thing, lay_out, note_reserved, put
+from pipelines.scenes.elements.questions import Question, conversation, exact, number
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 RATES = (Fraction(8), Fraction(10), Fraction(12), Fraction(25, 2), Fraction(15), Fraction(15000, 1001))
 """Frames per second."""

@@ -9,13 +9,13 @@ import math
 from collections.abc import Callable
 
 from manifests.records import Json
-from pipelines.scenes.draw import FORMATS, Point, Rgb, Sheet, encode, grainy, jittered, shade, tint, typeface
-from pipelines.scenes.entities import COLOURS
-from pipelines.scenes.objects import rounded
-from pipelines.scenes.questions import Question, asked_about, exact, number
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import fact, fill
+from pipelines.scenes.elements.draw import FORMATS, Point, Rgb, Sheet, encode, grainy, jittered, shade, tint, typeface
+from pipelines.scenes.elements.entities import COLOURS
+from pipelines.scenes.elements.fact_text import fact, fill
+from pipelines.scenes.elements.objects import rounded
+from pipelines.scenes.elements.questions import Question, asked_about, exact, number
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 TELL = {
     "clock": Pool("wording", ("The clock shows {value}.", "It is {value} by this clock."), ("Clock: {value}.",)),

@@ -10,13 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from manifests.records import Json
-from pipelines.scenes.draw import Point, Rgb, Sheet, encode, grainy, jittered, picture_size, shade, tint, typeface
-from pipelines.scenes.entities import COLOURS
-from pipelines.scenes.objects import rounded
-from pipelines.scenes.questions import Question, asked_about, exact, number
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import Words, fact
+from pipelines.scenes.elements.draw import (
+    Point,
+    Rgb,
+    Sheet,
+    encode,
+    grainy,
+    jittered,
+    picture_size,
+    shade,
+    tint,
+    typeface,
+)
+from pipelines.scenes.elements.entities import COLOURS
+from pipelines.scenes.elements.fact_text import Words, fact
+from pipelines.scenes.elements.objects import rounded
+from pipelines.scenes.elements.questions import Question, asked_about, exact, number
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 FORMATS = {"png": 0.4, "jpg": 0.4, "webp": 0.2}
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from manifests.records import Json
-from pipelines.scenes.draw import Sheet, encode, grainy, jittered, tint
-from pipelines.scenes.questions import Question, asked_about, number
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import fact
+from pipelines.scenes.elements.draw import Sheet, encode, grainy, jittered, tint
+from pipelines.scenes.elements.fact_text import fact
+from pipelines.scenes.elements.questions import Question, asked_about, number
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 FORMATS = {"png": 0.4, "jpg": 0.4, "webp": 0.2}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from manifests.records import Json
-from pipelines.scenes.draw import (
+from pipelines.scenes.elements.draw import (
     File,
     Point,
     Print,
@@ -28,12 +28,12 @@ from pipelines.scenes.draw import (
     tint,
     typeface,
 )
-from pipelines.scenes.entities import GOODS, NAMES, PLACES, SIGNS, THINGS, VERBS
-from pipelines.scenes.objects import rounded
-from pipelines.scenes.questions import Question, asked_about, number, spelling
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import Words, article, fact, fill, join
+from pipelines.scenes.elements.entities import GOODS, NAMES, PLACES, SIGNS, THINGS, VERBS
+from pipelines.scenes.elements.fact_text import Words, article, fact, fill, join
+from pipelines.scenes.elements.objects import rounded
+from pipelines.scenes.elements.questions import Question, asked_about, number, spelling
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 TELL = {
     "number": Pool("wording", ("The number is {text}.", "The picture shows the number {text}."), ("Number: {text}.",)),

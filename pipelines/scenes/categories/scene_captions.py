@@ -7,11 +7,11 @@ and sizes.
 
 from __future__ import annotations
 
-from pipelines.scenes.entities import SIMPLE_PAIRS
-from pipelines.scenes.objects import View, describe, place_words, view
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import NUMBERS, Words, article, capital, fact, fill, join, plural
+from pipelines.scenes.elements.entities import SIMPLE_PAIRS
+from pipelines.scenes.elements.fact_text import NUMBERS, Words, article, capital, fact, fill, join, plural
+from pipelines.scenes.elements.objects import View, describe, place_words, view
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 COUNTS = {1: 0.26, 2: 0.30, 3: 0.30, 4: 0.09, 5: 0.05}
 LENGTHS = {"short": 0.80, "medium": 0.13, "long": 0.07}

@@ -13,13 +13,13 @@ from dataclasses import replace
 
 from manifests.records import Json
 from pipelines.scenes.categories.dials import clock_face, clock_time
-from pipelines.scenes.draw import File, backdrop, encode, grainy, jittered, picture_size
-from pipelines.scenes.entities import NAMES, PAIRS, PLACES, SIMPLE_PAIRS
-from pipelines.scenes.objects import Thing, describe, lay_out, note_reserved, show, view
-from pipelines.scenes.questions import Question, conversation, exact
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import Words, article, capital, fact, fill, join
+from pipelines.scenes.elements.draw import File, backdrop, encode, grainy, jittered, picture_size
+from pipelines.scenes.elements.entities import NAMES, PAIRS, PLACES, SIMPLE_PAIRS
+from pipelines.scenes.elements.fact_text import Words, article, capital, fact, fill, join
+from pipelines.scenes.elements.objects import Thing, describe, lay_out, note_reserved, show, view
+from pipelines.scenes.elements.questions import Question, conversation, exact
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 TALLEST_PX = 256
 """Pictures of one document share a context, so they are smaller than single ones."""

@@ -8,13 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from manifests.records import Json
-from pipelines.scenes.draw import Print, Sheet, encode, fitting_size, grainy, picture_size, shade, tint, typeface
-from pipelines.scenes.entities import GOODS, NAMES, PLACES
-from pipelines.scenes.objects import rounded
-from pipelines.scenes.questions import Question, asked_about, number
-from pipelines.scenes.scene import Scene
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import Words, fact, join
+from pipelines.scenes.elements.draw import (
+    Print,
+    Sheet,
+    encode,
+    fitting_size,
+    grainy,
+    picture_size,
+    shade,
+    tint,
+    typeface,
+)
+from pipelines.scenes.elements.entities import GOODS, NAMES, PLACES
+from pipelines.scenes.elements.fact_text import Words, fact, join
+from pipelines.scenes.elements.objects import rounded
+from pipelines.scenes.elements.questions import Question, asked_about, number
+from pipelines.scenes.elements.scene import Scene
+from pipelines.scenes.elements.split import Dice, Pool
 
 FORMATS = {"jpg": 0.45, "png": 0.4, "webp": 0.15}
 

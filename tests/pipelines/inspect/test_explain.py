@@ -117,6 +117,12 @@ def test_tables_fit_80_columns_and_the_work_of_nodes_and_ops_adds_up(
     assert all(row["s"] >= 0 and row["per s"] > 0 for row in ops.values())
 
 
+@pytest.mark.parametrize("name", STORES)
+def test_every_kind_of_store_is_described(out: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([str(out / name)]) == 0
+    assert f"({head(out, name).kind})" in capsys.readouterr().out
+
+
 def test_an_unknown_name_is_an_error_with_a_next_step(out: Path) -> None:
     with pytest.raises(StoreError, match="is known nowhere in this run"):
         explain.explain(out, "https://example.org/nothing")

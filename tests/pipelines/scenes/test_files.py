@@ -23,7 +23,7 @@ from pipelines.dag.unit import UnitTask, run_unit
 from pipelines.ingest.scenes import IngestScenes, read
 from pipelines.node import Place, Product, Task, Unit
 from pipelines.scenes.damage import DAMAGES
-from pipelines.scenes.entities import FAMILIES, RESERVED_PAIRS
+from pipelines.scenes.elements.entities import FAMILIES, RESERVED_PAIRS
 from pipelines.scenes.generate import Scenes
 from pipelines.scenes.write import ANNOTATIONS, CATEGORIES, DAMAGED, Piece, write, written
 from stores.store import Store

@@ -12,9 +12,9 @@ import pytest
 
 import pipelines.scenes
 from manifests.records import canonical_json
-from pipelines.scenes import split as splitting
-from pipelines.scenes.entities import COLOURS, FACES, FAMILIES, RESERVED_PAIRS, SHAPES, SIMPLE_SHAPES
-from pipelines.scenes.split import Dice, Pool
+from pipelines.scenes.elements import split as splitting
+from pipelines.scenes.elements.entities import COLOURS, FACES, FAMILIES, RESERVED_PAIRS, SHAPES, SIMPLE_SHAPES
+from pipelines.scenes.elements.split import Dice, Pool
 from pipelines.scenes.write import CATEGORIES
 from tests.pipelines.scenes.scenes_seen import Seen, seen, some
 
@@ -35,7 +35,7 @@ def pools() -> Iterator[Pool[Any]]:
             for inner in value:
                 yield from within(inner)
 
-    for module in pkgutil.iter_modules(pipelines.scenes.__path__, "pipelines.scenes."):
+    for module in pkgutil.walk_packages(pipelines.scenes.__path__, "pipelines.scenes."):
         for value in vars(importlib.import_module(module.name)).values():
             yield from within(value)
 

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from pipelines.scenes.entities import COLOURS, SHAPES
+from pipelines.scenes.elements.entities import COLOURS, SHAPES
 from tests.pipelines.scenes.scenes_seen import Seen, filled, islands, patch, seen, smooth, some
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six")

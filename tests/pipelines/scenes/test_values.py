@@ -12,7 +12,7 @@ import pytest
 from PIL import ImageFont
 
 from pipelines.scenes.categories.dials import SEGMENTS
-from pipelines.scenes.entities import font_files
+from pipelines.scenes.elements.entities import font_files
 from tests.pipelines.scenes.scenes_seen import Seen, filled, near, patch, smooth, some
 
 WALK = {"up": (0, -1), "right": (1, 0), "down": (0, 1), "left": (-1, 0)}

@@ -29,7 +29,7 @@ from manifests.errors import MillraceError, RecordError
 from manifests.records import Document, Json, Text, record_id
 from pipelines.dag import graph
 from pipelines.dag.unit import Outcome, UnitTask, run_unit
-from pipelines.inspect import explain, lineage
+from pipelines.inspect import explain
 from pipelines.node import Task
 from pipelines.synthesis import browser_process as program
 from pipelines.synthesis.browser import Browser, Look
@@ -332,7 +332,7 @@ def test_pairs_say_where_they_come_from_and_what_is_not_drawn_why(here: Path) ->
     assert set(found_here) == {record_id("raw", "page.html"), answer.id}
     pair = found_here[answer.id]
     child = {"node": "made", "id": pair.id, "variant": ""}
-    assert lineage.children("made", snapshot, {answer.id}) == [(answer.id, child)]
+    assert explain.children("made", snapshot, {answer.id}) == [(answer.id, child)]
     assert (pair.source, pair.domain, pair.licence, pair.notes["synthetic"]) == ("made", "code", "MIT", True)
     assert pair.text == SVG and [fact.name for fact in pair.facts] == ["code"]
     told: Json = pair.notes["rendered"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from manifests.records import Json
-from pipelines.scenes.draw import File
-from pipelines.scenes.words import Words
+from pipelines.scenes.elements.draw import File
+from pipelines.scenes.elements.fact_text import Words
 
 
 @dataclass(frozen=True)

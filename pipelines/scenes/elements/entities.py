@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import ImageFont
 
 from manifests.errors import ManifestError
-from pipelines.scenes.split import Pool
+from pipelines.scenes.elements.split import Pool
 
 
 @dataclass(frozen=True)

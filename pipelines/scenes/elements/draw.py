@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from pipelines.scenes.entities import BACKDROPS, COLOURS, FACES, FAMILIES, ONLY_CAPITALS, font
-from pipelines.scenes.split import Dice
+from pipelines.scenes.elements.entities import BACKDROPS, COLOURS, FACES, FAMILIES, ONLY_CAPITALS, font
+from pipelines.scenes.elements.split import Dice
 
 Point = tuple[float, float]
 Rgb = tuple[int, int, int]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from manifests.records import Json
-from pipelines.scenes.draw import (
+from pipelines.scenes.elements.draw import (
     Backdrop,
     File,
     Point,
@@ -29,9 +29,9 @@ from pipelines.scenes.draw import (
     picture_size,
     shade,
 )
-from pipelines.scenes.entities import RESERVED_PAIRS, Pair
-from pipelines.scenes.split import Dice, Pool
-from pipelines.scenes.words import Words, fact
+from pipelines.scenes.elements.entities import RESERVED_PAIRS, Pair
+from pipelines.scenes.elements.fact_text import Words, fact
+from pipelines.scenes.elements.split import Dice, Pool
 
 SIZES = {"small": (0.10, 0.13), "medium": (0.15, 0.19), "large": (0.22, 0.32)}
 """Radius over the shorter side. The gaps keep the words honest."""
