@@ -1,4 +1,7 @@
-"""The verb `millrace train`: says what is wanted, then loads what is heavy. After it `train/loop.py`."""
+"""The verb `millrace train`: its command line. Heavy libraries are imported after the arguments are parsed.
+
+Comes before `train/loop.py`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
     parser.add_argument("--out", required=True, type=Path, help="folder for metrics, checkpoints and evaluation")
     given = parser.parse_args(arguments)
+    from manifests.extras import require
+
+    require("train", "training")
     # Threads that wait for each other spin by default, for so long that on two cores beside any other busy process
     # steps took 50 times as long; sleeping at once costs a third of the speed on quiet cores. A thousand turns, some
     # microseconds, are long enough for the next small operation to come (benchmarks/LOG.md). Read when torch is loaded.
