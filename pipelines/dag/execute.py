@@ -21,8 +21,9 @@ from pipelines.dag.destination import Out
 from pipelines.dag.graph import Graph, Tolerance
 from pipelines.dag.products import finished, folder_product, parents, store_product
 from pipelines.dag.progress import Meter, Result, Show, Tally, Work
+from pipelines.dag.proofs import proved
 from pipelines.dag.receipts import FolderReceipt, Receipts, facts
-from pipelines.dag.summary import closing
+from pipelines.dag.summary import closing, proof_lines
 from pipelines.dag.unit import Outcome, TooManyBad, UnitTask, run_unit, too_many
 from pipelines.engines.child import WorkerError
 from pipelines.engines.engine import Engine, Submission, open_engine
@@ -31,6 +32,7 @@ from pipelines.node import FolderNode, Inputs, Node, Place, Product, StoreNode, 
 from pipelines.previous import NUMBER, Earlier
 from stores.store import Parent, Snapshot, Store
 from stores.upkeep import lookup
+from stores.upkeep.verify import ContentCheck
 
 BATCH_UNITS = 32
 BATCH_S = 2.0
@@ -53,6 +55,8 @@ class Execution:
         self.log = RunLog(out.folder / "log.jsonl")
         self.products: dict[str, Product] = {}
         self.results: list[Result] = []
+        self.proofs: dict[str, ContentCheck] = {}
+        """Recount of each packs store, by node."""
 
     def run(self, as_json: bool) -> int:
         try:
@@ -66,7 +70,7 @@ class Execution:
         else:
             progress.table(self.results)
             kinds = {result.node: result.kind for result in self.results}
-            for line in closing(self.out, self.products, kinds):
+            for line in [*proof_lines(self.out, self.proofs), *closing(self.out, self.products, kinds)]:
                 print(line)
         skipped = sum(result.skipped for result in self.results)
         if skipped == len(self.results):
@@ -103,6 +107,8 @@ class Execution:
         result = Result(name, node.kind, identity, product.digest, tally, seconds, found is not None, *size, work)
         self.results.append(result)
         self.log.write("node_skip" if found else "node_commit", **result.as_json())
+        if product.kind == "packs":
+            self.proofs[name] = proved(self.out.folder, product)
         if found is None:
             self.show.say(f"{name}: {progress.spoken(tally)}, {seconds:.1f} s")
 

@@ -1,4 +1,4 @@
-"""The last lines of a run that trained something: losses, whether the model sees, the page, and what to try next.
+"""The last lines of a run: the proof of its packs, and after a training its losses, the page, and commands to try.
 
 Reads what the trainer left in its folder; `dag/execute.py` prints it.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from manifests.records import Json
 from pipelines.dag.destination import Out
 from pipelines.inspect import queries
 from pipelines.node import Product
+from stores.upkeep.verify import ContentCheck
 
 MODALITIES = {"loss_text": "text", "loss_vision": "captions and answers about media"}
 """Columns of the trainer's steps, in words."""
@@ -35,6 +37,16 @@ def closing(out: Out, products: dict[str, Product], kinds: dict[str, str]) -> li
     page = out.folder / "report.html"
     lines += [f"page: {page}"] if page.is_file() else []
     return [*lines, "next:", *(f"  {_program()} {command}" for command in _commands(out, products, kinds))]
+
+
+def proof_lines(out: Out, proofs: Mapping[str, ContentCheck]) -> list[str]:
+    """One line for each packs store: whether it was proved, and the command that proves it."""
+    lines = []
+    for name, check in proofs.items():
+        kept = f"proved: {len(check.proved)} promises of the plan recounted from bytes, all kept"
+        result = kept if check.proved else f"not proved: {check.skipped}"
+        lines.append(f"{name}: {result}; to prove: {_program()} store verify {out.store(name)}")
+    return lines
 
 
 def _program() -> str:
