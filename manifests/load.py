@@ -25,7 +25,7 @@ from manifests.records import Json
 
 T = TypeVar("T")
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Keys and list indexes from the top of a manifest to a value."""
 
 
@@ -43,7 +43,7 @@ class Manifest(Generic[T]):
     """The resolved manifest as plain JSON values, with paths as written."""
     digest: str
     """Over `data`: key order does not matter, values do."""
-    lines: dict[Place, str]
+    lines: dict[KeyPath, str]
 
     def where(self, *place: str | int) -> str:
         """`file:line` of a value, or of the nearest thing around it."""
@@ -56,8 +56,8 @@ def load(kind: type[T], files: Sequence[Path | str], sets: Sequence[str] = ()) -
     Raises ManifestError with file and line for anything that is missing, unknown or of the wrong type.
     """
     data: Json = {}
-    lines: dict[Place, str] = {}
-    bases: dict[Place, Path] = {}
+    lines: dict[KeyPath, str] = {}
+    bases: dict[KeyPath, Path] = {}
     for file in map(Path, files):
         layer = _read(file, lines, bases)
         if not isinstance(layer, dict):
@@ -75,20 +75,20 @@ def load(kind: type[T], files: Sequence[Path | str], sets: Sequence[str] = ()) -
     return Manifest(value, data, records.digest(records.canonical_json(data)), lines)
 
 
-class _Reader(yaml.SafeLoader):
+class _YamlLoader(yaml.SafeLoader):
     """YAML 1.1 with the one change everybody wants: 2e9 and 1e-3 are numbers."""
 
 
-_Reader.add_implicit_resolver(
+_YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
     list("-+0123456789"),
 )
 
 
-def _read(file: Path, lines: dict[Place, str], bases: dict[Place, Path]) -> Json:
+def _read(file: Path, lines: dict[KeyPath, str], bases: dict[KeyPath, Path]) -> Json:
     try:
-        reader = _Reader(file.read_text(encoding="utf-8"))
+        reader = _YamlLoader(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ManifestError(f"can't be read ({error.strerror})", where=str(file), fix="check the path") from None
     except UnicodeDecodeError:
@@ -117,7 +117,12 @@ def _not_yaml(file: Path, error: yaml.YAMLError) -> ManifestError:
 
 
 def _walk(
-    reader: _Reader, node: yaml.Node, place: Place, file: Path, lines: dict[Place, str], bases: dict[Place, Path]
+    reader: _YamlLoader,
+    node: yaml.Node,
+    place: KeyPath,
+    file: Path,
+    lines: dict[KeyPath, str],
+    bases: dict[KeyPath, Path],
 ) -> Json:
     """Build plain values out of YAML nodes and note on which line each stands. A key given twice is refused."""
     lines[place] = f"{file}:{node.start_mark.line + 1}"
@@ -159,13 +164,13 @@ def _overlay(below: Json, above: Json) -> Json:
     return above
 
 
-def _set(data: Json, text: str, lines: dict[Place, str], bases: dict[Place, Path]) -> Json:
+def _set(data: Json, text: str, lines: dict[KeyPath, str], bases: dict[KeyPath, Path]) -> Json:
     where = f"--set {text}"
     key, sign, raw = text.partition("=")
     if not sign or not key:
         raise ManifestError("expected KEY=VALUE", where=where, fix="write it like --set horizon_tokens=2e6")
     try:
-        value = yaml.load(raw, Loader=_Reader)
+        value = yaml.load(raw, Loader=_YamlLoader)
     except yaml.YAMLError:
         if raw.startswith(("[", "{", '"', "'")):
             fix = "put texts with special signs in quotes inside it: --set 'exclude=[\"*.csv\"]'"
@@ -193,7 +198,7 @@ def _set(data: Json, text: str, lines: dict[Place, str], bases: dict[Place, Path
     return _put(data, tuple(place), layer)
 
 
-def _put(data: Json, place: Place, value: Json) -> Json:
+def _put(data: Json, place: KeyPath, value: Json) -> Json:
     if not place:
         return value
     first, rest = place[0], place[1:]
@@ -203,7 +208,7 @@ def _put(data: Json, place: Place, value: Json) -> Json:
     return inside | {str(first): _put(inside.get(str(first)), rest, value)}
 
 
-def _resolve(data: Json, place: Place, bases: dict[Place, Path]) -> Json:
+def _resolve(data: Json, place: KeyPath, bases: dict[KeyPath, Path]) -> Json:
     if isinstance(data, dict):
         return {key: _resolve(value, (*place, key), bases) for key, value in data.items()}
     if isinstance(data, list):
@@ -215,7 +220,7 @@ def _resolve(data: Json, place: Place, bases: dict[Place, Path]) -> Json:
     return data
 
 
-def _where(lines: dict[Place, str], place: Place) -> str:
+def _where(lines: dict[KeyPath, str], place: KeyPath) -> str:
     while place and place not in lines:
         place = place[:-1]
     return lines.get(place, "manifest")
@@ -224,7 +229,7 @@ def _where(lines: dict[Place, str], place: Place) -> str:
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 
 
-def _explain(error: pydantic.ValidationError, data: Json, lines: dict[Place, str]) -> ManifestError:
+def _explain(error: pydantic.ValidationError, data: Json, lines: dict[KeyPath, str]) -> ManifestError:
     """The first complaint, in the words of the manifest. Where a value could be one of several types, each of them
     complains, and the one that got furthest into the value, up to judging what it says, is what was meant."""
     located = [(problem, *_locate(problem, data)) for problem in error.errors(include_url=False)]
@@ -243,9 +248,9 @@ def _explain(error: pydantic.ValidationError, data: Json, lines: dict[Place, str
     return ManifestError(message, where=_where(lines, place), fix="see manifests/README.md for the keys")
 
 
-def _locate(problem: Mapping[str, Any], data: Json) -> tuple[Place, Json]:
+def _locate(problem: Mapping[str, Any], data: Json) -> tuple[KeyPath, Json]:
     """Where in the manifest a complaint is about, and what stands there."""
-    place: Place = ()
+    place: KeyPath = ()
     below = data
     for step in problem["loc"]:  # pydantic names union members too; they are not in the file
         if isinstance(below, dict) and step in below or isinstance(below, list) and isinstance(step, int):

@@ -27,7 +27,7 @@ MILLION = 1_000_000
 LONGEST_RAMP_TOKENS = 1 << 44
 """17 trillion: what the compiled loop of a plan can square in 64 bits."""
 
-Point = tuple[float, float]
+SharePoint = tuple[float, float]
 """(position, share)."""
 
 
@@ -37,11 +37,11 @@ class VisionShare:
     (Table 1)."""
 
     constant: float | None = None
-    steps: tuple[Point, ...] | None = None
+    steps: tuple[SharePoint, ...] | None = None
     """The share from each position on."""
     linear: tuple[float, float] | None = None
     """The first share and the share at the horizon."""
-    piecewise: tuple[Point, ...] | None = None
+    piecewise: tuple[SharePoint, ...] | None = None
 
     def __post_init__(self) -> None:
         said = self.said

@@ -23,7 +23,7 @@ from PIL import Image
 
 from manifests.load import schema
 from manifests.records import Shape, canonical_json, digest
-from packing.augment_shapes import Affine, Seen, Size, moved, scaling
+from packing.augment_shapes import Affine, Size, VisibleShape, move_shapes, scaling
 from stores.media.image import resize
 
 VERSION = 1
@@ -73,7 +73,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Crop:
     """A rectangle of a picture, perhaps turned, all of it inside."""
 
     width_px: int
@@ -82,7 +82,7 @@ class View:
     degrees: float = 0.0
     """Clockwise on the screen, as x goes right and y down: what is seen turns the other way."""
 
-    def seen(self, rgb: np.ndarray) -> np.ndarray:
+    def cut(self, rgb: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (height_px, width_px, 3) uint8."""
         x, y = self.centre
         if not self.degrees:
@@ -95,7 +95,7 @@ class View:
         size = (self.width_px, self.height_px)
         return np.asarray(picture.transform(size, Image.Transform.AFFINE, back, Image.Resampling.BICUBIC))
 
-    def onto(self, size_px: Size) -> Affine:
+    def affine(self, size_px: Size) -> Affine:
         """From the picture's coordinates to those of this view after resizing."""
         cos, sin = _cos_sin(self.degrees)
         x, y = self.centre
@@ -111,14 +111,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Colour:
+class ColorMatrix:
     """rgb -> matrix rgb + offset in integers, so that every machine gives the same bits."""
 
     matrix: tuple[tuple[int, int, int], ...]
     """In units of 2^-16."""
     offset: int
 
-    def applied(self, rgb: np.ndarray) -> np.ndarray:
+    def apply(self, rgb: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> the same."""
         wide = np.moveaxis(rgb.astype(np.int32), -1, 0)
         out = np.empty_like(rgb)
@@ -129,27 +129,29 @@ class Colour:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ImageTransform:
     """What is drawn for one medium. The plain one only resizes."""
 
-    view: View | None = None
-    colour: Colour | None = None
+    crop: Crop | None = None
+    colour: ColorMatrix | None = None
 
-    def applied(self, rgb: np.ndarray, size_px: Size) -> np.ndarray:
+    def apply(self, rgb: np.ndarray, size_px: Size) -> np.ndarray:
         """(H, W, 3) uint8, as decoded -> (height, width, 3) uint8 of the planned `size_px`."""
-        made = resize(rgb if self.view is None else self.view.seen(rgb), *size_px)
-        return made if self.colour is None else self.colour.applied(made)
+        made = resize(rgb if self.crop is None else self.crop.cut(rgb), *size_px)
+        return made if self.colour is None else self.colour.apply(made)
 
-    def moved(self, shapes: Sequence[Shape], original_px: Size, size_px: Size) -> tuple[Seen, ...]:
+    def move_shapes(self, shapes: Sequence[Shape], original_px: Size, size_px: Size) -> tuple[VisibleShape, ...]:
         """`shapes` in pixels of what `applied` returns."""
-        by = scaling(original_px, size_px) if self.view is None else self.view.onto(size_px)
-        return moved(shapes, by, size_px)
+        by = scaling(original_px, size_px) if self.crop is None else self.crop.affine(size_px)
+        return move_shapes(shapes, by, size_px)
 
 
-PLAIN = Change()
+RESIZE_ONLY = ImageTransform()
 
 
-def draw(settings: Augmentation, place: tuple[int, int, int], size_px: Size, told: Sequence[str] = ()) -> Change:
+def draw_transform(
+    settings: Augmentation, place: tuple[int, int, int], size_px: Size, told: Sequence[str] = ()
+) -> ImageTransform:
     """The change of one medium.
 
     Args:
@@ -178,10 +180,10 @@ def draw(settings: Augmentation, place: tuple[int, int, int], size_px: Size, tol
     saturation = 1 + around("saturation", settings.saturation) if hued else 1.0
     hue = around("hue", settings.hue_degrees) if hued else 0.0
     plain = (brightness, contrast, saturation, hue) == (1, 1, 1, 0)
-    return Change(view, None if plain else _colour(brightness, contrast, saturation, hue))
+    return ImageTransform(view, None if plain else _colour(brightness, contrast, saturation, hue))
 
 
-def _view(size_px: Size, share: float, degrees: float, at: tuple[float, float]) -> View:
+def _view(size_px: Size, share: float, degrees: float, at: tuple[float, float]) -> Crop:
     """`at`: where in the room that is left its centre lies, (0, 0) at the upper left."""
     width, height = size_px
     cos, sin = map(abs, _cos_sin(degrees))
@@ -190,10 +192,10 @@ def _view(size_px: Size, share: float, degrees: float, at: tuple[float, float]) 
     seen = (max(1, int(width * side)), max(1, int(height * side)))
     if not degrees:
         corner = [int(place * (whole - part + 1)) for place, whole, part in zip(at, size_px, seen, strict=True)]
-        return View(*seen, (corner[0] + seen[0] / 2, corner[1] + seen[1] / 2))
+        return Crop(*seen, (corner[0] + seen[0] / 2, corner[1] + seen[1] / 2))
     covered = (seen[0] * cos + seen[1] * sin, seen[0] * sin + seen[1] * cos)
     x, y = (part / 2 + place * max(0.0, whole - part) for place, whole, part in zip(at, size_px, covered, strict=True))
-    return View(*seen, (round(x, 6), round(y, 6)), round(degrees, 6))
+    return Crop(*seen, (round(x, 6), round(y, 6)), round(degrees, 6))
 
 
 def _cos_sin(degrees: float) -> tuple[float, float]:
@@ -201,7 +203,7 @@ def _cos_sin(degrees: float) -> tuple[float, float]:
     return round(math.cos(math.radians(degrees)), 12), round(math.sin(math.radians(degrees)), 12)
 
 
-def _colour(brightness: float, contrast: float, saturation: float, hue: float) -> Colour:
+def _colour(brightness: float, contrast: float, saturation: float, hue: float) -> ColorMatrix:
     """First hue and saturation, then brightness, then contrast around 127.5."""
     cos, sin = _cos_sin(hue)
     luma = np.tile(_LUMA, (3, 1))
@@ -210,4 +212,4 @@ def _colour(brightness: float, contrast: float, saturation: float, hue: float) -
     both = (luma + saturation * (np.eye(3) - luma)) @ hues * (brightness * contrast)
     matrix = np.rint(both * (1 << _BITS)).astype(int).tolist()
     offset = round(127.5 * (1 - contrast) * (1 << _BITS)) + (1 << (_BITS - 1))
-    return Colour(tuple((r, g, b) for r, g, b in matrix), offset)
+    return ColorMatrix(tuple((r, g, b) for r, g, b in matrix), offset)

@@ -41,7 +41,7 @@ def scaling(source: Size, target: Size) -> Affine:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class VisibleShape:
     """A shape in pixels of the picture that the model is given."""
 
     shape: Shape
@@ -49,7 +49,7 @@ class Seen:
     """Share of its area that is inside, above 0. Of a polygon that falls into parts each has its own."""
 
 
-def moved(shapes: Sequence[Shape], by: Callable[[Point], Point], size_px: Size) -> tuple[Seen, ...]:
+def move_shapes(shapes: Sequence[Shape], by: Callable[[Point], Point], size_px: Size) -> tuple[VisibleShape, ...]:
     """`shapes` after `by`, which keeps lines straight, cut off at the edges of a picture of `size_px`. What lies
     outside is left out.
 
@@ -59,12 +59,12 @@ def moved(shapes: Sequence[Shape], by: Callable[[Point], Point], size_px: Size) 
     return tuple(seen for shape in shapes for seen in _moved(shape, by, size_px))
 
 
-def _moved(shape: Shape, by: Callable[[Point], Point], size_px: Size) -> Iterator[Seen]:
+def _moved(shape: Shape, by: Callable[[Point], Point], size_px: Size) -> Iterator[VisibleShape]:
     width, height = size_px
     if shape.kind == "point":
         x, y = by(shape.corners[0])
         if 0 <= x <= width and 0 <= y <= height:
-            yield Seen(Shape("point", shape.name, ((x, y),)), 1.0)
+            yield VisibleShape(Shape("point", shape.name, ((x, y),)), 1.0)
         return
     corners = shape.corners
     if shape.kind == "box":
@@ -74,13 +74,13 @@ def _moved(shape: Shape, by: Callable[[Point], Point], size_px: Size) -> Iterato
     total = abs(area(whole))
     if total < TINY_PX2:
         return
-    for part in clipped(whole, size_px):
+    for part in clip_polygon(whole, size_px):
         if shape.kind == "box":
             xs, ys = zip(*part, strict=True)
             kept: tuple[Point, ...] = ((min(xs), min(ys)), (max(xs), max(ys)))
         else:
             kept = tuple(part)
-        yield Seen(Shape(shape.kind, shape.name, kept), min(1.0, abs(area(part)) / total))
+        yield VisibleShape(Shape(shape.kind, shape.name, kept), min(1.0, abs(area(part)) / total))
 
 
 def area(corners: Sequence[Point]) -> float:
@@ -89,7 +89,7 @@ def area(corners: Sequence[Point]) -> float:
     return sum(x * v - u * y for (x, y), (u, v) in zip(corners, turned, strict=True)) / 2
 
 
-def clipped(corners: Sequence[Point], size_px: Size) -> list[list[Point]]:
+def clip_polygon(corners: Sequence[Point], size_px: Size) -> list[list[Point]]:
     """What of a simple polygon lies inside the picture, as simple polygons."""
     width, height = size_px
     parts = [list(corners)]

@@ -27,16 +27,16 @@ from manifests.geometry import (
     told_time_s,
 )
 from manifests.records import Item, Media, PackedMedia, Sample, Span
-from packing.augment import PLAIN, Change
+from packing.augment import RESIZE_ONLY, ImageTransform
 from packing.mixture import Pixels
-from packing.timing import Stages
+from packing.timing import PhaseTimer
 from stores.media.image import PixelMemory, decode_near, decode_rgb
 from stores.media.video import frames_at
 from tokenization.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class MediaLayout:
     """One medium under some limits: size, grid, and which frames share which slots."""
 
     size_px: tuple[int, int]
@@ -60,15 +60,15 @@ class Layout:
         return self.rows * self.cols * max(1, sum(map(len, self.chunks)))
 
 
-def lay_out(media: Media, limits: MediaLimits) -> Layout:
+def lay_out(media: Media, limits: MediaLimits) -> MediaLayout:
     if media.kind == "image":
         place = fit(media.width_px, media.height_px, limits.max_image_patches)
-        return Layout((place.width_px, place.height_px), place.rows, place.cols, ())
+        return MediaLayout((place.width_px, place.height_px), place.rows, place.cols, ())
     place = fit(media.width_px, media.height_px, limits.max_frame_patches)
     times_us, fps = media.frame_times_us, media.container_fps
     frames = chunks(choose_frames(times_us, limits, fps))
     told = tuple(told_time_s(chunk[0], times_us, limits, fps) for chunk in frames)
-    return Layout((place.width_px, place.height_px), place.rows, place.cols, frames, told)
+    return MediaLayout((place.width_px, place.height_px), place.rows, place.cols, frames, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +127,12 @@ def expand(sample: Sample, limits: MediaLimits, vocabulary: Vocabulary) -> Expan
     return Expanded(np.concatenate(id_runs), np.concatenate(target_runs), tuple(packed), tuple(moved))
 
 
-def media_tokens(media: Media, layout: Layout, vocabulary: Vocabulary) -> int:
+def media_tokens(media: Media, layout: MediaLayout, vocabulary: Vocabulary) -> int:
     """Tokens that the medium takes in place of its placeholder."""
     return len(_media_ids(media, layout, vocabulary)[0])
 
 
-def _media_ids(media: Media, layout: Layout, vocabulary: Vocabulary) -> tuple[np.ndarray, list[int]]:
+def _media_ids(media: Media, layout: MediaLayout, vocabulary: Vocabulary) -> tuple[np.ndarray, list[int]]:
     """The ids that replace the placeholder, and where in them each item's slots begin."""
     pad = vocabulary.media_pad_id
     each = layout.rows * layout.cols // MERGE**2
@@ -150,7 +150,7 @@ def _media_ids(media: Media, layout: Layout, vocabulary: Vocabulary) -> tuple[np
     return np.array(ids, np.uint32), slots
 
 
-def _items(layout: Layout, slots: list[int]) -> tuple[Item, ...]:
+def _items(layout: MediaLayout, slots: list[int]) -> tuple[Item, ...]:
     if not layout.chunks:
         return (Item((1, layout.rows, layout.cols), slots[0]),)
     return tuple(
@@ -185,8 +185,8 @@ _MEMORY: list[PixelMemory] = []
 def patches_of(
     packed: PackedMedia,
     payload: bytes,
-    stages: Stages | None = None,
-    change: Change = PLAIN,
+    stages: PhaseTimer | None = None,
+    change: ImageTransform = RESIZE_ONLY,
     out: Sequence[np.ndarray] | None = None,
     pixels: Pixels = "exact",
 ) -> list[np.ndarray]:
@@ -195,7 +195,7 @@ def patches_of(
     `stages` counts the time; frames of a video are changed and resized while they are decoded. `out`: where each item's
     patches go, by default new memory. Raises RecordError where the bytes don't decode to what the index promised.
     """
-    stages = stages or Stages()
+    stages = stages or PhaseTimer()
     memory = _MEMORY.pop() if _MEMORY else PixelMemory()
     try:
         frames = _frames(packed, payload, stages, change, pixels, memory)
@@ -209,16 +209,16 @@ def patches_of(
 
 
 def _frames(
-    packed: PackedMedia, payload: bytes, stages: Stages, change: Change, pixels: Pixels, memory: PixelMemory
+    packed: PackedMedia, payload: bytes, stages: PhaseTimer, change: ImageTransform, pixels: Pixels, memory: PixelMemory
 ) -> Iterator[np.ndarray]:
     """Changed and of the planned size, valid until the next use of `memory`."""
     media = packed.media
     if media.kind == "video":
         times_us = [media.frame_times_us[frame] for item in packed.items for frame in item.frames]
         with stages.timed("decode"):
-            return iter(frames_at(payload, times_us, each=lambda rgb: change.applied(rgb, packed.size_px)))
+            return iter(frames_at(payload, times_us, each=lambda rgb: change.apply(rgb, packed.size_px)))
     with stages.timed("decode"):
-        if pixels == "fast" and change.view is None:  # a view is cut out of the true pixels
+        if pixels == "fast" and change.crop is None:  # a view is cut out of the true pixels
             rgb, (width, height) = decode_near(payload, *packed.size_px, memory=memory)  # resized, too
         else:
             rgb = decode_rgb(payload, memory=memory)
@@ -227,4 +227,4 @@ def _frames(
         said = f"decodes to {width} x {height} px, not to {media.width_px} x {media.height_px} px"
         raise RecordError("wrong_size", said)
     with stages.timed("resize"):
-        return iter([change.applied(rgb, packed.size_px)])
+        return iter([change.apply(rgb, packed.size_px)])

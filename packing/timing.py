@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-Stage = Literal["outline", "read", "decode", "resize", "patch", "collate", "wait"]
+Phase = Literal["outline", "read", "decode", "resize", "patch", "collate", "wait"]
 """outline: packs' lines and index; read: rows and encoded media out of the tars, with their checks; decode, resize,
 patch: pixels; collate: rows, labels and buffers; wait: the trainer waits for the loader. All but the last two happen
 ahead, in threads."""
 
 
-class Stages:
+class PhaseTimer:
     """Seconds by stage, added up over threads."""
 
     def __init__(self) -> None:
-        self._seconds = dict.fromkeys(get_args(Stage), 0.0)
+        self._seconds = dict.fromkeys(get_args(Phase), 0.0)
         self._lock = threading.Lock()
         self._since = time.perf_counter()
 
     @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
+    def timed(self, stage: Phase) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield

@@ -28,7 +28,7 @@ from manifests.conversation import DECLARATION, Call, Conversation, Message
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Media, Part, Sample, Span, Text
-from tokenization.encode import Layout, facts_by_part, join_runs, placeholder, shapes_of
+from tokenization.encode import TokenOffsets, facts_by_part, join_runs, placeholder, shapes_of
 from tokenization.tools import Form, declare
 from tokenization.vocabulary import Vocabulary
 
@@ -193,7 +193,7 @@ def _spans(document: Document, rendering: Rendering, vocabulary: Vocabulary) -> 
     for first, words, begins in rendering.texts if facts else ():
         told = [(fact, offset) for part, offset in begins.items() for fact in facts.get(part, ())]
         if told:
-            layout = Layout(words, vocabulary.byte_lengths[vocabulary.encode(words)])
+            layout = TokenOffsets(words, vocabulary.byte_lengths[vocabulary.encode(words)])
             yield from (layout.span(replace(f, start=f.start + at, stop=f.stop + at), first) for f, at in told)
 
 

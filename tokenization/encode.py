@@ -40,7 +40,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
         if isinstance(part, Text):
             piece = vocabulary.encode_array(part.text)
             if index in facts:
-                layout = Layout(part.text, vocabulary.byte_lengths[piece])
+                layout = TokenOffsets(part.text, vocabulary.byte_lengths[piece])
                 spans += [layout.span(fact, at) for fact in facts[index]]
             loss.append((at, at + len(piece)))
             texts.append((at, at + len(piece), part.text))
@@ -124,7 +124,7 @@ def _parts(sample: Sample, ids: np.ndarray, vocabulary: Vocabulary) -> Iterator[
         yield Text(vocabulary.decode(ids[at:]))
 
 
-class Layout:
+class TokenOffsets:
     """Where the tokens of one text begin and end, in bytes of UTF-8."""
 
     def __init__(self, text: str, token_bytes: np.ndarray) -> None:

@@ -29,7 +29,7 @@ from model.canonical import canonical_gradients, canonical_parameters, canonical
 from model.config import ModelConfig
 from model.multimodal import MultimodalModel
 from packing.loader import certificate
-from packing.loader.global_batch import GlobalBatch, Link
+from packing.loader.global_batch import ChainLink, GlobalBatch
 from packing.loader.loader import Loader
 from packing.loader.stand_ins import StandIns
 from packing.loader.torch_batches import RowTensors, media_to, rows_to
@@ -93,10 +93,10 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
     return done
 
 
-def _chain(manifest: Manifest[Stage]) -> tuple[Link, ...]:
+def _chain(manifest: Manifest[Stage]) -> tuple[ChainLink, ...]:
     """The packs, each with the global batch from which on it is read."""
     named = manifest.value.packs
-    chain: list[Link] = []
+    chain: list[ChainLink] = []
     for url in (named,) if isinstance(named, str) else named:
         packs = Store.open(url).head()
         if packs is None or not packs.complete:
@@ -127,7 +127,7 @@ class Run:
         self,
         stage: Stage,
         config: ModelConfig,
-        chain: tuple[Link, ...],
+        chain: tuple[ChainLink, ...],
         steps: int,
         identity: dict[str, str],
         out: Path,

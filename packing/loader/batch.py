@@ -23,7 +23,7 @@ STAND_IN = 127
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class TokenRows:
     """Token rows of one rank: R rows of L positions."""
 
     rows: np.ndarray
@@ -71,7 +71,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedItem:
     """An item and its place in the global batch."""
 
     row: int
@@ -82,10 +82,10 @@ class Placed:
     item: Item
 
 
-def placed_items(media: Sequence[Sequence[PackedMedia]]) -> list[Placed]:
+def placed_items(media: Sequence[Sequence[PackedMedia]]) -> list[PlacedItem]:
     """All items of a global batch in canonical order: by row, medium, item. `media`: those of each row."""
     return [
-        Placed(row, number, index, item)
+        PlacedItem(row, number, index, item)
         for row, packed in enumerate(media)
         for number, one in enumerate(packed)
         for index, item in enumerate(one.items)
@@ -106,7 +106,7 @@ def rows_of(
     ids: np.ndarray,
     targets: np.ndarray,
     silent: Mapping[int, Sequence[int]] | None = None,
-) -> Rows:
+) -> TokenRows:
     """Args:
     numbers: (R,) of the rows in the global batch.
     segments: of each row.
@@ -124,17 +124,17 @@ def rows_of(
             if not any(at <= position < end for position in quiet):
                 labels[row, at : end - 1] = np.where(targets[row, at + 1 : end], wide[row, at + 1 : end], IGNORED)
     lengths = tuple(tuple(segment.length + segment.padding for segment in mine) for mine in segments)
-    return Rows(np.array(numbers, np.int64), wide, labels, labels != IGNORED, positions, lengths)
+    return TokenRows(np.array(numbers, np.int64), wide, labels, labels != IGNORED, positions, lengths)
 
 
-def rows_of_packs(packs: Sequence[Pack]) -> Rows:
+def rows_of_packs(packs: Sequence[Pack]) -> TokenRows:
     """Whole packs as the rows of one rank."""
     ids = np.stack([pack.ids for pack in packs])
     targets = np.stack([pack.loss_mask for pack in packs])
     return rows_of(range(len(packs)), [pack.segments for pack in packs], ids, targets)
 
 
-def media_batch(placed: Sequence[Placed], patches: np.ndarray) -> MediaBatch:
+def media_batch(placed: Sequence[PlacedItem], patches: np.ndarray) -> MediaBatch:
     """`patches`: of all items, one after another, (N, 3, 14, 14) uint8."""
     grids = np.array([one.item.grid for one in placed], np.int64).reshape(-1, 3)
     return MediaBatch(
@@ -146,7 +146,7 @@ def media_batch(placed: Sequence[Placed], patches: np.ndarray) -> MediaBatch:
     )
 
 
-def room_for(placed: Sequence[Placed]) -> tuple[np.ndarray, list[np.ndarray]]:
+def room_for(placed: Sequence[PlacedItem]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Memory for the patches of all items, one after another, and the part of each."""
     ends = np.cumsum([prod(one.item.grid) for one in placed], dtype=np.int64)
     whole = np.empty((int(ends[-1]) if placed else 0, CHANNELS, PATCH_PX, PATCH_PX), np.uint8)

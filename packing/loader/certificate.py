@@ -48,11 +48,11 @@ def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Comp
 
 
 def _changed() -> str:
-    from packing.augment import Change, Colour, View
+    from packing.augment import ColorMatrix, Crop, ImageTransform
     from stores.media import fingerprints
 
-    change = Change(View(40, 30, (28.0, 20.0), 7.0), Colour(((60_000, 5_000, -3_000),) * 3, 40_000))
-    return digest(change.applied(fingerprints.pattern(), (23, 17)).tobytes())
+    change = ImageTransform(Crop(40, 30, (28.0, 20.0), 7.0), ColorMatrix(((60_000, 5_000, -3_000),) * 3, 40_000))
+    return digest(change.apply(fingerprints.pattern(), (23, 17)).tobytes())
 
 
 def check(packs: Snapshot, *, vocabulary: str | None = None, augmented: bool = False) -> tuple[str, ...]:

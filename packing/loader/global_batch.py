@@ -21,14 +21,14 @@ import numpy as np
 from manifests.errors import RecordError, StoreError
 from manifests.geometry import CHANNELS, PATCH_PX
 from manifests.records import Item, Pack, PackedMedia
-from packing.augment_shapes import Seen
+from packing.augment_shapes import VisibleShape
 from packing.loader.balance import deal, encoder_cost, llm_cost
 from packing.loader.batch import (
     STAND_IN,
     Failure,
     MediaBatch,
-    Placed,
-    Rows,
+    PlacedItem,
+    TokenRows,
     media_batch,
     placed_items,
     room_for,
@@ -36,11 +36,11 @@ from packing.loader.batch import (
     segment_at,
 )
 from packing.loader.stand_ins import StandIns
-from packing.timing import Stages
+from packing.timing import PhaseTimer
 from stores.store import Snapshot
 
 if TYPE_CHECKING:
-    from packing.augment import Augmentation, Change
+    from packing.augment import Augmentation, ImageTransform
     from packing.mixture import Pixels
 
 TOO_MANY = 4
@@ -49,7 +49,7 @@ is broken, not the data."""
 
 PATCH_BYTES = CHANNELS * PATCH_PX * PATCH_PX
 
-Link = tuple[int, Snapshot]
+ChainLink = tuple[int, Snapshot]
 """The first global batch that a packs snapshot gives, and the snapshot. A plan that was amended at batch N goes on in
 another one: ((0, A), (N, B))."""
 
@@ -60,7 +60,7 @@ Agree = Callable[[int, Sequence[Failure]], Sequence[Failure]]
 class GlobalBatch:
     """One optimizer step's data, the same for every world size. Made by a `Loader`."""
 
-    def __init__(self, reader: Reader, number: int) -> None:
+    def __init__(self, reader: PackReader, number: int) -> None:
         self.number = number
         self.failures: tuple[Failure, ...] = ()
         """Media that stand-ins replace, on all ranks."""
@@ -87,7 +87,7 @@ class GlobalBatch:
         """(R, L) uint32: the token rows of `rank` and nothing else."""
         return self._reader.array(self.number, "ids", np.dtype("<u4"), self._dealt_rows(rank))
 
-    def rows(self, rank: int) -> Rows:
+    def rows(self, rank: int) -> TokenRows:
         ids, targets = self._arrays.get(rank) or self._read(rank)
         mine = self._dealt_rows(rank)
         failed = {(failure.row, failure.digest) for failure in self.failures}
@@ -114,14 +114,14 @@ class GlobalBatch:
             return media_batch(mine, self._patches[rank] if mine else room_for(mine)[0])
 
     @property
-    def shapes(self) -> dict[tuple[int, int], tuple[Seen, ...]]:
+    def shapes(self) -> dict[tuple[int, int], tuple[VisibleShape, ...]]:
         """By row and first slot, of media that have any: points, boxes and polygons in pixels of what is encoded.
 
         Stand-ins show none.
         """
         failed = {(failure.row, failure.digest) for failure in self.failures}
         return {
-            (row, packed.items[0].slot): self._change(row, packed).moved(
+            (row, packed.items[0].slot): self._change(row, packed).move_shapes(
                 packed.shapes, (packed.media.width_px, packed.media.height_px), packed.size_px
             )
             for row, pack in enumerate(self.packs)
@@ -142,7 +142,7 @@ class GlobalBatch:
         return deal(costs, self._reader.world, equal_counts=True)
 
     @cached_property
-    def _placed(self) -> list[Placed]:
+    def _placed(self) -> list[PlacedItem]:
         return placed_items([pack.media for pack in self.packs]) if self._reader.has_media(self.number) else []
 
     @cached_property
@@ -187,14 +187,14 @@ class GlobalBatch:
                 patches_of, some, payload, self._reader.stages, self._change(row, packed), into, self._reader.pixels
             )
 
-    def _change(self, row: int, packed: PackedMedia) -> Change:
-        from packing.augment import PLAIN, draw
+    def _change(self, row: int, packed: PackedMedia) -> ImageTransform:
+        from packing.augment import RESIZE_ONLY, draw_transform
 
         settings, slot = self._reader.augment, packed.items[0].slot
         if settings is None or segment_at(self.packs[row].segments, slot)[0].source not in settings.sources:
-            return PLAIN
+            return RESIZE_ONLY
         size_px = (packed.media.width_px, packed.media.height_px)
-        return draw(settings, (self.number, row, slot), size_px, packed.told)
+        return draw_transform(settings, (self.number, row, slot), size_px, packed.told)
 
     held = 0
     """Bytes of the budget."""
@@ -237,10 +237,10 @@ class GlobalBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class PackReader:
     """What all batches of a loader share."""
 
-    chain: tuple[Link, ...]
+    chain: tuple[ChainLink, ...]
     size: int
     world: int
     encoders: int
@@ -249,8 +249,8 @@ class Reader:
     rows_of: tuple[int, ...]
     """Whose rows are read ahead."""
     stand_ins: StandIns | None
-    stages: Stages
-    budget: Budget
+    stages: PhaseTimer
+    budget: MemoryBudget
     decoders: ThreadPoolExecutor
     augment: Augmentation | None
     pixels: Pixels
@@ -297,7 +297,7 @@ class Reader:
         return self.stand_ins.at(number) if self.stand_ins else None
 
 
-class Budget:
+class MemoryBudget:
     """Bytes that may wait. Asked by one thread in batch order, so that the oldest batch is always let through."""
 
     def __init__(self, most: int) -> None:

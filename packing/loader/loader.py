@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from manifests.errors import ManifestError, ResumeError, StoreError
 from packing.loader.certificate import check
-from packing.loader.global_batch import Agree, Budget, GlobalBatch, Link, Reader
+from packing.loader.global_batch import Agree, ChainLink, GlobalBatch, MemoryBudget, PackReader
 from packing.loader.stand_ins import StandIns
-from packing.timing import Stages
+from packing.timing import PhaseTimer
 from stores.store import Snapshot
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Loader:
 
     def __init__(
         self,
-        packs: Snapshot | Sequence[Link],
+        packs: Snapshot | Sequence[ChainLink],
         global_batch_packs: int,
         world: int = 1,
         state: LoaderState | None = None,
@@ -117,11 +117,11 @@ class Loader:
                 where=chain[0][1].name,
                 fix="use a number of ranks that divides global_batch_packs",
             )
-        self.stages = Stages()
+        self.stages = PhaseTimer()
         self._chain, self._size = chain, global_batch_packs
         self._stand_ins, self._agree = stand_ins, agree
         ranks = tuple(range(max(world, encoders or world)) if ranks is None else ranks)
-        self._reader = Reader(
+        self._reader = PackReader(
             chain,
             global_batch_packs,
             world,
@@ -130,7 +130,7 @@ class Loader:
             tuple(rank for rank in (ranks if rows_of is None else rows_of) if rank < world),
             stand_ins,
             self.stages,
-            Budget(ahead_bytes),
+            MemoryBudget(ahead_bytes),
             ThreadPoolExecutor(threads, thread_name_prefix="decode"),
             augment,
             pixels_of(chain[0][1]),

@@ -18,7 +18,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
-from packing.loader.batch import MediaBatch, Rows
+from packing.loader.batch import MediaBatch, TokenRows
 from packing.loader.global_batch import GlobalBatch
 from packing.loader.loader import Loader, LoaderState
 from packing.loader.stand_ins import StandIns
@@ -37,7 +37,7 @@ def pieces(batch: GlobalBatch, ranks: Iterable[int]) -> Pieces:
     return dict(sorted(found.items()))
 
 
-def _rows(rows: Rows) -> Iterator[tuple[tuple[int, int], str]]:
+def _rows(rows: TokenRows) -> Iterator[tuple[tuple[int, int], str]]:
     for i, row in enumerate(rows.rows.tolist()):
         arrays = (rows.ids[i], rows.labels[i], rows.loss_mask[i], rows.positions[i])
         words = str(rows.segment_lengths[i]).encode()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from packing.augment_shapes import Seen
+from packing.augment_shapes import VisibleShape
 from packing.loader import batch
 from packing.loader.batch import Failure
 from packing.loader.global_batch import Agree, GlobalBatch
@@ -63,11 +63,11 @@ class RankBatch:
     media: MediaTensors
     state: LoaderState
     """Goes on after this batch."""
-    shapes: Mapping[tuple[int, int], tuple[Seen, ...]]
+    shapes: Mapping[tuple[int, int], tuple[VisibleShape, ...]]
     """Of `media`, as in `GlobalBatch.shapes`."""
 
 
-def rows_to(rows: batch.Rows, device: Device) -> RowTensors:
+def rows_to(rows: batch.TokenRows, device: Device) -> RowTensors:
     ids, labels, loss_mask, positions = (
         torch.from_numpy(array).to(device) for array in (rows.ids, rows.labels, rows.loss_mask, rows.positions)
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from manifests.errors import MillraceError
-from manifests.load import Place
+from manifests.load import KeyPath
 from manifests.records import DOMAINS, Json
 from pipelines.build.samples import Tokenise
 from pipelines.dedup.decontaminate import Decontaminate
@@ -44,7 +44,7 @@ Nodes = Mapping[str, Node]
 
 @dataclass(frozen=True)
 class Mistake:
-    place: Place
+    place: KeyPath
     """Below `nodes`."""
     message: str
     fix: str
@@ -96,7 +96,7 @@ def _which(nodes: Nodes, kind: type) -> str:
     return f": {', '.join(names)}" if names else ""
 
 
-def _unknown_domains(place: Place, told: Json) -> Iterator[Mistake]:
+def _unknown_domains(place: KeyPath, told: Json) -> Iterator[Mistake]:
     """At any depth: of nodes, of their ops, of sources of a mixture. A misspelt one would concern no document."""
     items: Any = told.items() if isinstance(told, dict) else enumerate(told) if isinstance(told, list | tuple) else ()
     for key, below in items:
@@ -196,7 +196,7 @@ def missing(nodes: Nodes, elsewhere: bool) -> Iterator[Mistake]:
                 yield Mistake((name,), error.message, error.fix)
 
 
-def _paths(node: Node) -> Iterator[tuple[Place, str]]:
+def _paths(node: Node) -> Iterator[tuple[KeyPath, str]]:
     """Files and folders that a node names, and where it does."""
     match node:
         case IngestFolder() | IngestRepository():

@@ -21,8 +21,8 @@ from PIL import Image, features
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media, Part, Point, Shape, derived_id, digest
 from packing import augment
-from packing.augment import Augmentation, Change
-from packing.augment_shapes import Size, moved
+from packing.augment import Augmentation, ImageTransform
+from packing.augment_shapes import Size, move_shapes
 from pipelines.filters.op import concerns
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
 from stores.media.image import decode_rgb
@@ -127,7 +127,7 @@ class Augment:
                     told = [fact.name for fact in document.facts]
                     drawn = self._drawn((int(document.id, 16), ordinal, copy), size_px, told)
                     part, here = self._changed(part, here, drawn)
-                    same_view = same_view and drawn.change.view is None and drawn.tilt is None
+                    same_view = same_view and drawn.change.crop is None and drawn.tilt is None
                 lying += [{"media": ordinal, **_told(shape)} for shape in here]
             parts.append(part)
         notes = {name: value for name, value in document.notes.items() if same_view or name in KEPT_NOTES}
@@ -142,11 +142,11 @@ class Augment:
         )
 
     def _drawn(self, place: tuple[int, int, int], size_px: Size, told: Sequence[str]) -> _Drawn:
-        change = augment.draw(self.as_loaded, place, size_px, told)
+        change = augment.draw_transform(self.as_loaded, place, size_px, told)
         key = digest("offline", str(self.seed), *map(str, place))
         tilt = None
         if self.perspective and not set(told) - set(self.facts_kept):
-            seen = size_px if change.view is None else (change.view.width_px, change.view.height_px)
+            seen = size_px if change.crop is None else (change.crop.width_px, change.crop.height_px)
             shares = [int(digest(key, str(i))[:13], 16) / _DRAWN * self.perspective for i in range(8)]
             tilt = Tilt.drawn_in(seen, shares)
         return _Drawn(change, tilt, int(digest(key, "noise")[:32], 16))
@@ -154,18 +154,18 @@ class Augment:
     def _changed(self, medium: Media, shapes: Sequence[Shape], drawn: _Drawn) -> tuple[Media, Sequence[Shape]]:
         assert medium.payload is not None
         change = drawn.change
-        if change == augment.PLAIN and drawn.tilt is None and not self.noise:
+        if change == augment.RESIZE_ONLY and drawn.tilt is None and not self.noise:
             return medium, shapes
         rgb = decode_rgb(medium.payload)
         size_px = (rgb.shape[1], rgb.shape[0])
-        if change.view is not None:
-            rgb = change.view.seen(rgb)
+        if change.crop is not None:
+            rgb = change.crop.cut(rgb)
             size_px = (rgb.shape[1], rgb.shape[0])
         if drawn.tilt is not None:
             rgb = drawn.tilt.seen(rgb)
         shapes = [one for shape in shapes for one in _moved(shape, drawn, size_px)]
         if change.colour is not None:
-            rgb = change.colour.applied(rgb)
+            rgb = change.colour.apply(rgb)
         if self.noise:
             rgb = noisy(rgb, self.noise, drawn.noise_seed)
         payload = self._encoded(rgb)
@@ -183,7 +183,7 @@ class Augment:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    change: Change
+    change: ImageTransform
     tilt: Tilt | None
     noise_seed: int
 
@@ -250,10 +250,10 @@ def _moved(shape: Shape, drawn: _Drawn, size_px: Size) -> list[Shape]:
         (left, top), (right, bottom) = shape.corners
         shape = Shape("polygon", shape.name, ((left, top), (right, top), (right, bottom), (left, bottom)))
     parts = [shape]
-    if drawn.change.view is not None:
-        parts = [seen.shape for seen in moved(parts, drawn.change.view.onto(size_px), size_px)]
+    if drawn.change.crop is not None:
+        parts = [seen.shape for seen in move_shapes(parts, drawn.change.crop.affine(size_px), size_px)]
     if drawn.tilt is not None:
-        parts = [seen.shape for seen in moved(parts, drawn.tilt.onto, size_px)]
+        parts = [seen.shape for seen in move_shapes(parts, drawn.tilt.onto, size_px)]
     return [_box(part) for part in parts] if kind == "box" else parts
 
 

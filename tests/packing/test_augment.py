@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 from manifests.errors import ManifestError, ResumeError
 from manifests.load import load
 from manifests.records import Document, Fact, Shape, Text, record_id
-from packing.augment import Augmentation, Change, View, draw
-from packing.augment_shapes import area, clipped, moved, scaling
+from packing.augment import Augmentation, Crop, ImageTransform, draw_transform
+from packing.augment_shapes import area, clip_polygon, move_shapes, scaling
 from packing.loader.loader import Loader
 from packing.loader.stand_ins import StandIns
 from packing.loader.torch_batches import RankBatches
@@ -60,11 +60,11 @@ def test_what_is_painted_at_a_shape_is_found_where_the_shape_went(
         Shape("box", "b", (square[0], square[2])),
         Shape("polygon", "q", square),
     ]
-    change = draw(VIEWS, place, size)
+    change = draw_transform(VIEWS, place, size)
     target = shrunk(size, by)
-    light = change.applied(np.asarray(picture), target)[..., 0] / 255
+    light = change.apply(np.asarray(picture), target)[..., 0] / 255
     assert light.shape == target[::-1]
-    found = {seen.shape.kind: seen for seen in change.moved(shapes, size, target)}
+    found = {seen.shape.kind: seen for seen in change.move_shapes(shapes, size, target)}
     if "polygon" not in found:
         assert light.sum() < 3  # half a pixel of blur along an edge
         return
@@ -86,12 +86,12 @@ def test_what_is_painted_at_a_shape_is_found_where_the_shape_went(
 def test_no_corner_of_a_view_looks_beyond_the_picture(
     size: tuple[int, int], place: tuple[int, int, int], least: float, degrees: float
 ) -> None:
-    view = draw(dataclasses.replace(VIEWS, least_area=least, turn_degrees=degrees), place, size).view
+    view = draw_transform(dataclasses.replace(VIEWS, least_area=least, turn_degrees=degrees), place, size).crop
     if view is None:
         assert least == 1 and degrees == 0
         return
-    onto = view.onto(view_size := (view.width_px, view.height_px))
-    shown = moved([Shape("box", "all", ((0, 0), size))], onto, view_size)
+    onto = view.affine(view_size := (view.width_px, view.height_px))
+    shown = move_shapes([Shape("box", "all", ((0, 0), size))], onto, view_size)
     assert abs(area([onto(corner) for corner in ((0, 0), (size[0], 0), size, (0, size[1]))])) == pytest.approx(
         size[0] * size[1]
     )
@@ -105,9 +105,9 @@ def test_no_corner_of_a_view_looks_beyond_the_picture(
 def test_a_view_is_undone_by_its_inverse(
     size: tuple[int, int], place: tuple[int, int, int], at: tuple[float, float]
 ) -> None:
-    view = draw(VIEWS, place, size).view
+    view = draw_transform(VIEWS, place, size).crop
     assert view is not None
-    onto = view.onto((100, 80))
+    onto = view.affine((100, 80))
     point = (at[0] * size[0], at[1] * size[1])
     x, y = onto(point)
     whole = np.array([[onto.a, onto.b, onto.c], [onto.d, onto.e, onto.f], [0, 0, 1]])
@@ -116,22 +116,22 @@ def test_a_view_is_undone_by_its_inverse(
 
 def test_a_whole_view_and_plain_colours_change_nothing() -> None:
     picture = np.arange(60 * 40 * 3, dtype=np.uint8).reshape(40, 60, 3)
-    plain = draw(Augmentation(sources=("s",)), (1, 2, 3), (60, 40))
-    assert plain == Change()
-    whole = Change(View(60, 40, (30.0, 20.0)))
-    assert np.array_equal(whole.applied(picture, (30, 20)), plain.applied(picture, (30, 20)))
+    plain = draw_transform(Augmentation(sources=("s",)), (1, 2, 3), (60, 40))
+    assert plain == ImageTransform()
+    whole = ImageTransform(Crop(60, 40, (30.0, 20.0)))
+    assert np.array_equal(whole.apply(picture, (30, 20)), plain.apply(picture, (30, 20)))
     shape = [Shape("point", "p", ((10, 10),))]
-    assert whole.moved(shape, (60, 40), (30, 20)) == plain.moved(shape, (60, 40), (30, 20))
+    assert whole.move_shapes(shape, (60, 40), (30, 20)) == plain.move_shapes(shape, (60, 40), (30, 20))
 
 
 def test_a_picture_that_is_turned_shows_its_quarter_where_the_matrix_says() -> None:
     """By hand: turned by 90 degrees clockwise, a view has at its upper left what lies at the picture's upper right."""
     picture = np.zeros((20, 20, 3), np.uint8)
     picture[:5, 15:] = 255
-    view = View(20, 20, (10.0, 10.0), 90.0)
-    seen = view.seen(picture)
+    view = Crop(20, 20, (10.0, 10.0), 90.0)
+    seen = view.cut(picture)
     assert (seen[:4, :4] > 200).all() and seen[6:, 6:].max() == 0
-    assert view.onto((20, 20))((20, 0)) == pytest.approx((0, 0))
+    assert view.affine((20, 20))((20, 0)) == pytest.approx((0, 0))
 
 
 # -------------------------------------------------------------------- clipping
@@ -159,7 +159,7 @@ def test_a_clipped_polygon_is_what_of_it_lies_inside_in_simple_parts(radii: list
         (x + r * math.cos(2 * math.pi * i / count), y + r * math.sin(2 * math.pi * i / count))
         for i, r in enumerate(radii)
     ]
-    parts = clipped(star, (40, 30))
+    parts = clip_polygon(star, (40, 30))
     assert not any(crosses(part) for part in parts)
     for part in parts:
         assert all(-1e-9 <= px <= 40 + 1e-9 and -1e-9 <= py <= 30 + 1e-9 for px, py in part)
@@ -174,7 +174,7 @@ def test_a_clipped_polygon_is_what_of_it_lies_inside_in_simple_parts(radii: list
 def test_a_comb_that_an_edge_cuts_through_becomes_its_teeth() -> None:
     comb = [(-5, 0), (-5, 9), (5, 9), (5, 7), (-3, 7), (-3, 5), (5, 5), (5, 3), (-3, 3), (-3, 1), (5, 1), (5, 0)]
     by = scaling((10, 10), (10, 10))
-    seen = moved([Shape("polygon", "comb", tuple(comb))], by, (10, 10))
+    seen = move_shapes([Shape("polygon", "comb", tuple(comb))], by, (10, 10))
     assert sorted(abs(area(one.shape.corners)) for one in seen) == [5, 10, 10]
     assert sum(one.visible for one in seen) == pytest.approx(25 / abs(area(comb)))
     assert {one.shape.name for one in seen} == {"comb"}
@@ -264,14 +264,14 @@ def test_facts_in_the_text_hold_pictures_still_and_boxes_are_where_the_pixels_ar
 def test_what_is_told_decides_what_may_change() -> None:
     hue = Augmentation(sources=("s",), hue_degrees=50, saturation=0.5)
     place, size = (1, 2, 3), (50, 50)
-    assert draw(hue, place, size, ("count",)).colour == draw(hue, place, size).colour is not None
-    assert draw(hue, place, size, ("colour",)) == Change()
-    assert draw(VIEWS, place, size, ("count",)) == Change() != draw(VIEWS, place, size)
+    assert draw_transform(hue, place, size, ("count",)).colour == draw_transform(hue, place, size).colour is not None
+    assert draw_transform(hue, place, size, ("colour",)) == ImageTransform()
+    assert draw_transform(VIEWS, place, size, ("count",)) == ImageTransform() != draw_transform(VIEWS, place, size)
     kept = dataclasses.replace(VIEWS, facts_kept=("count",))
-    assert draw(kept, place, size, ("count",)) == draw(VIEWS, place, size)
-    assert draw(kept, place, size, ("count", "box")) == Change()
+    assert draw_transform(kept, place, size, ("count",)) == draw_transform(VIEWS, place, size)
+    assert draw_transform(kept, place, size, ("count", "box")) == ImageTransform()
     both = dataclasses.replace(VIEWS, brightness=0.5)
-    assert draw(both, place, size).view == draw(VIEWS, place, size).view  # one setting does not move another
+    assert draw_transform(both, place, size).crop == draw_transform(VIEWS, place, size).crop
 
 
 def test_media_of_other_sources_are_left_as_they_are(told: Made, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_all_frames_of_a_clip_are_changed_alike(told: Made) -> None:
             for one in pack.media
             if len(one.items) > 1
         )
-    assert len({draw(EVERYTHING, (number, row, packed.items[0].slot), (64, 48)) for _ in packed.items}) == 1
+    assert len({draw_transform(EVERYTHING, (number, row, packed.items[0].slot), (64, 48)) for _ in packed.items}) == 1
 
 
 def test_a_run_is_not_resumed_with_other_changes(told: Made, tmp_path: Path) -> None:

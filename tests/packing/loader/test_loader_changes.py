@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from manifests.errors import ResumeError, StoreError
 from manifests.records import Media
 from packing.loader.batch import IGNORED, STAND_IN
-from packing.loader.global_batch import GlobalBatch, Link
+from packing.loader.global_batch import ChainLink, GlobalBatch
 from packing.loader.loader import Loader, LoaderState
 from packing.loader.stand_ins import StandIns
 from packing.loader.torch_batches import RankBatches, agree_over, for_megatron
@@ -69,7 +69,7 @@ def pieces(batch: GlobalBatch, ranks: Iterable[int]) -> Pieces:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Link, ...]:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[ChainLink, ...]:
     """Two plans, one after the other, both with media that don't decode, split documents and ends of epochs."""
     folder = tmp_path_factory.mktemp("chain")
     links = []
@@ -83,19 +83,19 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Link, ...]:
     return tuple(links)
 
 
-def told(chain: Sequence[Link], stand_ins: Path, world: int = 1, **options: object) -> list[Pieces]:
+def told(chain: Sequence[ChainLink], stand_ins: Path, world: int = 1, **options: object) -> list[Pieces]:
     with Loader(chain, SIZE, world, stand_ins=StandIns(str(stand_ins)), **options) as loader:  # type: ignore[arg-type]
         return [pieces(batch, range(world)) for batch in loader]
 
 
 @pytest.fixture(scope="session")
-def expected(chain: tuple[Link, ...], tmp_path_factory: pytest.TempPathFactory) -> list[Pieces]:
+def expected(chain: tuple[ChainLink, ...], tmp_path_factory: pytest.TempPathFactory) -> list[Pieces]:
     """What an undisturbed loader of one rank gives."""
     return told(chain, tmp_path_factory.mktemp("decisions"))
 
 
 def test_a_chain_gives_the_first_plan_up_to_the_change_and_then_the_second(
-    chain: tuple[Link, ...], expected: list[Pieces], tmp_path: Path
+    chain: tuple[ChainLink, ...], expected: list[Pieces], tmp_path: Path
 ) -> None:
     (_, before), (_, after) = chain
     assert expected == told([(0, before)], tmp_path / "a")[:CHANGE] + told([(0, after)], tmp_path / "b")
@@ -103,7 +103,7 @@ def test_a_chain_gives_the_first_plan_up_to_the_change_and_then_the_second(
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_restored_at_every_batch_at_any_world_size_the_rest_is_identical(
-    world: int, chain: tuple[Link, ...], expected: list[Pieces], tmp_path: Path
+    world: int, chain: tuple[ChainLink, ...], expected: list[Pieces], tmp_path: Path
 ) -> None:
     states = []
     with Loader(chain, SIZE, stand_ins=StandIns(str(tmp_path))) as loader:
@@ -118,7 +118,7 @@ def test_restored_at_every_batch_at_any_world_size_the_rest_is_identical(
 @given(st.data())
 @settings(max_examples=12, deadline=None)
 def test_ranks_threads_and_memory_may_change_at_any_batch(
-    chain: tuple[Link, ...],
+    chain: tuple[ChainLink, ...],
     expected: list[Pieces],
     tmp_path_factory: pytest.TempPathFactory,
     data: st.DataObject,
@@ -143,7 +143,7 @@ def test_ranks_threads_and_memory_may_change_at_any_batch(
 
 
 def test_loaders_that_share_the_batches_give_all_of_them(
-    chain: tuple[Link, ...], expected: list[Pieces], tmp_path: Path
+    chain: tuple[ChainLink, ...], expected: list[Pieces], tmp_path: Path
 ) -> None:
     found = {}
     for k in range(3):
@@ -153,7 +153,7 @@ def test_loaders_that_share_the_batches_give_all_of_them(
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
-def test_worker_processes_of_torch_change_nothing(workers: int, chain: tuple[Link, ...], tmp_path: Path) -> None:
+def test_worker_processes_of_torch_change_nothing(workers: int, chain: tuple[ChainLink, ...], tmp_path: Path) -> None:
     def batches(state: LoaderState | None, workers: int) -> list[tuple[int, bytes, bytes, LoaderState]]:
         opened = functools.partial(Loader, chain, SIZE, 2, stand_ins=StandIns(str(tmp_path)))
         data = RankBatches(opened, rank=1)
@@ -198,7 +198,7 @@ torch.distributed.destroy_process_group()
 
 
 def test_two_processes_that_each_decode_their_share_agree_about_what_failed(
-    chain: tuple[Link, ...], expected: list[Pieces], tmp_path: Path
+    chain: tuple[ChainLink, ...], expected: list[Pieces], tmp_path: Path
 ) -> None:
     urls = json.dumps([[first, packs.url] for first, packs in chain])
     command = [sys.executable, "-c", RANK]
@@ -244,7 +244,7 @@ with Loader(chain, SIZE, world, state, stand_ins=StandIns(str(folder / "decision
 
 
 def test_killed_at_random_and_started_again_every_batch_is_the_same_each_time_it_is_seen(
-    chain: tuple[Link, ...], expected: list[Pieces], tmp_path: Path
+    chain: tuple[ChainLink, ...], expected: list[Pieces], tmp_path: Path
 ) -> None:
     urls = json.dumps([[first, packs.url] for first, packs in chain])
     rng = random.Random(3)
@@ -292,7 +292,7 @@ def victims(batch: GlobalBatch) -> list[tuple[int, int, int]]:
 
 
 def test_a_medium_that_does_not_decode_is_grey_and_its_segment_alone_carries_no_loss(
-    chain: tuple[Link, ...], tmp_path: Path
+    chain: tuple[ChainLink, ...], tmp_path: Path
 ) -> None:
     failures = wanted = 0
     bad_digests = {lying(i).digest for i in range(6)}
@@ -341,7 +341,7 @@ def test_what_was_decided_is_honoured_though_it_would_decode_now(made: Made, tmp
     assert not np.array_equal(now, patches)
 
 
-def test_a_batch_that_was_decided_about_has_to_decode_otherwise(chain: tuple[Link, ...], tmp_path: Path) -> None:
+def test_a_batch_that_was_decided_about_has_to_decode_otherwise(chain: tuple[ChainLink, ...], tmp_path: Path) -> None:
     with Loader(chain, SIZE, stand_ins=StandIns(str(tmp_path))) as loader:
         number = next(batch.number for batch in loader if batch.failures)
     (tmp_path / f"{number:09d}.json").write_text("[]")
@@ -353,7 +353,7 @@ def test_a_batch_that_was_decided_about_has_to_decode_otherwise(chain: tuple[Lin
             pass
 
 
-def test_a_run_whose_decisions_are_gone_is_not_resumed(chain: tuple[Link, ...], tmp_path: Path) -> None:
+def test_a_run_whose_decisions_are_gone_is_not_resumed(chain: tuple[ChainLink, ...], tmp_path: Path) -> None:
     with Loader(chain, SIZE, stand_ins=StandIns(str(tmp_path / "here"))) as loader:
         for batch in loader:
             if batch.failures:
@@ -375,7 +375,7 @@ def test_a_decoder_that_is_broken_stops_the_run(tmp_path: Path) -> None:
             pass
 
 
-def test_another_amendment_than_the_one_begun_is_refused_and_a_later_one_is_not(chain: tuple[Link, ...]) -> None:
+def test_another_amendment_than_the_one_begun_is_refused_and_a_later_one_is_not(chain: tuple[ChainLink, ...]) -> None:
     before = chain[0][1]
     with Loader([(0, before)], SIZE) as loader:
         state = loader.state
