@@ -56,11 +56,11 @@ def corpus(count: int, seed: int = 4) -> tuple[list[str], list[tuple[int, int]]]
 
 
 def ours(texts: Sequence[str]) -> Callable[[str], int]:
-    from pipelines.dedup import minhash
+    from pipelines.dedup import minhash_loops
 
     def run(folder: str) -> int:
-        keys = minhash.keys_of(texts, WORDS, BANDS, ROWS)
-        found = minhash.clusters(([keys[:, band]] for band in range(BANDS)), len(texts), 1 << 30)
+        keys = minhash_loops.keys_of(texts, WORDS, BANDS, ROWS)
+        found = minhash_loops.clusters(([keys[:, band]] for band in range(BANDS)), len(texts), 1 << 30)
         return len(np.unique(found))
 
     return run
@@ -180,14 +180,14 @@ def many(count: int) -> dict[str, object]:
     """Ours on many documents: recall of planted pairs by their exact similarity, false pairs, seconds, memory."""
     import time
 
-    from pipelines.dedup import minhash, reference
+    from pipelines.dedup import minhash_loops, reference
 
     texts, pairs = corpus(count)
     before_mb = peak_rss_mb()
     start = time.process_time()
-    keys = minhash.keys_of(texts, WORDS, BANDS, ROWS)
+    keys = minhash_loops.keys_of(texts, WORDS, BANDS, ROWS)
     signed = time.process_time()
-    found = minhash.clusters(([keys[:, band]] for band in range(BANDS)), count, 64 << 20)
+    found = minhash_loops.clusters(([keys[:, band]] for band in range(BANDS)), count, 64 << 20)
     ended = time.process_time()
     peak_mb = peak_rss_mb() - before_mb  # what follows is the slow reference
     some = pairs[:: max(1, len(pairs) // 20_000)]

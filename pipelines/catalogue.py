@@ -10,8 +10,9 @@ from pipelines.build.materialize import Materialise
 from pipelines.build.samples import Pack, Plan, Tokenise
 from pipelines.build.vocabulary import LearnVocabulary
 from pipelines.dedup.decontaminate import Decontaminate
+from pipelines.dedup.exact import DedupExact
 from pipelines.dedup.images import DedupImages, ImageHash
-from pipelines.dedup.nodes import DedupExact, DedupMinHash, MinHash
+from pipelines.dedup.minhash import DedupMinHash, MinHash
 from pipelines.edits.transform import Transform
 from pipelines.filters.cap import Cap
 from pipelines.filters.filter import Filter

@@ -110,6 +110,11 @@ def units_below(snapshot: Snapshot) -> tuple[Unit, ...]:
     return tuple(units)
 
 
+def single_unit(units: Iterable[Unit]) -> Unit:
+    """Return one unit that stands for all of `units`, for nodes that compare every record with every other."""
+    return Unit("all", digest(*(unit.digest for unit in units)))
+
+
 def with_columns(snapshot: Snapshot, units: Iterable[Unit]) -> Iterator[Unit]:
     """Units of `units_below`, for nodes that read columns: what these say counts, too."""
     for unit in units:

@@ -20,7 +20,7 @@ from manifests.records import DOMAINS, Json
 from pipelines.build.samples import Tokenise
 from pipelines.dedup.decontaminate import Decontaminate
 from pipelines.dedup.images import DedupImages, ImageHash
-from pipelines.dedup.nodes import DedupMinHash, MinHash
+from pipelines.dedup.minhash import DedupMinHash, MinHash
 from pipelines.filters.cap import Cap
 from pipelines.filters.filter import Filter
 from pipelines.filters.op import Measured, column

@@ -1,51 +1,87 @@
-"""Exact duplicates: documents of the same text and the same media, wherever they came from.
+"""The node `dedup_exact`: drops documents with the same text and the same media as another document.
 
-After the filters, before tokenisation. `keys` runs on one unit at a time, `decide` once over all of them; the result
-is decision columns, so nothing is copied. Of a group the smallest id survives: neither the order of the units nor how
-records are spread over them matters, a second pass over the survivors changes nothing, and no group loses its last
-member.
-
-Text is compared with runs of white space counted as one, media by the digest of their encoded bytes, in order.
+documents or view -> dedup_exact -> view, between the filters and `tokenise`. Text is compared with runs of white space
+counted as one space, media by the digest of their encoded bytes, in order. Of each group of equal documents the one
+with the smallest id stays. Therefore neither the order of units nor the cut into shards matters, a second pass over the
+survivors drops nothing, and no group loses its last member.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.load import schema
 from manifests.records import Document, Text, digest
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below
+from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
 VERSION = 1
+"""Raised when `content_key` or `decide` would give another result."""
 REASON = "exact_duplicate"
 
 KEYS = pa.schema([("id", pa.string()), ("key", pa.binary(32))])
 DECISIONS = pa.schema([("keep", pa.bool_()), ("reason", pa.string()), ("duplicate_of", pa.string())])
 
 
+@schema
+class DedupExact:
+    """Of all documents with equal content the one with the smallest id stays.
+
+    One unit, because every record is compared with every other: a killed run begins it again.
+    """
+
+    PRODUCT: ClassVar[StoreKind] = "view"
+    READS: ClassVar[frozenset[str]] = DOCUMENTS
+    VERSION: ClassVar[int] = 1
+    PLACES: ClassVar[frozenset[str]] = frozenset()
+
+    kind: Literal["dedup_exact"]
+    input: str
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    def survey(self, name: str, inputs: Inputs) -> Survey:
+        units = units_below(inputs[self.input].snapshot)
+        return Survey((single_unit(units),), {"exact": VERSION})
+
+    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+        snapshot = task.inputs[self.input].snapshot
+        tables = [keys(snapshot.records(ref.first, ref.first + ref.records)) for ref in snapshot.shards]
+        for ref, decisions in zip(snapshot.shards, decide(tables), strict=True):
+            columns = {name: decisions.column(name).to_pylist() for name in decisions.column_names}
+            writer.columns(ref.shard, _for_all_records(snapshot, ref, columns))
+            for reason in columns["reason"]:
+                if reason is not None:
+                    attempt.drop(reason)
+
+
 def keys(documents: Iterable[Document]) -> pa.Table:
-    """`KEYS`, one row per document. Only documents still kept belong here: a dropped one must not displace others."""
+    """Return a table `KEYS`, one row per document. Give only kept documents: a dropped one must not displace others."""
     rows = [(document.id, content_key(document)) for document in documents]
     return pa.table({"id": [row[0] for row in rows], "key": [row[1] for row in rows]}, schema=KEYS)
 
 
 def content_key(document: Document) -> bytes:
-    """32 bytes, equal for documents that count as the same."""
-    said: list[str] = []
+    """Return 32 bytes, equal for documents with equal content."""
+    content: list[str] = []
     for is_text, parts in groupby(document.parts, lambda part: isinstance(part, Text)):
         if is_text:
             words = " ".join(part.text for part in parts if isinstance(part, Text)).split()
-            said += ["text", " ".join(words)] if words else []
+            content += ["text", " ".join(words)] if words else []
         else:
-            said += [word for part in parts if not isinstance(part, Text) for word in ("media", part.digest)]
-    return bytes.fromhex(digest("exact", *said))
+            content += [word for part in parts if not isinstance(part, Text) for word in ("media", part.digest)]
+    return bytes.fromhex(digest("exact", *content))
 
 
 def decide(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """`KEYS` tables -> `DECISIONS` tables, row by row; `duplicate_of` is the id of the survivor."""
+    """Return a table `DECISIONS` for each table `KEYS`, row by row; `duplicate_of` is the id of the survivor."""
     everything = pa.concat_tables([KEYS.empty_table(), *tables]).combine_chunks()
     ids = everything["id"]
     groups = pc.dictionary_encode(everything["key"]).combine_chunks()
@@ -53,9 +89,9 @@ def decide(tables: Sequence[pa.Table]) -> list[pa.Table]:
     order = pc.sort_indices(
         pa.table({"group": group, "id": ids}), sort_keys=[("group", "ascending"), ("id", "ascending")]
     ).to_numpy()
-    leads = np.ones(len(order), bool)
-    leads[1:] = np.diff(group[order]) != 0
-    survivor = order[leads][group]
+    first_of_group = np.ones(len(order), bool)
+    first_of_group[1:] = np.diff(group[order]) != 0
+    survivor = order[first_of_group][group]
     keep = survivor == np.arange(len(order))
     dropped = pa.array(~keep)
     decisions = pa.table(
@@ -68,3 +104,12 @@ def decide(tables: Sequence[pa.Table]) -> list[pa.Table]:
     )
     starts = np.cumsum([0, *map(len, tables)])
     return [decisions.slice(start, len(table)) for start, table in zip(starts[:-1].tolist(), tables, strict=True)]
+
+
+def _for_all_records(snapshot: Snapshot, ref: ShardRef, kept: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Spread columns of a shard's kept records over all its records; earlier drops are not decided again."""
+    columns: dict[str, list[Any]] = {name: [name == "keep" or None] * ref.records for name in kept}
+    for row, ordinal in enumerate(snapshot.kept(ref.first, ref.first + ref.records).tolist()):
+        for name, values in kept.items():
+            columns[name][ordinal - ref.first] = values[row]
+    return columns

@@ -14,9 +14,9 @@ from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media
 from pipelines.dedup import image_hash
-from pipelines.dedup.nodes import decisions, everything, survivors
+from pipelines.dedup.survivors import choose_survivors, duplicate_columns
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below, with_columns
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below, with_columns
 from stores.media.image import reduced_rgb, small_rgb
 from stores.media.video import frames_at
 from stores.store import Snapshot, StoreKind, UnitWriter
@@ -153,7 +153,7 @@ class DedupImages:
             told = f"min_frames is {self.min_frames}, {node} hashed {snapshot.meta['key_frames']} key frames of a video"
             raise ManifestError(told, where=name, fix="lower min_frames or raise key_frames there")
         units = with_columns(snapshot, units_below(snapshot))
-        return Survey((everything(units),), {"hash": image_hash.VERSION})
+        return Survey((single_unit(units),), {"hash": image_hash.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         from pipelines.dedup import hamming  # compiles, and costs the memory of numba
@@ -169,8 +169,8 @@ class DedupImages:
                 read, total, count, self.max_bits, self.max_detail_bits, need, self.max_memory_mb << 20
             )
             cluster = np.minimum(cluster, found)  # nobody is in two: a document has an image or a video
-        survivor, size = survivors(snapshot, cluster, self.prefer or f"{node}.pixels")
-        for ref, columns in decisions(snapshot, survivor, NEAR, attempt):
+        survivor, size = choose_survivors(snapshot, cluster, self.prefer or f"{node}.pixels")
+        for ref, columns in duplicate_columns(snapshot, survivor, NEAR, attempt):
             here = size[ref.first : ref.first + ref.records]
             writer.columns(ref.shard, columns | {f"{task.node}.cluster_size": here})
 

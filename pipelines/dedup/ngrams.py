@@ -1,7 +1,7 @@
 """Which evaluation items does a text hold? Runs of words in common, looked up by hash.
 
-Words are those of `minhash.py`, but digits count as they are: the same problem with other numbers is another problem.
-An item of `words` words or more is known by every run of that many, a shorter one by all of its words.
+Words are those of `minhash_loops.py`, but digits count as they are: the same problem with other numbers is another
+problem. An item of `words` words or more is known by every run of that many, a shorter one by all of its words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 
 from manifests.jit import compiled
-from pipelines.dedup.minhash import word_hashes
+from pipelines.dedup.minhash_loops import word_hashes
 
 VERSION = 1
 

@@ -1,4 +1,4 @@
-"""What `minhash.py` computes, slow and obvious: for tests only."""
+"""What `minhash_loops.py` computes, slow and obvious: for tests only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORD = regex.compile(rf"{ALONE}|(?:(?!{ALONE})[\p{{L}}\p{{N}}\p{{M}}])+")
 
 
 def words(text: str) -> list[str]:
-    """Of text in scripts whose punctuation `minhash.py` knows."""
+    """Of text in scripts whose punctuation `minhash_loops.py` knows."""
     plain = unicodedata.normalize("NFC", text.casefold())
     return ["".join("0" if "0" <= c <= "9" else c for c in word) for word in _WORD.findall(plain)]
 

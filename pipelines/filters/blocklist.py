@@ -25,10 +25,8 @@ class Blocked(Measured):
     again.
     """
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIBRARIES = ("regex",)
-    PLACES: ClassVar[frozenset[str]] = frozenset({"word_files", "site_files"})
+    PLACES = frozenset({"word_files", "site_files"})
     LIMITS = (
         Limit("site", "above", "NONE", "blocked_site"),
         Limit("words", "above", "max_words", "blocked_words"),
@@ -42,7 +40,6 @@ class Blocked(Measured):
     sites: tuple[str, ...] = ()
     """Host names; what lies below one is meant, too. With a `/` in it an entry is an address, and what lies behind."""
     site_files: tuple[str, ...] = ()
-    domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.words or self.word_files or self.sites or self.site_files):
@@ -52,7 +49,7 @@ class Blocked(Measured):
             if not any(map(str.isalnum, word)):
                 raise ManifestError(f"{word!r} has no letter or digit", where="blocked.words", fix="take it out")
 
-    def named_files(self) -> tuple[str, ...]:
+    def external_files(self) -> tuple[str, ...]:
         return self.word_files + self.site_files
 
     def measure(self, document: Document) -> Mapping[str, float]:

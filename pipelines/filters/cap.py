@@ -13,8 +13,7 @@ import numpy as np
 
 from manifests.load import schema
 from manifests.records import digest
-from pipelines.dedup.nodes import everything
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below, with_columns
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below, with_columns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 OVER_SHARE = "over_share"
@@ -56,7 +55,7 @@ class Cap:
     def survey(self, name: str, inputs: Inputs) -> Survey:
         snapshot = inputs[self.input].snapshot
         units = with_columns(snapshot, units_below(snapshot))
-        return Survey((everything(units),), {"beside": [inputs[one].digest for one in self.beside]})
+        return Survey((single_unit(units),), {"beside": [inputs[one].digest for one in self.beside]})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from manifests.load import schema
 from manifests.records import Document
@@ -34,8 +34,6 @@ _BOILERPLATE = re.compile("|".join(BOILERPLATE), re.IGNORECASE)
 class CaptionLength(Measured):
     """The text beside media has too few or too many characters, white space not counted."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIMITS = (
         Limit("characters", "below", "min_characters", "caption_too_short"),
         Limit("characters", "above", "max_characters", "caption_too_long"),
@@ -53,8 +51,6 @@ class CaptionLength(Measured):
 class BoilerplateCaption(Measured):
     """Most of the text beside media is file names, credits and offers, or words that it said before."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIMITS = (
         Limit("boilerplate", "above", "max_boilerplate", "boilerplate_caption"),
         Limit("repeated", "above", "max_repeated", "repeated_caption"),

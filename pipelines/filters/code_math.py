@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import regex
 
@@ -40,8 +40,6 @@ _SYMBOLS = regex.compile(r"[\p{Sm}--\p{ASCII}]", regex.V1)
 class CodeQuality(Measured):
     """Data, minified and generated files among code."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIMITS = (
         Limit("longest_line", "above", "max_line", "long_line"),
         Limit("mean_line", "above", "max_mean_line", "long_lines"),
@@ -84,8 +82,6 @@ class CodeQuality(Measured):
 class MathContent(Measured):
     """Too little mathematics: LaTeX commands, and mathematical symbols outside ASCII, by 1,000 characters."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIBRARIES = ("regex",)
     LIMITS = (Limit("marks_per_1000", "below", "min_marks_per_1000", "little_mathematics"),)
     kind: Literal["math_content"]

@@ -1,8 +1,8 @@
-"""Nodes that decide without copying: `filter` writes columns over the documents that it looks at.
+"""The node `filter`: keeps or drops documents by ops, and writes columns instead of copying documents.
 
-documents -> filter -> dedup (`dedup/nodes.py`) -> `tokenise` (`build/samples.py`). A view has for every record whether
-it is kept and, if not, why: a stable reason and the number that was compared. Ops are in `pipelines/filters`; to add
-one, write its class there and add its line to `OPS`.
+documents or view -> filter -> view. The view has a column `keep`, a stable reason and the compared number of each
+dropped record, and a column for every score. Ops are the classes of this folder; to add one, write its class
+(`filters/op.py` shows one in full) and add its line to `OPS`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from pipelines.filters import (
     video_rules,
 )
 from pipelines.filters.op import Measured, Op, column, concerns
-from pipelines.filters.reuse import MEDIA_LIBRARIES, Known, Said
+from pipelines.filters.reuse import MEDIA_LIBRARIES, OpResult, RowResults
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
 from stores.store import Snapshot, StoreKind, UnitWriter
 
-OPS: dict[str, type] = {
+OPS: dict[str, type[Op]] = {
     "too_short": text_rules.TooShort,
     "too_long": text_rules.TooLong,
     "repeated_lines": text_rules.RepeatedLines,
@@ -66,8 +66,9 @@ OPS: dict[str, type] = {
     "broken_timestamps": video_rules.BrokenTimestamps,
     "static_video": video_rules.StaticVideo,
     "cut_heavy": video_rules.CutHeavy,
-    "rights": rights.Rights,
+    "rights": rights.RequiredRights,
 }
+"""`kind:` of an op in a manifest -> its class."""
 
 
 if TYPE_CHECKING:
@@ -78,11 +79,11 @@ else:
 
 @schema
 class Filter:
-    """Ops side by side; the first that drops a document says why.
+    """Every op reads every document that reaches the node; the first op that drops a document gives the reason.
 
-    Every op looks at every document that reaches the node, also where an earlier one dropped it, and what it measured
-    becomes the column `NODE.OP.SCORE`: so a limit can be moved afterwards (`millrace inspect VIEW --what-if`). Put what
-    is dear to measure into a filter of its own behind the others: it sees only what they kept.
+    Ops also measure documents that an earlier op dropped, and each score becomes the column `NODE.OP.SCORE`, so that a
+    limit can be moved afterwards (`millrace inspect VIEW --what-if`). Put ops that are expensive into a filter of their
+    own behind the others: it reads only documents that the others kept.
     """
 
     PRODUCT: ClassVar[StoreKind] = "view"
@@ -103,89 +104,87 @@ class Filter:
             facts |= {library: version(library) for library in MEDIA_LIBRARIES}
         measured = [op for op in self.ops if isinstance(op, Measured)]
         facts |= {library: version(library) for op in measured for library in op.LIBRARIES}
-        if files := [[op.kind, file_digest(path, name)] for op in measured for path in op.named_files()]:
+        if files := [[op.kind, file_digest(path, name)] for op in measured for path in op.external_files()]:
             facts["files"] = files
         return Survey(units_below(inputs[self.input].snapshot), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
-        clock: Clock = {op.kind: [0, 0.0] for op in self.ops}
-        alike = reuse.measured_alike(self.ops, task.earlier)
+        timing: Timing = {op.kind: [0, 0.0] for op in self.ops}
+        reusable = reuse.reusable_ops(self.ops, task.earlier)
         for shard in task.unit.data.shards:
-            said = reuse.Told(task, self.ops, alike, snapshot, shard)
-            columns = _Columns(task.node, self.ops, shard.records)
+            previous = reuse.PreviousResults(task, self.ops, reusable, snapshot, shard)
+            columns = _ShardColumns(task.node, self.ops, shard.records)
             for ordinal in snapshot.kept(shard.first, shard.first + shard.records).tolist():
                 row = ordinal - shard.first
-                known = said.of(row)
-                if len(known) == len(self.ops):  # nothing is left that could fail
-                    verdict, scores = self._judge(None, known, snapshot, clock)
-                    if verdict is not None:
-                        attempt.drop(verdict.reason)
+                known = previous.of_row(row)
+                if len(known) == len(self.ops):  # nothing is measured, so nothing can fail
+                    drop, results = self._decide(None, known, snapshot, timing)
+                    if drop is not None:
+                        attempt.drop(drop.reason)
                 else:
-                    verdict, scores = self._looked_at(snapshot.record(ordinal), known, snapshot, attempt, clock)
-                columns.add(row, verdict, scores)
+                    drop, results = self._attempt(snapshot.record(ordinal), known, snapshot, attempt, timing)
+                columns.add(row, drop, results)
             writer.columns(shard.shard, columns.by_name)
-        for kind, (records, seconds) in clock.items():
+        for kind, (records, seconds) in timing.items():
             attempt.took(kind, records, seconds)
-        return {"ops": [_told(task.node, op) for op in self.ops]}
+        return {"ops": [_summary(task.node, op) for op in self.ops]}
 
-    def _looked_at(
-        self, document: Document, known: Known, snapshot: Snapshot, attempt: Attempt, clock: Clock
-    ) -> tuple[Drop | None, list[Said]]:
-        """An op that fails on a document drops it, too: a view has no other place for it."""
+    def _attempt(
+        self, document: Document, known: RowResults, snapshot: Snapshot, attempt: Attempt, timing: Timing
+    ) -> tuple[Drop | None, list[OpResult]]:
+        """Decide about one document; if an op fails on it, the document is dropped as `unusable`."""
         if document.source == FORGOTTEN:
             attempt.drop("forgotten")
             return Drop("forgotten"), []
-        judged = attempt(document.locator, self._judge, document, known, snapshot, clock)
-        verdict, scores = judged or (Drop("unusable"), [])
-        if verdict is not None:
-            attempt.drop(verdict.reason)
-        return verdict, scores
+        decided = attempt(document.locator, self._decide, document, known, snapshot, timing)
+        drop, results = decided or (Drop("unusable"), [])
+        if drop is not None:
+            attempt.drop(drop.reason)
+        return drop, results
 
-    def _judge(
-        self, document: Document | None, known: Known, snapshot: Snapshot, clock: Clock
-    ) -> tuple[Drop | None, list[Said]]:
-        """`document` is needed for ops that `known` does not speak of."""
-        filled: Document | None = None
+    def _decide(
+        self, document: Document | None, known: RowResults, snapshot: Snapshot, timing: Timing
+    ) -> tuple[Drop | None, list[OpResult]]:
+        """Return the first drop and the results of all ops. `document` may be None if `known` covers all ops."""
+        with_media: Document | None = None
         first: Drop | None = None
-        scores: list[Said] = []
+        results: list[OpResult] = []
         for place, op in enumerate(self.ops):
             if place in known:
-                said = known[place]
-                scores.append(said)
-                first = first or reuse.judged(op, said)
+                results.append(known[place])
+                first = first or reuse.judge(op, known[place])
                 continue
             assert document is not None
             if not concerns(op.domains, document):
-                scores.append(None)
+                results.append(None)
                 continue
-            if op.READS_MEDIA and filled is None:
-                filled = snapshot.filled(document)
+            if op.READS_MEDIA and with_media is None:
+                with_media = snapshot.filled(document)
             began = perf_counter()
-            looked_at = filled if op.READS_MEDIA and filled is not None else document
+            read = with_media if op.READS_MEDIA and with_media is not None else document
             if isinstance(op, Measured):
-                measured = op.measure(looked_at)
-                scores.append(measured)
-                judged: Document | Drop | None = op.judge(measured)
+                scores = op.measure(read)
+                results.append(scores)
+                drop = op.judge(scores)
             else:
-                judged = op.apply(looked_at)
-                scores.append(judged.reason if isinstance(judged, Drop) else None)
-            if isinstance(judged, Drop):
-                first = first or judged
-            clock[op.kind][0] += 1
-            clock[op.kind][1] += perf_counter() - began
-        return first, scores
+                drop = op.decide(read)
+                results.append(drop and drop.reason)
+            first = first or drop
+            timing[op.kind][0] += 1
+            timing[op.kind][1] += perf_counter() - began
+        return first, results
 
 
-Clock = dict[str, list[Any]]
-"""Documents looked at and seconds by kind of op. What ops share, such as a decoded picture, the first one pays."""
+Timing = dict[str, list[Any]]
+"""[documents, seconds] by kind of op. Work that ops share, such as decoding a picture, counts for the first of them."""
 
 
-class _Columns:
-    """Those of one shard. Ops of one kind measure the same numbers, so they share their columns."""
+class _ShardColumns:
+    """Columns of one shard by name. Ops of one kind measure the same numbers, so they share their columns."""
 
     def __init__(self, node: str, ops: Sequence[Op], records: int) -> None:
-        self._node, self._ops, self._records = node, ops, records
+        self._node, self._ops = node, ops
         self.by_name: dict[str, Any] = {"keep": [True] * records, "reason": [None] * records, "score": [None] * records}
         for op in ops:
             for limit in op.LIMITS if isinstance(op, Measured) else ():
@@ -195,20 +194,21 @@ class _Columns:
             if not isinstance(op, Measured):
                 self.by_name[column(node, op.kind, "reason")] = [None] * records
 
-    def add(self, row: int, verdict: Drop | None, scores: list[Said]) -> None:
-        if verdict is not None:
-            self.by_name["keep"][row], self.by_name["reason"][row] = False, verdict.reason
-            self.by_name["score"][row] = verdict.score
-        for op, said in zip(self._ops, scores, strict=False):
-            if isinstance(said, str):
-                self.by_name[column(self._node, op.kind, "reason")][row] = said
+    def add(self, row: int, drop: Drop | None, results: list[OpResult]) -> None:
+        """Write one record; `results` are in the order of the ops, or empty if nothing was measured."""
+        if drop is not None:
+            self.by_name["keep"][row], self.by_name["reason"][row] = False, drop.reason
+            self.by_name["score"][row] = drop.score
+        for op, result in zip(self._ops, results, strict=False):
+            if isinstance(result, str):
+                self.by_name[column(self._node, op.kind, "reason")][row] = result
             else:
-                for name, value in (said or {}).items():
+                for name, value in (result or {}).items():
                     self.by_name[column(self._node, op.kind, name)][row] = value
 
 
-def _told(node: str, op: Op) -> dict[str, Json]:
-    """What `inspect` needs to decide again with other limits."""
+def _summary(node: str, op: Op) -> dict[str, Json]:
+    """Return the op's columns and limits for the snapshot's meta, from which `inspect --what-if` decides again."""
     limits = [
         {
             "column": column(node, op.kind, limit.score),
@@ -219,9 +219,9 @@ def _told(node: str, op: Op) -> dict[str, Json]:
         }
         for limit in (op.LIMITS if isinstance(op, Measured) else ())
     ]
-    found: dict[str, Json] = {"kind": op.kind, "domains": list(op.domains), "limits": limits}
+    summary: dict[str, Json] = {"kind": op.kind, "domains": list(op.domains), "limits": limits}
     if not isinstance(op, Measured):
-        return found | {"column": column(node, op.kind, "reason")}
+        return summary | {"column": column(node, op.kind, "reason")}
     choices = [
         {
             "column": column(node, op.kind, choice.label),
@@ -231,4 +231,4 @@ def _told(node: str, op: Op) -> dict[str, Json]:
         }
         for choice in op.CHOICES
     ]
-    return found | {"choices": choices} if choices else found
+    return summary | {"choices": choices} if choices else summary

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -29,8 +29,6 @@ class Language(Measured):
     CCNet (Wenzek et al. 2020) drops below 0.5, FineWeb below 0.65, both with another model.
     """
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIBRARIES = ("py3langid",)
     CHOICES = (Choice("language", "keep", "other_language"),)
     LIMITS = (Limit("confidence", "below", "min_confidence", "unsure_language"),)
@@ -38,7 +36,6 @@ class Language(Measured):
     keep: tuple[str, ...] = ()
     """None given: all."""
     min_confidence: float = 0.5
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float | str]:
         found = identify(document.text)

@@ -17,34 +17,27 @@ from PIL import Image
 
 from manifests.load import schema
 from manifests.records import Document, Drop, Media
-from pipelines.filters.op import Limit, Measured, concerns
+from pipelines.filters.op import Limit, Measured, Op
 from pipelines.filters.pixels import rgb_of
 
 
 @schema
-class NoText:
+class NoText(Op):
     """Media without a word: nothing to predict from them."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     kind: Literal["no_text"]
-    domains: tuple[str, ...] = ()
 
-    def apply(self, document: Document) -> Document | Drop:
-        silent = bool(document.media) and not document.text.strip()
-        return Drop("no_text") if silent and concerns(self.domains, document) else document
+    def decide(self, document: Document) -> Drop | None:
+        return Drop("no_text") if document.media and not document.text.strip() else None
 
 
 @schema
 class ImageTooSmall(Measured):
     """The shorter side of every image is below `min_side_px`. The default is a slot: less is mostly padding."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIMITS = (Limit("side_px", "below", "min_side_px", "image_too_small"),)
     kind: Literal["image_too_small"]
     min_side_px: int = 28
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         sides = [min(image.width_px, image.height_px) for image in images(document)]
@@ -55,12 +48,9 @@ class ImageTooSmall(Measured):
 class ExtremeAspect(Measured):
     """The longer side of every image is more than `max_aspect` times the shorter one."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIMITS = (Limit("aspect", "above", "max_aspect", "extreme_aspect"),)
     kind: Literal["extreme_aspect"]
     max_aspect: float = 10.0
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         aspects = [max(i.width_px, i.height_px) / min(i.width_px, i.height_px) for i in images(document)]
@@ -74,13 +64,12 @@ class FlatImage(Measured):
     Measured as in `filters/pixels.py`, at a shorter side of 256 px. Raises RecordError for bytes that do not decode.
     """
 
-    VERSION: ClassVar[int] = 3
-    READS_MEDIA: ClassVar[bool] = True
+    VERSION = 3
+    READS_MEDIA = True
     LIMITS = (Limit("spread", "below", "min_spread", "flat_image"),)
     kind: Literal["flat_image"]
     min_spread: int = 9
     """Room for the noise that JPEG adds to a single colour."""
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         spreads = [spread(image) for image in images(document)]
@@ -91,8 +80,7 @@ class FlatImage(Measured):
 class VideoTooShort(Measured):
     """No video has `min_frames`, or none lasts `min_duration_s`; `no_frames` where one has none at all."""
 
-    VERSION: ClassVar[int] = 2
-    READS_MEDIA: ClassVar[bool] = False
+    VERSION = 2
     LIMITS = (
         Limit("fewest_frames", "below", "ANY", "no_frames"),
         Limit("frames", "below", "min_frames", "video_too_short"),
@@ -102,7 +90,6 @@ class VideoTooShort(Measured):
     kind: Literal["video_too_short"]
     min_frames: int = 2
     min_duration_s: float = 0.5
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         videos = [media for media in document.media if media.kind == "video"]

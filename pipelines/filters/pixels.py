@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -31,12 +31,10 @@ KEPT_BYTES = 32 << 20
 class BlurredImage(Measured):
     """Every image is out of focus: the variance of its Laplacian, in squared levels of 255, is below `min_focus`."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = True
+    READS_MEDIA = True
     LIMITS = (Limit("focus", "below", "min_focus", "blurred_image"),)
     kind: Literal["blurred_image"]
     min_focus: float = 10.0
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         return of_best("focus", document, max, lambda image: focus(grey_of(image)))
@@ -46,12 +44,10 @@ class BlurredImage(Measured):
 class LowEntropy(Measured):
     """The levels of grey of every image say next to nothing: the entropy of their histogram is below `min_bits`."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = True
+    READS_MEDIA = True
     LIMITS = (Limit("bits", "below", "min_bits", "low_entropy"),)
     kind: Literal["low_entropy"]
     min_bits: float = 0.5
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         return of_best("bits", document, max, lambda image: entropy(grey_of(image)))
@@ -65,13 +61,11 @@ class TextOnlyImage(Measured):
     their neighbour. A page with a picture has tiles of another kind. For captions; not for domains that are about text.
     """
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = True
+    READS_MEDIA = True
     LIMITS = (Limit("writing", "above", "max_writing", "text_only_image"),)
     kind: Literal["text_only_image"]
     max_writing: float = 0.4
     """Share of the tiles that look like writing."""
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         return of_best("writing", document, min, lambda image: writing(grey_of(image)))
@@ -81,12 +75,10 @@ class TextOnlyImage(Measured):
 class AnimatedImage(Measured):
     """Every image has more than `max_frames` frames, of which a model sees the first only."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = True
+    READS_MEDIA = True
     LIMITS = (Limit("frames", "above", "max_frames", "animated_image"),)
     kind: Literal["animated_image"]
     max_frames: int = 1
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         return of_best("frames", document, min, lambda image: pictures.frames(payload_of(image)))

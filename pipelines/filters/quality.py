@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -44,8 +44,6 @@ class GopherQuality(Measured):
     compared without case and without the marks around them; for other languages give theirs, or `min_stop_words: 0`.
     """
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIBRARIES = ("regex",)
     LIMITS = (
         Limit("words", "below", "min_words", "too_few_words"),
@@ -72,7 +70,6 @@ class GopherQuality(Measured):
     min_stop_words: int = 2
     """How many different ones."""
     stop_words: tuple[str, ...] = GOPHER_STOP_WORDS
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         from pipelines.filters.text_stats import BULLET_LINE, ELLIPSIS_LINE
@@ -110,8 +107,6 @@ class GopherRepetition(Measured):
     of five and more words is no duplicate; the most frequent one of two to four words counts with all its occurrences.
     """
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIBRARIES = ("regex",)
     LIMITS = (
         Limit("lines", "above", "max_lines", "repeated_lines"),
@@ -135,7 +130,6 @@ class GopherRepetition(Measured):
     max_8_grams: float = 0.12
     max_9_grams: float = 0.11
     max_10_grams: float = 0.10
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         from pipelines.filters.text_stats import repeated, repeated_ngrams
@@ -160,8 +154,6 @@ class GopherRepetition(Measured):
 class FineWeb(Measured):
     """FineWeb's own rules, meant to follow Gopher's and C4's: lists, menus and lines that were broken apart."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIBRARIES = ("regex",)
     LIMITS = (
         Limit("ended_lines", "below", "min_ended_lines", "unended_lines"),
@@ -178,7 +170,6 @@ class FineWeb(Measured):
     max_repeated_characters: float = 0.01
     """Fraction of characters in lines that occurred before."""
     max_line_ends_per_word: float = 0.3
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         from pipelines.filters.text_stats import ENDED_LINE, repeated
@@ -204,8 +195,6 @@ class C4(Measured):
     Sentences are counted by their ends in the lines that would stay.
     """
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIMITS = (
         Limit("lorem_ipsum", "above", "max_lorem_ipsum", "lorem_ipsum"),
         Limit("curly_brackets", "above", "max_curly_brackets", "curly_brackets"),
@@ -219,7 +208,6 @@ class C4(Measured):
     min_sentences: int = 5
     max_removed_lines: float = 1.0
     """Fraction of lines that C4 would remove; C4 has no limit for it."""
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         text = document.text

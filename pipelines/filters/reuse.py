@@ -1,6 +1,7 @@
-"""What ops of a filter said when it last ran: with other limits it is decided again, and nothing is measured twice.
+"""Ops whose results of the previous run are still valid, and these results row by row.
 
-columns of the view as it was (`pipelines/previous.py`) -> what each op said of each row -> the limits of now.
+`filter` asks before it reads a shard. A result is valid if the record was kept by the same inputs and the op's
+parameters, other than its limits, are as in the previous run. The previous columns come from `pipelines/previous.py`.
 """
 
 from __future__ import annotations
@@ -17,68 +18,71 @@ from pipelines.previous import Earlier
 from stores.store import ShardRef, Snapshot
 
 MEDIA_LIBRARIES = ("pillow", "simplejpeg", "av")
-"""Whose version decides what is measured of pictures and clips."""
+"""Packages whose version changes the numbers of ops that read media."""
 
-Said = Mapping[str, float | str] | str | None
-"""Of one record by one op: what it measured, or the reason of one that does not measure and drops."""
+OpResult = Mapping[str, float | str] | str | None
+"""Result of one op for one record: scores and labels of a `Measured` op; the drop reason of another op; None for a
+record outside the op's domains and for one that another op keeps."""
 
-Known = Mapping[int, Said]
-"""By place of the op in its filter."""
+RowResults = Mapping[int, OpResult]
+"""Results for one record by position of the op in its filter."""
 
 
-def measured_alike(ops: Sequence[Op], earlier: Earlier | None) -> frozenset[int]:
-    """Places of ops that would say what they said when the node last ran: all but their limits is as then."""
-    then = earlier.was_made_of() if earlier is not None else None
-    if earlier is None or then is None:
+def reusable_ops(ops: Sequence[Op], earlier: Earlier | None) -> frozenset[int]:
+    """Return the positions of ops whose numbers can't have changed since the node last ran."""
+    before = earlier.was_made_of() if earlier is not None else None
+    if earlier is None or before is None:
         return frozenset()
     kinds = {op.kind: type(op) for op in ops}
-    now, before = _recipes(earlier.made_of, kinds), _recipes(then, kinds)
-    return frozenset(place for place, op in enumerate(ops) if op.kind in now and now[op.kind] == before.get(op.kind))
+    now, then = _recipes(earlier.made_of, kinds), _recipes(before, kinds)
+    return frozenset(place for place, op in enumerate(ops) if op.kind in now and now[op.kind] == then.get(op.kind))
 
 
-class Told:
-    """What ops said of the records of one shard when the node last ran."""
+class PreviousResults:
+    """Valid results of the previous run for the records of one shard."""
 
     def __init__(
-        self, task: Task, ops: Sequence[Op], alike: frozenset[int], snapshot: Snapshot, shard: ShardRef
+        self, task: Task, ops: Sequence[Op], reusable: frozenset[int], snapshot: Snapshot, shard: ShardRef
     ) -> None:
-        known = task.earlier.known(snapshot, shard) if alike and task.earlier is not None else None
-        self._holds = known.holds if known is not None else np.zeros(shard.records, bool)
-        self._by_place = (
-            {}
-            if known is None
-            else {place: _said(ops[place], task.node, known.columns, known.domains) for place in alike}
-        )
+        """Read the previous columns of the shard; `reusable` are positions of `ops`."""
+        previous = task.earlier.known(snapshot, shard) if reusable and task.earlier is not None else None
+        self._holds = np.zeros(shard.records, bool) if previous is None else previous.holds
+        self._by_place: dict[int, list[OpResult]] = {}
+        if previous is not None:
+            for place in reusable:
+                self._by_place[place] = _op_results(ops[place], task.node, previous.columns, previous.domains)
 
-    def of(self, row: int) -> Known:
-        return {place: said[row] for place, said in self._by_place.items()} if self._holds[row] else {}
+    def of_row(self, row: int) -> RowResults:
+        """Return the results for one row of the shard; empty if the row has to be measured."""
+        return {place: results[row] for place, results in self._by_place.items()} if self._holds[row] else {}
 
 
-def _said(op: Op, node: str, columns: pa.Table, domains: Sequence[str]) -> list[Said]:
-    """By row."""
+def _op_results(op: Op, node: str, columns: pa.Table, domains: Sequence[str]) -> list[OpResult]:
+    """Return one op's results by row, from the columns that the node wrote."""
     concerned = [not op.domains or domain in op.domains for domain in domains]
     if not isinstance(op, Measured):
         reasons = columns.column(column(node, op.kind, "reason")).to_pylist()
         return [reason if mine else None for reason, mine in zip(reasons, concerned, strict=True)]
     names = [*(limit.score for limit in op.LIMITS), *(choice.label for choice in op.CHOICES)]
-    values = zip(*(columns.column(column(node, op.kind, name)).to_pylist() for name in names), strict=True)
+    rows = zip(*(columns.column(column(node, op.kind, name)).to_pylist() for name in names), strict=True)
     return [
-        {name: one for name, one in zip(names, row, strict=True) if one is not None} if mine else None
-        for row, mine in zip(values, concerned, strict=True)
+        {name: value for name, value in zip(names, row, strict=True) if value is not None} if mine else None
+        for row, mine in zip(rows, concerned, strict=True)
     ]
 
 
-def judged(op: Op, said: Said) -> Drop | None:
+def judge(op: Op, result: OpResult) -> Drop | None:
+    """Apply the op's present limits to a stored result."""
     if isinstance(op, Measured):
-        return op.judge(said) if isinstance(said, Mapping) else None
-    return Drop(said) if isinstance(said, str) else None
+        return op.judge(result) if isinstance(result, Mapping) else None
+    return Drop(result) if isinstance(result, str) else None
 
 
 def _recipes(made_of: Mapping[str, Json], kinds: Mapping[str, type[Op]]) -> dict[str, list[Json]]:
-    """By kind of op what decides its numbers: all but limits, with versions, libraries and files. A kind is left out
-    whose ops would write different numbers into the same column."""
+    """Return, by kind of op, everything that decides its numbers: parameters other than limits, versions, libraries
+    and digests of files. A kind is left out if its ops would write different numbers into one column."""
     facts = made_of["facts"]
-    found: dict[str, list[Json]] = {}
+    recipes: dict[str, list[Json]] = {}
     for parameters in made_of["parameters"]["ops"]:
         kind = parameters["kind"]
         op = kinds.get(kind)
@@ -88,16 +92,17 @@ def _recipes(made_of: Mapping[str, Json], kinds: Mapping[str, type[Op]]) -> dict
         if issubclass(op, Measured):
             libraries += op.LIBRARIES
             limits = {limit.parameter for limit in op.LIMITS} | {choice.parameter for choice in op.CHOICES}
-        recipe = {name: value for name, value in parameters.items() if name not in limits}
-        known = {library: facts.get(library) for library in libraries}
-        versions = [version for name, version in facts["ops"] if name == kind]
+        measuring = {name: value for name, value in parameters.items() if name not in limits}
+        library_versions = {library: facts.get(library) for library in libraries}
+        op_versions = [version for name, version in facts["ops"] if name == kind]
         files = [file for file in facts.get("files", ()) if file[0] == kind]
-        found.setdefault(kind, []).append([recipe, versions, known, files])
-    return {kind: recipes for kind, recipes in found.items() if _agree(kinds[kind], recipes)}
+        recipes.setdefault(kind, []).append([measuring, op_versions, library_versions, files])
+    return {kind: of_kind for kind, of_kind in recipes.items() if _share_columns(kinds[kind], of_kind)}
 
 
-def _agree(op: type[Op], recipes: Sequence[Json]) -> bool:
+def _share_columns(op: type[Op], recipes: Sequence[Json]) -> bool:
+    """Return whether all ops of one kind write the same numbers, so that only their domains differ."""
     if len(recipes) > 1 and not issubclass(op, Measured):
         return False
-    apart = [{name: value for name, value in recipe.items() if name != "domains"} for recipe, *_ in recipes]
-    return all(one == apart[0] for one in apart)
+    measuring = [{name: value for name, value in recipe.items() if name != "domains"} for recipe, *_ in recipes]
+    return all(parameters == measuring[0] for parameters in measuring)

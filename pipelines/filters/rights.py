@@ -6,23 +6,21 @@ second; where neither says anything the field is empty, and an empty field never
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import Document, Drop
-from pipelines.filters.op import concerns
+from pipelines.filters.op import Op
 
 
 @schema
-class Rights:
+class RequiredRights(Op):
     """Documents without the rights that are asked for. The first that is missing says why:
 
     `no_licence`, `licence_not_allowed`, `no_origin`, `no_consent`, `consent_not_allowed`.
     """
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     kind: Literal["rights"]
     licences: tuple[str, ...] = ()
     """Those that are allowed, compared without case as SPDX has it; none given: any, also none."""
@@ -31,16 +29,13 @@ class Rights:
     require_origin: bool = False
     consents: tuple[str, ...] = ()
     """Words of consent that are accepted, e.g. `opt-in`, `public-domain`; none given: any, also none."""
-    domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.licences or self.require_licence or self.require_origin or self.consents):
             fix = "give licences, require_licence, require_origin or consents"
             raise ManifestError("an op of kind rights asks for nothing", where="rights", fix=fix)
 
-    def apply(self, document: Document) -> Document | Drop:
-        if not concerns(self.domains, document):
-            return document
+    def decide(self, document: Document) -> Drop | None:
         licence, consent = document.licence.casefold(), document.consent.casefold()
         if (self.licences or self.require_licence) and not licence:
             return Drop("no_licence")
@@ -52,4 +47,4 @@ class Rights:
             return Drop("no_consent")
         if self.consents and consent not in {accepted.casefold() for accepted in self.consents}:
             return Drop("consent_not_allowed")
-        return document
+        return None

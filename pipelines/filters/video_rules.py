@@ -29,12 +29,10 @@ MOST_FRAMES = 2400
 class StaticVideo(Measured):
     """In no video anything moves: neighbouring frames nowhere differ by `min_change` levels of 255 on average."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = True
+    READS_MEDIA = True
     LIMITS = (Limit("change", "below", "min_change", "static_video"),)
     kind: Literal["static_video"]
     min_change: float = 1.0
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         return of_best("change", document, max, lambda video: float(changes(video).max(initial=0)), "video")
@@ -44,13 +42,11 @@ class StaticVideo(Measured):
 class CutHeavy(Measured):
     """Every video is cut more than `max_cuts_per_minute` times: neighbouring frames differ by 40 levels on average."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = True
+    READS_MEDIA = True
     CUT: ClassVar[float] = 40.0
     LIMITS = (Limit("cuts_per_minute", "above", "max_cuts_per_minute", "cut_heavy"),)
     kind: Literal["cut_heavy"]
     max_cuts_per_minute: float = 60.0
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         return of_best("cuts_per_minute", document, min, self._rate, "video")
@@ -65,12 +61,9 @@ class CutHeavy(Measured):
 class VideoTooLong(Measured):
     """Every video lasts longer than `max_duration_s`. Bounds what decoding one costs."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIMITS = (Limit("duration_s", "above", "max_duration_s", "video_too_long"),)
     kind: Literal["video_too_long"]
     max_duration_s: float = 3600.0
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         return of_best("duration_s", document, min, duration_s, "video")
@@ -80,13 +73,10 @@ class VideoTooLong(Measured):
 class BrokenTimestamps(Measured):
     """Every video has a hole: for longer than `max_gap_s` no frame is shown."""
 
-    VERSION: ClassVar[int] = 1
-    READS_MEDIA: ClassVar[bool] = False
     LIMITS = (Limit("gap_s", "above", "max_gap_s", "broken_timestamps"),)
     kind: Literal["broken_timestamps"]
     max_gap_s: float = 10.0
     """More than screen recordings have, which show a frame when something changes."""
-    domains: tuple[str, ...] = ()
 
     def measure(self, document: Document) -> Mapping[str, float]:
         return of_best("gap_s", document, min, longest_gap_s, "video")

@@ -16,11 +16,10 @@ import pyarrow as pa
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media
-from pipelines.dedup.nodes import everything
 from pipelines.filters import watermark_votes
 from pipelines.filters.op import concerns
 from pipelines.filters.pixels import grey_levels, payload_of
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below, with_columns
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below, with_columns
 from stores.media.image import reduced_rgb
 from stores.store import Snapshot, StoreKind, UnitWriter
 
@@ -115,7 +114,7 @@ class DropWatermarks:
             fix = "put a node of kind watermark_votes before it"
             raise ManifestError(f"{self.input} has no votes to compare", where=name, fix=fix)
         return Survey(
-            (everything(with_columns(snapshot, units_below(snapshot))),), {"overlays": watermark_votes.VERSION}
+            (single_unit(with_columns(snapshot, units_below(snapshot))),), {"overlays": watermark_votes.VERSION}
         )
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:

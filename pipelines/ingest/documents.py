@@ -13,8 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from manifests.errors import RecordError
-from manifests.records import Document, Drop, Fact, Json, Media, Part, ShapeKind, Text, record_id
-from pipelines.filters.text_rules import Normalise
+from manifests.records import Document, Fact, Json, Media, Part, ShapeKind, Text, record_id
+from pipelines.edits.normalize import normalize
 from pipelines.ingest import walk
 from pipelines.ingest.annotations import captions, coco, conversations, fields, labels, problems, shapes
 from pipelines.ingest.annotations.labels import Labels
@@ -89,14 +89,11 @@ class Reader:
         notes: Mapping[str, Json],
         rights: fields.Rights = fields.NOTHING_SAID,
     ) -> Document:
-        """Every document is made here: identity, rights, then `Normalise`."""
+        """Every document is made here: identity, rights, then `normalize`."""
         identity = record_id(self.source, locator)
         known = asdict(rights.or_else(self.rules.rights))
         made = Document(identity, self.source, locator, domain, tuple(parts), tuple(facts), dict(notes), **known)
-        cleaned = Normalise(kind="normalise").apply(made)
-        if isinstance(cleaned, Drop):
-            raise RecordError(cleaned.reason)
-        return cleaned
+        return normalize(made)
 
     def _text(self, item: Item, file: File, locator: str) -> Document:
         content, encoding = text.decode(_bytes(self.base, item, file))

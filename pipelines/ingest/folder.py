@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import ShapeKind, TextDomain, digest
-from pipelines.filters.text_rules import Normalise
+from pipelines.edits import normalize
 from pipelines.ingest import walk
 from pipelines.ingest.annotations import captions
 from pipelines.ingest.annotations.fields import Rights
@@ -89,7 +89,7 @@ class Folder:
         if not items:
             raise ManifestError("there are no files to ingest", where=str(place), fix="name a folder with data")
         readers = ("pillow", "av", "charset-normalizer", "resiliparse")
-        facts = {"normalise": Normalise.VERSION, **{name: version(name) for name in readers}}
+        facts = {"normalise": normalize.VERSION, **{name: version(name) for name in readers}}
         if any(item.reader == "pdf" for item in items):
             facts["pypdfium2"] = version("pypdfium2")
         if any(item.reader in ("page", "archive") for item in items):

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
-from manifests.records import Document, Drop, Json, Text, digest, record_id
-from pipelines.filters.text_rules import Normalise
+from manifests.records import Document, Json, Text, digest, record_id
+from pipelines.edits import normalize
 from pipelines.ingest import walk
 from pipelines.ingest.annotations import fields
 from pipelines.ingest.documents import refuse
@@ -73,7 +73,7 @@ class IngestRepository:
             raise ManifestError("there are no files of text", where=self.path, fix="set path to a repository")
         if others:
             units.append(Unit("others", digest(*(word for one in others for word in one)), tuple(others)))
-        return Survey(tuple(units), {"normalise": Normalise.VERSION})
+        return Survey(tuple(units), {"normalise": normalize.VERSION})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         if task.unit.name == "others":
@@ -116,10 +116,7 @@ class IngestRepository:
     ) -> Document:
         rights = asdict(said.or_else(fields.Rights(self.licence, self.origin, self.consent)))
         made = Document(record_id(node, locator), node, locator, "code", (Text(words),), notes=notes, **rights)
-        cleaned = Normalise(kind="normalise").apply(made)
-        if isinstance(cleaned, Drop):
-            raise RecordError(cleaned.reason)
-        return cleaned
+        return normalize.normalize(made)
 
 
 def _is_text(file: File) -> bool:

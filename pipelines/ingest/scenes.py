@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
-from manifests.records import Document, Drop, Fact, Json, Media, Part, Text, digest, record_id
-from pipelines.filters.text_rules import Normalise
+from manifests.records import Document, Fact, Json, Media, Part, Text, digest, record_id
+from pipelines.edits import normalize
 from pipelines.ingest.formats import media, rows
 from pipelines.node import Attempt, Inputs, ProductKind, Survey, Task, Unit
 from stores.store import UnitWriter
@@ -62,7 +62,7 @@ class IngestScenes:
                 where=name,
                 fix=f"give {self.input} counts above 0 for them",
             )
-        facts = {"normalise": Normalise.VERSION, "pillow": version("pillow"), "av": version("av")}
+        facts = {"normalise": normalize.VERSION, "pillow": version("pillow"), "av": version("av")}
         return Survey(tuple(units), facts)
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
@@ -78,7 +78,7 @@ class IngestScenes:
 def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
     """One annotation line and the media it names, in `folder`, as a document.
 
-    Raises RecordError: reasons of the JSON reader, of the decoders and of `Normalise`, and `bad_annotation`,
+    Raises RecordError: reasons of the JSON reader, of the decoders and of `normalize`, and `bad_annotation`,
     `bad_fact`, `missing_media`, `media_outside`, `changed_media`, `wrong_size`.
     """
     scene = rows.parse(line)
@@ -93,10 +93,7 @@ def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
     notes |= _shapes(notes, parts)
     identity = record_id(source, locator)
     made = Document(identity, source, locator, domain, tuple(parts), facts, notes, origin=ORIGIN)
-    cleaned = Normalise(kind="normalise").apply(made)
-    if isinstance(cleaned, Drop):
-        raise RecordError(cleaned.reason)
-    return cleaned
+    return normalize.normalize(made)
 
 
 def _check_facts(facts: Sequence[Fact], parts: Sequence[Json]) -> None:

@@ -22,8 +22,8 @@ from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
-from manifests.records import Document, Drop, Text, digest, record_id
-from pipelines.filters.text_rules import Normalise
+from manifests.records import Document, Text, digest, record_id
+from pipelines.edits import normalize
 from pipelines.ingest.formats import text
 from pipelines.node import Attempt, Inputs, Survey, Task, Unit
 from stores.store import StoreKind, UnitWriter
@@ -77,7 +77,7 @@ class IngestStdlib:
             Unit(f"bucket-{key}", digest(*(word for one in found for word in (one.path, one.sha256, one.use))), found)
             for key, found in sorted(buckets.items())
         )
-        return Survey(tuple(units), {"normalise": Normalise.VERSION, "ast": list(sys.version_info[:2])})
+        return Survey(tuple(units), {"normalise": normalize.VERSION, "ast": list(sys.version_info[:2])})
 
     def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
         root = Path(sysconfig.get_path("stdlib"))
@@ -144,10 +144,7 @@ def _document(node: str, locator: str, say: Callable[[], str]) -> Document:
         raise RecordError("no_text")
     domain = "code" if locator.startswith("source/") else "knowledge"
     made = Document(record_id(node, locator), node, locator, domain, (Text(said),), licence="PSF-2.0", origin=ORIGIN)
-    cleaned = Normalise(kind="normalise").apply(made)
-    if isinstance(cleaned, Drop):
-        raise RecordError(cleaned.reason)
-    return cleaned
+    return normalize.normalize(made)
 
 
 def _topics() -> dict[str, str]:

@@ -21,13 +21,13 @@ from pipelines.filters.op import concerns
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task
 from pipelines.scoring.budget import OVER_BUDGET, Budget, Chosen, chosen_units
 from pipelines.synthesis import prompts, tasks
-from pipelines.synthesis.tasks import TASKS, Message, Variant
+from pipelines.synthesis.tasks import TASKS, ChatMessage, Variant
 from stores.endpoint import Answer, Answers, Endpoint, request_digest
 from stores.prefetch import ahead
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 if TYPE_CHECKING:
-    AnyTask = tasks.Task
+    AnyTask = tasks.SynthesisTask
 else:
     AnyTask = Annotated[Union[tuple(TASKS.values())], pydantic.Field(discriminator="kind")]  # noqa: UP007
 
@@ -105,7 +105,7 @@ class Synthesise:
     def _made(self, node: str, document: Document, variant: Variant, ask: Ask) -> Document:
         asked: list[str] = []
 
-        def answer(messages: Sequence[Message], step: str, picture: Media | None = None) -> Answer:
+        def answer(messages: Sequence[ChatMessage], step: str, picture: Media | None = None) -> Answer:
             seed = digest("seed", str(self.seed), document.id, str(variant.ordinal), variant.name, step)
             request = {
                 "model": self.model,

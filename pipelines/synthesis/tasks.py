@@ -1,81 +1,139 @@
-"""What a model is asked to make of a document: `rephrase`, `translate`, `caption`, `code`.
+"""The tasks of a `synthesise` node: `rephrase`, `translate`, `caption`, `code`.
 
-A task names the variants of a document that it wants, and writes one at a time by asking: `node.py` gives it `Asking`,
-which knows the model and keeps the answers. Everything is a function of the document, the parameters and the answers.
+A task names the variants that it makes of a document and writes them one at a time. It asks the model through an
+`AskModel`, which `synthesis/synthesize.py` supplies with the model's name and a cache of answers. A variant is a
+function of the document, the parameters and the answers.
 
-`rephrase` follows what the Kimi K2 report (section 2.2) says of knowledge and mathematics: prompts of many styles,
-long texts chunk by chunk with what was written last as context, and a comparison of the meaning with the source.
+`rephrase` follows the Kimi K2 report, section 2.2, on knowledge and mathematics: prompts of many styles; long texts
+chunk by chunk, with the end of the previous chunk's text as context; a check of the meaning against the source.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import itemgetter
 from typing import Literal, Protocol
 
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, Part, Text, digest
 from pipelines.synthesis import prompts
-from pipelines.synthesis.chunks import chunks, count, formulas
 from pipelines.synthesis.code_blocks import page_in
 from stores.endpoint import Answer, good, picture
 
-Message = dict[str, Json]
+ChatMessage = dict[str, Json]
+"""`role` and `content`, as in POST /v1/chat/completions."""
 
 
-class Asks(Protocol):
-    def __call__(self, messages: Sequence[Message], step: str, picture: Media | None = None) -> Answer:
-        """`step` names the request among those of one variant: each has a seed of its own."""
+class AskModel(Protocol):
+    def __call__(self, messages: Sequence[ChatMessage], step: str, picture: Media | None = None) -> Answer:
+        """Send one request; `step` names it among the requests of one variant and gives it a seed of its own."""
 
 
 @dataclass(frozen=True)
 class Variant:
+    """One of the documents that a task makes of a document."""
+
     ordinal: int
-    """Among all that could be made of the document; its id depends on it."""
+    """Number among all variants that are possible; part of the id."""
     name: str
-    """Of the prompt."""
+    """Name of the prompt, or of the task where it has only one."""
     medium: int | None = None
-    """Which one is shown."""
+    """Index of the picture that is shown, in `document.media`."""
 
 
 @dataclass(frozen=True)
 class Written:
+    """Content of a synthetic document."""
+
     parts: tuple[Part, ...]
     domain: str
     notes: dict[str, Json] = field(default_factory=dict)
 
 
-class Task(Protocol):
+class SynthesisTask(Protocol):
     kind: str
 
     def requests(self, characters: int, media: Sequence[MediaKind]) -> int:
-        """At most, for a document of which the index says this."""
+        """Return an upper bound of requests for a document of this length and with these media, as the index has it."""
 
     def passed_over(self, document: Document) -> str | None:
-        """Why there is nothing to make of it, if so: a code that is counted."""
+        """Return why the task makes nothing of the document, as a code that is counted; None if it does."""
 
     def variants(self, document: Document, seed: int) -> list[Variant]: ...
 
-    def write(self, document: Document, variant: Variant, ask: Asks) -> Written:
-        """Raises RecordError for an answer that is not good enough."""
+    def write(self, document: Document, variant: Variant, ask: AskModel) -> Written:
+        """Write one variant.
+
+        Raises:
+            RecordError: an answer is not good enough.
+        """
+
+
+PAUSES = tuple(re.compile(mark) for mark in (r"\n\s*\n", r"\n", r"[.!?]\s+|[。！？]", r"\s"))
+"""Places where a text may be cut, best first: paragraph, line, sentence, word."""
+FORMULA = re.compile(
+    r"\$\$.{1,2000}?\$\$|\\\[.{1,2000}?\\\]|\\\(.{1,2000}?\\\)|\\begin\{(\w{1,20}\*?)\}.{0,2000}?\\end\{\1\}"
+    r"|\$(?=\S)[^$\n]{0,2000}?(?<=\S)\$(?!\d)",
+    re.DOTALL,
+)
+"""A formula as TeX and Markdown write it; `$5 and $10` is none. Its length is bounded, because a missing end would be
+searched from every beginning."""
+
+
+def chunk_count(characters: int, most: int) -> int:
+    """Return how many chunks of about `most` characters a text has. Needs no text, so that a budget can be planned."""
+    return -(-characters // most)
+
+
+def chunks(text: str, count: int) -> list[str]:
+    """Cut a text into `count` chunks of about equal length, at pauses and never inside a formula; joined, they equal
+    the text."""
+    even = len(text) / max(count, 1)
+    spans = [match.span() for match in FORMULA.finditer(text)] if count > 1 else []
+    cuts = [0, *(_cut(text, round(even * i), int(even / 4), spans) for i in range(1, count)), len(text)]
+    return [text[start:stop] for start, stop in pairwise(cuts)] if count else []
+
+
+def _cut(text: str, at: int, reach: int, spans: list[tuple[int, int]]) -> int:
+    """Return the best place to cut within `reach` characters of `at`; `at` itself if there is no pause."""
+    for pause in PAUSES:
+        places = [match.end() for match in pause.finditer(text, at - reach, at + reach)]
+        places = [place for place in places if not _inside(place, spans)]
+        if places:
+            return min(places, key=lambda place: (abs(place - at), place))
+    return at
+
+
+def _inside(place: int, spans: list[tuple[int, int]]) -> bool:
+    """Return whether a place is inside one of the spans, which ascend and don't overlap."""
+    before = bisect_left(spans, place, key=itemgetter(0)) - 1
+    return before >= 0 and place < spans[before][1]
+
+
+def formulas(text: str) -> list[str]:
+    """Return the formulas of a text without blanks, which have no meaning in them."""
+    return ["".join(match.group().split()) for match in FORMULA.finditer(text)]
 
 
 @schema
-class _OfText:
-    """What `rephrase` and `translate` have in common."""
+class _TextTask:
+    """Base of `rephrase` and `translate`: rewrites a text chunk by chunk and checks the meaning."""
 
     chunk_characters: int = 2000
-    """Longer texts are cut into chunks of about so many."""
+    """Approximate length of a chunk; longer texts are cut."""
     context_characters: int = 500
-    """Of what was written last, shown beside the next chunk."""
+    """Length of the end of the previous chunk's text that is shown with the next chunk."""
     faithful: float | None = 0.7
-    """After each chunk the model is asked how much of its meaning is kept, 0 to 1: below this the whole is set aside.
-    Null asks nothing."""
+    """Minimum share of the meaning that is kept, 0 to 1, as the model judges after each chunk. Below it the document is
+    quarantined. Null: the model is not asked."""
     longest: float = 4.0
-    """An answer of more times the characters of its chunk is set aside."""
+    """Maximum length of an answer as a multiple of its chunk's; a longer answer quarantines the document."""
 
     def __post_init__(self) -> None:
         if self.chunk_characters < 16 or self.context_characters < 0:
@@ -84,34 +142,39 @@ class _OfText:
             raise ValueError("faithful lies in [0, 1], longest above 0")
 
     def _requests(self, characters: int, media: Sequence[MediaKind]) -> int:
-        """Of one variant."""
-        return 0 if media else count(characters, self.chunk_characters) * (1 if self.faithful is None else 2)
+        """Return the requests for one variant."""
+        return 0 if media else chunk_count(characters, self.chunk_characters) * (1 if self.faithful is None else 2)
 
     def passed_over(self, document: Document) -> str | None:
         return text_missing(document)
 
-    def _text(self, document: Document, system: str, ask: Asks) -> tuple[str, dict[str, Json]]:
-        """Chunk by chunk, each after a look at what was written last."""
+    def _text(self, document: Document, system: str, ask: AskModel) -> tuple[str, dict[str, Json]]:
+        """Rewrite the document's text; return it and the notes about its fidelity."""
         written: list[str] = []
         fidelity: list[float] = []
         # Counted as the index counts, without the lines between parts: no more requests than were reserved.
         characters = sum(len(part.text) for part in document.parts if isinstance(part, Text))
-        pieces = count(characters, self.chunk_characters)
-        for number, chunk in enumerate(chunks(document.text, pieces)):
+        count = chunk_count(characters, self.chunk_characters)
+        for number, chunk in enumerate(chunks(document.text, count)):
             if not chunk.strip():
                 continue
             last = written[-1][-self.context_characters :] if written and self.context_characters else ""
             form = prompts.GOES_ON if last else prompts.BEGINS
-            messages = [_said("system", system), _said("user", form.format(written=last, text=chunk.strip()))]
+            messages = [_message("system", system), _message("user", form.format(written=last, text=chunk.strip()))]
             text = good(ask(messages, f"chunk {number}"), most=int(len(chunk) * self.longest))
             written.append(text)
             if self.faithful is not None:
                 fidelity.append(self._fidelity(chunk, text, ask, f"fidelity {number}"))
         return "\n\n".join(written), {"fidelity": min(fidelity)} if fidelity else {}
 
-    def _fidelity(self, source: str, made: str, ask: Asks, step: str) -> float:
+    def _fidelity(self, source: str, made: str, ask: AskModel, step: str) -> float:
+        """Ask the model which share of the meaning `made` keeps, 0 to 1.
+
+        Raises:
+            RecordError: `unfaithful` below the minimum, `no_verdict` if the answer is no number.
+        """
         question = prompts.FIDELITY.format(source=source.strip(), made=made)
-        number = re.search(r"\d+", good(ask([_said("user", question)], step)))
+        number = re.search(r"\d+", good(ask([_message("user", question)], step)))
         value = int(number.group()) / 100 if number and len(number.group()) < 4 else 2.0
         if value > 1:
             raise RecordError("no_verdict", "the answer about its fidelity is no number from 0 to 100")
@@ -122,21 +185,21 @@ class _OfText:
 
 
 @schema
-class Rephrase(_OfText):
-    """Texts said anew, each in a style that its id chooses. Documents of the domain `math` get styles of their own."""
+class RephraseTask(_TextTask):
+    """Texts in other words, each in a style that the document's id chooses. The domain `math` has styles of its own."""
 
     kind: Literal["rephrase"]
     per_document: int = 1
-    """Rephrasings of one document, each of another style."""
+    """Variants of one document, each in another style."""
     styles: tuple[str, ...] = ()
-    """Names of `prompts.STYLES` and `MATH_STYLES` to choose from; none: those of its domain."""
+    """Names of `prompts.STYLES` and `MATH_STYLES` to choose from; empty: those of the document's domain."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = prompts.STYLES | prompts.MATH_STYLES
-        unknown = set(self.styles) - set(known)
+        every = prompts.STYLES | prompts.MATH_STYLES
+        unknown = set(self.styles) - set(every)
         if unknown:
-            raise ValueError(f"no styles: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+            raise ValueError(f"unknown styles: {', '.join(sorted(unknown))}; expected some of {', '.join(every)}")
         fewest = len(set(self.styles)) or min(len(prompts.STYLES), len(prompts.MATH_STYLES))
         if not 1 <= self.per_document <= fewest:
             raise ValueError(f"per_document is {self.per_document}, expected 1 to the number of styles, {fewest}")
@@ -146,22 +209,21 @@ class Rephrase(_OfText):
 
     def variants(self, document: Document, seed: int) -> list[Variant]:
         names = self.styles or tuple(prompts.MATH_STYLES if document.domain == "math" else prompts.STYLES)
-        order = sorted(set(names), key=lambda name: digest("style", str(seed), document.id, name))
-        return [Variant(ordinal, name) for ordinal, name in enumerate(order[: self.per_document])]
+        return _first_by_hash("style", names, document, seed, self.per_document)
 
-    def write(self, document: Document, variant: Variant, ask: Asks) -> Written:
+    def write(self, document: Document, variant: Variant, ask: AskModel) -> Written:
         style = (prompts.STYLES | prompts.MATH_STYLES)[variant.name]
         text, notes = self._text(document, prompts.REPHRASE.format(style=style), ask)
         return Written((Text(text),), document.domain, notes)
 
 
 @schema
-class Translate(_OfText):
-    """Texts in another language. A formula that does not come back as it was sets the whole aside."""
+class TranslateTask(_TextTask):
+    """Texts in another language. A formula that the answer changes or omits quarantines the document."""
 
     kind: Literal["translate"]
     into: str
-    """The language, in English words."""
+    """Name of the language, in English."""
 
     def requests(self, characters: int, media: Sequence[MediaKind]) -> int:
         return self._requests(characters, media)
@@ -169,7 +231,7 @@ class Translate(_OfText):
     def variants(self, document: Document, seed: int) -> list[Variant]:
         return [Variant(0, "translate")]
 
-    def write(self, document: Document, variant: Variant, ask: Asks) -> Written:
+    def write(self, document: Document, variant: Variant, ask: AskModel) -> Written:
         text, notes = self._text(document, prompts.TRANSLATE.format(language=self.into), ask)
         wanted = Counter(formulas(document.text))
         lost = wanted - Counter(formulas(text))
@@ -179,14 +241,14 @@ class Translate(_OfText):
 
 
 @schema
-class Caption:
-    """A caption for each picture, as a document of the domain `caption` of its own: the picture, then the text."""
+class CaptionTask:
+    """A caption for each picture, as a document of the domain `caption`: the picture, then the text."""
 
     kind: Literal["caption"]
     per_document: int = 4
-    """The first pictures of a document that get one."""
+    """Number of pictures of one document that get a caption, from its beginning."""
     styles: tuple[str, ...] = tuple(prompts.CAPTIONS)
-    """Names of `prompts.CAPTIONS`; which a picture gets its bytes choose."""
+    """Names of `prompts.CAPTIONS` to choose from; a hash of the picture's bytes chooses."""
 
     def __post_init__(self) -> None:
         unknown = set(self.styles) - set(prompts.CAPTIONS)
@@ -206,7 +268,7 @@ class Caption:
     def _style(self, medium: Media, seed: int) -> str:
         return min(self.styles, key=lambda name: digest("caption", str(seed), medium.digest, name))
 
-    def write(self, document: Document, variant: Variant, ask: Asks) -> Written:
+    def write(self, document: Document, variant: Variant, ask: AskModel) -> Written:
         assert variant.medium is not None
         medium = document.media[variant.medium]
         content = [picture(medium), {"type": "text", "text": prompts.CAPTIONS[variant.name]}]
@@ -215,16 +277,16 @@ class Caption:
 
 
 @schema
-class Code:
-    """The code of a page or a drawing that a text suggests, for `render` to draw."""
+class CodeTask:
+    """HTML or SVG for a page or drawing about a text, for the node `render` to draw."""
 
     kind: Literal["code"]
     per_document: int = 1
-    """Pieces of code for one document, each of another style."""
+    """Variants of one document, each in another style."""
     styles: tuple[str, ...] = tuple(prompts.PAGES)
-    """Names of `prompts.PAGES`; which a document gets its id chooses."""
+    """Names of `prompts.PAGES` to choose from; a hash of the document's id chooses."""
     characters: int = 3000
-    """Of the text, from its beginning, that are shown."""
+    """Length of the text that the model sees, from its beginning."""
 
     def __post_init__(self) -> None:
         unknown = set(self.styles) - set(prompts.PAGES)
@@ -238,22 +300,27 @@ class Code:
         return text_missing(document)
 
     def variants(self, document: Document, seed: int) -> list[Variant]:
-        order = sorted(set(self.styles), key=lambda name: digest("page", str(seed), document.id, name))
-        return [Variant(ordinal, name) for ordinal, name in enumerate(order[: self.per_document])]
+        return _first_by_hash("page", self.styles, document, seed, self.per_document)
 
-    def write(self, document: Document, variant: Variant, ask: Asks) -> Written:
-        asked = prompts.CODE.format(what=prompts.PAGES[variant.name], text=document.text[: self.characters].strip())
-        text = good(ask([_said("user", asked)], "code"))
+    def write(self, document: Document, variant: Variant, ask: AskModel) -> Written:
+        prompt = prompts.CODE.format(what=prompts.PAGES[variant.name], text=document.text[: self.characters].strip())
+        text = good(ask([_message("user", prompt)], "code"))
         if page_in(text) is None:
             raise RecordError("no_page", "the answer holds neither HTML nor SVG")
         return Written((Text(text),), "code")
 
 
-TASKS: dict[str, type] = {"rephrase": Rephrase, "translate": Translate, "caption": Caption, "code": Code}
+TASKS: dict[str, type] = {
+    "rephrase": RephraseTask,
+    "translate": TranslateTask,
+    "caption": CaptionTask,
+    "code": CodeTask,
+}
+"""`kind:` of a task in a manifest -> its class."""
 
 
 def text_missing(document: Document) -> str | None:
-    """Why there is no plain text to work on, if so."""
+    """Return why a document has no plain text to work on, as a code; None if it has one."""
     if document.media:
         return "has_media"
     if "messages" in document.notes:
@@ -261,5 +328,11 @@ def text_missing(document: Document) -> str | None:
     return None if document.text.strip() else "no_text"
 
 
-def _said(role: str, text: str) -> Message:
+def _first_by_hash(salt: str, names: Sequence[str], document: Document, seed: int, count: int) -> list[Variant]:
+    """Return a variant for each of the first `count` names in the order of a hash of name, document and seed."""
+    order = sorted(set(names), key=lambda name: digest(salt, str(seed), document.id, name))
+    return [Variant(ordinal, name) for ordinal, name in enumerate(order[:count])]
+
+
+def _message(role: str, text: str) -> ChatMessage:
     return {"role": role, "content": text}

@@ -81,7 +81,7 @@ def _kind(sample: Sample) -> Layout:
 def adopted(sample: Sample, locator: str, expected: Expected, rules: Rules) -> Adopted:
     """The document of a sample, every medium checked.
 
-    Raises RecordError: what is wrong with the sample, reasons of the decoders, of JSON and of `Normalise`, and
+    Raises RecordError: what is wrong with the sample, reasons of the decoders, of JSON and of `normalize`, and
     `no_text`, `no_text_field`, `no_media`, `missing_media`, `not_downloaded`.
     """
     if sample.problem is not None:

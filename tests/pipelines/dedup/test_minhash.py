@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.dedup import minhash, reference
+from pipelines.dedup import minhash_loops, reference
 from tests.pipelines.dag.test_run import head, run
 
 WORDS = ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=3 + i % 6)) for i in range(4000)]
@@ -36,7 +36,7 @@ def texts(seed: int, pairs: int, edits: int, length: int = 200) -> tuple[list[st
 def test_pairs_are_found_as_often_as_their_similarity_predicts(edits: int) -> None:
     pairs = 800
     first, second = texts(edits, pairs, edits)
-    found = (minhash.keys_of(first, 5, 14, 8) == minhash.keys_of(second, 5, 14, 8)).any(1)
+    found = (minhash_loops.keys_of(first, 5, 14, 8) == minhash_loops.keys_of(second, 5, 14, 8)).any(1)
     expected = reference.predicted(first + second, [(i, pairs + i) for i in range(pairs)], 5, 14, 8)
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(found.sum() - expected.sum()) <= 4 * spread + 1
@@ -44,7 +44,7 @@ def test_pairs_are_found_as_often_as_their_similarity_predicts(edits: int) -> No
 
 def test_texts_that_share_nothing_share_no_band() -> None:
     first, second = texts(7, 800, 0)[0], texts(8, 800, 0)[0]
-    assert not (minhash.keys_of(first, 5, 14, 8) == minhash.keys_of(second, 5, 14, 8)).any()
+    assert not (minhash_loops.keys_of(first, 5, 14, 8) == minhash_loops.keys_of(second, 5, 14, 8)).any()
 
 
 SOUP = st.lists(
@@ -61,7 +61,7 @@ GAPS = st.sampled_from([" ", ", ", "\n", "\u2014", "\u3002", "\u00a0", " - "])
 def test_words_are_those_of_the_reference(soup: list[str], data: st.DataObject) -> None:
     one, other = (data.draw(GAPS).join(soup) for _ in range(2))
     mixed = " ".join(data.draw(st.permutations(soup)))
-    keys = minhash.keys_of([one, other, mixed], 3, 16, 1)
+    keys = minhash_loops.keys_of([one, other, mixed], 3, 16, 1)
     assert (keys[0] == keys[1]).all() and reference.shingles(one, 3) == reference.shingles(other, 3)
     same = reference.shingles(one, 3) == reference.shingles(mixed, 3)
     assert (keys[0] == keys[2]).all() == same
@@ -76,8 +76,8 @@ def test_clusters_are_those_of_the_reference_in_any_memory(rows: list[list[int]]
     keys = np.array(rows, np.uint64).reshape(-1, 3) << np.uint64(32)
     bands = [[keys[at : at + cut, band] for at in range(0, len(keys), cut)] for band in range(3)]
     wanted = reference.clusters(keys)
-    for memory in (1 << 30, budget * minhash.JOIN_BYTES):
-        assert minhash.clusters(bands, len(keys), memory).tolist() == wanted
+    for memory in (1 << 30, budget * minhash_loops.JOIN_BYTES):
+        assert minhash_loops.clusters(bands, len(keys), memory).tolist() == wanted
 
 
 DAG = """

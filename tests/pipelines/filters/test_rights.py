@@ -11,9 +11,9 @@ from manifests import load
 from manifests.errors import ManifestError
 from manifests.records import Document, Drop, Json, Text, record_id
 from pipelines.filters.filter import Filter
-from pipelines.filters.rights import Rights
+from pipelines.filters.rights import RequiredRights
 from pipelines.ingest.annotations import fields
-from pipelines.ingest.annotations.fields import Rights as Said
+from pipelines.ingest.annotations.fields import Rights
 from tests.pipelines.dag.test_run import head, run
 
 DAG = """
@@ -37,21 +37,21 @@ def document(licence: str = "", origin: str = "", consent: str = "", domain: str
     [
         (
             {"license": "MIT", "url": "https://a.example/1", "consent": "opt-in"},
-            Said("MIT", "https://a.example/1", "opt-in"),
+            Rights("MIT", "https://a.example/1", "opt-in"),
         ),
-        ({"licence": " CC0-1.0 ", "license": "MIT"}, Said("CC0-1.0")),
-        ({"origin": "archive", "source_url": "x"}, Said("", "archive")),
-        ({"consent": True}, Said("", "", "true")),
-        ({"licence": 7, "url": "x" * 501, "consent": "\ud800"}, Said()),
-        ("only text", Said()),
+        ({"licence": " CC0-1.0 ", "license": "MIT"}, Rights("CC0-1.0")),
+        ({"origin": "archive", "source_url": "x"}, Rights("", "archive")),
+        ({"consent": True}, Rights("", "", "true")),
+        ({"licence": 7, "url": "x" * 501, "consent": "\ud800"}, Rights()),
+        ("only text", Rights()),
     ],
 )
-def test_a_record_says_whose_it_is(record: Json, said: Said) -> None:
+def test_a_record_says_whose_it_is(record: Json, said: Rights) -> None:
     assert fields.rights(record) == said
 
 
 def test_what_a_record_says_comes_before_what_the_node_says() -> None:
-    assert Said("MIT").or_else(Said("CC0-1.0", "here")) == Said("MIT", "here")
+    assert Rights("MIT").or_else(Rights("CC0-1.0", "here")) == Rights("MIT", "here")
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_what_a_record_says_comes_before_what_the_node_says() -> None:
     ],
 )
 def test_a_document_without_the_rights_is_dropped_with_the_first_reason(given: Document, reason: str | None) -> None:
-    op = Rights(kind="rights", licences=("MIT",), require_origin=True, consents=("opt-in",), domains=("web",))
+    op = RequiredRights(kind="rights", licences=("MIT",), require_origin=True, consents=("opt-in",), domains=("web",))
     verdict = op.apply(given)
     assert verdict == (Drop(reason) if reason else given)
 
 
 def test_any_licence_will_do_where_none_is_named() -> None:
-    op = Rights(kind="rights", require_licence=True)
+    op = RequiredRights(kind="rights", require_licence=True)
     assert op.apply(document()) == Drop("no_licence")
     assert isinstance(op.apply(document("whatever")), Document)
 

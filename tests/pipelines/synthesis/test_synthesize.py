@@ -26,8 +26,8 @@ from pipelines.dag.unit import Outcome, UnitTask, run_unit
 from pipelines.inspect import explain
 from pipelines.node import Task
 from pipelines.synthesis import prompts
-from pipelines.synthesis.chunks import chunks, count, formulas
 from pipelines.synthesis.synthesize import Synthesise
+from pipelines.synthesis.tasks import chunk_count, chunks, formulas
 from stores.forget.forget import forget
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data
@@ -103,15 +103,15 @@ pieces = st.sampled_from(["a word ", "Ends. ", "\n\n", "\n", "$x + y$", "\\[ a =
 
 @given(st.lists(pieces, max_size=60).map("".join), st.integers(16, 200))
 def test_chunks_are_the_text_and_as_many_as_its_length_says(text: str, most: int) -> None:
-    found = chunks(text, count(len(text), most))
-    assert "".join(found) == text and len(found) == count(len(text), most)
+    found = chunks(text, chunk_count(len(text), most))
+    assert "".join(found) == text and len(found) == chunk_count(len(text), most)
     assert all(0 < len(chunk) <= 1.5 * most + 1 for chunk in found)
 
 
 def test_a_formula_is_not_cut_and_money_is_none() -> None:
     text = "So we add both. " * 6 + "$a + b + c + d + e + f$ is what we get. " + "And so it goes on. " * 6
     for most in range(30, 160):
-        assert sum(map(len, map(formulas, chunks(text, count(len(text), most))))) == 1 or most < 60
+        assert sum(map(len, map(formulas, chunks(text, chunk_count(len(text), most))))) == 1 or most < 60
     assert formulas("from $5 to $10, \\( a \\) and $$b\n c$$") == ["\\(a\\)", "$$bc$$"]
 
 
@@ -119,7 +119,7 @@ def test_a_formula_is_not_cut_and_money_is_none() -> None:
 def test_formulas_without_an_end_cost_little(mark: str) -> None:
     began = time.process_time()
     text = mark * 20_000
-    assert "".join(chunks(text, count(len(text), 60))) == text
+    assert "".join(chunks(text, chunk_count(len(text), 60))) == text
     assert time.process_time() - began < 5
 
 
@@ -154,7 +154,7 @@ def test_a_chunk_is_written_behind_the_last_one_and_each_is_compared(chat: Chat,
     (written,) = snapshot.records()
     asked = [json.loads(body) for body in chat.seen]
     whole = over.record(0).text
-    assert len(asked) == 2 * count(len(whole), 120) == one.task.requests(len(whole), [])
+    assert len(asked) == 2 * chunk_count(len(whole), 120) == one.task.requests(len(whole), [])
     rewriting = [said(request) for request in asked if "First:" not in said(request)]
     last = written.text.split("\n\n")
     assert "So ends" not in rewriting[0]
