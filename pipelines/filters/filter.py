@@ -169,7 +169,7 @@ class Filter:
                 drop = op.judge(scores)
             else:
                 drop = op.decide(read)
-                results.append(drop and drop.reason)
+                results.append(drop.reason if drop else None)
             first = first or drop
             timing[op.kind][0] += 1
             timing[op.kind][1] += perf_counter() - began
