@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pipelines.build.commands import Report, Train
 from pipelines.build.materialize import Materialise
-from pipelines.build.samples import Pack, Plan, Tokenise
+from pipelines.build.packs import PackNode
+from pipelines.build.plan import PlanNode
+from pipelines.build.samples import Tokenise
 from pipelines.build.vocabulary import LearnVocabulary
 from pipelines.dedup.decontaminate import Decontaminate
 from pipelines.dedup.exact import DedupExact
@@ -62,8 +64,8 @@ NODES: dict[str, type] = {
     "render": Render,
     "learn_vocabulary": LearnVocabulary,
     "tokenise": Tokenise,
-    "plan": Plan,
-    "pack": Pack,
+    "plan": PlanNode,
+    "pack": PackNode,
     "train": Train,
     "report": Report,
 }

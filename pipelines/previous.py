@@ -1,7 +1,8 @@
-"""What a view measured when its node last ran: with other limits it is decided again, and nothing is measured twice.
+"""Columns that a view's node measured in an earlier run, so that changed limits re-decide without measuring again.
 
-The node's own last whole snapshot -> `Earlier`, with the task -> `known`, the columns of one shard and the rows for
-which they hold. A node compares by itself whether it would measure the same; what comes out is the same either way.
+`dag/execute.py` finds the node's last complete snapshot -> `PreviousView`, sent to workers with each task -> `measured`:
+the columns of one shard and a mask of the rows that are still valid. A node compares parameters and library versions
+itself before it uses them. Records and content roots are the same with and without a previous view.
 """
 
 from __future__ import annotations
@@ -18,68 +19,71 @@ from manifests.records import FORGOTTEN, Json
 from stores.snapshot import ViewSnapshot, open_snapshot
 from stores.store import ShardRef, Snapshot, Store
 
-NUMBER = "earlier"
-"""In the meta of snapshots that are not whole yet: number of the last whole one."""
+PREVIOUS_NUMBER = "earlier"
+"""Key in the meta of incomplete snapshots: number of the last complete snapshot."""
 
-TRIED_AGAIN = ("unusable", "forgotten")
-"""Reasons that are no matter of limits."""
+NOT_LIMITS = ("unusable", "forgotten")
+"""Drop reasons that don't depend on a limit; such records are looked at again."""
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """Small and picklable, as a task is."""
+class PreviousView:
+    """Address of a node's last complete view; small and picklable."""
 
     url: str
     number: int
-    made_of: Mapping[str, Json]
-    """`dag.made_of` the node, now."""
+    """Of the snapshot."""
+    made_of_now: Mapping[str, Json]
+    """`dag.graph.made_of` of the node as it runs now."""
 
     @classmethod
-    def of(cls, store: Store, head: Snapshot | None, made_of: Mapping[str, Json]) -> Earlier | None:
+    def of(cls, store: Store, head: Snapshot | None, made_of: Mapping[str, Json]) -> PreviousView | None:
         if store.kind != "view" or head is None:
             return None
-        number = head.number if head.complete else head.meta.get(NUMBER)
+        number = head.number if head.complete else head.meta.get(PREVIOUS_NUMBER)
         return cls(store.url, number, made_of) if isinstance(number, int) else None
 
-    def was_made_of(self) -> Mapping[str, Json] | None:
-        """The same of then, if the same kind and version of node made it."""
+    def made_of_then(self) -> Mapping[str, Json] | None:
+        """`made_of` of the previous snapshot; None if another kind or version of node made it."""
         view = self._view()
         then = view.meta.get("made_of", {}) if view is not None else {}
-        alike = all(then.get(name) == self.made_of[name] for name in ("kind", "version"))
-        return then if alike else None
+        same_code = all(then.get(name) == self.made_of_now[name] for name in ("kind", "version"))
+        return then if same_code else None
 
-    def known(self, snapshot: Snapshot, shard: ShardRef) -> Known | None:
-        """What was measured of the records of one shard of `snapshot`, which the node looks at now."""
+    def measured(self, snapshot: Snapshot, shard: ShardRef) -> MeasuredRows | None:
+        """Previous measurements of one shard of `snapshot`, the node's present input; None if there are none."""
         view = self._view()
         if view is None:
             return None
         try:
             columns = view.columns(shard)
-            reached = view.over.columns(shard, ["keep"]).column("keep").to_numpy()
-            facts = snapshot.base.columns(shard, ["source", "domain"])
-        except (StoreError, KeyError):  # another shard, or it went while this node ran
+            was_input = view.over.columns(shard, ["keep"]).column("keep").to_numpy()
+            base = snapshot.base.columns(shard, ["source", "domain"])
+        except (StoreError, KeyError):  # a new shard, or one that was deleted while this node ran
             return None
-        again = np.isin(np.array(columns.column("reason").to_pylist(), object), TRIED_AGAIN)
-        forgotten = np.array([source == FORGOTTEN for source in facts.column("source").to_pylist()], bool)
-        return Known(columns, facts.column("domain").to_pylist(), reached & ~again & ~forgotten)
+        look_again = np.isin(np.array(columns.column("reason").to_pylist(), object), NOT_LIMITS)
+        forgotten = np.array([source == FORGOTTEN for source in base.column("source").to_pylist()], bool)
+        return MeasuredRows(columns, base.column("domain").to_pylist(), was_input & ~look_again & ~forgotten)
 
     def _view(self) -> ViewSnapshot | None:
         return _opened(self.url, self.number)
 
 
 @dataclass(frozen=True)
-class Known:
+class MeasuredRows:
+    """Previous columns of one shard, in row order."""
+
     columns: pa.Table
     domains: Sequence[str]
-    holds: np.ndarray
-    """(records,) bool: rows that were looked at, and gave no trouble."""
+    valid: np.ndarray
+    """(records,) bool: rows that were measured without an error."""
 
 
 @lru_cache(maxsize=16)
 def _opened(url: str, number: int) -> ViewSnapshot | None:
-    """Once in a process: it is asked for every shard."""
+    """Cached per process, because every shard asks for it."""
     try:
         view = open_snapshot(url, number)
-    except StoreError:  # it has expired
+    except StoreError:  # the snapshot has expired
         return None
     return view if isinstance(view, ViewSnapshot) else None

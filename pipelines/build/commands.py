@@ -20,19 +20,17 @@ from manifests.errors import ManifestError, MillraceError, ResumeError
 from manifests.load import schema
 from manifests.records import Json
 from pipelines.engines.tether import tethered
-from pipelines.node import Inputs, Place, Product, Survey, Task, Unit
+from pipelines.node import FolderNode, Inputs, OutputFolder, Product, Survey, Unit, UnitTask
 
 PATIENCE_S = 5.0
 """How long an interrupted child may take to put its things away."""
 
 
 @schema
-class Train:
+class Train(FolderNode):
     """`millrace train` on the packs of this DAG. Its folder becomes the product."""
 
-    PRODUCT: ClassVar[Literal["folder"]] = "folder"
     READS: ClassVar[frozenset[str]] = frozenset({"packs", "samples"})
-    VERSION: ClassVar[int] = 1
     PLACES: ClassVar[frozenset[str]] = frozenset({"manifest"})
     ALONE: ClassVar[bool] = True
 
@@ -78,7 +76,7 @@ class Train:
             "megatron-core": version("megatron-core"),
         }
 
-    def make(self, task: Task, place: Place) -> list[str]:
+    def make(self, task: UnitTask, place: OutputFolder) -> list[str]:
         millrace = importlib.util.find_spec("millrace")
         assert millrace is not None and millrace.origin is not None
         command = [sys.executable, millrace.origin, "train", self.manifest]
@@ -129,26 +127,19 @@ def run_command(node: str, command: list[str]) -> None:
 
 
 @schema
-class Report:
+class Report(FolderNode):
     """One self-contained page about the whole run, `report.html` beside its stores."""
 
-    PRODUCT: ClassVar[Literal["folder"]] = "folder"
     READS: ClassVar[frozenset[str]] = frozenset({"documents", "view", "samples", "plan", "packs", "folder"})
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
-    ALONE: ClassVar[bool] = False
 
     kind: Literal["report"]
     inputs: tuple[str, ...]
     """Nodes that must be finished before; the page shows all that the run's folder holds."""
 
-    def reads(self) -> tuple[str, ...]:
-        return self.inputs
-
     def survey(self, name: str, inputs: Inputs) -> Survey:
         return Survey((Unit("page", ""),))
 
-    def make(self, task: Task, place: Place) -> list[str]:
+    def make(self, task: UnitTask, place: OutputFolder) -> list[str]:
         from pipelines.inspect import run_page
 
         run_page.write(place.run, place.run / "report.html")

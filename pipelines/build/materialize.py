@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, digest
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit, units_below, with_columns
+from pipelines.node import Attempt, DocumentsNode, Inputs, Survey, Unit, UnitTask, units_below, with_columns
 from stores.prefetch import ahead
-from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
+from stores.store import ShardRef, Snapshot, UnitWriter
 from stores.writer import SHARD_BYTES
 
 VERDICT = ("keep", "reason")
@@ -28,7 +28,7 @@ VERDICT = ("keep", "reason")
 
 
 @schema
-class Materialise:
+class Materialise(DocumentsNode):
     """What a view keeps, or all of a documents store, as a store of its own.
 
     `materialise` has the units of what it reads, so that a change there moves no unit but its own. `compact` makes full
@@ -36,13 +36,11 @@ class Materialise:
     changes the last units only. Documents whose members differ don't share a shard; those that do stay in their order.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "documents"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    PASSES_COLUMNS: ClassVar[bool] = True
 
     kind: Literal["materialise", "compact"]
     input: str
+    """Node with the documents."""
     shard_bytes: int = SHARD_BYTES
     """A shard is full that has so many."""
 
@@ -50,16 +48,13 @@ class Materialise:
         if self.shard_bytes < 1:
             raise ValueError(f"shard_bytes is {self.shard_bytes}, expected at least 1")
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
-
     def survey(self, name: str, inputs: Inputs) -> Survey:
         snapshot = inputs[self.input].snapshot
         if self.kind == "compact":
             return Survey(tuple(_full_shards(snapshot, self.shard_bytes)))
         return Survey(tuple(same_units(snapshot)))
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         # A unit of `compact` is one shard, a little under or over: only a gross mistake in its size is cut.
         writer.shard_bytes = self.shard_bytes * (2 if self.kind == "compact" else 1)
         for document, beside in kept_documents(task.inputs[self.input].snapshot, task.unit.data):

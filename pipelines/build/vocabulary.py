@@ -10,29 +10,22 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import digest
-from pipelines.filters.filter import DOCUMENTS
-from pipelines.node import Inputs, Place, Survey, Task, Unit
+from pipelines.node import FolderNode, Inputs, OutputFolder, Survey, Unit, UnitTask
 from stores.store import Snapshot
 from tokenization.learn_ranks import count_pieces, learn, rank_file
 from tokenization.vocabulary import PATTERN
 
 
 @schema
-class LearnVocabulary:
+class LearnVocabulary(FolderNode):
     """Ranks learned from text, chosen by a hash of the documents' ids: neither order nor sharding matters."""
-
-    PRODUCT: ClassVar[Literal["folder"]] = "folder"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
-    ALONE: ClassVar[bool] = False
 
     kind: Literal["learn_vocabulary"]
     inputs: tuple[str, ...]
@@ -46,14 +39,11 @@ class LearnVocabulary:
         if self.ranks < 256 or self.sample_characters < 1:
             raise ValueError("expected at least 256 ranks and a sample of one character")
 
-    def reads(self) -> tuple[str, ...]:
-        return self.inputs
-
     def survey(self, name: str, inputs: Inputs) -> Survey:
         content = digest(*(inputs[wanted].digest for wanted in self.inputs))
         return Survey((Unit("ranks", content),), {"pattern": digest(PATTERN), "regex": version("regex")})
 
-    def make(self, task: Task, place: Place) -> list[str]:
+    def make(self, task: UnitTask, place: OutputFolder) -> list[str]:
         snapshots = [task.inputs[wanted].snapshot for wanted in self.inputs]
         pieces = count_pieces(self._texts(snapshots))
         tokens = learn(pieces, self.ranks)

@@ -24,12 +24,13 @@ from pipelines.dag.progress import Meter, Result, Show, Tally, Work
 from pipelines.dag.proofs import proved
 from pipelines.dag.receipts import FolderReceipt, Receipts, facts
 from pipelines.dag.summary import closing, proof_lines
-from pipelines.dag.unit import Outcome, TooManyBad, UnitTask, run_unit, too_many
+from pipelines.dag.unit import Outcome, StoreTask, TooManyBad, run_unit, too_many
 from pipelines.engines.child import WorkerError
-from pipelines.engines.engine import Engine, Submission, open_engine
+from pipelines.engines.choose import open_engine
+from pipelines.engines.engine import Engine, Submission
 from pipelines.engines.local import LocalEngine
-from pipelines.node import FolderNode, Inputs, Node, Place, Product, StoreNode, Survey, Task
-from pipelines.previous import NUMBER, Earlier
+from pipelines.node import FolderNode, Inputs, Node, OutputFolder, Product, StoreNode, Survey, UnitTask
+from pipelines.previous import PREVIOUS_NUMBER, PreviousView
 from stores.store import Parent, Snapshot, Store
 from stores.upkeep import lookup
 from stores.upkeep.verify import ContentCheck
@@ -122,12 +123,12 @@ class Execution:
         self._begin(name, node, identity, len(wanted), len(done))
         tolerance = self.graph.manifest.value.tolerance
         made_of = dag.made_of(node, inputs, survey)
-        earlier = Earlier.of(store, head, made_of)
+        earlier = PreviousView.of(store, head, made_of)
         submissions = (
             Submission(
                 f"{name}, unit {stored}",
-                UnitTask(
-                    node, store.url, stored, Task(name, unit, inputs, earlier), tolerance.in_a_row, tolerance.share
+                StoreTask(
+                    node, store.url, stored, UnitTask(name, unit, inputs, earlier), tolerance.in_a_row, tolerance.share
                 ),
                 unit.size_bytes,
             )
@@ -138,7 +139,7 @@ class Execution:
             meta = dict(head.meta) if head is not None and done else {}
             meta["made_of"] = made_of
             if earlier is not None:
-                meta[NUMBER] = earlier.number
+                meta[PREVIOUS_NUMBER] = earlier.number
             committer = Committer(store, identity, tuple(wanted), parents(node, inputs), meta, meter)
             stop = StopRule(name, tolerance)
             for task, outcome in self.engine.run(name, run_unit, submissions):
@@ -156,10 +157,10 @@ class Execution:
     ) -> tuple[Product, Tally]:
         receipts = Receipts(self.out.folder)
         parts = receipts.begin(name, identity)
-        place = Place(self.out.folder, name)
+        place = OutputFolder(self.out.folder, name)
         self._begin(name, node, identity, len(survey.units), len(parts))
         left = [unit for unit in survey.units if unit.name not in parts]
-        todo = [FolderTask(node, Task(name, unit, inputs), place) for unit in left]
+        todo = [FolderTask(node, UnitTask(name, unit, inputs), place) for unit in left]
         with self.show.node(name, len(survey.units), len(parts)) as meter:
             for task, files in self._folder_units(name, node, todo):
                 part = parts[task.task.unit.name] = FolderReceipt(identity, tuple(facts(self.out.folder, files)))
@@ -196,8 +197,8 @@ class Execution:
 @dataclass(frozen=True)
 class FolderTask:
     node: FolderNode
-    task: Task
-    place: Place
+    task: UnitTask
+    place: OutputFolder
 
 
 def run_folder_unit(folder: FolderTask, lethal: frozenset[int], tell: Callable[[int], None]) -> list[str]:
@@ -229,7 +230,7 @@ class Committer:
 
     def commit(self, complete: bool) -> Snapshot:
         if complete:
-            self.meta.pop(NUMBER, None)
+            self.meta.pop(PREVIOUS_NUMBER, None)
         snapshot = self.store.commit(
             [outcome.receipt for outcome in self.waiting],
             node=self.identity,

@@ -19,7 +19,7 @@ import pyarrow as pa
 from manifests.errors import MillraceError, RecordError
 from manifests.records import Document, Json
 from pipelines.dag.progress import Tally
-from pipelines.node import StoreNode, Task
+from pipelines.node import StoreNode, UnitTask
 from stores import tombstones
 from stores.store import Receipt, Store, UnitWriter
 from stores.tombstones import Tombstones
@@ -39,7 +39,7 @@ class TooManyBad(MillraceError):
 
 
 @dataclass(frozen=True)
-class UnitTask:
+class StoreTask:
     """Everything a worker needs, picklable."""
 
     node: StoreNode
@@ -47,7 +47,7 @@ class UnitTask:
     """Of the store that is written."""
     stored_as: str
     """Name under which the unit is committed."""
-    task: Task
+    task: UnitTask
     in_a_row: int
     share: float
 
@@ -71,7 +71,7 @@ class Outcome:
     """Of the node, where it says so: records looked at, and seconds."""
 
 
-def run_unit(unit: UnitTask, lethal: frozenset[int], tell: Callable[[int], None]) -> Outcome:
+def run_unit(unit: StoreTask, lethal: frozenset[int], tell: Callable[[int], None]) -> Outcome:
     """Work on one unit.
 
     Args:
@@ -106,7 +106,7 @@ class Attempts:
     def __init__(
         self,
         writer: UnitWriter,
-        unit: UnitTask,
+        unit: StoreTask,
         lethal: frozenset[int],
         tell: Callable[[int], None],
         forgotten: Tombstones = tombstones.NOTHING,

@@ -16,7 +16,7 @@ from manifests.records import FORGOTTEN, Document, Json
 from pipelines.dedup import image_hash
 from pipelines.dedup.images import Column, check_radii
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Product, Survey, Task, units_below, with_columns
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Product, Survey, UnitTask, units_below, with_columns
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Decontaminate:
         facts["against"] = [inputs[one].digest for one in self.against]
         return Survey(tuple(with_columns(snapshot, units_below(snapshot))), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         tests = tuple(task.inputs[name] for name in self.against)
         tested = _evaluation(tests, self.words, self.min_words, self.max_items)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from manifests.load import schema
 from manifests.records import Document, Text, digest
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below
 from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
 
 VERSION = 1
@@ -51,7 +51,7 @@ class DedupExact:
         units = units_below(inputs[self.input].snapshot)
         return Survey((single_unit(units),), {"exact": VERSION})
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot
         tables = [keys(snapshot.records(ref.first, ref.first + ref.records)) for ref in snapshot.shards]
         for ref, decisions in zip(snapshot.shards, decide(tables), strict=True):

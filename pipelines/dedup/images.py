@@ -16,7 +16,7 @@ from manifests.records import FORGOTTEN, Document, Json, Media
 from pipelines.dedup import image_hash
 from pipelines.dedup.survivors import choose_survivors, duplicate_columns
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below, with_columns
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
 from stores.media.image import reduced_rgb, small_rgb
 from stores.media.video import frames_at
 from stores.store import Snapshot, StoreKind, UnitWriter
@@ -59,7 +59,7 @@ class ImageHash:
         facts = {"hash": image_hash.VERSION} | {library: version(library) for library in ("pillow", "simplejpeg", "av")}
         return Survey(units_below(inputs[self.input].snapshot), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         for shard in task.unit.data.shards:
             keep = np.ones(shard.records, bool)
@@ -155,7 +155,7 @@ class DedupImages:
         units = with_columns(snapshot, units_below(snapshot))
         return Survey((single_unit(units),), {"hash": image_hash.VERSION})
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         from pipelines.dedup import hamming  # compiles, and costs the memory of numba
 
         snapshot = task.inputs[self.input].snapshot

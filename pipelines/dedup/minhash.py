@@ -17,7 +17,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json
 from pipelines.dedup.survivors import choose_survivors, duplicate_columns
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below, with_columns
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 BLOCK = 512
@@ -63,7 +63,7 @@ class MinHash:
 
         return Survey(units_below(inputs[self.input].snapshot), {"minhash": minhash_loops.VERSION})
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         from pipelines.dedup import minhash_loops  # compiles, and costs the memory of numba
 
         snapshot = task.inputs[self.input].snapshot
@@ -121,7 +121,7 @@ class DedupMinHash:
         units = with_columns(snapshot, units_below(snapshot))
         return Survey((single_unit(units),), {"minhash": minhash_loops.VERSION})
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         from pipelines.dedup import minhash_loops
 
         snapshot = task.inputs[self.input].snapshot

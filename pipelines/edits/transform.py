@@ -21,7 +21,7 @@ from pipelines.build.materialize import kept_documents, same_units
 from pipelines.edits import pii, repair
 from pipelines.edits.edit import Editor, FactInTheWay, edited
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask
 from stores.store import StoreKind, UnitWriter
 
 EDITORS: dict[str, type] = {
@@ -63,7 +63,7 @@ class Transform:
         facts |= {library: version(library) for op in self.ops for library in op.LIBRARIES}
         return Survey(tuple(same_units(inputs[self.input].snapshot)), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         for document, beside in kept_documents(task.inputs[self.input].snapshot, task.unit.data):
             if document.source == FORGOTTEN:
                 continue

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
-from manifests.errors import ManifestError
 from manifests.load import schema
 from pipelines.engines.child import Job, Work
 
@@ -78,32 +77,6 @@ class Submission(Generic[T]):
     data: T
     size_bytes: int = 0
     """Of what it reads; 0 where nobody knows."""
-
-
-def open_engine(settings: EngineSettings, workers: int, say: Callable[[str], None]) -> Engine:
-    """Starts nothing yet: an engine gets its workers when the first unit must be done.
-
-    Args:
-        workers: processes on this machine, where no cluster is given.
-        say: is told what the person at the terminal should know.
-    """
-    if settings.kind == "local":
-        from pipelines.engines.local import LocalEngine
-
-        return LocalEngine(workers, settings.in_flight_bytes)
-    if workers == 0 and settings.address is None:
-        raise ManifestError("0 workers work in this process, not on a cluster", where="--workers", fix="give 1 or more")
-    try:
-        if settings.kind == "ray":
-            from pipelines.engines.ray import RayEngine
-
-            return RayEngine(settings, workers, say)
-        from pipelines.engines.dask import DaskEngine
-
-        return DaskEngine(settings, workers, say)
-    except ModuleNotFoundError as error:
-        fix = f"pip install 'millrace[{settings.kind}]'"
-        raise ManifestError(f"{error.name} is not installed", where="engine.kind", fix=fix) from None
 
 
 @dataclass

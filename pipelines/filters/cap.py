@@ -13,7 +13,7 @@ import numpy as np
 
 from manifests.load import schema
 from manifests.records import digest
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below, with_columns
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 OVER_SHARE = "over_share"
@@ -57,7 +57,7 @@ class Cap:
         units = with_columns(snapshot, units_below(snapshot))
         return Survey((single_unit(units),), {"beside": [inputs[one].digest for one in self.beside]})
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot
         share = Fraction(str(self.share))
         others = sum(int(self._sizes(task.inputs[one].snapshot).sum()) for one in self.beside)

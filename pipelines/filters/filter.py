@@ -33,7 +33,7 @@ from pipelines.filters import (
 )
 from pipelines.filters.op import Measured, Op, column, concerns
 from pipelines.filters.reuse import MEDIA_LIBRARIES, OpResult, RowResults
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, units_below
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 OPS: dict[str, type[Op]] = {
@@ -108,10 +108,10 @@ class Filter:
             facts["files"] = files
         return Survey(units_below(inputs[self.input].snapshot), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         timing: Timing = {op.kind: [0, 0.0] for op in self.ops}
-        reusable = reuse.reusable_ops(self.ops, task.earlier)
+        reusable = reuse.reusable_ops(self.ops, task.previous)
         for shard in task.unit.data.shards:
             previous = reuse.PreviousResults(task, self.ops, reusable, snapshot, shard)
             columns = _ShardColumns(task.node, self.ops, shard.records)

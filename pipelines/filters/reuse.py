@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from manifests.records import Drop, Json
 from pipelines.filters.op import Measured, Op, column
-from pipelines.node import Task
-from pipelines.previous import Earlier
+from pipelines.node import UnitTask
+from pipelines.previous import PreviousView
 from stores.store import ShardRef, Snapshot
 
 MEDIA_LIBRARIES = ("pillow", "simplejpeg", "av")
@@ -28,13 +28,13 @@ RowResults = Mapping[int, OpResult]
 """Results for one record by position of the op in its filter."""
 
 
-def reusable_ops(ops: Sequence[Op], earlier: Earlier | None) -> frozenset[int]:
+def reusable_ops(ops: Sequence[Op], previous: PreviousView | None) -> frozenset[int]:
     """Return the positions of ops whose numbers can't have changed since the node last ran."""
-    before = earlier.was_made_of() if earlier is not None else None
-    if earlier is None or before is None:
+    before = previous.made_of_then() if previous is not None else None
+    if previous is None or before is None:
         return frozenset()
     kinds = {op.kind: type(op) for op in ops}
-    now, then = _recipes(earlier.made_of, kinds), _recipes(before, kinds)
+    now, then = _recipes(previous.made_of_now, kinds), _recipes(before, kinds)
     return frozenset(place for place, op in enumerate(ops) if op.kind in now and now[op.kind] == then.get(op.kind))
 
 
@@ -42,11 +42,11 @@ class PreviousResults:
     """Valid results of the previous run for the records of one shard."""
 
     def __init__(
-        self, task: Task, ops: Sequence[Op], reusable: frozenset[int], snapshot: Snapshot, shard: ShardRef
+        self, task: UnitTask, ops: Sequence[Op], reusable: frozenset[int], snapshot: Snapshot, shard: ShardRef
     ) -> None:
         """Read the previous columns of the shard; `reusable` are positions of `ops`."""
-        previous = task.earlier.known(snapshot, shard) if reusable and task.earlier is not None else None
-        self._holds = np.zeros(shard.records, bool) if previous is None else previous.holds
+        previous = task.previous.measured(snapshot, shard) if reusable and task.previous is not None else None
+        self._holds = np.zeros(shard.records, bool) if previous is None else previous.valid
         self._by_place: dict[int, list[OpResult]] = {}
         if previous is not None:
             for place in reusable:

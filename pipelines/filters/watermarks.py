@@ -19,7 +19,7 @@ from manifests.records import FORGOTTEN, Document, Json, Media
 from pipelines.filters import watermark_votes
 from pipelines.filters.op import concerns
 from pipelines.filters.pixels import grey_levels, payload_of
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, single_unit, units_below, with_columns
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
 from stores.media.image import reduced_rgb
 from stores.store import Snapshot, StoreKind, UnitWriter
 
@@ -52,7 +52,7 @@ class WatermarkVotes:
         }
         return Survey(units_below(inputs[self.input].snapshot), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         for shard in task.unit.data.shards:
             keep = np.ones(shard.records, bool)
@@ -117,7 +117,7 @@ class DropWatermarks:
             (single_unit(with_columns(snapshot, units_below(snapshot))),), {"overlays": watermark_votes.VERSION}
         )
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         column = f"{snapshot.meta['watermark_votes']}.votes"
         site, pictures = _sites(snapshot, column)

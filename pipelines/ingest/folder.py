@@ -25,7 +25,7 @@ from pipelines.ingest.documents import Reader, Rules
 from pipelines.ingest.formats import html
 from pipelines.ingest.pairing import Item, pair
 from pipelines.ingest.suffixes import CUT_AT_LINES
-from pipelines.node import Attempt, Inputs, Survey, Task, Unit
+from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.store import StoreKind, UnitWriter
 
 UNIT_BYTES = 32 << 20
@@ -103,7 +103,7 @@ class Folder:
                 ) from None
         return Survey(tuple(units(items)), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         rules = Rules(
             self.text_domain,
             self.text_fields,

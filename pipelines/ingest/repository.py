@@ -23,7 +23,7 @@ from pipelines.ingest.documents import refuse
 from pipelines.ingest.formats import rows, text
 from pipelines.ingest.suffixes import CODES, LINES, MARKDOWNS, TEXTS
 from pipelines.ingest.walk import File
-from pipelines.node import Attempt, Inputs, Survey, Task, Unit
+from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.store import StoreKind, UnitWriter
 
 MOST_FILE_BYTES = 1 << 20
@@ -75,7 +75,7 @@ class IngestRepository:
             units.append(Unit("others", digest(*(word for one in others for word in one)), tuple(others)))
         return Survey(tuple(units), {"normalise": normalize.VERSION})
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         if task.unit.name == "others":
             for locator, reason, message in task.unit.data:
                 attempt(locator, refuse, reason, message)

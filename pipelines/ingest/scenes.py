@@ -18,7 +18,7 @@ from manifests.load import schema
 from manifests.records import Document, Fact, Json, Media, Part, Text, digest, record_id
 from pipelines.edits import normalize
 from pipelines.ingest.formats import media, rows
-from pipelines.node import Attempt, Inputs, ProductKind, Survey, Task, Unit
+from pipelines.node import Attempt, Inputs, ProductKind, Survey, Unit, UnitTask
 from stores.store import UnitWriter
 
 ANNOTATIONS = "annotations.jsonl"
@@ -65,7 +65,7 @@ class IngestScenes:
         facts = {"normalise": normalize.VERSION, "pillow": version("pillow"), "av": version("av")}
         return Survey(tuple(units), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         file = task.inputs[self.input].folder / task.unit.data
         category, start = file.parts[-3:-1]
         for i, line in enumerate(file.read_bytes().splitlines()):

@@ -25,7 +25,7 @@ from manifests.load import schema
 from manifests.records import Document, Text, digest, record_id
 from pipelines.edits import normalize
 from pipelines.ingest.formats import text
-from pipelines.node import Attempt, Inputs, Survey, Task, Unit
+from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.store import StoreKind, UnitWriter
 
 LEFT_OUT = frozenset(
@@ -79,7 +79,7 @@ class IngestStdlib:
         )
         return Survey(tuple(units), {"normalise": normalize.VERSION, "ast": list(sys.version_info[:2])})
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         root = Path(sysconfig.get_path("stdlib"))
         for source in task.unit.data:
             for locator, say in self._records(root, source):

@@ -14,7 +14,7 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import FORGOTTEN
 from pipelines.build.materialize import kept_documents, same_units
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, Unit
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Unit, UnitTask
 from stores.snapshot import open_snapshot
 from stores.store import Snapshot, Store, StoreKind, UnitWriter
 
@@ -49,7 +49,7 @@ class IngestStore:
             raise ManifestError(f"this is a store of {found.kind}", where=f"{name}.store, {self.store}", fix=fix)
         return Survey(tuple(_with_place(found)))
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         url, number, pieces = task.unit.data
         for document, beside in kept_documents(open_snapshot(url, number), pieces):
             if document.source != FORGOTTEN:

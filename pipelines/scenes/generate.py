@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from manifests.load import schema
 from manifests.records import canonical_json, digest
-from pipelines.node import Inputs, Place, ProductKind, Survey, Task, Unit
+from pipelines.node import Inputs, OutputFolder, ProductKind, Survey, Unit, UnitTask
 from pipelines.scenes.damage import DAMAGES
 from pipelines.scenes.elements.entities import font_files
 from pipelines.scenes.elements.split import SPLITS, Split
@@ -81,7 +81,7 @@ class Scenes:
                     f"{split}-{category}-{start:06d}", digest(canonical_json([split, category, start, stop])), piece
                 )
 
-    def make(self, task: Task, place: Place) -> list[str]:
+    def make(self, task: UnitTask, place: OutputFolder) -> list[str]:
         piece: Piece = task.unit.data
         folder = place.folder / piece.path
         write(self.seed, piece, folder)

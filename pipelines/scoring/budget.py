@@ -9,7 +9,7 @@ import numpy as np
 
 from manifests.load import schema
 from manifests.records import MediaKind, digest
-from pipelines.node import Stretch, Unit, units_below
+from pipelines.node import Unit, UnitRange, units_below
 from stores.store import Snapshot
 
 OVER_BUDGET = "over_budget"
@@ -43,7 +43,7 @@ class Budget:
 class Chosen:
     """Of one unit."""
 
-    stretch: Stretch
+    stretch: UnitRange
     ordinals: np.ndarray | None = None
     """Of the documents that fit the budget; None: all."""
     left_out: int = 0

@@ -20,7 +20,7 @@ from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, digest
 from pipelines.deferred import tried
 from pipelines.filters.media_rules import images
-from pipelines.node import Inputs, Survey, Task
+from pipelines.node import Inputs, Survey, UnitTask
 from pipelines.scoring.budget import Budget, chosen_units
 from pipelines.scoring.scores import Scored, Scores
 from stores.endpoint import Answers, Endpoint, good, picture
@@ -62,7 +62,7 @@ class _Asked(Scores):
     def shows_media(self) -> bool:
         return self.pictures > 0
 
-    def scored(self, task: Task, documents: Iterable[Document]) -> Iterator[Scored]:
+    def scored(self, task: UnitTask, documents: Iterable[Document]) -> Iterator[Scored]:
         answers = Answers(posixpath.dirname(task.inputs[self.input].place), self.endpoint)
         return ahead(lambda one: tried(partial(self._score, one, answers)), documents, self.endpoint.at_once)
 
@@ -76,8 +76,6 @@ class _Asked(Scores):
 @schema
 class ScoreEndpoint(_Asked):
     """The number with which a model answers your `question` about a document, its text and first `pictures`."""
-
-    VERSION: ClassVar[int] = 1
 
     kind: Literal["score_endpoint"]
     question: str
@@ -138,8 +136,6 @@ class ScoreAgreement(_Asked):
 
     Text is sent as `input`, pictures as `messages` with an `image_url`, which is how vLLM embeds them.
     """
-
-    VERSION: ClassVar[int] = 1
 
     kind: Literal["score_agreement"]
     characters: int = 1000

@@ -19,7 +19,7 @@ from manifests.load import schema
 from manifests.records import Document, Json, canonical_json
 from pipelines.deferred import tried
 from pipelines.external_files import file_digest
-from pipelines.node import Inputs, Survey, Task
+from pipelines.node import Inputs, Survey, UnitTask
 from pipelines.scoring.budget import chosen_units
 from pipelines.scoring.scores import Scored, Scores
 
@@ -36,7 +36,6 @@ class ScoreFunction(Scores):
     by one, so that a bad one costs itself only.
     """
 
-    VERSION: ClassVar[int] = 1
     PLACES: ClassVar[frozenset[str]] = frozenset({"function", "files"})
 
     kind: Literal["score_function"]
@@ -76,7 +75,7 @@ class ScoreFunction(Scores):
     def passed_over(self, document: Document) -> str | None:
         return None
 
-    def scored(self, task: Task, documents: Iterable[Document]) -> Iterator[Scored]:
+    def scored(self, task: UnitTask, documents: Iterable[Document]) -> Iterator[Scored]:
         given = canonical_json({**self.files, **self.arguments})
         score = _function(self.function, given, canonical_json(self._made_of(task.node)), task.node)
         documents = iter(documents)
@@ -134,7 +133,6 @@ class ScoreFastText(Scores):
     The text goes in as one line, as fastText wants it. `pip install 'millrace[fasttext]'`.
     """
 
-    VERSION: ClassVar[int] = 1
     PLACES: ClassVar[frozenset[str]] = frozenset({"model"})
 
     kind: Literal["score_fasttext"]
@@ -164,7 +162,7 @@ class ScoreFastText(Scores):
     def passed_over(self, document: Document) -> str | None:
         return None if document.text.strip() else "no_text"
 
-    def scored(self, task: Task, documents: Iterable[Document]) -> Iterator[Scored]:
+    def scored(self, task: UnitTask, documents: Iterable[Document]) -> Iterator[Scored]:
         model = _fasttext(self.model, file_digest(self.model, task.node), self._label, task.node)
         return (partial(self._probability, model, document.text) for document in documents)
 

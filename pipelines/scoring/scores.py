@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,9 +19,9 @@ from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Stretch, Task
+from pipelines.node import Attempt, UnitRange, UnitTask, ViewNode, write_decisions
 from pipelines.scoring.budget import OVER_BUDGET, Chosen
-from stores.store import Snapshot, StoreKind, UnitWriter
+from stores.store import Snapshot, UnitWriter
 
 LIMITS = ("min_score", "max_score")
 NO_SCORE = math.nan
@@ -33,22 +32,15 @@ Scored = Callable[[], float]
 
 
 @schema
-class Scores:
+class Scores(ViewNode):
     """Base of the nodes. Without limits nothing is dropped: look at the column first, and draw the line then."""
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-
-    input: str
     domains: tuple[str, ...] = ()
     """None given: all."""
     min_score: float | None = None
     """Below it a document is dropped, as `low_score`."""
     max_score: float | None = None
     """Above it, as `high_score`."""
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
 
     def shows_media(self) -> bool:
         """Whether `scored` needs the bytes of pictures and clips."""
@@ -58,11 +50,11 @@ class Scores:
         """Why there is nothing to score, if so: a code that is counted."""
         raise NotImplementedError
 
-    def scored(self, task: Task, documents: Iterable[Document]) -> Iterator[Scored]:
+    def scored(self, task: UnitTask, documents: Iterable[Document]) -> Iterator[Scored]:
         """One for each document, in their order; some may be read ahead."""
         raise NotImplementedError
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         chosen: Chosen = task.unit.data
         snapshot = task.inputs[self.input].snapshot
         for _ in range(chosen.left_out):
@@ -94,26 +86,25 @@ class Scores:
             score = attempt(locator, _finite, scored)
             verdicts[row] = Drop("unusable") if score is None else self._judged(score)
             scores[row] = NO_SCORE if score is None else score
-        for verdict in verdicts:
-            if verdict is not None:
-                attempt.drop(verdict.reason)
         for shard in chosen.stretch.shards:
             here = slice(shard.first - first, shard.first - first + shard.records)
-            writer.columns(shard.shard, _columns(task.node, scores[here], verdicts[here]))
+            reasons = [None if verdict is None else verdict.reason for verdict in verdicts[here]]
+            compared = [None if verdict is None else verdict.score for verdict in verdicts[here]]
+            write_decisions(writer, attempt, shard, reasons, compared, {f"{task.node}.score": scores[here]})
         return {"ops": [self._told(task.node)]}
 
-    def _scored_before(self, task: Task, snapshot: Snapshot, stretch: Stretch) -> np.ndarray:
+    def _scored_before(self, task: UnitTask, snapshot: Snapshot, stretch: UnitRange) -> np.ndarray:
         """Scores by row that the node knows from when it last ran, if all but its limits is as then; else NO_SCORE."""
         found = np.full(stretch.stop - stretch.start, NO_SCORE)
-        then = task.earlier.was_made_of() if task.earlier is not None else None
-        if task.earlier is None or then is None or _recipe(then) != _recipe(task.earlier.made_of):
+        then = task.previous.made_of_then() if task.previous is not None else None
+        if task.previous is None or then is None or _recipe(then) != _recipe(task.previous.made_of_now):
             return found
         for shard in stretch.shards:
-            known = task.earlier.known(snapshot, shard)
+            known = task.previous.measured(snapshot, shard)
             if known is not None:
                 before = known.columns.column(f"{task.node}.score").to_numpy()
                 here = slice(shard.first - stretch.start, shard.first - stretch.start + shard.records)
-                found[here] = np.where(known.holds, before, NO_SCORE)
+                found[here] = np.where(known.valid, before, NO_SCORE)
         return found
 
     def _read(self, snapshot: Snapshot, ordinals: list[int]) -> Iterable[Document]:
@@ -149,12 +140,3 @@ def _finite(scored: Scored) -> float:
     if math.isinf(score):
         raise RecordError("infinite_score", f"{score} can't be compared")
     return score
-
-
-def _columns(node: str, scores: np.ndarray, verdicts: list[Drop | None]) -> dict[str, Any]:
-    return {
-        "keep": [verdict is None for verdict in verdicts],
-        "reason": [verdict and verdict.reason for verdict in verdicts],
-        "score": [verdict and verdict.score for verdict in verdicts],
-        f"{node}.score": scores,
-    }

@@ -24,7 +24,7 @@ from packing import augment
 from packing.augment import Augmentation, ImageTransform
 from packing.augment_shapes import Size, move_shapes
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, units_below
 from stores.media.image import decode_rgb
 from stores.store import StoreKind, UnitWriter
 from tokenization.encode import shapes_of
@@ -94,7 +94,7 @@ class Augment:
         facts |= {library: features.version(library) for library in ("zlib", "jpg", "libjpeg_turbo")}
         return Survey(units_below(inputs[self.input].snapshot), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot
         stretch = task.unit.data
         for document in snapshot.documents(snapshot.kept(stretch.start, stretch.stop).tolist()):

@@ -19,7 +19,7 @@ from manifests.errors import MillraceError, RecordError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Fact, Json, Media, Text, derived_id
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task, units_below
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, units_below
 from pipelines.synthesis.browser import Browser, Look
 from pipelines.synthesis.browser_process import found
 from pipelines.synthesis.code_blocks import Page, page_in
@@ -67,7 +67,7 @@ class Render:
         facts = {"browser": here.version, "fonts": here.fonts}
         return Survey(tuple(replace(unit, data=(unit.data, facts)) for unit in units), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         stretch, wanted = task.unit.data
         here = found()
         if {"browser": here.version, "fonts": here.fonts} != wanted:

@@ -18,7 +18,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media, canonical_json, derived_id, digest
 from pipelines.deferred import tried
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, Task
+from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask
 from pipelines.scoring.budget import OVER_BUDGET, Budget, Chosen, chosen_units
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, ChatMessage, Variant
@@ -71,7 +71,7 @@ class Synthesise:
         units = chosen_units(snapshot, most, self.domains, self.seed, self.task.requests)
         return Survey(units, {"prompts": prompts_digest()})
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         chosen: Chosen = task.unit.data
         product = task.inputs[self.input]
         answers = Answers(posixpath.dirname(product.place), self.endpoint)

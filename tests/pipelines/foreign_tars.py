@@ -11,9 +11,9 @@ from typing import Any
 
 from manifests.records import Document, Json, Text
 from pipelines.dag.graph import unit_names
-from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.ingest.tars.adopt import IngestTars
-from pipelines.node import Task
+from pipelines.node import UnitTask
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 
@@ -40,7 +40,7 @@ def adopt(store: str, tars: str | Sequence[str], order: Any = sorted, **options:
     made = Store.open_or_create(store, "documents", "own")
     receipts = []
     for name in order(units):
-        task = UnitTask(node, store, name, Task("own", units[name], {}), 10**9, 1.0)
+        task = StoreTask(node, store, name, UnitTask("own", units[name], {}), 10**9, 1.0)
         receipts.append(run_unit(task, frozenset(), lambda ordinal: None).receipt)
     return made.commit(receipts, node="node", units=list(units))
 

@@ -10,9 +10,9 @@ import pytest
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, Document
 from pipelines.dag.graph import unit_names
-from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.ingest.tars.adopt import IngestTars
-from pipelines.node import Task, units_below
+from pipelines.node import UnitTask, units_below
 from stores import command as store_verbs
 from stores.files.open import open_files
 from stores.forget.forget import forget
@@ -101,7 +101,7 @@ def test_a_tar_that_changes_between_survey_and_work_ends_the_run(data: Path, pla
     write(path, {"1": {"txt": b"two"}})
     Store.create(place, "documents", "own")
     with pytest.raises(StoreError, match="changed while"):
-        run_unit(UnitTask(node, place, name, Task("own", unit, {}), 9, 1.0), frozenset(), lambda ordinal: None)
+        run_unit(StoreTask(node, place, name, UnitTask("own", unit, {}), 9, 1.0), frozenset(), lambda ordinal: None)
 
 
 def test_upkeep_leaves_the_tar_alone_and_copies_refer_to_it(pair: tuple[Path, Snapshot], tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipelines.dag import graph as dag
 from pipelines.dag.products import parents, store_product
-from pipelines.dag.unit import UnitTask, run_unit
-from pipelines.node import Task
+from pipelines.dag.unit import StoreTask, run_unit
+from pipelines.node import UnitTask
 from stores.store import Store
 
 DAG = """
@@ -55,7 +55,7 @@ def test_units_and_receipts_are_small_where_pictures_are_large(tmp_path: Path) -
         wanted = dag.unit_names(name, node, node.survey(name, inputs))
         outcomes = []
         for stored_as, unit in wanted.items():
-            sent = UnitTask(node, store.url, stored_as, Task(name, unit, inputs), 10, 0.5)  # type: ignore[arg-type]
+            sent = StoreTask(node, store.url, stored_as, UnitTask(name, unit, inputs), 10, 0.5)  # type: ignore[arg-type]
             outcomes.append(run_unit(sent, frozenset(), lambda ordinal: None))
             for travels in (sent, outcomes[-1]):
                 assert len(pickle.dumps(travels)) < MOST_BYTES, (name, type(travels))

@@ -28,7 +28,7 @@ from pipelines.ingest.tars import energon
 from pipelines.ingest.tars.field_map import Fields, is_place
 from pipelines.ingest.tars.layouts import Layout, Rules, adopted, judge
 from pipelines.ingest.tars.members import Sample, samples, wanted
-from pipelines.node import Attempt, Inputs, Survey, Task, Unit
+from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.files.open import open_files
 from stores.files.retry import of_this_process
 from stores.shards.scan_tar import Damage, Walk, fingerprint
@@ -107,7 +107,7 @@ class IngestTars:
         facts = {"pillow": version("pillow"), "av": version("av")}
         return Survey(tuple(_unit(tar) for _, tar in sorted(known.items())), facts)
 
-    def work(self, task: Task, writer: UnitWriter, attempt: Attempt) -> None:
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         tar: Tar = task.unit.data
         files = open_files(tar.folder).uncached()
         if fingerprint(files, tar.path, tar.size)[1] != tar.fingerprint:

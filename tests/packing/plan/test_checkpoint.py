@@ -86,8 +86,8 @@ PLANNING = """
 import json, os, signal, sys
 from pathlib import Path
 from packing.plan import checkpoint, legs
-from pipelines.build.samples import Plan
-from pipelines.node import Product, Task, Unit
+from pipelines.build.plan import PlanNode
+from pipelines.node import Product, Unit, UnitTask
 from stores.store import Store
 from tests.packing.corpus import MIXTURE
 
@@ -104,8 +104,8 @@ def save_and_die(self, *state):
 
 checkpoint.Progress.save = save_and_die
 head = Store.open(str(samples)).head()
-node = Plan(kind="plan", mixture=MIXTURE, scratch=scratch)
-task = Task("plan", Unit("plan", "d"), {"samples": Product("samples", "samples", str(samples), "d", head.number)})
+node = PlanNode(kind="plan", mixture=MIXTURE, scratch=scratch)
+task = UnitTask("plan", Unit("plan", "d"), {"samples": Product("samples", "samples", str(samples), "d", head.number)})
 store = Store.open(plan)
 writer = store.writer("plan")
 meta = node.work(task, writer, None)

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from manifests.records import FORGOTTEN, Document, Media, Text, record_id
 from pipelines.build.materialize import Materialise
 from pipelines.dag import graph
-from pipelines.dag.unit import UnitTask, run_unit
-from pipelines.node import Product, Task
+from pipelines.dag.unit import StoreTask, run_unit
+from pipelines.node import Product, UnitTask
 from stores.forget.forget import forget
 from stores.store import Snapshot, Store
 from stores.upkeep import log
@@ -91,7 +91,7 @@ def made(
     random.Random(seed).shuffle(todo)
     receipts = []
     for stored_as, unit in todo:
-        task = UnitTask(node, store.url, stored_as, Task(name, unit, inputs), 3, 0.5)
+        task = StoreTask(node, store.url, stored_as, UnitTask(name, unit, inputs), 3, 0.5)
         receipts.append(run_unit(task, frozenset(), lambda ordinal: None).receipt)
         if seed % 2:
             store.commit(receipts[-1:], node="n", units=list(wanted), complete=False, parents=[over.as_parent])

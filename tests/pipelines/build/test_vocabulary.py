@@ -9,7 +9,7 @@ import pytest
 
 from manifests.records import Document, Text, record_id
 from pipelines.build.vocabulary import LearnVocabulary
-from pipelines.node import Place, Product, Task
+from pipelines.node import OutputFolder, Product, UnitTask
 from stores.store import Store
 from tests.pipelines import small_data
 from tests.pipelines.dag.test_run import head, run
@@ -68,7 +68,7 @@ def stored(place: Path, numbers: range, shard_records: int) -> Product:
 def made(node: LearnVocabulary, product: Product, folder: Path) -> bytes:
     inputs = {"documents": product}
     (unit,) = node.survey("ranks", inputs).units
-    (file,) = node.make(Task("ranks", unit, inputs), Place(folder, "ranks"))
+    (file,) = node.make(UnitTask("ranks", unit, inputs), OutputFolder(folder, "ranks"))
     return (folder / file).read_bytes()
 
 

@@ -14,7 +14,7 @@ import pytest
 from manifests.errors import ManifestError, MillraceError, ResumeError
 from pipelines.build.commands import run_command
 from pipelines.dag import graph as dag
-from pipelines.node import Product, Task, Unit
+from pipelines.node import Product, Unit, UnitTask
 
 ROOT = Path(__file__).parents[3]
 
@@ -111,10 +111,10 @@ def test_the_trainer_is_told_where_the_stores_of_this_run_are(tmp_path: Path) ->
     (tmp_path / "tiny.yaml").write_text("hidden_size: 8\n")
     node = graph(tmp_path).node("train")
     inputs = {name: Product(name, "packs", f"runs/x, y/{name}", "") for name in node.reads()}
-    changes = node._changes(Task("train", Unit("stage", ""), inputs).inputs)  # type: ignore[union-attr]
+    changes = node._changes(UnitTask("train", Unit("stage", ""), inputs).inputs)  # type: ignore[union-attr]
     here = Path.cwd() / "runs/x, y"
     assert changes == [f'packs="{here}/packs"', f'evaluation.held_out=["{here}/samples"]', "seed=4"]
     node = graph(tmp_path, "nodes.train.packs=[packs, samples]").node("train")
     assert node.reads() == ("packs", "samples")
-    changes = node._changes(Task("train", Unit("stage", ""), inputs).inputs)  # type: ignore[union-attr]
+    changes = node._changes(UnitTask("train", Unit("stage", ""), inputs).inputs)  # type: ignore[union-attr]
     assert changes[0] == f'packs=["{here}/packs", "{here}/samples"]'

@@ -11,10 +11,10 @@ from types import ModuleType
 import pytest
 
 from manifests.errors import StoreError
-from pipelines.dag.unit import Outcome, UnitTask, run_unit
+from pipelines.dag.unit import Outcome, StoreTask, run_unit
 from pipelines.engines.engine import Submission
 from pipelines.engines.local import LocalEngine
-from pipelines.node import Task, Unit
+from pipelines.node import Unit, UnitTask
 from stores.store import Store
 
 NODE = """
@@ -57,7 +57,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
 
 def work(odd: ModuleType, folder: Path, names: list[str]) -> tuple[Outcome, Store]:
     store = Store.open_or_create(str(folder), "documents", "n")
-    task = UnitTask(odd.Odd(), str(folder), "unit", Task("n", Unit("unit", "d", tuple(names)), {}), 3, 0.5)
+    task = StoreTask(odd.Odd(), str(folder), "unit", UnitTask("n", Unit("unit", "d", tuple(names)), {}), 3, 0.5)
     with LocalEngine(1) as engine:
         ((_, outcome),) = engine.run("n", run_unit, [Submission("unit", task)])
     return outcome, store

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.records import Document, Fact, Media, Text, record_id
-from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.edits.edit import Edit, FactInTheWay, edited
 from pipelines.edits.pii import KINDS, MaskPrivate
 from pipelines.edits.repair import C4Lines, RepairUnicode
 from pipelines.edits.transform import Transform
-from pipelines.node import Product, Task
+from pipelines.node import Product, UnitTask
 from stores.store import Snapshot, Store
 
 mask = MaskPrivate(kind="mask_private")
@@ -141,7 +141,7 @@ def transformed(folder: Path, documents: list[Document], node: Transform) -> tup
     inputs = {"raw": Product("raw", "documents", str(folder / "raw"), "0" * 64, store.head().number)}  # type: ignore[union-attr]
     made = Store.create(str(folder / "made"), "documents", "made")
     (unit,) = node.survey("made", inputs).units
-    task = UnitTask(node, str(folder / "made"), unit.name, Task("made", unit, inputs), 100, 1.0)
+    task = StoreTask(node, str(folder / "made"), unit.name, UnitTask("made", unit, inputs), 100, 1.0)
     outcome = run_unit(task, frozenset(), lambda ordinal: None)
     head = made.commit([outcome.receipt], node="made", units=[unit.name])
     return head, {"dropped": dict(outcome.tally.dropped), "noted": dict(outcome.tally.noted)}

@@ -23,11 +23,12 @@ from distributed import Client
 
 from manifests.errors import MillraceError
 from pipelines.dag.run import main as millrace_run
-from pipelines.dag.unit import UnitTask
+from pipelines.dag.unit import StoreTask
 from pipelines.engines.child import WorkerError, opened
+from pipelines.engines.choose import open_engine
 from pipelines.engines.cluster import work_here
-from pipelines.engines.engine import Engine, EngineSettings, Submission, open_engine
-from pipelines.node import Task, Unit
+from pipelines.engines.engine import Engine, EngineSettings, Submission
+from pipelines.node import Unit, UnitTask
 from stores.store import Store
 from tests.servers.loopback import free_port
 from tests.servers.s3 import BUCKET, reached_at, s3_server
@@ -190,7 +191,7 @@ def machines(work: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_late_killed_and_returning_workers_lose_and_double_nothing(machines: Machines, work: ModuleType) -> None:
     units = [f"unit-{i}" for i in range(6)]
     store = Store.create(f"s3://{BUCKET}/run/documents", "documents", "n")
-    tasks = [UnitTask(work.Held(), store.url, unit, Task("n", Unit(unit, unit), {}), 100, 0.5) for unit in units]
+    tasks = [StoreTask(work.Held(), store.url, unit, UnitTask("n", Unit(unit, unit), {}), 100, 0.5) for unit in units]
     zombie, killed = machines.start_worker("zombie", hold=True), machines.start_worker("killed", hold=True)
     settings = EngineSettings(kind="dask", address=machines.address, in_flight_units=4)
 

@@ -17,7 +17,8 @@ import pytest
 
 from manifests.errors import StoreError
 from pipelines.engines.child import WorkerError
-from pipelines.engines.engine import Engine, EngineSettings, Submission, Window, open_engine
+from pipelines.engines.choose import open_engine
+from pipelines.engines.engine import Engine, EngineSettings, Submission, Window
 from pipelines.engines.local import LocalEngine
 
 ROOT = Path(__file__).parents[3]
@@ -165,7 +166,8 @@ def test_workers_end_with_the_process_that_started_them(work: ModuleType, tmp_pa
         "import sys\n"
         f"sys.path.insert(0, {str(Path(str(work.__file__)).parent)!r})\n"
         "import work_of_this_test as work\n"
-        "from pipelines.engines.engine import Engine, EngineSettings, Submission, Window, open_engine\n"
+        "from pipelines.engines.choose import open_engine\n"
+        "from pipelines.engines.engine import Engine, EngineSettings, Submission, Window\n"
         "from pipelines.engines.local import LocalEngine\n"
         "if __name__ == '__main__':\n"
         "    with LocalEngine(2) as engine:\n"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import ManifestError
-from pipelines.engines.engine import EngineSettings, open_engine
+from pipelines.engines.choose import open_engine
+from pipelines.engines.engine import EngineSettings
 from stores.store import Store
 
 ROOT = Path(__file__).parents[3]

@@ -32,7 +32,8 @@ def where(task, lethal, tell):
     return here.name, Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode().strip("\\0")
 
 if __name__ == "__main__":
-    from pipelines.engines.engine import EngineSettings, Submission, open_engine
+    from pipelines.engines.choose import open_engine
+    from pipelines.engines.engine import EngineSettings, Submission
     from work_of_ray import where
     with open_engine(EngineSettings(kind="ray", address=sys.argv[1]), 1, print) as engine:
         print(json.dumps(sorted(engine.run("node", where, [Submission(f"node, unit {i}", i) for i in range(4)]))))

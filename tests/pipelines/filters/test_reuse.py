@@ -9,7 +9,7 @@ import pytest
 
 from manifests import runlog
 from manifests.records import Json
-from pipelines.previous import NUMBER
+from pipelines.previous import PREVIOUS_NUMBER
 from stores.store import Store
 from tests.pipelines import small_data
 from tests.pipelines.dag.test_run import head, run
@@ -121,8 +121,8 @@ def test_a_run_that_was_killed_before_it_was_whole_knows_what_was_measured_befor
     run(written(folder), tmp_path / "out")
     store = Store.open(str(tmp_path / "out" / "second"))
     whole = head(tmp_path / "out", "second")
-    begun: dict[str, Json] = {**whole.meta, NUMBER: whole.number}
+    begun: dict[str, Json] = {**whole.meta, PREVIOUS_NUMBER: whole.number}
     store.commit([], node="killed", units=[], complete=False, parents=whole.parents, meta=begun)
     run(written(folder, long=310), tmp_path / "out")
     assert not any(looked_at(tmp_path / "out").values())
-    assert NUMBER not in head(tmp_path / "out", "second").meta
+    assert PREVIOUS_NUMBER not in head(tmp_path / "out", "second").meta

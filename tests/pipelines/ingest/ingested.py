@@ -8,10 +8,10 @@ from typing import Any
 
 from manifests.records import Document
 from pipelines.dag.graph import unit_names
-from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.ingest.folder import IngestFolder
 from pipelines.ingest.repository import IngestRepository
-from pipelines.node import Task
+from pipelines.node import UnitTask
 from stores.store import Snapshot, Store
 
 
@@ -30,7 +30,7 @@ def worked(node: IngestFolder | IngestRepository, store: Path) -> tuple[Snapshot
     receipts = []
     noted: Counter[str] = Counter()
     for name, unit in units.items():
-        task = UnitTask(node, str(store), name, Task("own", unit, {}), 10**9, 1.0)
+        task = StoreTask(node, str(store), name, UnitTask("own", unit, {}), 10**9, 1.0)
         outcome = run_unit(task, frozenset(), lambda ordinal: None)
         receipts.append(outcome.receipt)
         noted.update(outcome.tally.noted)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from manifests.records import Document
-from pipelines.dag.unit import Attempts, UnitTask
+from pipelines.dag.unit import Attempts, StoreTask
 from pipelines.ingest.stdlib import IngestStdlib, Source
-from pipelines.node import Task
+from pipelines.node import UnitTask
 from stores.store import Store
 
 
@@ -18,10 +18,10 @@ def ingest(node: IngestStdlib, folder: Path) -> list[Document]:
     survey = node.survey("own", {})
     receipts = []
     for unit in survey.units:
-        task = Task("own", unit, {})
+        task = UnitTask("own", unit, {})
         writer = store.writer(unit.name)
         node.work(
-            task, writer, Attempts(writer, UnitTask(node, "", unit.name, task, 10, 0.5), frozenset(), lambda _: None)
+            task, writer, Attempts(writer, StoreTask(node, "", unit.name, task, 10, 0.5), frozenset(), lambda _: None)
         )
         receipts.append(writer.finish())
     snapshot = store.commit(receipts, node="n", units=[unit.name for unit in survey.units])

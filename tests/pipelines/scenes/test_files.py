@@ -19,9 +19,9 @@ from manifests.errors import ManifestError, RecordError
 from manifests.load import load
 from manifests.records import Document, Media, Text
 from pipelines.dag.graph import identity
-from pipelines.dag.unit import UnitTask, run_unit
+from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.ingest.scenes import IngestScenes, read
-from pipelines.node import Place, Product, Task, Unit
+from pipelines.node import OutputFolder, Product, Unit, UnitTask
 from pipelines.scenes.damage import DAMAGES
 from pipelines.scenes.elements.entities import FAMILIES, RESERVED_PAIRS
 from pipelines.scenes.generate import Scenes
@@ -65,8 +65,10 @@ def small() -> Scenes:
 
 
 def make(node: Scenes, run: Path) -> Product:
-    place = Place(run, "scenes")
-    files = [file for unit in node.survey("scenes", {}).units for file in node.make(Task("scenes", unit, {}), place)]
+    place = OutputFolder(run, "scenes")
+    files = [
+        file for unit in node.survey("scenes", {}).units for file in node.make(UnitTask("scenes", unit, {}), place)
+    ]
     assert sorted(files) == [f"scenes/{path}" for path in content(run / "scenes")]
     return Product("scenes", "folder", str(run / "scenes"), "digest")
 
@@ -196,7 +198,7 @@ def ingested(product: Product, out: Path, **parameters: object) -> Ingested:
     store = Store.create(str(out), "documents", "docs")
     units = node.survey("docs", {"scenes": product}).units
     tasks = [
-        UnitTask(node, store.url, unit.name, Task("docs", unit, {"scenes": product}), in_a_row=100, share=1.0)
+        StoreTask(node, store.url, unit.name, UnitTask("docs", unit, {"scenes": product}), in_a_row=100, share=1.0)
         for unit in units
     ]
     receipts = [run_unit(task, frozenset(), lambda ordinal: None).receipt for task in tasks]

@@ -22,10 +22,10 @@ from manifests.errors import ManifestError, MillraceError
 from manifests.records import Document, Json, Media, Text, record_id
 from pipelines.catalogue import NODES
 from pipelines.dag import graph
-from pipelines.dag.unit import Outcome, UnitTask, run_unit
+from pipelines.dag.unit import Outcome, StoreTask, run_unit
 from pipelines.inspect.explain import explain
 from pipelines.inspect.what_if import what_if
-from pipelines.node import Task
+from pipelines.node import UnitTask
 from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 from tests.pipelines.build.test_materialize import product, stored
@@ -91,7 +91,8 @@ def made(folder: Path, one: Any, over: Snapshot, place: str = "scored") -> tuple
     wanted = graph.unit_names(place, one, one.survey(place, inputs))
     store = Store.create(str(folder / place), "view", place)
     tasks = [
-        UnitTask(one, store.url, stored_as, Task(place, unit, inputs), 50, 0.5) for stored_as, unit in wanted.items()
+        StoreTask(one, store.url, stored_as, UnitTask(place, unit, inputs), 50, 0.5)
+        for stored_as, unit in wanted.items()
     ]
     random.Random(0).shuffle(tasks)
     outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]

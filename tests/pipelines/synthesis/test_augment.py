@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw
 
 from manifests.records import Document, Fact, Json, Media, Text, record_id
 from pipelines.dag import graph
-from pipelines.dag.unit import UnitTask, run_unit
-from pipelines.node import Task
+from pipelines.dag.unit import StoreTask, run_unit
+from pipelines.node import UnitTask
 from pipelines.synthesis.augment import MOST_PERSPECTIVE, Augment, Tilt, noisy
 from stores.store import Snapshot, Store
 from tests.pipelines.build.test_materialize import product, stored
@@ -60,7 +60,7 @@ def made(
     store = Store.create(str(folder / place), "documents", "made")
     todo = list(wanted.items())
     random.Random(seed).shuffle(todo)
-    tasks = [UnitTask(node, store.url, stored_as, Task("made", unit, inputs), 9, 0.5) for stored_as, unit in todo]
+    tasks = [StoreTask(node, store.url, stored_as, UnitTask("made", unit, inputs), 9, 0.5) for stored_as, unit in todo]
     outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]
     noted = dict(sum((outcome.tally.noted for outcome in outcomes), Counter()))
     return store.commit([one.receipt for one in outcomes], node="n", units=list(wanted)), noted

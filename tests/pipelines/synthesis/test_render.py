@@ -28,9 +28,9 @@ from PIL import Image
 from manifests.errors import MillraceError, RecordError
 from manifests.records import Document, Json, Text, record_id
 from pipelines.dag import graph
-from pipelines.dag.unit import Outcome, UnitTask, run_unit
+from pipelines.dag.unit import Outcome, StoreTask, run_unit
 from pipelines.inspect import explain
-from pipelines.node import Task
+from pipelines.node import UnitTask
 from pipelines.synthesis import browser_process as program
 from pipelines.synthesis.browser import Browser, Look
 from pipelines.synthesis.browser_process import found
@@ -314,7 +314,7 @@ def made(folder: Path, one: Render, over: Snapshot, place: str = "made") -> tupl
     inputs = {over.name: product(over)}
     wanted = graph.unit_names("made", one, one.survey("made", inputs))
     store = Store.create(str(folder / place), "documents", "made")
-    tasks = [UnitTask(one, store.url, name, Task("made", unit, inputs), 50, 0.5) for name, unit in wanted.items()]
+    tasks = [StoreTask(one, store.url, name, UnitTask("made", unit, inputs), 50, 0.5) for name, unit in wanted.items()]
     outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]
     receipts = [outcome.receipt for outcome in outcomes]
     return store.commit(receipts, node="n", units=list(wanted), parents=[over.as_parent]), outcomes
@@ -361,7 +361,7 @@ def test_the_browser_and_the_fonts_decide_and_the_patience_does_not(
     monkeypatch.setattr("pipelines.synthesis.render.found", lambda: newer)
     assert identity(one) != before
     store = Store.create(str(here / "elsewhere"), "documents", "made")
-    task = UnitTask(one, store.url, "u", Task("made", survey.units[0], inputs), 50, 0.5)
+    task = StoreTask(one, store.url, "u", UnitTask("made", survey.units[0], inputs), 50, 0.5)
     with pytest.raises(MillraceError, match="this worker has Chromium 999"):
         run_unit(task, frozenset(), lambda ordinal: None)
 

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from manifests.errors import MillraceError
 from manifests.records import Document, Json, Media, Text, record_id
 from pipelines.dag import graph
-from pipelines.dag.unit import Outcome, UnitTask, run_unit
+from pipelines.dag.unit import Outcome, StoreTask, run_unit
 from pipelines.inspect import explain
-from pipelines.node import Task
+from pipelines.node import UnitTask
 from pipelines.synthesis import prompts
 from pipelines.synthesis.synthesize import Synthesise
 from pipelines.synthesis.tasks import chunk_count, chunks, formulas
@@ -81,7 +81,7 @@ def made(
     store = Store.create(str(folder / place), "documents", "made")
     todo = list(wanted.items())
     random.Random(seed).shuffle(todo)
-    tasks = [UnitTask(one, store.url, stored_as, Task("made", unit, inputs), 50, 0.5) for stored_as, unit in todo]
+    tasks = [StoreTask(one, store.url, stored_as, UnitTask("made", unit, inputs), 50, 0.5) for stored_as, unit in todo]
     outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]
     receipts = [outcome.receipt for outcome in outcomes]
     return store.commit(receipts, node="n", units=list(wanted), parents=[over.as_parent]), outcomes

@@ -1,0 +1,127 @@
+"""The node `plan`: the order in which training sees all samples, computed once.
+
+samples -> `plan` -> `pack` (`build/packs.py`). The planner is `packing/plan/planner.py`; this file gives it the samples
+and the mixture, and its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+from manifests import load
+from manifests.load import schema
+from manifests.records import Json, canonical_json, digest
+from manifests.schedule import VisionShare
+from packing.mixture import Mixture
+from packing.plan import planner as plan
+from packing.plan.amend import BEGINNING, begun_at, chain_of
+from packing.plan.checkpoint import Progress
+from packing.plan.order import Standing
+from packing.plan.supply import Supply, supplies_of
+from pipelines.build.samples import shared_vocabulary
+from pipelines.node import Attempt, Inputs, StoreNode, Survey, Unit, UnitTask
+from stores.spill import GIB, Scratch
+from stores.store import StoreKind, UnitWriter
+
+SHARE_STEPS = 10_000
+"""A vision share taken from the data is rounded down to ten-thousandths."""
+
+
+@schema
+class Amends:
+    """Global batch from which a plan replaces an earlier one, e.g. {plan: plan, at_batch: 1200}."""
+
+    plan: str
+    """Node of the plan that is replaced from there on."""
+    at_batch: int
+    """Number of global batches that training has seen, counted from the beginning of the run."""
+
+
+@schema
+class PlanNode(StoreNode):
+    """Decide which samples share a pack and when each pack is seen: all that training will read, in order."""
+
+    PRODUCT: ClassVar[StoreKind] = "plan"
+    READS: ClassVar[frozenset[str]] = frozenset({"samples", "plan"})
+    VERSION: ClassVar[int] = 2
+    PLACES: ClassVar[frozenset[str]] = frozenset({"mixture", "memory_gib", "scratch"})
+
+    kind: Literal["plan"]
+    mixture: str | Mixture
+    """The mixture itself, or the path of its file. `store` of a source names the node with its samples."""
+    vision_share: Literal["of_the_mixture", "of_the_data"] = "of_the_mixture"
+    """`of_the_data` takes the share that the samples have, so that text alone or pictures alone can be planned, too;
+    the mixture's own `vision_share` is then not used."""
+    amends: Amends | None = None
+    """Earlier plan of the same run that this one continues (docs/plan.md)."""
+    memory_gib: float = 4.0
+    """Memory for the pieces of samples, about 20 bytes each; the rest is spilled to files (docs/scale.md). Has no
+    influence on the plan."""
+    scratch: str | None = None
+    """Folder on a local disk for those files; by default the machine's folder for temporary files. With one, a plan
+    that was killed continues from its last checkpoint, one per 69 billion tokens (2^36)."""
+
+    def __post_init__(self) -> None:
+        if not self.memory_gib > 0:
+            raise ValueError(f"memory_gib is {self.memory_gib}, expected more than 0")
+
+    @property
+    def loaded_mixture(self) -> Mixture:
+        return load.load(Mixture, [self.mixture]).value if isinstance(self.mixture, str) else self.mixture
+
+    def reads(self) -> tuple[str, ...]:
+        amended = (self.amends.plan,) if self.amends else ()
+        return tuple(dict.fromkeys([*(source.store for source in self.loaded_mixture.sources), *amended]))
+
+    def survey(self, name: str, inputs: Inputs) -> Survey:
+        mixture = self.loaded_mixture
+        roots = [inputs[source.store].digest for source in mixture.sources]
+        if self.amends:
+            roots.append(inputs[self.amends.plan].digest)
+        return Survey((Unit("plan", digest(*roots)),), {"mixture": mixture.digest, "plan": plan.VERSION})
+
+    def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
+        mixture = self.loaded_mixture
+        samples = {source.name: task.inputs[source.store].snapshot for source in mixture.sources}
+        vocabulary = shared_vocabulary(task.node, samples.values())
+        with Scratch(int(self.memory_gib * GIB), self.scratch) as scratch:
+            begun = BEGINNING
+            if self.amends:
+                chain = chain_of(task.inputs[self.amends.plan].snapshot)
+                begun = begun_at(chain, self.amends.at_batch, mixture, vocabulary.digest, scratch)
+
+            def again(changed: Mixture, scratch: Scratch) -> list[Supply]:
+                return supplies_of(changed, samples, vocabulary, scratch, begun)
+
+            sources = again(mixture, scratch)
+            if self.vision_share == "of_the_data":
+                mixture = replace(mixture, vision_share=VisionShare(constant=_vision_share(sources)))
+            decided_by = (plan.VERSION, mixture.digest, vocabulary.digest, begun.told, writer.url, writer.unit)
+            roots = [source.content_root for source in sources]
+            progress = Progress(self.scratch, canonical_json(decided_by), *roots) if self.scratch else None
+            rested = None
+            if progress and (saved := progress.load()) and writer.go_on(saved[2]):
+                rested = saved[0], saved[1]
+
+            def at_rest(standing: Standing, made: plan.Made) -> None:
+                written = writer.rest()
+                if progress:
+                    progress.save(standing, made, written)
+
+            planner = plan.Planner(
+                mixture, sources, vocabulary.digest, scratch, plan.in_threads, begun, again, rested, at_rest
+            )
+            for block in planner:
+                writer.add(block)
+            if progress:
+                progress.forget()
+            return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}
+
+
+def _vision_share(sources: Sequence[Supply]) -> float:
+    """Share of media tokens in all tokens of the samples, rounded down to ten-thousandths."""
+    tokens, slots = sum(source.tokens for source in sources), sum(source.slots for source in sources)
+    return int(Fraction(slots * SHARE_STEPS, max(tokens, 1))) / SHARE_STEPS

@@ -1,0 +1,35 @@
+"""The engine that a manifest asks for; `ray` and `dask` are imported only here, when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from manifests.errors import ManifestError
+from pipelines.engines.engine import Engine, EngineSettings
+from pipelines.engines.local import LocalEngine
+
+
+def open_engine(settings: EngineSettings, workers: int, say: Callable[[str], None]) -> Engine:
+    """Return the engine; its workers start when the first unit is submitted.
+
+    Args:
+        workers: processes on this machine, for `local` and for embedded clusters.
+        say: prints a line for the person at the terminal.
+    Raises:
+        ManifestError: the engine's library is not installed, or a cluster is to be embedded in 0 processes.
+    """
+    if settings.kind == "local":
+        return LocalEngine(workers, settings.in_flight_bytes)
+    if workers == 0 and settings.address is None:
+        raise ManifestError("0 workers work in this process, not on a cluster", where="--workers", fix="give 1 or more")
+    try:
+        if settings.kind == "ray":
+            from pipelines.engines.ray import RayEngine
+
+            return RayEngine(settings, workers, say)
+        from pipelines.engines.dask import DaskEngine
+
+        return DaskEngine(settings, workers, say)
+    except ModuleNotFoundError as error:
+        fix = f"pip install 'millrace[{settings.kind}]'"
+        raise ManifestError(f"{error.name} is not installed", where="engine.kind", fix=fix) from None
