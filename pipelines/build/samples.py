@@ -1,7 +1,7 @@
 """The node `tokenise`: samples of token ids from curated documents.
 
-documents or views -> `tokenise` -> samples -> `plan` (`build/plan.py`). The ids come from `tokenization/encode.py`, those
-of conversations from `tokenization/chat.py`; this file cuts the work into units.
+documents or views -> `tokenise` -> samples -> `plan` (`build/plan.py`). The ids come from `tokenization/encode.py`, for
+conversations from `tokenization/chat.py`; this file cuts the work into units.
 """
 
 from __future__ import annotations
