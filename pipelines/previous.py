@@ -1,8 +1,8 @@
 """Columns that a view's node measured in an earlier run, so that changed limits re-decide without measuring again.
 
 `dag/execute.py` finds the node's last complete snapshot and sends it to workers with each task, as a `PreviousView`;
-`measured` returns the columns of one shard and a mask of the rows that are still valid. A node compares parameters and library versions
-itself before it uses them. Records and content roots are the same with and without a previous view.
+`measured` returns the columns of one shard and a mask of the rows that are still valid. A node compares parameters and
+library versions itself before it uses them. Records and content roots are the same with and without a previous view.
 """
 
 from __future__ import annotations
