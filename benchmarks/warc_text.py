@@ -78,17 +78,16 @@ def write_archive(path: Path, pages: int) -> float:
 
 def ours(path: str) -> tuple[int, int]:
     """(pages, characters)."""
-    from pipelines.ingest.documents import PAGES_TOGETHER
-    from pipelines.ingest.formats import html as pages
-    from pipelines.ingest.formats import warc
-    from pipelines.ingest.walk import Piece
+    from pipelines.ingest.formats import html, warc
+    from pipelines.ingest.formats.file import FilePiece
+    from pipelines.ingest.readers.crawl_files import PAGES_TOGETHER
 
-    found = warc.records(Path(path), True, Piece(0, Path(path).stat().st_size, 1, ""))
-    wanted = (record for _, record in found if isinstance(record, warc.Captured))
+    found = warc.records(Path(path), True, FilePiece(0, Path(path).stat().st_size, 1, ""))
+    wanted = (record for _, record in found if isinstance(record, html.CrawlRecord))
     count = characters = 0
     while together := list(islice(wanted, PAGES_TOGETHER)):
-        for one in pages.captured(together, "resiliparse"):
-            assert isinstance(one, pages.Text)
+        for one in html.extract_pages(together, "resiliparse"):
+            assert isinstance(one, html.PageText)
             count, characters = count + 1, characters + len(one.words)
     return count, characters
 

@@ -18,13 +18,14 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import ShapeKind, TextDomain, digest
 from pipelines.edits import normalize
-from pipelines.ingest import walk
 from pipelines.ingest.annotations import captions
-from pipelines.ingest.annotations.fields import Rights
-from pipelines.ingest.documents import Reader, Rules
+from pipelines.ingest.annotations.fields import RecordRights
+from pipelines.ingest.documents import documents
 from pipelines.ingest.formats import html
-from pipelines.ingest.pairing import Item, pair
-from pipelines.ingest.suffixes import CUT_AT_LINES
+from pipelines.ingest.formats.suffixes import CUT_AT_LINES
+from pipelines.ingest.pairing import pair
+from pipelines.ingest.readers.context import FolderItem, ReadContext, ReadRules
+from pipelines.ingest.walk import walk_folder
 from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.store import StoreKind, UnitWriter
 
@@ -79,12 +80,12 @@ class Folder:
         raise NotImplementedError
 
     @property
-    def _rights(self) -> Rights:
-        return Rights(self.licence, self.origin, self.consent)
+    def _rights(self) -> RecordRights:
+        return RecordRights(self.licence, self.origin, self.consent)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         place = self.place(name)
-        found, refused = walk.walk(place, self.exclude, CUT_AT_LINES)
+        found, refused = walk_folder(place, self.exclude, CUT_AT_LINES)
         items = pair(_base(place), found, refused, self.text_fields)
         if not items:
             raise ManifestError("there are no files to ingest", where=str(place), fix="name a folder with data")
@@ -104,7 +105,7 @@ class Folder:
         return Survey(tuple(units(items)), facts)
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
-        rules = Rules(
+        rules = ReadRules(
             self.text_domain,
             self.text_fields,
             self.caption_fallback,
@@ -114,9 +115,9 @@ class Folder:
             self.pdf_dpi,
             self.pdf_pages,
         )
-        reader = Reader(_base(self.place(task.node)), task.node, rules, attempt)
+        context = ReadContext(_base(self.place(task.node)), task.node, rules, attempt)
         for item in task.unit.data:
-            for document in reader.documents(item):
+            for document in documents(item, context):
                 attempt.store(document.locator, document)
 
 
@@ -138,9 +139,9 @@ def _base(place: Path) -> Path:
     return place.parent if place.is_file() else place
 
 
-def units(items: Sequence[Item]) -> Iterator[Unit]:
+def units(items: Sequence[FolderItem]) -> Iterator[Unit]:
     """Neighbouring items, cut where a path's digest says so: a new file changes its own unit and no other."""
-    kept: list[Item] = []
+    kept: list[FolderItem] = []
     size = 0
     for item in items:
         kept.append(item)
@@ -152,7 +153,7 @@ def units(items: Sequence[Item]) -> Iterator[Unit]:
         yield _unit(kept)
 
 
-def _unit(items: list[Item]) -> Unit:
+def _unit(items: list[FolderItem]) -> Unit:
     content = digest(*(item.digest for item in items))
     first = re.sub(r"[^a-z0-9]+", "-", items[0].locator.lower()).strip("-")[:40]
     start = items[0].piece.start if items[0].piece else 0

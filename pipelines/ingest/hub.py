@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import canonical_json, digest
-from pipelines.ingest.annotations.fields import Rights
+from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.folder import Folder
 
 COMPLETE = ".complete.json"
@@ -57,7 +57,7 @@ class IngestHub(Folder):
             raise ValueError("files stand instead of config and splits")
 
     @property
-    def _rights(self) -> Rights:
+    def _rights(self) -> RecordRights:
         known = super()._rights
         return replace(known, origin=known.origin or f"hf://datasets/{self.dataset}@{self.revision}")
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
-from manifests.records import Document, Json, Text, digest, record_id
+from manifests.records import Document, Json, Text, digest
 from pipelines.edits import normalize
-from pipelines.ingest import walk
 from pipelines.ingest.annotations import fields
-from pipelines.ingest.documents import refuse
-from pipelines.ingest.formats import rows, text
-from pipelines.ingest.suffixes import CODES, LINES, MARKDOWNS, TEXTS
-from pipelines.ingest.walk import File
+from pipelines.ingest.formats import text
+from pipelines.ingest.formats.file import FolderFile, read_file, resolve_inside
+from pipelines.ingest.formats.rows import read_rows
+from pipelines.ingest.formats.suffixes import CODES, JSONS, MARKDOWNS, TEXTS
+from pipelines.ingest.readers.context import new_document, refuse
+from pipelines.ingest.walk import walk_folder
 from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.store import StoreKind, UnitWriter
 
@@ -60,7 +60,7 @@ class IngestRepository:
         return Path(self.path).expanduser()
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        found, refused = walk.walk(self._base, self.exclude, frozenset())
+        found, refused = walk_folder(self._base, self.exclude, frozenset())
         told = [file for file in found if self._is_history(file)]
         rest = [file for file in found if not self._is_history(file)]
         wanted = [file for file in rest if _is_text(file)]
@@ -80,7 +80,7 @@ class IngestRepository:
             for locator, reason, message in task.unit.data:
                 attempt(locator, refuse, reason, message)
             return
-        group: tuple[File, ...] = task.unit.data
+        group: tuple[FolderFile, ...] = task.unit.data
         if self._is_history(group[0]):
             made = self._history(task.node, group[0], attempt)
         else:
@@ -89,10 +89,10 @@ class IngestRepository:
             if document is not None:
                 attempt.store(document.locator, document)
 
-    def _is_history(self, file: File) -> bool:
-        return file.suffix in LINES and any(fnmatch(file.path, pattern) for pattern in self.history)
+    def _is_history(self, file: FolderFile) -> bool:
+        return file.suffix in JSONS and any(fnmatch(file.path, pattern) for pattern in self.history)
 
-    def _joined(self, node: str, group: Sequence[File], attempt: Attempt) -> Document | None:
+    def _joined(self, node: str, group: Sequence[FolderFile], attempt: Attempt) -> Document | None:
         """A file that is no text is left out; it costs no other."""
         read = [(file, attempt(file.locator, _content, self._base, file)) for file in group]
         kept = [(file.locator, content) for file, content in read if content is not None]
@@ -102,33 +102,37 @@ class IngestRepository:
         notes: dict[str, Json] = {"files": [path for path, _ in kept]}
         return attempt(group[0].locator, self._document, node, group[0].locator, words, notes)
 
-    def _history(self, node: str, file: File, attempt: Attempt) -> Iterator[Document | None]:
+    def _history(self, node: str, file: FolderFile, attempt: Attempt) -> Iterator[Document | None]:
         for piece in file.pieces:
-            for at, parse in rows.rows(walk.inside(self._base, file.path), file.suffix, piece):
+            for at, parse in read_rows(resolve_inside(self._base, file.path), file.suffix, piece):
                 yield attempt(file.locator + at, self._told, node, file.locator + at, parse)
 
     def _told(self, node: str, locator: str, parse: Callable[[], Json]) -> Document:
         row = parse()
-        return self._document(node, locator, thread(row), fields.kept_notes(row), fields.rights(row))
+        return self._document(node, locator, thread(row), fields.kept_notes(row), fields.record_rights(row))
 
     def _document(
-        self, node: str, locator: str, words: str, notes: Mapping[str, Json], said: fields.Rights = fields.NOTHING_SAID
+        self,
+        node: str,
+        locator: str,
+        words: str,
+        notes: Mapping[str, Json],
+        said: fields.RecordRights = fields.NO_RIGHTS,
     ) -> Document:
-        rights = asdict(said.or_else(fields.Rights(self.licence, self.origin, self.consent)))
-        made = Document(record_id(node, locator), node, locator, "code", (Text(words),), notes=notes, **rights)
-        return normalize.normalize(made)
+        rights = said.or_else(fields.RecordRights(self.licence, self.origin, self.consent))
+        return new_document(node, locator, "code", [Text(words)], (), notes, rights)
 
 
-def _is_text(file: File) -> bool:
+def _is_text(file: FolderFile) -> bool:
     name = PurePosixPath(file.path).name
     return file.suffix in (*CODES, *MARKDOWNS, *TEXTS) or name in ("README", "Makefile", "Dockerfile")
 
 
-def _content(base: Path, file: File) -> str:
-    return text.decode(walk.read(base, file, MOST_FILE_BYTES))[0]
+def _content(base: Path, file: FolderFile) -> str:
+    return text.decode_text(read_file(base, file, MOST_FILE_BYTES))[0]
 
 
-def _unit(group: Sequence[File]) -> Unit:
+def _unit(group: Sequence[FolderFile]) -> Unit:
     content = digest(*(word for file in group for word in (file.locator, file.digest)))
     stem = re.sub(r"[^a-z0-9]+", "-", group[0].path.lower()).strip("-")[:40] or "unit"
     return Unit(f"{stem}-{digest(group[0].locator)[:8]}", content, tuple(group), sum(file.size for file in group))
@@ -137,9 +141,9 @@ def _unit(group: Sequence[File]) -> Unit:
 # --------------------------------------------------------------------------------------------------------- the order
 
 
-def joined(ordered: Sequence[File], most_bytes: int) -> Iterator[list[File]]:
+def joined(ordered: Sequence[FolderFile], most_bytes: int) -> Iterator[list[FolderFile]]:
     """Neighbours, as many as fit."""
-    group: list[File] = []
+    group: list[FolderFile] = []
     held = 0
     for file in ordered:
         if group and held + file.size > most_bytes:
@@ -151,7 +155,7 @@ def joined(ordered: Sequence[File], most_bytes: int) -> Iterator[list[File]]:
         yield group
 
 
-def ordered(base: Path, found: Sequence[File]) -> list[File]:
+def ordered(base: Path, found: Sequence[FolderFile]) -> list[FolderFile]:
     """READMEs of the top first, then by path, each file behind what it imports; circles break where they are met."""
     by_path = {file.path: file for file in found}
     modules = {_module(path): path for path in by_path if path.endswith(".py")}
@@ -176,7 +180,7 @@ def _module(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def _imports(base: Path, file: File, modules: Mapping[str, str]) -> list[str]:
+def _imports(base: Path, file: FolderFile, modules: Mapping[str, str]) -> list[str]:
     """Paths of the repository that a Python file imports, as they stand there. A file that can't be read imports none
     now; its reader says why."""
     try:
@@ -217,7 +221,7 @@ def thread(row: Json) -> str:
     whole = "\n\n".join(filter(None, pieces))
     if not whole:
         raise RecordError("no_text_field", "neither title, message, body nor patch")
-    return text.check(whole)
+    return text.check_text(whole)
 
 
 def _said(row: Mapping[str, Json], name: str) -> str:

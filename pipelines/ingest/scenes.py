@@ -15,14 +15,16 @@ from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
-from manifests.records import Document, Fact, Json, Media, Part, Text, digest, record_id
+from manifests.records import Document, Fact, Json, Media, Part, Text, digest
 from pipelines.edits import normalize
+from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.formats import media, rows
+from pipelines.ingest.readers.context import new_document
 from pipelines.node import Attempt, Inputs, ProductKind, Survey, Unit, UnitTask
 from stores.store import UnitWriter
 
 ANNOTATIONS = "annotations.jsonl"
-ORIGIN = "drawn by millrace"
+RIGHTS = RecordRights(origin="drawn by millrace")
 
 
 @schema
@@ -81,7 +83,7 @@ def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
     Raises RecordError: reasons of the JSON reader, of the decoders and of `normalize`, and `bad_annotation`,
     `bad_fact`, `missing_media`, `media_outside`, `changed_media`, `wrong_size`.
     """
-    scene = rows.parse(line)
+    scene = rows.parse_json(line)
     try:
         named = [part.get("text", part) for part in scene["parts"]]
         facts = tuple(Fact(fact["name"], fact["part"], fact["start"], fact["stop"]) for fact in scene["facts"])
@@ -91,9 +93,7 @@ def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
     _check_facts(facts, named)
     parts: list[Part] = [Text(part) if isinstance(part, str) else _medium(folder, part) for part in named]
     notes |= _shapes(notes, parts)
-    identity = record_id(source, locator)
-    made = Document(identity, source, locator, domain, tuple(parts), facts, notes, origin=ORIGIN)
-    return normalize.normalize(made)
+    return new_document(source, locator, domain, parts, facts, notes, RIGHTS)
 
 
 def _check_facts(facts: Sequence[Fact], parts: Sequence[Json]) -> None:
@@ -125,7 +125,7 @@ def _medium(folder: Path, part: Json) -> Media:
         payload = (folder / name).read_bytes()
     except FileNotFoundError:
         raise RecordError("missing_media", f"there is no {name}") from None
-    medium = media.video(payload) if name.endswith(".mp4") else media.image(payload)
+    medium = media.make_video(payload) if name.endswith(".mp4") else media.make_image(payload)
     if medium.digest != part["sha256"]:
         raise RecordError("changed_media", f"{name} is not the file that was annotated")
     if (medium.width_px, medium.height_px) != (part["width_px"], part["height_px"]):

@@ -22,9 +22,11 @@ from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
-from manifests.records import Document, Text, digest, record_id
+from manifests.records import Document, Text, digest
 from pipelines.edits import normalize
+from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.formats import text
+from pipelines.ingest.readers.context import new_document
 from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.store import StoreKind, UnitWriter
 
@@ -42,7 +44,7 @@ DOCUMENTED = 0.2
 """Share of a module's bytes that are signatures and docstrings, on average over Python 3.11: parsing every module only
 to keep a budget exactly would cost two seconds at every start."""
 TOPICS = "pydoc_data/topics.py"
-ORIGIN = "CPython standard library"
+RIGHTS = RecordRights(licence="PSF-2.0", origin="CPython standard library")
 
 
 @schema
@@ -67,7 +69,7 @@ class IngestStdlib:
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         root = Path(sysconfig.get_path("stdlib"))
-        buckets: defaultdict[str, list[Source]] = defaultdict(list)
+        buckets: defaultdict[str, list[LibraryFile]] = defaultdict(list)
         for source in self._chosen(root):
             buckets[_hash(source.path)[:1]].append(source)
         if not buckets:
@@ -87,7 +89,7 @@ class IngestStdlib:
                 if document is not None:
                     attempt.store(locator, document)
 
-    def _records(self, root: Path, source: Source) -> Iterator[tuple[str, Callable[[], str]]]:
+    def _records(self, root: Path, source: LibraryFile) -> Iterator[tuple[str, Callable[[], str]]]:
         """Locators, and functions that give the text."""
         if source.use == "topics":
             for topic, said in sorted(_topics().items()):
@@ -96,7 +98,7 @@ class IngestStdlib:
             return
         content = (root / source.path).read_bytes()
         if source.use == "source":
-            yield f"source/{source.path}", lambda: text.decode(content)[0]
+            yield f"source/{source.path}", lambda: text.decode_text(content)[0]
         elif len(said := _docstrings(source.path, content)) >= LEAST_TEXT:
             yield f"docstrings/{source.path}", lambda: said
 
@@ -104,14 +106,14 @@ class IngestStdlib:
         held_out = int(_hash("split " + name)[:8], 16) < self.held_out_share * 2**32
         return held_out == (self.split == "held_out")
 
-    def _chosen(self, root: Path) -> Iterator[Source]:
+    def _chosen(self, root: Path) -> Iterator[LibraryFile]:
         """Topics first, then modules in the order of their hash: documentation and code until each budget is used."""
         text_left, code_left = self.text_bytes, self.code_bytes
         topics = root / TOPICS
         if topics.is_file():
             content = topics.read_bytes()
             text_left -= len(content)
-            yield Source(TOPICS, sha256(content).hexdigest(), "topics")
+            yield LibraryFile(TOPICS, sha256(content).hexdigest(), "topics")
         inside = (path.relative_to(root) for path in root.rglob("*.py"))
         modules = [path.as_posix() for path in inside if not LEFT_OUT & set(path.parts)]
         for path in sorted(modules, key=_hash):
@@ -122,16 +124,16 @@ class IngestStdlib:
                 continue
             if text_left > 0:
                 text_left -= int(DOCUMENTED * len(content))
-                yield Source(path, sha256(content).hexdigest(), "docstrings")
+                yield LibraryFile(path, sha256(content).hexdigest(), "docstrings")
             if code_left > 0 and len(content) >= LEAST_TEXT:
                 code_left -= len(content)
-                yield Source(path, sha256(content).hexdigest(), "source")
+                yield LibraryFile(path, sha256(content).hexdigest(), "source")
             if text_left <= 0 and code_left <= 0:
                 return
 
 
 @dataclass(frozen=True)
-class Source:
+class LibraryFile:
     path: str
     """Relative to the library."""
     sha256: str
@@ -143,8 +145,7 @@ def _document(node: str, locator: str, say: Callable[[], str]) -> Document:
     if not said.strip():
         raise RecordError("no_text")
     domain = "code" if locator.startswith("source/") else "knowledge"
-    made = Document(record_id(node, locator), node, locator, domain, (Text(said),), licence="PSF-2.0", origin=ORIGIN)
-    return normalize.normalize(made)
+    return new_document(node, locator, domain, [Text(said)], rights=RIGHTS)
 
 
 def _topics() -> dict[str, str]:

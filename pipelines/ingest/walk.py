@@ -14,11 +14,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from manifests.errors import ManifestError, RecordError, StoreError
+from manifests.errors import ManifestError, RecordError
 from pipelines.ingest.formats import gzip_members
-from pipelines.ingest.suffixes import CUT_AT_RECORDS, PACKINGS
+from pipelines.ingest.formats.file import FilePiece, FolderFile, printable_path, resolve_inside
+from pipelines.ingest.formats.suffixes import CUT_AT_RECORDS
 
 PIECE_BYTES = 16 << 20
 """Files of lines are cut at the first line end after so many bytes, packed archives of crawls at the first gzip member
@@ -31,45 +32,7 @@ NEVER_DATA = frozenset({"__pycache__", "__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A byte range of a file; most files are one piece."""
-
-    start: int
-    stop: int
-    first_line: int
-    """Number of its first line, from 1."""
-    sha256: str
-
-
-@dataclass(frozen=True)
-class File:
-    path: str
-    """Relative to the folder, with `/`; undecodable bytes are kept as Python keeps them (surrogates)."""
-    size: int
-    mtime_ns: int
-    """Only to notice a change while we read; no part of any identity."""
-    pieces: tuple[Piece, ...]
-
-    @property
-    def locator(self) -> str:
-        """The path as printable text."""
-        return printable(self.path)
-
-    @property
-    def digest(self) -> str:
-        if len(self.pieces) == 1:
-            return self.pieces[0].sha256
-        return hashlib.sha256("".join(piece.sha256 for piece in self.pieces).encode()).hexdigest()
-
-    @property
-    def suffix(self) -> str:
-        """Lower case, with a `.gz` or `.zst` kept together with what it packs: `.jsonl.gz`."""
-        path = PurePosixPath(self.path.lower())
-        return "".join(path.suffixes[-2:]) if path.suffix in PACKINGS else path.suffix
-
-
-@dataclass(frozen=True)
-class Refused:
+class RefusedFile:
     """Something under the folder that is not opened at all."""
 
     path: str
@@ -78,14 +41,10 @@ class Refused:
 
     @property
     def locator(self) -> str:
-        return printable(self.path)
+        return printable_path(self.path)
 
 
-def printable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def walk(root: Path, exclude: Sequence[str], cut: frozenset[str]) -> tuple[list[File], list[Refused]]:
+def walk_folder(root: Path, exclude: Sequence[str], cut: frozenset[str]) -> tuple[list[FolderFile], list[RefusedFile]]:
     """Every file under `root`, sorted by path, with digests. Hidden ones are skipped.
 
     Args:
@@ -96,8 +55,8 @@ def walk(root: Path, exclude: Sequence[str], cut: frozenset[str]) -> tuple[list[
     """
     if not root.exists():
         raise ManifestError("no such file or folder", where=str(root), fix="give the path of your data")
-    files: list[File] = []
-    refused: list[Refused] = []
+    files: list[FolderFile] = []
+    refused: list[RefusedFile] = []
     names = [root.name] if root.is_file() else list(_names(root, refused))
     base = root.parent if root.is_file() else root
     for name in sorted(names):
@@ -106,13 +65,13 @@ def walk(root: Path, exclude: Sequence[str], cut: frozenset[str]) -> tuple[list[
         try:
             files.append(_look(base, name, cut))
         except OSError as error:
-            refused.append(Refused(name, "unreadable", error.strerror or str(error)))
+            refused.append(RefusedFile(name, "unreadable", error.strerror or str(error)))
         except RecordError as error:
-            refused.append(Refused(name, error.reason, error.message))
+            refused.append(RefusedFile(name, error.reason, error.message))
     return files, sorted(refused, key=lambda one: one.path)
 
 
-def _names(root: Path, refused: list[Refused]) -> Iterator[str]:
+def _names(root: Path, refused: list[RefusedFile]) -> Iterator[str]:
     """Names of everything that could be a file, in any order; folders however deep."""
     folders = [""]
     while folders:
@@ -120,7 +79,7 @@ def _names(root: Path, refused: list[Refused]) -> Iterator[str]:
         try:
             entries = list(os.scandir(root / below))
         except OSError as error:
-            refused.append(Refused(below, "unreadable", error.strerror or str(error)))
+            refused.append(RefusedFile(below, "unreadable", error.strerror or str(error)))
             continue
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name
@@ -129,18 +88,18 @@ def _names(root: Path, refused: list[Refused]) -> Iterator[str]:
             try:
                 linked = entry.is_symlink() and entry.is_dir()
             except OSError as error:  # a link that leads to itself
-                refused.append(Refused(name, "unreadable", error.strerror or str(error)))
+                refused.append(RefusedFile(name, "unreadable", error.strerror or str(error)))
                 continue
             if linked:
-                refused.append(Refused(name, "symlinked_folder", "a link to a folder is not followed"))
+                refused.append(RefusedFile(name, "symlinked_folder", "a link to a folder is not followed"))
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(name)
             else:
                 yield name
 
 
-def _look(base: Path, name: str, cut: frozenset[str]) -> File:
-    path = inside(base, name)
+def _look(base: Path, name: str, cut: frozenset[str]) -> FolderFile:
+    path = resolve_inside(base, name)
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
         raise RecordError("not_a_file", "a pipe, socket or device")
@@ -151,7 +110,7 @@ def _look(base: Path, name: str, cut: frozenset[str]) -> File:
         pieces = _pieces(path, PIECE_BYTES)
     else:
         pieces = _pieces(path, state.st_size + 1)
-    return File(name, state.st_size, state.st_mtime_ns, tuple(pieces))
+    return FolderFile(name, state.st_size, state.st_mtime_ns, tuple(pieces))
 
 
 def _has_one_byte_line_ends(path: Path) -> bool:
@@ -163,7 +122,7 @@ def _after_line(block: bytes) -> int:
     return block.find(b"\n") + 1 or -1
 
 
-def _pieces(path: Path, piece_bytes: int, cut: Callable[[bytes], int] = _after_line) -> Iterator[Piece]:
+def _pieces(path: Path, piece_bytes: int, cut: Callable[[bytes], int] = _after_line) -> Iterator[FilePiece]:
     """Cut after the first line end at or past every `piece_bytes`; an empty file is one empty piece.
 
     Args:
@@ -184,41 +143,8 @@ def _pieces(path: Path, piece_bytes: int, cut: Callable[[bytes], int] = _after_l
             line += head.count(b"\n")
             position += len(head)
             if end >= 0:
-                yield Piece(start, position, first_line, state.hexdigest())
+                yield FilePiece(start, position, first_line, state.hexdigest())
                 start, first_line, state = position, line, hashlib.sha256()
                 file.seek(position)
     if position > start or start == 0:
-        yield Piece(start, position, first_line, state.hexdigest())
-
-
-def inside(base: Path, name: str) -> Path:
-    """The real path of `name` under `base`. Raises RecordError if links lead out of `base`."""
-    real = Path(os.path.realpath(base / name))
-    if not real.is_relative_to(os.path.realpath(base)):
-        raise RecordError("symlink_outside", "leads out of the folder")
-    return real
-
-
-def read(base: Path, file: File, limit_bytes: int) -> bytes:
-    """The whole file. Raises RecordError above the limit, StoreError if it is no longer what the survey saw."""
-    if file.size > limit_bytes:
-        raise RecordError("too_large", f"{file.size} bytes, the limit is {limit_bytes}")
-    check(base, file)
-    data = inside(base, file.path).read_bytes()
-    if len(data) != file.size:
-        raise _changed(file)
-    return data
-
-
-def check(base: Path, file: File) -> None:
-    """Raise StoreError if a file is no longer what the survey saw."""
-    try:
-        state = (base / file.path).stat()
-    except FileNotFoundError:
-        raise _changed(file) from None
-    if (state.st_size, state.st_mtime_ns) != (file.size, file.mtime_ns):
-        raise _changed(file)
-
-
-def _changed(file: File) -> StoreError:
-    return StoreError("changed while the run was reading it", where=file.locator, fix="run again")
+        yield FilePiece(start, position, first_line, state.hexdigest())

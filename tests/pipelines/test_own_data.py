@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from manifests.records import Document, Json, Media
-from pipelines.ingest.suffixes import READERS
+from pipelines.ingest.formats.suffixes import MEDIA_KINDS
 from stores.store import Snapshot, Store
 from tokenization.encode import decode
 from tokenization.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ def test_every_file_is_a_record_or_part_of_one_or_set_aside(everything: Path) ->
         for path in sorted(data.rglob("*"))
         if path.is_file() and path.relative_to(data).as_posix() not in named
     ]
-    figures = [path for path in missing if READERS.get(Path(path).suffix.lower()) in ("image", "video")]
+    figures = [path for path in missing if Path(path).suffix.lower() in MEDIA_KINDS]
     assert missing == figures  # what is left are pictures that a document shows
     from hashlib import sha256
 

@@ -13,9 +13,8 @@ from typing import Literal
 from manifests.errors import RecordError
 from pipelines.ingest.annotations import fields, labels
 from pipelines.ingest.annotations.labels import Labels
-from pipelines.ingest.formats import rows as lines
-from pipelines.ingest.formats import text
-from pipelines.ingest.walk import File, read
+from pipelines.ingest.formats import rows, text
+from pipelines.ingest.formats.file import FolderFile, read_file
 
 MOST_CAPTION_BYTES = 4 << 20
 
@@ -23,31 +22,33 @@ Fallback = Literal["folder_name", "file_name", "none"]
 
 
 @dataclass(frozen=True)
-class Caption:
+class MediumCaption:
     text: str
-    rights: fields.Rights = fields.NOTHING_SAID
+    rights: fields.RecordRights = fields.NO_RIGHTS
     labels: Labels | None = None
     """Say it instead of `text`."""
     domain: str = "caption"
 
 
-def beside(base: Path, file: File, text_fields: Sequence[str]) -> Caption:
+def read_caption(base: Path, file: FolderFile, text_fields: Sequence[str]) -> MediumCaption:
     """The caption that a sibling file holds. Raises RecordError where it holds none that can be read."""
-    data = read(base, file, MOST_CAPTION_BYTES)
+    data = read_file(base, file, MOST_CAPTION_BYTES)
     match file.suffix:
         case ".csv" if is_table(file):
-            return Caption(_table(text.decode(data)[0]), domain="knowledge")
+            return MediumCaption(_table(text.decode_text(data)[0]), domain="knowledge")
         case ".json":
-            record = lines.parse(data)
+            record = rows.parse_json(data)
             if (told := labels.of_row(record)) is not None:
-                return Caption("", fields.rights(record), told)
-            domain = fields.domain(record) or "caption"
-            return Caption(fields.find(record, text_fields).text.strip(), fields.rights(record), domain=domain)
+                return MediumCaption("", fields.record_rights(record), told)
+            domain = fields.record_domain(record) or "caption"
+            return MediumCaption(
+                fields.find_text(record, text_fields).text.strip(), fields.record_rights(record), domain=domain
+            )
     told = labels.of_file(file.path, data)
-    return Caption(text.decode(data)[0].strip()) if told is None else Caption("", labels=told)
+    return MediumCaption(text.decode_text(data)[0].strip()) if told is None else MediumCaption("", labels=told)
 
 
-def is_table(file: File) -> bool:
+def is_table(file: FolderFile) -> bool:
     """Whether a CSV file that has a picture's name is the table that this picture shows, as ChartQA has it."""
     return PurePosixPath(file.path).parent.name == "tables"
 
@@ -67,7 +68,7 @@ def _table(content: str) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def from_name(path: str, fallback: Fallback) -> tuple[str, Fallback]:
+def caption_from_name(path: str, fallback: Fallback) -> tuple[str, Fallback]:
     """(words, which name they are from): words of the wanted name without numbers, or of the other if it has none."""
     pure = PurePosixPath(path)
     names: dict[Fallback, str] = {"folder_name": pure.parent.name, "file_name": pure.stem}

@@ -26,11 +26,10 @@ from urllib.parse import urlsplit
 
 from manifests.errors import RecordError
 from manifests.records import Json, Shape
-from pipelines.ingest import walk
 from pipelines.ingest.annotations import fields, rle
-from pipelines.ingest.annotations.shapes import Annotated, Instance, box, name_of, numbers, polygon
+from pipelines.ingest.annotations.shapes import AnnotatedImage, Instance, box, name_of, numbers, polygon
 from pipelines.ingest.formats import rows, text
-from pipelines.ingest.walk import File
+from pipelines.ingest.formats.file import FolderFile, resolve_inside
 
 MOST_BYTES = 512 << 20
 """Of a file; instances_train2017.json has 448 MiB. The survey needs about six times as much memory."""
@@ -53,37 +52,37 @@ _SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True)
-class Picture:
+class CocoImage:
     """What a file says about one picture, still as JSON."""
 
     id: str
     file_name: str
-    told: str
+    annotation: str
     """A map of lists as in the file, with nothing in them but what concerns this picture."""
 
 
 @dataclass(frozen=True)
-class Scanned:
-    pictures: tuple[Picture, ...]
-    astray: int
+class CocoFile:
+    images: tuple[CocoImage, ...]
+    unlisted: int
     """Annotations of pictures that the file doesn't list."""
 
 
-def looks_like(base: Path, file: File) -> bool:
+def looks_like(base: Path, file: FolderFile) -> bool:
     """A first look at some bytes: whether `scan` should try."""
     if file.suffix != ".json" or not file.size:
         return False
-    with walk.inside(base, file.path).open("rb") as opened:
+    with resolve_inside(base, file.path).open("rb") as opened:
         if not _FIRST_KEY.match(opened.read(200)):
             return False
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as seen:
             return all(seen.find(f'"{name}"'.encode()) >= 0 for name in ("images", "annotations"))
 
 
-def scan(data: bytes) -> Scanned:
+def scan_coco(data: bytes) -> CocoFile:
     """Pictures of a file in its order. Raises RecordError: `bad_json`, `too_deep`, `too_large`, `bad_annotation`."""
     found: dict[str, list[tuple[dict[str, str], str]]] = {name: [] for name in IDS}
-    for name, value, written in _elements(text.decode(data)[0]):
+    for name, value, written in _elements(text.decode_text(data)[0]):
         if name in found and isinstance(value, dict):
             kept = {field: str(value[field]) for field in IDS[name] if isinstance(value.get(field), int | str)}
             found[name].append((kept, written))
@@ -99,21 +98,21 @@ def scan(data: bytes) -> Scanned:
         names[picture] = called
         about[picture] = {"images": [written], "annotations": [], "categories": [], "refs": []}
         about[picture]["licenses"] = [licence] if licence else []
-    astray = 0
+    unlisted = 0
     refs: dict[str | None, list[str]] = defaultdict(list)
     for kept, written in found["refs"]:
         refs[kept.get("ann_id")].append(written)
     for kept, written in found["annotations"]:
         lists = about.get(kept.get("image_id", ""))
         if lists is None:
-            astray += 1
+            unlisted += 1
             continue
         lists["annotations"].append(written)
         lists["refs"] += refs.get(kept.get("id"), [])
         category = categories.get(kept.get("category_id"))
         if category is not None and category not in lists["categories"]:
             lists["categories"].append(category)
-    return Scanned(tuple(Picture(one, names[one], _joined(lists)) for one, lists in about.items()), astray)
+    return CocoFile(tuple(CocoImage(one, names[one], _joined(lists)) for one, lists in about.items()), unlisted)
 
 
 def _in_url(url: str) -> str:
@@ -188,23 +187,25 @@ def _element(content: str, at: int) -> tuple[Json, int]:
 
 
 @dataclass(frozen=True)
-class Read:
+class CocoLabels:
     captions: tuple[str, ...]
-    annotated: Annotated | None
+    annotated: AnnotatedImage | None
     """None where there are captions."""
-    rights: fields.Rights
+    rights: fields.RecordRights
 
 
-def read(told: str) -> Read:
+def read_labels(told: str) -> CocoLabels:
     """What a `Picture` tells. Raises RecordError: `bad_annotation`, and what the JSON reader raises."""
-    lists: dict[str, list[dict[str, Json]]] = rows.parse(told)
+    lists: dict[str, list[dict[str, Json]]] = rows.parse_json(told)
     (image,), annotations = lists["images"], lists["annotations"]
     licence = next((one.get("name") for one in lists["licenses"]), None)
     origin = image.get("flickr_url") or image.get("coco_url")
-    rights = fields.rights({"licence": licence, "url": origin}).or_else(fields.rights(image))
-    captions = tuple(text.check(one["caption"].strip()) for one in annotations if isinstance(one.get("caption"), str))
+    rights = fields.record_rights({"licence": licence, "url": origin}).or_else(fields.record_rights(image))
+    captions = tuple(
+        text.check_text(one["caption"].strip()) for one in annotations if isinstance(one.get("caption"), str)
+    )
     if captions and not any("bbox" in one for one in annotations):
-        return Read(captions, None, rights)
+        return CocoLabels(captions, None, rights)
     left_out: list[str] = []
     referring = [(one, name) for one in annotations for name in _expressions(one, lists["refs"])]
     if referring:
@@ -214,7 +215,7 @@ def read(told: str) -> Read:
         instances = [_of_kind(one, kinds.get(str(one.get("category_id"))), left_out) for one in annotations]
     width, height = image.get("width"), image.get("height")
     size = (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None
-    return Read((), Annotated(tuple(instances), size, not referring, tuple(left_out)), rights)
+    return CocoLabels((), AnnotatedImage(tuple(instances), size, not referring, tuple(left_out)), rights)
 
 
 def _expressions(annotation: dict[str, Json], refs: list[dict[str, Json]]) -> Iterator[Json]:

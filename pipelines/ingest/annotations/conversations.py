@@ -55,16 +55,16 @@ _SHELL = "bash"
 """Name of the tool that the actions of a trajectory are calls of, where they are no calls already."""
 
 
-def holds_one(row: Json) -> bool:
+def holds_conversation(row: Json) -> bool:
     return isinstance(row, dict) and (_found(row) is not None or _is_query(row))
 
 
-def read(row: dict[str, Json], load: Load) -> Conversation:
+def read_conversation(row: dict[str, Json], load: Load) -> Conversation:
     """The conversation of a row that holds one. Raises RecordError: what `Conversation.checked` and `load` raise;
     `bad_message`, `bad_call`, `bad_tools` for what is not of any known form; `missing_media`, `media_left_over`."""
     found = _found(row)
     name, items = found if found is not None else ("", _query(row))
-    reader = _Reader(load, fields.references(row))
+    reader = _MessageReader(load, fields.media_references(row))
     system = row.get("system", row.get("system_prompt"))
     if isinstance(system, str) and system.strip() and not (items and ROLES.get(_said_role(items[0])) == "system"):
         reader.add({"role": "system", "content": system})
@@ -75,7 +75,7 @@ def read(row: dict[str, Json], load: Load) -> Conversation:
     return Conversation(tuple(reader.finished(merge=name in AGENTS)), tuple(_tools(row))).checked()
 
 
-def references(row: Json) -> list[str]:
+def conversation_media(row: Json) -> list[str]:
     """Paths of the media in the messages of a row, as far as they can be read."""
     found: list[str] = []
 
@@ -83,9 +83,9 @@ def references(row: Json) -> list[str]:
         found.append(target)
         return Media("", "image", "", 1, 1)
 
-    if holds_one(row):
+    if holds_conversation(row):
         with suppress(RecordError):
-            read(row, note)
+            read_conversation(row, note)
     return [target for target in dict.fromkeys(found) if not target.startswith("data:")]
 
 
@@ -120,7 +120,7 @@ def _unpacked(value: Json) -> Json:
     """Columns of tables hold JSON as text."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with suppress(RecordError):
-            return rows.parse(value)
+            return rows.parse_json(value)
     return value
 
 
@@ -166,7 +166,7 @@ def _said_role(item: Json) -> str:
     return role if isinstance(role, str) else ""
 
 
-class _Reader:
+class _MessageReader:
     """Messages one after the other, with the calls that wait for results and the media that wait for their place."""
 
     def __init__(self, load: Load, media: Sequence[str]) -> None:
@@ -227,7 +227,9 @@ class _Reader:
                 asked, words = [_json(call) for call in tagged], _CALL.sub("", words).strip()
             parts = (Text(words),) if words else ()
         calls = tuple(map(self._call, asked if isinstance(asked, list) else [asked]))
-        self._messages.append(Message("assistant", parts, text.check(thinking), calls, name=_name(item, "assistant")))
+        self._messages.append(
+            Message("assistant", parts, text.check_text(thinking), calls, name=_name(item, "assistant"))
+        )
 
     def _call(self, told: Json) -> Call:
         function = told.get("function", told) if isinstance(told, dict) else None
@@ -239,7 +241,7 @@ class _Reader:
         call_id = told.get("id")
         self._waiting[self._called] = (call_id if isinstance(call_id, str) else "", function["name"])
         self._called += 1
-        return Call(text.check(function["name"]), text.check(arguments))
+        return Call(text.check_text(function["name"]), text.check_text(arguments))
 
     def _results(self, item: dict[str, Json], content: Json) -> None:
         ids = item.get("tool_call_ids")
@@ -271,7 +273,7 @@ class _Reader:
             case bool() | int() | float():
                 return (Text(str(content)),)
             case dict():
-                return (Text(text.check(json.dumps(content, ensure_ascii=False))),)  # the result of a tool
+                return (Text(text.check_text(json.dumps(content, ensure_ascii=False))),)  # the result of a tool
         raise RecordError("bad_message", f"a {type(content).__name__} where content was expected")
 
     def _part(self, item: Json) -> Iterator[Part]:
@@ -292,7 +294,7 @@ class _Reader:
 
     def _marked(self, words: str) -> Iterator[Part]:
         """Text with the row's media at their markers; where a row has none, a marker is text."""
-        text.check(words)
+        text.check_text(words)
         pieces = MARKER.split(words) if self._media or self._placed else [words]
         for i, piece in enumerate(pieces):
             if i:
@@ -330,11 +332,11 @@ def _thinking(item: dict[str, Json], content: Json) -> str:
 
 def _name(item: dict[str, Json], role: Role) -> str:
     name = item.get("name")
-    return text.check(name) if isinstance(name, str) and name != role else ""
+    return text.check_text(name) if isinstance(name, str) and name != role else ""
 
 
 def _json(words: str) -> Json:
     try:
-        return rows.parse(words)
+        return rows.parse_json(words)
     except RecordError as error:
         raise RecordError("bad_call", error.message) from None

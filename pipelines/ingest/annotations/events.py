@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from manifests.errors import RecordError
 from manifests.records import Json, Media
-from pipelines.ingest.annotations.shapes import Told, numbers
+from pipelines.ingest.annotations.shapes import LabelText, numbers
 from pipelines.ingest.formats import text
 
 MOST_EVENTS = 20_000
@@ -31,13 +31,13 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|<\d[\d:.]{0,15}>|\{\\[^{}]{0,100}\}
 
 
 @dataclass(frozen=True)
-class Event:
+class TimedEvent:
     start_s: float
     stop_s: float
     text: str
 
 
-def tell(events: Sequence[Event], clip: Media) -> tuple[Told, list[Json]]:
+def events_text(events: Sequence[TimedEvent], clip: Media) -> tuple[LabelText, list[Json]]:
     """Text, and what stands in the notes. Raises RecordError: `bad_annotation`, `event_outside`, `too_many_events`."""
     if clip.kind != "video":
         raise RecordError("bad_annotation", "events happen in clips, not in pictures")
@@ -60,19 +60,19 @@ def tell(events: Sequence[Event], clip: Media) -> tuple[Told, list[Json]]:
         lines.append(f"{times} s: {one.text}")
         at += len(lines[-1]) + 1
         notes.append({"start_s": one.start_s, "stop_s": stop_s, "text": one.text})
-    return Told("\n".join(lines), tuple(facts), ()), notes
+    return LabelText("\n".join(lines), tuple(facts), ()), notes
 
 
-def subtitles(data: bytes) -> tuple[Event, ...]:
+def subtitles(data: bytes) -> tuple[TimedEvent, ...]:
     """SRT or WebVTT, without styles, positions and notes. Raises RecordError: `bad_annotation`, and those of
     `text.decode`."""
-    found = tuple(_cues(text.decode(data)[0]))
+    found = tuple(_cues(text.decode_text(data)[0]))
     if not found:
         raise RecordError("bad_annotation", "no subtitles")
     return found
 
 
-def _cues(content: str) -> Iterator[Event]:
+def _cues(content: str) -> Iterator[TimedEvent]:
     for block in re.split(r"\n[ \t]*\n", content):
         lines = block.strip("\n").split("\n")
         at = next((i for i, line in enumerate(lines[:3]) if "-->" in line), None)
@@ -83,7 +83,7 @@ def _cues(content: str) -> Iterator[Event]:
             raise RecordError("bad_annotation", f"no two times: {text.printable(lines[at][:80])}")
         said = " ".join(_TAG.sub("", " ".join(lines[at + 1 :])).split())
         if said:
-            yield Event(_seconds(times[1]), _seconds(times[2]), said)
+            yield TimedEvent(_seconds(times[1]), _seconds(times[2]), said)
 
 
 def _seconds(said: str) -> float:
@@ -103,7 +103,7 @@ def in_row(row: Json) -> bool:
     return all(isinstance(row.get(name), list) for name in ("timestamps", "sentences"))
 
 
-def of_row(row: dict[str, Json]) -> tuple[Event, ...]:
+def of_row(row: dict[str, Json]) -> tuple[TimedEvent, ...]:
     """`{"events": [{"start": 0, "end": 2.5, "caption": "..."}]}`, or lists `timestamps` and `sentences`, as ActivityNet
     has them; in seconds. Raises RecordError `bad_annotation`."""
     if row.get("events"):
@@ -114,15 +114,15 @@ def of_row(row: dict[str, Json]) -> tuple[Event, ...]:
     return tuple(_lasting(pair, words) for pair, words in zip(times, said, strict=True))
 
 
-def _event(told: dict[str, Json]) -> Event:
+def _event(told: dict[str, Json]) -> TimedEvent:
     start, stop = (next((told[name] for name in names if name in told), None) for names in (STARTS, STOPS))
     words = next((told[name] for name in SAID if name in told), None)
     return _lasting([start, stop], words)
 
 
-def _lasting(times: Json, value: Json) -> Event:
+def _lasting(times: Json, value: Json) -> TimedEvent:
     start_s, stop_s = numbers(times, 2)
-    words = " ".join(text.check(value).split()) if isinstance(value, str) else ""
+    words = " ".join(text.check_text(value).split()) if isinstance(value, str) else ""
     if not words:
         raise RecordError("bad_annotation", "an event of which nothing is said")
-    return Event(start_s, stop_s, words)
+    return TimedEvent(start_s, stop_s, words)

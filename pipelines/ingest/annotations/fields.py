@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from manifests.errors import RecordError
 from manifests.records import DOMAINS, Json
 from pipelines.ingest.formats import text
+from pipelines.ingest.formats.suffixes import MEDIA_FIELDS
 
 PAIRS = (
     ("question", ("answer", "answers", "final_answer"), "\n"),
@@ -23,8 +24,6 @@ PAIRS = (
 )
 """(asked, told, what stands between them): the told part becomes the fact `answer`."""
 SINGLE = ("text", "content", "caption", "captions", "article", "body", "document", "story", "code", "markdown")
-IMAGES = ("file_name", "image", "images", "image_path", "img", "img_path", "imgname")
-MEDIA = (*IMAGES, "video", "videos", "video_path", "media")
 KEPT = ("id", "task_id", "instance_id", "source", "title", "lang", "language", "resolved", "exit_status")
 LICENCE = ("licence", "license")
 ORIGIN = ("url", "origin", "source_url")
@@ -33,32 +32,32 @@ MOST_KEPT_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
-class Found:
+class RecordText:
     text: str
     answer: tuple[int, int] | None = None
     """The told part of a pair, in characters of `text`."""
 
 
 @dataclass(frozen=True)
-class Rights:
+class RecordRights:
     """Whose a record is, as far as anybody says; "" where nobody does."""
 
     licence: str = ""
     origin: str = ""
     consent: str = ""
 
-    def or_else(self, other: Rights) -> Rights:
+    def or_else(self, other: RecordRights) -> RecordRights:
         """What `other` says where this one says nothing."""
-        return Rights(self.licence or other.licence, self.origin or other.origin, self.consent or other.consent)
+        return RecordRights(self.licence or other.licence, self.origin or other.origin, self.consent or other.consent)
 
 
-NOTHING_SAID = Rights()
+NO_RIGHTS = RecordRights()
 
 
-def find(record: Json, wanted: Sequence[str] = ()) -> Found:
+def find_text(record: Json, wanted: Sequence[str] = ()) -> RecordText:
     """The text of a record. Raises RecordError `no_text_field`."""
     if isinstance(record, str):
-        return Found(text.check(record))
+        return RecordText(text.check_text(record))
     if not isinstance(record, dict):
         raise RecordError("no_text_field", f"a {type(record).__name__} where a map of fields was expected")
     if wanted:
@@ -67,8 +66,8 @@ def find(record: Json, wanted: Sequence[str] = ()) -> Found:
             raise RecordError("no_text_field", f"no field {missing[0]!r} among {_names(record)}")
         return _non_empty("\n".join(_string(record[name]) for name in wanted))
     if "instruction" in record and ("output" in record or "response" in record):
-        asked = "\n".join(filter(None, (_string(record["instruction"]), _string(record.get("input")))))
-        return _pair(asked, "\n", _string(record.get("output", record.get("response"))))
+        question = "\n".join(filter(None, (_string(record["instruction"]), _string(record.get("input")))))
+        return _pair(question, "\n", _string(record.get("output", record.get("response"))))
     for first, seconds, between in PAIRS:
         second = next((name for name in seconds if record.get(name) not in (None, "")), None)
         if first in record and second is not None:
@@ -79,10 +78,10 @@ def find(record: Json, wanted: Sequence[str] = ()) -> Found:
     raise RecordError("no_text_field", f"no known text field among {_names(record)}")
 
 
-def asked(record: Json) -> Json:
+def question_and_answer(record: Json) -> Json:
     """A question about a picture in the words of the usual rules. Of several `answers`, as people gave them, the one
     given most often counts (of equals the first); ChartQA has `query` and `label`."""
-    if not isinstance(record, dict) or not references(record) or record.get("answer") not in (None, ""):
+    if not isinstance(record, dict) or not media_references(record) or record.get("answer") not in (None, ""):
         return record
     question, answers = record.get("question", record.get("query")), record.get("answers")
     said = record.get("multiple_choice_answer", record.get("label") if "query" in record else None)
@@ -96,18 +95,18 @@ def asked(record: Json) -> Json:
 
 def has_text(record: Json, wanted: Sequence[str] = ()) -> bool:
     try:
-        find(record, wanted)
+        find_text(record, wanted)
     except RecordError as error:
         return error.reason != "no_text_field"
     return True
 
 
-def references(record: Json) -> list[str]:
+def media_references(record: Json) -> list[str]:
     """Paths of the media a record speaks of, in order."""
     if not isinstance(record, dict):
         return []
     found: list[str] = []
-    for name in MEDIA:
+    for name in MEDIA_FIELDS:
         value = record.get(name)
         values = value if isinstance(value, list) else [value]
         found += [item for item in values if isinstance(item, str) and item and item not in found]
@@ -122,14 +121,14 @@ def kept_notes(record: Json) -> dict[str, Json]:
     return {name: value for name, value in kept.items() if _short(str(value))}
 
 
-def rights(record: Json) -> Rights:
+def record_rights(record: Json) -> RecordRights:
     """What a record says of its own licence, origin and consent."""
     if not isinstance(record, dict):
-        return NOTHING_SAID
-    return Rights(*(_first(record, names) for names in (LICENCE, ORIGIN, CONSENT)))
+        return NO_RIGHTS
+    return RecordRights(*(_first(record, names) for names in (LICENCE, ORIGIN, CONSENT)))
 
 
-def domain(record: Json) -> str | None:
+def record_domain(record: Json) -> str | None:
     """The domain that a record says it is of, if that is one."""
     said = record.get("domain") if isinstance(record, dict) else None
     return said if said in DOMAINS else None
@@ -171,12 +170,12 @@ def _string(value: Json) -> str:
             raise RecordError("no_text_field", f"a {type(value).__name__} where text was expected")
 
 
-def _pair(asked: str, between: str, told: str) -> Found:
+def _pair(asked: str, between: str, told: str) -> RecordText:
     whole = _non_empty(asked + between + told).text
-    return Found(whole, (len(whole) - len(told), len(whole))) if told else Found(whole)
+    return RecordText(whole, (len(whole) - len(told), len(whole))) if told else RecordText(whole)
 
 
-def _non_empty(value: str) -> Found:
+def _non_empty(value: str) -> RecordText:
     if not value.strip():
         raise RecordError("no_text", "its text field is empty")
-    return Found(text.check(value))
+    return RecordText(text.check_text(value))

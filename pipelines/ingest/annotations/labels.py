@@ -12,11 +12,11 @@ from pathlib import PurePosixPath
 from manifests.errors import RecordError
 from manifests.records import Json, Media, ShapeKind
 from pipelines.ingest.annotations import events, ocr, shapes, xml
-from pipelines.ingest.annotations.events import Event
-from pipelines.ingest.annotations.ocr import Page
-from pipelines.ingest.annotations.shapes import Annotated, Told
+from pipelines.ingest.annotations.events import TimedEvent
+from pipelines.ingest.annotations.ocr import PrintedPage
+from pipelines.ingest.annotations.shapes import AnnotatedImage, LabelText
 
-Labels = Annotated | Page | tuple[Event, ...]
+Labels = AnnotatedImage | PrintedPage | tuple[TimedEvent, ...]
 
 
 def in_row(row: Json) -> bool:
@@ -45,15 +45,15 @@ def of_file(path: str, data: bytes) -> Labels | None:
     return None
 
 
-def tell(labels: Labels, medium: Media, kinds: Sequence[ShapeKind]) -> tuple[Told, dict[str, Json], str]:
+def label_text(labels: Labels, medium: Media, kinds: Sequence[ShapeKind]) -> tuple[LabelText, dict[str, Json], str]:
     """(text, notes, domain). Raises RecordError where labels and medium don't fit."""
     if isinstance(labels, tuple):
-        told, happened = events.tell(labels, medium)
+        told, happened = events.events_text(labels, medium)
         return told, {"events": happened}, "video"
     if medium.kind != "image":
         raise RecordError("bad_annotation", "shapes lie on pictures, not on clips")
-    if isinstance(labels, Page):
-        told, domain = ocr.tell(labels, medium), "ocr"
+    if isinstance(labels, PrintedPage):
+        told, domain = ocr.print_text(labels, medium), "ocr"
     else:
-        told, domain = shapes.tell(labels, medium, kinds), "perception"
+        told, domain = shapes.shapes_text(labels, medium, kinds), "perception"
     return told, {"shapes": list(told.shapes)}, domain

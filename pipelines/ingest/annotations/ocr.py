@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 
 from manifests.errors import RecordError
 from manifests.records import Json, Media, Point, Shape
-from pipelines.ingest.annotations.shapes import MOST_INSTANCES, Told, box, fitted, noted, numbers, polygon
+from pipelines.ingest.annotations.shapes import MOST_INSTANCES, LabelText, box, fitted, noted, numbers, polygon
 from pipelines.ingest.formats import text
 
 PIECES = (("lines", "\n"), ("words", " "))
@@ -31,7 +31,7 @@ _BBOX = re.compile(r"\bbbox\s+(-?\d{1,9})\s+(-?\d{1,9})\s+(-?\d{1,9})\s+(-?\d{1,
 
 
 @dataclass(frozen=True)
-class Piece:
+class PrintedPiece:
     """A line or word of print."""
 
     text: str
@@ -40,14 +40,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Page:
-    pieces: tuple[Piece, ...]
+class PrintedPage:
+    pieces: tuple[PrintedPiece, ...]
     between: str = "\n"
     size: tuple[float, float] | None = None
     """(width, height) in the unit of the corners, where that is not the pixel of the picture."""
 
 
-def tell(page: Page, medium: Media) -> Told:
+def print_text(page: PrintedPage, medium: Media) -> LabelText:
     """Raises RecordError: `no_text`, `bad_annotation`, `shape_outside`, `crossing_polygon`, `too_many_shapes`."""
     size = (medium.width_px, medium.height_px)
     scale = (size[0] / page.size[0], size[1] / page.size[1]) if page.size else (1.0, 1.0)
@@ -63,20 +63,20 @@ def tell(page: Page, medium: Media) -> Told:
             shapes.append(fitted(shape, size))
             facts.append(("text", at, at + len(piece.text)))
         at += len(piece.text) + len(page.between)
-    return Told(page.between.join(piece.text for piece in page.pieces), tuple(facts), noted(shapes))
+    return LabelText(page.between.join(piece.text for piece in page.pieces), tuple(facts), noted(shapes))
 
 
-def _page(pieces: Iterator[Piece], between: str = "\n", size: tuple[float, float] | None = None) -> Page:
+def _page(pieces: Iterator[PrintedPiece], between: str = "\n", size: tuple[float, float] | None = None) -> PrintedPage:
     found = tuple(piece for piece in pieces if piece.text)
     if not found:
         raise RecordError("no_text", "no print that says anything")
-    return Page(found, between, size if size and min(size) > 0 else None)
+    return PrintedPage(found, between, size if size and min(size) > 0 else None)
 
 
 def _words(value: Json) -> str:
     if not isinstance(value, str):
         raise RecordError("bad_annotation", f"{text.printable(repr(value)[:80])} where text was expected")
-    return " ".join(text.check(value).split())
+    return " ".join(text.check_text(value).split())
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
@@ -86,12 +86,12 @@ def in_row(row: Json) -> bool:
     return isinstance(row, dict) and _pieces(row) is not None
 
 
-def of_row(row: dict[str, Json]) -> Page:
+def of_row(row: dict[str, Json]) -> PrintedPage:
     """`{"lines": [{"text": "TOTAL 4.20", "box": [10, 20, 90, 40]}]}`, in pixels; `words` are joined by blanks, and a
     place may be a `polygon` of [x, y]. Raises RecordError: `no_text`, `bad_annotation`."""
     found = _pieces(row)
     assert found is not None, "in_row was asked"
-    return _page((Piece(_words(one["text"]), _corners(one)) for one in found[0]), found[1])
+    return _page((PrintedPiece(_words(one["text"]), _corners(one)) for one in found[0]), found[1])
 
 
 def _pieces(row: dict[str, Json]) -> tuple[list[dict[str, Json]], str] | None:
@@ -124,7 +124,7 @@ def _more_than_two(corners: tuple[Point, ...]) -> tuple[Point, ...]:
 # ------------------------------------------------------------------------------------------------ files of OCR engines
 
 
-def alto(root: Element) -> Page:
+def alto(root: Element) -> PrintedPage:
     """ALTO XML of any version: `TextLine` with `String`. Raises RecordError: `no_text`, `bad_annotation`."""
     for one in root.iter():
         one.tag = one.tag.rpartition("}")[2] if isinstance(one.tag, str) else ""
@@ -134,11 +134,11 @@ def alto(root: Element) -> Page:
     return _page(_alto_lines(pages[0]), size=(_attribute(pages[0], "WIDTH", "0"), _attribute(pages[0], "HEIGHT", "0")))
 
 
-def _alto_lines(page: Element) -> Iterator[Piece]:
+def _alto_lines(page: Element) -> Iterator[PrintedPiece]:
     for line in page.iter("TextLine"):
         words = _words(" ".join(word.get("CONTENT", "") for word in line.iter("String")))
         left, top, width, height = (_attribute(line, name) for name in ("HPOS", "VPOS", "WIDTH", "HEIGHT"))
-        yield Piece(words, ((left, top), (left + width, top + height)))
+        yield PrintedPiece(words, ((left, top), (left + width, top + height)))
 
 
 def _attribute(one: Element, name: str, otherwise: str = "nan") -> float:
@@ -148,26 +148,26 @@ def _attribute(one: Element, name: str, otherwise: str = "nan") -> float:
         raise RecordError("bad_annotation", f"{name} of a {one.tag} is no number") from None
 
 
-def outlined(data: bytes) -> Page:
+def outlined(data: bytes) -> PrintedPage:
     """A line per line of print, eight numbers and the text: x and y of four corners, as at ICDAR. Raises RecordError:
     `no_text`, `bad_annotation`, and those of `text.decode`."""
-    return _page(map(_outlined, filter(str.strip, text.decode(data)[0].split("\n"))))
+    return _page(map(_outlined, filter(str.strip, text.decode_text(data)[0].split("\n"))))
 
 
-def _outlined(line: str) -> Piece:
+def _outlined(line: str) -> PrintedPiece:
     found = _OUTLINED.fullmatch(line.strip())
     if found is None:
         raise RecordError("bad_annotation", f"no four corners and a text: {text.printable(line[:80])}")
     flat = list(map(float, found[1].split(",")))
-    return Piece(_words(found[2]), tuple(zip(flat[::2], flat[1::2], strict=True)))
+    return PrintedPiece(_words(found[2]), tuple(zip(flat[::2], flat[1::2], strict=True)))
 
 
-def hocr(data: bytes) -> Page:
+def hocr(data: bytes) -> PrintedPage:
     """hOCR, the HTML of Tesseract and others: words below the last line that was opened, as lines don't lie inside each
     other. Raises RecordError: `no_text`, and those of `text.decode`."""
     size: tuple[float, float] | None = None
     lines: list[tuple[tuple[Point, ...], list[str]]] = []
-    pieces = _TAG.split(text.decode(data)[0])
+    pieces = _TAG.split(text.decode_text(data)[0])
     for said, tag in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
         if lines and said.strip():
             lines[-1][1].append(unescape(said))
@@ -179,4 +179,4 @@ def hocr(data: bytes) -> Page:
             size = (right - left, bottom - top)
         elif _HOCR_LINES.intersection(classes):
             lines.append((((left, top), (right, bottom)) if place else (), []))
-    return _page((Piece(_words(" ".join(words)), corners) for corners, words in lines), size=size)
+    return _page((PrintedPiece(_words(" ".join(words)), corners) for corners, words in lines), size=size)

@@ -44,7 +44,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotatedImage:
     instances: tuple[Instance, ...]
     size_px: tuple[int, int] | None = None
     """(width, height) of the picture as its annotators saw it, where they say so."""
@@ -55,7 +55,7 @@ class Annotated:
 
 
 @dataclass(frozen=True)
-class Told:
+class LabelText:
     text: str
     facts: tuple[tuple[str, int, int], ...]
     """(name, start, stop) in characters of `text`."""
@@ -63,7 +63,7 @@ class Told:
     """As they stand in `notes.shapes`."""
 
 
-def tell(annotated: Annotated, medium: Media, kinds: Sequence[ShapeKind]) -> Told:
+def shapes_text(annotated: AnnotatedImage, medium: Media, kinds: Sequence[ShapeKind]) -> LabelText:
     """The text of an annotated picture, with shapes of these kinds.
 
     Raises RecordError: `wrong_size`, `shape_outside`, `too_many_shapes`.
@@ -90,7 +90,7 @@ def tell(annotated: Annotated, medium: Media, kinds: Sequence[ShapeKind]) -> Tol
                 words.add(_spelt(shape, size), shape.kind)
                 between = " "
             between = ": " if between == ": " else ", "
-    return Told(words.text, tuple(words.facts), noted([shape for one in instances for shape in one.shapes]))
+    return LabelText(words.text, tuple(words.facts), noted([shape for one in instances for shape in one.shapes]))
 
 
 def noted(shapes: Sequence[Shape]) -> tuple[Json, ...]:
@@ -140,7 +140,7 @@ def _spelt(shape: Shape, size: tuple[int, int]) -> str:
 
 def name_of(value: Json) -> str:
     """Raises RecordError `bad_annotation` for what is no name."""
-    words = " ".join(text.check(value).split()) if isinstance(value, str) else ""
+    words = " ".join(text.check_text(value).split()) if isinstance(value, str) else ""
     if not words or len(words) > MOST_NAME_CHARACTERS:
         raise RecordError("bad_annotation", f"{text.printable(repr(value)[:80])} names no thing")
     return words
@@ -212,13 +212,13 @@ def in_row(row: Json) -> bool:
     return isinstance(told, list) and all(isinstance(one, dict) and "name" in one for one in told)
 
 
-def of_row(row: dict[str, Json]) -> Annotated:
+def of_row(row: dict[str, Json]) -> AnnotatedImage:
     """`{"shapes": [{"kind": "box", "name": "red circle", "corners": [[20, 45], [102, 126]]}]}`, in pixels.
 
     `{"counted": false}` beside them says that names refer to single things. Raises RecordError `bad_annotation`.
     """
     instances = tuple(_instances(row["shapes"]))
-    return Annotated(instances, counted=row.get("counted", True) is not False)
+    return AnnotatedImage(instances, counted=row.get("counted", True) is not False)
 
 
 def _instances(told: Sequence[Json]) -> Iterator[Instance]:
@@ -240,5 +240,5 @@ def _shape(kind: Json, name: str, corners: Sequence[Point]) -> Shape:
     raise RecordError("bad_annotation", f"{text.printable(repr(kind)[:40])} {name!r} of {len(corners)} corners")
 
 
-def located(told: Told, part: int) -> tuple[Fact, ...]:
+def text_facts(told: LabelText, part: int) -> tuple[Fact, ...]:
     return tuple(Fact(name, part, start, stop) for name, start, stop in told.facts)

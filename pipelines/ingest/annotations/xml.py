@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 from manifests.errors import RecordError
 from pipelines.ingest.annotations import ocr
-from pipelines.ingest.annotations.shapes import MOST_INSTANCES, Annotated, Instance, box, name_of
+from pipelines.ingest.annotations.shapes import MOST_INSTANCES, AnnotatedImage, Instance, box, name_of
 from pipelines.ingest.formats import text
 
 
-def labels(data: bytes) -> Annotated | ocr.Page:
+def labels(data: bytes) -> AnnotatedImage | ocr.PrintedPage:
     """Raises RecordError `bad_annotation` for what is no annotation that we know."""
     found = _root(data)
     match found.tag.rpartition("}")[2]:
@@ -26,7 +26,7 @@ def labels(data: bytes) -> Annotated | ocr.Page:
 
 def _root(data: bytes) -> ElementTree.Element:
     """Raises RecordError `bad_annotation`."""
-    content, _ = text.decode(data)
+    content, _ = text.decode_text(data)
     if "<!DOCTYPE" in content or "<!ENTITY" in content:
         raise RecordError("bad_annotation", "XML that declares entities is not opened")
     try:
@@ -35,7 +35,7 @@ def _root(data: bytes) -> ElementTree.Element:
         raise RecordError("bad_annotation", f"not XML: {error}") from None
 
 
-def voc(annotation: ElementTree.Element) -> Annotated:
+def voc(annotation: ElementTree.Element) -> AnnotatedImage:
     """Pascal VOC: `<object><name>` with `<bndbox>`. Raises RecordError `bad_annotation`.
 
     Its boxes count pixels from 1 and name the first and the last one, so that box 1, 1, 1, 1 is one pixel large.
@@ -45,7 +45,7 @@ def voc(annotation: ElementTree.Element) -> Annotated:
         raise RecordError("bad_annotation", f"{len(objects)} objects, the limit is {MOST_INSTANCES}")
     width, height = (_number(annotation, f"size/{side}") for side in ("width", "height"))
     size = (round(width), round(height)) if width > 0 and height > 0 else None
-    return Annotated(tuple(map(_object, objects)), size)
+    return AnnotatedImage(tuple(map(_object, objects)), size)
 
 
 def _object(one: ElementTree.Element) -> Instance:

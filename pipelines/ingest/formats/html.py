@@ -1,7 +1,7 @@
-"""Pages of the web, from files and from archives of crawls, to what `ingest/documents.py` makes documents of.
+"""HTML to text with links to its images, for files and for pages of web crawls.
 
-Everything that parses happens in `ingest/formats/html_child.py`, in a child process with limits of its own: a page that
-takes longer than `MOST_CPU_S` costs itself.
+`readers/page_files.py` and `readers/crawl_files.py` call these functions. All parsing happens in a sandbox, in
+`html_child.py`: a page that needs more than `MOST_CPU_S` is refused.
 """
 
 from __future__ import annotations
@@ -13,22 +13,37 @@ from functools import cache
 from typing import Literal
 
 from manifests.errors import RecordError
-from pipelines.ingest.formats.captured import Captured
-from pipelines.ingest.formats.markdown import Interleaved, Link
+from pipelines.ingest.formats.markdown import InterleavedText, MediaLink
 from stores.media.sandbox import LimitedChild
 
 Extractor = Literal["resiliparse", "trafilatura"]
+"""Library that finds the main text of a page."""
 MOST_CPU_S = 10
-"""Of one page. Pages of 100 kB take 0.01 s, the slowest real ones one second."""
+"""CPU seconds for one page. A page of 100 kB takes 0.01 s, the slowest real ones one second."""
 SAMPLE_BYTES = 1 << 16
+"""Bytes of a text of which the encoding is detected."""
 
 _MARK = re.compile("\ufdd0([0-9]{1,9})\ufdd1")
 
 
 @dataclass(frozen=True)
-class Text:
+class CrawlRecord:
+    """A record of a web crawl (WARC, ARC) whose content may be text; `warc.py` makes them."""
+
+    url: str
+    date: str
+    is_http: bool
+    """The block is an HTTP response with headers; otherwise it is the content alone."""
+    content_type: str
+    block: bytes
+
+
+@dataclass(frozen=True)
+class PageText:
+    """The main text of a page."""
+
     passed_over: str
-    """Why this is no document, "" for one."""
+    """Reason why the record is no document; "" for a document."""
     content_type: str
     title: str
     words: str
@@ -37,45 +52,51 @@ class Text:
 
 @cache
 def _child() -> LimitedChild:
-    """One warm child for this worker's life; it dies with the worker."""
+    """The sandbox of this process, kept for its life."""
     return LimitedChild(memory_bytes=2 << 30, cpu_s=MOST_CPU_S)
 
 
-def captured(records: Sequence[Captured], extractor: Extractor) -> list[Text | RecordError]:
-    """What the pages among what a crawler took say. They go to the child together, and one by one where it fails."""
-    told = [(one.block, one.is_http, one.content_type) for one in records]
+def extract_pages(records: Sequence[CrawlRecord], extractor: Extractor) -> list[PageText | RecordError]:
+    """Return the text of each record, or its error.
+
+    One call of the sandbox serves all records; if it fails, each record gets a call of its own.
+    """
+    arguments = [(record.block, record.is_http, record.content_type) for record in records]
     try:
-        found = _child().call("pipelines.ingest.formats.html_child:all_captured", told, extractor)
+        results = _child().call("pipelines.ingest.formats.html_child:extract_all", arguments, extractor)
     except RecordError as error:
-        return [error] if len(records) == 1 else [captured([one], extractor)[0] for one in records]
-    return [RecordError(*one) if len(one) == 2 else _text(*one) for one in found]
+        return [error] if len(records) == 1 else [extract_pages([record], extractor)[0] for record in records]
+    return [RecordError(*result) if len(result) == 2 else _page_text(*result) for result in results]
 
 
-def _text(passed_over: str, content_type: str, page: tuple[str, str, str, object] | None) -> Text:
+def _page_text(passed_over: str, content_type: str, page: tuple[str, str, str, object] | None) -> PageText:
     title, words, encoding, _ = page or ("", "", "", ())
-    return Text(passed_over, content_type, title, words, encoding)
+    return PageText(passed_over, content_type, title, words, encoding)
 
 
-def read(data: bytes, extractor: Extractor) -> tuple[Interleaved, str]:
-    """(content with links to its pictures, encoding) of a file. Raises RecordError."""
-    title, words, encoding, shown = _child().call("pipelines.ingest.formats.html_child:page", data, "", extractor, True)
-    pieces: list[str | Link] = []
+def read_html(data: bytes, extractor: Extractor) -> tuple[InterleavedText, str]:
+    """Return (text with links to images, encoding) of a file. Raises RecordError: the reasons of
+    `html_child.extract_page`."""
+    title, words, encoding, images = _child().call(
+        "pipelines.ingest.formats.html_child:extract_page", data, "", extractor, True
+    )
+    pieces: list[str | MediaLink] = []
     for at, piece in enumerate(_MARK.split(words)):
         if at % 2 == 0:
             pieces.append(piece)
-        elif int(piece) < len(shown):
-            pieces.append(Link(*shown[int(piece)]))
-    return Interleaved(title or None, tuple(piece for piece in pieces if piece)), encoding
+        elif int(piece) < len(images):
+            pieces.append(MediaLink(*images[int(piece)]))
+    return InterleavedText(title or None, tuple(piece for piece in pieces if piece)), encoding
 
 
-def detected(data: bytes) -> str:
-    """The encoding of text in a script that is not Latin, as two detectors tell it; "" where they don't agree."""
+def detect_encoding(data: bytes) -> str:
+    """Return Python's name of the encoding of text in a non-Latin script; "" where two detectors disagree."""
     sample = data[:SAMPLE_BYTES]
     if len(data) > SAMPLE_BYTES:
-        sample = sample[: sample.rfind(b"\n") + 1] or sample  # no character is cut in two
-    return str(_child().call("pipelines.ingest.formats.html_child:detected", sample))
+        sample = sample[: sample.rfind(b"\n") + 1] or sample  # cut at a line end, not inside a character
+    return str(_child().call("pipelines.ingest.formats.html_child:detect_script", sample))
 
 
-def pictures(data: bytes) -> tuple[str, ...]:
-    """What the pictures of a page point to. Raises RecordError."""
-    return tuple(_child().call("pipelines.ingest.formats.html_child:pictures", data))
+def image_targets(data: bytes) -> tuple[str, ...]:
+    """Return the targets of the images of a page. Raises RecordError: the reasons of `html_child.decode_page`."""
+    return tuple(_child().call("pipelines.ingest.formats.html_child:image_targets", data))

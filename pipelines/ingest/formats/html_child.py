@@ -41,11 +41,13 @@ _ENVELOPE = (
 )
 _ONE_BYTE = re.compile(r"windows-\d+|iso-8859-.+|cp\d+|ibm\d+|koi8-.|macintosh|latin.*|us-ascii|ascii", re.IGNORECASE)
 
-Page = tuple[str, str, str, list[tuple[str, str]]]
+ExtractedPage = tuple[str, str, str, list[tuple[str, str]]]
 """(title, text, name of the encoding, (target, alt) of its pictures)."""
 
 
-def captured(block: bytes, is_http: bool, content_type: str, extractor: str) -> tuple[str, str, Page | None]:
+def extract_one(
+    block: bytes, is_http: bool, content_type: str, extractor: str
+) -> tuple[str, str, ExtractedPage | None]:
     """What a crawler took: (why it is passed over or "", content type, page). Raises RecordError."""
     charset = ""
     if is_http:
@@ -53,42 +55,42 @@ def captured(block: bytes, is_http: bool, content_type: str, extractor: str) -> 
         if status != 200:
             return f"http_status_{status}", content_type, None
     if content_type in HTML_TYPES:
-        return "", content_type, page(block, charset, extractor, False)
+        return "", content_type, extract_page(block, charset, extractor, False)
     if content_type == "text/plain":
-        content, encoding = decode(block, charset)
+        content, encoding = decode_page(block, charset)
         return "", content_type, ("", content, encoding, [])
     return "other_content_type", content_type, None
 
 
-def all_captured(records: Sequence[tuple[bytes, bool, str]], extractor: str) -> list[tuple[object, ...]]:
+def extract_all(records: Sequence[tuple[bytes, bool, str]], extractor: str) -> list[tuple[object, ...]]:
     """What `captured` gives for each, or (reason, message) of its RecordError: several records cost one call."""
     found: list[tuple[object, ...]] = []
     for block, is_http, content_type in records:
         try:
-            found.append(captured(block, is_http, content_type, extractor))
+            found.append(extract_one(block, is_http, content_type, extractor))
         except RecordError as error:
             found.append((error.reason, error.message))
     return found
 
 
-def page(data: bytes, charset: str, extractor: str, with_pictures: bool) -> Page:
+def extract_page(data: bytes, charset: str, extractor: str, with_pictures: bool) -> ExtractedPage:
     """Raises RecordError: empty_file, too_large, bad_encoding, no_text."""
-    content, encoding = decode(data, charset)
+    content, encoding = decode_page(data, charset)
     tree = HTMLTree.parse(content.replace(OPEN, "").replace(CLOSE, ""))
     shown = _mark_pictures(tree) if with_pictures else []
     title = " ".join((tree.title or "").split())[:MOST_TITLE_CHARACTERS]
     extracted = _extract(tree, extractor)
     if not extracted.strip():
         raise RecordError("no_text", "no main content")
-    return title, text.check(extracted), encoding, shown
+    return title, text.check_text(extracted), encoding, shown
 
 
-def pictures(data: bytes, charset: str = "") -> list[str]:
+def image_targets(data: bytes, charset: str = "") -> list[str]:
     """What the pictures of a page point to."""
-    return [target for target, _ in _mark_pictures(HTMLTree.parse(decode(data, charset)[0]))]
+    return [target for target, _ in _mark_pictures(HTMLTree.parse(decode_page(data, charset)[0]))]
 
 
-def decode(data: bytes, charset: str) -> tuple[str, str]:
+def decode_page(data: bytes, charset: str) -> tuple[str, str]:
     """(text, encoding) by its mark, by what HTTP (`charset`) or the page itself says, or by what its bytes look like.
 
     Any bytes at all are text in an encoding of one byte a character. One that is named is therefore believed only of
@@ -119,7 +121,7 @@ def decode(data: bytes, charset: str) -> tuple[str, str]:
     raise RecordError("bad_encoding", f"neither UTF-8 nor {', '.join(named) or 'any other encoding'}")
 
 
-def detected(sample: bytes) -> str:
+def detect_script(sample: bytes) -> str:
     """Python's name of an encoding, where both detectors read the same; "" otherwise."""
     from charset_normalizer import from_bytes  # rarely needed
 

@@ -16,7 +16,7 @@ from posixpath import normpath
 from urllib.parse import unquote, urlsplit
 
 from manifests.errors import RecordError
-from pipelines.ingest.suffixes import VIDEOS
+from pipelines.ingest.formats.suffixes import VIDEOS
 
 _ALT = r"\[(?P<alt>(?:[^\[\]]|\[[^\[\]]{0,500}\]){0,2000})\]"
 _TARGET = (
@@ -43,7 +43,7 @@ _FRONT = re.compile(r"\A---\n(?P<front>(?:(?!---\n).*\n){0,200})---\n")
 
 
 @dataclass(frozen=True)
-class Link:
+class MediaLink:
     """A medium in the text. `alt` stays in the document whether or not the medium does."""
 
     target: str
@@ -51,17 +51,17 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Interleaved:
+class InterleavedText:
     title: str | None
     """From the front matter, which is no text."""
-    pieces: tuple[str | Link, ...]
+    pieces: tuple[str | MediaLink, ...]
 
     @property
-    def links(self) -> tuple[Link, ...]:
-        return tuple(piece for piece in self.pieces if isinstance(piece, Link))
+    def links(self) -> tuple[MediaLink, ...]:
+        return tuple(piece for piece in self.pieces if isinstance(piece, MediaLink))
 
 
-def read(text: str) -> Interleaved:
+def read_markdown(text: str) -> InterleavedText:
     title = None
     if front := _FRONT.match(text):
         found = re.search(r"^title:[ \t]*(.{1,300})$", front["front"], re.MULTILINE)
@@ -70,7 +70,7 @@ def read(text: str) -> Interleaved:
     shown, code = _set_code_aside(text)
     shown = _LINKED.sub(r"\1", _COMMENT.sub("", shown))
     definitions = {one["label"].casefold(): one["target"] for one in _DEFINITION.finditer(shown)}
-    pieces: list[str | Link] = []
+    pieces: list[str | MediaLink] = []
     at = 0
     for start, stop, link in _links(shown, definitions):
         if start < at:
@@ -78,10 +78,10 @@ def read(text: str) -> Interleaved:
         pieces += [_put_code_back(shown[at:start], code), link]
         at = stop
     pieces.append(_put_code_back(shown[at:], code))
-    return Interleaved(title, tuple(piece for piece in pieces if piece))
+    return InterleavedText(title, tuple(piece for piece in pieces if piece))
 
 
-def resolve(target: str, document: str) -> str:
+def resolve_target(target: str, document: str) -> str:
     """The path, relative to the folder that was ingested, of what `document` (such a path too) links to.
 
     Raises RecordError: `remote_media` for other schemes and hosts, `outside_folder` for paths that leave it.
@@ -100,31 +100,33 @@ def resolve(target: str, document: str) -> str:
     return joined
 
 
-def _links(text: str, definitions: dict[str, str]) -> Iterator[tuple[int, int, Link]]:
+def _links(text: str, definitions: dict[str, str]) -> Iterator[tuple[int, int, MediaLink]]:
     found = [*_bracketed(text, definitions), *_tags(text)]
     yield from sorted(found, key=lambda one: one[0])
 
 
-def _bracketed(text: str, definitions: dict[str, str]) -> Iterator[tuple[int, int, Link]]:
+def _bracketed(text: str, definitions: dict[str, str]) -> Iterator[tuple[int, int, MediaLink]]:
     for match in _IMAGE.finditer(text):
         target = match["angle"] or match["target"] or definitions.get((match["label"] or match["alt"]).casefold())
         if target is not None:
             alt = match["alt"].strip() or _attributes(match["attributes"] or "").get("alt", "")
-            yield match.start(), match.end(), Link(target, " ".join(alt.split()))
+            yield match.start(), match.end(), MediaLink(target, " ".join(alt.split()))
     for match in _CLIP.finditer(text):
         target = match["angle"] or match["target"]
         if target.lower().endswith(VIDEOS):
-            yield match.start(), match.end(), Link(target, " ".join(match["alt"].split()))
+            yield match.start(), match.end(), MediaLink(target, " ".join(match["alt"].split()))
 
 
-def _tags(text: str) -> Iterator[tuple[int, int, Link]]:
+def _tags(text: str) -> Iterator[tuple[int, int, MediaLink]]:
     """`<img>` and `<video>`; of a video with several sources the first, and the whole element is replaced."""
     opened: tuple[int, int] | None = None
-    video: Link | None = None
+    video: MediaLink | None = None
     for match in _TAG.finditer(text):
         tag = (match["tag"] or "/video").lower()
         attributes = _attributes(match["inside"] or "")
-        link = Link(attributes["src"], " ".join(attributes.get("alt", "").split())) if attributes.get("src") else None
+        link = (
+            MediaLink(attributes["src"], " ".join(attributes.get("alt", "").split())) if attributes.get("src") else None
+        )
         if tag == "img" and link:
             yield *match.span(), link
         elif tag == "video":

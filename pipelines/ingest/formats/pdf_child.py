@@ -23,7 +23,7 @@ MOST_TEXT_CHARACTERS = 1_000_000
 POINTS_AN_INCH = 72
 
 
-def look(path: str) -> tuple[int, str]:
+def document_info(path: str) -> tuple[int, str]:
     """(number of pages, title). Raises RecordError: encrypted_pdf, bad_pdf, too_large."""
     document = _open(path, Path(path).stat().st_mtime_ns)
     pages = len(document)
@@ -34,7 +34,7 @@ def look(path: str) -> tuple[int, str]:
     return pages, _clean(document.get_metadata_dict().get("Title", ""))[:500].strip()
 
 
-def page(path: str, number: int, dpi: int) -> tuple[bytes, int, int, str]:
+def draw_page(path: str, number: int, dpi: int) -> tuple[bytes, int, int, str]:
     """(PNG, width, height, text) of a page, counted from 0. Raises RecordError `bad_page`."""
     document = _open(path, Path(path).stat().st_mtime_ns)
     try:

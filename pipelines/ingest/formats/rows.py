@@ -21,9 +21,9 @@ import zstandard
 from manifests.errors import RecordError
 from manifests.records import Json
 from pipelines.ingest.formats import text
+from pipelines.ingest.formats.file import FilePiece
 from pipelines.ingest.formats.media import child
-from pipelines.ingest.suffixes import COLUMNS, TRAJECTORIES
-from pipelines.ingest.walk import Piece
+from pipelines.ingest.formats.suffixes import COLUMNAR, TRAJECTORIES
 
 MOST_ROW_BYTES = 16 << 20
 MOST_WHOLE_BYTES = 64 << 20
@@ -39,9 +39,9 @@ Row = tuple[str, Callable[[], Json]]
 """Where it stands inside its file, and the function that parses it."""
 
 
-def rows(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
+def read_rows(path: Path, suffix: str, piece: FilePiece) -> Iterator[Row]:
     """The rows of one piece of a file, in order."""
-    if suffix in COLUMNS:
+    if suffix in COLUMNAR:
         yield from _columns(path)
         return
     with path.open("rb") as file:
@@ -63,7 +63,7 @@ def rows(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
 def _columns(path: Path) -> Iterator[Row]:
     """Rows of Parquet and Arrow files. What is wrong in a row group costs the rest of that group."""
     try:
-        batches = child().call("pipelines.ingest.formats.tables_child:batches", str(path))
+        batches = child().call("pipelines.ingest.formats.tables_child:count_batches", str(path))
     except RecordError as error:
         yield _failed(error)
         return
@@ -71,17 +71,20 @@ def _columns(path: Path) -> Iterator[Row]:
         start = 0
         while start >= 0:
             try:
-                after, found = child().call("pipelines.ingest.formats.tables_child:rows", str(path), batch, start)
+                after, found = child().call("pipelines.ingest.formats.tables_child:batch_rows", str(path), batch, start)
             except RecordError as error:
                 yield f"#{batch}.{start}", partial(_refuse, error.reason, error.message)
                 break
             for number, row in enumerate(found, start):
                 at = f"#{batch}.{number}"
-                yield at, partial(parse, row) if row else partial(_refuse, "too_large", "a row with too many bytes")
+                yield (
+                    at,
+                    partial(parse_json, row) if row else partial(_refuse, "too_large", "a row with too many bytes"),
+                )
             start = after
 
 
-def parse(data: bytes | str) -> Json:
+def parse_json(data: bytes | str) -> Json:
     """JSON as the standard has it. Raises RecordError for everything else, NaN and bottomless nesting included."""
     try:
         value = json.loads(data if isinstance(data, str) else data.decode("utf-8-sig"), parse_constant=_no_constant)
@@ -208,10 +211,10 @@ def _json_lines(blocks: Iterator[bytes], first_line: int) -> Iterator[Row]:
         if line is None:
             yield f"#{number}", partial(_refuse, "too_large", f"a line of more than {MOST_ROW_BYTES} bytes")
         elif line.strip():
-            yield f"#{number}", partial(parse, line)
+            yield f"#{number}", partial(parse_json, line)
 
 
-def whole(path: Path, suffix: str, piece: Piece) -> bytes:
+def read_unpacked(path: Path, suffix: str, piece: FilePiece) -> bytes:
     """All that a file holds, unpacked. Raises RecordError: too_large, damaged_gzip, decompression_bomb."""
     data: list[bytes] = []
     length = 0
@@ -227,9 +230,9 @@ def whole(path: Path, suffix: str, piece: Piece) -> bytes:
     return b"".join(data)
 
 
-def _whole_text(path: Path, suffix: str, piece: Piece) -> str | RecordError:
+def _whole_text(path: Path, suffix: str, piece: FilePiece) -> str | RecordError:
     try:
-        return text.decode(whole(path, suffix, piece))[0]
+        return text.decode_text(read_unpacked(path, suffix, piece))[0]
     except RecordError as error:
         return error
 
@@ -238,7 +241,7 @@ def _failed(error: RecordError) -> Row:
     return "", partial(_refuse, error.reason, error.message)
 
 
-def _whole_file_lines(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
+def _whole_file_lines(path: Path, suffix: str, piece: FilePiece) -> Iterator[Row]:
     content = _whole_text(path, suffix, piece)
     if isinstance(content, RecordError):
         yield _failed(content)
@@ -246,7 +249,7 @@ def _whole_file_lines(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
         yield from _json_lines(iter([content.encode()]), 1)
 
 
-def _json_or_lines(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
+def _json_or_lines(path: Path, suffix: str, piece: FilePiece) -> Iterator[Row]:
     """A `.json` file is one value, whose items are the rows; or, often enough, JSON lines under another name."""
     content = _whole_text(path, suffix, piece)
     if isinstance(content, RecordError):
@@ -254,14 +257,14 @@ def _json_or_lines(path: Path, suffix: str, piece: Piece) -> Iterator[Row]:
         return
     first = next((line for line in content.splitlines() if line.strip()), "")
     try:
-        value = parse(first)
+        value = parse_json(first)
     except RecordError:
         value = None
     if isinstance(value, dict) and len(first) < len(content.strip()):
         yield from _json_lines(iter([content.encode()]), 1)
         return
     try:
-        value = parse(content)
+        value = parse_json(content)
     except RecordError as error:
         yield _failed(error)
         return
@@ -279,7 +282,7 @@ def _named(key: str, item: dict[str, Json]) -> Json:
     return {"video": key} | item if timed else item
 
 
-def _table(path: Path, suffix: str, delimiter: str, piece: Piece) -> Iterator[Row]:
+def _table(path: Path, suffix: str, delimiter: str, piece: FilePiece) -> Iterator[Row]:
     """Rows as maps from the header's names; the row number counts records, as cells may hold line ends."""
     content = _whole_text(path, suffix, piece)
     if isinstance(content, RecordError):

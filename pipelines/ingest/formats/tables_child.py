@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from manifests.errors import RecordError
 from manifests.records import Json
-from pipelines.ingest.annotations.fields import MEDIA
+from pipelines.ingest.formats.suffixes import MEDIA_FIELDS
 
 MOST_ROW_BYTES = 48 << 20
 """As JSON, pictures in it."""
@@ -29,7 +29,7 @@ ROWS_AT_ONCE = 64
 """That are decoded together; a batch or row group may hold any number."""
 
 
-def batches(path: str) -> int:
+def count_batches(path: str) -> int:
     """How many row groups or record batches a file has. Raises RecordError `bad_table`."""
     try:
         return _open(path, Path(path).stat().st_mtime_ns)[1]
@@ -37,7 +37,7 @@ def batches(path: str) -> int:
         raise RecordError("bad_table", _short(error)) from None
 
 
-def rows(path: str, batch: int, start: int) -> tuple[int, list[bytes]]:
+def batch_rows(path: str, batch: int, start: int) -> tuple[int, list[bytes]]:
     """(row to go on from or -1, rows as JSON from `start` of a batch; nothing for one that is too large).
 
     Raises RecordError `bad_table`.
@@ -109,7 +109,7 @@ def _plain(value: Any, name: str) -> Json:
         case float():
             return value if math.isfinite(value) else None
         case bytes():
-            return _uri(value) if name in MEDIA else None
+            return _uri(value) if name in MEDIA_FIELDS else None
         case {"bytes": bytes(data), "path": _}:
             return _uri(data)
         case {"bytes": None, "path": str(path)}:

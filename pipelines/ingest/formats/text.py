@@ -12,7 +12,7 @@ import codecs
 import re
 
 from manifests.errors import RecordError
-from pipelines.ingest.formats import html
+from pipelines.ingest.formats.html import detect_encoding
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -31,7 +31,7 @@ MOST_HIGH_BYTES = 0.3
 """Share of non-ASCII bytes up to which a Western one-byte encoding is believed: French and Finnish reach 0.05."""
 
 
-def decode(data: bytes) -> tuple[str, str]:
+def decode_text(data: bytes) -> tuple[str, str]:
     """(text with `\\n` line ends, name of the encoding). Raises RecordError: empty_file, binary, bad_encoding."""
     if not data:
         raise RecordError("empty_file", "0 bytes")
@@ -46,7 +46,7 @@ def decode(data: bytes) -> tuple[str, str]:
         first = error.start
     high = sum(byte > 127 for byte in data) / len(data)
     if high > MOST_HIGH_BYTES:
-        encoding = html.detected(data) if high * len(data) >= LEAST_HIGH_BYTES else ""
+        encoding = detect_encoding(data) if high * len(data) >= LEAST_HIGH_BYTES else ""
         if encoding:
             return _lines(_strict(data, encoding)), encoding
         raise RecordError("bad_encoding", f"not UTF-8 at offset {first}, and {high:.0%} of the bytes are not ASCII")
@@ -67,7 +67,7 @@ def _sense(data: bytes, encoding: str) -> float:
     return sum(character.isalpha() or character == "\u2019" for character in inside) / len(inside) if inside else 1.0
 
 
-def check(text: str) -> str:
+def check_text(text: str) -> str:
     """`text`, if it can be written down again. Raises RecordError: lone_surrogate, binary."""
     try:
         text.encode("utf-8")
@@ -85,7 +85,7 @@ def printable(words: str) -> str:
 
 def _strict(data: bytes, encoding: str) -> str:
     try:
-        return check(data.decode(encoding))
+        return check_text(data.decode(encoding))
     except UnicodeDecodeError as error:
         raise RecordError("bad_encoding", f"not {encoding} at offset {error.start}") from None
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from manifests.errors import RecordError
-from pipelines.ingest.formats import gzip_members as members
-from pipelines.ingest.formats import text
-from pipelines.ingest.formats.captured import Captured
-from pipelines.ingest.walk import Piece
+from pipelines.ingest.formats import gzip_members, text
+from pipelines.ingest.formats.file import FilePiece
+from pipelines.ingest.formats.html import CrawlRecord
 
 MOST_RECORD_BYTES = 16 << 20
 MOST_HEADER_BYTES = 64 << 10
@@ -33,11 +32,11 @@ _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _KINDS = ("warcinfo", "request", "metadata", "revisit", "continuation")
 
 
-Record = tuple[str, Captured | str | RecordError]
+Record = tuple[str, CrawlRecord | str | RecordError]
 """Where it stands inside its file; and what it is, or why nobody wants it, or what is wrong with it."""
 
 
-def records(path: Path, packed: bool, piece: Piece) -> Iterator[Record]:
+def records(path: Path, packed: bool, piece: FilePiece) -> Iterator[Record]:
     """The records of one piece of an archive, in order. Places are offsets of gzip members or of plain bytes; a second
     record of one member has its offset there behind a `+`."""
     with path.open("rb") as file:
@@ -60,16 +59,16 @@ def _go_on(stream: _Stream) -> Generator[Record, None, bool]:
     """Pass over what makes no sense, to the next record. Returns whether there is one; tears on the way are told."""
     while True:
         try:
-            return stream.find(members.NEXT)
+            return stream.find(gzip_members.NEXT)
         except RecordError as error:
             yield stream.place(), error
 
 
-def _record(stream: _Stream) -> Captured | str | RecordError:
+def _record(stream: _Stream) -> CrawlRecord | str | RecordError:
     """Raises RecordError where it is unclear what follows."""
     head = stream.take_through(_HEADER_LINE, MOST_HEADER_BYTES)
-    arc = members.ARC.fullmatch(head)
-    if arc is None and members.WARC.fullmatch(head) is None:
+    arc = gzip_members.ARC.fullmatch(head)
+    if arc is None and gzip_members.WARC.fullmatch(head) is None:
         raise RecordError("bad_record", "neither a WARC nor an ARC record begins here")
     fields = {} if arc else _fields(stream.take_through(_HEADER_END, MOST_HEADER_BYTES))
     length = (arc["length"].decode() if arc else fields.get("content-length", "")).strip()
@@ -94,11 +93,11 @@ def _record(stream: _Stream) -> Captured | str | RecordError:
         if url.startswith("dns:"):
             return "archive_dns"
         is_http = block.startswith(b"HTTP/")
-        return Captured(url, date, is_http, kind, block)
+        return CrawlRecord(url, date, is_http, kind, block)
     url = fields.get("warc-target-uri", "").strip("<> ")
     kind = fields.get("content-type", "").lower()
     is_http = kind.startswith("application/http")
-    return Captured(url, fields.get("warc-date", "").strip(), is_http, kind.partition(";")[0].strip(), block)
+    return CrawlRecord(url, fields.get("warc-date", "").strip(), is_http, kind.partition(";")[0].strip(), block)
 
 
 def _unwanted(fields: dict[str, str]) -> str:
@@ -142,7 +141,7 @@ def _unpacked(file: BinaryIO, start: int, stop: int) -> Iterator[_Block]:
     while at is not None and at < stop:
         file.seek(at)
         end = yield from _member(file, at, stop)
-        at = end if end is not None else members.find(file, at + 1, stop)
+        at = end if end is not None else gzip_members.find(file, at + 1, stop)
 
 
 def _member(file: BinaryIO, at: int, stop: int) -> Generator[_Block, None, int | None]:
@@ -266,7 +265,7 @@ class _Stream:
         while True:
             if self._fresh and self._held:
                 self._fresh = False
-                if members.START.match(self._held):
+                if gzip_members.START.match(self._held):
                     return True
             if match := start.search(self._held):
                 self._pass(match.start())

@@ -22,8 +22,8 @@ from braceexpand import braceexpand
 from manifests.errors import ManifestError, StoreError
 from manifests.load import schema
 from manifests.records import canonical_json, digest
-from pipelines.ingest.annotations.fields import Rights
-from pipelines.ingest.documents import refuse
+from pipelines.ingest.annotations.fields import RecordRights
+from pipelines.ingest.readers.context import refuse
 from pipelines.ingest.tars import energon
 from pipelines.ingest.tars.field_map import Fields, is_place
 from pipelines.ingest.tars.layouts import Layout, Rules, adopted, judge
@@ -112,7 +112,7 @@ class IngestTars:
         files = open_files(tar.folder).uncached()
         if fingerprint(files, tar.path, tar.size)[1] != tar.fingerprint:
             raise _changed(tar)
-        rights = Rights(self.licence, self.origin, self.consent)
+        rights = RecordRights(self.licence, self.origin, self.consent)
         rules = Rules(task.node, self.text_domain, self.layout, tar.fields, rights)
         named = tar.fields.endings
         walk = Walk(files, tar.path, partial(wanted, named))

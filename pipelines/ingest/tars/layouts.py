@@ -21,7 +21,7 @@ from typing import Literal
 from manifests.errors import RecordError
 from manifests.records import Document, Json, Media, record_id
 from pipelines.ingest.annotations import conversations, fields
-from pipelines.ingest.annotations.fields import Rights
+from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.formats import media, rows
 from pipelines.ingest.tars.field_map import Fields, access, exact_path, options, value_at
 from pipelines.ingest.tars.members import Sample, medium_kind, split
@@ -44,7 +44,7 @@ class Rules:
     text_domain: str
     layout: Layout
     fields: Fields
-    rights: Rights
+    rights: RecordRights
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def adopted(sample: Sample, locator: str, expected: Expected, rules: Rules) -> A
         raise RecordError("no_media", f"only {', '.join(sample.members) or 'no members'}, others here have media")
     if rules.fields.text:
         recipe, texts = _named(sample, record, rules.fields, len(found))
-    elif conversations.holds_one(record):
+    elif conversations.holds_conversation(record):
         recipe, texts = _talk(sample, record, found)
     elif expected.layout == "interleaved":
         recipe, texts = _in_order(sample, record, found)
@@ -134,7 +134,7 @@ def _checked(member: Member) -> Media:
     assert member.payload is not None
     keyed = split(member.name)
     is_video = keyed is not None and medium_kind(keyed[1]) == "video"
-    return media.video(member.payload) if is_video else media.image(member.payload)
+    return media.make_video(member.payload) if is_video else media.make_image(member.payload)
 
 
 def _media(sample: Sample, wanted: Fields) -> list[Member]:
@@ -152,17 +152,17 @@ def _by_number(ending: str) -> list[tuple[int, int, str]]:
 
 def _json(sample: Sample, ending: str = "json") -> Json:
     member = sample.members.get(ending)
-    return None if member is None or member.payload is None else rows.parse(member.payload)
+    return None if member is None or member.payload is None else rows.parse_json(member.payload)
 
 
-def _rights(sample: Sample, record: Json, wanted: Fields) -> Rights:
+def _rights(sample: Sample, record: Json, wanted: Fields) -> RecordRights:
     named: dict[str, Json] = {}
     for name in ("licence", "origin", "consent"):
         for place in options(getattr(wanted, name)) if getattr(wanted, name) else ():
             ending, path = access(place)
             found = value_at(_json(sample, ending), path) if path else _text_of(sample, ending)
             named[name] = found if named.get(name) is None else named[name]
-    return fields.rights(named).or_else(fields.rights(record))
+    return fields.record_rights(named).or_else(fields.record_rights(record))
 
 
 def _text_of(sample: Sample, ending: str) -> str | None:
@@ -237,7 +237,7 @@ def _notes(record: Json, number: int) -> dict[str, Note]:
 
 def _talk(sample: Sample, record: Json, found: list[Member]) -> tuple[Recipe, list[Member]]:
     """A conversation: its words are stretches of values in the JSON, its notes say who says them."""
-    names = list(dict.fromkeys([*fields.references(record), *conversations.references(record)]))
+    names = list(dict.fromkeys([*fields.media_references(record), *conversations.conversation_media(record)]))
     if found and not names:  # the tar says by itself which media belong to it
         names = [member.name for member in found]
         record = record | {"images": names}
@@ -248,7 +248,7 @@ def _talk(sample: Sample, record: Json, found: list[Member]) -> tuple[Recipe, li
             raise RecordError("missing_media", f"{target[:60]!r} is no member of the sample")
         return Media(str(homes[target].offset), "image", "", 1, 1)
 
-    talk = conversations.read(record, load)
+    talk = conversations.read_conversation(record, load)
     words = Words(_json(sample))
     by_offset = {str(member.offset): member for member in found}
     found[:] = [by_offset[part.digest] for part in talk.parts if isinstance(part, Media)]

@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pipelines.ingest.suffixes import READERS
-from pipelines.ingest.walk import printable
+from pipelines.ingest.formats.file import printable_path
+from pipelines.ingest.formats.suffixes import MEDIA_KINDS
 from stores.media import image as images
 from stores.media import video as videos
 from stores.shards.scan_tar import Damage, Member
@@ -49,8 +49,7 @@ def split(name: str) -> tuple[str, str] | None:
 
 def medium_kind(ending: str) -> str | None:
     """image, video, or None."""
-    reader = READERS.get("." + ending.rpartition(".")[2])
-    return reader if reader in ("image", "video") else None
+    return MEDIA_KINDS.get("." + ending.rpartition(".")[2])
 
 
 def wanted(named: Collection[str], name: str, size: int) -> bool:
@@ -97,7 +96,7 @@ def samples(members: Iterable[Member | Damage], named: Collection[str]) -> Itera
         keyed = split(member.name)
         if keyed is None or member.what == "folder":
             if member.what != "folder" and not _META.match(member.name):
-                yield printable(member.name)
+                yield printable_path(member.name)
             continue
         key, ending = keyed
         if sample is None or sample.key != key:
@@ -113,7 +112,7 @@ def samples(members: Iterable[Member | Damage], named: Collection[str]) -> Itera
 
 
 def _add(sample: Sample, ending: str, member: Member, limit: int) -> None:
-    name = printable(member.name)
+    name = printable_path(member.name)
     if problem := _bad_name(member.name):
         return sample.spoil("bad_name", f"{name[:200]}: {problem}")
     if member.what != "file":

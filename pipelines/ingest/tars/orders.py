@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from manifests.records import Json
-from pipelines.ingest.annotations import fields
+from pipelines.ingest.formats.suffixes import MEDIA_FIELDS
 from pipelines.ingest.tars.field_map import value_at
 from pipelines.ingest.tars.members import medium_kind
 
@@ -55,7 +55,7 @@ def in_order(record: Json) -> Iterator[Item]:
         if isinstance(item, str):
             yield ("image", item) if medium_kind(item) else ("text", (*path, at))
         elif isinstance(item, dict):
-            name = next((item[key] for key in fields.MEDIA if isinstance(item.get(key), str) and item[key]), None)
+            name = next((item[key] for key in MEDIA_FIELDS if isinstance(item.get(key), str) and item[key]), None)
             if name is not None:
                 yield "image", name
             if isinstance(item.get("text"), str) and item["text"]:

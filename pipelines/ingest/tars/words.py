@@ -26,9 +26,9 @@ def located(record: Json, number: int) -> tuple[tuple[Piece, ...], tuple[int, in
     The values are numbered by marks, and the marks are looked for in what the rules make of such a record: so these
     need not be written twice. Raises RecordError where a value is changed on its way.
     """
-    found = fields.find(record)
+    found = fields.find_text(record)
     leaves = list(values_of(record))
-    marked = fields.find(_with_marks(record, iter(range(len(leaves)))))
+    marked = fields.find_text(_with_marks(record, iter(range(len(leaves)))))
     pieces: list[Piece] = []
     begins: list[int] = []
     at = 0

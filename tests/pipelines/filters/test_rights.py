@@ -13,7 +13,7 @@ from manifests.records import Document, Drop, Json, Text, record_id
 from pipelines.filters.filter import Filter
 from pipelines.filters.rights import RequiredRights
 from pipelines.ingest.annotations import fields
-from pipelines.ingest.annotations.fields import Rights
+from pipelines.ingest.annotations.fields import RecordRights
 from tests.pipelines.dag.test_run import head, run
 
 DAG = """
@@ -37,21 +37,21 @@ def document(licence: str = "", origin: str = "", consent: str = "", domain: str
     [
         (
             {"license": "MIT", "url": "https://a.example/1", "consent": "opt-in"},
-            Rights("MIT", "https://a.example/1", "opt-in"),
+            RecordRights("MIT", "https://a.example/1", "opt-in"),
         ),
-        ({"licence": " CC0-1.0 ", "license": "MIT"}, Rights("CC0-1.0")),
-        ({"origin": "archive", "source_url": "x"}, Rights("", "archive")),
-        ({"consent": True}, Rights("", "", "true")),
-        ({"licence": 7, "url": "x" * 501, "consent": "\ud800"}, Rights()),
-        ("only text", Rights()),
+        ({"licence": " CC0-1.0 ", "license": "MIT"}, RecordRights("CC0-1.0")),
+        ({"origin": "archive", "source_url": "x"}, RecordRights("", "archive")),
+        ({"consent": True}, RecordRights("", "", "true")),
+        ({"licence": 7, "url": "x" * 501, "consent": "\ud800"}, RecordRights()),
+        ("only text", RecordRights()),
     ],
 )
-def test_a_record_says_whose_it_is(record: Json, said: Rights) -> None:
-    assert fields.rights(record) == said
+def test_a_record_says_whose_it_is(record: Json, said: RecordRights) -> None:
+    assert fields.record_rights(record) == said
 
 
 def test_what_a_record_says_comes_before_what_the_node_says() -> None:
-    assert Rights("MIT").or_else(Rights("CC0-1.0", "here")) == Rights("MIT", "here")
+    assert RecordRights("MIT").or_else(RecordRights("CC0-1.0", "here")) == RecordRights("MIT", "here")
 
 
 @pytest.mark.parametrize(

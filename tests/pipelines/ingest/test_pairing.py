@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pipelines.ingest import pairing, walk
 from pipelines.ingest.folder import units
-from pipelines.ingest.pairing import Item
-from pipelines.ingest.suffixes import CUT_AT_LINES
+from pipelines.ingest.formats.file import FolderFile
+from pipelines.ingest.formats.suffixes import CUT_AT_LINES
+from pipelines.ingest.readers.context import FolderItem
 
 SUFFIXES = (".txt", ".jpg", ".png", ".mp4", ".json", ".xml", ".caption", ".md", ".jsonl", ".csv", ".pdf", ".py", "")
 names = st.builds(
@@ -33,8 +34,8 @@ def content(name: str, shown: list[str]) -> str:
             return f"of {name}"
 
 
-def items_of(folder: Path) -> tuple[list[walk.File], list[Item]]:
-    found, refused = walk.walk(folder, [], CUT_AT_LINES)
+def items_of(folder: Path) -> tuple[list[FolderFile], list[FolderItem]]:
+    found, refused = walk.walk_folder(folder, [], CUT_AT_LINES)
     return found, pairing.pair(folder, found, refused, ())
 
 
@@ -49,7 +50,7 @@ def test_every_file_is_in_some_item_and_every_item_in_one_unit(chosen: set[str])
     assert {file.path for file in found} == chosen
     covered = {item.file.path for item in items if item.file}
     covered |= {caption.path for item in items for caption in item.captions}
-    covered |= {one.path for item in items for one in (item.media or {}).values() if pairing.is_medium(one)}
+    covered |= {one.path for item in items for one in (item.media or {}).values() if one.is_medium}
     assert covered == chosen
     locators = [item.locator for item in items]
     assert locators == sorted(set(locators))

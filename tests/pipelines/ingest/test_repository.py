@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from manifests.errors import RecordError
 from manifests.records import Json
 from pipelines.ingest import walk
+from pipelines.ingest.formats.file import FolderFile
 from pipelines.ingest.repository import IngestRepository, joined, ordered, thread
 from tests.pipelines.ingest.ingested import aside, documents, worked
 
@@ -36,7 +37,7 @@ CODE = {
 
 
 def order(folder: Path) -> list[str]:
-    found, _ = walk.walk(folder, [], frozenset())
+    found, _ = walk.walk_folder(folder, [], frozenset())
     return [file.path for file in ordered(folder, found)]
 
 
@@ -118,7 +119,7 @@ def test_rows_that_say_nothing_are_refused(row: Json) -> None:
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 12))
 def test_groups_hold_all_files_in_order_and_no_more_than_the_limit(sizes: list[int], most: int) -> None:
-    made = [walk.File(str(i), size, 0, ()) for i, size in enumerate(sizes)]
+    made = [FolderFile(str(i), size, 0, ()) for i, size in enumerate(sizes)]
     groups = list(joined(made, most))
     assert [file for group in groups for file in group] == made
     assert all(len(group) == 1 or sum(file.size for file in group) <= most for group in groups)

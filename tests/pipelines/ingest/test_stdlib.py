@@ -8,7 +8,7 @@ import pytest
 
 from manifests.records import Document
 from pipelines.dag.unit import Attempts, StoreTask
-from pipelines.ingest.stdlib import IngestStdlib, Source
+from pipelines.ingest.stdlib import IngestStdlib, LibraryFile
 from pipelines.node import UnitTask
 from stores.store import Store
 
@@ -33,7 +33,7 @@ def sources(node: IngestStdlib) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"topics": set(), "docstrings": set(), "source": set()}
     for unit in node.survey("own", {}).units:
         for source in unit.data:
-            assert isinstance(source, Source)
+            assert isinstance(source, LibraryFile)
             found[source.use].add(source.path)
     return found
 

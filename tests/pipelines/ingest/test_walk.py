@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from manifests.errors import ManifestError, RecordError, StoreError
 from pipelines.ingest import walk
-from pipelines.ingest.suffixes import CUT_AT_LINES
+from pipelines.ingest.formats.file import check_unchanged, read_file
+from pipelines.ingest.formats.suffixes import CUT_AT_LINES
 
 
 def test_every_file_is_listed_once_with_its_digest(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_every_file_is_listed_once_with_its_digest(tmp_path: Path) -> None:
     (tmp_path / "b" / "two.txt").write_bytes(b"two")
     (tmp_path / "one.txt").write_bytes(b"one")
     (tmp_path / ".hidden").write_bytes(b"no")
-    found, refused = walk.walk(tmp_path, [], CUT_AT_LINES)
+    found, refused = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
     assert [file.path for file in found] == ["b/two.txt", "one.txt"]
     assert found[1].digest == hashlib.sha256(b"one").hexdigest()
     assert refused == []
@@ -38,7 +39,7 @@ def test_what_is_no_file_of_the_folder_is_refused_by_name(tmp_path: Path) -> Non
     (data / "loop").symlink_to(data)
     (data / "itself.txt").symlink_to("itself.txt")
     os.mkfifo(data / "pipe.txt")
-    found, refused = walk.walk(data, [], CUT_AT_LINES)
+    found, refused = walk.walk_folder(data, [], CUT_AT_LINES)
     assert found == []
     assert {one.path: one.reason for one in refused} == {
         "out.txt": "symlink_outside",
@@ -51,21 +52,21 @@ def test_what_is_no_file_of_the_folder_is_refused_by_name(tmp_path: Path) -> Non
 
 def test_names_that_are_not_text_get_a_printable_locator(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"bad\xff.txt")).write_bytes(b"x")
-    found, _ = walk.walk(tmp_path, [], CUT_AT_LINES)
+    found, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
     assert found[0].locator == "bad\\xff.txt"
-    assert walk.read(tmp_path, found[0], 10) == b"x"
+    assert read_file(tmp_path, found[0], 10) == b"x"
 
 
 def test_excluded_patterns_are_left_out(tmp_path: Path) -> None:
     for name in ("a.txt", "a.csv"):
         (tmp_path / name).write_bytes(b"x")
-    found, _ = walk.walk(tmp_path, ["*.csv"], CUT_AT_LINES)
+    found, _ = walk.walk_folder(tmp_path, ["*.csv"], CUT_AT_LINES)
     assert [file.path for file in found] == ["a.txt"]
 
 
 def test_a_missing_folder_is_a_manifest_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such file"):
-        walk.walk(tmp_path / "nothing", [], CUT_AT_LINES)
+        walk.walk_folder(tmp_path / "nothing", [], CUT_AT_LINES)
 
 
 @given(st.lists(st.binary(max_size=12), max_size=30), st.integers(1, 40))
@@ -91,7 +92,7 @@ def test_wide_characters_are_never_cut_between_two_bytes(tmp_path: Path, monkeyp
     content = "line\n" * 20
     (tmp_path / "wide.txt").write_bytes(content.encode("utf-16"))
     (tmp_path / "plain.txt").write_bytes(content.encode())
-    found, _ = walk.walk(tmp_path, [], CUT_AT_LINES)
+    found, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
     assert [len(file.pieces) for file in found] == [10, 1]
 
 
@@ -105,7 +106,7 @@ def test_folders_deeper_than_pythons_stack_are_walked(tmp_path: Path) -> None:
         Path("deep.txt").write_text("x")
     finally:
         os.chdir(here)
-    found, refused = walk.walk(tmp_path, [], CUT_AT_LINES)
+    found, refused = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
     subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest's own cleaning up would recurse
     assert [file.path for file in found] == ["d/" * 1200 + "deep.txt"] and refused == []
 
@@ -113,23 +114,23 @@ def test_folders_deeper_than_pythons_stack_are_walked(tmp_path: Path) -> None:
 def test_a_single_file_is_a_folder_of_one(tmp_path: Path) -> None:
     for name in ("one.txt", "two.txt"):
         (tmp_path / name).write_bytes(b"x")
-    found, _ = walk.walk(tmp_path / "one.txt", [], CUT_AT_LINES)
+    found, _ = walk.walk_folder(tmp_path / "one.txt", [], CUT_AT_LINES)
     assert [file.path for file in found] == ["one.txt"]
 
 
 def test_a_file_that_is_gone_when_its_turn_comes_ends_the_run_in_words(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"x")
-    found, _ = walk.walk(tmp_path, [], CUT_AT_LINES)
+    found, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
     (tmp_path / "a.txt").unlink()
     with pytest.raises(StoreError, match="changed while"):
-        walk.check(tmp_path, found[0])
+        check_unchanged(tmp_path, found[0])
 
 
 def test_reading_is_bounded_and_notices_changes(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"12345")
-    found, _ = walk.walk(tmp_path, [], CUT_AT_LINES)
+    found, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
     with pytest.raises(RecordError, match="5 bytes"):
-        walk.read(tmp_path, found[0], 4)
+        read_file(tmp_path, found[0], 4)
     (tmp_path / "a.txt").write_bytes(b"123456")
     with pytest.raises(StoreError, match="changed"):
-        walk.read(tmp_path, found[0], 100)
+        read_file(tmp_path, found[0], 100)

@@ -162,9 +162,9 @@ TWO = (Call("f", '{"x":  1}'), Call("g", '{"y": "é"}'))
     ids=["openai", "sharegpt", "tags", "function_call", "query", "trajectory", "question"],
 )
 def test_every_form_gives_the_same_kind_of_conversation(row: dict[str, Json], expected: Conversation) -> None:
-    assert conversations.holds_one(row)
-    assert conversations.read(row, load) == expected
-    assert conversations.read(json.loads(json.dumps(row)), load) == expected
+    assert conversations.holds_conversation(row)
+    assert conversations.read_conversation(row, load) == expected
+    assert conversations.read_conversation(json.loads(json.dumps(row)), load) == expected
 
 
 def shown(*names: str) -> list[str]:
@@ -198,7 +198,7 @@ def shown(*names: str) -> list[str]:
     ],
 )
 def test_media_stand_where_the_row_says(row: dict[str, Json], order: list[str]) -> None:
-    (message,) = conversations.read(row, load).messages
+    (message,) = conversations.read_conversation(row, load).messages
     assert [part.text if isinstance(part, Text) else part.digest for part in message.content] == order
 
 
@@ -234,9 +234,9 @@ U, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
     ],
 )
 def test_malformed_conversations_are_refused_with_a_reason(row: dict[str, Json], reason: str) -> None:
-    assert conversations.holds_one(row)
+    assert conversations.holds_conversation(row)
     with pytest.raises(RecordError) as caught:
-        conversations.read(row, load)
+        conversations.read_conversation(row, load)
     assert caught.value.reason == reason
 
 
@@ -251,7 +251,7 @@ def test_malformed_conversations_are_refused_with_a_reason(row: dict[str, Json],
     ],
 )
 def test_other_lists_are_no_conversations(row: Json) -> None:
-    assert not conversations.holds_one(row)
+    assert not conversations.holds_conversation(row)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_trajectories_of_swe_agent_become_conversations_that_render(test_data: P
     files = sorted((test_data / "swe_agent_trajectories").rglob("*.traj"))
     kinds = set()
     for file in files:
-        talk = conversations.read(json.loads(file.read_text()), load)
+        talk = conversations.read_conversation(json.loads(file.read_text()), load)
         called = sum(len(message.calls) for message in talk.messages)
         kinds.add(called > 0)
         document = Document("0" * 32, "t", file.name, "agent", talk.parts, notes=talk.notes)
@@ -368,7 +368,7 @@ def test_trajectories_of_swe_agent_become_conversations_that_render(test_data: P
 
 def test_questions_of_function_calling_keep_their_tools(test_data: Path) -> None:
     rows = [json.loads(line) for line in (test_data / "bfcl_function_calling" / "BFCL_v4_multiple.json").open()]
-    talks = [conversations.read(row, load) for row in rows]
+    talks = [conversations.read_conversation(row, load) for row in rows]
     assert all(talk.messages[-1].role == "user" and len(talk.tools) > 1 for talk in talks)
     assert len(talks) == 200
 

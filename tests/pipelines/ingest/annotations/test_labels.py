@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from manifests.errors import RecordError
 from manifests.records import Json, Media, Shape
 from pipelines.ingest.annotations import events, fields, ocr
-from pipelines.ingest.annotations.events import Event
+from pipelines.ingest.annotations.events import TimedEvent
 from tests.pipelines.ingest.ingested import aside, documents, ingest, told
 from tests.pipelines.small_data import clip, image
 from tokenization.encode import encode
@@ -139,7 +139,7 @@ def test_of_many_answers_the_one_given_most_often_counts(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("row", [{"question": "Q", "answers": ["a", "b"]}, {"query": "Q", "label": "x"}, ["x"], "x"])
 def test_rows_without_pictures_are_left_as_they_are(row: Json) -> None:
-    assert fields.asked(row) is row
+    assert fields.question_and_answer(row) is row
 
 
 SRT = """1
@@ -222,8 +222,8 @@ times = st.tuples(st.floats(0, 10), st.floats(0, 10)).map(sorted)
 @given(st.lists(st.tuples(times, st.sampled_from(["x", "y z"])), min_size=1, max_size=8))
 def test_events_are_told_in_the_order_of_time_and_end_with_the_clip(happened: list[tuple[list[float], str]]) -> None:
     film = Media("0" * 64, "video", "mp4", 64, 48, tuple(range(0, 10_000_001, 500_000)))
-    made = tuple(Event(start, stop, words) for (start, stop), words in happened)
-    text, notes = events.tell(made, film)
+    made = tuple(TimedEvent(start, stop, words) for (start, stop), words in happened)
+    text, notes = events.events_text(made, film)
     assert [one["start_s"] for one in notes] == sorted(start for (start, _), _ in happened)
     assert len(text.facts) == len(text.text.split("\n")) == len(made)
     assert all(one["stop_s"] <= 10.5 for one in notes)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from manifests.errors import RecordError
 from manifests.records import Json, Media, Shape
 from pipelines.ingest.annotations import coco, xml
-from pipelines.ingest.annotations.shapes import Annotated, Instance, box, polygon, tell
+from pipelines.ingest.annotations.shapes import AnnotatedImage, Instance, box, polygon, shapes_text
 from tests.pipelines.ingest.ingested import aside, documents, ingest, told
 from tests.pipelines.small_data import image
 from tokenization.encode import encode
@@ -172,16 +172,18 @@ def test_each_bad_annotation_costs_its_picture_and_no_other(tmp_path: Path) -> N
 )
 def test_a_file_that_is_no_coco_is_refused_as_a_whole(content: str, reason: str) -> None:
     with pytest.raises(RecordError) as caught:
-        coco.scan(content.encode())
+        coco.scan_coco(content.encode())
     assert caught.value.reason == reason
 
 
 def test_one_changed_annotation_concerns_its_own_picture() -> None:
     boxes = [annotation(1, 1, [1, 1, 2, 2]), annotation(2, 2, [1, 1, 2, 2])]
-    before = coco.scan(json.dumps(instances(boxes)).encode()).pictures
+    before = coco.scan_coco(json.dumps(instances(boxes)).encode()).images
     boxes[1]["bbox"] = [1, 1, 3, 3]
-    after = coco.scan(json.dumps(instances(boxes), indent=2).encode().replace(b"\n", b" ")).pictures
-    assert [json.loads(one.told) == json.loads(two.told) for one, two in zip(before, after, strict=True)] == [
+    after = coco.scan_coco(json.dumps(instances(boxes), indent=2).encode().replace(b"\n", b" ")).images
+    assert [
+        json.loads(one.annotation) == json.loads(two.annotation) for one, two in zip(before, after, strict=True)
+    ] == [
         True,
         False,
     ]
@@ -295,7 +297,9 @@ def test_polygons_that_are_kept_have_no_crossing_edges(outline: list[tuple[int, 
 @given(st.lists(st.sampled_from(["cat", "dog", "a b"]), max_size=12))
 def test_counts_in_the_text_are_those_of_the_instances(names: list[str]) -> None:
     medium = Media("0" * 64, "image", "png", 100, 50)
-    found = tell(Annotated(tuple(Instance(name, (box(name, 1, 1, 2, 2),)) for name in names)), medium, ("box",))
+    found = shapes_text(
+        AnnotatedImage(tuple(Instance(name, (box(name, 1, 1, 2, 2),)) for name in names)), medium, ("box",)
+    )
     counts = [int(found.text[start:stop]) for name, start, stop in found.facts if name == "count"]
     assert sorted(counts) == sorted(names.count(name) for name in set(names))
     assert len(found.shapes) == len(names) == sum(name == "box" for name, *_ in found.facts)

@@ -8,7 +8,7 @@ import pytest
 
 from manifests.errors import RecordError
 from manifests.records import Media, Text
-from pipelines.ingest.formats import media
+from pipelines.ingest.readers.pdf_files import draw_page, pdf_info
 from tests.pipelines.ingest.ingested import aside, documents, ingest
 
 
@@ -65,8 +65,8 @@ def test_broken_and_locked_files_are_set_aside_and_nothing_raises(tmp_path: Path
         for content in (whole[:at], bytes(torn)):
             path.write_bytes(content)
             try:
-                pages, _ = media.look_at_pdf(str(path), len(content))
-                media.pdf_page(str(path), pages - 1, 72)
+                pages, _ = pdf_info(str(path), len(content))
+                draw_page(str(path), pages - 1, 72)
             except RecordError as error:
                 assert error.reason in ("bad_pdf", "bad_page", "encrypted_pdf", "too_large"), (at, error.reason)
     data = tmp_path / "data"
@@ -88,5 +88,5 @@ def test_broken_and_locked_files_are_set_aside_and_nothing_raises(tmp_path: Path
 def test_huge_pages_are_drawn_small(tmp_path: Path, size: str) -> None:
     path = tmp_path / "huge.pdf"
     path.write_bytes(pdf(["Map"], size))
-    picture, words = media.pdf_page(str(path), 0, 600)
+    picture, words = draw_page(str(path), 0, 600)
     assert picture.width_px * picture.height_px <= 24_100_000 and words.strip() == "Map"

@@ -13,8 +13,8 @@ import zstandard
 
 from manifests.errors import RecordError
 from manifests.records import Json, Media
-from pipelines.ingest.formats import rows as lines
-from pipelines.ingest.walk import Piece
+from pipelines.ingest.formats.file import FilePiece
+from pipelines.ingest.formats.rows import read_rows
 from tests.pipelines.ingest.ingested import aside, documents, ingest
 from tests.pipelines.small_data import image
 
@@ -35,7 +35,7 @@ def write(path: Path, table: pa.Table) -> None:
 def rows(path: Path) -> list[Json]:
     """Rows; a refused one is its reason."""
     found: list[Json] = []
-    for _, parse in lines.rows(path, path.suffix, Piece(0, path.stat().st_size, 1, "")):
+    for _, parse in read_rows(path, path.suffix, FilePiece(0, path.stat().st_size, 1, "")):
         try:
             found.append(parse())
         except RecordError as error:

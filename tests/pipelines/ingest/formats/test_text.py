@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from manifests.errors import RecordError
 from manifests.records import Json
 from pipelines.ingest.annotations import captions, fields
-from pipelines.ingest.formats import markdown, text
-from pipelines.ingest.formats import rows as lines
-from pipelines.ingest.walk import Piece
+from pipelines.ingest.formats import markdown, rows, text
+from pipelines.ingest.formats.file import FilePiece
 
 
-def rows(path: Path, suffix: str) -> list[tuple[str, Json]]:
+def rows_of(path: Path, suffix: str) -> list[tuple[str, Json]]:
     """All rows; a refused one is its reason."""
     found = []
-    for at, parse in lines.rows(path, suffix, Piece(0, path.stat().st_size, 1, "")):
+    for at, parse in rows.read_rows(path, suffix, FilePiece(0, path.stat().st_size, 1, "")):
         try:
             found.append((at, parse()))
         except RecordError as error:
@@ -31,9 +30,9 @@ def rows(path: Path, suffix: str) -> list[tuple[str, Json]]:
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), min_size=1))
 def test_text_in_any_unicode_encoding_with_a_mark_comes_back(words: str) -> None:
-    assert text.decode(words.encode("utf-8-sig")) == (words, "utf-8")
+    assert text.decode_text(words.encode("utf-8-sig")) == (words, "utf-8")
     for encoding in ("utf-16", "utf-32"):
-        assert text.decode(words.encode(encoding))[0] == words
+        assert text.decode_text(words.encode(encoding))[0] == words
 
 
 @pytest.mark.parametrize(
@@ -48,12 +47,15 @@ def test_text_in_any_unicode_encoding_with_a_mark_comes_back(words: str) -> None
 )
 def test_what_is_no_text_is_refused_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(RecordError) as caught:
-        text.decode(data)
+        text.decode_text(data)
     assert caught.value.reason == reason
 
 
 def test_western_files_without_utf8_are_read_and_line_ends_become_one_kind() -> None:
-    assert text.decode("Où est l’été?\r\nLà-bas.\rOui".encode("cp1252")) == ("Où est l’été?\nLà-bas.\nOui", "cp1252")
+    assert text.decode_text("Où est l’été?\r\nLà-bas.\rOui".encode("cp1252")) == (
+        "Où est l’été?\nLà-bas.\nOui",
+        "cp1252",
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,14 +69,14 @@ def test_western_files_without_utf8_are_read_and_line_ends_become_one_kind() -> 
     ],
 )
 def test_text_in_other_scripts_is_read_where_two_detectors_agree(words: str, encoding: str) -> None:
-    found, named = text.decode(words.encode(encoding))
+    found, named = text.decode_text(words.encode(encoding))
     assert found == words and words.encode(named) == words.encode(encoding)
 
 
 @given(st.binary(min_size=200, max_size=400))
 def test_noise_is_no_text_in_any_encoding_or_comes_back_as_its_bytes(noise: bytes) -> None:
     try:
-        found, named = text.decode(noise.replace(b"\r", b"").replace(b"\0", b""))
+        found, named = text.decode_text(noise.replace(b"\r", b"").replace(b"\0", b""))
     except RecordError as error:
         assert error.reason in ("bad_encoding", "binary", "empty_file", "lone_surrogate")
     else:
@@ -83,8 +85,8 @@ def test_noise_is_no_text_in_any_encoding_or_comes_back_as_its_bytes(noise: byte
 
 def test_text_of_old_dos_files_is_read_by_what_stands_inside_words() -> None:
     words = "f\u00f6r Abram och sade: din s\u00e4d skall jag giva, t\u00e5ligt"
-    assert text.decode(words.encode("cp850")) == (words, "cp850")
-    assert text.decode(words.encode("cp1252")) == (words, "cp1252")
+    assert text.decode_text(words.encode("cp850")) == (words, "cp850")
+    assert text.decode_text(words.encode("cp1252")) == (words, "cp1252")
 
 
 def test_each_bad_line_costs_one_row_and_the_rest_arrives(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_each_bad_line_costs_one_row_and_the_rest_arrives(tmp_path: Path) -> Non
     path.write_bytes(
         b"\n".join([good, b"{bad", b'{"x": NaN}', deep, b"\xff\xfe\xfd", b"", b'{"x": ' + b"9" * 5000 + b"}", good])
     )
-    assert rows(path, ".jsonl") == [
+    assert rows_of(path, ".jsonl") == [
         ("#1", {"text": "good"}),
         ("#2", "bad_json"),
         ("#3", "not_a_number"),
@@ -106,26 +108,26 @@ def test_each_bad_line_costs_one_row_and_the_rest_arrives(tmp_path: Path) -> Non
 
 
 def test_an_endless_line_costs_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MOST_ROW_BYTES", 1000)
+    monkeypatch.setattr(rows, "MOST_ROW_BYTES", 1000)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\n' + b"x" * 5_000_000 + b'\n{"text": "b"}')
-    assert rows(path, ".jsonl") == [("#1", {"text": "a"}), ("#2", "too_large"), ("#3", {"text": "b"})]
+    assert rows_of(path, ".jsonl") == [("#1", {"text": "a"}), ("#2", "too_large"), ("#3", {"text": "b"})]
 
 
 def test_a_torn_gzip_gives_the_rows_before_the_tear(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     whole = gzip.compress(b"".join(b'{"text": "%d %s"}\n' % (i, bytes([97 + i % 26]) * (i % 50)) for i in range(5000)))
     path.write_bytes(whole[: len(whole) // 2])
-    found = rows(path, ".jsonl.gz")
+    found = rows_of(path, ".jsonl.gz")
     assert found[0] == ("#1", {"text": "0 "}) and len(found) > 100
     assert [reason for _, reason in found if isinstance(reason, str)] == ["damaged_gzip"]
 
 
 def test_a_decompression_bomb_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "FREE_GZIP_BYTES", 1 << 20)
+    monkeypatch.setattr(rows, "FREE_GZIP_BYTES", 1 << 20)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "first"}\n' + b" " * (64 << 20)))
-    assert rows(path, ".jsonl.gz") == [("#1", {"text": "first"}), ("#2", "decompression_bomb")]
+    assert rows_of(path, ".jsonl.gz") == [("#1", {"text": "first"}), ("#2", "decompression_bomb")]
 
 
 @pytest.mark.parametrize(
@@ -143,13 +145,13 @@ def test_a_json_file_is_rows_however_it_is_laid_out(
 ) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
-    assert rows(path, ".json") == found
+    assert rows_of(path, ".json") == found
 
 
 def test_tables_keep_line_ends_inside_cells(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('file_name,text\na.jpg,"two\nlines"\nb.jpg,one\n')
-    assert rows(path, ".csv") == [
+    assert rows_of(path, ".csv") == [
         ("#1", {"file_name": "a.jpg", "text": "two\nlines"}),
         ("#2", {"file_name": "b.jpg", "text": "one"}),
     ]
@@ -158,9 +160,9 @@ def test_tables_keep_line_ends_inside_cells(tmp_path: Path) -> None:
 def test_utf16_rows_and_binary_files(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"text": "å"}\n'.encode("utf-16"))
-    assert rows(path, ".jsonl") == [("#1", {"text": "å"})]
+    assert rows_of(path, ".jsonl") == [("#1", {"text": "å"})]
     path.write_bytes(b"\x89PNG\0\0\0")
-    assert rows(path, ".jsonl") == [("", "binary")]
+    assert rows_of(path, ".jsonl") == [("", "binary")]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_utf16_rows_and_binary_files(tmp_path: Path) -> None:
     ],
 )
 def test_the_text_of_a_record_is_found(record: Json, words: str, answer: str | None) -> None:
-    found = fields.find(record)
+    found = fields.find_text(record)
     assert found.text == words
     assert (words[slice(*found.answer)] if found.answer else None) == answer
 
@@ -196,16 +198,16 @@ def test_the_text_of_a_record_is_found(record: Json, words: str, answer: str | N
 )
 def test_a_record_without_text_is_refused(record: Json, reason: str) -> None:
     with pytest.raises(RecordError) as caught:
-        fields.find(record)
+        fields.find_text(record)
     assert caught.value.reason == reason
 
 
 def test_named_fields_are_taken_in_their_order() -> None:
-    assert fields.find({"a": "1", "b": "2", "text": "no"}, ("b", "a")).text == "2\n1"
+    assert fields.find_text({"a": "1", "b": "2", "text": "no"}, ("b", "a")).text == "2\n1"
 
 
 def test_markdown_gives_text_and_media_in_reading_order() -> None:
-    found = markdown.read(
+    found = markdown.read_markdown(
         "---\ntitle: 'Seeing'\n---\n# Head\n"
         "![one](fig/a%20b.png){width=50% alt='the alt\nin two lines'} and `![code](no.png)`\n"
         "```\n![fenced](no.png)\n```\n"
@@ -229,7 +231,7 @@ def test_markdown_gives_text_and_media_in_reading_order() -> None:
 
 
 def test_an_alt_attribute_stands_in_for_an_empty_alt_text() -> None:
-    assert markdown.read("![](x.png){alt='seen'}").links == (markdown.Link("x.png", "seen"),)
+    assert markdown.read_markdown("![](x.png){alt='seen'}").links == (markdown.MediaLink("x.png", "seen"),)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_an_alt_attribute_stands_in_for_an_empty_alt_text() -> None:
 )
 def test_links_stay_inside_the_folder(target: str, result: str) -> None:
     try:
-        assert markdown.resolve(target, "docs/page.md") == result
+        assert markdown.resolve_target(target, "docs/page.md") == result
     except RecordError as error:
         assert error.reason == result
 
@@ -277,25 +279,25 @@ def test_links_stay_inside_the_folder(target: str, result: str) -> None:
     ],
 )
 def test_markdown_takes_linear_time_on_anything(hostile: str) -> None:
-    markdown.read(hostile * (400_000 // len(hostile)))
+    markdown.read_markdown(hostile * (400_000 // len(hostile)))
 
 
 def test_names_become_words_without_numbers() -> None:
-    assert captions.from_name("pink_sunglasses/02.jpg", "folder_name") == ("pink sunglasses", "folder_name")
-    assert captions.from_name("x/gecko-320-213.jpg", "file_name") == ("gecko", "file_name")
-    assert captions.from_name("dog3/00.jpg", "file_name") == ("dog", "folder_name")
-    assert captions.from_name("gecko.jpg", "folder_name") == ("gecko", "file_name")
-    assert captions.from_name("7/00.jpg", "file_name") == ("", "none")
-    assert captions.from_name("x/gecko.jpg", "none") == ("", "none")
+    assert captions.caption_from_name("pink_sunglasses/02.jpg", "folder_name") == ("pink sunglasses", "folder_name")
+    assert captions.caption_from_name("x/gecko-320-213.jpg", "file_name") == ("gecko", "file_name")
+    assert captions.caption_from_name("dog3/00.jpg", "file_name") == ("dog", "folder_name")
+    assert captions.caption_from_name("gecko.jpg", "folder_name") == ("gecko", "file_name")
+    assert captions.caption_from_name("7/00.jpg", "file_name") == ("", "none")
+    assert captions.caption_from_name("x/gecko.jpg", "none") == ("", "none")
 
 
 def test_json_without_surrogates_round_trips(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "\ud800 bad"}) + "\n" + json.dumps({"text": "good"}))
     reasons = []
-    for _, parse in lines.rows(path, ".jsonl", Piece(0, path.stat().st_size, 1, "")):
+    for _, parse in rows.read_rows(path, ".jsonl", FilePiece(0, path.stat().st_size, 1, "")):
         try:
-            reasons.append(fields.find(parse()).text)
+            reasons.append(fields.find_text(parse()).text)
         except RecordError as error:
             reasons.append(error.reason)
     assert reasons == ["lone_surrogate", "good"]

@@ -12,11 +12,10 @@ import pytest
 from manifests.errors import RecordError
 from manifests.records import Document, Media, Text
 from pipelines.ingest import walk
-from pipelines.ingest.formats import gzip_members, html
-from pipelines.ingest.formats import warc as archives
-from pipelines.ingest.formats.captured import Captured
-from pipelines.ingest.suffixes import CUT_AT_LINES
-from pipelines.ingest.walk import Piece
+from pipelines.ingest.formats import gzip_members, html, warc
+from pipelines.ingest.formats.file import FilePiece
+from pipelines.ingest.formats.html import CrawlRecord
+from pipelines.ingest.formats.suffixes import CUT_AT_LINES
 from stores.media.sandbox import LimitedChild
 from tests.pipelines.ingest.ingested import ingest_counted
 from tests.pipelines.small_data import image
@@ -32,7 +31,7 @@ def http(body: bytes, kind: str = "text/html; charset=utf-8", status: str = "200
     return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}\r\n".encode() + body
 
 
-def warc(block: bytes, url: str = "https://mill.example/", kind: str = "response", content: str = "") -> bytes:
+def warc_record(block: bytes, url: str = "https://mill.example/", kind: str = "response", content: str = "") -> bytes:
     content = content or "application/http; msgtype=response"
     head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2026-01-02T03:04:05Z\r\n"
     return f"{head}Content-Type: {content}\r\nContent-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
@@ -43,16 +42,18 @@ def arc(block: bytes, url: str = "https://mill.example/") -> bytes:
 
 
 def five() -> list[bytes]:
-    return [warc(http(page(f"Page number {i} of the mill. " * 4)), f"https://mill.example/{i}") for i in range(5)]
+    return [
+        warc_record(http(page(f"Page number {i} of the mill. " * 4)), f"https://mill.example/{i}") for i in range(5)
+    ]
 
 
-def read(path: Path, piece: Piece | None = None) -> dict[str, str]:
+def read(path: Path, piece: FilePiece | None = None) -> dict[str, str]:
     """Place -> URL of what was captured, kind of what was passed over, or reason of what was refused."""
-    piece = piece or Piece(0, path.stat().st_size, 1, "")
+    piece = piece or FilePiece(0, path.stat().st_size, 1, "")
     found = {}
-    for at, record in archives.records(path, path.suffix == ".gz", piece):
+    for at, record in warc.records(path, path.suffix == ".gz", piece):
         assert at not in found
-        if isinstance(record, archives.Captured):
+        if isinstance(record, CrawlRecord):
             found[at] = record.url
         else:
             found[at] = record.reason if isinstance(record, RecordError) else record
@@ -66,17 +67,17 @@ def test_pages_become_documents_with_their_address_date_and_title(tmp_path: Path
     data = tmp_path / "data"
     data.mkdir()
     records = [
-        warc(b"software: test\r\n", kind="warcinfo", content="application/warc-fields"),
-        warc(http(page("The river turns the wheel.")), "https://mill.example/wheel"),
-        warc(b"GET / HTTP/1.1\r\n\r\n", kind="request", content="application/http; msgtype=request"),
-        warc(b"", "https://mill.example/again", kind="revisit"),
-        warc(b"20260102030405\n192.0.2.1\n", "dns:mill.example", kind="response", content="text/dns"),
-        warc(http(b"\x89PNG", "image/png"), "https://mill.example/x.png"),
-        warc(http(page("Not here."), status="404 Not Found"), "https://mill.example/gone"),
-        warc(b"Grain, flour, bread. " * 4, kind="conversion", content="text/plain"),
-        warc(http(page("Das Rad dreht sich, schön.", "Mühle", "cp1252"), "text/html; charset=iso-8859-1")),
-        warc(http(gzip.compress(page("Packed twice.")), more="Content-Encoding: gzip\r\n")),
-        warc(http(b"<html><body><script>1</script></body></html>"), "https://mill.example/empty"),
+        warc_record(b"software: test\r\n", kind="warcinfo", content="application/warc-fields"),
+        warc_record(http(page("The river turns the wheel.")), "https://mill.example/wheel"),
+        warc_record(b"GET / HTTP/1.1\r\n\r\n", kind="request", content="application/http; msgtype=request"),
+        warc_record(b"", "https://mill.example/again", kind="revisit"),
+        warc_record(b"20260102030405\n192.0.2.1\n", "dns:mill.example", kind="response", content="text/dns"),
+        warc_record(http(b"\x89PNG", "image/png"), "https://mill.example/x.png"),
+        warc_record(http(page("Not here."), status="404 Not Found"), "https://mill.example/gone"),
+        warc_record(b"Grain, flour, bread. " * 4, kind="conversion", content="text/plain"),
+        warc_record(http(page("Das Rad dreht sich, schön.", "Mühle", "cp1252"), "text/html; charset=iso-8859-1")),
+        warc_record(http(gzip.compress(page("Packed twice.")), more="Content-Encoding: gzip\r\n")),
+        warc_record(http(b"<html><body><script>1</script></body></html>"), "https://mill.example/empty"),
     ]
     (data / "crawl.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
     (data / "old.arc.gz").write_bytes(
@@ -143,10 +144,10 @@ def test_a_long_packed_archive_is_cut_at_records_and_nothing_is_lost(
     noise = [zlib.compress(bytes([i]) * 9)[:7].hex() + str(i) * 6 for i in range(40)]
     blocks = [http(page(" ".join(hex(i * 7919**k) for k in range(90)) + noise[i])) for i in range(40)]
     urls = [f"https://mill.example/{i}" for i in range(40)]
-    members = [gzip.compress(warc(block, url)) for block, url in zip(blocks, urls, strict=True)]
+    members = [gzip.compress(warc_record(block, url)) for block, url in zip(blocks, urls, strict=True)]
     path = tmp_path / "long.warc.gz"
     path.write_bytes(b"".join(members))
-    [file], _ = walk.walk(path, [], CUT_AT_LINES)
+    [file], _ = walk.walk_folder(path, [], CUT_AT_LINES)
     assert len(file.pieces) > 1
     starts = {sum(map(len, members[:i])) for i in range(40)}
     assert {piece.start for piece in file.pieces} <= starts
@@ -155,15 +156,15 @@ def test_a_long_packed_archive_is_cut_at_records_and_nothing_is_lost(
 
 
 def test_what_packs_too_well_or_is_too_long_costs_itself(tmp_path: Path) -> None:
-    bomb = gzip.compress(warc(b" " * (40 << 20)))
+    bomb = gzip.compress(warc_record(b" " * (40 << 20)))
     path = tmp_path / "bomb.warc.gz"
     path.write_bytes(gzip.compress(five()[0]) + bomb + gzip.compress(five()[1]))
     assert list(read(path).values()) == [URLS[0], "decompression_bomb", URLS[1]]
     path = tmp_path / "long.warc"
-    path.write_bytes(five()[0] + warc(b" " * (archives.MOST_RECORD_BYTES + 1)) + five()[1])
+    path.write_bytes(five()[0] + warc_record(b" " * (warc.MOST_RECORD_BYTES + 1)) + five()[1])
     assert list(read(path).values()) == [URLS[0], "too_large", URLS[1]]
     packed = http(gzip.compress(b"<p>" + b"a" * (40 << 20)), more="Content-Encoding: gzip\r\n")
-    [refused] = html.captured([Captured("", "", True, "", packed)], "resiliparse")
+    [refused] = html.extract_pages([CrawlRecord("", "", True, "", packed)], "resiliparse")
     assert isinstance(refused, RecordError) and refused.reason == "too_large"
 
 
@@ -180,7 +181,7 @@ def test_both_extractors_find_the_main_text(tmp_path: Path) -> None:
     for extractor in ("resiliparse", "trafilatura"):
         if extractor == "trafilatura":
             pytest.importorskip(extractor, reason="an extra: pip install 'millrace[trafilatura]'", exc_type=ImportError)
-        found, _ = html.read(page(words), extractor)
+        found, _ = html.read_html(page(words), extractor)
         [piece] = found.pieces
         assert isinstance(piece, str) and "Home" not in piece
         assert piece.split() == words.split() and found.title == "A mill"
@@ -225,8 +226,8 @@ def test_pages_in_other_encodings_are_read_as_they_say_or_look(words: str, encod
     body = page(words, charset=encoding)
     if meta:
         body = body.replace(b"<title>", f"<meta charset={meta}><title>".encode())
-    [found] = html.captured([Captured("", "", True, "", http(body, kind))], "resiliparse")
-    assert isinstance(found, html.Text)
+    [found] = html.extract_pages([CrawlRecord("", "", True, "", http(body, kind))], "resiliparse")
+    assert isinstance(found, html.PageText)
     assert (found.words.split(), found.title) == (words.split(), "A mill")
 
 
@@ -235,10 +236,10 @@ def test_a_page_that_takes_too_long_costs_itself(monkeypatch: pytest.MonkeyPatch
     with LimitedChild(cpu_s=1) as child:
         monkeypatch.setattr(html, "_child", lambda: child)
         with pytest.raises(RecordError) as caught:
-            html.read(b"<div>" * 100_000 + b"x", "resiliparse")
+            html.read_html(b"<div>" * 100_000 + b"x", "resiliparse")
         assert caught.value.reason == "decoder_timeout"
-        slow = Captured("", "", False, "text/html", b"<div>" * 100_000 + b"x")
-        quick = Captured("", "", False, "text/html", page("Words between."))
-        first, second = html.captured([quick, slow], "resiliparse")
-        assert isinstance(first, html.Text) and isinstance(second, RecordError)
-        assert html.read(page("Words again."), "resiliparse")[0].pieces
+        slow = CrawlRecord("", "", False, "text/html", b"<div>" * 100_000 + b"x")
+        quick = CrawlRecord("", "", False, "text/html", page("Words between."))
+        first, second = html.extract_pages([quick, slow], "resiliparse")
+        assert isinstance(first, html.PageText) and isinstance(second, RecordError)
+        assert html.read_html(page("Words again."), "resiliparse")[0].pieces
