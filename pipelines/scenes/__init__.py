@@ -1,1 +1,1 @@
-"""Verifiable visual tasks, drawn: ordinary media files with JSON lines that say exactly what is on them."""
+"""Generator of verifiable visual tasks: image and video files with annotations of everything drawn on them."""

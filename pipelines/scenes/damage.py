@@ -1,7 +1,7 @@
-"""Files and lines that are broken on purpose, so that every run shows what happens to such records.
+"""Media files and annotation lines that are damaged on purpose, so that every run exercises quarantine.
 
-Each starts as a good scene and is spoilt in one way. Ingest must send each to quarantine; `tests/pipelines` holds the
-reason for every one.
+Each record starts as an undamaged scene and is damaged in one way. Ingest must quarantine each of them;
+`tests/pipelines/scenes/test_files.py` names the reason for each kind.
 """
 
 from __future__ import annotations
@@ -14,56 +14,59 @@ from dataclasses import dataclass
 from manifests.records import Json, canonical_json
 from pipelines.scenes.categories.clips import clip
 from pipelines.scenes.categories.scene_captions import caption
-from pipelines.scenes.elements.draw import File
+from pipelines.scenes.elements.draw import EncodedMedia
 from pipelines.scenes.elements.scene import Scene
-from pipelines.scenes.elements.split import Dice
+from pipelines.scenes.elements.split import SceneRng
 
-Files = dict[str, bytes]
-"""File name -> content, beside the annotations."""
+SceneFiles = dict[str, bytes]
+"""File name -> content of the media of one scene."""
+Apply = Callable[[dict[str, Json], SceneFiles], tuple[bytes, SceneFiles]]
+"""(annotation, undamaged files) -> (line to write, files to write)"""
 
 
 @dataclass(frozen=True)
-class Damage:
+class SceneDamage:
+    """One kind of damage."""
+
     format: str
-    """Of the medium that is spoilt."""
-    spoil: Callable[[dict[str, Json], Files], tuple[bytes, Files]]
-    """(annotation, files) -> (line as written, files as written)"""
+    """Format of the medium that it needs."""
+    apply: Apply
 
 
-def good_scene(dice: Dice, ordinal: int) -> Scene:
-    """What is spoilt: a clip, or a captioned picture in the wanted format."""
-    wanted = kind(ordinal)[1].format
+def undamaged_scene(rng: SceneRng, ordinal: int) -> Scene:
+    """Draw the scene that is damaged next: a clip, or captions until one has a picture of the right format."""
+    file_format = damage_at(ordinal)[1].format
     while True:
-        scene = clip(dice) if wanted == "mp4" else caption(dice)
-        if next(part for part in scene.parts if isinstance(part, File)).format == wanted:
+        scene = clip(rng) if file_format == "mp4" else caption(rng)
+        if next(part for part in scene.parts if isinstance(part, EncodedMedia)).format == file_format:
             return scene
 
 
-def kind(ordinal: int) -> tuple[str, Damage]:
-    """Kinds take turns."""
+def damage_at(ordinal: int) -> tuple[str, SceneDamage]:
+    """Return (name, kind of damage) of a record; the kinds repeat in the order of `DAMAGES`."""
     return tuple(DAMAGES.items())[ordinal % len(DAMAGES)]
 
 
-def _bytes(change: Callable[[bytes], bytes]) -> Callable[[dict[str, Json], Files], tuple[bytes, Files]]:
-    """Change the medium, not the line."""
-    return lambda line, files: (_written(line), {name: change(content) for name, content in files.items()})
+def _change_media(change: Callable[[bytes], bytes]) -> Apply:
+    """Damage the media and keep the line."""
+    return lambda line, files: (_encoded(line), {name: change(content) for name, content in files.items()})
 
 
-def _line(change: Callable[[dict[str, Json]], bytes]) -> Callable[[dict[str, Json], Files], tuple[bytes, Files]]:
-    """Change the line, not the medium."""
+def _change_line(change: Callable[[dict[str, Json]], bytes]) -> Apply:
+    """Damage the line and keep the media."""
     return lambda line, files: (change(line), files)
 
 
-def _written(line: dict[str, Json]) -> bytes:
+def _encoded(line: dict[str, Json]) -> bytes:
     return canonical_json(line).encode()
 
 
-def _cut(content: bytes) -> bytes:
+def _truncate(content: bytes) -> bytes:
     return content[: len(content) * 2 // 5]
 
 
 def _garbled_frames(content: bytes) -> bytes:
-    """The container stays whole; what it holds in the middle of its pictures becomes noise."""
+    """Overwrite the last two thirds of the compressed frames with noise; the MP4 container stays valid."""
     start = content.index(b"mdat") + 4
     length = struct.unpack(">I", content[start - 8 : start - 4])[0] - 8
     middle, stop = start + length // 3, start + length
@@ -71,8 +74,8 @@ def _garbled_frames(content: bytes) -> bytes:
     return content[:middle] + noise + content[stop:]
 
 
-def _vast(content: bytes) -> bytes:
-    """A PNG of a few dozen bytes whose header promises 60,000 x 60,000 pixels."""
+def _huge_png(content: bytes) -> bytes:
+    """A PNG of a few dozen bytes whose header declares 60,000 x 60,000 pixels."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     return content[:8] + b"".join(
@@ -80,12 +83,12 @@ def _vast(content: bytes) -> bytes:
     )
 
 
-def _outside(line: dict[str, Json]) -> bytes:
-    return _written(_with_media(line, file="../../../../../etc/hostname"))
+def _path_outside(line: dict[str, Json]) -> bytes:
+    return _encoded(_with_media(line, file="../../../../../etc/hostname"))
 
 
 def _wrong_size(line: dict[str, Json]) -> bytes:
-    return _written(_with_media(line, width_px=9, height_px=9))
+    return _encoded(_with_media(line, width_px=9, height_px=9))
 
 
 def _with_media(line: dict[str, Json], **changed: Json) -> dict[str, Json]:
@@ -93,27 +96,27 @@ def _with_media(line: dict[str, Json], **changed: Json) -> dict[str, Json]:
 
 
 def _fact_outside(line: dict[str, Json]) -> bytes:
-    return _written(line | {"facts": [fact | {"stop": 10_000} for fact in line["facts"]]})
+    return _encoded(line | {"facts": [fact | {"stop": 10_000} for fact in line["facts"]]})
 
 
-def _no_text(line: dict[str, Json]) -> bytes:
-    return _written({key: value for key, value in line.items() if key != "parts"})
+def _no_parts(line: dict[str, Json]) -> bytes:
+    return _encoded({key: value for key, value in line.items() if key != "parts"})
 
 
-DAMAGES: dict[str, Damage] = {
-    "truncated_jpeg": Damage("jpg", _bytes(_cut)),
-    "truncated_png": Damage("png", _bytes(_cut)),
-    "truncated_webp": Damage("webp", _bytes(_cut)),
-    "truncated_clip": Damage("mp4", _bytes(_cut)),
-    "garbled_clip": Damage("mp4", _bytes(_garbled_frames)),
-    "text_named_png": Damage("png", _bytes(lambda content: b"This is not a picture.\n")),
-    "no_bytes": Damage("jpg", _bytes(lambda content: b"")),
-    "vast_png": Damage("png", _bytes(_vast)),
-    "missing_file": Damage("webp", lambda line, files: (_written(line), {})),
-    "path_outside": Damage("jpg", _line(_outside)),
-    "wrong_size": Damage("jpg", _line(_wrong_size)),
-    "fact_outside": Damage("jpg", _line(_fact_outside)),
-    "no_parts": Damage("jpg", _line(_no_text)),
-    "torn_line": Damage("jpg", _line(lambda line: _cut(_written(line)))),
-    "not_utf8": Damage("jpg", _line(lambda line: _written(line).replace(b'"caption"', b'"\xff\xfe"'))),
+DAMAGES: dict[str, SceneDamage] = {
+    "truncated_jpeg": SceneDamage("jpg", _change_media(_truncate)),
+    "truncated_png": SceneDamage("png", _change_media(_truncate)),
+    "truncated_webp": SceneDamage("webp", _change_media(_truncate)),
+    "truncated_clip": SceneDamage("mp4", _change_media(_truncate)),
+    "garbled_clip": SceneDamage("mp4", _change_media(_garbled_frames)),
+    "text_named_png": SceneDamage("png", _change_media(lambda content: b"This is not a picture.\n")),
+    "no_bytes": SceneDamage("jpg", _change_media(lambda content: b"")),
+    "vast_png": SceneDamage("png", _change_media(_huge_png)),
+    "missing_file": SceneDamage("webp", lambda line, files: (_encoded(line), {})),
+    "path_outside": SceneDamage("jpg", _change_line(_path_outside)),
+    "wrong_size": SceneDamage("jpg", _change_line(_wrong_size)),
+    "fact_outside": SceneDamage("jpg", _change_line(_fact_outside)),
+    "no_parts": SceneDamage("jpg", _change_line(_no_parts)),
+    "torn_line": SceneDamage("jpg", _change_line(lambda line: _truncate(_encoded(line)))),
+    "not_utf8": SceneDamage("jpg", _change_line(lambda line: _encoded(line).replace(b'"caption"', b'"\xff\xfe"'))),
 }

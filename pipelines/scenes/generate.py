@@ -1,6 +1,7 @@
-"""The node `scenes`: a seeded folder of ordinary media files with JSON lines that say exactly what is on them.
+"""The node `scenes`: a folder of drawn image and video files, with JSON lines that annotate everything on them.
 
-Nothing comes before it; `pipelines/ingest/scenes.py` comes after. docs/scenes.md describes categories and files.
+It has no input. `pipelines/ingest/scenes.py` makes documents of the folder. docs/scenes.md describes categories and
+files.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from pipelines.node import Inputs, OutputFolder, ProductKind, Survey, Unit, Unit
 from pipelines.scenes.damage import DAMAGES
 from pipelines.scenes.elements.entities import font_files
 from pipelines.scenes.elements.split import SPLITS, Split
-from pipelines.scenes.write import CATEGORIES, DAMAGED, Piece, write
+from pipelines.scenes.write import CATEGORIES, DAMAGED, SceneRange, write_range
 
 UNIT_SCENES = 250
-"""So many scenes share a folder and a unit of work: about a second of it."""
+"""Scenes of one folder and unit of work, which takes about a second."""
 
 TRAIN = {
     "caption": 7000, "question": 160, "grounding": 100, "reading": 200, "table": 50, "chart": 80, "dial": 200,
@@ -34,7 +35,10 @@ HELD_OUT = {
 
 @schema
 class Scenes:
-    """About 8,900 media. Splits share no layout, and held-out scenes bring what training never shows."""
+    """Draw a folder of visual tasks with annotations: about 8,900 media with the default counts.
+
+    The splits share no layout, and held-out scenes contain values that training never shows.
+    """
 
     PRODUCT: ClassVar[ProductKind] = "folder"
     READS: ClassVar[frozenset[str]] = frozenset()
@@ -45,24 +49,24 @@ class Scenes:
     kind: Literal["scenes"]
     seed: int = 0
     train: dict[str, int] = field(default_factory=lambda: dict(TRAIN))
-    """Scenes per category; categories that are not named are not drawn."""
+    """Training scenes per category; a category without a count is not drawn."""
     held_out: dict[str, int] = field(default_factory=lambda: dict(HELD_OUT))
     damaged: int = len(DAMAGES)
-    """Records that are broken on purpose; the kinds take turns."""
+    """Training records that are damaged on purpose, by each kind of damage in turn."""
 
     def __post_init__(self) -> None:
         for counts in (self.train, self.held_out):
             unknown = sorted(set(counts) - set(CATEGORIES))
             if unknown:
-                raise ValueError(f"no category {unknown[0]!r}; there are {', '.join(CATEGORIES)}")
+                raise ValueError(f"no category {unknown[0]!r}; the categories are {', '.join(CATEGORIES)}")
         if min(0, self.damaged, *self.train.values(), *self.held_out.values()) < 0:
-            raise ValueError("counts of scenes are at least 0")
+            raise ValueError("a count of scenes is negative, expected at least 0")
 
     def reads(self) -> tuple[str, ...]:
         return ()
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        """Raises ManifestError when a type family is not installed."""
+        """Split the scenes into units. Raises ManifestError for a type family that is not installed."""
         fonts = {face: hashlib.sha256(file.read_bytes()).hexdigest() for face, file in font_files().items()}
         facts = {"pillow": version("pillow"), "av": version("av"), "fonts": digest(canonical_json(fonts))}
         return Survey(tuple(self._units()), facts)
@@ -76,13 +80,13 @@ class Scenes:
         for split, category, count in [*wanted, ("train", DAMAGED, self.damaged)]:
             for start in range(0, count, UNIT_SCENES):
                 stop = min(count, start + UNIT_SCENES)
-                piece = Piece(split, category, start, stop)
+                scenes = SceneRange(split, category, start, stop)
                 yield Unit(
-                    f"{split}-{category}-{start:06d}", digest(canonical_json([split, category, start, stop])), piece
+                    f"{split}-{category}-{start:06d}", digest(canonical_json([split, category, start, stop])), scenes
                 )
 
     def make(self, task: UnitTask, place: OutputFolder) -> list[str]:
-        piece: Piece = task.unit.data
-        folder = place.folder / piece.path
-        write(self.seed, piece, folder)
+        scenes: SceneRange = task.unit.data
+        folder = place.folder / scenes.path
+        write_range(self.seed, scenes, folder)
         return sorted(file.relative_to(place.run).as_posix() for file in folder.iterdir())

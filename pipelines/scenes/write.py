@@ -1,7 +1,8 @@
-"""From a category and an ordinal to files: the catalogue of scenes, and how a range of them is written.
+"""Table of the categories, and writing of a range of scenes as media files and annotation lines.
 
-Makers beside this file draw; `node.py` decides how many of what; `pipelines/ingest/scenes.py` reads the files. Every
-scene is a function of (seed, split, category, ordinal), whoever draws it and whatever was drawn before.
+The functions of `categories/` draw, `generate.py` decides how many scenes of each category, and
+`pipelines/ingest/scenes.py` reads the files. Every scene is a function of (seed, split, category, ordinal): it does not
+depend on the worker that draws it, nor on the scenes drawn before.
 """
 
 from __future__ import annotations
@@ -25,18 +26,21 @@ from pipelines.scenes.categories.printed_text import reading
 from pipelines.scenes.categories.scene_captions import caption
 from pipelines.scenes.categories.stories import story
 from pipelines.scenes.categories.tables import table
-from pipelines.scenes.elements.draw import File
+from pipelines.scenes.elements.draw import EncodedMedia
 from pipelines.scenes.elements.scene import Scene
-from pipelines.scenes.elements.split import Dice, Split
+from pipelines.scenes.elements.split import SceneRng, Split
 
 ANNOTATIONS = "annotations.jsonl"
+"""File of a folder with one JSON line per scene."""
 
 
 @dataclass(frozen=True)
 class Category:
-    make: Callable[[Dice], Scene]
+    """A kind of scene."""
+
+    make: Callable[[SceneRng], Scene]
     domain: str
-    """Of the documents that ingest makes."""
+    """Domain of the documents that ingest makes of its scenes."""
 
 
 CATEGORIES: dict[str, Category] = {
@@ -53,12 +57,12 @@ CATEGORIES: dict[str, Category] = {
     "clip": Category(clip, "video"),
 }
 DAMAGED = "damaged"
-"""The folder of what is broken on purpose, among training scenes."""
+"""Folder, in the training split, of the records that are damaged on purpose."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A range of scenes of one category, which share a folder."""
+class SceneRange:
+    """The scenes `start` to `stop` (exclusive) of one category, which share a folder."""
 
     split: Split
     category: str
@@ -67,47 +71,49 @@ class Piece:
 
     @property
     def path(self) -> Path:
+        """Folder of the range, relative to the folder of the node."""
         return Path(self.split) / self.category / f"{self.start:06d}"
 
 
-def write(seed: int, piece: Piece, folder: Path) -> None:
-    """Draw a piece and put its folder in place at once: a kill leaves all of it or nothing."""
+def write_range(seed: int, scenes: SceneRange, folder: Path) -> None:
+    """Draw a range and rename its folder into place, so that a kill leaves the whole folder or none."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(left)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    aside.mkdir()
-    with (aside / ANNOTATIONS).open("wb") as annotations:
-        for ordinal in range(piece.start, piece.stop):
-            line, files = written(seed, piece.split, piece.category, ordinal)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(leftover)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir()
+    with (partial / ANNOTATIONS).open("wb") as annotations:
+        for ordinal in range(scenes.start, scenes.stop):
+            line, files = render_scene(seed, scenes.split, scenes.category, ordinal)
             for name, content in files.items():
-                (aside / name).write_bytes(content)
+                (partial / name).write_bytes(content)
             annotations.write(line + b"\n")
     if folder.exists():
         shutil.rmtree(folder)
-    aside.rename(folder)
+    partial.rename(folder)
 
 
-def written(seed: int, split: Split, category: str, ordinal: int) -> tuple[bytes, dict[str, bytes]]:
-    """One scene as it lies on disk: its annotation line, and its media by file name."""
-    dice = Dice(seed, split, category, ordinal)
+def render_scene(seed: int, split: Split, category: str, ordinal: int) -> tuple[bytes, dict[str, bytes]]:
+    """Return one scene as files: (annotation line, file name -> content)."""
+    rng = SceneRng(seed, split, category, ordinal)
     if category != DAMAGED:
-        line, files = _annotated(CATEGORIES[category], category, dice, ordinal, CATEGORIES[category].make(dice), {})
+        line, files = _annotation(CATEGORIES[category], category, rng, ordinal, CATEGORIES[category].make(rng), {})
         return canonical_json(line).encode(), files
-    name, spoilt = damage.kind(ordinal)
-    base = "clip" if spoilt.format == "mp4" else "caption"
-    scene = damage.good_scene(dice, ordinal)
-    return spoilt.spoil(*_annotated(CATEGORIES[base], category, dice, ordinal, scene, {"damage": name}))
+    name, kind = damage.damage_at(ordinal)
+    base = "clip" if kind.format == "mp4" else "caption"
+    scene = damage.undamaged_scene(rng, ordinal)
+    return kind.apply(*_annotation(CATEGORIES[base], category, rng, ordinal, scene, {"damage": name}))
 
 
-def _annotated(
-    kind: Category, category: str, dice: Dice, ordinal: int, scene: Scene, more: Mapping[str, Json]
+def _annotation(
+    category: Category, folder: str, rng: SceneRng, ordinal: int, scene: Scene, extra_notes: Mapping[str, Json]
 ) -> tuple[dict[str, Json], dict[str, bytes]]:
+    """Return (annotation, file name -> content) of a drawn scene; `folder` is its category, or `DAMAGED`."""
     parts: list[Json] = []
     facts: list[Json] = []
     files: dict[str, bytes] = {}
     for i, part in enumerate(scene.parts):
-        if isinstance(part, File):
+        if isinstance(part, EncodedMedia):
             name = f"{ordinal:06d}{'' if i == 0 else f'-{i}'}.{part.format}"
             files[name] = part.payload
             sha256 = hashlib.sha256(part.payload).hexdigest()
@@ -116,10 +122,10 @@ def _annotated(
             parts.append({"text": part.text})
             facts += [{"name": name, "part": i, "start": start, "stop": stop} for name, start, stop in part.facts]
     line = {
-        "scene": f"{dice.split}/{category}/{ordinal:06d}",
-        "domain": kind.domain,
+        "scene": f"{rng.split}/{folder}/{ordinal:06d}",
+        "domain": category.domain,
         "parts": parts,
         "facts": facts,
-        "notes": {**scene.notes, "reserved": sorted(dice.reserved), **more},
+        "notes": {**scene.notes, "reserved": sorted(rng.reserved_pools), **extra_notes},
     }
     return line, files

@@ -1,1 +1,1 @@
-"""One module per category of generated scene."""
+"""The categories of scenes: each function `SceneRng -> Scene` draws one scene of its category."""

@@ -1,6 +1,6 @@
-"""The category `clip`: short H.264 films of things that move, and events whose frame is known.
+"""The category `clip`: short H.264 videos of moving things, and events whose frame is known.
 
-Notes hold the centre of every thing in every frame, so that each event can be found again in the decoded pixels.
+The annotations give the center of every thing in every frame, so that tests find each event in the decoded pixels.
 """
 
 from __future__ import annotations
@@ -15,53 +15,60 @@ import av
 from PIL import Image
 
 from manifests.records import Json
-from pipelines.scenes.elements.draw import File, backdrop, grainy, jittered
+from pipelines.scenes.elements.draw import EncodedMedia, add_grain, backdrop, jittered_colour
 from pipelines.scenes.elements.entities import PAIRS, SIMPLE_PAIRS
-from pipelines.scenes.elements.fact_text import Words, fact, fill, join, plural
-from pipelines.scenes.elements.objects import Thing, lay_out, note_reserved, put
-from pipelines.scenes.elements.questions import Question, conversation, exact, number
+from pipelines.scenes.elements.fact_text import FactText, fact, fill_template, join_texts, plural
+from pipelines.scenes.elements.objects import Thing, arrange_in_split, note_reserved_pair, paint_object
+from pipelines.scenes.elements.questions import Question, exact_form, number_form, write_questions
 from pipelines.scenes.elements.scene import Scene
-from pipelines.scenes.elements.split import Dice, Pool
+from pipelines.scenes.elements.split import Pool, SceneRng
 
 RATES = (Fraction(8), Fraction(10), Fraction(12), Fraction(25, 2), Fraction(15), Fraction(15000, 1001))
 """Frames per second."""
 SECONDS = (2.0, 4.0)
-KINDS = ("appears", "disappears", "turns", "starts", "stops")
+"""Shortest and longest duration."""
+EVENT_KINDS = ("appears", "disappears", "turns", "starts", "stops")
 
 Centre = tuple[int, int]
+"""(x, y) in pixels."""
 
 
 @dataclass(frozen=True)
-class Event:
+class ClipEvent:
+    """A change of one thing at a known frame."""
+
     kind: str
+    """One of `EVENT_KINDS`."""
     frame: int
     """The first frame that shows it."""
     colour: str = ""
-    """What a thing turns into; empty for all other events."""
+    """The new color of a thing that `turns`; empty for all other events."""
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A thing with its way through the clip."""
+    """A thing with its path through the clip."""
 
     thing: Thing
     after: Thing
-    """The same from its event on: of another colour if it turns."""
-    event: Event | None
+    """The thing from its event on: in another color if it `turns`, else unchanged."""
+    event: ClipEvent | None
     centres: tuple[Centre | None, ...]
-    """For every frame; None while it can't be seen."""
+    """Center in every frame; None while the thing is invisible."""
 
     def at(self, frame: int) -> Thing:
+        """The thing as this frame shows it."""
         return self.after if self.event is not None and frame >= self.event.frame else self.thing
 
 
-def clip(dice: Dice) -> Scene:
-    rate = dice.choice(RATES)
-    frames = round(float(rate) * dice.uniform(*SECONDS))
-    width, height = 2 * dice.whole(48, 112), 2 * dice.whole(48, 80)
-    actors = _cast(dice, width, height, frames, rate)
-    payload = encode(_film(dice, actors, width, height, frames), rate)
-    words, questions = _told(dice, actors, rate, frames)
+def clip(rng: SceneRng) -> Scene:
+    """Draw a clip; the text describes it or asks about its events."""
+    rate = rng.choice(RATES)
+    frames = round(float(rate) * rng.uniform(*SECONDS))
+    width, height = 2 * rng.integer(48, 112), 2 * rng.integer(48, 80)
+    actors = _place_actors(rng, width, height, frames, rate)
+    payload = encode_video(_draw_frames(rng, actors, width, height, frames), rate)
+    text, questions = _text(rng, actors, rate, frames)
     notes: dict[str, Json] = {
         "frames": frames,
         "frames_per_second": f"{rate.numerator}/{rate.denominator}",
@@ -79,107 +86,125 @@ def clip(dice: Dice) -> Scene:
     }  # fmt: skip
     if questions:
         notes["questions"] = questions
-    return Scene((File(payload, "mp4", width, height), words), notes)
+    return Scene((EncodedMedia(payload, "mp4", width, height), text), notes)
 
 
-# ---------------------------------------------------------------------------------------------- what happens
+# ---------------------------------------------------------------------------------------------- movement and events
 
 
-def _cast(dice: Dice, width: int, height: int, frames: int, rate: Fraction) -> list[Actor]:
-    """Things with ways that never touch, and at least one event."""
-    count = dice.weighted({1: 0.3, 2: 0.45, 3: 0.25})
+def _place_actors(rng: SceneRng, width: int, height: int, frames: int, rate: Fraction) -> list[Actor]:
+    """Draw one to three actors that never touch, of which at least one has an event."""
+    count = rng.weighted_choice({1: 0.3, 2: 0.45, 3: 0.25})
     while True:
-        things = lay_out(dice, width, height, SIMPLE_PAIRS, count, distinct=True)
-        eventful = dice.whole(1, count)
+        things = arrange_in_split(rng, width, height, SIMPLE_PAIRS, count, distinct=True)
+        with_event = rng.integer(1, count)
         actors = [
-            _direct(dice, replace(thing, rim=False), things, i < eventful, (width, height), frames, rate)
-            for i, thing in enumerate(dice.sample(things, count))
+            _actor(rng, replace(thing, outlined=False), things, i < with_event, (width, height), frames, rate)
+            for i, thing in enumerate(rng.sample(things, count))
         ]
-        if not any(_touch(one, other) for i, one in enumerate(actors) for other in actors[:i]):
-            note_reserved(dice, things)
+        if not any(_touch(actor, other) for i, actor in enumerate(actors) for other in actors[:i]):
+            note_reserved_pair(rng, things)
             return actors
 
 
-def _direct(
-    dice: Dice, thing: Thing, cast: Sequence[Thing], eventful: bool, size: tuple[int, int], frames: int, rate: Fraction
+def _actor(
+    rng: SceneRng,
+    thing: Thing,
+    things: Sequence[Thing],
+    has_event: bool,
+    size: tuple[int, int],
+    frames: int,
+    rate: Fraction,
 ) -> Actor:
-    """Give a thing a way and, if `eventful`, an event somewhere in the middle of the clip."""
-    kind = dice.choice(KINDS) if eventful else ""
-    cut = round(frames * dice.uniform(0.2, 0.8)) if eventful else frames
-    moves = dice.chance(0.6)
-    before, after_cut = {"starts": (False, True), "stops": (True, False)}.get(kind, (moves, moves))
-    speed = min(size) * dice.uniform(0.25, 0.6) / float(rate)
-    way = math.radians(dice.uniform(0, 360))
-    step = (speed * math.cos(way), speed * math.sin(way))
+    """Give a thing a path and, if `has_event`, an event between 20 % and 80 % of the clip.
+
+    Args:
+        things: all things of the clip; a thing that turns takes a color that makes it equal to none of them.
+        size: (width, height) in pixels.
+        frames: length of the clip.
+        rate: frames per second.
+    """
+    kind = rng.choice(EVENT_KINDS) if has_event else ""
+    event_frame = round(frames * rng.uniform(0.2, 0.8)) if has_event else frames
+    moves = rng.chance(0.6)
+    moves_before, moves_after = {"starts": (False, True), "stops": (True, False)}.get(kind, (moves, moves))
+    speed = min(size) * rng.uniform(0.25, 0.6) / float(rate)
+    direction = math.radians(rng.uniform(0, 360))
+    step = (speed * math.cos(direction), speed * math.sin(direction))
     x, y = thing.x, thing.y
     centres: list[Centre | None] = []
     for frame in range(frames):
-        hidden = (kind == "appears" and frame < cut) or (kind == "disappears" and frame >= cut)
+        hidden = (kind == "appears" and frame < event_frame) or (kind == "disappears" and frame >= event_frame)
         centres.append(None if hidden else (round(x), round(y)))
-        if after_cut if frame + 1 >= cut else before:
+        if moves_after if frame + 1 >= event_frame else moves_before:
             x, step_x = _bounce(x, step[0], thing.radius, size[0])
             y, step_y = _bounce(y, step[1], thing.radius, size[1])
             step = (step_x, step_y)
     after, colour = thing, ""
     if kind == "turns":
-        taken = {other.name for other in cast}
-        colour = dice.choice([c for c, s in PAIRS.train if s == thing.shape and f"{c} {s}" not in taken])
-        after = replace(thing, colour=colour, rgb=jittered(dice, colour))
-    return Actor(thing, after, Event(kind, cut, colour) if eventful else None, tuple(centres))
+        used = {other.name for other in things}
+        colour = rng.choice([c for c, s in PAIRS.train if s == thing.shape and f"{c} {s}" not in used])
+        after = replace(thing, colour=colour, rgb=jittered_colour(rng, colour))
+    return Actor(thing, after, ClipEvent(kind, event_frame, colour) if has_event else None, tuple(centres))
 
 
 def _bounce(at: float, step: float, radius: float, length: int) -> tuple[float, float]:
-    """The next place on one axis, turning round at the edges."""
+    """Next (position, step) on one axis; the step changes its sign at the edges."""
     after = at + step
     if not radius < after < length - radius:
         return at - step if radius < at - step < length - radius else at, -step
     return after, step
 
 
-def _touch(one: Actor, other: Actor) -> bool:
-    reach = one.thing.radius + other.thing.radius + 2
+def _touch(actor: Actor, other: Actor) -> bool:
+    """Return whether two actors touch in any frame."""
+    reach = actor.thing.radius + other.thing.radius + 2
     return any(
         a is not None and b is not None and math.dist(a, b) < reach
-        for a, b in zip(one.centres, other.centres, strict=True)
+        for a, b in zip(actor.centres, other.centres, strict=True)
     )
 
 
-# ---------------------------------------------------------------------------------------------- film
+# ---------------------------------------------------------------------------------------------- video
 
 
-def _film(dice: Dice, actors: Sequence[Actor], width: int, height: int, frames: int) -> list[Image.Image]:
-    ground = backdrop(dice, width, height)
-    still = grainy(dice, ground.image)  # the grain stands still: moving grain makes files large and says nothing
-    film = []
+def _draw_frames(rng: SceneRng, actors: Sequence[Actor], width: int, height: int, frames: int) -> list[Image.Image]:
+    background = backdrop(rng, width, height)
+    # The grain is the same in every frame: moving grain makes files large and carries no information.
+    background_image = add_grain(rng, background.image)
+    images = []
     for frame in range(frames):
-        image = still.copy()
+        image = background_image.copy()
         for actor in actors:
             centre = actor.centres[frame]
             if centre is not None:
-                put(image, replace(actor.at(frame), x=centre[0], y=centre[1]), ground.dark)
-        film.append(image)
-    return film
+                paint_object(image, replace(actor.at(frame), x=centre[0], y=centre[1]), background.dark)
+        images.append(image)
+    return images
 
 
-def encode(film: Sequence[Image.Image], rate: Fraction) -> bytes:
-    """An MP4 file with one H.264 track. The same film gives the same bytes: one thread, and no macroblock tree, whose
-    AVX-512 code reads memory that nobody wrote when pictures are as small as these (seen with av 18.1.0)."""
+def encode_video(images: Sequence[Image.Image], rate: Fraction) -> bytes:
+    """Encode pictures of equal size as an MP4 file with one H.264 track; equal pictures give equal bytes.
+
+    Therefore x264 runs in one thread and without its macroblock tree, whose AVX-512 code reads uninitialized memory for
+    pictures as small as these (measured with av 18.1.0).
+    """
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as container:
         options = {"preset": "veryfast", "crf": "20", "g": "24", "mbtree": "0"}
         stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height = film[0].size
+        stream.width, stream.height = images[0].size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        for image in film:
+        for image in images:
             container.mux(stream.encode(av.VideoFrame.from_image(image)))
         container.mux(stream.encode(None))
     return out.getvalue()
 
 
-# ---------------------------------------------------------------------------------------------- words
+# ---------------------------------------------------------------------------------------------- text
 
-TELL = Pool(
+DESCRIPTIONS = Pool(
     "wording",
     train=(
         "{count} {objects} {take} part: {list}. {events}",
@@ -187,63 +212,66 @@ TELL = Pool(
     ),
     reserved=("In a film of {seconds} seconds {count} {objects} can be seen: {list}. {events}",),
 )
-HAPPENS = Pool(
+EVENT_SENTENCES = Pool(
     "wording", ("At {time} s the {what}.", "After {time} s the {what}."), ("It takes {time} s until the {what}.",)
 )
-DONE = {"appears": "appears", "disappears": "disappears", "starts": "starts to move", "stops": "stops moving"}
-WHEN = Pool(
+EVENT_VERBS = {"appears": "appears", "disappears": "disappears", "starts": "starts to move", "stops": "stops moving"}
+WHEN_QUESTIONS = Pool(
     "wording",
     ("At which second does the {what}?", "After how many seconds does the {what}?"),
     ("How long does it take until you see the {what}?",),
 )
-DO = {"appears": "appear", "disappears": "disappear", "starts": "start to move", "stops": "stop moving"}
-BECOMES = Pool(
+EVENT_INFINITIVES = {"appears": "appear", "disappears": "disappear", "starts": "start to move", "stops": "stop moving"}
+COLOUR_QUESTIONS = Pool(
     "wording",
     ("Which colour does the {thing} turn into?", "What colour does the {thing} become?"),
     ("Name the new colour of the {thing}.",),
 )
 TIME_TOLERANCE_S = 0.3
+"""Allowed error of an answered time."""
 
 
-def _told(dice: Dice, actors: Sequence[Actor], rate: Fraction, frames: int) -> tuple[Words, list[Json]]:
-    """A description of the clip, or questions about its events with their notes."""
-    happened = sorted((a for a in actors if a.event), key=lambda a: a.event.frame if a.event else 0)
-    if dice.chance(0.5):
-        asked = [_ask(dice, actor, rate) for actor in happened]
-        return conversation(dice, asked)
-    happens = dice.pick(HAPPENS)
-    events = [fill(happens, time=fact("time", _seconds(a, rate)), what=_what(a)) for a in happened]
+def _text(rng: SceneRng, actors: Sequence[Actor], rate: Fraction, frames: int) -> tuple[FactText, list[Json]]:
+    """A description of the clip without annotations, or questions about its events with theirs."""
+    with_event = sorted((a for a in actors if a.event), key=lambda a: a.event.frame if a.event else 0)
+    if rng.chance(0.5):
+        questions = [_question(rng, actor, rate) for actor in with_event]
+        return write_questions(rng, questions)
+    template = rng.pick(EVENT_SENTENCES)
+    events = [fill_template(template, time=fact("time", _seconds(a, rate)), what=_event_phrase(a)) for a in with_event]
     count = len(actors)
-    told = fill(
-        dice.pick(TELL),
+    description = fill_template(
+        rng.pick(DESCRIPTIONS),
         count=fact("count", count),
         objects=plural(count, "object"),
         take=plural(count, "takes", "take"),
         seconds=f"{frames / float(rate):.1f}",
-        list=join(", ", [actor.thing.told for actor in sorted(actors, key=lambda a: a.thing.x)]),
-        events=join(" ", events),
+        list=join_texts(", ", [actor.thing.name_facts for actor in sorted(actors, key=lambda a: a.thing.x)]),
+        events=join_texts(" ", events),
     )
-    return told, []
+    return description, []
 
 
-def _what(actor: Actor) -> Words:
+def _event_phrase(actor: Actor) -> FactText:
+    """`red circle starts to move`, `red circle turns blue`."""
     assert actor.event is not None
-    name = Words(actor.thing.name + " ")
+    name = FactText(actor.thing.name + " ")
     return name + (
-        Words("turns ") + fact("colour", actor.event.colour) if actor.event.colour else DONE[actor.event.kind]
+        FactText("turns ") + fact("colour", actor.event.colour) if actor.event.colour else EVENT_VERBS[actor.event.kind]
     )
 
 
-def _ask(dice: Dice, actor: Actor, rate: Fraction) -> Question:
+def _question(rng: SceneRng, actor: Actor, rate: Fraction) -> Question:
     assert actor.event is not None
     if actor.event.colour:
-        asked = dice.pick(BECOMES).format(thing=actor.thing.name)
-        return Question("becomes", asked, fact("colour", actor.event.colour), exact(actor.event.colour))
+        text = rng.pick(COLOUR_QUESTIONS).format(thing=actor.thing.name)
+        return Question("becomes", text, fact("colour", actor.event.colour), exact_form(actor.event.colour))
     seconds = _seconds(actor, rate)
-    asked = dice.pick(WHEN).format(what=f"{actor.thing.name} {DO[actor.event.kind]}")
-    return Question("when", asked, fact("time", seconds), number(float(seconds), TIME_TOLERANCE_S))
+    text = rng.pick(WHEN_QUESTIONS).format(what=f"{actor.thing.name} {EVENT_INFINITIVES[actor.event.kind]}")
+    return Question("when", text, fact("time", seconds), number_form(float(seconds), TIME_TOLERANCE_S))
 
 
 def _seconds(actor: Actor, rate: Fraction) -> str:
+    """Time of the actor's event, with one decimal."""
     assert actor.event is not None
     return f"{actor.event.frame / float(rate):.1f}"

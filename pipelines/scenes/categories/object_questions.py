@@ -1,31 +1,32 @@
-"""The categories `question` (counting, comparing, naming, placing) and `grounding` (boxes, points, polygons).
+"""The categories `question` (counting, comparing, naming, locating) and `grounding` (boxes, points, polygons).
 
-Both ask about pictures of things (`pipelines/scenes/elements/objects.py`).
+Both ask about pictures of things (`pipelines/scenes/elements/objects.py`). The answers are computed from the things.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pipelines.scenes.elements.draw import Point, bounds
+from pipelines.scenes.elements.draw import XY, bounding_box
 from pipelines.scenes.elements.entities import COLOURS, PAIRS, SHAPES
-from pipelines.scenes.elements.fact_text import Words, fact
-from pipelines.scenes.elements.objects import View, describe, place_words, rounded, view
+from pipelines.scenes.elements.fact_text import FactText, fact
+from pipelines.scenes.elements.objects import ObjectPicture, draw_objects, object_notes, position_phrase, rounded
 from pipelines.scenes.elements.questions import (
     Question,
-    asked_about,
     box_form,
-    exact,
-    number,
+    exact_form,
+    number_form,
     point_form,
     polygon_form,
+    question_scene,
 )
 from pipelines.scenes.elements.scene import Scene
-from pipelines.scenes.elements.split import Dice, Pool
+from pipelines.scenes.elements.split import Pool, SceneRng
 
 COUNTS = {2: 0.2, 3: 0.3, 4: 0.25, 5: 0.15, 6: 0.1}
+"""Number of things in a picture -> weight."""
 
-ASK = {
+QUESTIONS = {
     "count_all": Pool(
         "wording",
         ("How many objects are there?", "How many shapes does the picture show?"),
@@ -93,147 +94,152 @@ ASK = {
 }
 
 
-def question(dice: Dice) -> Scene:
-    seen = view(dice, PAIRS, COUNTS, distinct=True)
-    asked = _some(dice, seen, _ABOUT_THINGS, dice.whole(1, 3))
-    return asked_about(dice, seen.file, asked, {"things": describe(seen.things)})
+def question(rng: SceneRng) -> Scene:
+    """Draw two to six different things and ask one to three questions about them."""
+    picture = draw_objects(rng, PAIRS, COUNTS, distinct=True)
+    text = _ask(rng, picture, _OBJECT_QUESTIONS, rng.integer(1, 3))
+    return question_scene(rng, picture.file, text, {"things": object_notes(picture.things)})
 
 
-def grounding(dice: Dice) -> Scene:
-    seen = view(dice, PAIRS, COUNTS, distinct=True)
-    asked = _some(dice, seen, _ABOUT_PLACES, dice.whole(1, 2))
-    return asked_about(dice, seen.file, asked, {"things": describe(seen.things, with_polygons=True)})
+def grounding(rng: SceneRng) -> Scene:
+    """Draw two to six different things and ask for one or two positions: box, point or polygon."""
+    picture = draw_objects(rng, PAIRS, COUNTS, distinct=True)
+    text = _ask(rng, picture, _GROUNDING_QUESTIONS, rng.integer(1, 2))
+    return question_scene(rng, picture.file, text, {"things": object_notes(picture.things, with_polygons=True)})
 
 
-Asker = Callable[[Dice, View], Question | None]
+QuestionMaker = Callable[[SceneRng, ObjectPicture], Question | None]
+"""Returns None for a picture about which its question has no clear answer."""
 
 
-def _some(dice: Dice, seen: View, askers: Sequence[Asker], count: int) -> list[Question]:
-    """The first few of the kinds, in random order, that make sense for this picture."""
-    questions = [made for asker in dice.sample(askers, len(askers)) if (made := asker(dice, seen)) is not None]
-    return questions[:count]
+def _ask(rng: SceneRng, picture: ObjectPicture, makers: Sequence[QuestionMaker], count: int) -> list[Question]:
+    """Up to `count` questions of different kinds, in random order."""
+    questions = [maker(rng, picture) for maker in rng.sample(makers, len(makers))]
+    return [question for question in questions if question is not None][:count]
 
 
-def _count_all(dice: Dice, seen: View) -> Question:
-    count = len(seen.things)
-    return Question("count_all", dice.pick(ASK["count_all"]), fact("count", count), number(count))
+def _count_all(rng: SceneRng, picture: ObjectPicture) -> Question:
+    count = len(picture.things)
+    return Question("count_all", rng.pick(QUESTIONS["count_all"]), fact("count", count), number_form(count))
 
 
-def _count_colour(dice: Dice, seen: View) -> Question:
-    colour = dice.choice(seen.things).colour if dice.chance(0.8) else dice.choice(tuple(COLOURS))
-    count = sum(thing.colour == colour for thing in seen.things)
-    asked = dice.pick(ASK["count_colour"]).format(colour=colour)
-    return Question("count_colour", asked, fact("count", count), number(count))
+def _count_colour(rng: SceneRng, picture: ObjectPicture) -> Question:
+    colour = rng.choice(picture.things).colour if rng.chance(0.8) else rng.choice(tuple(COLOURS))
+    count = sum(thing.colour == colour for thing in picture.things)
+    text = rng.pick(QUESTIONS["count_colour"]).format(colour=colour)
+    return Question("count_colour", text, fact("count", count), number_form(count))
 
 
-def _count_shape(dice: Dice, seen: View) -> Question:
-    shape = dice.choice(seen.things).shape if dice.chance(0.8) else dice.choice(SHAPES)
-    count = sum(thing.shape == shape for thing in seen.things)
-    asked = _a_or_an(dice.pick(ASK["count_shape"]).format(shape=shape))
-    return Question("count_shape", asked, fact("count", count), number(count))
+def _count_shape(rng: SceneRng, picture: ObjectPicture) -> Question:
+    shape = rng.choice(picture.things).shape if rng.chance(0.8) else rng.choice(SHAPES)
+    count = sum(thing.shape == shape for thing in picture.things)
+    text = _correct_articles(rng.pick(QUESTIONS["count_shape"]).format(shape=shape))
+    return Question("count_shape", text, fact("count", count), number_form(count))
 
 
-def _colour_of(dice: Dice, seen: View) -> Question | None:
-    shapes = [thing.shape for thing in seen.things]
-    single = [thing for thing in seen.things if shapes.count(thing.shape) == 1]
+def _colour_of(rng: SceneRng, picture: ObjectPicture) -> Question | None:
+    shapes = [thing.shape for thing in picture.things]
+    single = [thing for thing in picture.things if shapes.count(thing.shape) == 1]
     if not single:
         return None
-    thing = dice.choice(single)
-    asked = dice.pick(ASK["colour_of"]).format(shape=thing.shape)
-    return Question("colour_of", asked, fact("colour", thing.colour), exact(thing.colour))
+    thing = rng.choice(single)
+    text = rng.pick(QUESTIONS["colour_of"]).format(shape=thing.shape)
+    return Question("colour_of", text, fact("colour", thing.colour), exact_form(thing.colour))
 
 
-def _shape_of(dice: Dice, seen: View) -> Question | None:
-    colours = [thing.colour for thing in seen.things]
-    single = [thing for thing in seen.things if colours.count(thing.colour) == 1]
+def _shape_of(rng: SceneRng, picture: ObjectPicture) -> Question | None:
+    colours = [thing.colour for thing in picture.things]
+    single = [thing for thing in picture.things if colours.count(thing.colour) == 1]
     if not single:
         return None
-    thing = dice.choice(single)
-    asked = dice.pick(ASK["shape_of"]).format(colour=thing.colour)
-    return Question("shape_of", asked, fact("shape", thing.shape), exact(thing.shape))
+    thing = rng.choice(single)
+    text = rng.pick(QUESTIONS["shape_of"]).format(colour=thing.colour)
+    return Question("shape_of", text, fact("shape", thing.shape), exact_form(thing.shape))
 
 
-def _place_of(dice: Dice, seen: View) -> Question:
-    thing = dice.choice(seen.things)
-    place = place_words(thing, seen.size)
-    asked = dice.pick(ASK["place_of"]).format(thing=thing.name)
-    return Question("place_of", asked, fact("place", place), exact(place))
+def _place_of(rng: SceneRng, picture: ObjectPicture) -> Question:
+    thing = rng.choice(picture.things)
+    place = position_phrase(thing, picture.size)
+    text = rng.pick(QUESTIONS["place_of"]).format(thing=thing.name)
+    return Question("place_of", text, fact("place", place), exact_form(place))
 
 
-def _larger(dice: Dice, seen: View) -> Question | None:
+def _larger(rng: SceneRng, picture: ObjectPicture) -> Question | None:
     order = ("small", "medium", "large")
-    one, other = dice.sample(seen.things, 2)
-    if one.size == other.size:
+    thing, other = rng.sample(picture.things, 2)
+    if thing.size == other.size:
         return None
-    larger = max(one, other, key=lambda thing: order.index(thing.size))
-    asked = dice.pick(ASK["larger"]).format(thing=one.name, other=other.name)
-    return Question("larger", asked, larger.told, exact(larger.name, f"the {larger.name}"))
+    larger = max(thing, other, key=lambda thing: order.index(thing.size))
+    text = rng.pick(QUESTIONS["larger"]).format(thing=thing.name, other=other.name)
+    return Question("larger", text, larger.name_facts, exact_form(larger.name, f"the {larger.name}"))
 
 
-def _outermost(dice: Dice, seen: View) -> Question:
-    side = dice.choice(("left", "right"))
-    thing = seen.things[0 if side == "left" else -1]
-    asked = dice.pick(ASK["outermost"]).format(side=side)
-    return Question("outermost", asked, thing.told, exact(thing.name, f"the {thing.name}"))
+def _outermost(rng: SceneRng, picture: ObjectPicture) -> Question:
+    side = rng.choice(("left", "right"))
+    thing = picture.things[0 if side == "left" else -1]
+    text = rng.pick(QUESTIONS["outermost"]).format(side=side)
+    return Question("outermost", text, thing.name_facts, exact_form(thing.name, f"the {thing.name}"))
 
 
-def _side_of(dice: Dice, seen: View) -> Question:
-    one, other = dice.sample(seen.things, 2)
-    side = "left" if one.x < other.x else "right"
-    asked = dice.pick(ASK["side_of"]).format(thing=one.name, other=other.name)
-    return Question("side_of", asked, Words(side), exact(side))
+def _side_of(rng: SceneRng, picture: ObjectPicture) -> Question:
+    thing, other = rng.sample(picture.things, 2)
+    side = "left" if thing.x < other.x else "right"
+    text = rng.pick(QUESTIONS["side_of"]).format(thing=thing.name, other=other.name)
+    return Question("side_of", text, FactText(side), exact_form(side))
 
 
-def _exists(dice: Dice, seen: View) -> Question:
-    names = [thing.name for thing in seen.things]
-    colour, shape = dice.choice(PAIRS.train)
-    name = dice.choice(names) if dice.chance(0.5) else f"{colour} {shape}"
-    asked = _a_or_an(dice.pick(ASK["exists"]).format(thing=name))
+def _exists(rng: SceneRng, picture: ObjectPicture) -> Question:
+    names = [thing.name for thing in picture.things]
+    colour, shape = rng.choice(PAIRS.train)
+    name = rng.choice(names) if rng.chance(0.5) else f"{colour} {shape}"
+    text = _correct_articles(rng.pick(QUESTIONS["exists"]).format(thing=name))
     answer = "yes" if name in names else "no"
-    return Question("exists", asked, Words(answer), exact(answer))
+    return Question("exists", text, FactText(answer), exact_form(answer))
 
 
-def _box_of(dice: Dice, seen: View) -> Question:
-    thing = dice.choice(seen.things)
-    left, top, right, bottom = bounds(thing.corners)
-    (left, top), (right, bottom) = fractions(((left, top), (right, bottom)), seen.size)
+def _box_of(rng: SceneRng, picture: ObjectPicture) -> Question:
+    thing = rng.choice(picture.things)
+    left, top, right, bottom = bounding_box(thing.corners)
+    (left, top), (right, bottom) = fractions(((left, top), (right, bottom)), picture.size)
     box = (left, top, right, bottom)
-    asked = dice.pick(ASK["box_of"]).format(thing=thing.name)
-    return Question("box_of", asked, Words("[" + ", ".join(f"{side:.3f}" for side in box) + "]"), box_form(box))
+    text = rng.pick(QUESTIONS["box_of"]).format(thing=thing.name)
+    return Question("box_of", text, FactText("[" + ", ".join(f"{side:.3f}" for side in box) + "]"), box_form(box))
 
 
-def _point_of(dice: Dice, seen: View) -> Question:
-    thing = dice.choice(seen.things)
-    (point,) = fractions([(thing.x, thing.y)], seen.size)
-    asked = dice.pick(ASK["point_of"]).format(thing=thing.name)
-    return Question("point_of", asked, Words(_shown(point)), point_form(fractions(thing.corners, seen.size)))
+def _point_of(rng: SceneRng, picture: ObjectPicture) -> Question:
+    thing = rng.choice(picture.things)
+    (point,) = fractions([(thing.x, thing.y)], picture.size)
+    text = rng.pick(QUESTIONS["point_of"]).format(thing=thing.name)
+    return Question("point_of", text, FactText(_coordinates(point)), point_form(fractions(thing.corners, picture.size)))
 
 
-def _polygon_of(dice: Dice, seen: View) -> Question:
-    thing = dice.choice(seen.things)
-    corners = fractions(thing.corners, seen.size)
-    few = corners[:: max(1, len(corners) // 12)]
-    asked = dice.pick(ASK["polygon_of"]).format(thing=thing.name)
-    return Question("polygon_of", asked, Words("[" + ", ".join(map(_shown, few)) + "]"), polygon_form(corners))
+def _polygon_of(rng: SceneRng, picture: ObjectPicture) -> Question:
+    thing = rng.choice(picture.things)
+    corners = fractions(thing.corners, picture.size)
+    outline = corners[:: max(1, len(corners) // 12)]
+    text = rng.pick(QUESTIONS["polygon_of"]).format(thing=thing.name)
+    return Question(
+        "polygon_of", text, FactText("[" + ", ".join(map(_coordinates, outline)) + "]"), polygon_form(corners)
+    )
 
 
-_ABOUT_THINGS: tuple[Asker, ...] = (
+_OBJECT_QUESTIONS: tuple[QuestionMaker, ...] = (
     _count_all, _count_colour, _count_shape, _colour_of, _shape_of, _place_of, _larger, _outermost, _side_of, _exists,
 )  # fmt: skip
-_ABOUT_PLACES: tuple[Asker, ...] = (_box_of, _point_of, _polygon_of)
+_GROUNDING_QUESTIONS: tuple[QuestionMaker, ...] = (_box_of, _point_of, _polygon_of)
 
 
-def fractions(points: Sequence[Point], size: tuple[int, int]) -> list[list[float]]:
-    """Pixels -> fractions of width and height, in thousandths."""
+def fractions(points: Sequence[XY], size: tuple[int, int]) -> list[list[float]]:
+    """Convert pixels to fractions of width and height, rounded to thousandths."""
     return [rounded((x / size[0], y / size[1]), 3) for x, y in points]
 
 
-def _shown(point: Sequence[float]) -> str:
+def _coordinates(point: Sequence[float]) -> str:
     return f"({point[0]:.3f}, {point[1]:.3f})"
 
 
-def _a_or_an(text: str) -> str:
-    """`a orange circle` -> `an orange circle`: templates say `a`."""
+def _correct_articles(text: str) -> str:
+    """Replace `a` before a vowel by `an`: the templates write `a` everywhere."""
     words = text.split(" ")
     for i in range(len(words) - 1):
         if words[i] == "a" and words[i + 1][0] in "aeiou":

@@ -1,7 +1,7 @@
-"""The category `reading`: rendered text in many faces. Big numbers, signs, notices and receipts.
+"""The category `reading`: printed text in many typefaces, as large numbers, signs, notices and receipts.
 
-Type families, names and words of held-out scenes never occur in training. Notes hold every line with the polygon
-around its ink, also when the sheet lies askew.
+Type families, names and words of held-out scenes never occur in training. The annotations give the text of every line
+and the polygon around its ink, also in rotated pictures.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from PIL import Image
 
 from manifests.records import Json
 from pipelines.scenes.elements.draw import (
-    File,
-    Point,
-    Print,
+    XY,
+    Canvas,
+    EncodedMedia,
     Rgb,
-    Sheet,
-    encode,
+    Typeface,
+    add_grain,
+    encode_image,
     fitting_size,
-    grainy,
-    jittered,
+    jittered_colour,
+    pick_typeface,
     picture_size,
     text_width,
     tint,
-    typeface,
 )
 from pipelines.scenes.elements.entities import GOODS, NAMES, PLACES, SIGNS, THINGS, VERBS
-from pipelines.scenes.elements.fact_text import Words, article, fact, fill, join
+from pipelines.scenes.elements.fact_text import FactText, fact, fill_template, join_texts, with_article
 from pipelines.scenes.elements.objects import rounded
-from pipelines.scenes.elements.questions import Question, asked_about, number, spelling
+from pipelines.scenes.elements.questions import Question, number_form, question_scene, spelling_form
 from pipelines.scenes.elements.scene import Scene
-from pipelines.scenes.elements.split import Dice, Pool
+from pipelines.scenes.elements.split import Pool, SceneRng
 
-TELL = {
+DESCRIPTIONS = {
     "number": Pool("wording", ("The number is {text}.", "The picture shows the number {text}."), ("Number: {text}.",)),
     "sign": Pool("wording", ("The sign says: {text}", "On the sign stands: {text}"), ("Written there: {text}",)),
     "notice": Pool("wording", ("The text reads:\n{text}", "{text}"), ("Transcription:\n{text}",)),
     "receipt": Pool("wording", ("The receipt reads:\n{text}", "{text}"), ("Transcription:\n{text}",)),
 }
-ASK = {
+QUESTIONS = {
     "number": Pool("wording", ("Which number do you see?", "What number is written here?"), ("Read the number.",)),
     "sign": Pool("wording", ("What does the sign say?", "Read the sign."), ("Which words are written here?",)),
     "notice": Pool("wording", ("What is written here?", "Copy the text."), ("Type what you read.",)),
@@ -50,93 +50,95 @@ ASK = {
 
 
 @dataclass(frozen=True)
-class _Page:
-    """A sheet with its lines, before it is laid askew."""
+class _PrintedText:
+    """A picture of text before its rotation."""
 
     image: Image.Image
-    ground: Rgb
+    background: Rgb
     lines: tuple[tuple[str, tuple[float, ...]], ...]
-    """(text, box of its ink in pixels)"""
+    """(text, box of its ink in pixels) of each line"""
 
 
-def reading(dice: Dice) -> Scene:
-    kind = dice.weighted({"number": 0.4, "sign": 0.25, "notice": 0.2, "receipt": 0.15})
-    type_ = typeface(dice)
-    page, answer, form = _KINDS[kind](dice, type_)
-    degrees = dice.uniform(-9, 9) if kind != "receipt" and dice.chance(0.4) else 0.0
-    file, lines = _lay(dice, page, degrees)
-    notes: dict[str, Json] = {"print": kind, "font": type_.face, "degrees": round(degrees, 1), "lines": lines}
-    if dice.chance(0.5):
-        text = answer if kind in ("number", "sign") else _lines_told(page)
-        return Scene((file, fill(dice.pick(TELL[kind]), text=text)), notes)
-    return asked_about(dice, file, [Question(f"read_{kind}", dice.pick(ASK[kind]), answer, form)], notes)
+def reading(rng: SceneRng) -> Scene:
+    """Draw a text; the caption repeats it, or a question asks for it."""
+    kind = rng.weighted_choice({"number": 0.4, "sign": 0.25, "notice": 0.2, "receipt": 0.15})
+    typeface = pick_typeface(rng)
+    page, answer, form = _KINDS[kind](rng, typeface)
+    degrees = rng.uniform(-9, 9) if kind != "receipt" and rng.chance(0.4) else 0.0
+    file, lines = _rotate(rng, page, degrees)
+    notes: dict[str, Json] = {"print": kind, "font": typeface.face, "degrees": round(degrees, 1), "lines": lines}
+    if rng.chance(0.5):
+        text = answer if kind in ("number", "sign") else _lines_text(page)
+        return Scene((file, fill_template(rng.pick(DESCRIPTIONS[kind]), text=text)), notes)
+    return question_scene(rng, file, [Question(f"read_{kind}", rng.pick(QUESTIONS[kind]), answer, form)], notes)
 
 
-def sentence(dice: Dice) -> str:
-    """Something that somebody did somewhere."""
-    return fill(
+def sentence(rng: SceneRng) -> str:
+    """A random sentence: `Ada painted a lantern in Bergen.`"""
+    return fill_template(
         "{name} {verb} {thing} in {place}.",
-        name=dice.pick(NAMES),
-        verb=dice.pick(VERBS),
-        thing=article(Words(dice.pick(THINGS))),
-        place=dice.pick(PLACES),
+        name=rng.pick(NAMES),
+        verb=rng.pick(VERBS),
+        thing=with_article(FactText(rng.pick(THINGS))),
+        place=rng.pick(PLACES),
     ).text
 
 
-def _number(dice: Dice, type_: Print) -> tuple[_Page, Words, Json]:
-    digits = dice.until_ours(
-        lambda: str(dice.whole(*dice.choice(((0, 9), (10, 99), (100, 999))))), lambda text: ["number", text]
+def _number(rng: SceneRng, typeface: Typeface) -> tuple[_PrintedText, FactText, Json]:
+    digits = rng.draw_in_split(
+        lambda: str(rng.integer(*rng.choice(((0, 9), (10, 99), (100, 999))))), lambda text: ["number", text]
     )
-    page = _poster(dice, type_, [digits], picture_size(dice, longest_px=300))
-    return page, fact("value", digits), number(int(digits))
+    page = _poster(rng, typeface, [digits], picture_size(rng, longest_px=300))
+    return page, fact("value", digits), number_form(int(digits))
 
 
-def _sign(dice: Dice, type_: Print) -> tuple[_Page, Words, Json]:
-    said = type_.spelt(dice.pick(SIGNS).format(n=dice.whole(1, 40)))
-    words = said.split()
+def _sign(rng: SceneRng, typeface: Typeface) -> tuple[_PrintedText, FactText, Json]:
+    text = typeface.displayed(rng.pick(SIGNS).format(n=rng.integer(1, 40)))
+    words = text.split()
     cut = len(words) // 2 if len(words) > 2 else len(words)
     lines = [" ".join(part) for part in (words[:cut], words[cut:]) if part]
-    page = _poster(dice, type_, lines, picture_size(dice, shortest_px=100))
-    return page, fact("text", said), spelling(said)
+    page = _poster(rng, typeface, lines, picture_size(rng, shortest_px=100))
+    return page, fact("text", text), spelling_form(text)
 
 
-def _poster(dice: Dice, type_: Print, lines: Sequence[str], size: tuple[int, int]) -> _Page:
-    """Few words, as large as they can be: dark on light, light on dark, or light on a colour."""
+def _poster(rng: SceneRng, typeface: Typeface, lines: Sequence[str], size: tuple[int, int]) -> _PrintedText:
+    """Draw few words as large as they fit: dark on light, light on dark, or light on a color."""
     width, height = size
-    dark = dice.chance(0.4)
-    ground = jittered(dice, dice.choice(("red", "green", "blue", "purple"))) if dark else tint(dice, dark=False)
-    if dark and dice.chance(0.4):
-        ground = tint(dice, dark=True)
-    ink = tint(dice, not dark)
-    sheet = Sheet(width, height, ground)
+    dark = rng.chance(0.4)
+    background = jittered_colour(rng, rng.choice(("red", "green", "blue", "purple"))) if dark else tint(rng, dark=False)
+    if dark and rng.chance(0.4):
+        background = tint(rng, dark=True)
+    text_rgb = tint(rng, not dark)
+    canvas = Canvas(width, height, background)
     room = 0.86 * height / len(lines)
-    largest = dice.uniform(0.6, 0.95) * room
-    size_px = min(fitting_size(line, type_.face, largest, 0.82 * width) for line in lines)
+    largest = rng.uniform(0.6, 0.95) * room
+    size_px = min(fitting_size(line, typeface.face, largest, 0.82 * width) for line in lines)
     top = height / 2 - room * (len(lines) - 1) / 2
-    found = tuple(
-        (line, sheet.text((width / 2, top + i * room), line, type_.face, size_px, ink)) for i, line in enumerate(lines)
+    lines_with_boxes = tuple(
+        (line, canvas.text((width / 2, top + i * room), line, typeface.face, size_px, text_rgb))
+        for i, line in enumerate(lines)
     )
-    return _Page(sheet.finish(), ground, found)
+    return _PrintedText(canvas.finish(), background, lines_with_boxes)
 
 
-def _notice(dice: Dice, type_: Print) -> tuple[_Page, Words, Json]:
-    """Two to four sentences, set ragged right."""
-    width, height = picture_size(dice, shortest_px=200)
-    text = type_.spelt(" ".join(sentence(dice) for _ in range(dice.whole(2, 4))))
+def _notice(rng: SceneRng, typeface: Typeface) -> tuple[_PrintedText, FactText, Json]:
+    """Two to four sentences, left-aligned."""
+    width, height = picture_size(rng, shortest_px=200)
+    text = typeface.displayed(" ".join(sentence(rng) for _ in range(rng.integer(2, 4))))
     size = 0.1 * min(width, height)
-    lines = _wrapped(text, type_.face, size, 0.86 * width)
+    lines = _wrapped(text, typeface.face, size, 0.86 * width)
     while len(lines) * 1.25 * size > 0.86 * height:
         size *= 0.9
-        lines = _wrapped(text, type_.face, size, 0.86 * width)
-    ground, ink = tint(dice, dark=False), tint(dice, dark=True)
-    sheet = Sheet(width, height, ground)
+        lines = _wrapped(text, typeface.face, size, 0.86 * width)
+    background, text_rgb = tint(rng, dark=False), tint(rng, dark=True)
+    canvas = Canvas(width, height, background)
     left, top = 0.07 * width, (height - len(lines) * 1.25 * size) / 2 + size
-    found = tuple(
-        (line, sheet.text((left, top + 1.25 * i * size), line, type_.face, size, ink, "ls"))
+    lines_with_boxes = tuple(
+        (line, canvas.text((left, top + 1.25 * i * size), line, typeface.face, size, text_rgb, "ls"))
         for i, line in enumerate(lines)
     )
     words = fact("text", "\n".join(lines))
-    return _Page(sheet.finish(), ground, found), words, spelling(words.text)
+    return _PrintedText(canvas.finish(), background, lines_with_boxes), words, spelling_form(words.text)
 
 
 def _wrapped(text: str, face: str, size: float, width: float) -> list[str]:
@@ -150,35 +152,39 @@ def _wrapped(text: str, face: str, size: float, width: float) -> list[str]:
     return lines
 
 
-def _receipt(dice: Dice, type_: Print) -> tuple[_Page, Words, Json]:
-    """Goods with prices in cents, and their sum."""
-    goods = dice.pick_some(GOODS, dice.whole(2, 5))
-    cents = [5 * dice.whole(10, 199) for _ in goods]
+def _receipt(rng: SceneRng, typeface: Typeface) -> tuple[_PrintedText, FactText, Json]:
+    """Two to five goods with prices, and the total."""
+    goods = rng.pick_many(GOODS, rng.integer(2, 5))
+    cents = [5 * rng.integer(10, 199) for _ in goods]
     total = f"{sum(cents) // 100}.{sum(cents) % 100:02d}"
-    width = dice.whole(130, 240)
+    width = rng.integer(130, 240)
     size = width * 0.1
     rows = [(good, f"{price // 100}.{price % 100:02d}") for good, price in zip(goods, cents, strict=True)]
     rows.append(("Total", total))
     height = round((len(rows) + 2) * 1.3 * size)
-    ground, ink = tint(dice, dark=False), tint(dice, dark=True)
-    sheet = Sheet(width, height, ground)
-    head = type_.spelt(f"{dice.pick(PLACES)} market")
-    found = [(head, sheet.text((width / 2, 1.1 * size), head, type_.face, size, ink, "ms"))]
+    background, text_rgb = tint(rng, dark=False), tint(rng, dark=True)
+    canvas = Canvas(width, height, background)
+    head = typeface.displayed(f"{rng.pick(PLACES)} market")
+    lines_with_boxes = [(head, canvas.text((width / 2, 1.1 * size), head, typeface.face, size, text_rgb, "ms"))]
     for i, (good, price) in enumerate(rows):
         y = (2.6 + 1.3 * i) * size
-        left = sheet.text((0.08 * width, y), type_.spelt(good), type_.face, size, ink, "ls")
-        right = sheet.text((0.92 * width, y), price, type_.face, size, ink, "rs")
+        left = canvas.text((0.08 * width, y), typeface.displayed(good), typeface.face, size, text_rgb, "ls")
+        right = canvas.text((0.92 * width, y), price, typeface.face, size, text_rgb, "rs")
         box = (left[0], min(left[1], right[1]), right[2], max(left[3], right[3]))
-        found.append((f"{type_.spelt(good)} {price}", box))
-    sheet.line(((0.08 * width, y - 1.0 * size), (0.92 * width, y - 1.0 * size)), ink, 0.06 * size)
-    return _Page(sheet.finish(), ground, tuple(found)), fact("value", total), number(float(total))
+        lines_with_boxes.append((f"{typeface.displayed(good)} {price}", box))
+    canvas.line(((0.08 * width, y - 1.0 * size), (0.92 * width, y - 1.0 * size)), text_rgb, 0.06 * size)
+    return (
+        _PrintedText(canvas.finish(), background, tuple(lines_with_boxes)),
+        fact("value", total),
+        number_form(float(total)),
+    )
 
 
-def _lines_told(page: _Page) -> Words:
-    return join("\n", [fact("text", line) for line, _ in page.lines])
+def _lines_text(page: _PrintedText) -> FactText:
+    return join_texts("\n", [fact("text", line) for line, _ in page.lines])
 
 
-_KINDS: dict[str, Callable[[Dice, Print], tuple[_Page, Words, Json]]] = {
+_KINDS: dict[str, Callable[[SceneRng, Typeface], tuple[_PrintedText, FactText, Json]]] = {
     "number": _number,
     "sign": _sign,
     "notice": _notice,
@@ -186,15 +192,19 @@ _KINDS: dict[str, Callable[[Dice, Print], tuple[_Page, Words, Json]]] = {
 }
 
 
-def _lay(dice: Dice, page: _Page, degrees: float) -> tuple[File, list[Json]]:
-    """Turn the page counter-clockwise about its centre, within its frame, and say where its lines went."""
+def _rotate(rng: SceneRng, page: _PrintedText, degrees: float) -> tuple[EncodedMedia, list[Json]]:
+    """Rotate the picture counterclockwise about its center, keep its size, and encode it.
+
+    Returns:
+        (file, annotations of the lines: text and polygon after the rotation)
+    """
     image = page.image
     width, height = image.size
     if degrees:
-        image = image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=page.ground)
+        image = image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=page.background)
     sine, cosine = math.sin(math.radians(-degrees)), math.cos(math.radians(-degrees))
 
-    def turned(x: float, y: float) -> Point:
+    def turned(x: float, y: float) -> XY:
         u, v = x - width / 2, y - height / 2
         return width / 2 + cosine * u - sine * v, height / 2 + sine * u + cosine * v
 
@@ -205,4 +215,4 @@ def _lay(dice: Dice, page: _Page, degrees: float) -> tuple[File, list[Json]]:
         }
         for text, (left, top, right, bottom) in page.lines
     ]
-    return encode(dice, grainy(dice, image)), lines
+    return encode_image(rng, add_grain(rng, image)), lines

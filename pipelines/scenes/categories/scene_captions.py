@@ -1,20 +1,31 @@
-"""The category `caption`: a picture of one to five things, and what is on it.
+"""The category `caption`: a picture of one to five things and its description.
 
-Most captions are short and of one form, count first and then colour and shape from left to right: a small model
-learns to see from that within thousands of pictures, not millions. Longer ones say the same in sentences, with places
-and sizes.
+Most captions are short and of one form: the count, then color and shape from left to right. With this form a small
+model learns to see within thousands of pictures instead of millions. Longer captions describe the same in sentences,
+with positions and sizes.
 """
 
 from __future__ import annotations
 
 from pipelines.scenes.elements.entities import SIMPLE_PAIRS
-from pipelines.scenes.elements.fact_text import NUMBERS, Words, article, capital, fact, fill, join, plural
-from pipelines.scenes.elements.objects import View, describe, place_words, view
+from pipelines.scenes.elements.fact_text import (
+    NUMBER_WORDS,
+    FactText,
+    capitalize,
+    fact,
+    fill_template,
+    join_texts,
+    plural,
+    with_article,
+)
+from pipelines.scenes.elements.objects import ObjectPicture, draw_objects, object_notes, position_phrase
 from pipelines.scenes.elements.scene import Scene
-from pipelines.scenes.elements.split import Dice, Pool
+from pipelines.scenes.elements.split import Pool, SceneRng
 
 COUNTS = {1: 0.26, 2: 0.30, 3: 0.30, 4: 0.09, 5: 0.05}
+"""Number of things in a picture -> weight."""
 LENGTHS = {"short": 0.80, "medium": 0.13, "long": 0.07}
+"""Share of each form of caption."""
 
 SHORT = Pool("wording", train=("{count} {objects}: {list}.",), reserved=("{count} {objects} in all: {list}.",))
 MEDIUM = Pool(
@@ -41,60 +52,61 @@ LONG = Pool(
 )
 
 
-def caption(dice: Dice) -> Scene:
-    seen = view(dice, SIMPLE_PAIRS, COUNTS)
-    length = dice.weighted(LENGTHS)
+def caption(rng: SceneRng) -> Scene:
+    """Draw one to five things and describe them in one of three lengths."""
+    picture = draw_objects(rng, SIMPLE_PAIRS, COUNTS)
+    length = rng.weighted_choice(LENGTHS)
     match length:
         case "short":
-            words = _short(dice, seen)
+            text = _short(rng, picture)
         case "medium":
-            words = _medium(dice, seen)
+            text = _medium(rng, picture)
         case _:
-            words = _long(dice, seen)
-    notes = {"length": length, "things": describe(seen.things), "backdrop": _ground(seen)}
-    return Scene((seen.file, words), notes)
+            text = _long(rng, picture)
+    notes = {"length": length, "things": object_notes(picture.things), "backdrop": _backdrop_phrase(picture)}
+    return Scene((picture.file, text), notes)
 
 
-def _short(dice: Dice, seen: View) -> Words:
-    count = len(seen.things)
-    return fill(
-        dice.pick(SHORT),
+def _short(rng: SceneRng, picture: ObjectPicture) -> FactText:
+    count = len(picture.things)
+    return fill_template(
+        rng.pick(SHORT),
         count=fact("count", count),
         objects=plural(count, "object"),
-        list=join(", ", [thing.told for thing in seen.things]),
+        list=join_texts(", ", [thing.name_facts for thing in picture.things]),
     )
 
 
-def _medium(dice: Dice, seen: View) -> Words:
-    count = len(seen.things)
-    return fill(
-        dice.pick(MEDIUM_SINGLE if count == 1 else MEDIUM),
+def _medium(rng: SceneRng, picture: ObjectPicture) -> FactText:
+    count = len(picture.things)
+    return fill_template(
+        rng.pick(MEDIUM_SINGLE if count == 1 else MEDIUM),
         count=fact("count", count),
-        row=join(", ", [article(thing.told) for thing in seen.things], last=" and "),
+        row=join_texts(", ", [with_article(thing.name_facts) for thing in picture.things], last=" and "),
     )
 
 
-def _long(dice: Dice, seen: View) -> Words:
-    count = len(seen.things)
-    number = fact("count", NUMBERS[count])
+def _long(rng: SceneRng, picture: ObjectPicture) -> FactText:
+    count = len(picture.things)
+    number = fact("count", NUMBER_WORDS[count])
     places = [
-        fill(
+        fill_template(
             "{size} {thing} is {place}.",
             size="A " + thing.size,
-            thing=thing.told,
-            place=fact("place", place_words(thing, seen.size)),
+            thing=thing.name_facts,
+            place=fact("place", position_phrase(thing, picture.size)),
         )
-        for thing in seen.things
+        for thing in picture.things
     ]
-    return fill(
-        dice.pick(LONG),
+    return fill_template(
+        rng.pick(LONG),
         number=number,
-        Number=capital(number),
+        Number=capitalize(number),
         objects=plural(count, "object"),
-        places=join(" ", places),
-        ground=_ground(seen),
+        places=join_texts(" ", places),
+        ground=_backdrop_phrase(picture),
     )
 
 
-def _ground(seen: View) -> str:
-    return f"{'dark' if seen.backdrop.dark else 'light'} {seen.backdrop.kind}"
+def _backdrop_phrase(picture: ObjectPicture) -> str:
+    return f"{'dark' if picture.backdrop.dark else 'light'} {picture.backdrop.kind}"

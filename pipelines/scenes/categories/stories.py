@@ -1,9 +1,9 @@
-"""The category `story`: documents in which text and several pictures take turns and need each other.
+"""The category `story`: documents that interleave text with several pictures it refers to.
 
-steps    a picture is built up thing by thing, each step told before it is shown
-change   before and after: one thing left, came, or took another colour
+steps    a picture grows by one thing per step; each step is described before it is shown
+change   before and after: one thing was removed, added or recolored
 album    numbered pictures, then a question that only one of them answers
-day      somebody's day: a clock before each event, and what was seen
+day      a person's day: a clock before each event, and a picture of the things seen
 """
 
 from __future__ import annotations
@@ -13,18 +13,32 @@ from dataclasses import replace
 
 from manifests.records import Json
 from pipelines.scenes.categories.dials import clock_face, clock_time
-from pipelines.scenes.elements.draw import File, backdrop, encode, grainy, jittered, picture_size
+from pipelines.scenes.elements.draw import (
+    EncodedMedia,
+    add_grain,
+    backdrop,
+    encode_image,
+    jittered_colour,
+    picture_size,
+)
 from pipelines.scenes.elements.entities import NAMES, PAIRS, PLACES, SIMPLE_PAIRS
-from pipelines.scenes.elements.fact_text import Words, article, capital, fact, fill, join
-from pipelines.scenes.elements.objects import Thing, describe, lay_out, note_reserved, show, view
-from pipelines.scenes.elements.questions import Question, conversation, exact
+from pipelines.scenes.elements.fact_text import FactText, capitalize, fact, fill_template, join_texts, with_article
+from pipelines.scenes.elements.objects import (
+    Thing,
+    arrange_in_split,
+    draw_objects,
+    note_reserved_pair,
+    object_notes,
+    paint_objects,
+)
+from pipelines.scenes.elements.questions import Question, exact_form, write_questions
 from pipelines.scenes.elements.scene import Scene
-from pipelines.scenes.elements.split import Dice, Pool
+from pipelines.scenes.elements.split import Pool, SceneRng
 
-TALLEST_PX = 256
-"""Pictures of one document share a context, so they are smaller than single ones."""
+LONGEST_SIDE_PX = 256
+"""Pictures of one document share a context, so they are smaller than those of other categories."""
 
-STEPS = Pool(
+STEP_SENTENCES = Pool(
     "wording",
     train=(
         ("Step 1: start with {thing}.", "Step {n}: add {thing} to the {side} of the {other}."),
@@ -32,8 +46,8 @@ STEPS = Pool(
     ),
     reserved=(("First of all comes {thing}.", "Next, number {n}: {thing}, {side} of the {other}."),),
 )
-"""(the first step, every other one)"""
-CHANGED = {
+"""(template of the first step, template of the others)"""
+CHANGE_SENTENCES = {
     "gone": Pool("wording", ("The {thing} is gone.", "The {thing} has disappeared."), ("No {thing} is left.",)),
     "come": Pool("wording", ("{Thing} has been added.", "{Thing} is new."), ("{Thing} has joined the others.",)),
     "recoloured": Pool(
@@ -42,120 +56,130 @@ CHANGED = {
         ("From now on the {old} is {colour}.",),
     ),
 }
-WHICH = Pool(
+WHICH_QUESTIONS = Pool(
     "wording",
     ("Which picture shows {thing}?", "In which picture is there {thing}?"),
     ("Give the number of the picture with {thing}.",),
 )
 
 
-def story(dice: Dice) -> Scene:
-    return _KINDS[dice.choice(tuple(_KINDS))](dice)
+def story(rng: SceneRng) -> Scene:
+    """Write one story of a random kind."""
+    return _KINDS[rng.choice(tuple(_KINDS))](rng)
 
 
-def _scenery(dice: Dice, count: int) -> tuple[tuple[Thing, ...], tuple[int, int]]:
-    """Things that all differ in colour and shape, laid out as this split may have them."""
-    size = picture_size(dice, longest_px=TALLEST_PX)
-    things = lay_out(dice, *size, PAIRS, count, distinct=True)
-    note_reserved(dice, things)
+def _things(rng: SceneRng, count: int) -> tuple[tuple[Thing, ...], tuple[int, int]]:
+    """`count` different things in a layout of this split, and the (width, height) of their picture."""
+    size = picture_size(rng, longest_px=LONGEST_SIDE_PX)
+    things = arrange_in_split(rng, *size, PAIRS, count, distinct=True)
+    note_reserved_pair(rng, things)
     return things, size
 
 
-def _steps(dice: Dice) -> Scene:
-    things, size = _scenery(dice, dice.whole(2, 4))
-    ground = backdrop(dice, *size)
-    order = dice.sample(things, len(things))
-    first, following = dice.pick(STEPS)
-    parts: list[File | Words] = []
+def _steps(rng: SceneRng) -> Scene:
+    things, size = _things(rng, rng.integer(2, 4))
+    background = backdrop(rng, *size)
+    order = rng.sample(things, len(things))
+    first, following = rng.pick(STEP_SENTENCES)
+    parts: list[EncodedMedia | FactText] = []
     for i, thing in enumerate(order):
         if i == 0:
-            told = fill(first, thing=article(thing.told))
+            text = fill_template(first, thing=with_article(thing.name_facts))
         else:
             other = order[i - 1]
             side = "left" if thing.x < other.x else "right"
-            told = fill(following, n=i + 1, thing=article(thing.told), side=side, other=other.name)
-        parts += [told, show(dice, order[: i + 1], ground).file]
-    return Scene(tuple(parts), {"story": "steps", "things": describe(order)})
+            text = fill_template(following, n=i + 1, thing=with_article(thing.name_facts), side=side, other=other.name)
+        parts += [text, paint_objects(rng, order[: i + 1], background).file]
+    return Scene(tuple(parts), {"story": "steps", "things": object_notes(order)})
 
 
-def _change(dice: Dice) -> Scene:
-    things, size = _scenery(dice, dice.whole(2, 4))
-    ground = backdrop(dice, *size)
-    kind = dice.choice(tuple(CHANGED))
-    changed = dice.choice(things)
+def _change(rng: SceneRng) -> Scene:
+    things, size = _things(rng, rng.integer(2, 4))
+    background = backdrop(rng, *size)
+    kind = rng.choice(tuple(CHANGE_SENTENCES))
+    changed = rng.choice(things)
     rest = tuple(thing for thing in things if thing is not changed)
     match kind:
         case "gone":
             before, after = things, rest
-            told = fill(dice.pick(CHANGED[kind]), thing=changed.told)
+            text = fill_template(rng.pick(CHANGE_SENTENCES[kind]), thing=changed.name_facts)
         case "come":
             before, after = rest, things
-            told = fill(dice.pick(CHANGED[kind]), Thing=capital(article(changed.told)))
+            text = fill_template(rng.pick(CHANGE_SENTENCES[kind]), Thing=capitalize(with_article(changed.name_facts)))
         case _:
             names = {thing.name for thing in things}
             free = [c for c, shape in PAIRS.train if shape == changed.shape and f"{c} {shape}" not in names]
-            colour = dice.choice(free)
-            new = replace(changed, colour=colour, rgb=jittered(dice, colour))
+            colour = rng.choice(free)
+            new = replace(changed, colour=colour, rgb=jittered_colour(rng, colour))
             before, after = things, tuple(new if thing is changed else thing for thing in things)
-            told = fill(dice.pick(CHANGED[kind]), old=changed.name, colour=fact("colour", colour))
-    parts: tuple[File | Words, ...] = (
-        Words("Before: ") + join(", ", [thing.told for thing in before]) + ".",
-        show(dice, before, ground).file,
-        Words("After: ") + told,
-        show(dice, after, ground).file,
+            text = fill_template(rng.pick(CHANGE_SENTENCES[kind]), old=changed.name, colour=fact("colour", colour))
+    parts: tuple[EncodedMedia | FactText, ...] = (
+        FactText("Before: ") + join_texts(", ", [thing.name_facts for thing in before]) + ".",
+        paint_objects(rng, before, background).file,
+        FactText("After: ") + text,
+        paint_objects(rng, after, background).file,
     )
-    notes = {"story": "change", "change": kind, "before": describe(before), "after": describe(after)}
+    notes = {"story": "change", "change": kind, "before": object_notes(before), "after": object_notes(after)}
     return Scene(parts, notes)
 
 
-def _album(dice: Dice) -> Scene:
-    count = dice.whole(2, 4)
-    views = [view(dice, SIMPLE_PAIRS, {1: 0.3, 2: 0.4, 3: 0.3}, distinct=True) for _ in range(count)]
-    parts: list[File | Words] = []
-    for i, seen in enumerate(views):
-        told = fill("Picture {n}: {list}.", n=i + 1, list=join(", ", [thing.told for thing in seen.things]))
-        parts += [seen.file, told]
-    notes: dict[str, Json] = {"story": "album", "things": [describe(seen.things) for seen in views]}
-    names = [thing.name for seen in views for thing in seen.things]
-    single = [(i, thing) for i, seen in enumerate(views) for thing in seen.things if names.count(thing.name) == 1]
+def _album(rng: SceneRng) -> Scene:
+    count = rng.integer(2, 4)
+    pictures = [draw_objects(rng, SIMPLE_PAIRS, {1: 0.3, 2: 0.4, 3: 0.3}, distinct=True) for _ in range(count)]
+    parts: list[EncodedMedia | FactText] = []
+    for i, picture in enumerate(pictures):
+        text = fill_template(
+            "Picture {n}: {list}.", n=i + 1, list=join_texts(", ", [thing.name_facts for thing in picture.things])
+        )
+        parts += [picture.file, text]
+    notes: dict[str, Json] = {"story": "album", "things": [object_notes(picture.things) for picture in pictures]}
+    names = [thing.name for picture in pictures for thing in picture.things]
+    single = [
+        (i, thing) for i, picture in enumerate(pictures) for thing in picture.things if names.count(thing.name) == 1
+    ]
     if single:
-        i, thing = dice.choice(single)
-        phrase = dice.pick(WHICH).format(thing=article(Words(thing.name)).text)
-        form = exact(str(i + 1), f"picture {i + 1}")
-        words, notes["questions"] = conversation(dice, [Question("which_picture", phrase, fact("value", i + 1), form)])
-        parts.append(words)
+        i, thing = rng.choice(single)
+        phrase = rng.pick(WHICH_QUESTIONS).format(thing=with_article(FactText(thing.name)).text)
+        form = exact_form(str(i + 1), f"picture {i + 1}")
+        text, notes["questions"] = write_questions(rng, [Question("which_picture", phrase, fact("value", i + 1), form)])
+        parts.append(text)
     return Scene(tuple(parts), notes)
 
 
-DAY = Pool(
+DAY_OPENINGS = Pool(
     "wording",
     train=("{name} spent the day in {place}.", "This is how {name}'s day in {place} went."),
     reserved=("A day of {name}'s in {place}:",),
 )
-SAW = Pool(
+EVENT_SENTENCES = Pool(
     "wording",
     train=("At {time} {name} saw this: {list}.", "It was {time} when {name} drew {list}."),
     reserved=("By {time} {name} had come upon {list}.",),
 )
 
 
-def _day(dice: Dice) -> Scene:
-    name, place = dice.pick(NAMES), dice.pick(PLACES)
-    saw = dice.pick(SAW)
-    parts: list[File | Words] = [Words(dice.pick(DAY).format(name=name, place=place))]
+def _day(rng: SceneRng) -> Scene:
+    name, place = rng.pick(NAMES), rng.pick(PLACES)
+    template = rng.pick(EVENT_SENTENCES)
+    parts: list[EncodedMedia | FactText] = [FactText(rng.pick(DAY_OPENINGS).format(name=name, place=place))]
     events = []
-    for _ in range(dice.whole(2, 3)):
-        hour, minute = clock_time(dice)
-        sheet, _ = clock_face(dice, dice.whole(90, 160), hour, minute)
-        things, size = _scenery(dice, dice.whole(1, 3))
+    for _ in range(rng.integer(2, 3)):
+        hour, minute = clock_time(rng)
+        canvas, _ = clock_face(rng, rng.integer(90, 160), hour, minute)
+        things, size = _things(rng, rng.integer(1, 3))
         time = f"{hour}:{minute:02d}"
         parts += [
-            encode(dice, grainy(dice, sheet.finish())),
-            fill(saw, time=fact("value", time), name=name, list=join(", ", [article(t.told) for t in things], " and ")),
-            show(dice, things, backdrop(dice, *size)).file,
+            encode_image(rng, add_grain(rng, canvas.finish())),
+            fill_template(
+                template,
+                time=fact("value", time),
+                name=name,
+                list=join_texts(", ", [with_article(t.name_facts) for t in things], " and "),
+            ),
+            paint_objects(rng, things, backdrop(rng, *size)).file,
         ]
-        events.append({"time": time, "things": describe(things)})
+        events.append({"time": time, "things": object_notes(things)})
     return Scene(tuple(parts), {"story": "day", "name": name, "events": events})
 
 
-_KINDS: dict[str, Callable[[Dice], Scene]] = {"steps": _steps, "change": _change, "album": _album, "day": _day}
+_KINDS: dict[str, Callable[[SceneRng], Scene]] = {"steps": _steps, "change": _change, "album": _album, "day": _day}

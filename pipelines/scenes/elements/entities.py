@@ -1,8 +1,8 @@
-"""What scenes are made of, and what of it training never sees: colours, shapes, type families, names, words.
+"""Vocabulary of the scenes: colors, shapes, backdrops, type families, names and words, each with its reserved part.
 
-Every `Pool` here lists reserved values apart; docs/scenes.md tells the reader which. Font files come with the
-`font-*` packages and are found by their entry points, named here one by one: a font that somebody else installed
-changes nothing.
+docs/scenes.md lists the reserved values, which training scenes never show. Font files come from the `font-*` packages:
+their entry points name the files, and `FONT_FACES` names every face in use, so that other installed fonts change
+nothing.
 """
 
 from __future__ import annotations
@@ -19,38 +19,42 @@ from pipelines.scenes.elements.split import Pool
 
 
 @dataclass(frozen=True)
-class Hue:
-    """A named colour: degrees on the colour circle, and how far it may wander without becoming another."""
+class HueRange:
+    """Range of a named color in HSV, narrow enough that no other name fits it."""
 
     degrees: float
-    wander: float
+    """Middle of the hue."""
+    spread: float
+    """Largest deviation from the middle, in degrees."""
     saturation: tuple[float, float]
+    """(lowest, highest)"""
     value: tuple[float, float]
+    """(lowest, highest)"""
 
 
 COLOURS = {
-    "red": Hue(0, 5, (0.85, 1.0), (0.80, 0.95)),
-    "orange": Hue(28, 3, (0.90, 1.0), (0.95, 1.0)),
-    "yellow": Hue(54, 3, (0.80, 1.0), (0.90, 1.0)),
-    "green": Hue(125, 10, (0.65, 0.9), (0.50, 0.72)),
-    "cyan": Hue(185, 5, (0.70, 0.9), (0.82, 0.95)),
-    "blue": Hue(226, 6, (0.75, 0.95), (0.75, 0.95)),
-    "purple": Hue(276, 6, (0.60, 0.85), (0.48, 0.66)),
-    "pink": Hue(328, 6, (0.40, 0.58), (0.95, 1.0)),
+    "red": HueRange(0, 5, (0.85, 1.0), (0.80, 0.95)),
+    "orange": HueRange(28, 3, (0.90, 1.0), (0.95, 1.0)),
+    "yellow": HueRange(54, 3, (0.80, 1.0), (0.90, 1.0)),
+    "green": HueRange(125, 10, (0.65, 0.9), (0.50, 0.72)),
+    "cyan": HueRange(185, 5, (0.70, 0.9), (0.82, 0.95)),
+    "blue": HueRange(226, 6, (0.75, 0.95), (0.75, 0.95)),
+    "purple": HueRange(276, 6, (0.60, 0.85), (0.48, 0.66)),
+    "pink": HueRange(328, 6, (0.40, 0.58), (0.95, 1.0)),
 }
 
 SIMPLE_SHAPES = ("circle", "square", "triangle", "star", "cross")
-"""What captions show: few enough to be learned from some thousand small pictures."""
+"""The shapes of captions: few, so that a small model learns them from some thousand small pictures."""
 SHAPES = (*SIMPLE_SHAPES, "heart", "hexagon", "arrow")
 
-Pair = tuple[str, str]
-"""(colour, shape)"""
+ColourShape = tuple[str, str]
+"""(color, shape)"""
 
-RESERVED_PAIRS: tuple[Pair, ...] = tuple((colour, SHAPES[(3 * i + 2) % 8]) for i, colour in enumerate(COLOURS))
-"""One shape of each colour and one colour of each shape, so that all words are known and only the pair is new."""
+RESERVED_PAIRS: tuple[ColourShape, ...] = tuple((colour, SHAPES[(3 * i + 2) % 8]) for i, colour in enumerate(COLOURS))
+"""One shape of each color and one color of each shape: a held-out pair is new, its two words are not."""
 
 
-def _pairs(name: str, shapes: tuple[str, ...]) -> Pool[Pair]:
+def _pairs(name: str, shapes: tuple[str, ...]) -> Pool[ColourShape]:
     every = [(colour, shape) for colour in COLOURS for shape in shapes]
     return Pool(
         name,
@@ -68,7 +72,7 @@ BACKDROPS = Pool(
     reserved=("checked", "ringed"),
 )
 
-FACES = {
+FONT_FACES = {
     "amatic-sc": ("AmaticSCBold",),
     "caladea": ("Caladea", "CaladeaBold", "CaladeaItalic", "CaladeaBoldItalic"),
     "fredoka-one": ("FredokaOne",),
@@ -79,15 +83,16 @@ FACES = {
     "source-sans-pro": ("SourceSansPro", "SourceSansProSemibold", "SourceSansProIt", "SourceSansProBlack"),
     "source-serif-pro": ("SourceSerifPro", "SourceSerifProSemibold", "SourceSerifProIt", "SourceSerifProBlack"),
 }
-"""Family, as in the package name `font-FAMILY` -> the faces that stay readable when small."""
+"""Family (package `font-FAMILY`) -> faces that stay readable at small sizes."""
 
-FAMILIES = Pool(
+FONT_FAMILIES = Pool(
     "font",
     train=("amatic-sc", "caladea", "fredoka-one", "lato", "manrope", "source-sans-pro"),
     reserved=("hanken-grotesk", "intuitive", "source-serif-pro"),
     strict=True,
 )
-ONLY_CAPITALS = frozenset({"amatic-sc"})
+CAPITALS_ONLY = frozenset({"amatic-sc"})
+"""Families without lower-case letters."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -132,7 +137,7 @@ SIGNS = Pool(
     ),
     strict=True,
 )  # fmt: skip
-"""`{n}` becomes a number."""
+"""Texts of signs; `{n}` stands for a number."""
 
 VERBS = Pool(
     "verb",
@@ -150,24 +155,24 @@ THINGS = Pool(
 
 @functools.cache
 def font_files() -> dict[str, Path]:
-    """Face name -> file, for every face in `FACES`. Raises ManifestError when a family is not installed."""
-    found: dict[str, str] = {}
-    for group in ("fonts_ttf", "fonts_otf"):  # one family ships outlines of the other kind only
+    """Return face name -> file for every face in `FONT_FACES`. Raises ManifestError for a family that is missing."""
+    installed: dict[str, str] = {}
+    for group in ("fonts_ttf", "fonts_otf"):  # one family ships OpenType outlines only
         for entry in importlib.metadata.entry_points(group=group):
-            if entry.dist is not None and entry.dist.name.replace("_", "-").removeprefix("font-") in FACES:
-                found = dict(entry.load()) | found
-    for family, faces in FACES.items():
-        missing = [face for face in faces if face not in found]
+            if entry.dist is not None and entry.dist.name.replace("_", "-").removeprefix("font-") in FONT_FACES:
+                installed = dict(entry.load()) | installed
+    for family, faces in FONT_FACES.items():
+        missing = [face for face in faces if face not in installed]
         if missing:
             raise ManifestError(
-                f"scenes draw text in {family}, but no installed package brings its face {missing[0]}",
+                f"scenes need the font family {family}; no installed package contains its face {missing[0]}",
                 where="fonts",
                 fix=f"pip install font-{family} (the version in constraints.txt)",
             )
-    return {face: Path(found[face]) for faces in FACES.values() for face in faces}
+    return {face: Path(installed[face]) for faces in FONT_FACES.values() for face in faces}
 
 
 @functools.lru_cache(maxsize=256)
 def font(face: str, size_px: int) -> ImageFont.FreeTypeFont:
-    # Basic layout: complex shaping would depend on a library that some Pillow builds leave out.
+    """Load a face, at most once per size. Its layout is basic: some Pillow builds lack the library for complex text."""
     return ImageFont.truetype(str(font_files()[face]), size_px, layout_engine=ImageFont.Layout.BASIC)

@@ -1,7 +1,7 @@
-"""Sentences that remember which of their characters are facts.
+"""Text with marked facts: character ranges that hold a color, a count, a time or an answer.
 
-Makers put texts together out of `Words`; `pipelines/scenes/write.py` writes the ranges beside the text, ingest makes
-`records.Fact` of them, and the seeing test measures the loss on exactly those tokens.
+Categories compose texts from `FactText`. `pipelines/scenes/write.py` writes the ranges to the annotation line, ingest
+makes a `records.Fact` of each, and the visual grounding test measures the loss on exactly those tokens.
 """
 
 from __future__ import annotations
@@ -10,57 +10,60 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 @dataclass(frozen=True)
-class Words:
+class FactText:
+    """A text and its facts. `+` concatenates and moves the ranges."""
+
     text: str = ""
     facts: tuple[tuple[str, int, int], ...] = ()
-    """(name, start, stop) in characters of `text`."""
+    """(name, start, stop) in characters of `text`, stop exclusive."""
 
-    def __add__(self, other: Words | str) -> Words:
+    def __add__(self, other: FactText | str) -> FactText:
         if isinstance(other, str):
-            return Words(self.text + other, self.facts)
+            return FactText(self.text + other, self.facts)
         moved = tuple((name, start + len(self.text), stop + len(self.text)) for name, start, stop in other.facts)
-        return Words(self.text + other.text, self.facts + moved)
+        return FactText(self.text + other.text, self.facts + moved)
 
 
-def fact(name: str, text: str | int) -> Words:
-    """`text`, all of which is a fact of this name."""
-    return Words(str(text), ((name, 0, len(str(text))),))
+def fact(name: str, text: str | int) -> FactText:
+    """Return `text` with one fact that covers all of it."""
+    return FactText(str(text), ((name, 0, len(str(text))),))
 
 
-def fill(template: str, **fields: Words | str | int) -> Words:
-    """`fill("{count} objects", count=fact("count", 3))`: as `str.format`, keeping facts."""
-    words = Words()
+def fill_template(template: str, **fields: FactText | str | int) -> FactText:
+    """Fill a template as `str.format` does, and keep the facts: `fill_template("{n} dots", n=fact("count", 3))`."""
+    filled = FactText()
     for literal, field, _, _ in string.Formatter().parse(template):
-        words += literal
+        filled += literal
         if field is not None:
             value = fields[field]
-            words += value if isinstance(value, Words) else str(value)
-    return words
+            filled += value if isinstance(value, FactText) else str(value)
+    return filled
 
 
-def join(separator: str, items: Sequence[Words | str], last: str | None = None) -> Words:
-    """Items with `separator` between them, and `last` before the last one: a, b and c."""
-    words = Words()
+def join_texts(separator: str, items: Sequence[FactText | str], last: str | None = None) -> FactText:
+    """Join items with `separator`; `last`, if given, is the separator before the last item, as in "a, b and c"."""
+    joined = FactText()
     for i, item in enumerate(items):
         if i:
-            words += separator if last is None or i < len(items) - 1 else last
-        words += item
-    return words
+            joined += separator if last is None or i < len(items) - 1 else last
+        joined += item
+    return joined
 
 
-def capital(words: Words) -> Words:
-    """With a capital first letter; ranges stay."""
-    return Words(words.text[:1].upper() + words.text[1:], words.facts)
+def capitalize(text: FactText) -> FactText:
+    """Make the first letter a capital; the facts stay."""
+    return FactText(text.text[:1].upper() + text.text[1:], text.facts)
 
 
-def article(words: Words) -> Words:
-    """With `a` or `an` in front."""
-    return Words("an " if words.text[:1].lower() in "aeiou" else "a ") + words
+def with_article(text: FactText) -> FactText:
+    """Put `a` or `an` in front."""
+    return FactText("an " if text.text[:1].lower() in "aeiou" else "a ") + text
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
-    return one if count == 1 else many or one + "s"
+def plural(count: int, singular: str, irregular: str | None = None) -> str:
+    """Return the singular for a count of 1, else the plural: `irregular`, or the singular with an `s`."""
+    return singular if count == 1 else irregular or singular + "s"

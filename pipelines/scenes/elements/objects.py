@@ -1,8 +1,8 @@
-"""Pictures of coloured things on a backdrop: where things lie, how they are painted, what they are called.
+"""Pictures of colored things on a backdrop: placing them, painting them, naming them.
 
-Captions, questions, stories and clips all start from the `Thing`s made here. Things never touch, are at least a tenth
-of the shorter side in radius (so that they survive shrinking to 112 px), and their order from left to right is never
-in doubt.
+Captions, questions, stories and clips use the `Thing`s made here. Things never touch; their radius is at least a tenth
+of the shorter side, so that they stay visible at 112 px; and no two have nearly the same x, so that their order from
+left to right is clear.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from PIL import Image
 
 from manifests.records import Json
 from pipelines.scenes.elements.draw import (
+    XY,
     Backdrop,
-    File,
-    Point,
+    EncodedMedia,
     Rgb,
+    add_grain,
     backdrop,
-    bounds,
-    encode,
-    grainy,
-    jittered,
+    bounding_box,
+    encode_image,
+    jittered_colour,
     outline,
-    paint,
+    paint_polygon,
     picture_size,
     shade,
 )
-from pipelines.scenes.elements.entities import RESERVED_PAIRS, Pair
-from pipelines.scenes.elements.fact_text import Words, fact
-from pipelines.scenes.elements.split import Dice, Pool
+from pipelines.scenes.elements.entities import RESERVED_PAIRS, ColourShape
+from pipelines.scenes.elements.fact_text import FactText, fact
+from pipelines.scenes.elements.split import Pool, SceneRng
 
 SIZES = {"small": (0.10, 0.13), "medium": (0.15, 0.19), "large": (0.22, 0.32)}
-"""Radius over the shorter side. The gaps keep the words honest."""
+"""Radius over the shorter side of the picture, (lowest, highest). The gaps keep the size words unambiguous."""
 SIZES_BY_COUNT = {
     1: {"small": 0.15, "medium": 0.7, "large": 0.15},
     2: {"small": 0.15, "medium": 0.7, "large": 0.15},
@@ -43,8 +43,10 @@ SIZES_BY_COUNT = {
     5: {"small": 0.85, "medium": 0.15},
     6: {"small": 1.0},
 }
-"""Mostly one size up to three things: were single things drawn large, the coloured area would say nothing of the count,
-and a small model would need many more pictures before it counts."""
+"""Number of things in the picture -> weight of each size.
+
+Up to three things are mostly of one size, so that the colored area grows with the count: with large single things a
+small model needs many more pictures before it learns to count."""
 TURN_DEGREES = {
     "circle": 0,
     "square": 12,
@@ -55,45 +57,49 @@ TURN_DEGREES = {
     "hexagon": 30,
     "arrow": 180,
 }
-"""How far a shape may be turned either way; little for those that become another word when turned."""
+"""Largest rotation of a shape in either direction; small for shapes that a rotation turns into another word."""
 CELLS = 8
-"""Layouts are told apart on a grid of so many cells each way."""
+"""Cells per axis of the grid on which two layouts are compared."""
 
 
 @dataclass(frozen=True)
 class Thing:
+    """A colored shape on a picture; positions in pixels."""
+
     colour: str
     shape: str
     size: str
+    """One of `SIZES`."""
     x: float
     y: float
     radius: float
-    """Of the circle around it, in pixels."""
-    turn: float
+    """Radius of the circle around the shape."""
+    rotation_degrees: float
     rgb: Rgb
-    rim: bool
-    """Edged with its own colour, darker on light ground and lighter on dark."""
+    outlined: bool
+    """Drawn with an outline in its own color, darker on a light backdrop and lighter on a dark one."""
 
     @property
-    def corners(self) -> tuple[Point, ...]:
-        return outline(self.shape, self.x, self.y, self.radius, self.turn)
+    def corners(self) -> tuple[XY, ...]:
+        return outline(self.shape, self.x, self.y, self.radius, self.rotation_degrees)
 
     @property
     def name(self) -> str:
         return f"{self.colour} {self.shape}"
 
     @property
-    def told(self) -> Words:
-        """Its name with both attributes as facts."""
+    def name_facts(self) -> FactText:
+        """The name, in which color and shape are facts."""
         return fact("colour", self.colour) + " " + fact("shape", self.shape)
 
 
 @dataclass(frozen=True)
-class View:
-    """A painted picture and what is on it, from left to right."""
+class ObjectPicture:
+    """A picture of things, encoded."""
 
-    file: File
+    file: EncodedMedia
     things: tuple[Thing, ...]
+    """From left to right."""
     backdrop: Backdrop
 
     @property
@@ -101,99 +107,113 @@ class View:
         return self.file.width_px, self.file.height_px
 
 
-def view(dice: Dice, pairs: Pool[Pair], counts: dict[int, float], distinct: bool = False) -> View:
-    """A picture of some things whose layout belongs to this split. `distinct`: no two of the same colour and shape."""
-    width, height = picture_size(dice)
-    count = dice.weighted(counts)
-    things = lay_out(dice, width, height, pairs, count, distinct)
-    note_reserved(dice, things)
-    return show(dice, things, backdrop(dice, width, height))
+def draw_objects(
+    rng: SceneRng, pairs: Pool[ColourShape], counts: dict[int, float], distinct: bool = False
+) -> ObjectPicture:
+    """Draw a picture of things whose layout belongs to this split.
+
+    Args:
+        counts: number of things -> weight.
+        distinct: no two things share both color and shape.
+    """
+    width, height = picture_size(rng)
+    count = rng.weighted_choice(counts)
+    things = arrange_in_split(rng, width, height, pairs, count, distinct)
+    note_reserved_pair(rng, things)
+    return paint_objects(rng, things, backdrop(rng, width, height))
 
 
-def show(dice: Dice, things: Sequence[Thing], ground: Backdrop) -> View:
-    """Paint things onto a copy of a backdrop."""
-    image = ground.image.copy()
+def paint_objects(rng: SceneRng, things: Sequence[Thing], background: Backdrop) -> ObjectPicture:
+    """Paint things on a copy of a backdrop, add grain and encode."""
+    image = background.image.copy()
     for thing in things:
-        put(image, thing, ground.dark)
-    return View(encode(dice, grainy(dice, image)), tuple(things), ground)
+        paint_object(image, thing, background.dark)
+    return ObjectPicture(encode_image(rng, add_grain(rng, image)), tuple(things), background)
 
 
-def lay_out(dice: Dice, width: int, height: int, pairs: Pool[Pair], count: int, distinct: bool) -> tuple[Thing, ...]:
-    """Things in places that belong to this split, from left to right."""
-    return dice.until_ours(
-        lambda: arrange(dice, width, height, draw_pairs(dice, pairs, count, distinct)),
-        lambda things: layout(things, width, height),
+def arrange_in_split(
+    rng: SceneRng, width: int, height: int, pairs: Pool[ColourShape], count: int, distinct: bool
+) -> tuple[Thing, ...]:
+    """Pick and place things until their layout belongs to this split; the result is sorted from left to right."""
+    return rng.draw_in_split(
+        lambda: arrange(rng, width, height, pick_pairs(rng, pairs, count, distinct)),
+        lambda things: layout_key(things, width, height),
     )
 
 
-def note_reserved(dice: Dice, things: Sequence[Thing]) -> None:
-    """Remember that a scene shows a reserved pair; called once its things are settled."""
+def note_reserved_pair(rng: SceneRng, things: Sequence[Thing]) -> None:
+    """Record in `rng.reserved_pools` that the scene shows a reserved pair, after its things are final."""
     if any((thing.colour, thing.shape) in RESERVED_PAIRS for thing in things):
-        dice.reserved.add("pair")
+        rng.reserved_pools.add("pair")
 
 
-def draw_pairs(dice: Dice, pairs: Pool[Pair], count: int, distinct: bool) -> list[Pair]:
-    """Colours and shapes for `count` things, at most one reserved pair among them: a held-out picture tests one new
-    thing at a time."""
-    chosen = [dice.choice(pairs.reserved if dice.takes_reserved(pairs) else pairs.train)]
+def pick_pairs(rng: SceneRng, pairs: Pool[ColourShape], count: int, distinct: bool) -> list[ColourShape]:
+    """Colors and shapes of `count` things, with one reserved pair at most: a held-out picture tests one new pair."""
+    chosen = [rng.choice(pairs.reserved if rng.draws_reserved(pairs) else pairs.train)]
     while len(chosen) < count:
-        pair = dice.choice(pairs.train)
+        pair = rng.choice(pairs.train)
         if not (distinct and pair in chosen):
             chosen.append(pair)
-    return dice.sample(chosen, count)
+    return rng.sample(chosen, count)
 
 
-def arrange(dice: Dice, width: int, height: int, pairs: Sequence[Pair]) -> tuple[Thing, ...]:
-    """Find room for all, without touching and with a clear order from left to right."""
+def arrange(rng: SceneRng, width: int, height: int, pairs: Sequence[ColourShape]) -> tuple[Thing, ...]:
+    """Place all things at random, without contact and with a clear order from left to right."""
     side = min(width, height)
     crowding = 1.0
     while True:
         placed: list[Thing] = []
         for colour, shape in pairs:
-            size = dice.weighted(SIZES_BY_COUNT[len(pairs)]) if crowding > 0.5 else "small"
-            thing = _try_to_place(dice, width, height, side, placed, colour, shape, size)
+            size = rng.weighted_choice(SIZES_BY_COUNT[len(pairs)]) if crowding > 0.5 else "small"
+            thing = _try_to_place(rng, width, height, side, placed, colour, shape, size)
             if thing is None:
                 break
             placed.append(thing)
         else:
             return tuple(sorted(placed, key=lambda thing: thing.x))
-        crowding *= 0.9  # after a few failures everything becomes small, and then it fits
+        crowding *= 0.9  # after seven failures all things become small, so that they fit
 
 
 def _try_to_place(
-    dice: Dice, width: int, height: int, side: int, placed: list[Thing], colour: str, shape: str, size: str
+    rng: SceneRng, width: int, height: int, side: int, placed: list[Thing], colour: str, shape: str, size: str
 ) -> Thing | None:
-    radius = dice.uniform(*SIZES[size]) * side
+    """Try 20 positions; None if each lies too close to a thing that is placed already."""
+    radius = rng.uniform(*SIZES[size]) * side
     margin = radius * 1.04 + 1
     for _ in range(20):
-        x, y = dice.uniform(margin, width - margin), dice.uniform(margin, height - margin)
+        x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
         if all(
             math.hypot(x - other.x, y - other.y) > radius + other.radius + 0.03 * side
             and abs(x - other.x) > 0.06 * width
             for other in placed
         ):
-            turn = dice.uniform(-1, 1) * TURN_DEGREES[shape]
-            return Thing(colour, shape, size, x, y, radius, turn, jittered(dice, colour), dice.chance(0.25))
+            rotation_degrees = rng.uniform(-1, 1) * TURN_DEGREES[shape]
+            return Thing(
+                colour, shape, size, x, y, radius, rotation_degrees, jittered_colour(rng, colour), rng.chance(0.25)
+            )
     return None
 
 
-def layout(things: Sequence[Thing], width: int, height: int) -> Json:
-    """What decides the split of a picture: which things lie in which of 8 x 8 cells."""
+def layout_key(things: Sequence[Thing], width: int, height: int) -> Json:
+    """Content that decides the split of a picture: [color, shape, column, row] of each thing on the 8 x 8 grid."""
     return [
         [thing.colour, thing.shape, int(thing.x / width * CELLS), int(thing.y / height * CELLS)] for thing in things
     ]
 
 
-def put(image: Image.Image, thing: Thing, dark: bool) -> None:
-    if thing.rim:
-        paint(image, thing.corners, shade(thing.rgb, 0.25 if dark else -0.25))
-        paint(image, outline(thing.shape, thing.x, thing.y, thing.radius * 0.86, thing.turn), thing.rgb)
+def paint_object(image: Image.Image, thing: Thing, dark: bool) -> None:
+    """Paint one thing on a picture; `dark` is the backdrop's, and decides the color of the outline."""
+    if thing.outlined:
+        paint_polygon(image, thing.corners, shade(thing.rgb, 0.25 if dark else -0.25))
+        paint_polygon(
+            image, outline(thing.shape, thing.x, thing.y, thing.radius * 0.86, thing.rotation_degrees), thing.rgb
+        )
     else:
-        paint(image, thing.corners, thing.rgb)
+        paint_polygon(image, thing.corners, thing.rgb)
 
 
-def place_words(thing: Thing, size: tuple[int, int]) -> str:
-    """`at the top left`, `in the middle`: thirds of the picture, by the centre of the thing."""
+def position_phrase(thing: Thing, size: tuple[int, int]) -> str:
+    """Phrase for the third of the picture that holds the thing's center: `at the top left`, `in the middle`."""
     across = ("left", "", "right")[min(2, int(thing.x / size[0] * 3))]
     down = ("top", "", "bottom")[min(2, int(thing.y / size[1] * 3))]
     if across and down:
@@ -203,15 +223,15 @@ def place_words(thing: Thing, size: tuple[int, int]) -> str:
     return f"at the {down}" if down else "in the middle"
 
 
-def describe(things: Sequence[Thing], with_polygons: bool = False) -> list[Json]:
-    """The notes on things: pixels of the upright picture, rounded to tenths."""
+def object_notes(things: Sequence[Thing], with_polygons: bool = False) -> list[Json]:
+    """Annotations of things, in pixels of the upright picture, rounded to tenths."""
     return [
         {
             "colour": thing.colour,
             "shape": thing.shape,
             "size": thing.size,
             "point": rounded((thing.x, thing.y)),
-            "box": rounded(bounds(thing.corners)),
+            "box": rounded(bounding_box(thing.corners)),
             "rgb": list(thing.rgb),
         }
         | ({"polygon": [rounded(corner) for corner in thing.corners]} if with_polygons else {})
@@ -220,4 +240,5 @@ def describe(things: Sequence[Thing], with_polygons: bool = False) -> list[Json]
 
 
 def rounded(numbers: Sequence[float], digits: int = 1) -> list[float]:
+    """Round each number for the annotations."""
     return [round(number, digits) for number in numbers]

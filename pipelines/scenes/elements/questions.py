@@ -1,9 +1,8 @@
-"""Questions with computed answers, each with the form in which an answer can be judged without a judge.
+"""Questions with computed answers, and answer forms: rules by which a program checks an answer.
 
-The categories `question` (counting, comparing, naming, placing) and `grounding` (boxes, points, polygons) ask about
-pictures of things; charts, dials, puzzles and print beside this file ask theirs with the same `Question`. The forms
-follow the outcome rewards of the Kimi K2.5 report (section on visual reinforcement learning: counts, boxes and points,
-polygons by mask IoU, OCR by edit distance). Coordinates in texts and forms are fractions of width and height.
+Every category that asks uses the `Question` defined here. The forms follow the outcome rewards of the Kimi K2.5 report
+(section on visual reinforcement learning: counts, boxes and points, polygons by mask IoU, OCR by edit distance).
+Coordinates in texts and forms are fractions of width and height.
 """
 
 from __future__ import annotations
@@ -12,41 +11,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from manifests.records import Json
-from pipelines.scenes.elements.draw import File
-from pipelines.scenes.elements.fact_text import Words, fill, join
+from pipelines.scenes.elements.draw import EncodedMedia
+from pipelines.scenes.elements.fact_text import FactText, fill_template, join_texts
 from pipelines.scenes.elements.scene import Scene
-from pipelines.scenes.elements.split import Dice, Pool
+from pipelines.scenes.elements.split import Pool, SceneRng
 
-# ---------------------------------------------------------------------------------------------- forms of answers
+# ---------------------------------------------------------------------------------------------- answer forms
 
 
-def exact(*accepted: str) -> Json:
-    """One of these strings, without regard to case, spaces around it or a full stop."""
+def exact_form(*accepted: str) -> Json:
+    """Form: one of these strings; case, spaces around it and a final period are ignored."""
     return {"form": "exact", "accepted": list(accepted)}
 
 
-def number(value: float, tolerance: float = 0) -> Json:
-    """A number at most `tolerance` away."""
+def number_form(value: float, tolerance: float = 0) -> Json:
+    """Form: a number at most `tolerance` away from `value`."""
     return {"form": "number", "value": value, "tolerance": tolerance}
 
 
-def spelling(text: str) -> Json:
-    """A transcription, judged by edit distance over its length."""
+def spelling_form(text: str) -> Json:
+    """Form: a transcription, scored by edit distance over length."""
     return {"form": "spelling", "value": text}
 
 
 def box_form(box: Sequence[float], least_iou: float = 0.5) -> Json:
-    """[left, top, right, bottom] with at least this intersection over union."""
+    """Form: [left, top, right, bottom] with at least this intersection over union with `box`."""
     return {"form": "box", "value": list(box), "least_iou": least_iou}
 
 
 def point_form(inside: Sequence[Sequence[float]]) -> Json:
-    """(x, y) inside this polygon."""
+    """Form: a point (x, y) inside this polygon."""
     return {"form": "point", "inside": [list(corner) for corner in inside]}
 
 
 def polygon_form(corners: Sequence[Sequence[float]], least_iou: float = 0.5) -> Json:
-    """[(x, y), ...] whose area has at least this intersection over union with the polygon's."""
+    """Form: corners [(x, y), ...] of an area with at least this intersection over union with the polygon."""
     return {"form": "polygon", "value": [list(corner) for corner in corners], "least_iou": least_iou}
 
 
@@ -55,41 +54,42 @@ def polygon_form(corners: Sequence[Sequence[float]], least_iou: float = 0.5) -> 
 
 @dataclass(frozen=True)
 class Question:
+    """A question, its answer, and the form that checks answers."""
+
     kind: str
-    asked: str
-    answer: Words
-    """Terse; its facts say what kind of attribute it is."""
+    text: str
+    answer: FactText
+    """A short answer; its facts name the attribute asked for."""
     form: Json
 
 
-MANNERS = Pool(
+CONVERSATION_TEMPLATES = Pool(
     "manner",
     train=("Question: {asked}\nAnswer: {answer}", "Q: {asked}\nA: {answer}", "{asked} {answer}"),
     reserved=("Asked: {asked}\nReply: {answer}",),
 )
 
 
-def conversation(dice: Dice, questions: Sequence[Question]) -> tuple[Words, list[Json]]:
-    """The text, in which each answer is also a fact `answer`, and the notes on the questions."""
-    manner = dice.pick(MANNERS)
-    turns = [
-        fill(
-            manner, asked=question.asked, answer=Words(question.answer.text, (*question.answer.facts, _whole(question)))
-        )
-        for question in questions
-    ]
+def write_questions(rng: SceneRng, questions: Sequence[Question]) -> tuple[FactText, list[Json]]:
+    """Write questions and answers as one text.
+
+    Returns:
+        (text, annotations): each whole answer is a fact `answer` of the text; one annotation per question.
+    """
+    template = rng.pick(CONVERSATION_TEMPLATES)
+    turns = []
+    for question in questions:
+        answer = question.answer
+        marked = FactText(answer.text, (*answer.facts, ("answer", 0, len(answer.text))))
+        turns.append(fill_template(template, asked=question.text, answer=marked))
     notes = [
-        {"kind": question.kind, "question": question.asked, "answer": question.answer.text} | question.form
+        {"kind": question.kind, "question": question.text, "answer": question.answer.text} | question.form
         for question in questions
     ]
-    return join("\n", turns), notes
+    return join_texts("\n", turns), notes
 
 
-def _whole(question: Question) -> tuple[str, int, int]:
-    return ("answer", 0, len(question.answer.text))
-
-
-def asked_about(dice: Dice, file: File, questions: Sequence[Question], notes: dict[str, Json]) -> Scene:
-    """The scene most makers return: one picture, then questions about it."""
-    words, described = conversation(dice, questions)
-    return Scene((file, words), notes | {"questions": described})
+def question_scene(rng: SceneRng, file: EncodedMedia, questions: Sequence[Question], notes: dict[str, Json]) -> Scene:
+    """A scene of one picture and questions about it."""
+    text, annotations = write_questions(rng, questions)
+    return Scene((file, text), notes | {"questions": annotations})

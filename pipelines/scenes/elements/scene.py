@@ -1,4 +1,4 @@
-"""What every maker returns: one document to be, before it is written down."""
+"""One scene in memory: the result of every category, before `pipelines/scenes/write.py` encodes it as files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from manifests.records import Json
-from pipelines.scenes.elements.draw import File
-from pipelines.scenes.elements.fact_text import Words
+from pipelines.scenes.elements.draw import EncodedMedia
+from pipelines.scenes.elements.fact_text import FactText
 
 
 @dataclass(frozen=True)
 class Scene:
-    parts: tuple[File | Words, ...]
+    """Media and texts of one future document, and its annotations."""
+
+    parts: tuple[EncodedMedia | FactText, ...]
     """In reading order."""
     notes: Mapping[str, Json]
-    """What is true of the media beyond what the text says: boxes, points, polygons, values, events, questions."""
+    """Annotations beyond the text: boxes, points, polygons, values, events, questions."""

@@ -1,4 +1,4 @@
-"""Clips: they open everywhere, frames come when they should, and events are seen in exactly their frame."""
+"""Clips decode, frames have their times, and every event is first visible in its annotated frame."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pipelines.scenes.write import written
+from pipelines.scenes.write import render_scene
 from stores.media.video import check, frames_at
-from tests.pipelines.scenes.scenes_seen import Seen, near, patch, seen, some
+from tests.pipelines.scenes.rendered import RenderedScene, first_scenes, is_near, mean_colour, rendered
 
 COUNT = 25
 
 
-def payload(scene: Seen) -> bytes:
+def payload(scene: RenderedScene) -> bytes:
     (content,) = scene.files.values()
     return content
 
 
 @pytest.fixture(scope="module")
-def films() -> list[tuple[Seen, list[np.ndarray]]]:
-    """Clips with all their frames as a reader sees them, (H, W, 3) int16."""
-    found = []
-    for scene in some("clip", COUNT):
+def clips() -> list[tuple[RenderedScene, list[np.ndarray]]]:
+    """Clips with all their decoded frames, (H, W, 3) int16."""
+    decoded = []
+    for scene in first_scenes("clip", COUNT):
         times = check(payload(scene)).frame_times_us
-        found.append((scene, [frame.astype(np.int16) for frame in frames_at(payload(scene), times)]))
-    return found
+        decoded.append((scene, [frame.astype(np.int16) for frame in frames_at(payload(scene), times)]))
+    return decoded
 
 
-def test_a_clip_has_the_frames_times_and_size_that_its_notes_say() -> None:
-    for scene in some("clip", COUNT):
+def test_a_clip_has_the_frames_times_and_size_of_its_annotations() -> None:
+    for scene in first_scenes("clip", COUNT):
         clip = check(payload(scene))
         rate = Fraction(scene.notes["frames_per_second"])
         (part,) = [part for part in scene.line["parts"] if "file" in part]
@@ -43,33 +43,35 @@ def test_a_clip_has_the_frames_times_and_size_that_its_notes_say() -> None:
         assert 1.5 <= clip.frame_times_us[-1] / 1e6 <= 4
 
 
-def test_every_thing_is_where_its_way_says_in_every_frame(films: list[tuple[Seen, list[np.ndarray]]]) -> None:
-    for scene, frames in films:
+def test_every_thing_is_at_its_annotated_center_in_every_frame(
+    clips: list[tuple[RenderedScene, list[np.ndarray]]],
+) -> None:
+    for scene, frames in clips:
         for i, actor in enumerate(scene.notes["actors"]):
             turns = next((e for e in scene.notes["events"] if e["actor"] == i and e["kind"] == "turns"), None)
             for number, (frame, centre) in enumerate(zip(frames, actor["centres"], strict=True)):
                 rgb = turns["rgb"] if turns and number >= turns["frame"] else actor["rgb"]
                 if centre is not None:
-                    assert near(patch(frame, centre), rgb, 60), (scene.line["scene"], i, number)
+                    assert is_near(mean_colour(frame, centre), rgb, 60), (scene.line["scene"], i, number)
 
 
-def test_an_event_is_seen_first_in_its_frame(films: list[tuple[Seen, list[np.ndarray]]]) -> None:
+def test_an_event_is_first_visible_in_its_frame(clips: list[tuple[RenderedScene, list[np.ndarray]]]) -> None:
     kinds = set()
-    for scene, frames in films:
+    for scene, frames in clips:
         for event in scene.notes["events"]:
             kinds.add(event["kind"])
             actor, at = scene.notes["actors"][event["actor"]], event["frame"]
             before, after = actor["centres"][at - 1], actor["centres"][at]
             match event["kind"]:
                 case "appears":
-                    assert not near(patch(frames[at - 1], after), actor["rgb"], 50)
-                    assert near(patch(frames[at], after), actor["rgb"], 60)
+                    assert not is_near(mean_colour(frames[at - 1], after), actor["rgb"], 50)
+                    assert is_near(mean_colour(frames[at], after), actor["rgb"], 60)
                 case "disappears":
-                    assert near(patch(frames[at - 1], before), actor["rgb"], 60)
-                    assert not near(patch(frames[at], before), actor["rgb"], 50)
+                    assert is_near(mean_colour(frames[at - 1], before), actor["rgb"], 60)
+                    assert not is_near(mean_colour(frames[at], before), actor["rgb"], 50)
                 case "turns":
-                    assert near(patch(frames[at - 1], before), actor["rgb"], 60)
-                    assert near(patch(frames[at], after), event["rgb"], 60)
+                    assert is_near(mean_colour(frames[at - 1], before), actor["rgb"], 60)
+                    assert is_near(mean_colour(frames[at], after), event["rgb"], 60)
                 case "starts":
                     assert len({tuple(centre) for centre in actor["centres"][:at]}) == 1 and after != before
                 case "stops":
@@ -78,29 +80,29 @@ def test_an_event_is_seen_first_in_its_frame(films: list[tuple[Seen, list[np.nda
     assert kinds == {"appears", "disappears", "turns", "starts", "stops"}
 
 
-def test_told_times_are_those_of_the_events() -> None:
-    for scene in some("clip", COUNT):
+def test_times_in_the_text_are_those_of_the_events() -> None:
+    for scene in first_scenes("clip", COUNT):
         times = sorted(event["time_us"] / 1e6 for event in scene.notes["events"] if event["kind"] != "turns")
-        told = sorted(map(float, scene.facts("time")))
+        times_in_text = sorted(map(float, scene.facts("time")))
         if "questions" not in scene.notes:
             times = sorted(event["time_us"] / 1e6 for event in scene.notes["events"])
-        assert told == pytest.approx(times, abs=0.051)
+        assert times_in_text == pytest.approx(times, abs=0.051)
 
 
-def test_the_same_film_gives_the_same_bytes_whatever_lay_in_memory_before() -> None:
-    """Caught the macroblock tree of x264 reading memory that nobody had written."""
+def test_the_same_clip_gives_the_same_bytes_with_any_previous_content_of_memory() -> None:
+    """The macroblock tree of x264 reads uninitialized memory; this test found it."""
     for ordinal in (0, 5, 6, 9):
         payloads = set()
         for i in range(5):
             junk = [np.full(3000 * i + 991 * j, i * j % 256, np.uint8) for j in range(40)]
-            payloads.add(tuple(written(3, "train", "clip", ordinal)[1].values()))
+            payloads.add(tuple(render_scene(3, "train", "clip", ordinal)[1].values()))
             del junk
         assert len(payloads) == 1
 
 
 def test_things_in_a_clip_never_touch() -> None:
     for ordinal in range(COUNT):
-        actors = seen("train", "clip", ordinal).notes["actors"]
+        actors = rendered("train", "clip", ordinal).notes["actors"]
         for i, one in enumerate(actors):
             for other in actors[:i]:
                 for a, b in zip(one["centres"], other["centres"], strict=True):

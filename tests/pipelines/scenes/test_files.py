@@ -1,4 +1,4 @@
-"""The folder of scenes: the same bytes from any worker, whole after any kill, and broken only where it should be."""
+"""Folders of scenes have the same bytes from any worker, are complete after a kill, and are damaged only on purpose."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.ingest.scenes import IngestScenes, read
 from pipelines.node import OutputFolder, Product, Unit, UnitTask
 from pipelines.scenes.damage import DAMAGES
-from pipelines.scenes.elements.entities import FAMILIES, RESERVED_PAIRS
+from pipelines.scenes.elements.entities import FONT_FAMILIES, RESERVED_PAIRS
 from pipelines.scenes.generate import Scenes
-from pipelines.scenes.write import ANNOTATIONS, CATEGORIES, DAMAGED, Piece, write, written
+from pipelines.scenes.write import ANNOTATIONS, CATEGORIES, DAMAGED, SceneRange, render_scene, write_range
 from stores.store import Store
-from tests.pipelines.scenes.scenes_seen import seen
+from tests.pipelines.scenes.rendered import rendered
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,7 +51,7 @@ REASONS = {
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Digest of every file below, by relative path."""
+    """Relative path -> digest of every file in a folder."""
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
@@ -81,10 +81,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Product:
 CODE = """
 import sys
 from pathlib import Path
-from pipelines.scenes.write import Piece, write
+from pipelines.scenes.write import SceneRange, write_range
 for line in sys.stdin.read().split():
     split, category, start, stop = line.split(",")
-    write(3, Piece(split, category, int(start), int(stop)), Path(sys.argv[1]) / split / category / start.zfill(6))
+    scenes = SceneRange(split, category, int(start), int(stop))
+    write_range(3, scenes, Path(sys.argv[1]) / split / category / start.zfill(6))
 """
 
 
@@ -107,17 +108,17 @@ def test_processes_that_draw_in_another_order_write_the_same_bytes(made: Product
 @pytest.mark.parametrize("category", [*CATEGORIES, DAMAGED])
 def test_any_scene_can_be_drawn_again_alone(category: str, made: Product) -> None:
     folder = made.folder / "train" / category / "000000"
-    line, files = written(3, "train", category, 2)
+    line, files = render_scene(3, "train", category, 2)
     assert (folder / ANNOTATIONS).read_bytes().split(b"\n")[2] == line
     for name, payload in files.items():
         assert (folder / name).read_bytes() == payload
 
 
 def test_another_seed_draws_other_scenes() -> None:
-    assert written(0, "train", "caption", 0) != written(1, "train", "caption", 0)
+    assert render_scene(0, "train", "caption", 0) != render_scene(1, "train", "caption", 0)
 
 
-def test_a_killed_writer_leaves_a_whole_piece_or_none(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_whole_folder_or_none(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "caption" / "000000"
     for after_files in (1, 40, 100):
         process = other_process(tmp_path, ["train,caption,0,120"])
@@ -126,16 +127,16 @@ def test_a_killed_writer_leaves_a_whole_piece_or_none(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not folder.exists() or len(content(folder)) == 121
-    write(3, Piece("train", "caption", 0, 120), folder)
+    write_range(3, SceneRange("train", "caption", 0, 120), folder)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["000000"]
     assert len(content(folder)) == 121
 
 
-def test_a_piece_that_is_made_again_replaces_what_was_there(tmp_path: Path) -> None:
+def test_drawing_a_range_again_replaces_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "dial" / "000000"
     folder.mkdir(parents=True)
     (folder / "stray.jpg").write_bytes(b"left over")
-    write(3, Piece("train", "dial", 0, 2), folder)
+    write_range(3, SceneRange("train", "dial", 0, 2), folder)
     assert len(content(folder)) == 3 and not (folder / "stray.jpg").exists()
 
 
@@ -163,21 +164,21 @@ def test_seed_and_counts_decide_the_identity_of_the_node() -> None:
     assert len({of(), of(seed=1), of(damaged=0), of(train={"caption": 5})}) == 4
 
 
-def test_a_category_that_does_not_exist_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_an_unknown_category_is_rejected_with_the_known_ones(tmp_path: Path) -> None:
     file = tmp_path / "scenes.yaml"
     file.write_text("kind: scenes\ntrain: {captions: 5}\n")
-    with pytest.raises(ManifestError, match=r"no category 'captions'; there are caption, question"):
+    with pytest.raises(ManifestError, match=r"no category 'captions'; the categories are caption, question"):
         load(Scenes, [file])
 
 
-def test_the_page_on_scenes_lists_the_categories_pairs_fonts_and_reasons_of_the_code() -> None:
+def test_the_docs_list_the_categories_pairs_fonts_and_reasons_of_the_code() -> None:
     page = (ROOT / "docs" / "scenes.md").read_text(encoding="utf-8")
     node = Scenes(kind="scenes")
     for name, category in CATEGORIES.items():
         row = rf"\| `{name}` \| {category.domain} \|.*\| {node.train[name]} / {node.held_out[name]} \|"
         assert re.search(row, page), row
     assert ", ".join(f"{colour} {shape}" for colour, shape in RESERVED_PAIRS) in page
-    for family in FAMILIES.train + FAMILIES.reserved:
+    for family in FONT_FAMILIES.train + FONT_FAMILIES.reserved:
         assert family.replace("-", " ") in page.lower()
     for reason in REASONS.values():
         assert f"`{reason}`" in page
@@ -193,7 +194,7 @@ class Ingested(NamedTuple):
 
 
 def ingested(product: Product, out: Path, **parameters: object) -> Ingested:
-    """Through the real writer into a real store, and back."""
+    """Write the documents of `product` into a store and read them back."""
     node = IngestScenes(kind="ingest_scenes", input="scenes", **parameters)  # type: ignore[arg-type]
     store = Store.create(str(out), "documents", "docs")
     units = node.survey("docs", {"scenes": product}).units
@@ -213,7 +214,7 @@ def training(made: Product, tmp_path_factory: pytest.TempPathFactory) -> Ingeste
     return ingested(made, tmp_path_factory.mktemp("store") / "docs")
 
 
-def test_every_good_scene_becomes_a_document_and_every_damaged_one_is_refused_for_its_reason(
+def test_every_undamaged_scene_becomes_a_document_and_every_damaged_one_is_quarantined_with_its_reason(
     training: Ingested,
 ) -> None:
     assert len(training.documents) == 3 * len(CATEGORIES)
@@ -221,10 +222,10 @@ def test_every_good_scene_becomes_a_document_and_every_damaged_one_is_refused_fo
     assert training.refused == expected
 
 
-def test_documents_hold_the_media_text_facts_and_notes_of_their_line(training: Ingested) -> None:
+def test_documents_have_the_media_text_facts_and_notes_of_their_line(training: Ingested) -> None:
     for document in training.documents:
         _, category, ordinal = document.locator.split("/")
-        scene = seen("train", category, int(ordinal), 3)
+        scene = rendered("train", category, int(ordinal), 3)
         assert document.domain == CATEGORIES[category].domain
         assert [part.text for part in document.parts if isinstance(part, Text)] == [
             part["text"] for part in scene.line["parts"] if "text" in part
@@ -238,8 +239,8 @@ def test_documents_hold_the_media_text_facts_and_notes_of_their_line(training: I
             text = document.parts[fact.part]
             assert isinstance(text, Text) and text.text[fact.start : fact.stop].strip()
         shapes = document.notes.get("shapes")
-        told = {} if shapes is None else {"shapes": shapes}
-        assert document.notes == scene.notes | {"scene": document.locator} | told
+        shape_note = {} if shapes is None else {"shapes": shapes}
+        assert document.notes == scene.notes | {"scene": document.locator} | shape_note
         if category in ("caption", "question", "grounding"):
             boxes = [shape["corners"] for shape in shapes or () if shape["kind"] == "box"]
             assert boxes == [[thing["box"][:2], thing["box"][2:]] for thing in scene.notes["things"]]
@@ -253,19 +254,19 @@ def test_a_caption_is_one_picture_followed_by_its_text(training: Ingested) -> No
         assert [fact.name for fact in document.facts][:3] == ["count", "colour", "shape"]
 
 
-def test_held_out_scenes_and_single_categories_can_be_ingested_apart(made: Product, tmp_path: Path) -> None:
+def test_held_out_scenes_and_single_categories_can_be_ingested_alone(made: Product, tmp_path: Path) -> None:
     held_out = ingested(made, tmp_path / "held_out", split="held_out")
     assert sorted(d.locator for d in held_out.documents) == [
         "held_out/caption/000000",
         "held_out/caption/000001",
         "held_out/clip/000000",
     ]
-    assert len(ingested(made, tmp_path / "some", categories=("dial", "maze")).documents) == 6
+    assert len(ingested(made, tmp_path / "two", categories=("dial", "maze")).documents) == 6
     with pytest.raises(ManifestError, match="no categories dial in split held_out"):
         ingested(made, tmp_path / "none", split="held_out", categories=("dial",))
 
 
-def test_a_picture_that_was_swapped_for_another_good_one_is_noticed(made: Product) -> None:
+def test_a_picture_replaced_by_another_valid_one_is_rejected(made: Product) -> None:
     folder = made.folder / "train" / "caption" / "000000"
     line = json.loads((folder / ANNOTATIONS).read_bytes().split(b"\n")[0])
     names = sorted(file.name for file in folder.iterdir() if file.name != ANNOTATIONS)
@@ -276,7 +277,7 @@ def test_a_picture_that_was_swapped_for_another_good_one_is_noticed(made: Produc
     assert refused.value.reason == "changed_media"
 
 
-def test_the_digest_of_a_unit_speaks_for_its_media(made: Product) -> None:
+def test_the_digest_of_a_unit_covers_its_media(made: Product) -> None:
     node = IngestScenes(kind="ingest_scenes", input="scenes")
 
     def digests() -> Iterator[tuple[str, str]]:

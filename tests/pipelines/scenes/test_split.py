@@ -1,4 +1,4 @@
-"""Train and held-out scenes share nothing that was reserved: by construction, and by looking."""
+"""Reserved values and contents of one split never occur in the other, in the code and in the drawn scenes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import pytest
 import pipelines.scenes
 from manifests.records import canonical_json
 from pipelines.scenes.elements import split as splitting
-from pipelines.scenes.elements.entities import COLOURS, FACES, FAMILIES, RESERVED_PAIRS, SHAPES, SIMPLE_SHAPES
-from pipelines.scenes.elements.split import Dice, Pool
+from pipelines.scenes.elements.entities import COLOURS, FONT_FACES, FONT_FAMILIES, RESERVED_PAIRS, SHAPES, SIMPLE_SHAPES
+from pipelines.scenes.elements.split import Pool, SceneRng
 from pipelines.scenes.write import CATEGORIES
-from tests.pipelines.scenes.scenes_seen import Seen, seen, some
+from tests.pipelines.scenes.rendered import RenderedScene, first_scenes, rendered
 
 COUNT = {"caption": 150, "question": 40, "reading": 40, "chart": 40}
-FAMILY_OF = {face: family for family, faces in FACES.items() for face in faces}
+FAMILY_OF = {face: family for family, faces in FONT_FACES.items() for face in faces}
 
 
 def pools() -> Iterator[Pool[Any]]:
-    """Every pool that any module of scenes holds, at the top or in a table."""
+    """Every pool of any module of `pipelines.scenes`, at the top level or in a table."""
 
     def within(value: object) -> Iterator[Pool[Any]]:
         if isinstance(value, Pool):
@@ -40,14 +40,14 @@ def pools() -> Iterator[Pool[Any]]:
             yield from within(value)
 
 
-def scenes(split: str) -> Iterator[tuple[str, Seen]]:
+def scenes(split: str) -> Iterator[tuple[str, RenderedScene]]:
     for category in CATEGORIES:
-        for scene in some(category, COUNT.get(category, 25), split):
+        for scene in first_scenes(category, COUNT.get(category, 25), split):
             yield category, scene
 
 
 def inner(value: object) -> Iterator[dict]:
-    """Every map anywhere inside notes."""
+    """Every dictionary anywhere inside the notes."""
     if isinstance(value, dict):
         yield value
         for below in value.values():
@@ -57,20 +57,20 @@ def inner(value: object) -> Iterator[dict]:
             yield from inner(below)
 
 
-def test_no_pool_has_a_value_on_both_sides() -> None:
-    found = list(pools())
-    assert len(found) > 50
-    for pool in found:
+def test_no_pool_has_a_value_in_both_parts() -> None:
+    every = list(pools())
+    assert len(every) > 50
+    for pool in every:
         assert pool.train and pool.reserved and not set(pool.train) & set(pool.reserved), pool.name
 
 
-def test_training_draws_nothing_reserved_and_held_out_scenes_own_up_to_what_they_drew() -> None:
+def test_training_draws_no_reserved_value_and_held_out_scenes_list_their_pools() -> None:
     assert all(not scene.notes["reserved"] for _, scene in scenes("train"))
     owned = {name for _, scene in scenes("held_out") for name in scene.notes["reserved"]}
     assert owned >= {"pair", "backdrop", "wording", "manner", "font", "name", "goods", "place", "sign", "title"}
 
 
-def test_reserved_pairs_of_colour_and_shape_are_on_no_training_picture_and_in_no_training_text() -> None:
+def test_reserved_pairs_are_in_no_training_picture_and_no_training_text() -> None:
     names = {f"{colour} {shape}" for colour, shape in RESERVED_PAIRS}
     for _, scene in scenes("train"):
         assert not [name for name in names if name in scene.text], scene.line["scene"]
@@ -79,7 +79,7 @@ def test_reserved_pairs_of_colour_and_shape_are_on_no_training_picture_and_in_no
     assert any(name in scene.text for _, scene in scenes("held_out") for name in names)
 
 
-def test_each_colour_and_each_shape_gives_up_one_pair_only() -> None:
+def test_each_colour_and_each_shape_has_one_reserved_pair() -> None:
     assert [colour for colour, _ in RESERVED_PAIRS] == list(COLOURS)
     assert sorted(shape for _, shape in RESERVED_PAIRS) == sorted(SHAPES)
 
@@ -88,11 +88,11 @@ def test_type_families_of_the_two_splits_differ() -> None:
     def families(split: str) -> set[str]:
         return {FAMILY_OF[note["font"]] for _, scene in scenes(split) for note in inner(scene.notes) if "font" in note}
 
-    assert families("train") == set(FAMILIES.train)
-    assert families("held_out") == set(FAMILIES.reserved)
+    assert families("train") == set(FONT_FAMILIES.train)
+    assert families("held_out") == set(FONT_FAMILIES.reserved)
 
 
-def test_names_and_words_kept_for_held_out_scenes_are_read_in_no_training_text() -> None:
+def test_reserved_names_and_words_are_in_no_training_text() -> None:
     kinds = ("name", "goods", "place", "verb", "thing", "column")
     strict = [pool for pool in pools() if pool.strict and pool.name in kinds]
     for pool in strict:
@@ -101,8 +101,8 @@ def test_names_and_words_kept_for_held_out_scenes_are_read_in_no_training_text()
             assert not words.search(scene.text), (pool.name, scene.line["scene"])
 
 
-def test_seven_in_ten_held_out_captions_are_made_of_ordinary_pairs_backdrops_and_wordings() -> None:
-    """So that a model can be asked about unseen scenes without new words, and new things can be told apart."""
+def test_most_held_out_captions_contain_no_reserved_value() -> None:
+    """Unseen scenes then test a model without new values, and scenes with new values can be reported alone."""
     held_out = [scene for category, scene in scenes("held_out") if category == "caption"]
     ordinary = sum(not scene.notes["reserved"] for scene in held_out) / len(held_out)
     assert 0.5 < ordinary < 0.75
@@ -127,36 +127,36 @@ CONTENTS = {
 
 
 def contents(category: str, split: str, seed: int, count: int) -> set[str]:
-    found = [seen(split, category, ordinal, seed) for ordinal in range(count)]
+    scenes_of_category = [rendered(split, category, ordinal, seed) for ordinal in range(count)]
     if category == "geometry":
         wanted = ("rectangle_area", "rectangle_perimeter", "hypotenuse", "grid_area", "crossings", "coordinates")
-        found = [scene for scene in found if scene.notes["figure"] in wanted]
-    return {canonical_json(CONTENTS[category](scene)) for scene in found}
+        scenes_of_category = [scene for scene in scenes_of_category if scene.notes["figure"] in wanted]
+    return {canonical_json(CONTENTS[category](scene)) for scene in scenes_of_category}
 
 
 @pytest.mark.parametrize("category", CONTENTS)
-def test_no_layout_time_value_maze_or_figure_occurs_in_both_splits_whatever_the_seeds(category: str) -> None:
+def test_no_content_occurs_in_both_splits_with_different_seeds(category: str) -> None:
     assert not contents(category, "train", 0, 150) & contents(category, "held_out", 1, 60)
 
 
-def test_without_the_rule_the_splits_would_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "belongs", lambda split, content: True)
-    seen.cache_clear()
+def test_without_in_split_the_splits_share_contents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting, "in_split", lambda split, content: True)
+    rendered.cache_clear()
     assert contents("dial", "train", 0, 150) & contents("dial", "held_out", 1, 60)
-    seen.cache_clear()
+    rendered.cache_clear()
 
 
-def test_one_in_five_contents_is_held_out_and_no_content_is_homeless() -> None:
-    held_out = [splitting.belongs("held_out", i) for i in range(2000)]
-    train = [splitting.belongs("train", i) for i in range(2000)]
+def test_one_in_five_contents_is_held_out_and_every_content_has_one_split() -> None:
+    held_out = [splitting.in_split("held_out", i) for i in range(2000)]
+    train = [splitting.in_split("train", i) for i in range(2000)]
     assert held_out == [not ours for ours in train]
     assert 0.17 < sum(held_out) / 2000 < 0.23
 
 
-def test_dice_give_the_same_numbers_for_the_same_key_and_others_for_any_other() -> None:
+def test_equal_keys_give_equal_numbers_and_different_keys_different_ones() -> None:
     def numbers(*key: Any) -> list[float]:
-        dice = Dice(*key)
-        return [dice.uniform(0, 1), dice.whole(0, 10**6), *dice.sample(range(100), 5)]
+        rng = SceneRng(*key)
+        return [rng.uniform(0, 1), rng.integer(0, 10**6), *rng.sample(range(100), 5)]
 
     base = numbers(0, "train", "caption", 7)
     assert base == numbers(0, "train", "caption", 7)

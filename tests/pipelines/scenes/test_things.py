@@ -1,4 +1,4 @@
-"""Captions, questions and grounding: what the annotations say is looked up again in the pixels."""
+"""Annotations of captions, questions and groundings are measured again in the pixels."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ import numpy as np
 import pytest
 
 from pipelines.scenes.elements.entities import COLOURS, SHAPES
-from tests.pipelines.scenes.scenes_seen import Seen, filled, islands, patch, seen, smooth, some
+from tests.pipelines.scenes.rendered import RenderedScene, filled, first_scenes, islands, mean_colour, rendered, smooth
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six")
 
 
 def nearest_colour(rgb: np.ndarray) -> str:
-    """The name whose middle hue is closest; pink and red are told apart by how much white is in them."""
+    """The color name with the closest middle hue; saturation separates pink from red."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(rgb / 255))
 
     def distance(name: str) -> float:
-        known = COLOURS[name]
-        turn = abs((hue * 360 - known.degrees + 180) % 360 - 180) / 180
-        middle = [sum(span) / 2 for span in (known.saturation, known.value)]
+        hues = COLOURS[name]
+        turn = abs((hue * 360 - hues.degrees + 180) % 360 - 180) / 180
+        middle = [sum(span) / 2 for span in (hues.saturation, hues.value)]
         return turn * 4 + 0.3 * abs(saturation - middle[0]) + 0.3 * abs(value - middle[1])
 
     return min(COLOURS, key=distance)
 
 
 @cache
-def things_in_pixels(scene: Seen, picture: int = 0) -> list[np.ndarray]:
-    """Pixels of every coloured thing, from left to right: what has more colour than a near-grey backdrop can."""
+def things_in_pixels(scene: RenderedScene, picture: int = 0) -> list[np.ndarray]:
+    """Pixels of every colored thing, from left to right: those with more saturation than a near-gray backdrop."""
     rgb = smooth(scene.pictures[picture])
     colourful = rgb.max(axis=2) - rgb.min(axis=2) > 52
     return islands(colourful, least=max(12, int(0.004 * colourful.size)))
 
 
 @pytest.mark.parametrize("category", ["caption", "question", "grounding"])
-def test_a_thing_has_the_colour_it_is_said_to_have(category: str) -> None:
-    for scene in some(category, 60):
+def test_a_thing_has_its_annotated_colour(category: str) -> None:
+    for scene in first_scenes(category, 60):
         for thing in scene.notes["things"]:
-            colour = patch(scene.pictures[0], thing["point"], 2)
+            colour = mean_colour(scene.pictures[0], thing["point"], 2)
             assert nearest_colour(colour) == thing["colour"], (scene.line["scene"], thing, colour)
 
 
-def test_as_many_things_as_the_caption_counts_can_be_counted_in_the_pixels() -> None:
-    for scene in some("caption", 90):
+def test_the_count_in_a_caption_equals_the_count_in_the_pixels() -> None:
+    for scene in first_scenes("caption", 90):
         (count,) = scene.facts("count")
         number = WORDS.index(count.lower()) if count.lower() in WORDS else int(count)
         assert len(things_in_pixels(scene)) == number == len(scene.notes["things"]), scene.line["scene"]
 
 
 def test_colours_in_a_caption_follow_the_things_from_left_to_right() -> None:
-    for scene in some("caption", 90):
+    for scene in first_scenes("caption", 90):
         rgb = scene.pictures[0]
         by_eye = [nearest_colour(np.median(rgb[part[:, 0], part[:, 1]], axis=0)) for part in things_in_pixels(scene)]
         assert scene.facts("colour") == by_eye, scene.line["scene"]
 
 
-def test_shapes_in_a_caption_are_those_of_the_notes_and_fill_their_box_as_such() -> None:
-    """Share of the box that is filled, by geometry: a circle pi/4, a triangle about a half, a star far less."""
+def test_shapes_in_a_caption_equal_the_annotations_and_fill_their_boxes_accordingly() -> None:
+    """A shape fills a share of its box: a circle pi/4, a triangle about a half, a star far less."""
     fills: dict[str, list[float]] = {}
-    for scene in some("caption", 90):
+    for scene in first_scenes("caption", 90):
         assert scene.facts("shape") == [thing["shape"] for thing in scene.notes["things"]]
         for thing, part in zip(scene.notes["things"], things_in_pixels(scene), strict=True):
             if thing["size"] != "small":
@@ -76,8 +76,8 @@ def test_shapes_in_a_caption_are_those_of_the_notes_and_fill_their_box_as_such()
 
 
 @pytest.mark.parametrize("category", ["caption", "grounding"])
-def test_boxes_hold_the_pixels_of_their_thing_and_no_more(category: str) -> None:
-    for scene in some(category, 60):
+def test_boxes_fit_the_pixels_of_their_thing(category: str) -> None:
+    for scene in first_scenes(category, 60):
         for thing, part in zip(scene.notes["things"], things_in_pixels(scene), strict=True):
             (top, left), (bottom, right) = part.min(axis=0), part.max(axis=0) + 1
             # A rim on colour that is clipped to white or black may look grey; then the box is larger by the rim.
@@ -87,7 +87,7 @@ def test_boxes_hold_the_pixels_of_their_thing_and_no_more(category: str) -> None
 
 
 def test_polygons_cover_their_thing_and_contain_its_point() -> None:
-    for scene in some("grounding", 60):
+    for scene in first_scenes("grounding", 60):
         for thing, part in zip(scene.notes["things"], things_in_pixels(scene), strict=True):
             inside = filled(thing["polygon"], scene.pictures[0].shape)
             x, y = (int(at) for at in thing["point"])
@@ -99,8 +99,8 @@ def test_polygons_cover_their_thing_and_contain_its_point() -> None:
             assert wrong <= 3 * edge and wrong < 0.5 * inside.sum(), (scene.line["scene"], thing, wrong, edge)
 
 
-def test_things_stay_large_enough_to_be_seen_at_112_pixels() -> None:
-    for scene in some("caption", 90):
+def test_things_are_large_enough_to_be_visible_at_112_pixels() -> None:
+    for scene in first_scenes("caption", 90):
         height, width = scene.pictures[0].shape[:2]
         for thing in scene.notes["things"]:
             left, top, right, bottom = thing["box"]
@@ -108,16 +108,16 @@ def test_things_stay_large_enough_to_be_seen_at_112_pixels() -> None:
             assert max(right - left, bottom - top) >= 0.14 * min(width, height)
 
 
-def test_short_captions_have_one_form_and_are_most_of_all() -> None:
+def test_most_captions_are_short_and_have_one_form() -> None:
     name = f"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
-    short = [scene.text for scene in some("caption", 90) if scene.notes["length"] == "short"]
+    short = [scene.text for scene in first_scenes("caption", 90) if scene.notes["length"] == "short"]
     assert len(short) > 60
     for text in short:
         assert re.fullmatch(rf"(1 object|[2-5] objects): {name}(, {name})*\.", text), text
 
 
 def test_sizes_formats_and_aspects_vary_within_their_limits() -> None:
-    scenes = list(some("caption", 90))
+    scenes = list(first_scenes("caption", 90))
     sizes = [
         (part["width_px"], part["height_px"]) for scene in scenes for part in scene.line["parts"] if "file" in part
     ]
@@ -128,9 +128,9 @@ def test_sizes_formats_and_aspects_vary_within_their_limits() -> None:
     assert any(width > height for width, height in sizes) and any(width < height for width, height in sizes)
 
 
-def test_pictures_of_a_story_show_what_the_text_between_them_tells() -> None:
+def test_pictures_of_a_story_match_the_text_between_them() -> None:
     kinds = set()
-    for scene in some("story", 40):
+    for scene in first_scenes("story", 40):
         notes = scene.notes
         kinds.add(notes["story"])
         match notes["story"]:
@@ -166,7 +166,7 @@ def test_pictures_of_a_story_show_what_the_text_between_them_tells() -> None:
 
 
 def graded(form: dict, answer: str) -> bool:
-    """A judge that knows the forms of docs/scenes.md and nothing else."""
+    """Grade an answer by the forms of docs/scenes.md alone."""
     numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", answer)]
     match form["form"]:
         case "exact":
@@ -198,7 +198,7 @@ def box_iou(one: list[float], other: list[float]) -> float:
 
 
 def walked(maze: dict, moves: list[str]) -> int | None:
-    """Steps of a walk from start to goal through open ways; None if it runs into a wall or ends elsewhere."""
+    """Number of moves from start to goal; None if they hit a wall or end elsewhere."""
     x, y = maze["start"]
     for move in moves:
         if move[0] not in maze["free"][y * maze["columns"] + x]:
@@ -212,8 +212,8 @@ ASKING = ["question", "grounding", "reading", "table", "chart", "dial", "maze", 
 
 
 @pytest.mark.parametrize("category", ASKING)
-def test_every_answer_passes_its_own_form_and_other_answers_of_that_kind_do_not_always(category: str) -> None:
-    asked = [question for scene in some(category, 30) for question in scene.notes.get("questions", [])]
+def test_every_answer_passes_its_form_and_some_answers_to_other_questions_fail_it(category: str) -> None:
+    asked = [question for scene in first_scenes(category, 30) for question in scene.notes.get("questions", [])]
     assert asked
     for question in asked:
         assert graded(question, question["answer"]), question
@@ -224,8 +224,8 @@ def test_every_answer_passes_its_own_form_and_other_answers_of_that_kind_do_not_
 
 
 @pytest.mark.parametrize("category", ASKING)
-def test_questions_and_answers_stand_in_the_text_and_answers_are_facts(category: str) -> None:
-    for scene in some(category, 25):
+def test_questions_are_in_the_text_and_answers_are_facts(category: str) -> None:
+    for scene in first_scenes(category, 25):
         questions = scene.notes.get("questions", [])
         assert scene.facts("answer") == [question["answer"] for question in questions]
         for question in questions:
@@ -233,7 +233,7 @@ def test_questions_and_answers_stand_in_the_text_and_answers_are_facts(category:
 
 
 def test_answers_about_things_follow_from_the_things() -> None:
-    for scene in some("question", 80):
+    for scene in first_scenes("question", 80):
         things = scene.notes["things"]
         height, width = scene.pictures[0].shape[:2]
         for question in scene.notes["questions"]:
@@ -273,12 +273,12 @@ def test_answers_about_things_follow_from_the_things() -> None:
                 case "exists":
                     assert (answer == "yes") == bool(names)
                 case kind:
-                    raise AssertionError(f"nobody checks {kind}")
+                    raise AssertionError(f"no check for {kind}")
 
 
-def test_the_judge_of_these_tests_notices_wrong_answers() -> None:
+def test_the_grader_of_these_tests_rejects_wrong_answers() -> None:
     form = {"form": "box", "value": [0.1, 0.1, 0.5, 0.5], "least_iou": 0.5}
     assert graded(form, "[0.1, 0.1, 0.5, 0.45]") and not graded(form, "[0.3, 0.3, 0.7, 0.7]")
-    maze = seen("train", "maze", 0).notes["maze"]
-    way = seen("train", "maze", 0).notes["way"]
+    maze = rendered("train", "maze", 0).notes["maze"]
+    way = rendered("train", "maze", 0).notes["way"]
     assert walked(maze, way) == len(way) and walked(maze, [*way, "up"]) is None

@@ -1,4 +1,4 @@
-"""Charts, tables, dials, mazes, figures and print: values are measured again from the pixels."""
+"""Values of charts, tables, dials, mazes, figures and printed texts are measured again in the pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import ImageFont
 
 from pipelines.scenes.categories.dials import SEGMENTS
 from pipelines.scenes.elements.entities import font_files
-from tests.pipelines.scenes.scenes_seen import Seen, filled, near, patch, smooth, some
+from tests.pipelines.scenes.rendered import RenderedScene, filled, first_scenes, is_near, mean_colour, smooth
 
 WALK = {"up": (0, -1), "right": (1, 0), "down": (0, 1), "left": (-1, 0)}
 
@@ -27,7 +27,7 @@ def closeness(rgb: np.ndarray, colour: list[int]) -> np.ndarray:
 
 
 def test_bars_are_as_high_as_their_value_on_the_axis() -> None:
-    bars = [(s, bar) for s in some("chart", 60) if s.notes["chart"] == "bar" for bar in s.notes["bars"]]
+    bars = [(s, bar) for s in first_scenes("chart", 60) if s.notes["chart"] == "bar" for bar in s.notes["bars"]]
     assert len(bars) > 40
     for scene, bar in bars:
         axis, rgb = scene.notes["axis"], scene.pictures[0]
@@ -39,19 +39,19 @@ def test_bars_are_as_high_as_their_value_on_the_axis() -> None:
         assert dict(scene.notes["values"])[bar["label"]] == bar["value"]
 
 
-def test_points_of_a_line_lie_at_their_value() -> None:
-    scenes = [s for s in some("chart", 60) if s.notes["chart"] == "line"]
+def test_points_of_a_line_are_at_their_value() -> None:
+    scenes = [s for s in first_scenes("chart", 60) if s.notes["chart"] == "line"]
     assert len(scenes) > 8
     for scene in scenes:
         axis, line = scene.notes["axis"], scene.notes["line"]
         span = axis["y_of_0"] - axis["y_of_top"]
         for (x, y), (_, value) in zip(line["points"], scene.notes["values"], strict=True):
-            assert near(patch(scene.pictures[0], (x, y)), line["rgb"], 70), (scene.line["scene"], value)
+            assert is_near(mean_colour(scene.pictures[0], (x, y)), line["rgb"], 70), (scene.line["scene"], value)
             assert (axis["y_of_0"] - y) / span * axis["top"] == pytest.approx(value, abs=0.01 * axis["top"])
 
 
-def test_slices_of_a_pie_take_their_share_of_the_circle() -> None:
-    scenes = [s for s in some("chart", 60) if s.notes["chart"] == "pie"]
+def test_slices_of_a_pie_cover_their_share_of_the_circle() -> None:
+    scenes = [s for s in first_scenes("chart", 60) if s.notes["chart"] == "pie"]
     assert len(scenes) > 8
     for scene in scenes:
         rgb = smooth(scene.pictures[0])
@@ -66,7 +66,7 @@ def test_slices_of_a_pie_take_their_share_of_the_circle() -> None:
 
 
 def test_answers_about_charts_follow_from_their_values() -> None:
-    for scene in some("chart", 60):
+    for scene in first_scenes("chart", 60):
         values = dict(scene.notes["values"])
         for question in scene.notes.get("questions", []):
             named = sorted((q for q in values if q in question["question"]), key=question["question"].index)
@@ -82,8 +82,8 @@ def test_answers_about_charts_follow_from_their_values() -> None:
             assert scene.facts("value") == [str(value) for value in values.values()]
 
 
-def test_tables_have_ink_in_every_cell_and_read_as_markdown_or_questions() -> None:
-    for scene in some("table", 25):
+def test_tables_have_ink_in_every_cell_and_a_text_that_matches_the_cells() -> None:
+    for scene in first_scenes("table", 25):
         rgb, notes = scene.pictures[0], scene.notes
         for row in notes["cell_boxes"]:
             for left, top, right, bottom in row:
@@ -108,8 +108,8 @@ def test_tables_have_ink_in_every_cell_and_read_as_markdown_or_questions() -> No
 # ---------------------------------------------------------------------------------------------- dials
 
 
-def hands_on_ring(scene: Seen, share: float) -> list[float]:
-    """Degrees clockwise from the top at which something crosses the ring at this share of the radius."""
+def hands_on_ring(scene: RenderedScene, share: float) -> list[float]:
+    """Directions of the hands that cross the ring at this share of the radius, in degrees clockwise from the top."""
     rgb = scene.pictures[0]
     (x, y), radius = scene.notes["centre"], scene.notes["radius"] * share
     degrees = np.arange(0, 360, 0.5)
@@ -131,13 +131,13 @@ def turn(one: float, other: float) -> float:
     return abs((one - other + 180) % 360 - 180)
 
 
-def dials(kind: str) -> list[Seen]:
-    found = [scene for scene in some("dial", 90) if scene.notes["dial"] == kind]
-    assert len(found) >= 8
-    return found
+def dials(kind: str) -> list[RenderedScene]:
+    scenes = [scene for scene in first_scenes("dial", 90) if scene.notes["dial"] == kind]
+    assert len(scenes) >= 8
+    return scenes
 
 
-def test_the_hands_of_a_clock_stand_at_the_time_that_is_told() -> None:
+def test_the_hands_of_a_clock_show_the_time_in_the_text() -> None:
     for scene in dials("clock"):
         (value,) = scene.facts("value")
         hour, minute = map(int, value.split(":"))
@@ -169,51 +169,53 @@ def test_the_lit_segments_of_a_display_spell_its_digits() -> None:
               "f": (0.12, 0.27), "g": (0.5, 0.5)}  # fmt: skip
     digits = {"".join(sorted(segments)): digit for digit, segments in SEGMENTS.items()}
     for scene in dials("display"):
-        spelt = ""
+        displayed = ""
         for left, top, right, bottom in scene.notes["digit_boxes"]:
             wide, high = right - left, bottom - top
             lit = [
                 segment
                 for segment, (u, v) in places.items()
-                if near(patch(scene.pictures[0], (left + u * wide, top + v * high)), scene.notes["rgb"], 70)
+                if is_near(mean_colour(scene.pictures[0], (left + u * wide, top + v * high)), scene.notes["rgb"], 70)
             ]
-            spelt += digits["".join(sorted(lit))]
-        assert spelt == scene.notes["value"], scene.line["scene"]
+            displayed += digits["".join(sorted(lit))]
+        assert displayed == scene.notes["value"], scene.line["scene"]
 
 
 # ---------------------------------------------------------------------------------------------- mazes
 
 
-def test_a_maze_has_its_walls_where_the_pixels_have_them_and_its_way_is_the_shortest() -> None:
-    for scene in some("maze", 25):
+def test_walls_of_a_maze_match_the_pixels_and_its_path_is_the_shortest() -> None:
+    for scene in first_scenes("maze", 25):
         maze = scene.notes["maze"]
-        ways = ways_in_pixels(smooth(scene.pictures[0]), maze["columns"], maze["rows"], **scene.notes["cell_px"])
-        assert ways == maze["free"], scene.line["scene"]
-        assert shortest(ways, maze["columns"], maze["start"], maze["goal"]) == len(scene.notes["way"])
+        passages = passages_in_pixels(
+            smooth(scene.pictures[0]), maze["columns"], maze["rows"], **scene.notes["cell_px"]
+        )
+        assert passages == maze["free"], scene.line["scene"]
+        assert shortest(passages, maze["columns"], maze["start"], maze["goal"]) == len(scene.notes["way"])
 
 
-def ways_in_pixels(rgb: np.ndarray, columns: int, rows: int, cell: int, edge: int) -> list[str]:
-    """For each cell, row by row, the moves over whose border no wall stands."""
-    ground = patch(rgb, (edge / 2, edge / 2))
-    contrast = np.abs(rgb[edge, edge] - ground).max()  # of the corner where two outer walls meet
+def passages_in_pixels(rgb: np.ndarray, columns: int, rows: int, cell: int, edge: int) -> list[str]:
+    """First letters of the moves without a wall, for each cell, row by row, measured in the pixels."""
+    background = mean_colour(rgb, (edge / 2, edge / 2))
+    contrast = np.abs(rgb[edge, edge] - background).max()  # of the corner where two outer walls meet
 
     def free(x: int, y: int, move: str) -> bool:
-        """Whether the middle of the border between two cells looks like the ground."""
+        """Return whether the middle of the border between two cells has the color of the background."""
         across = round(edge + (x + 0.5 + WALK[move][0] / 2) * cell)
         down = round(edge + (y + 0.5 + WALK[move][1] / 2) * cell)
         around = rgb[down - 1 : down + 1, across - 1 : across + 1]
-        return bool(np.abs(around - ground).max() < 0.45 * contrast)
+        return bool(np.abs(around - background).max() < 0.45 * contrast)
 
     return ["".join(move[0] for move in WALK if free(x, y, move)) for y in range(rows) for x in range(columns)]
 
 
-def shortest(ways: list[str], columns: int, start: list[int], goal: list[int]) -> int:
-    """Steps between two cells, by flooding."""
+def shortest(passages: list[str], columns: int, start: list[int], goal: list[int]) -> int:
+    """Number of moves between two cells, by breadth-first search."""
     queue, steps = deque([tuple(start)]), {tuple(start): 0}
     while queue:
         x, y = queue.popleft()
         for move, (dx, dy) in WALK.items():
-            if move[0] in ways[y * columns + x] and (x + dx, y + dy) not in steps:
+            if move[0] in passages[y * columns + x] and (x + dx, y + dy) not in steps:
                 steps[x + dx, y + dy] = steps[x, y] + 1
                 queue.append((x + dx, y + dy))
     return steps[tuple(goal)]
@@ -223,7 +225,7 @@ def shortest(ways: list[str], columns: int, start: list[int], goal: list[int]) -
 
 
 def opening(tip: list[float], one: list[float], other: list[float]) -> float:
-    """Degrees between two arms."""
+    """Angle between two arms, in degrees."""
     return turn(
         math.degrees(math.atan2(one[1] - tip[1], one[0] - tip[0])),
         math.degrees(math.atan2(other[1] - tip[1], other[0] - tip[0])),
@@ -231,7 +233,7 @@ def opening(tip: list[float], one: list[float], other: list[float]) -> float:
 
 
 def crossing(one: list[list[float]], other: list[list[float]]) -> bool:
-    """Whether two lines cross: the ends of each lie on different sides of the other."""
+    """Return whether two lines cross: the ends of each are on different sides of the other."""
 
     def side(a: list[float], b: list[float], p: list[float]) -> bool:
         return (b[0] - a[0]) * (p[1] - a[1]) > (b[1] - a[1]) * (p[0] - a[0])
@@ -241,7 +243,7 @@ def crossing(one: list[list[float]], other: list[list[float]]) -> bool:
 
 def test_figures_are_drawn_to_the_scale_of_their_answer() -> None:
     kinds = set()
-    for scene in some("geometry", 70):
+    for scene in first_scenes("geometry", 70):
         notes = scene.notes
         kinds.add(notes["figure"])
         (question,) = notes["questions"]
@@ -270,31 +272,33 @@ def test_figures_are_drawn_to_the_scale_of_their_answer() -> None:
                 )
                 assert inside / 4 == pytest.approx(float(answer), abs=2.5)  # counted on a raster of half squares
             case "coordinates":
-                assert near(patch(scene.pictures[0], notes["point"]), notes["rgb"], 60)
+                assert is_near(mean_colour(scene.pictures[0], notes["point"]), notes["rgb"], 60)
             case "crossings":
                 count = sum(crossing(one, other) for one, other in itertools.combinations(notes["lines"], 2))
                 assert int(answer) == count
     assert len(kinds) == 8
 
 
-def test_the_ink_of_a_figure_lies_where_its_corners_are() -> None:
-    for scene in some("geometry", 70):
+def test_a_figure_is_filled_between_its_corners() -> None:
+    for scene in first_scenes("geometry", 70):
         if scene.notes["figure"] in ("hypotenuse", "grid_area"):
             rgb = scene.pictures[0]
             middle = np.mean(scene.notes["corners"], axis=0)
-            assert not near(patch(rgb, middle), [int(c) for c in patch(rgb, (4, 4))], 30), scene.line["scene"]
+            assert not is_near(mean_colour(rgb, middle), [int(c) for c in mean_colour(rgb, (4, 4))], 30), scene.line[
+                "scene"
+            ]
 
 
 # ---------------------------------------------------------------------------------------------- print
 
 
-def test_all_ink_of_a_page_lies_in_the_polygons_of_its_lines() -> None:
-    for scene in some("reading", 50):
+def test_all_ink_is_inside_the_polygons_of_the_lines() -> None:
+    for scene in first_scenes("reading", 50):
         if scene.notes["print"] == "receipt":
             continue  # its rule is ink that belongs to no line
         rgb = smooth(scene.pictures[0])
-        ground = np.median(rgb.reshape(-1, 3), axis=0)
-        ink = np.abs(rgb - ground).max(axis=2) > 70
+        background = np.median(rgb.reshape(-1, 3), axis=0)
+        ink = np.abs(rgb - background).max(axis=2) > 70
         around = np.zeros_like(ink)
         for line in scene.notes["lines"]:
             a, b, _, d = polygon = np.array(line["polygon"])
@@ -306,9 +310,9 @@ def test_all_ink_of_a_page_lies_in_the_polygons_of_its_lines() -> None:
         assert (ink & ~around).sum() <= 0.01 * ink.sum(), scene.line["scene"]
 
 
-def test_the_printed_line_is_as_long_as_the_told_text_in_the_noted_face() -> None:
-    """Another text in the same face, or the same text in another, would have another shape."""
-    for scene in some("reading", 50):
+def test_the_aspect_of_a_printed_line_is_that_of_its_text_in_the_annotated_face() -> None:
+    """Another text in the same face, or the same text in another face, has another aspect."""
+    for scene in first_scenes("reading", 50):
         face = ImageFont.truetype(str(font_files()[scene.notes["font"]]), 200, layout_engine=ImageFont.Layout.BASIC)
         if scene.notes["print"] == "receipt":
             continue
@@ -319,20 +323,20 @@ def test_the_printed_line_is_as_long_as_the_told_text_in_the_noted_face() -> Non
             assert drawn == pytest.approx((right - left) / (bottom - top), rel=0.12), (scene.line["scene"], line)
 
 
-def test_what_is_read_is_what_the_lines_say() -> None:
-    for scene in some("reading", 50):
+def test_facts_of_a_printed_text_equal_its_lines() -> None:
+    for scene in first_scenes("reading", 50):
         lines = [line["text"] for line in scene.notes["lines"]]
-        told = [*scene.facts("text"), *scene.facts("value")]
+        facts = [*scene.facts("text"), *scene.facts("value")]
         match scene.notes["print"]:
             case "number":
-                assert told == lines
+                assert facts == lines
             case "sign":
-                assert told == [" ".join(lines)]
+                assert facts == [" ".join(lines)]
             case "notice":
-                assert "\n".join(told) == "\n".join(lines)
+                assert "\n".join(facts) == "\n".join(lines)
             case "receipt" if "questions" in scene.notes:
                 prices = [float(line.rpartition(" ")[2]) for line in lines[1:]]
-                assert told == [f"{sum(prices[:-1]):.2f}"]
-                assert float(told[0]) == prices[-1]
+                assert facts == [f"{sum(prices[:-1]):.2f}"]
+                assert float(facts[0]) == prices[-1]
             case "receipt":
-                assert told == lines
+                assert facts == lines

@@ -1,4 +1,7 @@
-"""What the tests of scenes share: scenes as they lie on disk, and looking at pixels without asking the makers."""
+"""Helpers of the tests of scenes: scenes decoded from their files, and measurements in pixels.
+
+The measurements share no code with the drawing.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from manifests.records import Json
-from pipelines.scenes.write import written
+from pipelines.scenes.write import render_scene
 from stores.media.image import decode_rgb
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """One scene, read back from its line and files."""
+class RenderedScene:
+    """One scene, decoded from its annotation line and files."""
 
     line: dict[str, Json]
     files: dict[str, bytes]
@@ -37,34 +40,34 @@ class Seen:
         return [decode_rgb(self.files[name]).astype(np.int16) for name in names]
 
     def facts(self, name: str) -> list[str]:
-        """The texts of all facts of this name."""
+        """Texts of all facts with this name."""
         parts = self.line["parts"]
         return [parts[f["part"]]["text"][f["start"] : f["stop"]] for f in self.line["facts"] if f["name"] == name]
 
 
 @cache
-def seen(split: str, category: str, ordinal: int, seed: int = 0) -> Seen:
-    line, files = written(seed, split, category, ordinal)  # type: ignore[arg-type]
-    return Seen(json.loads(line), files)
+def rendered(split: str, category: str, ordinal: int, seed: int = 0) -> RenderedScene:
+    line, files = render_scene(seed, split, category, ordinal)  # type: ignore[arg-type]
+    return RenderedScene(json.loads(line), files)
 
 
-def some(category: str, count: int, split: str = "train") -> Iterator[Seen]:
+def first_scenes(category: str, count: int, split: str = "train") -> Iterator[RenderedScene]:
     for ordinal in range(count):
-        yield seen(split, category, ordinal)
+        yield rendered(split, category, ordinal)
 
 
-def patch(rgb: np.ndarray, point: Sequence[float], reach: int = 1) -> np.ndarray:
-    """Mean colour of the (2 reach + 1)^2 pixels around a point, (3,) float."""
+def mean_colour(rgb: np.ndarray, point: Sequence[float], reach: int = 1) -> np.ndarray:
+    """Mean color of the (2 reach + 1)^2 pixels around a point, (3,) float."""
     x, y = int(point[0]), int(point[1])
     return rgb[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1].mean(axis=(0, 1))
 
 
-def near(colour: np.ndarray, rgb: Sequence[int], within: float = 45) -> bool:
+def is_near(colour: np.ndarray, rgb: Sequence[int], within: float = 45) -> bool:
     return bool(np.abs(colour - np.array(rgb)).max() <= within)
 
 
 def smooth(rgb: np.ndarray) -> np.ndarray:
-    """3 x 3 box blur: takes grain down to a third. (H, W, 3) float."""
+    """3 x 3 box blur, which reduces grain to a third. (H, W, 3) float."""
     padded = np.pad(rgb.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
     height, width = rgb.shape[:2]
     return sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9  # type: ignore[return-value]
@@ -78,9 +81,12 @@ def filled(corners: Sequence[Sequence[float]], shape: tuple[int, ...]) -> np.nda
 
 
 def islands(mask: np.ndarray, least: int) -> list[np.ndarray]:
-    """Connected parts of a mask with at least `least` pixels, each as (n, 2) rows and columns, from left to right.
+    """Connected components of a mask with at least `least` pixels, from left to right.
 
-    Rows are cut into runs; runs that touch in neighbouring rows belong together.
+    Each row is divided into runs; runs that touch in neighboring rows form one component.
+
+    Returns:
+        (n, 2) arrays of row and column.
     """
     runs: list[tuple[int, int, int]] = []
     parent: list[int] = []
@@ -105,5 +111,5 @@ def islands(mask: np.ndarray, least: int) -> list[np.ndarray]:
     parts: dict[int, list[tuple[int, int]]] = {}
     for i, (y, start, stop) in enumerate(runs):
         parts.setdefault(root(i), []).extend((y, x) for x in range(start, stop))
-    found = [np.array(part) for part in parts.values() if len(part) >= least]
-    return sorted(found, key=lambda part: part[:, 1].min() + part[:, 1].max())
+    components = [np.array(part) for part in parts.values() if len(part) >= least]
+    return sorted(components, key=lambda part: part[:, 1].min() + part[:, 1].max())
