@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.peers import ROOT, python_of
-from stores.files.open import fsync_path
+from stores.files.local import fsync_path
 
 Round = dict[str, float]
 """What one turn took: `cpu_s`, `wall_s`, and whatever else the task said."""

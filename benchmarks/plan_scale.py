@@ -30,9 +30,10 @@ from manifests.schedule import MILLION, Curve, VisionShare
 from packing.mixture import Mixture, Source
 from packing.plan.planner import Planner, in_threads
 from packing.plan.supply import supplies_of
-from stores.commits.roots import Receipt, ShardEntry
-from stores.files.open import publish_bytes
+from stores.commits.roots import Receipt
+from stores.files.protocol import publish_bytes
 from stores.shards import index
+from stores.shards.entry import ShardEntry
 from stores.shards.kinds import KINDS
 from stores.spill import GIB, Scratch
 from stores.store import Snapshot, Store

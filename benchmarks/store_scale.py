@@ -39,12 +39,14 @@ import pyarrow as pa
 from benchmarks.measure import Result, save
 from benchmarks.peers import run_in
 from manifests.records import Document, Text, record_id
-from stores.commits.roots import Receipt, ShardEntry
-from stores.files.open import LocalFiles, publish_bytes
+from stores.commits.roots import Receipt
+from stores.files.local import LocalFiles
+from stores.files.protocol import publish_bytes
 from stores.lookup.find import Covered, manifest_bytes, manifest_path
 from stores.lookup.find import read as read_lookup
 from stores.lookup.run_file import COVER, ENTRY, HASHES, Run, write
 from stores.shards import index, reader
+from stores.shards.entry import ShardEntry
 from stores.store import Store
 from stores.upkeep import lookup as lookup_upkeep
 

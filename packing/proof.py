@@ -25,7 +25,7 @@ from manifests.geometry import MERGE
 from manifests.records import FORGOTTEN, Json, Pack, starts
 from manifests.schedule import MILLION, Curve
 from stores.store import Snapshot
-from stores.tally import PARTS, Tally
+from stores.spill import NAME_PARTITIONS, RowsByName
 from tokenization.vocabulary import Vocabulary
 
 RANGE_ROW = np.dtype(
@@ -39,20 +39,20 @@ class MediaExposures:
 
     def __init__(self, before: MediaExposures | None = None) -> None:
         """`before`: exposures earlier in the run, which count as well."""
-        self._tally: Tally = Tally(EXPOSURE_ROW, before._tally if before else None)
+        self._rows: RowsByName = RowsByName(EXPOSURE_ROW, before._rows if before else None)
 
     def add(self, digest: str) -> None:
         """Count one exposure of the medium with this digest."""
-        self._tally.add(digest)
+        self._rows.add(digest)
 
     def settle(self) -> None:
         """Move buffered rows to the partitions; needed before reading."""
-        self._tally.settle()
+        self._rows.flush()
 
     def counts(self) -> Iterator[np.ndarray]:
         """Exposures per medium, (n,) int64 for each partition of the media."""
-        for number in range(PARTS):
-            yield np.unique(self._tally.part(number)["name"], axis=0, return_counts=True)[1]
+        for number in range(NAME_PARTITIONS):
+            yield np.unique(self._rows.read(number)["name"], axis=0, return_counts=True)[1]
 
     @property
     def most(self) -> int:
@@ -65,22 +65,22 @@ class TokenRanges:
 
     def __init__(self, before: TokenRanges | None = None) -> None:
         """`before`: ranges earlier in the run, which `by_sample` returns apart."""
-        self._tally: Tally = Tally(RANGE_ROW, before._tally if before else None)
+        self._rows: RowsByName = RowsByName(RANGE_ROW, before._rows if before else None)
         self._sources: dict[str, int] = before._sources if before else {}
 
     def add(self, source: str, sample: str, start: int, stop: int) -> None:
         """Count one occurrence of tokens `start` to `stop` of a sample."""
-        self._tally.add(sample, self._sources.setdefault(source, len(self._sources)), start, stop)
+        self._rows.add(sample, self._sources.setdefault(source, len(self._sources)), start, stop)
 
     def settle(self) -> None:
         """Move buffered rows to the partitions; needed before reading."""
-        self._tally.settle()
+        self._rows.flush()
 
     def by_sample(self) -> Iterator[tuple[str, list[tuple[int, int]], list[tuple[int, int]]]]:
         """(source, ranges in earlier plans, ranges in this plan) of each sample, in no particular order."""
         sources = list(self._sources)
-        for number in range(PARTS):
-            rows = self._tally.part(number)
+        for number in range(NAME_PARTITIONS):
+            rows = self._rows.read(number)
             order = np.lexsort((rows["name"][:, 1], rows["name"][:, 0], rows["source"]))
             rows = rows[order]
             changes = (rows["name"][1:] != rows["name"][:-1]).any(1) | (rows["source"][1:] != rows["source"][:-1])

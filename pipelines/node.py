@@ -34,7 +34,7 @@ import pyarrow as pa
 from manifests.load import KeyPath, schema
 from manifests.records import Json, digest
 from pipelines.previous import PreviousView
-from stores.prefetch import ahead
+from stores.prefetch import prefetch
 from stores.store import ShardRef, Snapshot, Store, StoreKind, UnitWriter
 
 P = ParamSpec("P")
@@ -120,7 +120,7 @@ def units_below(snapshot: Snapshot) -> tuple[Unit, ...]:
         before = ranges.get(ref.unit, UnitRange(ref.first, ref.first, ()))
         ranges[ref.unit] = UnitRange(before.start, ref.first + ref.records, (*before.shards, ref))
     units = []
-    all_kept = ahead(lambda span: snapshot.kept(span.start, span.stop), ranges.values(), snapshot.at_once)
+    all_kept = prefetch(lambda span: snapshot.kept(span.start, span.stop), ranges.values(), snapshot.at_once)
     for (name, span), ordinals in zip(ranges.items(), all_kept, strict=True):
         kept = ordinals - span.start
         content = digest(*(ref.shard for ref in span.shards), kept.astype("<i8").tobytes())

@@ -13,9 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from rich.console import Console
-from rich.progress import Progress
-
+from manifests.progress import progress_bar
 from manifests.records import Json
 from stores import leases
 from stores.files.open import open_files
@@ -119,15 +117,14 @@ def check(arguments: list[str]) -> int:
     parser.add_argument("snapshot", nargs="?", default="head", help="head, a number or a tag")
     options = parser.parse_args(arguments)
     snapshot = find(Store.open(options.store), options.snapshot)
-    with _progress() as progress:
-        task = progress.add_task("reading", total=None)
-        damages = verify(snapshot, lambda done, total: progress.update(task, completed=done, total=total))
-        content = None
-        if not damages and snapshot.kind in CONTENT_CHECKS:
-            module, function = CONTENT_CHECKS[snapshot.kind].split(":")
-            task = progress.add_task("recounting", total=None)
+    with progress_bar("verify", None, unit="bytes", rate_unit="bytes") as bar:
+        damages = verify(snapshot, lambda done, total: bar.update(done, items=done, total=total))
+    content = None
+    if not damages and snapshot.kind in CONTENT_CHECKS:
+        module, function = CONTENT_CHECKS[snapshot.kind].split(":")
+        with progress_bar("recount", None, unit="packs", rate_unit="packs") as bar:
             content = getattr(importlib.import_module(module), function)(
-                snapshot, lambda done, total: progress.update(task, completed=done, total=total)
+                snapshot, lambda done, total: bar.update(done, items=done, total=total)
             )
     failed = bool(damages) or content is not None and bool(content.failed)
     if options.json:
@@ -219,9 +216,8 @@ def duplicate(arguments: list[str]) -> int:
     parser.add_argument("--snapshot", default="head", help="head, a number or a tag")
     options = parser.parse_args(arguments)
     snapshot = find(Store.open(options.store), options.snapshot)
-    with _progress() as progress:
-        task = progress.add_task("copying", total=None)
-        made = copy(snapshot, options.target, lambda done, total: progress.update(task, completed=done, total=total))
+    with progress_bar("copy", None, unit="objects", rate_unit="objects") as bar:
+        made = copy(snapshot, options.target, lambda done, total: bar.update(done, items=done, total=total))
     told = {"store": made.url, "snapshot": made.number, "content_root": made.content_root}
     if options.json:
         return _json(told)
@@ -239,10 +235,6 @@ def _parser(command: str, example: str) -> argparse.ArgumentParser:
     parser.add_argument("store", metavar="STORE", help="folder or URL of a store")
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
     return parser
-
-
-def _progress() -> Progress:
-    return Progress(console=Console(stderr=True), transient=True)
 
 
 def _json(found: Json) -> int:

@@ -14,19 +14,10 @@ import numpy as np
 
 from manifests.errors import StoreError
 from stores.commits.directory import Directory
+from stores.commits.head import root_path
 from stores.commits.lists import directory_path, list_bytes, list_path
-from stores.commits.roots import (
-    Content,
-    ListEntry,
-    Receipt,
-    Root,
-    add_counts,
-    content_root,
-    root_bytes,
-    store_counts,
-)
-from stores.files.open import Files, publish_bytes
-from stores.shards.reader import root_path
+from stores.commits.roots import Content, ListEntry, Receipt, Root, add_counts, content_root, root_bytes, store_counts
+from stores.files.protocol import Files, publish_bytes
 from stores.snapshot import Snapshot
 
 LIST_SHARDS = 1000

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable
 
 from manifests.records import digest
-from stores.files.open import Files
+from stores.files.protocol import Files
 
 RENEW_S = 60.0
 GRACE_S = 3600.0

@@ -1,4 +1,4 @@
-"""The next pieces of work are done while the last one is looked at: in order, in a few threads, never many at once."""
+"""Ordered prefetch: a few threads work on the next items while the caller uses the last result."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-def ahead(work: Callable[[A], T], items: Iterable[A], at_once: int) -> Iterator[T]:
-    """`work` on the items, in their order. With `at_once` of 1 nothing is done before it is asked for, in no thread;
-    else at most so many results wait. The first error is raised where its result would have come."""
+def prefetch(work: Callable[[A], T], items: Iterable[A], at_once: int) -> Iterator[T]:
+    """Yield `work(item)` for all items, in their order.
+
+    The first error is raised in the place of its result.
+
+    Args:
+        at_once: threads, and the most results that wait. Below 2 there are no threads, and each item is worked on when
+            its result is asked for.
+    """
     if at_once < 2:
         yield from map(work, items)
         return
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(at_once, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(at_once, thread_name_prefix="prefetch") as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
@@ -27,5 +33,5 @@ def ahead(work: Callable[[A], T], items: Iterable[A], at_once: int) -> Iterator[
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for one in waiting:
-                one.cancel()
+            for future in waiting:
+                future.cancel()

@@ -7,7 +7,6 @@ Whatever is read is compared with a digest or a checksum; what differs raises St
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,15 +17,17 @@ import pyarrow as pa
 
 from manifests.errors import StoreError
 from manifests.records import Document, Json, Location, Media
-from stores.commits.lists import Lists, Receipts
-from stores.commits.places import Found, ShardRef, Shards
-from stores.commits.roots import Parent, Root, ShardEntry, read_root
-from stores.files.open import Files, open_files
+from stores.commits.head import newest, read_meta, root_path
+from stores.commits.lists import Lists, Receipts, RecordRef, ShardRef, Shards, quarantine_lines
+from stores.commits.roots import Parent, Root, read_root
+from stores.files.open import open_files
+from stores.files.protocol import Files
 from stores.lookup.find import By, Lookup
-from stores.prefetch import ahead
+from stores.prefetch import prefetch
 from stores.shards import index
+from stores.shards.entry import ShardEntry
 from stores.shards.kinds import KINDS
-from stores.shards.reader import ShardIndex, ShardReader, newest, read_meta, read_whole, root_path
+from stores.shards.reader import ShardIndex, ShardReader
 
 DECIDED = ("keep", "reason", "score")
 """Columns that a chain of views answers together: the first view that drops a record says why."""
@@ -174,7 +175,7 @@ class Snapshot:
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[ShardRef, pa.Table]]:
         """`table` shard by shard, at least the columns named, without `unit` and `shard`: what does not fit memory."""
-        tables = ahead(lambda ref: self._shard_table(ref.shard, columns), self.shards, self.at_once)
+        tables = prefetch(lambda ref: self._shard_table(ref.shard, columns), self.shards, self.at_once)
         return zip(self.shards, tables, strict=True)
 
     def media_table(self, columns: Sequence[str] = tuple(index.MEDIA.names)) -> pa.Table:
@@ -185,7 +186,7 @@ class Snapshot:
         import pyarrow.compute as pc
 
         parts = [index.in_hex(index.MEDIA.empty_table().select(list(columns)))]
-        tables = ahead(lambda ref: self.base._index(ref.shard).media, self.shards, self.at_once)
+        tables = prefetch(lambda ref: self.base._index(ref.shard).media, self.shards, self.at_once)
         for ref, media in zip(self.shards, tables, strict=True):
             if media is None:
                 continue
@@ -212,16 +213,14 @@ class Snapshot:
             there = table("media", files["media"], media).select(list(media)) if media and "media" in files else None
             return core, there
 
-        for ref, tables in zip(self.shards, ahead(read, self.shards, self.at_once), strict=True):
+        for ref, tables in zip(self.shards, prefetch(read, self.shards, self.at_once), strict=True):
             yield ref, *tables
 
     def quarantined(self) -> pa.Table:
         """What was set aside: unit, locator, reason, message."""
         rows = []
         for receipt in self.receipts:
-            if receipt.quarantine is not None:
-                data = read_whole(self.files, f"quarantine/{receipt.quarantine}.jsonl", receipt.quarantine)
-                rows += [{"unit": receipt.unit} | json.loads(line) for line in data.splitlines()]
+            rows += [{"unit": receipt.unit} | line for line in quarantine_lines(self.files, receipt)]
         return pa.Table.from_pylist(
             rows, pa.schema([(n, pa.string()) for n in ("unit", "locator", "reason", "message")])
         )
@@ -247,7 +246,7 @@ class Snapshot:
         """
         base = self.base
         pieces = self._pieces(ordinals)
-        for some in ahead(lambda piece: base.reader.documents(*piece), pieces, self.at_once):
+        for some in prefetch(lambda piece: base.reader.documents(*piece), pieces, self.at_once):
             for document in some:
                 yield self.filled(document)
 
@@ -307,17 +306,17 @@ class Snapshot:
         ref = self.shard_of(ordinal)
         return self.base.reader.outline(self.base._index(ref.shard), ordinal - ref.first)
 
-    def place(self, ordinal: int) -> Found:
+    def place(self, ordinal: int) -> RecordRef:
         """Where that record lies. Raises IndexError where there are fewer."""
         ref = self.shard_of(ordinal)
-        return Found(ordinal, ref.unit, ref.shard, ordinal - ref.first)
+        return RecordRef(ordinal, ref.unit, ref.shard, ordinal - ref.first)
 
     def row(self, ordinal: int) -> dict[str, Any]:
         """What the index says of that record, and what views decided about it."""
         place = self.place(ordinal)
         return self._shard_table(place.shard, None, place.row).to_pylist()[0]
 
-    def find(self, by: By, name: str) -> list[Found]:
+    def find(self, by: By, name: str) -> list[RecordRef]:
         """All records with that name, in store order, also those that a view dropped. In time independent of the size
         of the store where its look-up was made (`lookup/find.py`), else by scanning what that does not cover.
 
@@ -330,7 +329,7 @@ class Snapshot:
             place = int(np.searchsorted(self.shards.places, base_place))
             if place < len(self.shards) and self.shards.places[place] == base_place:
                 ref = self.shards[place]
-                found.append(Found(ref.first + row, ref.unit, ref.shard, row))
+                found.append(RecordRef(ref.first + row, ref.unit, ref.shard, row))
         return found
 
     @cached_property
@@ -512,7 +511,7 @@ class ViewSnapshot(Snapshot):
         stop = self._stop(stop)
         found = [np.zeros(0, np.int64)]
         touched = self.shards.between(start, stop)
-        keeps = ahead(lambda ref: self._shard_table(ref.shard, ["keep"]).column("keep"), touched, self.at_once)
+        keeps = prefetch(lambda ref: self._shard_table(ref.shard, ["keep"]).column("keep"), touched, self.at_once)
         for ref, keep in zip(touched, keeps, strict=True):
             found.append(ref.first + np.flatnonzero(keep.to_numpy()))
         ordinals = np.concatenate(found)

@@ -30,15 +30,16 @@ from manifests.records import Json, canonical_json
 from stores import leases
 from stores.commit import Wanted, swap_in, with_units
 from stores.commits.directory import Directory, key_of
-from stores.commits.places import Found, ShardRef
+from stores.commits.head import newest, read_meta
+from stores.commits.lists import RecordRef, ShardRef
 from stores.commits.roots import SCHEMA, Parent, Receipt, Root, paths
-from stores.files.open import Files, open_files, publish_bytes
+from stores.files.open import open_files
+from stores.files.protocol import Files, publish_bytes
 from stores.files.swap_lock import Lock
-from stores.shards.reader import newest, read_meta
 from stores.snapshot import Snapshot, ViewSnapshot, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
-__all__ = ["Found", "Parent", "Receipt", "ShardRef", "Snapshot", "Store", "StoreKind", "UnitWriter"]
+__all__ = ["Parent", "Receipt", "RecordRef", "ShardRef", "Snapshot", "Store", "StoreKind", "UnitWriter"]
 
 StoreKind = Literal["documents", "view", "samples", "plan", "packs"]
 

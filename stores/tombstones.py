@@ -18,9 +18,9 @@ from typing import Literal, get_args
 
 from manifests.errors import StoreError
 from manifests.records import Document, canonical_json, digest, record_id
+from stores.files.deny_lists import FOLDER, list_path
 from stores.files.open import open_files
 
-FOLDER = "forgotten"
 LINKED = " -> "
 """Stands between a document and its figure in the locator of a figure that was set aside."""
 
@@ -110,15 +110,6 @@ def read(folder: str) -> Tombstones:
     return union(read_all(folder).values())
 
 
-def newest(folder: str) -> int:
-    """Number of the newest list, 0 where nothing was forgotten."""
-    files = open_files(f"{folder}/{FOLDER}")
-    number = 0
-    while files.exists(list_path(number + 1)):
-        number += 1
-    return number
-
-
 def add(folder: str, stones: Tombstones) -> int:
     """Publish a list durably; its number. Nobody takes it back."""
     files = open_files(f"{folder}/{FOLDER}")
@@ -127,7 +118,3 @@ def add(folder: str, stones: Tombstones) -> int:
     while not files.swap(list_path(number), data):
         number += 1
     return number
-
-
-def list_path(number: int) -> str:
-    return f"{number:06d}.json"

@@ -18,11 +18,12 @@ import pyarrow as pa
 
 from manifests.errors import RecordError
 from manifests.records import digest
-from stores.commits.roots import Receipt, ShardEntry
-from stores.files.open import Files, publish_bytes
+from stores.commits.roots import Receipt
+from stores.files.protocol import Files, publish_bytes
 from stores.leases import Lease
 from stores.shards import index
 from stores.shards.adopted import Adopted, AdoptedTar, shard_name
+from stores.shards.entry import ShardEntry
 from stores.shards.kinds import KINDS, Encoded, Kind
 from stores.shards.layout import Blocks, ShardBuilder, Singles, signature
 from stores.shards.tar import Lane

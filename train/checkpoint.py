@@ -22,7 +22,7 @@ from torch import Tensor
 
 from manifests.errors import ResumeError
 from manifests.records import Json, canonical_json
-from stores.files.open import fsync_path
+from stores.files.local import fsync_path
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 FILES = (WEIGHTS, OPTIMIZER)

@@ -21,8 +21,8 @@ from manifests.geometry import MediaLimits
 from manifests.records import Media
 from packing.mixture import Mixture, Source
 from packing.navit import lay_out, media_tokens
-from stores.commits.places import ShardRef
-from stores.prefetch import ahead
+from stores.commits.lists import ShardRef
+from stores.prefetch import prefetch
 from stores.shards import index
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
@@ -105,7 +105,7 @@ def pieces_by_shard(
         kept = samples.kept(ref.first, ref.first + ref.records) - ref.first
         return _pieces_in_shard(samples.content_root, core, media, kept, ref.first, source, mixture, vocabulary)
 
-    return ahead(work, samples.facts(FACTS, MEDIA_COLUMNS), SHARDS_AT_ONCE)
+    return prefetch(work, samples.facts(FACTS, MEDIA_COLUMNS), SHARDS_AT_ONCE)
 
 
 SHARDS_AT_ONCE = 3

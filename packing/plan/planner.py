@@ -61,7 +61,7 @@ from packing.plan.order import Order, Segments, Standing
 from packing.plan.pieces import SourcePieces
 from packing.plan.summary import Account, by_source, per_pack
 from packing.plan.supply import Supply, supplies_of
-from stores.prefetch import ahead
+from stores.prefetch import prefetch
 from stores.spill import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
@@ -133,7 +133,7 @@ def arrange(
 
 def in_threads(work: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
     """A mapper: two blocks are compiled while the next one is drawn."""
-    return ahead(work, items, 2)
+    return prefetch(work, items, 2)
 
 
 @dataclass

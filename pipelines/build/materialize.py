@@ -19,7 +19,7 @@ import pyarrow as pa
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, digest
 from pipelines.node import Attempt, DocumentsNode, Inputs, Survey, Unit, UnitTask, units_below, with_columns
-from stores.prefetch import ahead
+from stores.prefetch import prefetch
 from stores.store import ShardRef, Snapshot, UnitWriter
 from stores.writer import SHARD_BYTES
 
@@ -77,7 +77,7 @@ def _full_shards(snapshot: Snapshot, shard_bytes: int) -> list[Unit]:
     pieces: defaultdict[str, list[range]] = defaultdict(list)
     content: defaultdict[str, list[str | bytes]] = defaultdict(list)
     sizes: defaultdict[str, int] = defaultdict(int)
-    measured = ahead(lambda ref: _measured(snapshot, ref), snapshot.shards, snapshot.at_once)
+    measured = prefetch(lambda ref: _measured(snapshot, ref), snapshot.shards, snapshot.at_once)
     for ref, (rows, ends) in zip(snapshot.shards, measured, strict=True):
         if not len(rows):
             continue

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stores.files.open import LocalFiles, open_files
-from stores.upkeep.elsewhere import name_stores
-from stores.upkeep.run_lock import alone
+from stores.files.local import LocalFiles
+from stores.files.open import open_files
+from stores.upkeep.run_lock import record_stores_url, run_lock
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Out:
     def alone(self) -> Iterator[None]:
         """Hold both places for this process. Raises StoreError where another run holds one."""
         local, files = LocalFiles(self.folder), open_files(self.stores)
-        with alone(local):
-            name_stores(self.folder, self.stores)
+        with run_lock(local):
+            record_stores_url(self.folder, self.stores)
             if files.url == local.url:
                 yield
             else:
-                with alone(files):
+                with run_lock(files):
                     yield

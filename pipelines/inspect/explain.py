@@ -25,7 +25,7 @@ from stores.files.open import open_files
 from stores.forget import exposure
 from stores.forget.exposure import Exposure
 from stores.lookup.find import By
-from stores.store import Found, Snapshot
+from stores.store import RecordRef, Snapshot
 
 DECISIONS = ("keep", "reason", "score", "duplicate_of")
 STEPS = 12
@@ -78,7 +78,7 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     }
 
 
-def _places(snapshot: Snapshot, name: str) -> list[Found]:
+def _places(snapshot: Snapshot, name: str) -> list[RecordRef]:
     by: By = "id" if re.fullmatch("[0-9a-f]{32}", name) else "digest" if re.fullmatch("[0-9a-f]{64}", name) else "url"
     return snapshot.find(by, name)
 
@@ -117,7 +117,7 @@ def set_aside(stores: Mapping[str, Snapshot], name: str, ids: Collection[str]) -
 
 
 def _record(
-    run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snapshot, place: Found, unread: dict[str, str]
+    run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snapshot, place: RecordRef, unread: dict[str, str]
 ) -> dict[str, Json]:
     """What can't be told because something is gone is said in `unread`, by node."""
     facts = _facts(snapshot, place)
@@ -154,7 +154,7 @@ def _record(
     return {"verdict": _verdict(found)} | found
 
 
-def _facts(snapshot: Snapshot, place: Found) -> dict[str, Json]:
+def _facts(snapshot: Snapshot, place: RecordRef) -> dict[str, Json]:
     told = snapshot.row(place.ordinal)
     return {
         name: value
@@ -163,7 +163,7 @@ def _facts(snapshot: Snapshot, place: Found) -> dict[str, Json]:
     }
 
 
-def _decisions(node: str, view: Snapshot, base: Found) -> Iterator[dict[str, Json]]:
+def _decisions(node: str, view: Snapshot, base: RecordRef) -> Iterator[dict[str, Json]]:
     """What one view decided about a record: a line per op of a filter, one line for any other node."""
     place = next((one for one in view.find("id", base_id(view, base)) if one.shard == base.shard), None)
     if place is None:
@@ -183,7 +183,7 @@ def _decisions(node: str, view: Snapshot, base: Found) -> Iterator[dict[str, Jso
         yield row | {name: value for name, value in own.items() if not isinstance(value, list)}
 
 
-def base_id(view: Snapshot, base: Found) -> str:
+def base_id(view: Snapshot, base: RecordRef) -> str:
     return view.base.row(base.ordinal)["id"]
 
 

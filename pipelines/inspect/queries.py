@@ -22,7 +22,7 @@ from manifests.records import FORGOTTEN, Json, Pack, starts
 from stores.files.open import open_files
 from stores.snapshot import ViewSnapshot
 from stores.store import Snapshot, Store
-from stores.upkeep.elsewhere import stores_of
+from stores.upkeep.run_lock import stores_url
 from tokenization.vocabulary import Vocabulary
 
 SUMMED = ("characters", "tokens", "slots", "loss_tokens", "segments", "images", "videos")
@@ -45,7 +45,7 @@ def stores(run: Path) -> tuple[dict[str, Snapshot], dict[str, str]]:
     be read, because what they look at is gone, why."""
     order = {str(row["node"]): i for i, row in reversed(list(enumerate(runlog.read(run / "log.jsonl", "node_start"))))}
     found, unread = {}, {}
-    where = stores_of(run)
+    where = stores_url(run)
     for name in sorted(open_files(where).folders(), key=lambda name: (order.get(name, len(order)), name)):
         files = open_files(f"{where}/{name}")
         if files.exists("store.json"):

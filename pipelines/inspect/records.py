@@ -13,7 +13,7 @@ from manifests.records import Document, Json, Media, Pack, PlanBlock, Sample, Te
 from pipelines.inspect import plan_view, queries, step_view
 from pipelines.inspect.plan_view import Planned
 from stores.lookup.find import By
-from stores.store import Found, Snapshot
+from stores.store import RecordRef, Snapshot
 from tokenization.encode import decode_sample
 
 
@@ -56,7 +56,7 @@ def is_ordinal(wanted: str) -> bool:
     return wanted.isdigit() and len(wanted) < 10
 
 
-def _find(snapshot: Snapshot, wanted: str) -> list[Found]:
+def _find(snapshot: Snapshot, wanted: str) -> list[RecordRef]:
     """Records given as ordinal, id or its beginning, URL or digest of a medium. Raises StoreError where none is."""
     if is_ordinal(wanted):
         return [snapshot.place(int(wanted))]
@@ -80,7 +80,7 @@ def scan_note(snapshot: Snapshot) -> str:
     return f"{len(lookup.scanned):,} shards were scanned ({why}); `millrace store repair {snapshot.base.url}` makes one"
 
 
-def _record(snapshot: Snapshot, place: Found) -> dict[str, Json]:
+def _record(snapshot: Snapshot, place: RecordRef) -> dict[str, Json]:
     record = snapshot.record(place.ordinal)
     told = {name: value for name, value in snapshot.row(place.ordinal).items() if not isinstance(value, list)}
     head = {

@@ -23,7 +23,7 @@ from pipelines.scoring.budget import OVER_BUDGET, Budget, Chosen, chosen_units
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, ChatMessage, Variant
 from stores.endpoint import Answer, Answers, Endpoint, request_digest
-from stores.prefetch import ahead
+from stores.prefetch import prefetch
 from stores.store import Snapshot, StoreKind, UnitWriter
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Synthesise:
             attempt.note(OVER_BUDGET)
         ask = answers.ask
         documents = self._documents(product.snapshot, chosen, attempt)
-        for written in ahead(lambda one: self._written(task.node, one, ask), documents, self.endpoint.at_once):
+        for written in prefetch(lambda one: self._written(task.node, one, ask), documents, self.endpoint.at_once):
             for locator, made in written:
                 document = attempt(locator, made)
                 if document is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import overload
 
@@ -17,8 +17,9 @@ import numpy as np
 from manifests.records import Json, canonical_json
 from stores.cache import Cache
 from stores.commits.directory import Directory
-from stores.commits.roots import Receipt, Root, ShardEntry
-from stores.files.open import Files
+from stores.commits.roots import Receipt, Root
+from stores.files.protocol import Files
+from stores.shards.entry import ShardEntry
 from stores.shards.reader import read_whole
 
 LISTS_BYTES = 64 << 20
@@ -48,6 +49,18 @@ def list_bytes(receipts: Iterable[Receipt]) -> bytes:
         shards = told.pop("shards")
         lines += [told | {"shards": len(shards)}, *shards]
     return "".join(canonical_json(line) + "\n" for line in lines).encode()
+
+
+def quarantine_lines(files: Files, receipt: Receipt) -> list[dict[str, str]]:
+    """Read the quarantined records of a unit: `locator`, `reason` and `message` of each.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    if receipt.quarantine is None:
+        return []
+    data = read_whole(files, f"quarantine/{receipt.quarantine}.jsonl", receipt.quarantine)
+    return [json.loads(line) for line in data.splitlines()]
 
 
 class _List:
@@ -132,3 +145,63 @@ class Receipts(Sequence[Receipt]):
     def __getitem__(self, place: int | slice) -> Receipt | list[Receipt]:
         found = range(len(self))[place]
         return self._lists.receipt(found) if isinstance(found, int) else [self._lists.receipt(one) for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """A shard in its place in the store's order."""
+
+    unit: str
+    shard: str
+    first: int
+    """Ordinal of its first record."""
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRef:
+    """Where a record lies."""
+
+    ordinal: int
+    unit: str
+    shard: str
+    row: int
+
+
+class Shards(Sequence[ShardRef]):
+    """Shards of a snapshot in store order, read from its lists as they are looked at."""
+
+    def __init__(self, lists: Lists, places: np.ndarray) -> None:
+        """`places`: which of the shards in `lists`, ascending."""
+        self.places, self._lists = places, lists
+        self._stops = np.cumsum(lists.directory.records[places], dtype=np.int64)
+        """One past the ordinal of each shard's last record."""
+
+    @property
+    def records(self) -> int:
+        return int(self._stops[-1]) if len(self) else 0
+
+    def holding(self, ordinal: int) -> ShardRef:
+        return self._ref(int(np.searchsorted(self._stops, ordinal, side="right")))
+
+    def between(self, start: int, stop: int) -> list[ShardRef]:
+        """Those that hold any of the records from ordinal `start` up to `stop`."""
+        if start >= stop:
+            return []
+        first, last = np.searchsorted(self._stops, [start, stop - 1], side="right").tolist()
+        return self[first : last + 1]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> ShardRef: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[ShardRef]: ...
+    def __getitem__(self, place: int | slice) -> ShardRef | list[ShardRef]:
+        found = range(len(self))[place]
+        return self._ref(found) if isinstance(found, int) else [self._ref(one) for one in found]
+
+    def _ref(self, place: int) -> ShardRef:
+        unit, entry = self._lists.shard(int(self.places[place]))
+        return ShardRef(unit, entry.shard, int(self._stops[place]) - entry.records, entry.records)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from manifests.errors import StoreError
-from stores.files.open import FileInfo
+from stores.files.protocol import FileInfo
 from stores.files.remote import SMALL_BYTES, RemoteFiles
 
 PASSING = (408, 409, 429)

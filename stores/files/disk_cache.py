@@ -14,10 +14,10 @@ is read is read whole, one that changed is fetched again, and where nothing can 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,6 +30,8 @@ from manifests.errors import ManifestError
 from manifests.records import digest
 from stores.cache import Cache
 from stores.files.ranges import Span, cut
+
+logger = logging.getLogger(__name__)
 
 FOLDER, SIZE = "MILLRACE_CACHE", "MILLRACE_CACHE_GIB"
 DEFAULT_GIB = 50.0
@@ -151,7 +153,7 @@ class DiskCache:
     def _give_up(self, error: OSError) -> None:
         if not self._off:
             self._off = True
-            print(f"millrace: the cache at {self.folder.parent} is off, {error.strerror or error}", file=sys.stderr)
+            logger.warning("the cache at %s is off: %s", self.folder.parent, error.strerror or error)
 
     def _path(self, name: str) -> Path:
         slot = int(digest(name)[:8], 16) % self._slots

@@ -23,10 +23,9 @@ import fsspec
 from fsspec.asyn import sync
 
 from manifests.errors import StoreError
-from stores import tombstones
-from stores.files import disk_cache, retry
+from stores.files import deny_lists, disk_cache, retry
 from stores.files.disk_cache import DiskCache
-from stores.files.open import NO_SWAP, Decides, FileInfo, Files
+from stores.files.protocol import NO_SWAP, Decides, FileInfo, Files
 from stores.files.ranges import Span, cut, spans
 
 LATE_S = 2.0
@@ -112,7 +111,8 @@ class RemoteFiles:
         """Where pieces of this file may be kept. What was kept before something was forgotten is never read again."""
         cache = disk_cache.of_this_process() if self.cached and disk_cache.CONTENT_NAMED.fullmatch(path) else None
         if cache is not None and not self._kept_as:
-            forgotten = tombstones.newest(posixpath.dirname(self.url))
+            folder = f"{posixpath.dirname(self.url)}/{deny_lists.FOLDER}"
+            forgotten = deny_lists.newest(type(self)(folder)) if "://" in folder else 0
             name = disk_cache.store_name(self.url, forgotten)
             if forgotten:
                 cache.drop(self.url, but=name)

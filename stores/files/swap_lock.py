@@ -11,7 +11,8 @@ the next, and one who wakes up late writes what is there already.
 from __future__ import annotations
 
 from manifests.errors import StoreError
-from stores.files.open import NO_SWAP, open_files
+from stores.files.open import open_files
+from stores.files.protocol import NO_SWAP
 
 
 class Lock:

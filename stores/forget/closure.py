@@ -6,7 +6,6 @@ lines are read, because a pack has no id.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,12 +14,12 @@ import pyarrow as pa
 
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, record_id
-from stores.commits.lists import list_paths
+from stores.commits.lists import list_paths, quarantine_lines
 from stores.commits.roots import Parent, Receipt
-from stores.files.open import Files
+from stores.files.protocol import Files
 from stores.forget import redact_shard
 from stores.shards import index
-from stores.shards.reader import ShardIndex, read_whole
+from stores.shards.reader import ShardIndex
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import LINKED, Named, What
@@ -179,10 +178,3 @@ class _Search:
                 name = record_id(snapshot.name, place)
                 self.found |= {("places", place)} if self.named("places", place) else set()
                 self.found |= {("ids", name)} if self.named("ids", name) else set()
-
-
-def quarantine_lines(files: Files, receipt: Receipt) -> list[dict[str, str]]:
-    if receipt.quarantine is None:
-        return []
-    data = read_whole(files, f"quarantine/{receipt.quarantine}.jsonl", receipt.quarantine)
-    return [json.loads(line) for line in data.splitlines()]

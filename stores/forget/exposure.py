@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifests.records import Json
-from stores.files.open import Files
+from stores.files.protocol import Files
 from stores.forget import redact_shard
 from stores.snapshot import Snapshot
 from stores.store import Store

@@ -31,8 +31,10 @@ from pathlib import Path
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from stores import endpoint, tombstones
-from stores.files import disk_cache
-from stores.files.open import NO_SWAP, Files, LocalFiles, open_files
+from stores.files import deny_lists, disk_cache
+from stores.files.local import LocalFiles
+from stores.files.open import open_files
+from stores.files.protocol import NO_SWAP, Files
 from stores.forget.closure import RECORDS, closure, left_alone
 from stores.forget.exposure import exposures, plans, trained
 from stores.forget.redact_store import adopted, expire, in_order, rewrite
@@ -40,8 +42,7 @@ from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import Tombstones, What
 from stores.upkeep import lookup
-from stores.upkeep.elsewhere import stores_of
-from stores.upkeep.run_lock import alone, held_file
+from stores.upkeep.run_lock import file_lock, run_lock, stores_url
 
 PAGE, LOG = "report.html", "log.jsonl"
 TALK = {"details": [], "error": "", "message": ""}
@@ -122,7 +123,7 @@ def forget(folder: str, names: Names) -> Json:
         StoreError: there are no stores, a name is found nowhere, a run is at work, a filesystem has no
             compare-and-swap. Nothing is changed then.
     """
-    local, files = open_files(folder), open_files(stores_of(folder))
+    local, files = open_files(folder), open_files(stores_url(folder))
     everywhere = _stores(files)
     with _alone(files, local):
         unread = left_alone(everywhere)
@@ -139,7 +140,7 @@ def forget(folder: str, names: Names) -> Json:
             lookup.renew(head)
         found = exposures(stores, these)
         receipt: Json = {
-            "list": f"{tombstones.FOLDER}/{tombstones.list_path(number)}",
+            "list": f"{deny_lists.FOLDER}/{deny_lists.list_path(number)}",
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "records": {
                 _inside(files, url): _count(head, these) for url, head in heads.items() if head.kind in RECORDS
@@ -223,11 +224,11 @@ def _alone(files: Files, local: Files) -> Iterator[None]:
     """Hold the run, and its trainers, which have locks in a local folder. Raises StoreError if one is held: who reads a
     store while its old snapshots go away would be left without them."""
     with ExitStack() as held:
-        held.enter_context(alone(files))
+        held.enter_context(run_lock(files))
         if isinstance(local, LocalFiles):
             for path in sorted({local.root / "lock", *local.root.glob("*/lock")}):
                 if str(path.parent) != files.url:
-                    held.enter_context(held_file(path))
+                    held.enter_context(file_lock(path))
         yield
 
 
@@ -265,7 +266,7 @@ def _silenced(line: bytes) -> bytes:
 def _keep(files: Files, number: int, receipt: Json) -> None:
     """Beside the list; a command that was run again leaves another receipt."""
     data = json.dumps(receipt, indent=1, ensure_ascii=False).encode() + b"\n"
-    kept = open_files(f"{files.url}/{tombstones.FOLDER}")
+    kept = open_files(f"{files.url}/{deny_lists.FOLDER}")
     times = 1
     while not kept.swap(f"receipts/{number:06d}-{times}.json", data):
         times += 1

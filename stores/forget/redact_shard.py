@@ -22,10 +22,10 @@ import numpy as np
 from manifests.errors import StoreError
 from manifests.geometry import MERGE
 from manifests.records import FORGOTTEN, Document, Json, Sample
-from stores.commits.roots import ShardEntry
-from stores.files.open import Files, publish_bytes
+from stores.files.protocol import Files, publish_bytes
 from stores.shards import index
 from stores.shards.adopted import forgotten
+from stores.shards.entry import ShardEntry
 from stores.shards.kinds import KINDS, Encoded, to_line
 from stores.shards.layout import checksum, read_ranges
 from stores.shards.reader import ShardIndex

@@ -16,19 +16,20 @@ from manifests.errors import StoreError
 from manifests.records import FORGOTTEN
 from stores import leases
 from stores.commit import Wanted, publish_root, with_units
-from stores.commits.lists import list_paths
-from stores.commits.roots import Parent, Receipt, ShardEntry, paths
-from stores.files.open import publish_bytes
+from stores.commits.lists import quarantine_lines
+from stores.commits.roots import Parent, Receipt
+from stores.files.protocol import publish_bytes
 from stores.forget import redact_shard
-from stores.forget.closure import matches, quarantine_lines, snapshots
+from stores.forget.closure import matches, snapshots
 from stores.forget.redact_shard import Edit
 from stores.leases import Lease
 from stores.shards import index
+from stores.shards.entry import ShardEntry
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import Tombstones
 from stores.upkeep.certificates import certificate_path
-from stores.upkeep.log import expired_path, tag, tags, untag
+from stores.upkeep.log import expired_path, objects, tag, tags, untag
 
 LEASE = "forgetting"
 """One at a time does that."""
@@ -86,16 +87,6 @@ def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[i
         for path in sorted(objects(snapshot) - staying, key=lambda path: path.startswith("lists/")):
             store.files.delete(path)
     return numbers
-
-
-def objects(snapshot: Snapshot) -> set[str]:
-    """Paths of all that a snapshot reaches in its own store, as far as its lists are there."""
-    found = list_paths(snapshot.root)
-    if not all(snapshot.files.exists(path) for path in found):
-        return found
-    for receipt in snapshot.receipts:
-        found |= paths(receipt, snapshot.kind)
-    return found
 
 
 def adopted(head: Snapshot, stones: Tombstones) -> list[str]:

@@ -25,9 +25,9 @@ from manifests.errors import StoreError
 from manifests.records import FORGOTTEN, canonical_json, digest
 from stores.commits.lists import Lists
 from stores.commits.roots import Root
-from stores.files.open import Files
+from stores.files.protocol import Files
 from stores.lookup.run_file import ENTRY, Run, RunEntry, run_path
-from stores.prefetch import ahead
+from stores.prefetch import prefetch
 from stores.shards import index
 from stores.shards.reader import ShardIndex, ShardReader
 
@@ -73,7 +73,7 @@ class Lookup:
             for place in self._lists.directory.beginning_with(prefix):
                 found |= {(place, row) for row in confirmed(self._index(place), rows, by, value)}
         scanned = self.scanned
-        tables = ahead(lambda place: rows_with(self._index(place), by, value), scanned, self._files.at_once)
+        tables = prefetch(lambda place: rows_with(self._index(place), by, value), scanned, self._files.at_once)
         for place, there in zip(scanned, tables, strict=True):
             found |= {(place, row) for row in there.tolist()}
         return sorted(found)
@@ -90,7 +90,7 @@ class Lookup:
         runs = self._runs
         found: defaultdict[int, set[int]] = defaultdict(set)
         try:
-            for entries in ahead(lambda run: run.find(name), runs, min(self._files.at_once, len(runs))):
+            for entries in prefetch(lambda run: run.find(name), runs, min(self._files.at_once, len(runs))):
                 for _, shard, row in entries.tolist():
                     found[shard].add(row)
         except StoreError as error:

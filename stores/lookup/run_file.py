@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from manifests.errors import StoreError
-from stores.files.open import Files
+from stores.files.protocol import Files
 from stores.shards.layout import checksum
 
 ENTRY = np.dtype([("hash", "<u8"), ("shard", "<u8"), ("row", "<u4")])

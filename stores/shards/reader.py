@@ -18,61 +18,22 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.errors import StoreError
-from manifests.records import Document, Json, Location, Media
-from stores.cache import Cache
-from stores.commits.roots import SCHEMA, ShardEntry
-from stores.files.open import Files, open_files, top_of
-from stores.once import once
+from manifests.records import Document, Location, Media
+from stores.cache import Cache, lock_free_property
+from stores.files.open import open_files
+from stores.files.protocol import Files
+from stores.files.urls import top_of
 from stores.shards import index
 from stores.shards.adopted import rebuilt
+from stores.shards.entry import ShardEntry
 from stores.shards.kinds import KINDS
 from stores.shards.layout import Range, checksum, read_ranges
 
-PROBES = 4
 INDEX_BYTES = 128 << 20
 """Of shard indexes kept at hand; beyond, the one that was used longest ago is read again when needed."""
 PUT_BACK = (
     "put back the tar that was adopted; or delete the store's folder and run its node again, to adopt what is there"
 )
-
-
-def read_meta(files: Files) -> dict[str, Json]:
-    """What `store.json` says. Raises StoreError where there is no store."""
-    try:
-        meta = json.loads(files.read("store.json"))
-        if meta["schema"] != SCHEMA:
-            raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
-        told = {name: meta[name] for name in ("kind", "name", "schema", "swap")}
-        return told | {name: meta[name] for name in ("lock",) if name in meta}
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError("there is no store here", where=files.url, fix="check the path or URL") from None
-    except (ValueError, KeyError, TypeError):
-        raise StoreError("store.json is damaged", where=files.url, fix="restore it from a copy of the store") from None
-
-
-def root_path(number: int) -> str:
-    return f"roots/{number:06d}.json"
-
-
-def newest(files: Files, known: int = 0) -> int:
-    """Number of the newest root, 0 where there is none; `known` is one that exists.
-
-    Roots are numbered without gaps, so steps that grow fourfold, and then shrink, find it without listing; a few
-    numbers are asked for side by side, because a network answers many questions in the time of one.
-    """
-    low, high = known, None
-    while high is None or high - low > 1:
-        if high is None:
-            tried = [low + 4**power for power in range(PROBES)]
-        else:
-            tried = sorted({low + (high - low) * part // (PROBES + 1) for part in range(1, PROBES + 1)} - {low})
-        absent = files.absent([root_path(number) for number in tried])
-        for number in tried:
-            if root_path(number) in absent:
-                high = number
-                break
-            low = number
-    return low
 
 
 def read_whole(files: Files, path: str, digest: str) -> bytes:
@@ -100,11 +61,11 @@ class ShardIndex:
         self.held_bytes = 0
         """Memory that this takes, about: files and tables. Counted as they come, since a cache asks all it holds."""
 
-    @once
+    @lock_free_property
     def core(self) -> pa.Table:
         return self._kept(index.from_parquet(self._file("core")))
 
-    @once
+    @lock_free_property
     def media(self) -> pa.Table | None:
         return self._kept(index.from_parquet(self._file("media"))) if "media" in self.entry.files else None
 
@@ -117,12 +78,12 @@ class ShardIndex:
             self._columns[key] = self._kept(index.from_parquet(self._file(name), wanted))
         return self._columns[key]
 
-    @once
+    @lock_free_property
     def beside(self) -> pa.Table | None:
         """Columns that the records brought along from views (`UnitWriter.add`)."""
         return self._kept(index.from_parquet(self._file("columns"))) if "columns" in self.entry.files else None
 
-    @once
+    @lock_free_property
     def extents(self) -> np.ndarray:
         """(n,) int64: bytes of the tar from each record's line to the next one's, for a document all that it takes.
         Forgetting leaves it as it is. Of an adopted tar, what its text and media take."""
@@ -133,12 +94,12 @@ class ShardIndex:
             np.add.at(sizes, self._records, self.media.column("length").to_numpy())
         return sizes
 
-    @once
+    @lock_free_property
     def members(self) -> pa.Table:
         """Of an adopted tar: how each record is put together."""
         return self._kept(index.from_parquet(self._file("members")))
 
-    @once
+    @lock_free_property
     def places(self) -> Mapping[str, np.ndarray]:
         """Where the line and each array of a record lie, and what they hash to."""
         table = self._kept(index.places(self._file("core")))
@@ -168,12 +129,12 @@ class ShardIndex:
                 return told["record"], told["xxh3"], told["digest"]
         return 0, None, None
 
-    @once
+    @lock_free_property
     def _records(self) -> np.ndarray:
         """(M,) int64, ascending: the row of each medium's record."""
         return np.zeros(0, np.int64) if self.media is None else index.numbers(self.media.column("record"))
 
-    @once
+    @lock_free_property
     def _stored(self) -> tuple[np.ndarray, np.ndarray]:
         """Offsets of the media in this shard, ascending, and the row of the media table for each."""
         assert self.media is not None

@@ -18,7 +18,7 @@ from typing import Literal
 from blake3 import blake3
 
 from manifests.errors import StoreError
-from stores.files.open import Files
+from stores.files.protocol import Files
 from stores.shards.tar import RECORD
 
 CHUNK_BYTES = 8 << 20

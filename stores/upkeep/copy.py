@@ -7,7 +7,7 @@ last, by compare-and-swap. Every object is compared with its name on the way.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +15,23 @@ from pathlib import Path
 from manifests.errors import StoreError
 from stores import leases
 from stores.commit import publish_root
+from stores.commits.head import read_meta
 from stores.commits.roots import Parent, Root
-from stores.files.open import Files, open_files
-from stores.forget.redact_store import objects
+from stores.files.open import open_files
+from stores.files.protocol import Files
 from stores.lookup import find
 from stores.lookup.run_file import run_path
-from stores.shards.reader import read_meta
 from stores.shards.tar import naming_hash
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.upkeep import certificates
+from stores.upkeep.log import objects
+from stores.upkeep.verify import OnProgress
 
 CHUNK_BYTES = 8 << 20
 
-Show = Callable[[int, int], None]
-"""(objects done, objects in all)."""
 
-
-def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) -> Snapshot:
+def copy(snapshot: Snapshot, url: str, on_progress: OnProgress = lambda done, total: None) -> Snapshot:
     """`snapshot`, with equal content root, as the newest of the store at `url`, which is made where there is none.
 
     Its parents stay where they are; where a copy of one lies beside the new store, that is named as the parent.
@@ -57,7 +56,7 @@ def copy(snapshot: Snapshot, url: str, show: Show = lambda done, total: None) ->
         lease.renew()
         if not target.exists(path):
             take(source, target, path)
-        show(done + 1, len(wanted))
+        on_progress(done + 1, len(wanted))
     target.settle()
     if (gone := min(target.absent(wanted, promised=True), default=None)) is not None:
         fix = "run the same command again"  # garbage was collected that was found here at first

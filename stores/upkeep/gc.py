@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from manifests.errors import StoreError
 from manifests.records import Json
 from stores import leases
+from stores.commits.head import read_meta
 from stores.commits.lists import list_paths
-from stores.files.open import FileInfo, Files, open_files
-from stores.forget.redact_store import objects
+from stores.files.open import open_files
+from stores.files.protocol import FileInfo, Files
 from stores.lookup import find
-from stores.shards.reader import read_meta
 from stores.store import Store
 from stores.upkeep import certificates
-from stores.upkeep.log import expired_path, numbers, tags
+from stores.upkeep.log import expired_path, numbers, objects, tags
 
 FOLDERS = ("shards", "index", "quarantine", "lists", certificates.FOLDER, find.FOLDER)
 DAY_S = 86_400.0

@@ -11,8 +11,10 @@ from hashlib import sha256
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json, canonical_json
-from stores.files.open import Files
-from stores.shards.reader import root_path
+from stores.commits.head import root_path
+from stores.commits.lists import list_paths
+from stores.commits.roots import paths
+from stores.files.protocol import Files
 from stores.snapshot import Snapshot
 from stores.store import Store
 
@@ -32,6 +34,16 @@ def numbers(files: Files) -> dict[int, float]:
 def expired_path(number: int) -> str:
     """A file that says that a snapshot expired: what it reached may be gone."""
     return root_path(number).removesuffix(".json") + ".expired"
+
+
+def objects(snapshot: Snapshot) -> set[str]:
+    """Paths of all that a snapshot reaches in its own store, as far as its lists are there."""
+    found = list_paths(snapshot.root)
+    if not all(snapshot.files.exists(path) for path in found):
+        return found
+    for receipt in snapshot.receipts:
+        found |= paths(receipt, snapshot.kind)
+    return found
 
 
 def log(store: Store) -> Iterator[dict[str, Json]]:

@@ -21,10 +21,11 @@ import numpy as np
 
 from manifests.errors import StoreError
 from stores import leases
-from stores.commits.roots import ShardEntry
-from stores.files.open import Files, LocalFiles
+from stores.files.local import LocalFiles
+from stores.files.protocol import Files
 from stores.lookup.find import FOLDER, Covered, entries_of, manifest_bytes, manifest_path, newest_before, paths, read
 from stores.lookup.run_file import COVER, ENTRY, Fresh, Run, RunEntry, Source, run_path, write
+from stores.shards.entry import ShardEntry
 from stores.snapshot import Snapshot
 from stores.upkeep.verify import digest_of, lookup_damages
 

@@ -15,10 +15,9 @@ from manifests.errors import StoreError
 from manifests.records import Document, Json, Media, Pack
 from stores import leases
 from stores.commit import Wanted, publish_root, with_units
-from stores.commits.lists import list_paths
+from stores.commits.lists import list_paths, quarantine_lines
 from stores.commits.roots import Receipt, paths
-from stores.files.open import Files
-from stores.forget.closure import quarantine_lines
+from stores.files.protocol import Files
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.upkeep import lookup, verify

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from manifests.errors import StoreError
-from stores.commits.roots import Content, ShardEntry, content_root
-from stores.files.open import Files
+from stores.commits.head import read_meta
+from stores.commits.roots import Content, content_root
+from stores.files.protocol import Files
 from stores.lookup import find
 from stores.lookup.run_file import run_path
 from stores.shards import index
-from stores.shards.reader import ShardIndex, read_meta
+from stores.shards.entry import ShardEntry
+from stores.shards.reader import ShardIndex
 from stores.shards.tar import RECORD, naming_hash, payload_size
 from stores.snapshot import Snapshot, snapshot_of
 
@@ -43,18 +45,18 @@ class ContentCheck:
     """Reason why nothing could be recounted, e.g. that the plan is not at its URL; empty if it could."""
 
 
-Show = Callable[[int, int], None]
-"""(bytes read, bytes in all)."""
+OnProgress = Callable[[int, int], None]
+"""Callback (done, total): bytes for `verify`, objects for `copy`."""
 
 
-def verify(snapshot: Snapshot, show: Show = lambda done, total: None) -> list[Damage]:
+def verify(snapshot: Snapshot, on_progress: OnProgress = lambda done, total: None) -> list[Damage]:
     """Everything that is wrong with `snapshot`: nothing, one hopes. Its parents are snapshots of their own, of which a
     view needs one to be there."""
     files = snapshot.files.uncached()
-    return list(_damages(snapshot_of(files, read_meta(files), snapshot.number), show))
+    return list(_damages(snapshot_of(files, read_meta(files), snapshot.number), on_progress))
 
 
-def _damages(snapshot: Snapshot, show: Show) -> Iterator[Damage]:
+def _damages(snapshot: Snapshot, on_progress: OnProgress) -> Iterator[Damage]:
     content = Content()
     try:
         for receipt in snapshot.receipts:
@@ -68,7 +70,7 @@ def _damages(snapshot: Snapshot, show: Show) -> Iterator[Damage]:
     for receipt in snapshot.receipts:
         for entry in receipt.shards:
             yield from _shard_damages(snapshot, entry)
-            show(done := done + entry.bytes, total)
+            on_progress(done := done + entry.bytes, total)
     try:
         snapshot.quarantined()
     except StoreError as error:

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from manifests.errors import StoreError
 from manifests.records import Document, Text, record_id
+from stores.commits.head import root_path
 from stores.commits.roots import Receipt
-from stores.shards.reader import root_path
 from stores.store import Snapshot, Store
 from stores.upkeep.verify import verify
 from stores.writer import UnitWriter

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.records import Document, Text, record_id
-from stores.prefetch import ahead
+from stores.prefetch import prefetch
 from stores.store import Store
 from tests.servers.faulty import Faulty, Request
 
@@ -28,7 +28,7 @@ def test_results_come_in_order_and_no_more_is_drawn_than_may_wait(items: list[in
             drawn += 1
             yield item
 
-    for result in ahead(lambda item: 2 * item, source(), at_once):
+    for result in prefetch(lambda item: 2 * item, source(), at_once):
         assert result == 2 * items[done]
         done += 1
         assert drawn - done < at_once
@@ -45,10 +45,10 @@ def test_an_error_comes_where_its_result_would_have_and_ends_the_rest(at_once: i
 
     found = []
     with pytest.raises(ZeroDivisionError):
-        for result in ahead(work, range(100), at_once):
+        for result in prefetch(work, range(100), at_once):
             found.append(result)
     assert len(found) == 3 and len(begun) < 4 + at_once
-    assert not [one for one in threading.enumerate() if one.name.startswith("ahead")]
+    assert not [one for one in threading.enumerate() if one.name.startswith("prefetch")]
 
 
 def test_tables_of_a_store_far_away_wait_for_many_shards_at_once(s3: Faulty, make: Any) -> None:

@@ -16,7 +16,7 @@ from braceexpand import braceexpand
 from manifests.errors import ManifestError
 from manifests.records import Json
 from pipelines.ingest.tars.field_map import Fields
-from stores.files.open import Files
+from stores.files.protocol import Files
 
 FOLDER = ".nv-meta"
 MEDIA_FIELDS = ("image", "images", "video", "videos", "sequence_images")

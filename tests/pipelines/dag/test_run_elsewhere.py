@@ -19,8 +19,8 @@ from pipelines.inspect import queries
 from stores.files.open import open_files
 from stores.forget.forget import forget
 from stores.store import Store
-from stores.upkeep import run_lock as claims
-from stores.upkeep.run_lock import alone
+from stores.upkeep import run_lock as run_lock_module
+from stores.upkeep.run_lock import run_lock
 from tests.pipelines import small_data
 from tests.pipelines.build import test_materialize
 from tests.pipelines.build.test_materialize import NAMES
@@ -107,10 +107,10 @@ def test_what_is_forgotten_in_the_stores_leaves_the_page_and_the_log_beside_them
 
 def test_one_at_a_time(tmp_path: Path, url: str) -> None:
     for place in (url, str(tmp_path)):
-        first, second = alone(open_files(place)), alone(open_files(place))
+        first, second = run_lock(open_files(place)), run_lock(open_files(place))
         with first, pytest.raises(StoreError, match="another run is at work here"):
             second.__enter__()
-        with alone(open_files(place)):
+        with run_lock(open_files(place)):
             pass
     names = sorted(info.path for info in open_files(url).listing("lock"))
     assert names == [f"lock/00000{number}.{what}" for number in (1, 2) for what in ("alive", "free", "json")]
@@ -122,8 +122,8 @@ def test_who_died_elsewhere_is_passed_over_once_it_was_silent_for_long(
     files = open_files(url)
     other = {"host": "other", "kernel": "another", "process": 1, "born": "1"}
     assert files.swap("lock/000004.json", canonical_json(other).encode())
-    with pytest.raises(StoreError, match=r"process 1 on other, last heard of \d+ s ago"), alone(files):
+    with pytest.raises(StoreError, match=r"process 1 on other, last heartbeat \d+ s ago"), run_lock(files):
         pass
-    monkeypatch.setattr(claims, "GRACE_S", 0.0)
-    with alone(files):
-        assert max(claims._claims(files)) == 5
+    monkeypatch.setattr(run_lock_module, "GRACE_S", 0.0)
+    with run_lock(files):
+        assert max(run_lock_module._claims(files)) == 5

@@ -8,7 +8,8 @@ from threading import Barrier
 
 import pytest
 
-from stores.files.open import open_files, publish_bytes
+from stores.files.open import open_files
+from stores.files.protocol import publish_bytes
 
 WORKERS = 4
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stores.files.open import LocalFiles
+from stores.files.local import LocalFiles
 from stores.store import Store
 from stores.upkeep.verify import verify
 from tests.stores.test_commit import UNITS, work

@@ -13,7 +13,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from manifests.errors import StoreError
-from stores.files.open import open_files, publish_bytes
+from stores.files.open import open_files
+from stores.files.protocol import publish_bytes
 from stores.store import Store
 from stores.upkeep.verify import verify
 from tests.servers.faulty import Faulty

@@ -36,7 +36,7 @@ from manifests.records import (
     record_id,
 )
 from stores import leases, tombstones
-from stores.files.open import LocalFiles
+from stores.files.local import LocalFiles
 from stores.forget import forget, redact_shard
 from stores.store import Snapshot, Store, StoreKind
 from stores.upkeep.gc import collect

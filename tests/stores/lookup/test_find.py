@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from manifests.errors import StoreError
 from manifests.records import Document, Item, Location, Media, Pack, PackedMedia, Sample, Segment, Text, record_id
 from stores import reference
-from stores.files.open import LocalFiles
+from stores.files.local import LocalFiles
 from stores.forget.forget import forget
 from stores.lookup.find import hasher, manifest_path, raw
 from stores.lookup.run_file import COVER, ENTRY, Fresh, Run, write

@@ -13,7 +13,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stores.files.open import LocalFiles
+from stores.files.local import LocalFiles
 from stores.shards import scan_tar
 from stores.shards.scan_tar import Damage, Member, Walk, fingerprint
 

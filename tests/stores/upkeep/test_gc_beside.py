@@ -14,8 +14,8 @@ import pytest
 
 from manifests.errors import StoreError
 from stores import leases
-from stores.files import open
-from stores.files.open import LocalFiles
+from stores.files import local
+from stores.files.local import LocalFiles
 from stores.forget import forget
 from stores.leases import Lease
 from stores.store import Snapshot, Store
@@ -63,7 +63,7 @@ def collecting(url: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in CHANGES:
             patch.setattr(LocalFiles, name, around(getattr(LocalFiles, name)))
-        patch.setattr(open, "_link", around(open._link))
+        patch.setattr(local, "_link", around(local._link))
         yield
 
 

@@ -1,0 +1,31 @@
+"""Links between URLs of stores: relative where both are on one filesystem, so that stores can be moved together."""
+
+from __future__ import annotations
+
+import posixpath
+
+
+def top_of(url: str) -> tuple[str, str]:
+    """(URL of the filesystem: `/`, a bucket or a server; path below it)."""
+    scheme, mark, path = url.rpartition("://")
+    if not mark:
+        return "/", path.lstrip("/")
+    top, _, below = path.lstrip("/").partition("/")
+    return f"{scheme}://{top}", below
+
+
+def relative_url(url: str, base: str) -> str:
+    """`url` as seen from the folder `base`, where both are on one filesystem: such links survive a move."""
+    scheme, _, path = url.rpartition("://")
+    base_scheme, _, base_path = base.rpartition("://")
+    if scheme != base_scheme or scheme and path.split("/")[0] != base_path.split("/")[0]:
+        return url
+    return posixpath.relpath(path, base_path)
+
+
+def absolute_url(url: str, base: str) -> str:
+    """The inverse of `relative_url`."""
+    if "://" in url or url.startswith("/"):
+        return url
+    scheme, mark, path = base.rpartition("://")
+    return scheme + mark + posixpath.normpath(posixpath.join(path, url))
