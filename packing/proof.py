@@ -24,8 +24,8 @@ from manifests.errors import StoreError
 from manifests.geometry import MERGE
 from manifests.records import FORGOTTEN, Json, Pack, starts
 from manifests.schedule import MILLION, Curve
-from stores.store import Snapshot
 from stores.spill import NAME_PARTITIONS, RowsByName
+from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
 RANGE_ROW = np.dtype(

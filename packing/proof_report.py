@@ -6,20 +6,17 @@ vocabulary are found through the parents of the store; `proof.py` does the count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from manifests.errors import MillraceError, StoreError
 from manifests.records import Json
 from packing.proof import Recount, prove
 from stores.store import Snapshot, Store
-from stores.upkeep.verify import ContentCheck
+from stores.upkeep.verify import ContentCheck, OnProgress
 from tokenization.vocabulary import Vocabulary
 
-Show = Callable[[int, int], None]
-"""(packs counted, packs in all)."""
 
-
-def check_packs(packs: Snapshot, show: Show = lambda done, total: None) -> ContentCheck:
+def check_packs(packs: Snapshot, on_progress: OnProgress = lambda done, total: None) -> ContentCheck:
     """Recount a packs store and compare it with its plan.
 
     Nothing is proved where the snapshot is not complete, or where the plan or the vocabulary can't be opened, as after
@@ -34,7 +31,7 @@ def check_packs(packs: Snapshot, show: Show = lambda done, total: None) -> Conte
         return ContentCheck(skipped=f"{error.where}: {error.message}; a proof needs the plan and its samples")
     records = packs.counts["records"]
     try:
-        counted = prove(packs, plan.meta, vocabulary, show=lambda done: show(done, records))
+        counted = prove(packs, plan.meta, vocabulary, show=lambda done: on_progress(done, records))
     except StoreError as error:
         return ContentCheck(failed=f"{error.where}: {error.message}")
     return ContentCheck(proved=tuple(sentences(plan.meta, counted)))
