@@ -1,8 +1,8 @@
 """Core attention for Megatron-core's specs: causal inside each segment of a pack, nothing between segments.
 
-Megatron-core calls it with queries, keys and values of a whole packed sequence and with the segment boundaries in
-`packed_seq_params`; what comes out goes through the layer's output projection. It takes the place of Megatron's
-local `DotProductAttention`, which knows neither packed sequences nor latent attention's unequal head sizes.
+Megatron-core calls `SegmentAttention` with queries, keys and values of a packed sequence and its segment boundaries
+(`packed_seq_params`), and passes the result to the layer's output projection. It replaces Megatron's local
+`DotProductAttention`, which supports neither packed sequences nor the unequal head sizes of latent attention.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from model.platform import MegatronModule, MLATransformerConfig, PackedSeqParams
 
 
 def packed_sequence(lengths: Sequence[int], device: torch.device) -> PackedSeqParams:
-    """Segment boundaries in Megatron's form; `lengths` are in tokens, in order, without padding, none zero."""
+    """Return segment boundaries in Megatron's form. `lengths` are in tokens, in order, above zero, without padding."""
     ends = torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
     longest = max(lengths)
     return PackedSeqParams(
@@ -35,7 +35,7 @@ class SegmentAttention(MegatronModule):
     def __init__(self, config: MLATransformerConfig, softmax_scale: float, **_unused: object) -> None:
         super().__init__(config=config)
         self.softmax_scale = softmax_scale
-        """Holds YaRN's mscale squared: the latent attention layer computes it."""
+        """Includes YaRN's mscale squared, which the latent attention layer computes."""
 
     def forward(
         self,
@@ -46,7 +46,7 @@ class SegmentAttention(MegatronModule):
         packed_seq_params: PackedSeqParams,
         **_unused: object,
     ) -> torch.Tensor:
-        """query, key (T, heads, q_head_dim), value (T, heads, v_head_dim) -> (T, heads * v_head_dim)."""
+        """Attend: query, key (T, heads, q_head_dim), value (T, heads, v_head_dim) -> (T, heads * v_head_dim)."""
         lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
         value_dim = value.shape[-1]
         value = functional.pad(value, (0, query.shape[-1] - value_dim))

@@ -1,8 +1,8 @@
-"""The language model: Megatron-core's `GPTModel` with latent attention, experts and packed rows.
+"""The language model: Megatron-core's `GPTModel` with latent attention, routed experts and packed rows.
 
-Before it, `model/multimodal.py` has written vision features into the embedded tokens; after it come logits or losses.
-Source of the architecture: DeepSeek-V3 as configured by Kimi K2 and K2.5 (docs/model.md). Construction of Megatron
-modules stays in this file, because its class names move between versions.
+`model/multimodal.py` writes vision features into the embedded tokens and calls this for hidden states, logits and
+losses. Architecture: DeepSeek-V3 as configured by Kimi K2 and K2.5 (docs/model.md). Megatron modules are constructed in
+this file only, because their class names change between versions.
 
 Shapes: T real tokens of a batch without padding, rows one after another; H hidden size; V vocabulary.
 """
@@ -18,13 +18,13 @@ from torch.nn import functional
 
 from model.attention import SegmentAttention, packed_sequence
 from model.config import ModelConfig
-from model.experts import StackedExperts
 from model.platform import (
     MLP,
     REPAIRS,
     AttnMaskType,
     ColumnParallelLinear,
     GPTModel,
+    MegatronModule,
     MLASelfAttention,
     MLASelfAttentionSubmodules,
     MLATransformerConfig,
@@ -45,13 +45,14 @@ from model.platform import (
 
 @dataclass
 class BackboneConfig(MLATransformerConfig):
-    """Megatron's settings and the one it has no name for."""
+    """Megatron's latent-attention settings, and one that Megatron has no name for."""
 
     latent_layernorm_epsilon: float = 1e-6
+    """Epsilon of the norms on the query and key-value latents."""
 
 
 class RMSNorm(nn.RMSNorm):
-    """Megatron's local norm refuses sequence parallelism; this one marks its weight for it."""
+    """RMS norm that marks its weight for sequence parallelism, which Megatron's local norm refuses."""
 
     def __init__(self, config: BackboneConfig, hidden_size: int, eps: float) -> None:
         super().__init__(hidden_size, eps=eps)
@@ -59,14 +60,14 @@ class RMSNorm(nn.RMSNorm):
 
 
 class LatentNorm(RMSNorm):
-    """The two norms inside latent attention do not follow the model's epsilon."""
+    """Norm of a query or key-value latent, with an epsilon of its own."""
 
     def __init__(self, config: BackboneConfig, hidden_size: int, eps: float) -> None:
         super().__init__(config, hidden_size, config.latent_layernorm_epsilon)
 
 
 class Backbone(GPTModel):
-    """Embedded tokens in, hidden states out; embedding and output matrices are used through methods of their own.
+    """Decoder from embedded tokens to hidden states; embedding and output matrix have methods of their own.
 
     `GPTModel` would return logits for every position. Only about nine in ten positions are targets, and the logits are
     the largest tensor of a step, so the head is applied by `token_losses` and `logits` where it is wanted.
@@ -83,11 +84,11 @@ class Backbone(GPTModel):
         )
 
     def embed(self, ids_T: torch.Tensor) -> torch.Tensor:
-        """(T,) int64 -> (T, H)."""
+        """Embed ids (T,) int64 -> (T, H)."""
         return self.embedding(input_ids=ids_T[None], position_ids=None)[:, 0]
 
     def forward(self, embedded_TH: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """(T, H) and the lengths of the segments that make up T -> (T, H) after the final norm.
+        """Compute hidden states (T, H) after the final norm from embedded tokens (T, H) and the segment lengths of T.
 
         Attention stays inside a segment and positions restart at each.
         """
@@ -103,17 +104,19 @@ class Backbone(GPTModel):
         return hidden_states[:, 0]
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
-        """(N, H) -> (N, V)."""
+        """Apply the output matrix: (N, H) -> (N, V)."""
         return self.output_layer(hidden_NH)[0]
 
     def token_losses(self, hidden_NH: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy in nats of each label (N,) int64 -> (N,) float32."""
+        """Return the cross-entropy of each label (N,) int64 in nats, (N,) float32."""
         return functional.cross_entropy(self.logits(hidden_NH).float(), labels_N, reduction="none")
 
     @torch.no_grad()
     def update_expert_bias(self) -> None:
-        """Call after each optimizer step: experts that got fewer tokens than the mean since the last call become easier
-        to choose by moe_router_bias_update_rate, the others harder; then counting starts anew. Needs no loss.
+        """Balance the experts' load; call it after each optimizer step.
+
+        The router bias of an expert that got fewer tokens than the mean since the last call grows by
+        moe_router_bias_update_rate, that of the others shrinks by it. Token counts then restart at zero.
 
         Source: DeepSeek-V3's balancing without an auxiliary loss (arXiv 2408.15664), Megatron-core's own formula.
         """
@@ -125,6 +128,33 @@ class Backbone(GPTModel):
             for router, bias in zip(routers, updated, strict=True):
                 router.expert_bias.copy_(bias)
                 router.local_tokens_per_expert.zero_()
+
+
+class StackedExperts(MegatronModule):
+    """Routed experts of one MoE layer as stacked matrices: y = w * down(silu(gate(x)) * up(x)), per token its expert.
+
+    The layer's dispatcher passes tokens sorted by expert. Stacking (expert is an axis, as in checkpoints) keeps one
+    parameter per kind of matrix, so that an optimizer sees (experts, rows, columns) at once instead of hundreds of
+    tensors. Megatron's `SequentialMLP` has one module per expert; its `GroupedMLP` needs a GPU library. No tensor
+    parallelism inside.
+    """
+
+    def __init__(self, num_local_experts: int, config: MLATransformerConfig, **_unused: object) -> None:
+        super().__init__(config=config)
+        inner, outer = config.moe_ffn_hidden_size, config.hidden_size
+        self.linear_fc1 = nn.Parameter(torch.empty(num_local_experts, 2 * inner, outer))
+        """Gate rows, then up rows, as in Megatron's gated MLP."""
+        self.linear_fc2 = nn.Parameter(torch.empty(num_local_experts, outer, inner))
+
+    def forward(
+        self, tokens: torch.Tensor, tokens_per_expert: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        """tokens (N, hidden) sorted by expert, their counts (experts,), weights (N,) -> (N, hidden) and no bias."""
+        outputs = []
+        for x, fc1, fc2 in zip(tokens.split(tokens_per_expert.tolist()), self.linear_fc1, self.linear_fc2, strict=True):
+            gate, up = functional.linear(x, fc1).chunk(2, dim=-1)
+            outputs.append(functional.linear(functional.silu(gate) * up, fc2))
+        return torch.cat(outputs) * weights.unsqueeze(-1), None
 
 
 def _megatron_config(config: ModelConfig) -> BackboneConfig:
@@ -169,7 +199,7 @@ def _megatron_config(config: ModelConfig) -> BackboneConfig:
         moe_router_load_balancing_type="none",
         moe_router_dtype="fp32",
         moe_token_dispatcher_type="allgather",
-        # Weights come from `model/initialise.py` or a checkpoint; nothing here needs a GPU kernel.
+        # Weights come from `canonical.initialize` or a checkpoint; no GPU kernel is needed.
         perform_initialization=False,
         use_cpu_initialization=True,
         gradient_accumulation_fusion=False,

@@ -1,25 +1,23 @@
-"""The model's weights under their canonical names: where each one lies, how it starts, how it is saved and loaded.
+"""Weights of a model under their canonical names: views of its parameters, initial values, saving and loading.
 
-Megatron-core keeps gate and up projections in one matrix and has names of its own; checkpoints, optimizers and initial
-weights know only the canonical names of `model/counts.py`. The bridge is a *window*: a part of a parameter, seen
-without copying, so that a step taken on the window is a step taken on the model.
+Megatron-core stacks gate and up projections in one matrix and has names of its own. Checkpoints, optimizers and initial
+weights use only the canonical names of `model/counts.py`. A `WeightView` connects the two: it views a part of a
+parameter without copying, so that a step taken on the view is a step taken on the model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from manifests.errors import ResumeError
 from manifests.records import digest
 from model import counts
-
-if TYPE_CHECKING:
-    from model.multimodal import MultimodalModel
+from model.config import ModelConfig
 
 _LAYER = {
     "input_layernorm.weight": "input_layernorm.weight",
@@ -37,14 +35,14 @@ _LAYER = {
     "mlp.shared_experts.down_proj.weight": "mlp.shared_experts.linear_fc2.weight",
     "mlp.experts.down_proj.weight": "mlp.experts.linear_fc2",
 }
-"""Inside a layer: canonical name -> Megatron's."""
+"""Canonical name inside a layer -> Megatron's name."""
 
 _GATED = {
     "mlp.": "mlp.linear_fc1.weight",
     "mlp.shared_experts.": "mlp.shared_experts.linear_fc1.weight",
     "mlp.experts.": "mlp.experts.linear_fc1",
 }
-"""Prefix of gate_proj and up_proj -> the Megatron matrix that holds the one above the other."""
+"""Prefix of gate_proj and up_proj -> Megatron's matrix, which holds gate rows above up rows."""
 
 _OUTSIDE = {
     "language_model.model.embed_tokens.weight": "embedding.word_embeddings.weight",
@@ -55,30 +53,40 @@ _OUTSIDE = {
 _INTO_RESIDUAL = ("self_attn.o_proj.weight", "down_proj.weight", ".wo.weight", "mlp.fc1.weight")
 
 
+class ConfiguredModel(Protocol):
+    """A module that was built from a config, as `multimodal.MultimodalModel` is."""
+
+    config: ModelConfig
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Where a canonical weight lies: a whole parameter, or half of its second to last axis."""
+class WeightView:
+    """View of a canonical weight: a whole parameter, or half of its second to last axis."""
 
     parameter: torch.Tensor
     half: int | None = None
     """0 for the gate, 1 for the up projection of a gated MLP's first matrix."""
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The view of a tensor shaped like `parameter`: of itself, of its gradient."""
+        """Return the view of a tensor shaped like `parameter`, for example of its gradient."""
         return tensor if self.half is None else tensor.chunk(2, dim=-2)[self.half]
 
 
-def windows(model: MultimodalModel) -> dict[str, Window]:
-    """Canonical name -> window, in the order of `canonical_shapes`."""
-    held = dict(model.named_parameters()) | dict(model.named_buffers())
-    found = {}
+def weight_views(model: ConfiguredModel) -> dict[str, WeightView]:
+    """Return canonical name -> view, in the order of `canonical_shapes`."""
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+    views = {}
     for name, shape in counts.canonical_shapes(model.config).items():
         inside, half = _megatron_name(name)
-        window = Window(held[inside], half)
-        if tuple(window.of(window.parameter).shape) != shape:
-            raise AssertionError(f"{name} has shape {tuple(window.of(window.parameter).shape)}, expected {shape}")
-        found[name] = window
-    return found
+        view = WeightView(tensors[inside], half)
+        if tuple(view.of(view.parameter).shape) != shape:
+            raise AssertionError(f"{name} has shape {tuple(view.of(view.parameter).shape)}, expected {shape}")
+        views[name] = view
+    return views
 
 
 def _megatron_name(name: str) -> tuple[str, int | None]:
@@ -94,40 +102,44 @@ def _megatron_name(name: str) -> tuple[str, int | None]:
     return prefix + _LAYER[match[2]], None
 
 
-def canonical_state(model: MultimodalModel) -> dict[str, torch.Tensor]:
-    """Every weight a checkpoint holds, expert biases included: detached views, not copies."""
-    return {name: window.of(window.parameter.detach()) for name, window in windows(model).items()}
+def canonical_state(model: ConfiguredModel) -> dict[str, torch.Tensor]:
+    """Return every weight of a checkpoint, expert biases included, as detached views."""
+    return {name: view.of(view.parameter.detach()) for name, view in weight_views(model).items()}
 
 
-def canonical_parameters(model: MultimodalModel) -> dict[str, torch.Tensor]:
-    """The weights that gradients reach and that are not frozen: detached views; a step in place changes the model."""
+def canonical_parameters(model: ConfiguredModel) -> dict[str, torch.Tensor]:
+    """Return trained weights (not frozen, no expert biases) as detached views; a step in place changes the model."""
     return {
-        name: window.of(window.parameter.detach())
-        for name, window in windows(model).items()
-        if window.parameter.requires_grad
+        name: view.of(view.parameter.detach())
+        for name, view in weight_views(model).items()
+        if view.parameter.requires_grad
     }
 
 
-def canonical_gradients(model: MultimodalModel) -> dict[str, torch.Tensor]:
-    """Views of the gradients of `canonical_parameters`, zeros where the batch did not reach a weight (no media)."""
-    found = {}
-    for name, window in windows(model).items():
-        parameter = window.parameter
+def canonical_gradients(model: ConfiguredModel) -> dict[str, torch.Tensor]:
+    """Return views of the gradients of `canonical_parameters`; zeros for weights that a batch did not reach."""
+    gradients = {}
+    for name, view in weight_views(model).items():
+        parameter = view.parameter
         if parameter.requires_grad:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            found[name] = window.of(parameter.grad)
-    return found
+            gradients[name] = view.of(parameter.grad)
+    return gradients
 
 
 @torch.no_grad()
-def load_canonical(model: MultimodalModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy every canonical weight into the model. Names and shapes must match exactly."""
-    held = canonical_state(model)
-    if weights.keys() != held.keys():
-        missing, unknown = sorted(held.keys() - weights.keys()), sorted(weights.keys() - held.keys())
+def load_canonical(model: ConfiguredModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy every canonical weight into the model.
+
+    Raises:
+        ResumeError: names or shapes differ from the model's.
+    """
+    own = canonical_state(model)
+    if weights.keys() != own.keys():
+        missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
         raise ResumeError(f"weights do not fit this model: missing {missing[:3]}, unknown {unknown[:3]}")
-    for name, tensor in held.items():
+    for name, tensor in own.items():
         if weights[name].shape != tensor.shape:
             raise ResumeError(
                 f"shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}",
@@ -138,8 +150,8 @@ def load_canonical(model: MultimodalModel, weights: Mapping[str, torch.Tensor]) 
 
 
 @torch.no_grad()
-def initialise(model: MultimodalModel, seed: int) -> None:
-    """Start every weight from (seed, its canonical name), so that no layout or order of modules changes it.
+def initialize(model: ConfiguredModel, seed: int) -> None:
+    """Draw every weight from (seed, canonical name), so that no layout or order of modules changes it.
 
     Matrices and tables N(0, init_method_std), norm gains 1, biases 0, as DeepSeek-V3 does, and the tower likewise. One
     difference: matrices that write into the residual stream start at 0, so that every block begins as the identity.
@@ -152,5 +164,5 @@ def initialise(model: MultimodalModel, seed: int) -> None:
         elif tensor.ndim == 1:
             tensor.fill_(1.0)
         else:
-            source = torch.Generator().manual_seed(int(digest("weight", str(seed), name)[:15], 16))
-            tensor.copy_(torch.randn(tensor.shape, generator=source) * model.config.init_method_std)
+            generator = torch.Generator().manual_seed(int(digest("weight", str(seed), name)[:15], 16))
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * model.config.init_method_std)

@@ -1,7 +1,7 @@
-"""What a model is, as a manifest: the schema of `manifests/models/*.yaml`. No torch here.
+"""Model config: the schema of `manifests/models/*.yaml`. Imports no torch.
 
-Keys are Megatron-core's names where it has one, so that a recipe reads the same on both sides; the few others say where
-they come from. `model/counts.py` turns a config into names, shapes, counts and FLOPs, `model/backbone.py` and
+Keys are Megatron-core's names where it has one, so that a recipe reads the same on both sides; the docs of the few
+others name their source. `model/counts.py` turns a config into names, shapes, counts and FLOPs, `model/backbone.py` and
 `model/moonvit.py` turn it into modules. Facts about the release and how sure they are: docs/model.md.
 """
 
@@ -51,20 +51,20 @@ class ModelConfig:
     first_k_dense_replace: int
     """The first k layers have a dense MLP, not experts. The release's name; Megatron wants moe_layer_freq, a list."""
     ffn_hidden_size: int
-    """Of the dense layers."""
+    """Width of the MLP in dense layers."""
     init_method_std: float
     """Every matrix starts from N(0, std). 0.02 in the release."""
     layernorm_epsilon: float = 1e-5
     latent_layernorm_epsilon: float = 1e-6
-    """Of the two norms inside latent attention: the released modelling code leaves them at 1e-6."""
+    """Epsilon of the two norms inside latent attention; the released modelling code leaves it at 1e-6."""
 
     num_attention_heads: int
     q_lora_rank: int
     kv_lora_rank: int
     qk_head_dim: int
-    """Per head, without rotary."""
+    """Query and key channels per head without rotary embedding."""
     qk_pos_emb_head_dim: int
-    """Per head, rotary; the key half is shared by all heads."""
+    """Rotary channels per head; those of the key are shared by all heads."""
     v_head_dim: int
 
     num_moe_experts: int
@@ -107,5 +107,5 @@ class ModelConfig:
         return round(self.original_max_position_embeddings * self.rotary_scaling_factor)
 
     def is_moe(self, layer: int) -> bool:
-        """Whether layer number `layer`, counted from 0, has experts."""
+        """Return whether layer `layer`, counted from 0, has experts."""
         return layer >= self.first_k_dense_replace

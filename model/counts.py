@@ -1,8 +1,8 @@
-"""Names and shapes of every weight, and what they cost: arithmetic on a config, without torch.
+"""Canonical names and shapes of all weights, parameter counts and FLOPs: arithmetic on a config, without torch.
 
-The names stay for good: official Moonshot names, but the number of an expert is an axis instead of part of the name.
-Checkpoints, optimizer state and initial weights are keyed by them. `model/canonical.py` finds them in a built model,
-`model/hf.py` writes them as the release and `transformers` do.
+Canonical names are the official Moonshot names, except that the number of an expert is an axis instead of part of the
+name. Checkpoints, optimizer state and initial weights are keyed by them, so they never change. `model/canonical.py`
+finds the weights in a built model; `model/hf.py` converts to the names of the release and of `transformers`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from manifests import geometry
 from model.config import ModelConfig
 
-Shape = tuple[int, ...]
+TensorShape = tuple[int, ...]
 
 LANGUAGE = "language_model.model."
 TOWER = "vision_tower."
 PROJECTOR = "mm_projector."
 EXPERT_BIAS = "mlp.gate.e_score_correction_bias"
-"""Ends the name of the one kind of weight that no gradient reaches."""
+"""End of the names of router biases, which get no gradient."""
 
 
-def canonical_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Canonical name -> shape of every weight that a checkpoint holds, in the order of the data's way."""
+def canonical_shapes(config: ModelConfig) -> dict[str, TensorShape]:
+    """Return canonical name -> shape of every weight in a checkpoint: tower, projector, language model."""
     return _tower_shapes(config) | _projector_shapes(config) | _language_shapes(config)
 
 
-def _tower_shapes(config: ModelConfig) -> dict[str, Shape]:
+def _tower_shapes(config: ModelConfig) -> dict[str, TensorShape]:
     vision, patch = config.vision, geometry.PATCH_PX
     width, inner = vision.hidden_size, vision.ffn_hidden_size
-    shapes: dict[str, Shape] = {
+    shapes: dict[str, TensorShape] = {
         "patch_embed.proj.weight": (width, 3, patch, patch),
         "patch_embed.proj.bias": (width,),
         "patch_embed.pos_emb.weight": (vision.pos_emb_height, vision.pos_emb_width, width),
@@ -51,7 +51,7 @@ def _tower_shapes(config: ModelConfig) -> dict[str, Shape]:
     return {TOWER + name: shape for name, shape in shapes.items()}
 
 
-def _projector_shapes(config: ModelConfig) -> dict[str, Shape]:
+def _projector_shapes(config: ModelConfig) -> dict[str, TensorShape]:
     merged = config.vision.merged_size
     return {
         PROJECTOR + "pre_norm.weight": (config.vision.hidden_size,),
@@ -63,11 +63,11 @@ def _projector_shapes(config: ModelConfig) -> dict[str, Shape]:
     }
 
 
-def _language_shapes(config: ModelConfig) -> dict[str, Shape]:
+def _language_shapes(config: ModelConfig) -> dict[str, TensorShape]:
     hidden, heads, vocab = config.hidden_size, config.num_attention_heads, config.vocab_size
-    shapes: dict[str, Shape] = {"embed_tokens.weight": (vocab, hidden)}
+    shapes: dict[str, TensorShape] = {"embed_tokens.weight": (vocab, hidden)}
     for layer in range(config.num_layers):
-        layer_shapes: dict[str, Shape] = {
+        layer_shapes: dict[str, TensorShape] = {
             "input_layernorm.weight": (hidden,),
             "self_attn.q_a_proj.weight": (config.q_lora_rank, hidden),
             "self_attn.q_a_layernorm.weight": (config.q_lora_rank,),
@@ -92,7 +92,7 @@ def _language_shapes(config: ModelConfig) -> dict[str, Shape]:
     }
 
 
-def _gated_mlp(prefix: str, inner: int, outer: int, axes: Shape = ()) -> dict[str, Shape]:
+def _gated_mlp(prefix: str, inner: int, outer: int, axes: TensorShape = ()) -> dict[str, TensorShape]:
     return {
         prefix + "gate_proj.weight": (*axes, inner, outer),
         prefix + "up_proj.weight": (*axes, inner, outer),
@@ -102,13 +102,14 @@ def _gated_mlp(prefix: str, inner: int, outer: int, axes: Shape = ()) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many numbers are trained. Expert biases are not counted: no gradient reaches them."""
+    """Numbers of trained parameters. Router biases are not counted, because they get no gradient."""
 
     tower: int
     projector: int
     language: int
     active_language: int
-    """Of `language`, what one token uses: all but the experts it is not sent to. Includes both vocabulary matrices."""
+    """Language parameters that one token uses: all except the experts it is not routed to. Includes both vocabulary
+    matrices."""
 
     @property
     def total(self) -> int:
@@ -116,6 +117,7 @@ class Counts:
 
 
 def count_parameters(config: ModelConfig) -> Counts:
+    """Count the parameters of a model without building it."""
     sizes = {name: math.prod(shape) for name, shape in canonical_shapes(config).items()}
 
     def total(prefix: str) -> int:
@@ -129,12 +131,12 @@ def count_parameters(config: ModelConfig) -> Counts:
 
 @dataclass(frozen=True, slots=True)
 class Flops:
-    """Floating-point operations; a multiplication and an addition count as two. Norms and activations are left out."""
+    """Floating-point operations; a multiply-add counts as two. Norms and activations are left out."""
 
     matrices: int
-    """Products with weights."""
+    """Operations in products with weights."""
     attention: int
-    """Products of queries with keys and of weights with values, only for pairs that see each other."""
+    """Operations in query-key and weight-value products, counted for pairs inside the mask only."""
 
     @property
     def total(self) -> int:
@@ -144,12 +146,12 @@ class Flops:
 def forward_flops(
     config: ModelConfig, segment_lengths: Iterable[int], grids: Iterable[tuple[int, int, int]], *, targets: int
 ) -> Flops:
-    """Cost of one forward pass over a batch. Training takes three times as much, plus what is computed again.
+    """Count the FLOPs of one forward pass over a batch. Training takes three times as many, plus recomputation.
 
     Args:
-        segment_lengths: of all segments, in tokens, without padding.
-        grids: (t, h, w) of each item the encoder sees.
-        targets: positions the output matrix is applied to.
+        segment_lengths: lengths of all segments in tokens, without padding.
+        grids: (t, h, w) in patches of each media item.
+        targets: number of positions that the output matrix is applied to.
     """
     lengths, grids = list(segment_lengths), list(grids)
     shapes = canonical_shapes(config)

@@ -1,10 +1,10 @@
-"""Names of checkpoints outside: the official Moonshot release, and the classes of `transformers`.
+"""Conversion of canonical weights to the names of the Moonshot release and of `transformers`, and back.
 
     canonical (ours, an expert is an axis)  <->  released (an expert is in the name)
     canonical                               <->  transformers' Kimi_K25ForConditionalGeneration.state_dict()
 
-All four functions only rename, split and stack, so a round trip gives back the same bits. Exports use the released
-names: every reader of Kimi K2.5 checkpoints knows them, and `transformers` converts them while loading.
+The four functions rename, split and stack only, so a round trip gives the same bits. Exports use the released names:
+every reader of Kimi K2.5 checkpoints knows them, and `transformers` converts them while loading.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _TO_TRANSFORMERS = (
     (r"^mm_projector\.proj\.2\.", "model.mm_projector.out_proj."),
     (r"^mm_projector\.pre_norm\.", "model.mm_projector.pre_norm."),
 )
-"""First match wins. The experts' stacked first matrix and the tower's wqkv are not here: they change shape too."""
+"""(pattern, replacement); the first match wins. Weights that change shape too (stacked experts, wqkv) are not here."""
 
 
 def to_released(canonical: Mapping[str, torch.Tensor]) -> Weights:
-    """One tensor per expert: `...experts.gate_proj.weight` (E, ...) becomes `...experts.0.gate_proj.weight` ..."""
+    """Split experts: `...experts.gate_proj.weight` (E, ...) becomes `...experts.0.gate_proj.weight` and so on."""
     released: Weights = {}
     for name, tensor in canonical.items():
         if _EXPERTS in name:
@@ -52,7 +52,11 @@ def to_released(canonical: Mapping[str, torch.Tensor]) -> Weights:
 
 
 def from_released(released: Mapping[str, torch.Tensor], config: ModelConfig) -> Weights:
-    """Stack experts. Raises MillraceError when a weight is missing or one is left over."""
+    """Stack experts; the inverse of `to_released`.
+
+    Raises:
+        MillraceError: a weight is missing or left over.
+    """
     taken: set[str] = set()
 
     def take(name: str) -> torch.Tensor:
@@ -74,7 +78,7 @@ def _expert_name(name: str, number: int) -> str:
 
 
 def to_transformers(canonical: Mapping[str, torch.Tensor], config: ModelConfig) -> Weights:
-    """Gate and up of the experts in one matrix, q, k, v of the tower apart and with rotary pairs in halves."""
+    """Stack gate and up matrices of experts, split wqkv of the tower, and reorder rotary pairs into halves."""
     theirs: Weights = {}
     for name, tensor in canonical.items():
         if ".wqkv." in name:
@@ -92,7 +96,11 @@ def to_transformers(canonical: Mapping[str, torch.Tensor], config: ModelConfig) 
 
 
 def from_transformers(theirs: Mapping[str, torch.Tensor], config: ModelConfig) -> Weights:
-    """The inverse of `to_transformers`. Raises MillraceError when a weight is missing or one is left over."""
+    """Convert from `transformers`; the inverse of `to_transformers`.
+
+    Raises:
+        MillraceError: a weight is missing or left over.
+    """
     taken: set[str] = set()
 
     def take(name: str) -> torch.Tensor:
@@ -133,7 +141,7 @@ def _stacked_name(name: str, kind: str) -> str:
 
 
 def _pairs_to_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of a query or key projection, per head: neighbours (x0, y0, x1, y1 ..) to halves (x0, x1 .. y0, y1 ..)."""
+    """Reorder rows of a query or key projection per head: (x0, y0, x1, y1 ..) to halves (x0, x1 .. y0, y1 ..)."""
     return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 

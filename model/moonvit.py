@@ -1,7 +1,7 @@
 """MoonViT-3D: patches of images and 4-frame chunks in, merged features out.
 
-Before it, `packing/navit.py` has cut pictures into 14-px patches and concatenated many of any size; after it, the
-projector of `model/multimodal.py` maps every merged feature to the width of the language model. Source: Kimi K2.5
+`packing/navit.py` cuts images into 14-px patches and concatenates many of any size; the projector of
+`model/multimodal.py` maps every merged feature to the width of the language model. Source: Kimi K2.5
 report, MoonViT-3D, and the released config and port (docs/model.md). Module names follow the released checkpoint.
 
 An *item* is an image or one chunk of up to four frames: all its patches attend to each other, none to another item's.
@@ -30,7 +30,7 @@ NORM_EPSILON = 1e-5
 
 
 class PositionTable(nn.Module):
-    """A learned table of positions, resampled to each grid, and a fixed sine of time for chunks of several frames."""
+    """Learned table of positions, resampled to each grid, and fixed sinusoids over the frames of a chunk."""
 
     time: torch.Tensor
 
@@ -40,35 +40,35 @@ class PositionTable(nn.Module):
         self.register_buffer("time", _time_table(config.hidden_size), persistent=False)
 
     def forward(self, grids: Sequence[Grid]) -> torch.Tensor:
-        """(P, D) to be added to the embedded patches."""
+        """Return position embeddings, (P, D), to add to the embedded patches."""
         resampled = {size: self._resample(*size) for size in {(h, w): None for _, h, w in grids}}
         return torch.cat([self._over_time(resampled[h, w], t) for t, h, w in grids])
 
     def _resample(self, h: int, w: int) -> torch.Tensor:
-        """(h * w, D): bicubic without antialiasing, as released; a grid of the table's own size takes it as it is."""
+        """Resample the table to (h * w, D), bicubic without antialiasing, as released; unchanged at its own size."""
         if (h, w) == self.weight.shape[:2]:
             return self.weight.flatten(0, 1)
-        picture = self.weight.permute(2, 0, 1).unsqueeze(0)
-        return functional.interpolate(picture, size=(h, w), mode="bicubic").squeeze(0).flatten(1).T
+        image = self.weight.permute(2, 0, 1).unsqueeze(0)
+        return functional.interpolate(image, size=(h, w), mode="bicubic").squeeze(0).flatten(1).T
 
     def _over_time(self, table: torch.Tensor, frames: int) -> torch.Tensor:
-        """One frame gets no term of time at all, which is not the same as being the first of several."""
+        """Add the frame term to chunks of several frames. A single frame gets none, unlike the first of several."""
         if frames == 1:
             return table
         return (table + self.time[:frames, None]).flatten(0, 1)
 
 
 def _time_table(width: int) -> torch.Tensor:
-    """(CHUNK_FRAMES, width): sines, then cosines, of frame number times width/2 frequencies."""
+    """Return sines, then cosines, of frame number times width/2 frequencies: (CHUNK_FRAMES, width)."""
     frequencies = TIME_BASE ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
     angles = torch.outer(torch.arange(geometry.CHUNK_FRAMES, dtype=torch.float32), frequencies)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def rotary_angles(grids: Sequence[Grid], head_dim: int) -> torch.Tensor:
-    """(P, head_dim / 2) float32 angles by which pairs of channels turn: column, row, column, row ... from fast to slow.
+    """Return the rotary angles of channel pairs, (P, head_dim / 2) float32: column, row, column, row ... fast to slow.
 
-    Every frame of a chunk gets the same ones: time is not rotated.
+    All frames of a chunk have the same angles: time is not rotated.
     """
     frequencies = ROTARY_BASE ** -(torch.arange(0, head_dim, 4, dtype=torch.float32) / head_dim)
     angles = []
@@ -80,24 +80,28 @@ def rotary_angles(grids: Sequence[Grid], head_dim: int) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn neighbouring channels of x (P, heads, head_dim) by the angles (P, 1, head_dim / 2), in float32."""
+    """Rotate neighboring channels of x (P, heads, head_dim) by angles (P, 1, head_dim / 2), computed in float32."""
     even, odd = x.float()[..., 0::2], x.float()[..., 1::2]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
 
 
 class PatchEmbedding(nn.Module):
+    """Linear embedding of patches plus position embeddings."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, config.hidden_size, geometry.PATCH_PX, stride=geometry.PATCH_PX)
         self.pos_emb = PositionTable(config)
 
     def forward(self, patches: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
-        """(P, 3, 14, 14) -> (P, D). The kernel covers a whole patch, so the convolution is one matrix product."""
+        """Embed patches (P, 3, 14, 14) -> (P, D). The kernel covers a patch, so the convolution is a matrix product."""
         embedded = functional.linear(patches.flatten(1), self.proj.weight.flatten(1), self.proj.bias)
         return embedded + self.pos_emb(grids)
 
 
 class Mlp(nn.Module):
+    """Feed-forward block: linear, tanh-approximated GELU, linear."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.fc0 = nn.Linear(config.hidden_size, config.ffn_hidden_size)
@@ -107,7 +111,9 @@ class Mlp(nn.Module):
         return self.fc1(functional.gelu(self.fc0(x), approximate="tanh"))
 
 
-class Block(nn.Module):
+class EncoderLayer(nn.Module):
+    """Pre-norm transformer layer; attention stays inside an item."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.num_attention_heads, config.head_dim
@@ -118,7 +124,7 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """(P, D) -> (P, D); `lengths` are the patches of each item."""
+        """Transform features (P, D) -> (P, D); `lengths` are numbers of patches per item."""
         query, key, value = self.wqkv(self.norm0(x)).unflatten(-1, (3, self.heads, self.head_dim)).unbind(1)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         mixed = [
@@ -130,10 +136,12 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
+    """Stack of encoder layers and the final norm: (P, D) -> (P, D)."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=NORM_EPSILON)
 
     def forward(self, x: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
@@ -146,7 +154,7 @@ class Encoder(nn.Module):
 
 
 class MoonViT3d(nn.Module):
-    """The whole tower."""
+    """The vision tower: patch embedding, encoder, temporal mean and 2x2 merge."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -154,14 +162,14 @@ class MoonViT3d(nn.Module):
         self.encoder = Encoder(config)
 
     def forward(self, patches: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
-        """(P, 3, 14, 14) float, normalised to [-1, 1] -> (slots of all items, 4, D)."""
+        """Encode patches (P, 3, 14, 14) float in [-1, 1] -> merged features (slots of all items, 4, D)."""
         encoded = self.encoder(self.patch_embed(patches, grids), grids)
         lengths = [math.prod(grid) for grid in grids]
         return torch.cat([merge(item, grid) for item, grid in zip(encoded.split(lengths), grids, strict=True)])
 
 
 def merge(item: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Mean over frames, then 2x2 patches side by side: (t * h * w, D) -> (h/2 * w/2, 4, D), slots in reading order."""
+    """Take the mean over frames, then group 2x2 patches: (t * h * w, D) -> (h/2 * w/2, 4, D), in reading order."""
     t, h, w = grid
     k = geometry.MERGE
     frames = item.view(t, h // k, k, w // k, k, -1).mean(0)

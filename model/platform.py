@@ -1,8 +1,8 @@
-"""The one door through which Megatron-core enters, and what has to be true before it does.
+"""Import of Megatron-core: version check, source rewrites and repairs. No other file imports `megatron.core`.
 
-Everything the project uses of `megatron.core` is imported here, after three lists have been applied: what a machine
-without CUDA needs, what one without Transformer Engine needs, and the repairs of wrong numbers, which are always on.
-`model/` builds on the names below; nobody else imports Megatron. Each entry says what happens without it.
+Three lists are applied: rewrites for machines without CUDA, attributes for machines without Transformer Engine, and
+repairs of wrong numbers, which are always on. The comment of each entry names the failure without it. `model/` builds
+on the names imported below.
 """
 
 # ruff: noqa: E402, F401  (Megatron-core may only be imported once the lists are in place; its names are re-exported)
@@ -24,14 +24,15 @@ import torch
 import torch.distributed
 
 from manifests.errors import MillraceError
+from manifests.extras import install
 
 CHECKED_VERSIONS = ("0.16.1", "0.19.2")
-"""Of megatron-core. The parity tests pass with these; another one may compute something else without saying so."""
+"""Versions of megatron-core that the parity tests pass with; another one may compute other numbers silently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """One substitution in one Megatron-core module, made while it is imported: its files stay as they are."""
+    """Substitution in the source of one Megatron-core module, made while it is imported; its file stays unchanged."""
 
     module: str
     old: str
@@ -48,13 +49,13 @@ WITHOUT_CUDA = (
     # torch.compile needs a C++ compiler at run time, and compiling takes longer than a short run saves.
     Rewrite("megatron.core.jit", "jit_fuser = torch.compile", "jit_fuser = noop_decorator"),
 )
-"""Applied while Megatron-core is imported, on every machine: models run on the CPU even where there is a GPU.
+"""Rewrites for machines without CUDA, applied on every machine: models run on the CPU even if there is a GPU.
 
-No run on a GPU has been checked yet, and a model that lies half on one fails late."""
+No run on a GPU has been checked yet, and a model that is half on one fails late."""
 
 
 class _RewritingLoader(importlib.machinery.SourceFileLoader):
-    """Compiles a module from its rewritten source, past the byte-code cache, which holds the original."""
+    """Loader that compiles a module from its rewritten source and bypasses the byte-code cache of the original."""
 
     def get_code(self, fullname: str) -> types.CodeType:
         path = self.get_filename(fullname)
@@ -68,6 +69,8 @@ class _RewritingLoader(importlib.machinery.SourceFileLoader):
 
 
 class _RewritingFinder(importlib.abc.MetaPathFinder):
+    """Finder of the modules that `WITHOUT_CUDA` rewrites."""
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
@@ -81,13 +84,13 @@ class _RewritingFinder(importlib.abc.MetaPathFinder):
 
 def _check_version() -> None:
     try:
-        found = importlib.metadata.version("megatron-core")
+        version = importlib.metadata.version("megatron-core")
     except importlib.metadata.PackageNotFoundError:
-        raise MillraceError("megatron-core is not installed", fix="pip install -c constraints.txt .") from None
-    if found not in CHECKED_VERSIONS:
+        raise MillraceError("megatron-core is not installed", fix=install("train")) from None
+    if version not in CHECKED_VERSIONS:
         raise MillraceError(
-            f"megatron-core {found} is installed, but only {' and '.join(CHECKED_VERSIONS)} were checked",
-            fix="pip install -c constraints.txt . -- or add the version to CHECKED_VERSIONS once tests/model passes",
+            f"megatron-core {version} is installed, but only {' and '.join(CHECKED_VERSIONS)} were checked",
+            fix="pip install -c constraints.txt '.[train]', or add it to CHECKED_VERSIONS once tests/model passes",
         )
     if any(name == "megatron.core" or name.startswith("megatron.core.") for name in sys.modules):
         raise MillraceError("megatron.core was imported before model.platform", fix="import model.platform first")
@@ -95,7 +98,7 @@ def _check_version() -> None:
 
 _check_version()
 sys.meta_path.insert(0, _RewritingFinder())
-# Its warnings advise on packages and settings that nobody who uses this project chooses; its errors still come through.
+# Its warnings are about packages and settings that users of this project do not choose; errors still come through.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core\.")
 for _logger in ("megatron.core", "torch.utils.cpp_extension"):
     logging.getLogger(_logger).setLevel(logging.ERROR)
@@ -136,7 +139,7 @@ if importlib.util.find_spec("transformer_engine") is None:
         setattr(_module, _attribute, _value)
 
 REPAIRS = {"linear_q_down_proj": Linear, "linear_kv_down_proj": Linear}
-"""Always on: parts of latent attention for which Megatron's own choice computes wrong numbers without an error.
+"""Parts of latent attention for which Megatron's own choice computes wrong numbers without an error; always on.
 
 As ColumnParallelLinear, the down projections give the shared rotary key a wrong gradient (by 80%) as soon as tensor and
 sequence parallelism are on; replicated plain ones are right to 7e-7 (measured on two processes with 0.16.1).
@@ -144,9 +147,9 @@ sequence parallelism are on; replicated plain ones are right to 7e-7 (measured o
 
 
 def start_single_process() -> None:
-    """Make the process groups that Megatron-core's modules expect, for a world of one. Calling it again does nothing.
+    """Create the process groups that Megatron-core's modules expect, for a world of one process. Idempotent.
 
-    The rendezvous is a table in this process's memory: no port is opened and no file written.
+    The rendezvous store is in this process's memory: it opens no port and writes no file.
     """
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)

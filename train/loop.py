@@ -25,7 +25,7 @@ from manifests.errors import ManifestError, MillraceError
 from manifests.load import Manifest
 from manifests.records import Json, canonical_json
 from manifests.runlog import RunLog
-from model.canonical import canonical_gradients, canonical_parameters, canonical_state, load_canonical
+from model.canonical import canonical_gradients, canonical_parameters, canonical_state, initialize, load_canonical
 from model.config import ModelConfig
 from model.multimodal import MultimodalModel
 from packing.loader import certificate
@@ -138,7 +138,8 @@ class Run:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(stage.seed)
         self.stage, self.chain, self.steps, self.identity, self.out = stage, chain, steps, identity, out
-        self.model = MultimodalModel(config, stage.seed)
+        self.model = MultimodalModel(config)
+        initialize(self.model, stage.seed)
         self.optimizer = MuonAdamW(canonical_parameters(self.model), stage.optimizer)
         self.step = 0
         self.last: Json = None

@@ -141,8 +141,13 @@ def _spng() -> ctypes.CDLL | None:
         library.spng_ctx_free.restype = None
         library.spng_set_png_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
         library.spng_get_ihdr.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        sizes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int]
-        library.spng_decode_image.argtypes = sizes
+        library.spng_decode_image.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_int,
+        ]
     except (ImportError, OSError, AttributeError):
         return None
     return library

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.canonical import canonical_state
+from model.canonical import canonical_state, initialize
 from model.config import ModelConfig, VisionConfig
 from model.moonvit import Grid
 from model.multimodal import MultimodalModel
@@ -53,7 +53,13 @@ class Media:
 
 
 def small_model(config: ModelConfig = SMALL, seed: int = 7) -> MultimodalModel:
-    return lively(MultimodalModel(config, seed))
+    return lively(initialized(config, seed))
+
+
+def initialized(config: ModelConfig, seed: int) -> MultimodalModel:
+    model = MultimodalModel(config)
+    initialize(model, seed)
+    return model
 
 
 def lively(model: MultimodalModel) -> MultimodalModel:

@@ -11,8 +11,7 @@ from manifests.errors import MillraceError, ResumeError
 from model import hf
 from model.canonical import canonical_gradients, canonical_parameters, canonical_state, load_canonical
 from model.counts import EXPERT_BIAS, canonical_shapes
-from model.multimodal import MultimodalModel
-from tests.model.small import SMALL, media_of, random_ids, rows_of, small_model
+from tests.model.small import SMALL, initialized, media_of, random_ids, rows_of, small_model
 
 
 def test_windows_cover_every_number_of_every_parameter_once():
@@ -54,7 +53,7 @@ def test_frozen_weights_are_not_among_the_parameters():
 
 
 def test_loading_what_another_model_saved_makes_it_that_model():
-    source, target = small_model(), MultimodalModel(SMALL, seed=8)
+    source, target = small_model(), initialized(SMALL, 8)
     load_canonical(target, {name: tensor.clone() for name, tensor in canonical_state(source).items()})
     rows, media, slots = rows_of([[random_ids(30, 1)]], 30), media_of([(2, 4, 4)]), torch.arange(4)
     with torch.no_grad():
@@ -76,8 +75,8 @@ def test_weights_of_another_model_are_refused_by_name():
 
 
 def test_initial_weights_depend_on_seed_and_name_alone():
-    deep = MultimodalModel(dataclasses.replace(SMALL, num_layers=4), seed=7)
-    flat, other = MultimodalModel(SMALL, seed=7), MultimodalModel(SMALL, seed=8)
+    deep = initialized(dataclasses.replace(SMALL, num_layers=4), 7)
+    flat, other = initialized(SMALL, 7), initialized(SMALL, 8)
     first, second, third = canonical_state(deep), canonical_state(flat), canonical_state(other)
     assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
     name = "language_model.model.layers.1.mlp.experts.gate_proj.weight"
@@ -90,7 +89,7 @@ def test_initial_weights_depend_on_seed_and_name_alone():
 
 
 def test_every_block_begins_as_the_identity():
-    model = MultimodalModel(SMALL, seed=7)
+    model = initialized(SMALL, 7)
     embedded = torch.randn(9, SMALL.hidden_size, generator=torch.Generator().manual_seed(0))
     expected = model.language_model.decoder.final_layernorm(embedded)
     assert torch.allclose(model.language_model(embedded, [9]), expected, atol=1e-6)

@@ -20,7 +20,7 @@ from model.canonical import canonical_gradients, canonical_state
 from model.config import ModelConfig
 from model.counts import EXPERT_BIAS
 from model.moonvit import Grid
-from model.multimodal import MultimodalModel, normalise
+from model.multimodal import MultimodalModel, normalize
 from model.platform import TopKRouter
 from tests.model.small import SMALL, Media, Rows, media_of, random_ids, rows_of, small_model
 
@@ -183,7 +183,7 @@ def their_logits(theirs: torch.nn.Module, case: Case) -> torch.Tensor:
     """(T, V). Their forward takes no chunks of several frames (transformers 5.23): `get_image_features` splits features
     as if frames were not pooled, and the tower can't batch chunks of unequal length. So each chunk goes through their
     tower and projector alone, and the features go in where their forward offers to take them."""
-    pixels = normalise(case.media.patches)
+    pixels = normalize(case.media.patches)
     if VIDEO not in case.ids:
         grids = torch.tensor(case.media.grids)
         return theirs(input_ids=case.rows.ids, pixel_values=pixels, image_grid_thw=grids).logits[0]

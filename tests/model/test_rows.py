@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.multimodal import MultimodalModel, normalise
+from model.multimodal import MultimodalModel, normalize
 from tests.model.small import media_of, random_ids, rows_of, small_model
 
 
@@ -104,5 +104,5 @@ def test_a_slot_that_is_padding_or_outside_is_refused(model):
 
 
 def test_bytes_become_minus_one_to_one():
-    extremes = normalise(torch.tensor([0, 255], dtype=torch.uint8))
+    extremes = normalize(torch.tensor([0, 255], dtype=torch.uint8))
     assert extremes.tolist() == [-1.0, 1.0]

@@ -51,7 +51,7 @@ def model(corpus, tmp_path_factory: pytest.TempPathFactory) -> MultimodalModel:
     identity = train(corpus.stage(), folder)["identity"]
     saved = checkpoint.load(folder / "checkpoints", identity)
     assert saved is not None
-    model = MultimodalModel(load.load(ModelConfig, [corpus.folder / "model.yaml"]).value, seed=0)
+    model = MultimodalModel(load.load(ModelConfig, [corpus.folder / "model.yaml"]).value)
     load_canonical(model, saved.weights)
     return model
 
