@@ -27,7 +27,7 @@ def closing(out: Out, products: dict[str, Product], kinds: dict[str, str]) -> li
     trained = next((products[name] for name, kind in kinds.items() if kind == "train" and name in products), None)
     if trained is None:
         return []
-    steps = queries.steps(trained.folder)
+    steps = queries.training_steps(trained.folder)
     lines = ["", f"loss, nats per token, first and last {AT_THE_ENDS} of {len(steps)} steps:"]
     for column, words in MODALITIES.items():
         losses = [row[column] for row in steps if isinstance(row.get(column), float)]

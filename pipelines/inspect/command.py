@@ -18,7 +18,7 @@ from rich.table import Table
 from manifests.errors import ManifestError
 from manifests.records import Json
 from pipelines.inspect import overview, queries, records, step_view, what_if
-from pipelines.inspect.plan_view import Planned
+from pipelines.inspect.plan_view import PlanView
 from stores.store import Snapshot
 
 LEAST_WIDTH, FOLDED = 80, 16
@@ -63,34 +63,34 @@ def main(arguments: list[str]) -> int:
     is_run = folder.is_dir() and not (folder / "store.json").exists()
     of_a_store = (options.record, options.drops, options.step, options.what_if, options.quarantine or None)
     if is_run and any(one is not None for one in of_a_store):
-        names = ", ".join(queries.stores(folder)[0]) or "none yet"
+        names = ", ".join(queries.run_stores(folder)[0]) or "none yet"
         raise ManifestError("records are in stores, this is a run", where=str(folder), fix=f"name one of: {names}")
     if is_run:
-        found = overview.of_run(folder)
+        found = overview.run_overview(folder)
     else:
-        snapshot = queries.newest(options.target)
+        snapshot = queries.newest_snapshot(options.target)
         if options.step is not None:
             planned = _planned(snapshot)
             if options.html:
-                print(step_view.page(planned, options.step))
+                print(step_view.step_page(planned, options.step))
                 return 0
-            found = step_view.told(planned, options.step, LONGEST if options.json else TEXT)
+            found = step_view.step_summary(planned, options.step, LONGEST if options.json else TEXT)
         elif options.what_if:
             found = what_if.what_if(snapshot, options.what_if)
-            found = found if options.json else what_if.spoken(found)
+            found = found if options.json else what_if.for_display(found)
         elif options.record is not None and snapshot.kind == "plan" and not records.is_ordinal(options.record):
-            found = records.seen(snapshot, options.record)
+            found = records.plan_occurrences(snapshot, options.record)
         elif options.record is not None:
-            found = records.named(snapshot, options.record)
+            found = records.record_by_name(snapshot, options.record)
             note = "" if records.is_ordinal(options.record) else records.scan_note(snapshot)
             if note:
                 print(note, file=sys.stderr)
         elif options.quarantine:
             found = {"quarantine": snapshot.quarantined().slice(0, options.limit).to_pylist()}
         elif options.drops is not None:
-            found = {"dropped": records.dropped(snapshot, options.drops, options.limit)}
+            found = {"dropped": records.dropped_records(snapshot, options.drops, options.limit)}
         else:
-            found = overview.of_store(snapshot)
+            found = overview.store_overview(snapshot)
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=1))
     else:
@@ -98,11 +98,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _planned(snapshot: Snapshot) -> Planned:
+def _planned(snapshot: Snapshot) -> PlanView:
     if snapshot.kind not in ("plan", "packs"):
         what = f"steps are made of packs, this store holds {snapshot.kind}"
         raise ManifestError(what, where=snapshot.url, fix="name the plan or the packs store")
-    return Planned(snapshot)
+    return PlanView(snapshot)
 
 
 def _rows(given: str) -> int:

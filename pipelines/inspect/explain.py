@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from pipelines.inspect import command, queries
-from pipelines.inspect.plan_view import Place, Planned
+from pipelines.inspect.plan_view import PlannedSegment, PlanView
 from stores.files.open import open_files
 from stores.forget import exposure
 from stores.forget.exposure import Exposure
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=1))
     else:
-        command.show(_spoken(found))
+        command.show(_for_display(found))
     return 0
 
 
@@ -58,17 +58,17 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     """Raises StoreError where no store of the run, nor its quarantine, knows the name."""
     if not run.is_dir():
         raise ManifestError("there is no such run", where=str(run), fix="give the folder of a run, runs/NAME")
-    stores, unread = queries.stores(run)
+    stores, unread = queries.run_stores(run)
     documents = {node: s for node, s in stores.items() if s.kind == "documents"}
-    records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _places(snapshot, name)]
+    records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _find(snapshot, name)]
     ids = {snapshot.row(place.ordinal)["id"] for _, snapshot, place in records}
-    aside = list(set_aside(stores, name, ids))
+    aside = list(quarantined_records(stores, name, ids))
     if not records and not aside:
         where = ", ".join(documents) or "no store of documents"
         fix = "give an id, a locator or URL, or the SHA-256 of an image or video; `millrace inspect STORE` lists them"
         where += "".join(f"; {node} can't be read: {why}" for node, why in unread.items())
         raise StoreError(f"{name!r} is known nowhere in this run ({where})", where=str(run), fix=fix)
-    made = _made_of(documents, ids, unread)
+    made = _derived_by_parent(documents, ids, unread)
     told = [_record(run, stores, node, snapshot, place, unread) for node, snapshot, place in records]
     return {
         "asked": name,
@@ -78,21 +78,23 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     }
 
 
-def _places(snapshot: Snapshot, name: str) -> list[RecordRef]:
+def _find(snapshot: Snapshot, name: str) -> list[RecordRef]:
     by: By = "id" if re.fullmatch("[0-9a-f]{32}", name) else "digest" if re.fullmatch("[0-9a-f]{64}", name) else "url"
     return snapshot.find(by, name)
 
 
-def _made_of(stores: Mapping[str, Snapshot], ids: Set[str], unread: dict[str, str]) -> dict[str, list[dict[str, Json]]]:
+def _derived_by_parent(
+    stores: Mapping[str, Snapshot], ids: Set[str], unread: dict[str, str]
+) -> dict[str, list[dict[str, Json]]]:
     """By parent. A child that lies in several stores, as `materialise` copies it, is named in the first."""
     found: dict[str, dict[str, dict[str, Json]]] = {one: {} for one in ids}
     for node, documents in stores.items():
-        for parent, child in queries.unless_gone(node, unread, children, node, documents, ids) or []:
+        for parent, child in queries.read_or_note(node, unread, derived_records, node, documents, ids) or []:
             found[parent].setdefault(child["id"], child)
     return {parent: list(some.values()) for parent, some in found.items()}
 
 
-def children(node: str, documents: Snapshot, ids: Collection[str]) -> list[tuple[str, dict[str, Json]]]:
+def derived_records(node: str, documents: Snapshot, ids: Collection[str]) -> list[tuple[str, dict[str, Json]]]:
     """What lies in this store and was made of these records, each with its parent."""
     if not documents.parents:  # what was read from raw files was made of no record
         return []
@@ -106,7 +108,7 @@ def children(node: str, documents: Snapshot, ids: Collection[str]) -> list[tuple
     return found
 
 
-def set_aside(stores: Mapping[str, Snapshot], name: str, ids: Collection[str]) -> Iterator[dict[str, Json]]:
+def quarantined_records(stores: Mapping[str, Snapshot], name: str, ids: Collection[str]) -> Iterator[dict[str, Json]]:
     """What is quarantined under this name, and what should have been made of the records with these ids."""
     for node, snapshot in stores.items():
         if snapshot.counts.get("quarantined"):
@@ -131,7 +133,7 @@ def _record(
     plans = list(_planned(stores, facts["id"], unread))
     seen = []
     for name, packs in stores.items():
-        told = queries.unless_gone(name, unread, _seen, packs, facts["id"]) if packs.kind == "packs" else None
+        told = queries.read_or_note(name, unread, _seen, packs, facts["id"]) if packs.kind == "packs" else None
         seen += [(name, *told)] if told is not None else []
     training = [
         told
@@ -169,7 +171,7 @@ def _decisions(node: str, view: Snapshot, base: RecordRef) -> Iterator[dict[str,
     if place is None:
         return
     told = view.row(place.ordinal)
-    reached = bool(queries.looks_at(view).row(place.ordinal)["keep"])
+    reached = bool(queries.view_input(view).row(place.ordinal)["keep"])
     if not reached:
         yield {"node": node, "decided": "not looked at: dropped before"}
         return
@@ -241,19 +243,19 @@ def _planned(stores: Mapping[str, Snapshot], name: str, unread: dict[str, str]) 
     amended = [plan.meta["amends"] for plan in plans.values() if plan.meta["amends"]]
     for node, plan in plans.items():
         stop = min([one["at_batch"] for one in amended if one["plan"] == plan.meta["plan"]], default=None)
-        found = queries.unless_gone(node, unread, _shown, plan, name) or []
+        found = queries.read_or_note(node, unread, _shown, plan, name) or []
         places = [place for place in found if stop is None or place.step < stop]
         if places:
             yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(place) for place in places]}
 
 
-def _shown(plan: Snapshot, name: str) -> list[Place]:
-    return Planned(plan).places(name)
+def _shown(plan: Snapshot, name: str) -> list[PlannedSegment]:
+    return PlanView(plan).places(name)
 
 
 def _seen(packs: Snapshot, name: str) -> tuple[Exposure, list[str]]:
     """The packs that hold a segment of it, by the plan that they were made from, and their shards."""
-    planned = Planned(packs)
+    planned = PlanView(packs)
     places = planned.places(name)
     begin = planned.first_step
     ordinals = sorted({(place.step - begin) * planned.batch_packs + place.row for place in places})
@@ -282,14 +284,14 @@ def _verdict(found: Mapping[str, Json]) -> str:
     return "in the samples, in no plan" if found["samples"] else "kept, and not tokenised"
 
 
-def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
+def _for_display(found: Mapping[str, Json]) -> dict[str, Json]:
     """For people: one block after the other."""
     told: dict[str, Json] = {}
     for number, record in enumerate(found["records"]):
         mark = f" {number + 1}" if len(found["records"]) > 1 else ""
         told[f"record{mark}"] = record["verdict"]
         told[f"where{mark}"] = {"store": record["store"], **record["lies in"], **record["facts"]}
-        told[f"decisions{mark}"] = list(_decisions_told(record["decisions"]))
+        told[f"decisions{mark}"] = list(_decision_rows(record["decisions"]))
         if any(record["facts"]["id"] == one["facts"]["id"] for one in found["records"][:number]):
             continue  # a copy, as `compact` makes them: what became of it is said already
         made = record["made of it"]
@@ -301,15 +303,19 @@ def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
         told[f"packs{mark}"] = [
             {
                 "node": one["node"],
-                "packs": _some(one["packs"]),
-                "global batches": _some(one["global batches"]),
+                "packs": _short_list(one["packs"]),
+                "global batches": _short_list(one["global batches"]),
                 "shards": ", ".join(shard[:12] for shard in one["shards"][:STEPS]),
             }
             for one in record["packs"]
             if one["packs"]
         ]
         told[f"training{mark}"] = [
-            {"run": one["run"], "steps done": one["steps_done"], "steps that saw it": _some(one["steps_that_saw_it"])}
+            {
+                "run": one["run"],
+                "steps done": one["steps_done"],
+                "steps that saw it": _short_list(one["steps_that_saw_it"]),
+            }
             for one in record["training"]
         ]
     told["quarantine"] = found["quarantine"]
@@ -317,7 +323,7 @@ def _spoken(found: Mapping[str, Json]) -> dict[str, Json]:
     return {name: value for name, value in told.items() if value}
 
 
-def _decisions_told(decisions: Sequence[Mapping[str, Json]]) -> Iterator[dict[str, Json]]:
+def _decision_rows(decisions: Sequence[Mapping[str, Json]]) -> Iterator[dict[str, Json]]:
     """A line each, however many columns a node has: who, what it measured, its limit, what came of it."""
     over = ""
     for one in decisions:
@@ -335,5 +341,5 @@ def _decisions_told(decisions: Sequence[Mapping[str, Json]]) -> Iterator[dict[st
         yield {"by": by, "value": measured, "limit": "", "decided": f"{one['decided']}{why}"}
 
 
-def _some(numbers: list[int]) -> str:
+def _short_list(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:STEPS])) + (f" and {len(numbers) - STEPS} more" if len(numbers) > STEPS else "")

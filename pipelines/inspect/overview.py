@@ -9,12 +9,12 @@ from pathlib import Path
 from manifests.errors import StoreError
 from manifests.records import Json
 from pipelines.inspect import queries
-from pipelines.inspect.plan_stats import figures
-from pipelines.inspect.plan_view import Planned
+from pipelines.inspect.plan_stats import plan_statistics
+from pipelines.inspect.plan_view import PlanView
 from stores.store import Snapshot
 
 
-def of_store(snapshot: Snapshot) -> dict[str, Json]:
+def store_overview(snapshot: Snapshot) -> dict[str, Json]:
     found: dict[str, Json] = {
         "store": f"{snapshot.name} ({snapshot.kind})",
         "snapshot": f"{snapshot.number}{'' if snapshot.complete else ', not complete yet'}",
@@ -27,20 +27,20 @@ def of_store(snapshot: Snapshot) -> dict[str, Json]:
         return found | _packs(snapshot)
     found["by source and domain"] = [
         {"source": g.source, "domain": g.domain, "records": g.records, "kept": g.kept, **g.sums}
-        for g in queries.groups(snapshot)
+        for g in queries.record_groups(snapshot)
     ]
     found["media"] = [
         {"format": name, "used": used, "distinct": distinct, "bytes": size}
-        for name, (used, distinct, size) in queries.media(snapshot).items()
+        for name, (used, distinct, size) in queries.media_counts(snapshot).items()
     ]
-    found["dropped"] = queries.drops(snapshot)
+    found["dropped"] = queries.drop_counts(snapshot)
     found["ops"] = _ops(snapshot) if snapshot.kind == "view" else []
-    found["contaminated"] = queries.contaminated(snapshot)
+    found["contaminated"] = queries.contaminations(snapshot)
     found["scores"] = [
         {"column": name, "lowest": low, "median": middle, "highest": high}
-        for name, (low, middle, high) in queries.scores(snapshot).items()
+        for name, (low, middle, high) in queries.score_ranges(snapshot).items()
     ]
-    found["quarantined"] = queries.quarantined(snapshot)
+    found["quarantined"] = queries.quarantine_counts(snapshot)
     return {key: value for key, value in found.items() if value not in ([], {})}
 
 
@@ -52,7 +52,7 @@ def _counts(snapshot: Snapshot) -> dict[str, int]:
 def _plan(snapshot: Snapshot) -> dict[str, Json]:
     """What the plan's arrays hold, beside what it claims; `packs` recounts the index of what was packed."""
     meta = snapshot.meta
-    planned = Planned(snapshot)
+    planned = PlanView(snapshot)
     found: dict[str, Json] = {
         "plan": {key: value for key, value in meta.items() if not isinstance(value, (dict, list))}
         | {
@@ -60,7 +60,7 @@ def _plan(snapshot: Snapshot) -> dict[str, Json]:
             "vision share": json.dumps(meta["vision_share"]),
         }
     }
-    found |= figures(planned)
+    found |= plan_statistics(planned)
     found["refused"] = {s["name"]: s["refused"] for s in meta["sources"] if s.get("refused")}
     found["vision share by window"] = [
         {
@@ -69,13 +69,13 @@ def _plan(snapshot: Snapshot) -> dict[str, Json]:
             "share": w["slots"] / w["tokens"],
             "schedule": w["wanted_slots"] / w["tokens"],
         }
-        for w in queries.examples(meta.get("windows", []), 12)
+        for w in queries.evenly_spaced(meta.get("windows", []), 12)
     ]
     return {key: value for key, value in found.items() if value}
 
 
 def _packs(snapshot: Snapshot) -> dict[str, Json]:
-    counted = queries.shares(snapshot)
+    counted = queries.vision_shares(snapshot)
     return {
         "counted in the index": {
             "tokens": counted.tokens,
@@ -88,16 +88,16 @@ def _packs(snapshot: Snapshot) -> dict[str, Json]:
         },
         "vision share by window": [
             {"until token": until, "share": share, "so far": running}
-            for until, share, running in queries.examples(
+            for until, share, running in queries.evenly_spaced(
                 list(zip(counted.until_tokens, counted.share, counted.running, strict=True)), 12
             )
         ],
     }
 
 
-def of_run(folder: Path) -> dict[str, Json]:
-    stores, unread = queries.stores(folder)
-    if not stores and not unread and queries.trained(folder) is None:
+def run_overview(folder: Path) -> dict[str, Json]:
+    stores, unread = queries.run_stores(folder)
+    if not stores and not unread and queries.training_folder(folder) is None:
         raise StoreError("is neither a store nor a run", where=str(folder), fix="give runs/NAME or a store in it")
     found: dict[str, Json] = {
         "stores": [
@@ -115,12 +115,12 @@ def of_run(folder: Path) -> dict[str, Json]:
         "work": list(_work(folder, stores)),
         "can't be read": [f"{name}: {why}" for name, why in unread.items()],
     }
-    training = queries.trained(folder)
+    training = queries.training_folder(folder)
     if training is not None:
-        rows = queries.steps(training)
+        rows = queries.training_steps(training)
         found["training"] = [
             {key: row[key] for key in ("step", "tokens", "loss", "loss_text", "loss_vision") if key in row}
-            for row in queries.examples(rows, 10)
+            for row in queries.evenly_spaced(rows, 10)
         ]
         evaluation = queries.read_json(training / "evaluation.json") or {}
         found["held-out loss, nats per token"] = {
@@ -138,12 +138,12 @@ def of_run(folder: Path) -> dict[str, Json]:
 
 def _work(folder: Path, stores: Mapping[str, Snapshot]) -> Iterator[dict[str, Json]]:
     """What each node took in, kept, dropped and set aside, and when it last worked, how long and how fast."""
-    worked = queries.worked(folder)
+    worked = queries.last_work(folder)
     for name, store in stores.items():
         kept = len(store.kept())
-        gone = queries.drops(store) | queries.quarantined(store)
+        gone = queries.drop_counts(store) | queries.quarantine_counts(store)
         if store.kind == "view":
-            below = queries.drops_below(store)
+            below = queries.input_drops(store)
             gone = {reason: count - below.get(reason, 0) for reason, count in gone.items()}
         row: dict[str, Json] = {
             "node": name,
@@ -161,9 +161,9 @@ def _work(folder: Path, stores: Mapping[str, Snapshot]) -> Iterator[dict[str, Js
 def _ops(view: Snapshot) -> list[dict[str, Json]]:
     """A line for each op of a filter, with what the run log says of its time."""
     run = Path(view.url).parent
-    took = queries.worked(run).get(view.name, {}).get("parts", {}) if "://" not in view.url else {}
+    took = queries.last_work(run).get(view.name, {}).get("parts", {}) if "://" not in view.url else {}
     rows = []
-    for row in queries.ops(view):
+    for row in queries.op_counts(view):
         seen, seconds = took.get(row["op"], (0, 0.0))
         told = {"op": row["op"], "in": row["in"], "kept": row["kept"]}
         told["drops (as the first)"] = ", ".join(

@@ -49,7 +49,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 
 
 @dataclass(frozen=True)
-class Series:
+class ChartLine:
     name: str
     x: Sequence[float]
     y: Sequence[float]
@@ -105,7 +105,7 @@ def palette(names: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(sorted(set(names)))}
 
 
-def line_chart(series: Sequence[Series], x_label: str, y_label: str, width: int = 960, height: int = 280) -> str:
+def line_chart(series: Sequence[ChartLine], x_label: str, y_label: str, width: int = 960, height: int = 280) -> str:
     """Lines over a common pair of linear axes. Long series are thinned to `MAX_POINTS` by averaging neighbours."""
     drawn = [_thin(s) for s in series if len(s.x)]
     if not drawn:
@@ -144,12 +144,12 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, width: int 
     return legend({s.name: COLOURS[i % len(COLOURS)] for i, s in enumerate(drawn)}) + "".join(out)
 
 
-def _thin(series: Series) -> Series:
+def _thin(series: ChartLine) -> ChartLine:
     group = math.ceil(len(series.x) / MAX_POINTS)
     if group < 2:
         return series
     edges = range(0, len(series.x), group)
-    return Series(
+    return ChartLine(
         series.name,
         [float(np.mean(series.x[i : i + group])) for i in edges],
         [float(np.mean(series.y[i : i + group])) for i in edges],
@@ -204,7 +204,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], unit: str, width:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class BarSegment:
     """A stretch of a row: what it is called, its colour class, and which positions in it are slots."""
 
     name: str
@@ -215,7 +215,9 @@ class Stretch:
     """(first, count) in row positions."""
 
 
-def pack_rows(rows: Sequence[Sequence[Stretch]], row_tokens: int, colours: Mapping[str, str], width: int = 960) -> str:
+def pack_rows(
+    rows: Sequence[Sequence[BarSegment]], row_tokens: int, colours: Mapping[str, str], width: int = 960
+) -> str:
     """Packs as bars: a segment has the colour of its group, slots are marked on top, what is left over is padding."""
     height, gap = 30, 10
     out = [f'<svg viewBox="0 0 {width} {len(rows) * (height + gap)}" width="100%" role="img">']

@@ -15,8 +15,8 @@ from manifests.geometry import MediaLimits
 from manifests.records import Json
 from packing.loader.balance import deal, encoder_cost, least, llm_cost
 from packing.plan.pieces import media_places
-from pipelines.inspect.plan_view import Planned, per_pack
-from pipelines.inspect.queries import examples, vocabulary_of
+from pipelines.inspect.plan_view import PlanView, per_pack
+from pipelines.inspect.queries import evenly_spaced, vocabulary_of
 from stores.shards import index
 from stores.spill import Partitions, Scratch
 from stores.store import Snapshot
@@ -34,12 +34,12 @@ PARTS = 64
 TIMES = np.dtype([("name", np.uint64), ("times", np.uint32)])
 
 
-def figures(planned: Planned) -> dict[str, Json]:
+def plan_statistics(planned: PlanView) -> dict[str, Json]:
     """Everything about a plan that its arrays and the indexes of its samples say."""
     plan, room = planned.plan, int(planned.plan.meta["max_pack_tokens"])
     limits, vocabulary = MediaLimits(**plan.meta["limits"]), vocabulary_of(plan)
     domains: dict[str, int] = {}
-    seen = {name: _Seen(samples, limits, vocabulary, domains) for name, samples in planned.samples.items()}
+    seen = {name: _SourceExposure(samples, limits, vocabulary, domains) for name, samples in planned.samples.items()}
     by_domain = np.zeros((len(domains), 3), np.int64)  # tokens, slots, segments
     by_source = {name: np.zeros(3, np.int64) for name in planned.samples}
     whole = np.zeros(3, np.int64)  # packs, tokens, slots
@@ -88,7 +88,7 @@ def figures(planned: Planned) -> dict[str, Json]:
     }
 
 
-def _source(planned: Planned, told: Json, counted: np.ndarray, whole: int) -> dict[str, Json]:
+def _source(planned: PlanView, told: Json, counted: np.ndarray, whole: int) -> dict[str, Json]:
     given, slots, segments = counted.tolist()
     spent = {kind: planned.step_of(until) for kind, until in told["spent_after_tokens"].items() if until is not None}
     return {
@@ -107,7 +107,7 @@ def _source(planned: Planned, told: Json, counted: np.ndarray, whole: int) -> di
     }
 
 
-def _fill(planned: Planned, packs: int, limited: np.ndarray) -> list[dict[str, Json]]:
+def _fill(planned: PlanView, packs: int, limited: np.ndarray) -> list[dict[str, Json]]:
     """What packs hold of each thing that may be limited."""
     meta = planned.plan.meta
     limits = {"tokens": meta["max_pack_tokens"], **meta["pack_limits"]}
@@ -129,7 +129,7 @@ def _padding(counted: np.ndarray, room: int) -> float | None:
     return 1 - tokens / (packs * room) if packs else None
 
 
-class _Seen:
+class _SourceExposure:
     """What a plan shows of a source's samples and their media."""
 
     def __init__(self, samples: Snapshot, limits: MediaLimits, vocabulary: Vocabulary, domains: dict[str, int]) -> None:
@@ -185,7 +185,7 @@ def _named(column: pa.ChunkedArray, times: np.ndarray) -> np.ndarray:
     return rows[rows["times"] > 0]
 
 
-def _repetition(seen: Mapping[str, _Seen]) -> dict[str, Json]:
+def _repetition(seen: Mapping[str, _SourceExposure]) -> dict[str, Json]:
     """How often documents and media are seen. A document counts as often as its beginning."""
     scratch = Scratch(MEMORY_BYTES)
     documents, media = (Partitions(scratch, name, PARTS, TIMES) for name in ("documents", "media"))
@@ -213,11 +213,11 @@ def _repetition(seen: Mapping[str, _Seen]) -> dict[str, Json]:
     return found | (told if any(source.has_media for source in seen.values()) else {})
 
 
-def _balance(planned: Planned) -> list[dict[str, Json]]:
+def _balance(planned: PlanView) -> list[dict[str, Json]]:
     """For some numbers of ranks: what the busiest has over max(mean, largest item), in the worst batch looked at."""
     size = planned.batch_packs
     ranks = [count for count in range(1, size + 1) if size % count == 0]
-    looked_at = examples(planned.steps, max(2, BALANCED_PACKS // size))
+    looked_at = evenly_spaced(planned.steps, max(2, BALANCED_PACKS // size))
     batches = [planned.batch(step, payload=False) for step in looked_at]
     rows = [[llm_cost(segment.length for segment in pack.segments) for pack in batch] for batch in batches]
     items = [[encoder_cost(i.grid) for pack in b for one in pack.media for i in one.items] for b in batches]
@@ -228,7 +228,7 @@ def _balance(planned: Planned) -> list[dict[str, Json]]:
             "media": max(_busiest(costs, count, equal_counts=False) for costs in items),
             "batches looked at": len(looked_at),
         }
-        for count in examples(ranks, RANKS)
+        for count in evenly_spaced(ranks, RANKS)
     ]
 
 

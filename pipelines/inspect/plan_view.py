@@ -17,13 +17,13 @@ from manifests.errors import StoreError
 from manifests.records import Json, Pack, PlanBlock
 from packing.pack import pack_unit, samples_of
 from packing.plan.amend import chain_of
-from pipelines.inspect.queries import spoken_source, vocabulary_of
+from pipelines.inspect.queries import source_label, vocabulary_of
 from stores.forget.exposure import first_batch
 from stores.store import Snapshot, Store
 
 
 @dataclass(frozen=True)
-class Place:
+class PlannedSegment:
     """A piece of a sample where the plan puts it."""
 
     step: int
@@ -37,7 +37,7 @@ class Place:
     epoch: int
 
 
-class Planned:
+class PlanView:
     """A plan with the samples that it was made from; a packs store stands for the plan that it was made from."""
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -76,7 +76,7 @@ class Planned:
         """The packs of a global batch, media with their bytes if asked for. Raises StoreError for a step too far."""
         if 0 <= step < self.first_step:
             before = [plan for first, plan in chain_of(self.plan) if first <= step][-1]
-            return Planned(before).batch(step, payload=payload)
+            return PlanView(before).batch(step, payload=payload)
         if step not in self.steps:
             fix = f"steps are global batches, 0 to {self.steps.stop - 1}"
             raise StoreError(f"the plan has no step {step}", where=self.plan.url, fix=fix)
@@ -93,7 +93,7 @@ class Planned:
             made += pack_unit(block, self.samples, vocabulary, inside, payload=payload)
         return made
 
-    def places(self, sample: str) -> list[Place]:
+    def places(self, sample: str) -> list[PlannedSegment]:
         """Everywhere this plan shows a sample, in training order, by its id."""
         ordinals = {
             source: [place.ordinal for place in snapshot.find("id", sample)]
@@ -111,7 +111,7 @@ class Planned:
                     number = int(block.header["first_pack"]) + pack
                     told = (int(arrays[name][segment]) for name in ("start", "length", "slots", "epoch"))
                     step, row = divmod(number, self.batch_packs)
-                    found.append(Place(self.first_step + step, row, source, *told))
+                    found.append(PlannedSegment(self.first_step + step, row, source, *told))
         return sorted(found, key=lambda place: (place.step, place.row, place.start))
 
 
@@ -133,13 +133,13 @@ def _loaded(packs: Snapshot, pack: Pack) -> Pack:
     return replace(pack, media=tuple(media))
 
 
-def seen(places: Sequence[Place]) -> list[dict[str, Json]]:
+def segment_rows(places: Sequence[PlannedSegment]) -> list[dict[str, Json]]:
     """Places as rows of a table."""
     return [
         {
             "step": place.step,
             "row": place.row,
-            "source": spoken_source(place.source),
+            "source": source_label(place.source),
             "from token": place.start,
             "tokens": place.length,
             "slots": place.slots,

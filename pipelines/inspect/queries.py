@@ -32,7 +32,7 @@ WINDOWS = 64
 T = TypeVar("T")
 
 
-def newest(url: str) -> Snapshot:
+def newest_snapshot(url: str) -> Snapshot:
     """Raises StoreError for a store without a commit."""
     snapshot = Store.open(url).head()
     if snapshot is None:
@@ -40,7 +40,7 @@ def newest(url: str) -> Snapshot:
     return snapshot
 
 
-def stores(run: Path) -> tuple[dict[str, Snapshot], dict[str, str]]:
+def run_stores(run: Path) -> tuple[dict[str, Snapshot], dict[str, str]]:
     """The committed stores of a run by node name, in the order in which their nodes first ran; and of those that can't
     be read, because what they look at is gone, why."""
     order = {str(row["node"]): i for i, row in reversed(list(enumerate(runlog.read(run / "log.jsonl", "node_start"))))}
@@ -51,27 +51,27 @@ def stores(run: Path) -> tuple[dict[str, Snapshot], dict[str, str]]:
         if files.exists("store.json"):
             snapshot = Store.open(f"{where}/{name}").head()
             if snapshot is not None and (gone := snapshot.gone) is not None:
-                unread[name] = in_a_line(gone)
+                unread[name] = error_line(gone)
             elif snapshot is not None:
                 found[name] = snapshot
     return found, unread
 
 
-def in_a_line(error: StoreError) -> str:
+def error_line(error: StoreError) -> str:
     return f"{error.where}: {error.message}"
 
 
-def unless_gone(node: str, unread: dict[str, str], ask: Callable[..., T], *given: Any) -> T | None:
+def read_or_note(node: str, unread: dict[str, str], ask: Callable[..., T], *given: Any) -> T | None:
     """What is asked of a node's store; None, and the reason in `unread`, where what that needs is not there any more:
     a plan, the samples that packs were made from, the vocabulary."""
     try:
         return ask(*given)
     except StoreError as error:
-        unread[node] = in_a_line(error)
+        unread[node] = error_line(error)
         return None
 
 
-def of_kind(found: dict[str, Snapshot], kind: str) -> Snapshot | None:
+def last_of_kind(found: dict[str, Snapshot], kind: str) -> Snapshot | None:
     """The last store of a kind in a run."""
     return next((snapshot for snapshot in reversed(found.values()) if snapshot.kind == kind), None)
 
@@ -81,17 +81,17 @@ def read_json(file: Path) -> Json:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def trained(run: Path) -> Path | None:
+def training_folder(run: Path) -> Path | None:
     """The folder that a train node filled."""
     return next((file.parent for file in sorted(run.glob("*/metrics.jsonl"))), None)
 
 
-def spoken_source(source: str) -> str:
+def source_label(source: str) -> str:
     return "(forgotten)" if source == FORGOTTEN else source
 
 
 @dataclass(frozen=True)
-class Group:
+class RecordGroup:
     """Records of one source and domain."""
 
     source: str
@@ -102,7 +102,7 @@ class Group:
     """Over the kept ones, of SUMMED."""
 
 
-def groups(snapshot: Snapshot) -> list[Group]:
+def record_groups(snapshot: Snapshot) -> list[RecordGroup]:
     """By source and domain, for kinds whose records have them."""
     table = snapshot.table()
     if "domain" not in table.column_names or not table.num_rows:
@@ -117,11 +117,11 @@ def groups(snapshot: Snapshot) -> list[Group]:
     for (source, domain), places in sorted(rows.items()):
         kept = np.array(places)[keep[places]]
         counted = {name: int(values[kept].sum()) for name, values in sums.items()}
-        found.append(Group(spoken_source(source), domain, len(places), len(kept), counted))
+        found.append(RecordGroup(source_label(source), domain, len(places), len(kept), counted))
     return found
 
 
-def drops(snapshot: Snapshot) -> dict[str, int]:
+def drop_counts(snapshot: Snapshot) -> dict[str, int]:
     """Records that views dropped, by reason, most frequent first."""
     if snapshot.kind != "view":
         return {}
@@ -130,22 +130,22 @@ def drops(snapshot: Snapshot) -> dict[str, int]:
     return dict(Counter(str(reason) for keep, reason in pairs if not keep).most_common())
 
 
-def worked(run: Path) -> dict[str, dict[str, Json]]:
+def last_work(run: Path) -> dict[str, dict[str, Json]]:
     """What the run log says of the last time that each node did something."""
     return {str(row["node"]): row for row in runlog.read(run / "log.jsonl", "node_commit") if row.get("worked")}
 
 
-def ops(view: Snapshot) -> list[dict[str, Json]]:
+def op_counts(view: Snapshot) -> list[dict[str, Json]]:
     """What each op of a filter, alone, does to the documents that reach it: those it looks at, those it would keep, and
     what it would drop by reason. `first` of a reason are those that no op before it drops."""
     table = view.table()
-    reached = np.array(looks_at(view).table(["keep"])["keep"].to_pylist(), bool)
+    reached = np.array(view_input(view).table(["keep"])["keep"].to_pylist(), bool)
     domain, said = (np.array(table[name].to_pylist(), object) for name in ("domain", "reason"))
     found = []
     for op in view.meta.get("ops", ()):
         among = reached & (np.isin(domain, op["domains"]) if op["domains"] else True)
         left, reasons = among.copy(), Counter[str]()
-        for reason, broken in _broken(op, table):
+        for reason, broken in _limit_violations(op, table):
             reasons[reason] += int((left & broken).sum())
             left &= ~broken
         row: dict[str, Json] = {"op": op["kind"], "in": int(among.sum()), "kept": int(left.sum())}
@@ -155,7 +155,7 @@ def ops(view: Snapshot) -> list[dict[str, Json]]:
     return found
 
 
-def _broken(op: Json, table: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
+def _limit_violations(op: Json, table: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
     """In the order in which the op decides: a reason, and the records of which its limit is broken."""
     for choice in op.get("choices", ()):
         labels = np.array(table[choice["column"]].to_pylist(), object)
@@ -169,16 +169,16 @@ def _broken(op: Json, table: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
         yield from ((str(reason), told == reason) for reason in sorted({one for one in told if one}))
 
 
-def looks_at(view: Snapshot) -> Snapshot:
+def view_input(view: Snapshot) -> Snapshot:
     return view.over if isinstance(view, ViewSnapshot) else view
 
 
-def drops_below(view: Snapshot) -> dict[str, int]:
+def input_drops(view: Snapshot) -> dict[str, int]:
     """The same for the snapshot that a view looks at."""
-    return drops(looks_at(view))
+    return drop_counts(view_input(view))
 
 
-def contaminated(view: Snapshot) -> list[Json]:
+def contaminations(view: Snapshot) -> list[Json]:
     """What a view found of evaluations: how many documents by evaluation and by how it was found, with an example."""
     names = view.meta.get("contaminated")
     if not names:
@@ -194,12 +194,12 @@ def contaminated(view: Snapshot) -> list[Json]:
     ]
 
 
-def quarantined(snapshot: Snapshot) -> dict[str, int]:
+def quarantine_counts(snapshot: Snapshot) -> dict[str, int]:
     """What could not become a record, by reason, most frequent first."""
     return dict(Counter(snapshot.quarantined()["reason"].to_pylist()).most_common())
 
 
-def media(snapshot: Snapshot) -> dict[str, tuple[int, int, int]]:
+def media_counts(snapshot: Snapshot) -> dict[str, tuple[int, int, int]]:
     """Format -> (times used, distinct, bytes of the distinct ones)."""
     if snapshot.kind == "plan":
         return {}
@@ -219,7 +219,7 @@ def media(snapshot: Snapshot) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def scores(snapshot: Snapshot) -> dict[str, tuple[float, float, float]]:
+def score_ranges(snapshot: Snapshot) -> dict[str, tuple[float, float, float]]:
     """Columns of numbers that views added: name -> (lowest, median, highest)."""
     if snapshot.kind != "view":
         return {}
@@ -236,7 +236,7 @@ def scores(snapshot: Snapshot) -> dict[str, tuple[float, float, float]]:
 
 
 @dataclass(frozen=True)
-class Shares:
+class VisionShares:
     """The vision share of a packs store, recounted from its index, window by window."""
 
     until_tokens: list[int]
@@ -249,14 +249,14 @@ class Shares:
     fill: float
 
 
-def shares(packs: Snapshot) -> Shares:
+def vision_shares(packs: Snapshot) -> VisionShares:
     table = packs.table(["tokens", "slots", "loss_tokens"])
     tokens, slots = (table[name].to_numpy() for name in ("tokens", "slots"))
     pieces = min(WINDOWS, len(tokens))
     bounds = [len(tokens) * k // pieces for k in range(pieces + 1)] if pieces else [0]
     ends, given = (np.concatenate([[0], np.cumsum(values)])[bounds] for values in (tokens, slots))
     room = len(tokens) * int(packs.meta["max_pack_tokens"])
-    return Shares(
+    return VisionShares(
         until_tokens=ends[1:].tolist(),
         share=(np.diff(given) / np.diff(ends)).tolist(),
         running=(given[1:] / ends[1:]).tolist(),
@@ -267,7 +267,7 @@ def shares(packs: Snapshot) -> Shares:
     )
 
 
-def readable(ids: np.ndarray, vocabulary: Vocabulary) -> str:
+def readable_text(ids: np.ndarray, vocabulary: Vocabulary) -> str:
     """Ids as text for people: a run of slots is told by its length, everything else is decoded."""
     pads = ids == vocabulary.media_pad_id
     edges = [0, *(np.flatnonzero(np.diff(pads)) + 1).tolist(), len(ids)]
@@ -278,18 +278,18 @@ def readable(ids: np.ndarray, vocabulary: Vocabulary) -> str:
     return "".join(pieces)
 
 
-def one_line(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """Without line breaks, and its middle left out where it is longer than `most` characters."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-(most // 4) :]}"
 
 
-def segments(pack: Pack) -> Iterator[tuple[int, int, str, str, list[tuple[int, int]]]]:
+def pack_segments(pack: Pack) -> Iterator[tuple[int, int, str, str, list[tuple[int, int]]]]:
     """(first position, length, source, sample, [(first slot, slots)]) of each segment of a pack."""
     runs = [(item.slot, item.grid[1] * item.grid[2] // 4) for packed in pack.media for item in packed.items]
     for segment, at, end in starts(pack.segments):
         inside = [run for run in runs if at <= run[0] < end]
-        yield at, segment.length, spoken_source(segment.source), segment.sample, inside
+        yield at, segment.length, source_label(segment.source), segment.sample, inside
 
 
 def vocabulary_of(snapshot: Snapshot) -> Vocabulary:
@@ -315,13 +315,13 @@ def _vocabulary_file(snapshot: Snapshot) -> str | None:
     return next((file for one in below if (file := _vocabulary_file(one)) is not None), None)
 
 
-def steps(folder: Path) -> list[dict[str, Json]]:
+def training_steps(folder: Path) -> list[dict[str, Json]]:
     """The steps of a training run, in order, each once."""
     found = {row["step"]: row for row in runlog.read(folder / "metrics.jsonl", "step")}
     return [found[step] for step in sorted(found)]
 
 
-def examples(values: Sequence[Json], count: int) -> list[Json]:
+def evenly_spaced(values: Sequence[Json], count: int) -> list[Json]:
     """Evenly spread over a sequence, the first and the last among them."""
     if len(values) <= count:
         return list(values)

@@ -11,13 +11,13 @@ from manifests.errors import ManifestError, StoreError
 from manifests.geometry import fit
 from manifests.records import Document, Json, Media, Pack, PlanBlock, Sample, Text
 from pipelines.inspect import plan_view, queries, step_view
-from pipelines.inspect.plan_view import Planned
+from pipelines.inspect.plan_view import PlanView
 from stores.lookup.find import By
 from stores.store import RecordRef, Snapshot
 from tokenization.encode import decode_sample
 
 
-def named(snapshot: Snapshot, name: str) -> dict[str, Json]:
+def record_by_name(snapshot: Snapshot, name: str) -> dict[str, Json]:
     """The first record of that name, and where the others lie."""
     try:
         first, *others = _find(snapshot, name)
@@ -27,14 +27,14 @@ def named(snapshot: Snapshot, name: str) -> dict[str, Json]:
     return _record(snapshot, first) | also
 
 
-def seen(plan: Snapshot, sample: str) -> dict[str, Json]:
-    places = plan_view.seen(Planned(plan).places(sample))
+def plan_occurrences(plan: Snapshot, sample: str) -> dict[str, Json]:
+    places = plan_view.segment_rows(PlanView(plan).places(sample))
     if not places:
         raise StoreError(f"the plan never shows a sample {sample!r}", where=plan.url, fix="give the id of a document")
     return {"seen in": places}
 
 
-def dropped(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
+def dropped_records(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
     table = snapshot.table()
     shown = [
         n for n in ("id", "source", "locator", "domain", "reason", "score", "duplicate_of") if n in table.column_names
@@ -45,7 +45,7 @@ def dropped(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
             rows.append({k: v for k, v in row.items() if v is not None})
             if len(rows) == limit:
                 break
-    reasons = queries.drops(snapshot)
+    reasons = queries.drop_counts(snapshot)
     if reason and reason not in reasons:
         told = ", ".join(reasons) or "none: nothing was dropped here"
         raise ManifestError(f"no record was dropped for {reason!r}", where=snapshot.name, fix=f"the reasons: {told}")
@@ -104,7 +104,7 @@ def _record(snapshot: Snapshot, place: RecordRef) -> dict[str, Json]:
 def _document(document: Document) -> dict[str, Json]:
     return {
         "id": document.id,
-        "from": f"{queries.spoken_source(document.source)}: {document.locator}",
+        "from": f"{queries.source_label(document.source)}: {document.locator}",
         "domain": document.domain,
         **{name: said for name in ("licence", "origin", "consent") if (said := getattr(document, name))},
         "parts": [part.text if isinstance(part, Text) else _medium(part) for part in document.parts],
@@ -121,7 +121,7 @@ def _sample(snapshot: Snapshot, sample: Sample) -> dict[str, Json]:
     vocabulary = queries.vocabulary_of(snapshot)
     return {
         "id": sample.id,
-        "source": queries.spoken_source(sample.source),
+        "source": queries.source_label(sample.source),
         "domain": sample.domain,
         "tokens": f"{len(sample.ids)} unexpanded, loss on {int(np.diff(sample.loss_runs).sum())}",
         "media": [_medium(one) for one in sample.media],
@@ -135,7 +135,7 @@ def _pack(snapshot: Snapshot, pack: Pack) -> dict[str, Json]:
     used = sum(segment.length for segment in pack.segments)
     return {
         "tokens": f"{used} of {len(pack.ids)}, loss on {int(pack.loss_mask.sum())}",
-        "segments": list(step_view.segment_rows(pack, vocabulary, 160)),
+        "segments": list(step_view.pack_segment_rows(pack, vocabulary, 160)),
         "media": [
             f"{_medium(p.media)} -> {p.size_px[0]}x{p.size_px[1]} px -> "
             + ", ".join(f"{t}x{h}x{w} patches at {i.slot}" for i in p.items for t, h, w in [i.grid])

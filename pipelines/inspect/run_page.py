@@ -15,7 +15,7 @@ from manifests.files import write_whole
 from manifests.geometry import MediaLimits, fit
 from manifests.records import Document, Json, Media, Pack, Text
 from pipelines.inspect import panels, queries
-from pipelines.inspect.panels import Series, Stretch
+from pipelines.inspect.panels import BarSegment, ChartLine
 from stores.media.image import decode_rgb, resize
 from stores.store import Snapshot
 
@@ -26,17 +26,17 @@ PACKS = 6
 def write(run: Path, file: Path) -> None:
     """Write the page about `run` to `file`, whole or not at all. Parts that a run has not reached are left out, and
     what can't be drawn because a store that it needs is gone is named in a line."""
-    stores, unread = queries.stores(run)
+    stores, unread = queries.run_stores(run)
     parts: list[str | None] = []
     documents = next((s for s in stores.values() if s.kind == "documents" and s.counts.get("images", 0)), None)
-    packs = queries.of_kind(stores, "packs")
+    packs = queries.last_of_kind(stores, "packs")
     if documents is not None and packs is not None:
         limits = MediaLimits(**packs.meta["limits"])
-        parts.append(queries.unless_gone(documents.name, unread, _pictures, documents, limits))
+        parts.append(queries.read_or_note(documents.name, unread, _pictures, documents, limits))
     if packs is not None:
-        parts.append(queries.unless_gone(packs.name, unread, _pack_bars, packs, unread))
-        parts.append(queries.unless_gone(packs.name, unread, _shares, packs))
-    training = queries.trained(run)
+        parts.append(queries.read_or_note(packs.name, unread, _pack_bars, packs, unread))
+        parts.append(queries.read_or_note(packs.name, unread, _shares, packs))
+    training = queries.training_folder(run)
     if training is not None:
         parts += [_losses(training), *_evaluation(training)]
     parts.append(_drops(stores))
@@ -54,14 +54,14 @@ def _tiles(run: Path, stores: dict[str, Snapshot]) -> str:
     documents = [s for s in stores.values() if s.kind == "documents"]
     values["documents"] = f"{sum(s.counts['records'] for s in documents):,}"
     values["images and videos"] = f"{sum(s.counts.get('images', 0) + s.counts.get('videos', 0) for s in documents):,}"
-    packs = queries.of_kind(stores, "packs")
+    packs = queries.last_of_kind(stores, "packs")
     if packs is not None:
-        counted = queries.shares(packs)
+        counted = queries.vision_shares(packs)
         values["tokens in packs"] = f"{counted.tokens:,}"
         values["vision share"] = f"{counted.slots / counted.tokens:.4f}"
         values["fill"] = f"{counted.fill:.2%}"
-    training = queries.trained(run)
-    rows = queries.steps(training) if training is not None else []
+    training = queries.training_folder(run)
+    rows = queries.training_steps(training) if training is not None else []
     if rows:
         values["loss, first to last 20 steps"] = f"{_mean(rows[:20]):.2f} to {_mean(rows[-20:]):.2f}"
     return panels.tiles(values)
@@ -102,7 +102,7 @@ def _pictures(documents: Snapshot, limits: MediaLimits) -> str:
             holders.setdefault(domain, []).append(ordinal)
     each = max(1, PICTURES // max(1, len(holders)))
     for _, places in sorted(holders.items()):
-        for ordinal in queries.examples(places, each):
+        for ordinal in queries.evenly_spaced(places, each):
             document: Document = documents.record(ordinal)
             medium = next(part for part in document.parts if isinstance(part, Media) and part.kind == "image")
             figures.append(_picture(documents, document, medium, limits))
@@ -116,43 +116,43 @@ def _picture(documents: Snapshot, document: Document, medium: Media, limits: Med
     rgb = resize(decode_rgb(documents.read(medium.location)), place.width_px, place.height_px)
     text = " ".join(part.text for part in document.parts if isinstance(part, Text))
     caption = f"{medium.width_px}x{medium.height_px} {medium.format}, {place.slots} slots. {text}"
-    return panels.picture(rgb, place, queries.one_line(caption, 170))
+    return panels.picture(rgb, place, queries.shorten(caption, 170))
 
 
 def _pack_bars(packs: Snapshot, unread: dict[str, str]) -> str:
     """A few packs as bars, and one of them word by word, where the samples still say in which vocabulary."""
     with_media = np.flatnonzero(packs.table(["slots"])["slots"].to_numpy()).tolist()
-    chosen = queries.examples(range(packs.counts["records"]), PACKS // 2)
-    chosen = sorted({*chosen, *queries.examples(with_media, PACKS - len(chosen))})
+    chosen = queries.evenly_spaced(range(packs.counts["records"]), PACKS // 2)
+    chosen = sorted({*chosen, *queries.evenly_spaced(with_media, PACKS - len(chosen))})
     records: list[Pack] = [packs.record(ordinal) for ordinal in chosen]
     shown = max(range(len(records)), key=lambda i: (len(records[i].media) > 0, len(records[i].segments)))
     richest = records[shown]
-    colours = panels.palette([queries.spoken_source(segment.source) for pack in records for segment in pack.segments])
+    colours = panels.palette([queries.source_label(segment.source) for pack in records for segment in pack.segments])
     rows = [
         [
-            Stretch(f"{source} {sample[:8]}", source, at, length, runs)
-            for at, length, source, sample, runs in queries.segments(pack)
+            BarSegment(f"{source} {sample[:8]}", source, at, length, runs)
+            for at, length, source, sample, runs in queries.pack_segments(pack)
         ]
         for pack in records
     ]
     bars = panels.pack_rows(rows, len(records[0].ids), colours)
     lead = f"packs of {len(records[0].ids):,} tokens; attention stays inside a segment, its positions begin at 0"
-    words = queries.unless_gone(packs.name, unread, _first_segments, packs, chosen[shown], richest)
+    words = queries.read_or_note(packs.name, unread, _first_segments, packs, chosen[shown], richest)
     return panels.section("Packs", lead, bars, words or "")
 
 
 def _first_segments(packs: Snapshot, ordinal: int, pack: Pack) -> str:
     vocabulary = queries.vocabulary_of(packs)
     words = [
-        (at, length, source, queries.one_line(queries.readable(pack.ids[at : at + length], vocabulary), 150))
-        for at, length, source, _, _ in list(queries.segments(pack))[:12]
+        (at, length, source, queries.shorten(queries.readable_text(pack.ids[at : at + length], vocabulary), 150))
+        for at, length, source, _, _ in list(queries.pack_segments(pack))[:12]
     ]
     title = f"<p>Pack {ordinal}, its first segments</p>"
     return title + panels.table(("at", "tokens", "source", "text"), words)
 
 
 def _shares(packs: Snapshot) -> str:
-    counted = queries.shares(packs)
+    counted = queries.vision_shares(packs)
     begun = packs.meta["amends"]["tokens"] if packs.meta["amends"] else 0
     rows = [*packs.meta["schedule"], [begun + counted.tokens, 0, 0]]
     bends = [
@@ -163,9 +163,9 @@ def _shares(packs: Snapshot) -> str:
     ]
     chart = panels.line_chart(
         [
-            Series("so far", counted.until_tokens, counted.running),
-            Series("in the window", counted.until_tokens, counted.share),
-            Series("schedule", [at for at, _ in bends], [share for _, share in bends], dashed=True),
+            ChartLine("so far", counted.until_tokens, counted.running),
+            ChartLine("in the window", counted.until_tokens, counted.share),
+            ChartLine("schedule", [at for at, _ in bends], [share for _, share in bends], dashed=True),
         ],
         "tokens seen",
         "vision share",
@@ -175,11 +175,11 @@ def _shares(packs: Snapshot) -> str:
 
 
 def _losses(training: Path) -> str:
-    rows = queries.steps(training)
+    rows = queries.training_steps(training)
     series = []
     for name, key in (("all", "loss"), ("text", "loss_text"), ("beside images", "loss_vision")):
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-        series.append(Series(name, [x for x, _ in points], [y for _, y in points]))
+        series.append(ChartLine(name, [x for x, _ in points], [y for _, y in points]))
     lead = "next-token loss of every global batch, nats per token, off the packs in plan order"
     return panels.section("Loss", lead, panels.line_chart(series, "step", "loss"))
 
@@ -210,12 +210,12 @@ def _evaluation(training: Path) -> list[str]:
 def _drops(stores: dict[str, Snapshot]) -> str:
     rows = []
     for name, snapshot in stores.items():
-        rows += [(name, "quarantined", reason, count) for reason, count in queries.quarantined(snapshot).items()]
+        rows += [(name, "quarantined", reason, count) for reason, count in queries.quarantine_counts(snapshot).items()]
         if snapshot.kind == "view":
-            below = queries.drops_below(snapshot)
+            below = queries.input_drops(snapshot)
             rows += [
                 (name, "dropped", reason, count - below.get(reason, 0))
-                for reason, count in queries.drops(snapshot).items()
+                for reason, count in queries.drop_counts(snapshot).items()
                 if count > below.get(reason, 0)
             ]
     lead = "nothing disappears: what is broken is set aside with where it came from, what is filtered keeps its reason"

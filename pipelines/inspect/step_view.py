@@ -15,9 +15,9 @@ from manifests.errors import RecordError
 from manifests.geometry import Fit
 from manifests.records import Json, Pack, PackedMedia
 from pipelines.inspect import panels
-from pipelines.inspect.panels import Stretch
-from pipelines.inspect.plan_view import Planned
-from pipelines.inspect.queries import one_line, readable, segments, vocabulary_of
+from pipelines.inspect.panels import BarSegment
+from pipelines.inspect.plan_view import PlanView
+from pipelines.inspect.queries import pack_segments, readable_text, shorten, vocabulary_of
 from stores.media.image import decode_rgb, resize
 from stores.media.video import frames_at
 from tokenization.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ FRAMES = 8
 """Of one video are drawn; all are told."""
 
 
-def told(planned: Planned, step: int, characters: int) -> dict[str, Json]:
+def step_summary(planned: PlanView, step: int, characters: int) -> dict[str, Json]:
     """`characters`: so many of a segment's text at the most."""
     packs = planned.batch(step, payload=False)
     vocabulary = vocabulary_of(planned.plan)
@@ -35,26 +35,28 @@ def told(planned: Planned, step: int, characters: int) -> dict[str, Json]:
         "segments": [
             {"row": number} | row
             for number, pack in enumerate(packs)
-            for row in segment_rows(pack, vocabulary, characters)
+            for row in pack_segment_rows(pack, vocabulary, characters)
         ],
     }
     media = [_medium(number, one) for number, pack in enumerate(packs) for one in pack.media]
     return found | ({"media": media} if media else {})
 
 
-def page(planned: Planned, step: int) -> str:
+def step_page(planned: PlanView, step: int) -> str:
     packs = planned.batch(step)
     vocabulary = vocabulary_of(planned.plan)
     headline = _headline(packs, step)
-    told = {name: f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for name, value in headline.items()}
-    colours = panels.palette([source for pack in packs for _, _, source, _, _ in segments(pack)])
+    tiles = {
+        name: f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for name, value in headline.items()
+    }
+    colours = panels.palette([source for pack in packs for _, _, source, _, _ in pack_segments(pack)])
     bars = panels.pack_rows([_stretches(pack) for pack in packs], len(packs[0].ids), colours)
     lead = "one bar a row; attention stays inside a segment, positions begin at 0 in each"
-    body = [panels.tiles(told), panels.section("Rows", lead, bars)]
+    body = [panels.tiles(tiles), panels.section("Rows", lead, bars)]
     for number, pack in enumerate(packs):
         words = [
             (at, length, source, sample[:12], panels.Raw(_marked(pack, at, length, vocabulary)))
-            for at, length, source, sample, _ in segments(pack)
+            for at, length, source, sample, _ in pack_segments(pack)
         ]
         table = panels.table(("at", "tokens", "source", "sample", "text; dim is given, the rest is predicted"), words)
         figures = "".join(_pictures(one) for one in pack.media)
@@ -68,7 +70,7 @@ def page(planned: Planned, step: int) -> str:
 
 def _headline(packs: Sequence[Pack], step: int) -> dict[str, Json]:
     tokens = sum(segment.length for pack in packs for segment in pack.segments)
-    slots = sum(count for pack in packs for *_, runs in segments(pack) for _, count in runs)
+    slots = sum(count for pack in packs for *_, runs in pack_segments(pack) for _, count in runs)
     return {
         "global batch": step,
         "rows": len(packs),
@@ -81,10 +83,10 @@ def _headline(packs: Sequence[Pack], step: int) -> dict[str, Json]:
     }
 
 
-def segment_rows(pack: Pack, vocabulary: Vocabulary, characters: int) -> Iterator[dict[str, Json]]:
+def pack_segment_rows(pack: Pack, vocabulary: Vocabulary, characters: int) -> Iterator[dict[str, Json]]:
     """One row of a table per segment of a pack, with so many characters of its text."""
     starts = [segment.start for segment in pack.segments]
-    for (at, length, source, sample, runs), start in zip(segments(pack), starts, strict=True):
+    for (at, length, source, sample, runs), start in zip(pack_segments(pack), starts, strict=True):
         yield {
             "at": at,
             "tokens": length,
@@ -93,7 +95,7 @@ def segment_rows(pack: Pack, vocabulary: Vocabulary, characters: int) -> Iterato
             "source": source,
             "sample": sample[:8],
             "from": start,
-            "text": one_line(readable(pack.ids[at : at + length], vocabulary), characters),
+            "text": shorten(readable_text(pack.ids[at : at + length], vocabulary), characters),
         }
 
 
@@ -110,10 +112,10 @@ def _medium(number: int, one: PackedMedia) -> dict[str, Json]:
     }
 
 
-def _stretches(pack: Pack) -> list[Stretch]:
+def _stretches(pack: Pack) -> list[BarSegment]:
     return [
-        Stretch(f"{source} {sample[:8]}", source, at, length, runs)
-        for at, length, source, sample, runs in segments(pack)
+        BarSegment(f"{source} {sample[:8]}", source, at, length, runs)
+        for at, length, source, sample, runs in pack_segments(pack)
     ]
 
 
@@ -123,7 +125,7 @@ def _marked(pack: Pack, at: int, length: int, vocabulary: Vocabulary) -> str:
     edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), length]
     parts = []
     for start, stop in pairwise(edges):
-        words = escape(readable(ids[start:stop], vocabulary))
+        words = escape(readable_text(ids[start:stop], vocabulary))
         parts.append(words if mask[start] else f'<span class="dim">{words}</span>')
     return f"<pre>{''.join(parts)}</pre>"
 

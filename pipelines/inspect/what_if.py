@@ -53,7 +53,7 @@ def what_if(view: Snapshot, changes: Sequence[str]) -> dict[str, Json]:
     return {name: value for name, value in found.items() if value}
 
 
-def spoken(found: Mapping[str, Json]) -> dict[str, Json]:
+def for_display(found: Mapping[str, Json]) -> dict[str, Json]:
     """For people: without the groups of which nothing is kept either way."""
     groups = ("by domain", "by language")
     return {

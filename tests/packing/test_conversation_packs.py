@@ -24,8 +24,8 @@ from packing.plan.planner import compile_plan
 from packing.proof import prove
 from pipelines.build.samples import to_sample
 from pipelines.inspect import step_view
-from pipelines.inspect.plan_stats import figures
-from pipelines.inspect.plan_view import Planned
+from pipelines.inspect.plan_stats import plan_statistics
+from pipelines.inspect.plan_view import PlanView
 from stores.store import Snapshot
 from tests.packing.corpus import create, medium, picture, tiny, write
 from tokenization.chat import Chat
@@ -163,13 +163,13 @@ def test_a_conversation_longer_than_a_pack_is_refused_and_counted_where_people_l
     assert talks.long in gone and not gone & {sample for sample, _ in segments(talks.packs)}
     assert talks.plan.meta["sources"][0]["refused"] == {"conversation_longer_than_pack": len(gone)}
     prove(talks.packs, talks.plan.meta, tiny)
-    assert figures(Planned(talks.plan))["sources"][0]["refused"] == len(gone)
+    assert plan_statistics(PlanView(talks.plan))["sources"][0]["refused"] == len(gone)
 
 
 def test_a_step_shows_every_word_and_dims_what_is_not_predicted(talks: Talks) -> None:
-    planned = Planned(talks.plan)
+    planned = PlanView(talks.plan)
     for step in (planned.steps.start, planned.steps.stop - 1):
-        page = step_view.page(planned, step)
+        page = step_view.step_page(planned, step)
         shown = [re.sub(r'<span class="dim">.*?</span>', "", one, flags=re.S) for one in blocks_of(page)]
         packs = planned.batch(step, payload=False)
         expected = [talks.talks[segment.sample] for pack in packs for segment in pack.segments]

@@ -20,8 +20,8 @@ from packing.mixture import Mixture, PackLimits, Source
 from packing.pack import pack_unit, packs_meta
 from packing.plan.planner import compile_plan
 from packing.proof import Recount, prove
-from pipelines.inspect.plan_stats import figures
-from pipelines.inspect.plan_view import Planned
+from pipelines.inspect.plan_stats import plan_statistics
+from pipelines.inspect.plan_view import PlanView
 from stores.store import Snapshot
 from tests.packing.corpus import create, tiny, write
 from tests.packing.plan.test_infeasible import tuples
@@ -210,7 +210,7 @@ def test_an_extreme_corpus_is_planned_and_proved_or_refused_with_ways_that_work(
         room = {"tokens": meta["max_pack_tokens"]} | {n: m for n, m in meta["pack_limits"].items() if m is not None}
         fill = {limit: held[limit].sum() / (counted.packs * most) for limit, most in room.items()}
         assert meta["fill_by_limit"] == pytest.approx(fill), way
-        found = figures(Planned(plan))
+        found = plan_statistics(PlanView(plan))
         assert {row["of a pack"]: row["most"] for row in found["fill by limit"]} == {
             limit: int(column.max()) for limit, column in (held | {"attention": counted.pack_attention}).items()
         }

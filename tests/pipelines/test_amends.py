@@ -13,9 +13,9 @@ from packing.loader.certify import certify
 from packing.loader.loader import Loader
 from packing.proof import prove, recount
 from pipelines.inspect.explain import explain
-from pipelines.inspect.plan_stats import figures
-from pipelines.inspect.plan_view import Planned
-from pipelines.inspect.step_view import told
+from pipelines.inspect.plan_stats import plan_statistics
+from pipelines.inspect.plan_view import PlanView
+from pipelines.inspect.step_view import step_summary
 from tests.pipelines import small_data
 from tests.pipelines.dag.test_run import head, run
 from tokenization.vocabulary import Vocabulary
@@ -60,11 +60,11 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
     assert set(times) <= {1, 2} and times[2] > times[1], "nearly all was seen in both epochs, nothing more often"
     with Loader([(0, first), (4, second)], 2) as loader:
         assert sum(batch.tokens for batch in loader) == seen.tokens + plan.meta["tokens"]
-    chained = Planned(plan)
+    chained = PlanView(plan)
     assert chained.steps.start == 4
     for step in (0, 3):
-        assert told(chained, step, 200) == told(Planned(head(tmp_path / "out", "plan")), step, 200)
-    assert told(chained, 4, 200) == told(Planned(second), 4, 200)
+        assert step_summary(chained, step, 200) == step_summary(PlanView(head(tmp_path / "out", "plan")), step, 200)
+    assert step_summary(chained, 4, 200) == step_summary(PlanView(second), 4, 200)
     sample = second.record(0).segments[0].sample
     assert {place.step for place in chained.places(sample)} <= set(chained.steps)
     explained = explain(tmp_path / "out", sample)["records"][0]
@@ -76,7 +76,7 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
         Loader(second, 2)
     _, notes = certify(second, 1)
     assert len(notes) == 1 and "from global batch 4 on" in notes[0]
-    row = figures(chained)["sources"][0]
+    row = plan_statistics(chained)["sources"][0]
     assert 1 < row["epochs of the run"] <= row["of at most"] == 2
 
 

@@ -71,7 +71,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_as_on_a_disk(folder: Pat
     assert roots(url) == roots(str(folder / "calm"))
     assert {path.name for path in local.iterdir()} == {"lock", "log.jsonl", "receipts", "report.html", "stores.url"}
     assert "8 nodes already committed" in run(folder / "dag.yaml", url, "--local", str(local))
-    assert list(queries.stores(local)[0]) == list(queries.stores(folder / "calm")[0])
+    assert list(queries.run_stores(local)[0]) == list(queries.run_stores(folder / "calm")[0])
     packs = [Store.open(f"{place}/packs").head() for place in (url, folder / "calm")]
     assert all(same(one, other) for one, other in zip(*(pack.records() for pack in packs if pack), strict=True))
     pages = [(run / "report.html").read_text() for run in (local, folder / "calm")]

@@ -139,7 +139,7 @@ def test_each_contaminated_document_says_what_it_holds(folder: Path) -> None:
     }
     assert view.meta["evaluation"] == {"against": ["tests_hashed"], "items": 5, "too short": 3}
     items = {row["id"]: row["locator"] for row in head(folder / "out", "tests").table().to_pylist()}
-    report = queries.contaminated(view)
+    report = queries.contaminations(view)
     assert [(row["how"], row["documents"], items[row["item"]]) for row in report] == [
         ("crop", 1, "1.jpg"),
         ("image", 1, "0.jpg"),

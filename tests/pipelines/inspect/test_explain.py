@@ -84,8 +84,8 @@ def test_what_was_set_aside_says_why(out: Path) -> None:
 
 def test_of_a_record_and_its_copies_is_said_once_what_became_of_them(out: Path) -> None:
     found = explain.explain(out, head(out, "unique").table(["locator"])["locator"][0].as_py())
-    alone = explain._spoken(found)
-    told = explain._spoken(found | {"records": found["records"] * 2})
+    alone = explain._for_display(found)
+    told = explain._for_display(found | {"records": found["records"] * 2})
     assert set(told) == {f"{name} 1" for name in alone} | {"record 2", "where 2", "decisions 2"} and "samples" in alone
 
 

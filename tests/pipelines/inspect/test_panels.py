@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from manifests.geometry import PATCH_PX, fit
 from pipelines.inspect import panels
-from pipelines.inspect.panels import Series, Stretch
+from pipelines.inspect.panels import BarSegment, ChartLine
 
 SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -25,7 +25,7 @@ def drawing(text: str) -> ElementTree.Element:
 
 @given(st.lists(numbers, min_size=1, max_size=1500))
 def test_a_line_stays_inside_its_axes_however_long(values: list[float]) -> None:
-    root = drawing(panels.line_chart([Series("a", range(len(values)), values)], "x", "y", width=960, height=280))
+    root = drawing(panels.line_chart([ChartLine("a", range(len(values)), values)], "x", "y", width=960, height=280))
     line = root.find("polyline")
     assert line is not None
     points = [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
@@ -37,7 +37,7 @@ def test_a_line_stays_inside_its_axes_however_long(values: list[float]) -> None:
 def test_a_pack_bar_is_as_long_as_its_segments(lengths: list[tuple[int, bool]]) -> None:
     row, at = [], 0
     for length, has_slots in lengths:
-        row.append(Stretch("s", "text", at, length, [(at, 1)] if has_slots else []))
+        row.append(BarSegment("s", "text", at, length, [(at, 1)] if has_slots else []))
         at += length
     root = drawing(panels.pack_rows([row], 4096, {"text": "--c0"}, width=4096))
     rects = root.findall("rect")
@@ -65,7 +65,7 @@ def test_text_of_the_data_can_not_become_markup() -> None:
     shown = panels.page(
         evil, evil, [panels.section(evil, evil, panels.table([evil], [(evil,)]), panels.tiles({evil: evil}))]
     )
-    shown += panels.pack_rows([[Stretch(evil, "g", 0, 1)]], 1, {"g": "--c0"}) + panels.intervals(
+    shown += panels.pack_rows([[BarSegment(evil, "g", 0, 1)]], 1, {"g": "--c0"}) + panels.intervals(
         [(evil, 1, 0, 2)], evil
     )
     shown += panels.picture(np.zeros((14, 14, 3), np.uint8), fit(14, 14, 4), evil)

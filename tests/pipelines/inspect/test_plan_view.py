@@ -15,8 +15,8 @@ from manifests.records import Text
 from manifests.schedule import VisionShare
 from packing.proof import Recount, prove
 from pipelines.inspect import command, step_view
-from pipelines.inspect.plan_stats import figures
-from pipelines.inspect.plan_view import Planned
+from pipelines.inspect.plan_stats import plan_statistics
+from pipelines.inspect.plan_view import PlanView
 from stores.store import Store
 from tests.packing import corpus
 from tests.pipelines import small_data
@@ -36,12 +36,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def planned(out: Path) -> Planned:
-    return Planned(head(out, "plan"))
+def planned(out: Path) -> PlanView:
+    return PlanView(head(out, "plan"))
 
 
-def test_figures_are_what_the_shards_hold(out: Path, planned: Planned) -> None:
-    found = figures(planned)
+def test_figures_are_what_the_shards_hold(out: Path, planned: PlanView) -> None:
+    found = plan_statistics(planned)
     packs = head(out, "packs")
     counted = prove(packs, planned.plan.meta, Vocabulary.load())
     assert {row["source"]: row["tokens"] for row in found["sources"]} == counted.source_tokens
@@ -65,12 +65,12 @@ def limited(counted: Recount) -> tuple[np.ndarray, ...]:
     return counted.pack_tokens, counted.pack_patches, counted.pack_media, counted.pack_attention
 
 
-def test_a_step_looks_the_same_before_and_after_packing(out: Path, planned: Planned) -> None:
-    packed = Planned(head(out, "packs"))
+def test_a_step_looks_the_same_before_and_after_packing(out: Path, planned: PlanView) -> None:
+    packed = PlanView(head(out, "packs"))
     assert packed.steps == planned.steps
     for step in (0, planned.steps.stop // 2, planned.steps.stop - 1):
-        assert step_view.told(planned, step, 1000) == step_view.told(packed, step, 1000)
-        before, after = step_view.page(planned, step), step_view.page(packed, step)
+        assert step_view.step_summary(planned, step, 1000) == step_view.step_summary(packed, step, 1000)
+        before, after = step_view.step_page(planned, step), step_view.step_page(packed, step)
         assert before == after
         assert before.count("<image ") == sum(
             max(1, min(step_view.FRAMES, sum(len(item.frames) for item in one.items)))
@@ -81,10 +81,10 @@ def test_a_step_looks_the_same_before_and_after_packing(out: Path, planned: Plan
         planned.batch(planned.steps.stop)
 
 
-def test_a_step_shows_its_words_and_what_is_predicted(planned: Planned) -> None:
+def test_a_step_shows_its_words_and_what_is_predicted(planned: PlanView) -> None:
     vocabulary = Vocabulary.load()
     for step in planned.steps[::7]:
-        told = step_view.told(planned, step, 1 << 30)
+        told = step_view.step_summary(planned, step, 1 << 30)
         packs = planned.batch(step, payload=False)
         assert sum(row["loss"] for row in told["segments"]) == sum(int(p.loss_mask.sum()) for p in packs)
         row = told["segments"][0]
@@ -93,7 +93,7 @@ def test_a_step_shows_its_words_and_what_is_predicted(planned: Planned) -> None:
             assert row["text"] == " ".join(vocabulary.decode(ids).split())
 
 
-def test_every_step_that_sees_a_sample_is_named(planned: Planned) -> None:
+def test_every_step_that_sees_a_sample_is_named(planned: PlanView) -> None:
     wanted = np.random.default_rng(0).choice(sorted({s.sample for p in planned.batch(1) for s in p.segments}), 2)
     for sample in wanted.tolist():
         expected = [
@@ -138,7 +138,7 @@ def test_media_count_with_the_pieces_that_show_them(tmp_path: Path) -> None:
     shown = prove(made.packs, plan.meta, corpus.tiny).after.media
     often = np.concatenate(list(shown.counts()))
     assert often.min() < shown.most == often.max()
-    found = figures(Planned(plan))["repetition"]
+    found = plan_statistics(PlanView(plan))["repetition"]
     assert found["media seen"] == len(often)
     assert found["media seen more than once"] == np.count_nonzero(often > 1)
     assert found["one medium most often"] == shown.most

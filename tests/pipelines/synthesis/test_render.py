@@ -332,7 +332,7 @@ def test_pairs_say_where_they_come_from_and_what_is_not_drawn_why(here: Path) ->
     assert set(found_here) == {record_id("raw", "page.html"), answer.id}
     pair = found_here[answer.id]
     child = {"node": "made", "id": pair.id, "variant": ""}
-    assert explain.children("made", snapshot, {answer.id}) == [(answer.id, child)]
+    assert explain.derived_records("made", snapshot, {answer.id}) == [(answer.id, child)]
     assert (pair.source, pair.domain, pair.licence, pair.notes["synthetic"]) == ("made", "code", "MIT", True)
     assert pair.text == SVG and [fact.name for fact in pair.facts] == ["code"]
     told: Json = pair.notes["rendered"]
