@@ -46,9 +46,7 @@ def step_page(planned: PlanView, step: int) -> str:
     packs = planned.batch(step)
     vocabulary = vocabulary_of(planned.plan)
     headline = _headline(packs, step)
-    tiles = {
-        name: f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for name, value in headline.items()
-    }
+    tiles = {name: f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for name, value in headline.items()}
     colours = panels.palette([source for pack in packs for _, _, source, _, _ in pack_segments(pack)])
     bars = panels.pack_rows([_stretches(pack) for pack in packs], len(packs[0].ids), colours)
     lead = "one bar a row; attention stays inside a segment, positions begin at 0 in each"
