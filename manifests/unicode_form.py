@@ -1,7 +1,6 @@
 """The one clean form of text in documents: Unicode NFC, `\\n` line ends, nothing invisible.
 
-`pipelines/filters/text_rules.py` brings what is ingested into it; `stores/shards/adopted.py` does so again at each
-reading, for texts that lie in tars of other people.
+`pipelines/filters/text_rules.py` brings all ingested text into it.
 """
 
 from __future__ import annotations

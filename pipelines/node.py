@@ -124,7 +124,7 @@ def units_below(snapshot: Snapshot) -> tuple[Unit, ...]:
     for (name, span), ordinals in zip(ranges.items(), all_kept, strict=True):
         kept = ordinals - span.start
         content = digest(*(ref.shard for ref in span.shards), kept.astype("<i8").tobytes())
-        size_bytes = sum(snapshot.base.entry(ref.shard).bytes for ref in span.shards)
+        size_bytes = sum(snapshot.base.entry(ref.shard).read_bytes for ref in span.shards)
         units.append(Unit(name.rpartition(".")[0] or name, content, span, size_bytes))
     return tuple(units)
 

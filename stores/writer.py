@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -22,10 +22,9 @@ from stores.commits.roots import Receipt
 from stores.files.protocol import Files, publish_bytes
 from stores.leases import Lease
 from stores.shards import index
-from stores.shards.adopted import Adopted, AdoptedTar, shard_name
 from stores.shards.entry import ShardEntry
 from stores.shards.kinds import KINDS, Encoded, Kind
-from stores.shards.layout import Blocks, ShardBuilder, Singles, signature
+from stores.shards.layout import Blocks, ShardBuilder, Singles, in_adopted_tar, signature
 from stores.shards.tar import Lane
 
 SHARD_BYTES = 256 << 20
@@ -59,7 +58,8 @@ class UnitWriter:
         self._alike: dict[int, str] = {}
         self._begun = 0
         self._named = kind in KINDS and KINDS[kind].FACTS.names[0] == "id"
-        self._adopted = AdoptedTar()
+        self._adopting: set[int] = set()
+        """Places of shards whose media lie in the tar that `adopt` is going to name."""
         self._ids: set[bytes] = set()
         self._done: dict[int, ShardEntry] = {}
         self._lease = Lease(files, unit)
@@ -78,9 +78,6 @@ class UnitWriter:
         if self._kind not in KINDS:
             raise ValueError("a view holds columns, no records of its own")
         self._lease.renew()
-        if isinstance(record, Adopted):
-            self._adopted.add(record)
-            return
         kind = KINDS[self._kind]
         plain = kind.plain_bytes(record)
         encoded = kind.encode(record) if plain is None else None
@@ -110,26 +107,28 @@ class UnitWriter:
             builder: ShardBuilder = Blocks(kind, path, arrays, self._lane, self._keys)
         else:
             builder = Singles(kind, path, arrays, self._lane)
-            self._alike[self._begun] = digest("alike", repr(group))[:8]
+            if encoded is not None and any(map(in_adopted_tar, encoded.media)):
+                self._adopting.add(self._begun)
+            else:
+                self._alike[self._begun] = digest("alike", repr(group))[:8]
         self._open[group] = (self._begun, builder)
         self._begun += 1
         return self._open[group]
 
-    def adopt(self, url: str, tar: str, size: int) -> None:
-        """The `Adopted` documents added so far lie in the tar at `url`, which has `size` bytes and the BLAKE3 `tar`.
+    def adopt(self, url: str, tar: str) -> None:
+        """Name the tar in which the media of the documents added since the last call lie, and stay.
 
-        Nothing of it is copied. A tar of which no document came is left out.
+        Concerns media whose `Location` has the shard `layout.ADOPTED`; everything else of these documents is in shards
+        of this store.
+
+        Args:
+            url: absolute URL of the tar.
+            tar: its BLAKE3.
         """
-        builder, self._adopted = self._adopted, AdoptedTar()
-        tables = builder.finish()
-        records = tables["core"].num_rows
-        if not records:
-            return
-        logical, counts = index.logical_digest(tables), shard_counts(tables["core"])
-        shard = shard_name(tar, logical)
-        files = self._store(tables)
-        self._done[self._begun] = ShardEntry(shard, size, records, logical, files, counts, url=url, foreign=tar)
-        self._begun += 1
+        self._close_all()
+        for place in self._adopting:
+            self._done[place] = replace(self._done[place], media_url=url, media_tar=tar)
+        self._adopting.clear()
 
     def columns(self, shard: str, columns: Mapping[str, Sequence[Any] | np.ndarray | pa.Array]) -> None:
         """Decide about all records of one shard of a view's base, in row order.
@@ -180,6 +179,8 @@ class UnitWriter:
 
     def finish(self) -> Receipt:
         """Make everything durable under its content name. The writer is used up."""
+        if self._adopting:
+            raise ValueError(f"unit {self.unit} has media in an adopted tar that `adopt` never named")
         self._lease.renew()
         self._close_all()
         self._lane.close()
@@ -206,7 +207,8 @@ class UnitWriter:
         self._files.publish(builder.file.path, f"shards/{shard}.tar")
         files, records, counts = self._store(tables), tables["core"].num_rows, shard_counts(tables["core"])
         logical, alike = index.logical_digest(tables), self._alike.get(place, "")
-        self._done[place] = ShardEntry(shard, size, records, logical, files, counts, alike)
+        outside = sum(tables["media"].column("length").to_pylist()) if place in self._adopting else 0
+        self._done[place] = ShardEntry(shard, size, records, logical, files, counts, alike, media_bytes=outside)
 
     def _store(self, tables: Mapping[str, pa.Table]) -> dict[str, str]:
         files = {}

@@ -98,7 +98,7 @@ def _measured(snapshot: Snapshot, ref: ShardRef) -> tuple[np.ndarray, np.ndarray
     size is known without its index, and only where it is cut can that be a little wrong."""
     rows = snapshot.kept(ref.first, ref.first + ref.records) - ref.first
     if len(rows) == ref.records:
-        return rows, (rows + 1) * snapshot.base.entry(ref.shard).bytes // ref.records
+        return rows, (rows + 1) * snapshot.base.entry(ref.shard).read_bytes // ref.records
     return rows, np.cumsum(snapshot.sizes(ref)[rows])
 
 

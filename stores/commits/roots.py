@@ -18,7 +18,11 @@ from stores.files.urls import absolute_url, relative_url
 from stores.shards import index
 from stores.shards.entry import ShardEntry
 
-SCHEMA = 5
+SCHEMA = 6
+"""Form of the files of a store; programs read no other."""
+
+CONTENT_VERSION = 5
+"""Enters content roots. Raised only where equal work must get another content root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def paths(receipt: Receipt, kind: str) -> set[str]:
     found = {f"quarantine/{receipt.quarantine}.jsonl"} if receipt.quarantine else set()
     for entry in receipt.shards:
         found |= {index.path(name, digest) for name, digest in entry.files.items()}
-        found |= {f"shards/{entry.tar}.tar"} if kind != "view" and entry.url is None else set()
+        found |= {f"shards/{entry.tar}.tar"} if kind != "view" else set()
     return found
 
 
@@ -138,7 +142,7 @@ class Content:
 
 def content_root(kind: str, content: str) -> str:
     """What must be equal between worker counts, restarts and machines."""
-    return digest("content", kind, str(SCHEMA), content)
+    return digest("content", kind, str(CONTENT_VERSION), content)
 
 
 def root_bytes(root: Root, url: str) -> bytes:

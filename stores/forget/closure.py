@@ -136,7 +136,7 @@ class _Search:
         for row, what, name in matches(known, self.named):
             self._hit.add(names[row])
             self.found.add((what, name))
-        if snapshot.kind == "documents" and known.entry.url is None:  # what was adopted was made from nothing of ours
+        if snapshot.kind == "documents":
             self._parents(snapshot.files, known)
 
     def _parents(self, files: Files, known: ShardIndex) -> None:

@@ -4,7 +4,7 @@
 forgotten document or sample the id is left and of a forgotten segment its place and length; text, tokens and media are
 overwritten, and so are their rows of the index. No other byte moves, so every offset that samples or packs know stays
 true, and the shard keeps its name (`ShardEntry.shard`); only the file that lies there now has another (`blanked`). Of
-an adopted tar, which is not ours to change, the rows of the index alone.
+media in an adopted tar, which is not ours to change, the rows of the index alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from manifests.geometry import MERGE
 from manifests.records import FORGOTTEN, Document, Json, Sample
 from stores.files.protocol import Files, publish_bytes
 from stores.shards import index
-from stores.shards.adopted import forgotten
 from stores.shards.entry import ShardEntry
 from stores.shards.kinds import KINDS, Encoded, to_line
 from stores.shards.layout import checksum, read_ranges
@@ -55,11 +54,11 @@ class Edit:
 
 
 def document(files: Files, known: ShardIndex, row: int) -> Edit:
-    """Nothing but its id. Its line, where it has one, keeps its types: `datasets` wants those of a shard to agree."""
+    """Nothing but its id. Its line keeps its types: `datasets` wants those of a shard to agree."""
     name = known.core.column("id")[row].as_py().hex()
     blank = KINDS["documents"].encode(Document(name, FORGOTTEN, "", "", ()))
     scalars = {key: value for key, value in blank.line.items() if not isinstance(value, list)}
-    line = _hollow(line_of(files, known, row)) | scalars if known.entry.url is None else {}
+    line = _hollow(line_of(files, known, row)) | scalars
     return Edit(line, _facts("documents", blank), (False,) * len(known.media_of(row)))
 
 
@@ -175,36 +174,33 @@ def blanked(files: Files, known: ShardIndex, edits: Mapping[int, Edit]) -> Shard
     media = [told for told in rows if next(kept.get(told["record"], iter(())), True)]
     for row, edit in edits.items():
         core[row] |= edit.facts
-        if entry.url is not None:
-            continue
         ranges = read_ranges(known.places, row)
         parts = {"line": _fitted(edit.line, _part(files, known, row, "line"), known.shard), **edit.arrays}
         patches += [(ranges[name][0], part) for name, part in parts.items()]
         read = {name: part if name == "line" or edit.read_arrays else b"" for name, part in parts.items()}
         core[row] |= {f"{name}.bytes": len(part) for name, part in read.items()}
         core[row] |= {f"{name}.xxh3": checksum(part) for name, part in read.items()}
-    lying, left = ({(one["offset"], one["length"]) for one in some if one["shard"] is None} for some in (rows, media))
-    patches += [(offset, bytes(length)) for offset, length in lying - left]
+    if entry.media_url is None:  # else they lie in an adopted tar, which is not ours to change
+        lying, left = (
+            {(one["offset"], one["length"]) for one in some if one["shard"] is None} for some in (rows, media)
+        )
+        patches += [(offset, bytes(length)) for offset, length in lying - left]
     tables = {"core": index.table_of(core, known.core.schema)}
     if known.media is not None:
         tables["media"] = index.table_of(media, known.media.schema)
     if known.beside is not None:
         tables["columns"] = index.silenced(known.beside, edits)
-    if entry.url is not None:
-        tables["members"] = forgotten(known.members, {row: core[row]["id"].hex() for row in edits})
     stored = {}
     for name, table in tables.items():
         data = index.to_parquet(table)
         stored[name] = sha256(data).hexdigest()
         publish_bytes(files, data, index.path(name, stored[name]))
-    if entry.url is None:
-        aside, digest = _patched(files, f"shards/{entry.tar}.tar", sorted(patches))
-        files.publish(aside, f"shards/{digest}.tar")
-        entry = replace(entry, blanked=digest)
+    aside, digest = _patched(files, f"shards/{entry.tar}.tar", sorted(patches))
+    files.publish(aside, f"shards/{digest}.tar")
     already = entry.counts.get("forgotten", 0)
     counts = shard_counts(tables["core"]) | {"forgotten": already + sum(edit.forgotten for edit in edits.values())}
     logical = index.logical_digest(tables)
-    return replace(entry, files=stored, counts=counts, blanked_index=logical)
+    return replace(entry, files=stored, counts=counts, blanked=digest, blanked_index=logical)
 
 
 def _part(files: Files, known: ShardIndex, row: int, name: str) -> bytes:

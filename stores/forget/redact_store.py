@@ -92,8 +92,8 @@ def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[i
 def adopted(head: Snapshot, stones: Tombstones) -> list[str]:
     """URLs of adopted tars that hold what was forgotten: they are not ours to change."""
     entries = (entry for receipt in head.receipts for entry in receipt.shards)
-    some = (entry for entry in entries if entry.url is not None)
-    return [str(entry.url) for entry in some if any(matches(head.reader.index(entry), stones.has))]
+    adopting = (entry for entry in entries if entry.media_url is not None)
+    return [str(entry.media_url) for entry in adopting if any(matches(head.reader.index(entry), stones.has))]
 
 
 def _reaches(snapshot: Snapshot, stones: Tombstones, sources: Collection[str]) -> bool:

@@ -11,34 +11,40 @@ class ShardEntry:
     """A shard and its index; in a view, a shard of the base and the columns decided for it."""
 
     shard: str
-    """BLAKE3 of the tar as it was made, or `adopted.shard_name`: the name that views, samples and packs know the shard
-    by, for good."""
+    """BLAKE3 of the tar as it was made: the name by which views, samples and packs know the shard, for good."""
     bytes: int
-    """Of the tar; 0 in a view, which stores none."""
+    """Bytes of the tar; 0 in a view, which stores none."""
     records: int
     index: str
     """Logical digest of the tables."""
     files: Mapping[str, str]
-    """Table name (`core`, `media`, of an adopted tar `members`, in a view `columns`) -> SHA-256 of its parquet file."""
+    """Table name (`core`, `media`, in a view `columns`) -> SHA-256 of its parquet file."""
     counts: Mapping[str, int]
     alike: str = ""
-    """Equal where the records of two shards may share one (`layout.signature`); "" where nobody said."""
-    url: str | None = None
-    """Of the tar, where it was adopted and lies outside the store. Absolute: a store may be moved or copied without the
-    tars that it reads."""
-    foreign: str | None = None
-    """BLAKE3 of the adopted tar."""
+    """Equal for two shards whose records may share one (`layout.signature`); "" if unknown."""
+    media_url: str | None = None
+    """URL of the adopted tar that holds the shard's media; None if the shard itself holds them. Absolute: a store may
+    be moved or copied without the tars that it reads."""
+    media_tar: str | None = None
+    """BLAKE3 of that tar."""
+    media_bytes: int = 0
+    """Bytes of the media that the shard's records have in that tar."""
     blanked: str | None = None
-    """BLAKE3 of the tar that lies there now, where records of it were forgotten; every offset is as it was."""
+    """BLAKE3 of the current tar if records of it were forgotten; every offset is as it was."""
     blanked_index: str | None = None
-    """Logical digest of the tables that lie there now, where rows of them were forgotten."""
+    """Logical digest of the current tables if rows of them were forgotten."""
 
     @property
     def tar(self) -> str:
-        """BLAKE3 of the tar that lies there now; it names the file, unless that is an adopted one."""
-        return self.foreign or self.blanked or self.shard
+        """BLAKE3 of the current tar; it names the file."""
+        return self.blanked or self.shard
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that reading all its records takes, in the store and in an adopted tar."""
+        return self.bytes + self.media_bytes
 
     @property
     def tables(self) -> str:
-        """Logical digest of the tables that lie there now."""
+        """Logical digest of the current tables."""
         return self.blanked_index or self.index

@@ -55,7 +55,12 @@ def is_fact(column: str) -> bool:
 def media_row(
     record: int, media: Media, place: int, location: tuple[str | None, int, int], xxh3: int | None
 ) -> dict[str, Any]:
-    """`location` is (shard or None for this one, offset, length); `xxh3` of media in this one."""
+    """Row of the media table.
+
+    Args:
+        location: (shard, offset, length); the shard is None for this one and "" for a tar that it adopts.
+        xxh3: checksum of a medium in this shard, else None.
+    """
     shard, offset, length = location
     return {
         "record": record,
@@ -67,7 +72,7 @@ def media_row(
         "height_px": media.height_px,
         "frame_times_us": media.frame_times_us,
         "container_fps": media.container_fps,
-        "shard": None if shard is None else bytes.fromhex(shard),
+        "shard": bytes.fromhex(shard) if shard else None,
         "offset": offset,
         "length": length,
         "xxh3": xxh3,

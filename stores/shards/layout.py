@@ -25,6 +25,9 @@ from stores.shards import index
 from stores.shards.kinds import Encoded, Kind, to_line
 from stores.shards.tar import Lane, ShardFile
 
+ADOPTED = ""
+"""Shard in the `Location` of a medium that stays in the tar that its unit adopts (`UnitWriter.adopt`)."""
+
 BLOCK_BYTES = 1 << 20
 """Keeps headers and padding well under 1% of a block, and a block small enough to read for one record."""
 
@@ -41,8 +44,16 @@ Ranges = dict[str, Range]
 """Of `line` and of every array of one record."""
 
 
+def in_adopted_tar(media: Media) -> bool:
+    """Whether the bytes of a medium stay in the tar that its unit adopts."""
+    return media.payload is None and media.location is not None and media.location.shard == ADOPTED
+
+
 def signature(kind: Kind, encoded: Encoded) -> Hashable:
-    """Equal for records that may share a shard; None where all records of the kind may."""
+    """Key that is equal for records that may share a shard; None where all records of the kind may.
+
+    Raises ValueError for a record that has some of its media in an adopted tar and brings others along.
+    """
     if kind.ARRAYS is not None:
         return None
     if kind.IN_BLOCKS:
@@ -50,7 +61,12 @@ def signature(kind: Kind, encoded: Encoded) -> Hashable:
         return *encoded.arrays, *[(array.dtype, len(array) if fixed else 0) for array in encoded.arrays.values()]
     timed = any(media.frame_times_us for media in encoded.media)
     filled = tuple(bool(encoded.line[name]) for name in ("parts", "facts", "parents"))
-    return (tuple(_member_names(encoded.media)), timed, filled)
+    members = tuple(_member_names(encoded.media))
+    if any(map(in_adopted_tar, encoded.media)):
+        if any(members):
+            raise ValueError(f"record {encoded.line['id']} has media in an adopted tar and others with payload")
+        members = ("adopted",)
+    return (members, timed, filled)
 
 
 def read_ranges(core: Mapping[str, np.ndarray], row: int) -> Ranges:

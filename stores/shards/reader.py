@@ -24,7 +24,6 @@ from stores.files.open import open_files
 from stores.files.protocol import Files
 from stores.files.urls import top_of
 from stores.shards import index
-from stores.shards.adopted import rebuilt
 from stores.shards.entry import ShardEntry
 from stores.shards.kinds import KINDS
 from stores.shards.layout import Range, checksum, read_ranges
@@ -85,30 +84,18 @@ class ShardIndex:
 
     @lock_free_property
     def extents(self) -> np.ndarray:
-        """(n,) int64: bytes of the tar from each record's line to the next one's, for a document all that it takes.
-        Forgetting leaves it as it is. Of an adopted tar, what its text and media take."""
-        if self.entry.url is None:
-            return np.diff(self.places["line.at"], append=self.entry.bytes).clip(0)
-        sizes = np.array([sum(lengths) for lengths in self.members.column("bytes").to_pylist()], np.int64)
-        if self.media is not None:
+        """(n,) int64: bytes of the tar from each record's line to the next one's, and bytes of its media in an adopted
+        tar. For a document that is its whole size. Forgetting a record leaves its bytes in our tar as they were."""
+        sizes = np.diff(self.places["line.at"], append=self.entry.bytes).clip(0)
+        if self.entry.media_url is not None and self.media is not None:
             np.add.at(sizes, self._records, self.media.column("length").to_numpy())
         return sizes
-
-    @lock_free_property
-    def members(self) -> pa.Table:
-        """Of an adopted tar: how each record is put together."""
-        return self._kept(index.from_parquet(self._file("members")))
 
     @lock_free_property
     def places(self) -> Mapping[str, np.ndarray]:
         """Where the line and each array of a record lie, and what they hash to."""
         table = self._kept(index.places(self._file("core")))
         return {name: index.numbers(table.column(name)) for name in table.column_names}
-
-    def members_of(self, row: int) -> list[Range]:
-        """Of an adopted tar: where the members lie that have the text of a record."""
-        at, sizes = (self.members.column(name)[row].as_py() for name in ("at", "bytes"))
-        return list(zip(at, sizes, strict=True))
 
     def media_of(self, row: int) -> list[Media]:
         first, stop = np.searchsorted(self._records, [row, row + 1]).tolist()
@@ -175,8 +162,6 @@ class ShardReader:
 
     def record(self, known: ShardIndex, row: int) -> Any:
         """Raises StoreError where a byte of it changed."""
-        if known.entry.url is not None:
-            return self._adopted(known, row, known.media_of(row), self._ranges(known, known.members_of(row), row))
         ranges = read_ranges(known.places, row)
         parts = dict(zip(ranges, self._ranges(known, list(ranges.values()), row), strict=True))
         if any(checksum(part) != int(known.places[f"{name}.xxh3"][row]) for name, part in parts.items()):
@@ -185,32 +170,33 @@ class ShardReader:
         return KINDS[self._kind].decode(line, parts, known.media_of(row))
 
     def documents(self, known: ShardIndex, rows: Sequence[int]) -> list[Document]:
-        """Documents with the bytes of those media that lie in this shard, all read together.
+        """Documents with the bytes of the media that this shard, or the tar that it adopted, holds. Lines are read
+        together, and so are media.
 
         Raises StoreError where a byte of one changed.
         """
-        adopted = known.entry.url is not None
-        words = {row: known.members_of(row) if adopted else [read_ranges(known.places, row)["line"]] for row in rows}
-        media = {row: known.media_of(row) for row in rows}
-        spans = dict.fromkeys(span for some in words.values() for span in some)
-        spans |= {span: None for some in media.values() for one in some if (span := _span_in(known.shard, one))}
-        read = dict(zip(spans, self._ranges(known, list(spans), rows[0]), strict=True))
-        found = []
-        for row in rows:
-            parts = [read[span] for span in words[row]]
-            filled = [
-                replace(one, payload=read[span]) if (span := _span_in(known.shard, one)) else one for one in media[row]
-            ]
-            if not adopted and checksum(parts[0]) != int(known.places["line.xxh3"][row]):
+        places = [read_ranges(known.places, row)["line"] for row in rows]
+        media = [known.media_of(row) for row in rows]
+        spans = list(dict.fromkeys(span for some in media for one in some if (span := _span_in(known.shard, one))))
+        if known.entry.media_url is None:
+            read = self._ranges(known, [*places, *spans], rows[0])
+            lines, payloads = read[: len(places)], read[len(places) :]
+        else:
+            lines = self._ranges(known, places, rows[0])
+            payloads = self._ranges(known, spans, rows[0], of_media=True) if spans else []
+        by_span = dict(zip(spans, payloads, strict=True))
+        documents = []
+        for row, line, located in zip(rows, lines, media, strict=True):
+            if checksum(line) != int(known.places["line.xxh3"][row]):
                 raise self.damaged(known, row, "its bytes changed since they were written")
+            filled = [
+                replace(one, payload=by_span[span]) if (span := _span_in(known.shard, one)) else one for one in located
+            ]
             for one in filled:
                 if one.payload is not None and sha256(one.payload).hexdigest() != one.digest:
-                    raise self.damaged(known, row, f"the bytes of medium {one.digest[:16]} changed")
-            if adopted:
-                found.append(self._adopted(known, row, filled, parts))
-            else:
-                found.append(KINDS["documents"].decode(json.loads(parts[0]), {}, filled))
-        return found
+                    raise self.damaged(known, row, f"the bytes of medium {one.digest[:16]} changed", of_media=True)
+            documents.append(KINDS["documents"].decode(json.loads(line), {}, filled))
+        return documents
 
     def arrays(self, known: ShardIndex, name: str, first: int, into: np.ndarray) -> None:
         """Array `name` of the records from row `first` on, one per row of `into`: runs of neighbours in one read each.
@@ -237,10 +223,8 @@ class ShardReader:
 
     def outline(self, known: ShardIndex, row: int) -> Any:
         """The record with empty arrays. Raises StoreError where a byte of what it says beside them changed."""
-        if known.entry.url is not None:
-            return self.record(known, row)
         at, length = int(known.places["line.at"][row]), int(known.places["line.bytes"][row])
-        data = self._range(known, at, length, row)
+        (data,) = self._ranges(known, [(at, length)], row)
         if checksum(data) != int(known.places["line.xxh3"][row]):
             raise self.damaged(known, row, "its bytes changed since they were written")
         return KINDS[self._kind].decode(json.loads(data), defaultdict(bytes), known.media_of(row))
@@ -249,54 +233,45 @@ class ShardReader:
         """Raises StoreError where no medium lies there or a byte of it changed."""
         row, xxh3, digest = known.medium_at(location)
         if digest is None:
-            raise self.damaged(known, row, f"no medium of {location.length} bytes at {location.offset}")
-        data = self._range(known, location.offset, location.length, row)
+            raise self.damaged(known, row, f"no medium of {location.length} bytes at {location.offset}", of_media=True)
+        (data,) = self._ranges(known, [(location.offset, location.length)], row, of_media=True)
         if sha256(data).digest() != digest if xxh3 is None else checksum(data) != xxh3:
-            raise self.damaged(known, row, f"the bytes of medium {digest.hex()[:16]} changed")
+            raise self.damaged(known, row, f"the bytes of medium {digest.hex()[:16]} changed", of_media=True)
         return data
 
-    def damaged(self, known: ShardIndex, row: int, what: str) -> StoreError:
-        if known.entry.url is not None:
-            where = f"{known.entry.url}[{row}]"
+    def damaged(self, known: ShardIndex, row: int, what: str, of_media: bool = False) -> StoreError:
+        if of_media and known.entry.media_url is not None:
+            where = f"{known.entry.media_url}[{row}]"
             return StoreError(f"{what}; {self._name} adopted this tar and has no copy", where=where, fix=PUT_BACK)
         where = f"{self._name}/shards/{known.shard}.tar[{row}]"
         return StoreError(what, where=where, fix="restore the shard from a copy, or run the node that made it again")
 
-    def tar(self, entry: ShardEntry) -> tuple[Files, str]:
-        """Where the bytes of a shard lie."""
-        if entry.url is None:
+    def media_tar(self, entry: ShardEntry) -> tuple[Files, str]:
+        """Filesystem and path of the tar with the media of a shard: its own, or one that it adopted."""
+        if entry.media_url is None:
             return self._files, f"shards/{entry.tar}.tar"
-        top, path = top_of(entry.url)
+        top, path = top_of(entry.media_url)
         if top not in self._outside:
-            self._outside[top] = open_files(top).uncached()  # what others name may change
+            self._outside[top] = open_files(top).uncached()  # files that others name may change
         return self._outside[top], path
 
-    def _adopted(self, known: ShardIndex, row: int, media: Sequence[Media], parts: Sequence[bytes]) -> Document:
-        """A record of an adopted tar, put together from what lies there."""
-        document = rebuilt(known.core, known.members, row, media, parts)
-        if document is None:
-            raise self.damaged(known, row, "its bytes are not those that were adopted")
-        return document
-
     def _into(self, known: ShardIndex, offset: int, buffer: memoryview, row: int) -> int:
-        files, path = self.tar(known.entry)
         try:
-            return files.read_into(path, offset, buffer)
+            return self._files.read_into(f"shards/{known.entry.tar}.tar", offset, buffer)
         except FileNotFoundError:
             raise self.damaged(known, row, "the shard is missing") from None
 
-    def _range(self, known: ShardIndex, offset: int, length: int, row: int) -> bytes:
-        return self._ranges(known, [(offset, length)], row)[0]
-
-    def _ranges(self, known: ShardIndex, ranges: Sequence[Range], row: int) -> list[bytes]:
-        files, path = self.tar(known.entry)
+    def _ranges(self, known: ShardIndex, ranges: Sequence[Range], row: int, of_media: bool = False) -> list[bytes]:
+        """Byte ranges of a shard or, `of_media`, of the tar with its media; `row` is named where that is damaged."""
+        files, path = self.media_tar(known.entry) if of_media else (self._files, f"shards/{known.entry.tar}.tar")
         try:
             found = files.read_ranges(path, ranges)
         except FileNotFoundError:
-            raise self.damaged(known, row, "the shard is missing") from None
+            raise self.damaged(known, row, "the tar is missing", of_media) from None
         for data, (offset, length) in zip(found, ranges, strict=True):
             if len(data) != length:
-                raise self.damaged(known, row, f"the shard ends early: {len(data)} of {length} bytes at {offset}")
+                message = f"the tar ends early: {len(data)} of {length} bytes at {offset}"
+                raise self.damaged(known, row, message, of_media)
         return found
 
 

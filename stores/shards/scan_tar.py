@@ -57,7 +57,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class TarDamage:
     """Something that is not as it should be; a sample that it touches may have lost members."""
 
     at: int
@@ -83,7 +83,7 @@ class Walk:
         self.bytes_after_end = False
         """Whether anything but zeros follows the end mark, as in tars that were joined: readers of tars stop there."""
 
-    def __iter__(self) -> Iterator[Member | Damage]:
+    def __iter__(self) -> Iterator[Member | TarDamage]:
         yield from self._members()
         self._drain()
         self.digest, self.size = self._state.hexdigest(), self._at
@@ -126,7 +126,7 @@ class Walk:
 
     # ------------------------------------------------------------ headers
 
-    def _members(self) -> Iterator[Member | Damage]:
+    def _members(self) -> Iterator[Member | TarDamage]:
         said: dict[str, str] = {}
         """What headers before a member say of it: `path`, `size` and whether it is sparse."""
         seen = 0
@@ -138,7 +138,7 @@ class Walk:
                 return
             if not any(block):
                 if not seen:
-                    yield Damage(at, "empty_tar", "an end mark and no member")
+                    yield TarDamage(at, "empty_tar", "an end mark and no member")
                 return
             try:
                 header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
@@ -155,10 +155,10 @@ class Walk:
                 said = {}
                 found = self._next_header()
                 if not found and not seen:
-                    yield Damage(at, "not_a_tar", f"no tar header at byte {at} or after it ({error})")
+                    yield TarDamage(at, "not_a_tar", f"no tar header at byte {at} or after it ({error})")
                     return
                 rest = f"reading goes on at byte {self._at}" if found else "no whole header follows"
-                yield Damage(at, "damaged_header", f"the tar header at byte {at} is damaged ({error}); {rest}")
+                yield TarDamage(at, "damaged_header", f"the tar header at byte {at} is damaged ({error}); {rest}")
                 if not found:
                     return
                 seen += 1
@@ -171,7 +171,7 @@ class Walk:
 
     def _member(
         self, header: tarfile.TarInfo, block: bytes, name: str, size: int, sparse: bool
-    ) -> Generator[Member | Damage, None, bool]:
+    ) -> Generator[Member | TarDamage, None, bool]:
         """Whether there is more to read."""
         what: What = "sparse" if sparse else _WHAT.get(header.type, "special")
         if header.type == tarfile.GNUTYPE_SPARSE:
@@ -187,7 +187,7 @@ class Walk:
             there = self._skip(size)
         if there < size:
             ends = f"the file ends at byte {self._at}, inside {_shown(name)}"
-            yield Damage(offset, "torn_tar", f"{ends}, which has {size} bytes from byte {offset} on", name)
+            yield TarDamage(offset, "torn_tar", f"{ends}, which has {size} bytes from byte {offset} on", name)
             return False
         yield Member(name, what, offset, size, payload)
         self._skip(-size % RECORD)
@@ -240,12 +240,12 @@ class Walk:
         self._chunk = memoryview(bytes(self._chunk) + data)
         return bytes(self._chunk[:RECORD])
 
-    def _ended(self, at: int, length: int, seen: int) -> Damage:
+    def _ended(self, at: int, length: int, seen: int) -> TarDamage:
         if not at and not length:
-            return Damage(0, "empty_tar", "0 bytes")
+            return TarDamage(0, "empty_tar", "0 bytes")
         if not seen:
-            return Damage(0, "not_a_tar", f"{length} bytes that are no tar header")
-        return Damage(at, "torn_tar", f"the file ends at byte {at + length} without the end mark of tars")
+            return TarDamage(0, "not_a_tar", f"{length} bytes that are no tar header")
+        return TarDamage(at, "torn_tar", f"the file ends at byte {at + length} without the end mark of tars")
 
 
 def _shown(name: str) -> str:

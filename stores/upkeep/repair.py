@@ -18,6 +18,8 @@ from stores.commit import Wanted, publish_root, with_units
 from stores.commits.lists import list_paths, quarantine_lines
 from stores.commits.roots import Receipt, paths
 from stores.files.protocol import Files
+from stores.shards.entry import ShardEntry
+from stores.shards.layout import ADOPTED
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.upkeep import lookup, verify
@@ -61,8 +63,8 @@ def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> 
         bad = [path for path in sorted(paths(receipt, head.kind)) if not _whole(store.files, path)]
         left = [path for path in bad if not _restore(store, copy, path, done)]
         units.append(_salvage(store, head, receipt, left, done) if left else place)
-        adopted = [entry for entry in receipt.shards if entry.url is not None]
-        done.outside += [str(entry.url) for entry in adopted if not verify.tar_is_whole(head, entry)]
+        adopting = {str(entry.media_url): entry for entry in receipt.shards if entry.media_url is not None}
+        done.outside += [url for url, entry in adopting.items() if not verify.media_tar_is_whole(head, entry)]
     if units != list(range(len(units))):
         told = {**head.meta, "repaired": {"from": head.number, "lost": done.lost}}
         root = with_units(store.files, replace(head.root, complete=accept, meta=told), head, units)
@@ -103,23 +105,28 @@ def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str],
         ref = next(one for one in head.shards if (one.unit, one.shard) == (receipt.unit, entry.shard))
         for row in range(entry.records):
             try:
-                whole = _with_payloads(head, shards, head.record(ref.first + row))
+                whole = _with_payloads(head, shards, head.record(ref.first + row), entry)
                 beside = head.reader.index(entry).beside
                 writer.add(whole, beside.slice(row, 1) if beside is not None else None)
             except StoreError as error:
                 done.lost.append({"unit": receipt.unit, "shard": entry.shard, "row": row, "why": error.message})
+        if entry.media_url is not None:
+            writer.adopt(entry.media_url, str(entry.media_tar))
     if receipt.quarantine and f"quarantine/{receipt.quarantine}.jsonl" not in bad:
         for line in quarantine_lines(store.files, receipt):
             writer.quarantine(**line)
     return writer.finish()
 
 
-def _with_payloads(head: Snapshot, shards: Collection[str], record: Any) -> Any:
-    """The record with the bytes of those of its media that its own shards hold."""
+def _with_payloads(head: Snapshot, shards: Collection[str], record: Any, entry: ShardEntry) -> Any:
+    """A record of the shard `entry` with the bytes of those of its media that its store holds; media in an adopted tar
+    stay there."""
 
     def whole(media: Media) -> Media:
         if media.location is None or media.location.shard not in shards:
             return media
+        if entry.media_url is not None and media.location.shard == entry.shard:
+            return replace(media, location=replace(media.location, shard=ADOPTED))
         return replace(media, payload=head.read(media.location))
 
     match record:

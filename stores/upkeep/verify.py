@@ -68,8 +68,9 @@ def _damages(snapshot: Snapshot, on_progress: OnProgress) -> Iterator[Damage]:
         yield Damage(snapshot.url, "the shards listed do not give the content root")
     done, total = 0, snapshot.counts["bytes"]
     for receipt in snapshot.receipts:
+        outside: dict[str, str | None] = {}
         for entry in receipt.shards:
-            yield from _shard_damages(snapshot, entry)
+            yield from _shard_damages(snapshot, entry, outside)
             on_progress(done := done + entry.bytes, total)
     try:
         snapshot.quarantined()
@@ -95,7 +96,12 @@ def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:
             yield Damage(f"{name}/{run_path(run.digest)}", what)
 
 
-def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
+def _shard_damages(snapshot: Snapshot, entry: ShardEntry, outside: dict[str, str | None]) -> Iterator[Damage]:
+    """Damages of one shard.
+
+    Args:
+        outside: digests of adopted tars that were read already, by URL; added to.
+    """
     reader = snapshot.reader
     try:
         tables = {name: reader.table(name, digest) for name, digest in entry.files.items()}
@@ -106,25 +112,33 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry) -> Iterator[Damage]:
         yield Damage(f"{snapshot.name}/{entry.shard}", "the index tables do not give the logical digest")
     if snapshot.kind == "view":
         return
-    found = _tar_digest(snapshot, entry)
-    if found == entry.tar:
+    tar = f"shards/{entry.tar}.tar"
+    digest = digest_of(snapshot.files, tar)
+    url = entry.media_url
+    if url is not None and url not in outside:
+        outside[url] = _media_tar_digest(snapshot, entry)
+    whole, media_whole = digest == entry.tar, url is None or outside[url] == entry.media_tar
+    if whole and media_whole:
         return
     known = reader.index(entry)
     named = list(_record_damages(snapshot, known))
-    if found is not None and entry.url is None:
+    if not whole and digest is not None:
         named += _frame_damages(snapshot, known)
-    where = entry.url or f"{snapshot.name}/shards/{entry.shard}.tar"
-    yield from named or [Damage(where, "is missing" if found is None else "a byte between the records changed")]
+    yield from named
+    shown = f"{snapshot.name}/shards/{entry.shard}.tar"
+    if not whole and not any(damage.where.startswith(shown) for damage in named):
+        yield Damage(shown, "is missing" if digest is None else "a byte between the records changed")
+    if url is not None and not media_whole and not any(damage.where.startswith(url) for damage in named):
+        yield Damage(url, "is missing" if outside[url] is None else "a byte outside of the adopted media changed")
 
 
-def tar_is_whole(snapshot: Snapshot, entry: ShardEntry) -> bool:
-    """Whether the tar, an adopted one where it lies, has the bytes that were committed."""
-    return _tar_digest(snapshot, entry) == entry.tar
+def media_tar_is_whole(snapshot: Snapshot, entry: ShardEntry) -> bool:
+    """Whether the tar that a shard adopted still has the bytes that were adopted."""
+    return _media_tar_digest(snapshot, entry) == entry.media_tar
 
 
-def _tar_digest(snapshot: Snapshot, entry: ShardEntry) -> str | None:
-    files, path = snapshot.reader.tar(entry)
-    return digest_of(files, path, naming_hash("shards/"))
+def _media_tar_digest(snapshot: Snapshot, entry: ShardEntry) -> str | None:
+    return digest_of(*snapshot.reader.media_tar(entry), naming_hash("shards/"))
 
 
 def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:

@@ -1,8 +1,9 @@
-"""`ingest_tars`: foreign WebDataset tars become a store of documents where they lie. Nothing of them is copied.
+"""`ingest_tars` node: documents from foreign WebDataset tars, whose media stay where they are.
 
-tars, local or by URL -> documents by reference -> `filter`. A unit is one tar, read once from front to back:
-`stores/shards/scan_tar.py` finds its members, `ingest/tars/samples.py` groups them, `ingest/tars/layouts.py` says what
-a sample means, `stores/shards/adopted.py` keeps the index. From then on the bytes are read by ranges, and compared.
+Reads tars, local or by URL; its documents feed `filter`. A unit is one tar, read once from front to back:
+`stores/shards/scan_tar.py` finds its members, `members.py` groups them into samples, `layouts.py` makes a document of
+each. The store holds text, facts and notes like those of any other source. Of a medium it holds URL of the tar, offset,
+length and digest; its bytes are read by range and compared with the digest.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.readers.context import refuse
 from pipelines.ingest.tars import energon
 from pipelines.ingest.tars.field_map import Fields, is_place
-from pipelines.ingest.tars.layouts import Layout, Rules, adopted, judge
-from pipelines.ingest.tars.members import Sample, samples, wanted
+from pipelines.ingest.tars.layouts import TarLayout, TarRules, detect, document_of
+from pipelines.ingest.tars.members import TarSample, samples, wanted
 from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.files.open import open_files
 from stores.files.retry import of_this_process
-from stores.shards.scan_tar import Damage, Walk, fingerprint
+from stores.shards.scan_tar import TarDamage, Walk, fingerprint
 from stores.store import StoreKind, UnitWriter
 
 JUDGED_SAMPLES, JUDGED_BYTES = 8, 64 << 20
@@ -56,21 +57,20 @@ class Tar:
 
 @schema
 class IngestTars:
-    """Tars of samples, as WebDataset, img2dataset and Energon write them, adopted in place: the store that this makes
-    has an index of them, and reads text and media out of them. They must stay where they are and as they are; what
-    changed later is refused when it is read. Documents are known by `TAR#KEY`, TAR below the part of `tars` that has
-    no pattern."""
+    """Tars of samples, as WebDataset, img2dataset and Energon write them, adopted in place: the store copies their text
+    and reads their media out of them. They must stay where they are and as they are: a medium that changed is refused
+    when it is read. A document has the locator `TAR#KEY`, TAR below the part of `tars` without a pattern."""
 
     PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     PLACES: ClassVar[frozenset[str]] = frozenset({"tars"})
 
     kind: Literal["ingest_tars"]
     tars: str | tuple[str, ...]
     """Paths or URLs with `*`, `**`, `?`, `[...]` and `{000..099}`, or folders: of one with `.nv-meta`, as Energon
     prepares them, the shards of `split`, of any other all `*.tar` below."""
-    layout: Layout = "auto"
+    layout: TarLayout = "auto"
     """What samples look like (`ingest/tars/layouts.py`); `auto` looks at the first ones of each tar."""
     fields: Fields = Fields()
     """Where media, text and rights stand, where no layout fits."""
@@ -113,30 +113,30 @@ class IngestTars:
         if fingerprint(files, tar.path, tar.size)[1] != tar.fingerprint:
             raise _changed(tar)
         rights = RecordRights(self.licence, self.origin, self.consent)
-        rules = Rules(task.node, self.text_domain, self.layout, tar.fields, rights)
+        rules = TarRules(task.node, self.text_domain, self.layout, tar.fields, rights)
         named = tar.fields.endings
         walk = Walk(files, tar.path, partial(wanted, named))
         head, rest = _head(samples(walk, named))
-        expected = judge([sample for sample in head if isinstance(sample, Sample)], rules)
+        expected = detect([sample for sample in head if isinstance(sample, TarSample)], rules)
         keys: set[str] = set()
         for sample in chain(head, rest):
             if isinstance(sample, str):
                 attempt.note("member_without_key")
-            elif isinstance(sample, Damage):
+            elif isinstance(sample, TarDamage):
                 attempt(f"{tar.path}@{sample.at}", refuse, sample.reason, sample.message)
             elif sample.key not in tar.excluded:
                 locator = f"{tar.path}#{sample.key}"
                 if sample.key in keys:
                     sample.spoil("duplicate_key", "an earlier sample of this tar has the same key")
                 keys.add(sample.key)
-                document = attempt(locator, adopted, sample, locator, expected, rules)
+                document = attempt(locator, document_of, sample, locator, expected, rules)
                 if document is not None:
                     attempt.store(locator, document)
         if walk.bytes_after_end:
             attempt.note("bytes_after_end_mark")
         if walk.size != tar.size:
             raise _changed(tar)
-        writer.adopt(f"{files.url}/{tar.path}", walk.digest, walk.size)
+        writer.adopt(f"{files.url}/{tar.path}", walk.digest)
 
     def _tars(self, pattern: str) -> Iterator[Tar]:
         pattern = pattern if "://" in pattern else os.path.expanduser(pattern)
@@ -189,14 +189,14 @@ def _unit(tar: Tar) -> Unit:
 
 
 def _head(
-    found: Iterator[Sample | Damage | str],
-) -> tuple[list[Sample | Damage | str], Iterator[Sample | Damage | str]]:
+    found: Iterator[TarSample | TarDamage | str],
+) -> tuple[list[TarSample | TarDamage | str], Iterator[TarSample | TarDamage | str]]:
     """The first samples, and the rest."""
-    head: list[Sample | Damage | str] = []
+    head: list[TarSample | TarDamage | str] = []
     held = count = 0
     for one in found:
         head.append(one)
-        if isinstance(one, Sample):
+        if isinstance(one, TarSample):
             held, count = held + one.held_bytes, count + 1
         if count >= JUDGED_SAMPLES or held >= JUDGED_BYTES:
             break

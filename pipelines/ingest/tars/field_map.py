@@ -61,12 +61,3 @@ def value_at(value: Json, path: Sequence[str]) -> Json:
         except (LookupError, TypeError, ValueError):
             return None
     return value
-
-
-def exact_path(value: Json, path: Sequence[str]) -> list[str | int]:
-    """`path` with numbers where it goes into lists."""
-    keys: list[str | int] = []
-    for key in path:
-        keys.append(int(key) if isinstance(value, list) and key.lstrip("-").isdecimal() else key)
-        value = value_at(value, [key])
-    return keys

@@ -1,72 +1,95 @@
-"""What a sample of a foreign tar means: which members are its media, where its text stands, in which order.
+"""Documents from the samples of a foreign tar: which members are media, where the text is, in which order.
 
-`ingest/tars/samples.py` -> here -> `stores.shards.adopted.Adopted`, a document by reference. Layouts:
+`ingest/tars/members.py` groups members into samples; `ingest/tars/adopt.py` stores the documents made here. Text, facts
+and notes become part of the document. A medium is decoded once and checked, then the document keeps its offset and
+length in the tar instead of its bytes. Layouts:
 
-    conversation  KEY.json holds one (`ingest/annotations/conversations.py`), with the media that it names or that are
-    there webdataset    KEY.jpg (or .0.jpg, .1.jpg ..., or a video), its text in KEY.txt, .text, .caption, .md, .json,
-    .cls img2dataset   KEY.jpg, KEY.txt and KEY.json with url, caption, status: the URL is the origin
-    interleaved   KEY.json is, or has, a list that gives the order of texts and names of images
-    fields        whatever else: a map says where media, text and rights stand
+    conversation  KEY.json holds a conversation (`ingest/annotations/conversations.py`) over the media that it names, or
+                  over all media of the sample where it names none
+    webdataset    KEY.jpg (or .0.jpg, .1.jpg ..., or a video), text in KEY.txt, .text, .caption, .md, .json or .cls
+    img2dataset   KEY.jpg, KEY.txt and KEY.json with url, caption and status; the URL is the origin
+    interleaved   KEY.json is or has a list that gives the order of texts and names of images
+    fields        any other form: a field map names media, text and rights (`ingest/tars/field_map.py`)
 
-Where none is named, the first samples of a tar tell: what they have, the others must have, too.
+Where the manifest names no layout, the first samples of a tar decide. If at least half of them have media, a later
+sample without media is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Literal
 
 from manifests.errors import RecordError
-from manifests.records import Document, Json, Media, record_id
+from manifests.records import Document, Fact, Json, Location, Media, Part, Text, record_id
+from pipelines.edits.normalize import normalize
 from pipelines.ingest.annotations import conversations, fields
-from pipelines.ingest.annotations.fields import RecordRights
+from pipelines.ingest.annotations.fields import Rights
 from pipelines.ingest.formats import media, rows
-from pipelines.ingest.tars.field_map import Fields, access, exact_path, options, value_at
-from pipelines.ingest.tars.members import Sample, medium_kind, split
+from pipelines.ingest.tars.field_map import Fields, access, options, value_at
+from pipelines.ingest.tars.members import TarSample, medium_kind, split
 from pipelines.ingest.tars.orders import in_order, interleaved
-from pipelines.ingest.tars.words import Words, located, values_of
-from stores.shards.adopted import Adopted, Note, Piece, Recipe, follow, in_this_tar
+from stores.shards.layout import ADOPTED
 from stores.shards.scan_tar import Member
 
-Layout = Literal["auto", "webdataset", "img2dataset", "interleaved"]
+TarLayout = Literal["auto", "webdataset", "img2dataset", "interleaved"]
 
 WHOLE_TEXTS = ("txt", "text", "caption", "md")
-MOST_RECIPE_CHARACTERS = 1 << 20
+"""Endings of members that are text as a whole, in the order in which they are tried."""
+MOST_PARTS = 1 << 16
+"""Parts of one document."""
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What the node says about all its tars."""
+class TarRules:
+    """Parameters of the node that hold for all its tars."""
 
     source: str
     text_domain: str
-    layout: Layout
+    layout: TarLayout
     fields: Fields
-    rights: RecordRights
+    rights: Rights
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the first samples of a tar showed."""
+    """Form that the first samples of a tar have."""
 
-    layout: Layout
+    layout: TarLayout
     media: bool
+    """Whether samples without media are refused."""
 
 
-def judge(samples: Sequence[Sample], rules: Rules) -> Expected:
-    """From the first samples of a tar."""
+@dataclass(frozen=True)
+class _Content:
+    """Parts of a document, with facts and notes about them."""
+
+    parts: Sequence[Part]
+    domain: str
+    """Domain if the document has images and no video."""
+    facts: tuple[Fact, ...] = ()
+    notes: Mapping[str, Json] = field(default_factory=dict)
+
+
+Check = Callable[[Member], Media]
+"""Decodes a member and returns the medium without its bytes."""
+
+
+def detect(samples: Sequence[TarSample], rules: TarRules) -> Expected:
+    """Form of a tar's samples, from the first of them."""
     sound = [sample for sample in samples if sample.problem is None]
     with_media = sum(any(map(medium_kind, sample.members)) for sample in sound)
-    shown = 2 * with_media >= max(1, len(sound))
+    has_media = 2 * with_media >= max(1, len(sound))
     if rules.layout != "auto":
-        return Expected(rules.layout, shown)
-    kinds = [_kind(sample) for sample in sound]
-    return Expected(max(["webdataset", "img2dataset", "interleaved"], key=kinds.count), shown)
+        return Expected(rules.layout, has_media)
+    layouts = [_layout(sample) for sample in sound]
+    return Expected(max(["webdataset", "img2dataset", "interleaved"], key=layouts.count), has_media)
 
 
-def _kind(sample: Sample) -> Layout:
+def _layout(sample: TarSample) -> TarLayout:
     try:
         record = _json(sample)
     except RecordError:
@@ -78,69 +101,68 @@ def _kind(sample: Sample) -> Layout:
     return "webdataset"
 
 
-def adopted(sample: Sample, locator: str, expected: Expected, rules: Rules) -> Adopted:
-    """The document of a sample, every medium checked.
+def document_of(sample: TarSample, locator: str, expected: Expected, rules: TarRules) -> Document:
+    """Document of a sample. Its media are checked and located in the adopted tar.
 
-    Raises RecordError: what is wrong with the sample, reasons of the decoders, of JSON and of `normalize`, and
-    `no_text`, `no_text_field`, `no_media`, `missing_media`, `not_downloaded`.
+    Raises:
+        RecordError: the sample's own problem; the reasons of the media decoders, of JSON, of conversations and of
+            `normalize`; `no_text`, `no_text_field`, `no_media`, `missing_media`, `not_downloaded`, `too_many_parts`.
     """
     if sample.problem is not None:
         raise RecordError(*sample.problem)
     record = _json(sample)
     if expected.layout == "img2dataset" and isinstance(record, dict) and record.get("status", "success") != "success":
         raise RecordError("not_downloaded", f"{record.get('status')}: {record.get('error_message')}"[:500])
-    found = _media(sample, rules.fields)
-    if expected.media and expected.layout != "interleaved" and not found:
+    members = _media_members(sample, rules.fields)
+    if expected.media and expected.layout != "interleaved" and not members:
         raise RecordError("no_media", f"only {', '.join(sample.members) or 'no members'}, others here have media")
+    check = lru_cache(None)(_checked)
     if rules.fields.text:
-        recipe, texts = _named(sample, record, rules.fields, len(found))
-    elif conversations.holds_conversation(record):
-        recipe, texts = _talk(sample, record, found)
+        content = _from_fields(sample, record, rules.fields, list(map(check, members)))
+    elif conversations.holds_one(record):
+        content = _conversation(sample, record, members, check)
     elif expected.layout == "interleaved":
-        recipe, texts = _in_order(sample, record, found)
+        content = _interleaved(sample, record, members, check)
     else:
-        recipe, texts = _captioned(sample, record, len(found))
-    written = str(recipe)
-    if len(written) > MOST_RECIPE_CHARACTERS:
-        raise RecordError("too_many_parts", f"{len(recipe.parts)} parts")
-    checked = {member.offset: in_this_tar(_checked(member), member.offset) for member in found}
-    shown = [checked[member.offset] for member in found]
-    blank = Document(record_id(rules.source, locator), rules.source, locator, "", ())
-    document = follow(written, [member.payload or b"" for member in texts], blank, shown)
+        content = _captioned(sample, record, list(map(check, members)))
+    if len(content.parts) > MOST_PARTS:
+        raise RecordError("too_many_parts", f"{len(content.parts)} parts, the limit is {MOST_PARTS}")
+    raw = Document(
+        id=record_id(rules.source, locator),
+        source=rules.source,
+        locator=locator,
+        domain=_domain(content, rules.text_domain),
+        parts=tuple(content.parts),
+        facts=content.facts,
+        notes=content.notes,
+        **asdict(_rights(sample, record, rules.fields).or_else(rules.rights)),
+    )
+    document = normalize(raw)
     if not any(document.text.split()):
         raise RecordError("no_text", "nothing but white space")
-    said = {name: getattr(document, name) for name in ("id", "source", "locator", "parts", "facts", "notes")}
-    return Adopted(
-        **said,
-        **asdict(_rights(sample, record, rules.fields).or_else(rules.rights)),
-        domain=_domain(document, recipe, rules),
-        recipe=written,
-        members=tuple((member.offset, member.size) for member in texts),
-    )
+    return document
 
 
-def _domain(document: Document, recipe: Recipe, rules: Rules) -> str:
-    if "tools" in document.notes or any("calls" in told for told in document.notes.get("messages", ())):
+def _domain(content: _Content, text_domain: str) -> str:
+    if "tools" in content.notes or any("calls" in message for message in content.notes.get("messages", ())):
         return "agent"
-    if any(medium.kind == "video" for medium in document.media):
-        return "video"
-    if not document.media:
-        return rules.text_domain
-    texts = sum(not isinstance(part, int) for part in recipe.parts)
-    return "interleaved" if texts > 1 or "messages" in document.notes else "caption"
+    kinds = {part.kind for part in content.parts if isinstance(part, Media)}
+    return "video" if "video" in kinds else content.domain if kinds else text_domain
 
 
 def _checked(member: Member) -> Media:
+    """The medium of a member, decoded once. Raises RecordError with the decoder's reason."""
     assert member.payload is not None
     keyed = split(member.name)
     is_video = keyed is not None and medium_kind(keyed[1]) == "video"
-    return media.make_video(member.payload) if is_video else media.make_image(member.payload)
+    medium = media.video(member.payload) if is_video else media.image(member.payload)
+    return replace(medium, payload=None, location=Location(ADOPTED, member.offset, member.size))
 
 
-def _media(sample: Sample, wanted: Fields) -> list[Member]:
-    """Members that are media: those named, or all, numbered endings by their numbers."""
+def _media_members(sample: TarSample, wanted: Fields) -> list[Member]:
+    """Members that are media: those that the field map names, else all, by the numbers in their endings."""
     if wanted.media:
-        endings = [next((one for one in options(some) if one in sample.members), "") for some in wanted.media]
+        endings = [next((one for one in options(names) if one in sample.members), "") for names in wanted.media]
         return [sample.members[ending] for ending in endings if ending]
     endings = [ending for ending in sample.members if medium_kind(ending)]
     return [sample.members[ending] for ending in sorted(endings, key=_by_number)]
@@ -150,141 +172,119 @@ def _by_number(ending: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", ending) if part]
 
 
-def _json(sample: Sample, ending: str = "json") -> Json:
+def _json(sample: TarSample, ending: str = "json") -> Json:
     member = sample.members.get(ending)
-    return None if member is None or member.payload is None else rows.parse_json(member.payload)
+    return None if member is None or member.payload is None else rows.parse(member.payload)
 
 
-def _rights(sample: Sample, record: Json, wanted: Fields) -> RecordRights:
+def _text(sample: TarSample, ending: str) -> str | None:
+    """Text of a whole member without white space around it. Raises RecordError `bad_encoding`."""
+    member = sample.members.get(ending)
+    if member is None or member.payload is None:
+        return None
+    try:
+        return member.payload.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise RecordError("bad_encoding", f"not UTF-8 at offset {error.start}") from None
+
+
+def _rights(sample: TarSample, record: Json, wanted: Fields) -> Rights:
+    """Rights that the field map names, else those that the sample's JSON declares."""
     named: dict[str, Json] = {}
     for name in ("licence", "origin", "consent"):
         for place in options(getattr(wanted, name)) if getattr(wanted, name) else ():
             ending, path = access(place)
-            found = value_at(_json(sample, ending), path) if path else _text_of(sample, ending)
-            named[name] = found if named.get(name) is None else named[name]
-    return fields.record_rights(named).or_else(fields.record_rights(record))
+            value = value_at(_json(sample, ending), path) if path else _text(sample, ending)
+            named[name] = value if named.get(name) is None else named[name]
+    return fields.rights(named).or_else(fields.rights(record))
 
 
-def _text_of(sample: Sample, ending: str) -> str | None:
-    member = sample.members.get(ending)
-    return None if member is None or member.payload is None else member.payload.decode("utf-8", "replace").strip()
-
-
-def _captioned(sample: Sample, record: Json, shown: int) -> tuple[Recipe, list[Member]]:
+def _captioned(sample: TarSample, record: Json, shown: Sequence[Media]) -> _Content:
     """Media, then the text of the first member that has any."""
-    ending = next((name for name in WHOLE_TEXTS if _text_of(sample, name)), None)
-    parts: list[int | tuple[Piece, ...]] = list(range(shown))
+    ending = next((name for name in WHOLE_TEXTS if _text(sample, name)), None)
+    notes = _notes(record)
     if ending is None and isinstance(record, dict) and fields.has_text(record):
-        pieces, answer = located(record, 0)
-        marked = shown > 0 and any("<image>" in str(v) or "<video>" in str(v) for _, v in values_of(record))
-        recipe = Recipe((*parts, pieces), None if shown else answer, marked, _notes(record, 0))
-        return recipe, [sample.members["json"]]
+        text = fields.find(record)
+        facts = (Fact("answer", 0, *text.answer),) if text.answer and not shown else ()
+        parts = conversations.placed(text.text, shown) if shown else [Text(text.text)]
+        return _Content(parts, "caption", facts, notes)
     if ending is None and "cls" in sample.members:
         ending = "cls"
     if ending is None:
-        there = ", ".join(sample.members) or "nothing"
-        raise RecordError("no_text", f"no text in any of its members: {there}; see `fields`")
-    texts = [sample.members[ending]]
-    notes: dict[str, Note] = {}
-    if record is not None:
-        notes = _notes(record, len(texts))
-        texts += [sample.members["json"]] if notes else []
+        members = ", ".join(sample.members) or "none"
+        raise RecordError("no_text", f"no text in any of its members ({members}); see `fields`")
     if "cls" in sample.members and ending != "cls":
-        notes["class"] = ("m", len(texts))
-        texts.append(sample.members["cls"])
-    return Recipe((*parts, (("m", 0),)), notes=notes), texts
+        notes["class"] = _text(sample, "cls")
+    return _Content([*shown, Text(_text(sample, ending) or "")], "caption", notes=notes)
 
 
-def _named(sample: Sample, record: Json, wanted: Fields, shown: int) -> tuple[Recipe, list[Member]]:
-    """Media, then what the map says is text."""
-    texts: list[Member] = []
-    pieces: list[Piece] = []
-    for some in wanted.text:
-        found = next(filter(None, (_piece(sample, place, texts) for place in options(some))), None)
-        if found is None:
-            raise RecordError("no_text_field", f"nothing at {some!r}; there are {', '.join(sample.members)}")
-        pieces += ["\n", *found] if pieces else found
-    return Recipe((*range(shown), tuple(pieces)), marked=shown > 0), texts
+def _from_fields(sample: TarSample, record: Json, wanted: Fields, shown: Sequence[Media]) -> _Content:
+    """Media, then the texts that the field map names, one per line."""
+    texts = []
+    for names in wanted.text:
+        present = [text for place in options(names) if (text := _text_at(sample, place)) is not None]
+        if not present:
+            raise RecordError("no_text_field", f"nothing at {names!r}; there are {', '.join(sample.members)}")
+        texts.append(present[0])
+    text = "\n".join(texts)
+    return _Content(conversations.placed(text, shown) if shown else [Text(text)], "caption")
 
 
-def _piece(sample: Sample, place: str, texts: list[Member]) -> list[Piece] | None:
-    """Pieces for one place, whose member is added to `texts`; a list of values is joined by line feeds."""
+def _text_at(sample: TarSample, place: str) -> str | None:
+    """Text at one place of the field map, None where there is none; the values of a list are joined by line feeds."""
     ending, path = access(place)
-    member = sample.members.get(ending)
-    if member is None or member.payload is None:
-        return None
-    if member not in texts:
-        texts.append(member)
-    number = texts.index(member)
     if not path:
-        return [("m", number)]
+        return _text(sample, ending)
     value = value_at(_json(sample, ending), path)
-    exact = exact_path(_json(sample, ending), path)
-    if isinstance(value, list):
-        words = [at for at, item in enumerate(value) if isinstance(item, str | int | float)]
-        pieces: list[Piece] = [piece for at in words for piece in ("\n", ("m", number, *exact, at))]
-        return pieces[1:] or None
-    return [("m", number, *exact)] if isinstance(value, str | int | float) else None
+    values = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str | int | float)]
+    return "\n".join(map(str, values)) if values else None
 
 
-def _notes(record: Json, number: int) -> dict[str, Note]:
-    """The few short fields that say where a record is from."""
-    notes: dict[str, Note] = {name: ("m", number, name) for name in fields.kept_notes(record)}
+def _notes(record: Json) -> dict[str, Json]:
+    """The few short fields of a sample's JSON that say where it is from."""
+    notes = fields.kept_notes(record)
     if isinstance(record, dict) and isinstance(record.get("sha256"), str):
-        notes["original_sha256"] = ("m", number, "sha256")  # of what was downloaded, before it was made smaller
+        notes["original_sha256"] = record["sha256"]  # of the downloaded file, before img2dataset made it smaller
     return notes
 
 
-def _talk(sample: Sample, record: Json, found: list[Member]) -> tuple[Recipe, list[Member]]:
-    """A conversation: its words are stretches of values in the JSON, its notes say who says them."""
-    names = list(dict.fromkeys([*fields.media_references(record), *conversations.conversation_media(record)]))
-    if found and not names:  # the tar says by itself which media belong to it
-        names = [member.name for member in found]
+def _conversation(sample: TarSample, record: Json, members: Sequence[Member], check: Check) -> _Content:
+    """The conversation in the sample's JSON, with the media that its messages show."""
+    notes = _notes(record)
+    names = list(dict.fromkeys([*fields.references(record), *conversations.references(record)]))
+    if members and not names:  # the tar alone tells which media belong to it
+        names = [member.name for member in members]
         record = record | {"images": names}
-    homes = dict(zip(names, _places(names, sample, found), strict=True))
-
-    def load(target: str) -> Media:
-        if target not in homes:
-            raise RecordError("missing_media", f"{target[:60]!r} is no member of the sample")
-        return Media(str(homes[target].offset), "image", "", 1, 1)
-
-    talk = conversations.read_conversation(record, load)
-    words = Words(_json(sample))
-    by_offset = {str(member.offset): member for member in found}
-    found[:] = [by_offset[part.digest] for part in talk.parts if isinstance(part, Media)]
-    ordinals = iter(range(len(found)))
-    parts = [next(ordinals) if isinstance(part, Media) else (words.piece(part.text),) for part in talk.parts]
-    notes = _notes(_json(sample), 0) | {name: {"is": told} for name, told in talk.notes.items()}
-    return Recipe(tuple(parts), notes=notes), [sample.members["json"]]
+    by_name = dict(zip(names, _named_members(names, sample, members), strict=True))
+    conversation = conversations.read(record, partial(_load, by_name, check))
+    return _Content(conversation.parts, "interleaved", notes=notes | conversation.notes)
 
 
-def _in_order(sample: Sample, record: Json, found: list[Member]) -> tuple[Recipe, list[Member]]:
-    """Texts and media as the JSON orders them. Media that it does not name are left out."""
+def _load(by_name: Mapping[str, Member], check: Check, target: str) -> Media:
+    if target not in by_name:
+        raise RecordError("missing_media", f"{target[:60]!r} is no member of the sample")
+    return check(by_name[target])
+
+
+def _interleaved(sample: TarSample, record: Json, members: Sequence[Member], check: Check) -> _Content:
+    """Texts and media in the order of the sample's JSON. Media that it does not name are left out."""
     items = list(in_order(record))
     if not items:
         raise RecordError("no_text_field", "no list of texts and images in its JSON; see `fields`")
-    names = [name for what, name in items if what == "image"]
-    places = _places(names, sample, found)
-    parts: list[int | tuple[Piece, ...]] = []
-    shown: list[Member] = []
-    for what, told in items:
-        if what == "text":
-            parts.append((("m", 0, *told),))
-        else:
-            parts.append(len(shown))
-            shown.append(places.pop(0))
-    found[:] = shown
-    return Recipe(tuple(parts), notes=_notes(record, 0)), [sample.members["json"]]
+    named = iter(_named_members([name for kind, name in items if kind == "image"], sample, members))
+    parts = [Text(value) if kind == "text" else check(next(named)) for kind, value in items]
+    texts = sum(kind == "text" for kind, _ in items)
+    return _Content(parts, "interleaved" if texts > 1 else "caption", notes=_notes(record))
 
 
-def _places(names: Sequence[str], sample: Sample, found: Sequence[Member]) -> list[Member]:
-    """The member that each name means: by its file name or ending; or else, where there are equally many, by order."""
-    by_name = {member.name.rpartition("/")[2]: member for member in found}
-    by_name |= {ending: member for ending, member in sample.members.items() if member in found}
-    known = [by_name.get(name.rpartition("/")[2], by_name.get(name.lower())) for name in names]
-    if all(member is not None for member in known):
-        return [member for member in known if member is not None]
-    if len(names) == len(found) and not any(known):
-        return list(found)
-    missing = next(name for name, member in zip(names, known, strict=True) if member is None)
+def _named_members(names: Sequence[str], sample: TarSample, members: Sequence[Member]) -> list[Member]:
+    """Member of each name: by file name or ending; else by order, if there are as many names as members."""
+    by_name = {member.name.rpartition("/")[2]: member for member in members}
+    by_name |= {ending: member for ending, member in sample.members.items() if member in members}
+    matches = [by_name.get(name.rpartition("/")[2], by_name.get(name.lower())) for name in names]
+    if all(member is not None for member in matches):
+        return [member for member in matches if member is not None]
+    if len(names) == len(members) and not any(matches):
+        return list(members)
+    missing = next(name for name, member in zip(names, matches, strict=True) if member is None)
     raise RecordError("missing_media", f"{missing[:200]!r} is not among {', '.join(sample.members)}")

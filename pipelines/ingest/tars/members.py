@@ -15,7 +15,7 @@ from pipelines.ingest.formats.file import printable_path
 from pipelines.ingest.formats.suffixes import MEDIA_KINDS
 from stores.media import image as images
 from stores.media import video as videos
-from stores.shards.scan_tar import Damage, Member
+from stores.shards.scan_tar import Member, TarDamage
 
 TEXT_ENDINGS = ("txt", "text", "caption", "md", "cls", "json")
 MOST_TEXT_BYTES = 16 << 20
@@ -29,7 +29,7 @@ _META = re.compile(r"__[^/]*__(?:$|/)")
 
 
 @dataclass
-class Sample:
+class TarSample:
     key: str
     members: dict[str, Member] = field(default_factory=dict)
     """By ending, in lower case, in the order of the tar."""
@@ -71,16 +71,16 @@ def _limit(ending: str, named: Collection[str]) -> int:
     return images.LIMITS.max_bytes if ending in named else -1
 
 
-def samples(members: Iterable[Member | Damage], named: Collection[str]) -> Iterator[Sample | Damage | str]:
+def samples(members: Iterable[Member | TarDamage], named: Collection[str]) -> Iterator[TarSample | TarDamage | str]:
     """Samples and damages in the order of the tar, and names of members that belong to no sample.
 
     A sample that a damage touches is spoiled, since nobody knows which members it lost, and the damage told with it.
     """
-    sample: Sample | None = None
+    sample: TarSample | None = None
     behind = ""
     """What the next sample is told of the damage before it."""
     for member in members:
-        if isinstance(member, Damage):
+        if isinstance(member, TarDamage):
             cut = split(member.name)
             if sample is not None and cut is not None and cut[0] != sample.key:
                 yield sample  # whole: another one is cut off
@@ -102,7 +102,7 @@ def samples(members: Iterable[Member | Damage], named: Collection[str]) -> Itera
         if sample is None or sample.key != key:
             if sample is not None:
                 yield sample
-            sample = Sample(key)
+            sample = TarSample(key)
             if behind:
                 sample.spoil("damaged_header", f"it may have lost members: {behind}")
                 behind = ""
@@ -111,7 +111,7 @@ def samples(members: Iterable[Member | Damage], named: Collection[str]) -> Itera
         yield sample
 
 
-def _add(sample: Sample, ending: str, member: Member, limit: int) -> None:
+def _add(sample: TarSample, ending: str, member: Member, limit: int) -> None:
     name = printable_path(member.name)
     if problem := _bad_name(member.name):
         return sample.spoil("bad_name", f"{name[:200]}: {problem}")

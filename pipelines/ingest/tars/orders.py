@@ -18,8 +18,8 @@ INTERLEAVED = (("texts", "images"), ("text_list", "image_info"))
 """Fields of parallel lists with a gap where the other one goes on, as in OBELICS and MINT; and those of MMC4."""
 SEQUENCES = ("sequence", "content", "items", "interleaved")
 
-Item = tuple[Literal["text", "image"], Json]
-"""The path of a text, or the name of an image."""
+OrderedItem = tuple[Literal["text", "image"], str]
+"""A text, or the name of an image."""
 
 
 def interleaved(record: Json) -> bool:
@@ -36,8 +36,8 @@ def interleaved(record: Json) -> bool:
     )
 
 
-def in_order(record: Json) -> Iterator[Item]:
-    """Nothing where it has no list of a known form."""
+def in_order(record: Json) -> Iterator[OrderedItem]:
+    """Yield texts and names of images in reading order; nothing where the JSON has no list of a known form."""
     if isinstance(record, dict) and isinstance(record.get("text_list"), list):
         yield from _mmc4(record)
         return
@@ -46,23 +46,23 @@ def in_order(record: Json) -> Iterator[Item]:
             if isinstance(name := value_at(record["images"], [str(at)]), str) and name:
                 yield "image", name
             if isinstance(text := value_at(record["texts"], [str(at)]), str) and text:
-                yield "text", ("texts", at)
+                yield "text", text
         return
-    path: tuple[str, ...] = ()
+    items = record if isinstance(record, list) else []
     if isinstance(record, dict):
-        path = next(((name,) for name in SEQUENCES if isinstance(record.get(name), list)), ())
-    for at, item in enumerate(value_at(record, path) if path or isinstance(record, list) else []):
+        items = next((record[name] for name in SEQUENCES if isinstance(record.get(name), list)), [])
+    for item in items:
         if isinstance(item, str):
-            yield ("image", item) if medium_kind(item) else ("text", (*path, at))
+            yield ("image", item) if medium_kind(item) else ("text", item)
         elif isinstance(item, dict):
             name = next((item[key] for key in MEDIA_FIELDS if isinstance(item.get(key), str) and item[key]), None)
             if name is not None:
                 yield "image", name
             if isinstance(item.get("text"), str) and item["text"]:
-                yield "text", (*path, at, "text")
+                yield "text", item["text"]
 
 
-def _mmc4(record: Mapping[str, Json]) -> Iterator[Item]:
+def _mmc4(record: Mapping[str, Json]) -> Iterator[OrderedItem]:
     """Each image stands before the text that it matches."""
     before: dict[int, list[str]] = {}
     for told in record["image_info"] if isinstance(record.get("image_info"), list) else []:
@@ -72,4 +72,4 @@ def _mmc4(record: Mapping[str, Json]) -> Iterator[Item]:
     for at, text in enumerate(record["text_list"]):
         yield from (("image", name) for name in before.get(at, []))
         if isinstance(text, str) and text:
-            yield "text", ("text_list", at)
+            yield "text", text

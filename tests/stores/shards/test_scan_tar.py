@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stores.files.local import LocalFiles
 from stores.shards import scan_tar
-from stores.shards.scan_tar import Damage, Member, Walk, fingerprint
+from stores.shards.scan_tar import Member, TarDamage, Walk, fingerprint
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
@@ -36,7 +36,7 @@ def tar_bytes(some: Sequence[Entry], format: int = tarfile.PAX_FORMAT, kind: byt
     return out.getvalue()
 
 
-def walked(data: bytes, keep: bool = True) -> tuple[list[Member | Damage], Walk]:
+def walked(data: bytes, keep: bool = True) -> tuple[list[Member | TarDamage], Walk]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "x.tar").write_bytes(data)
         walk = Walk(LocalFiles(Path(folder)), "x.tar", lambda name, size: keep)
@@ -56,7 +56,7 @@ def test_members_are_those_of_the_standard_library_and_lie_where_it_says(
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         expected = [(info.name, info.offset_data, info.size) for info in tar]
     if not some:
-        assert [one.reason for one in found if isinstance(one, Damage)] == ["empty_tar"]
+        assert [one.reason for one in found if isinstance(one, TarDamage)] == ["empty_tar"]
         return
     members = [one for one in found if isinstance(one, Member)]
     assert [(one.name, one.offset, one.size) for one in members] == expected and len(found) == len(members)
@@ -116,7 +116,7 @@ def test_behind_a_damaged_header_reading_goes_on_at_the_next_member() -> None:
 )
 def test_what_is_no_whole_tar_says_so(data: bytes, reason: str) -> None:
     found, _ = walked(data)
-    assert [one.reason for one in found if isinstance(one, Damage)] == [reason]
+    assert [one.reason for one in found if isinstance(one, TarDamage)] == [reason]
 
 
 def test_links_devices_and_sparse_members_are_told_from_files() -> None:
