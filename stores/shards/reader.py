@@ -264,13 +264,14 @@ class ShardReader:
     def _ranges(self, known: ShardIndex, ranges: Sequence[Range], row: int, of_media: bool = False) -> list[bytes]:
         """Byte ranges of a shard or, `of_media`, of the tar with its media; `row` is named where that is damaged."""
         files, path = self.media_tar(known.entry) if of_media else (self._files, f"shards/{known.entry.tar}.tar")
+        tar = "shard" if files is self._files else "tar"
         try:
             found = files.read_ranges(path, ranges)
         except FileNotFoundError:
-            raise self.damaged(known, row, "the tar is missing", of_media) from None
+            raise self.damaged(known, row, f"the {tar} is missing", of_media) from None
         for data, (offset, length) in zip(found, ranges, strict=True):
             if len(data) != length:
-                message = f"the tar ends early: {len(data)} of {length} bytes at {offset}"
+                message = f"the {tar} ends early: {len(data)} of {length} bytes at {offset}"
                 raise self.damaged(known, row, message, of_media)
         return found
 

@@ -234,7 +234,7 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
         Store.open_or_create(str(tmp_path), "packs", "s")
     with pytest.raises(StoreError, match="snapshot 1 does not exist"):
         store.snapshot(1)
-    for text, what in [('{"kind"', "damaged"), ("[]", "damaged"), ('{"schema": 9}', "schema 9, this program reads 5")]:
+    for text, what in [('{"kind"', "damaged"), ("[]", "damaged"), ('{"schema": 9}', "schema 9, this program reads 6")]:
         (tmp_path / "store.json").write_text(text)
         with pytest.raises(StoreError, match=what):
             Store.open(str(tmp_path))
