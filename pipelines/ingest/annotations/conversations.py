@@ -55,6 +55,18 @@ _SHELL = "bash"
 """Name of the tool that the actions of a trajectory are calls of, where they are no calls already."""
 
 
+def place_media(words: str, loaded: Sequence[Media]) -> list[Part]:
+    """Put media at their markers if there are as many markers as media, otherwise before the text."""
+    pieces = MARKER.split(words)
+    if len(pieces) != len(loaded) + 1:
+        return [*loaded, Text(MARKER.sub("", words))]
+    parts: list[Part] = []
+    for piece, medium in zip(pieces, [*loaded, None], strict=True):
+        parts += [Text(piece)] if piece else []
+        parts += [medium] if medium else []
+    return parts
+
+
 def holds_conversation(row: Json) -> bool:
     return isinstance(row, dict) and (_found(row) is not None or _is_query(row))
 

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from manifests.errors import RecordError
-from manifests.records import Document, Fact, Json, Media, Part, Text
+from manifests.records import Document, Fact, Json, Media, Text
 from pipelines.ingest.annotations import conversations, fields, labels, problems
 from pipelines.ingest.formats import markdown
 from pipelines.ingest.formats.file import FolderFile
@@ -104,7 +104,7 @@ def _row_document(item: FolderItem, context: ReadContext, locator: str, parse: C
         domain = "code" if isinstance(row, dict) and "canonical_solution" in row else context.rules.text_domain
         domain = fields.record_domain(row) or domain
         return context.document(locator, domain, [Text(text.text)], facts, notes, rights)
-    parts = _place_media(text.text, loaded)
+    parts = conversations.place_media(text.text, loaded)
     facts = [Fact("answer", len(parts) - 1, *answer)] if answer and parts[-1] == Text(text.text) else []
     is_question = isinstance(row, dict) and "question" in row and answer
     has_video = any(medium.kind == "video" for medium in loaded)
@@ -144,15 +144,3 @@ def _load(item: FolderItem, context: ReadContext, target: str) -> Media:
     if file is None or not file.is_medium:
         raise RecordError("missing_media", f"{printable(target[:200])} is no image or video of the folder")
     return load_media(context.base, file)
-
-
-def _place_media(words: str, loaded: Sequence[Media]) -> list[Part]:
-    """Put media at their markers if there are as many markers as media, otherwise before the text."""
-    pieces = conversations.MARKER.split(words)
-    if len(pieces) != len(loaded) + 1:
-        return [*loaded, Text(conversations.MARKER.sub("", words))]
-    parts: list[Part] = []
-    for piece, medium in zip(pieces, [*loaded, None], strict=True):
-        parts += [Text(piece)] if piece else []
-        parts += [medium] if medium else []
-    return parts

@@ -19,16 +19,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Literal
 
 from manifests.errors import RecordError
-from manifests.records import Document, Fact, Json, Location, Media, Part, Text, record_id
-from pipelines.edits.normalize import normalize
+from manifests.records import Document, Fact, Json, Location, Media, Part, Text
 from pipelines.ingest.annotations import conversations, fields
-from pipelines.ingest.annotations.fields import Rights
+from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.formats import media, rows
+from pipelines.ingest.readers.context import new_document
 from pipelines.ingest.tars.field_map import Fields, access, options, value_at
 from pipelines.ingest.tars.members import TarSample, medium_kind, split
 from pipelines.ingest.tars.orders import in_order, interleaved
@@ -51,7 +51,7 @@ class TarRules:
     text_domain: str
     layout: TarLayout
     fields: Fields
-    rights: Rights
+    rights: RecordRights
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def document_of(sample: TarSample, locator: str, expected: Expected, rules: TarR
     check = lru_cache(None)(_checked)
     if rules.fields.text:
         content = _from_fields(sample, record, rules.fields, list(map(check, members)))
-    elif conversations.holds_one(record):
+    elif conversations.holds_conversation(record):
         content = _conversation(sample, record, members, check)
     elif expected.layout == "interleaved":
         content = _interleaved(sample, record, members, check)
@@ -127,17 +127,9 @@ def document_of(sample: TarSample, locator: str, expected: Expected, rules: TarR
         content = _captioned(sample, record, list(map(check, members)))
     if len(content.parts) > MOST_PARTS:
         raise RecordError("too_many_parts", f"{len(content.parts)} parts, the limit is {MOST_PARTS}")
-    raw = Document(
-        id=record_id(rules.source, locator),
-        source=rules.source,
-        locator=locator,
-        domain=_domain(content, rules.text_domain),
-        parts=tuple(content.parts),
-        facts=content.facts,
-        notes=content.notes,
-        **asdict(_rights(sample, record, rules.fields).or_else(rules.rights)),
-    )
-    document = normalize(raw)
+    rights = _rights(sample, record, rules.fields).or_else(rules.rights)
+    domain = _domain(content, rules.text_domain)
+    document = new_document(rules.source, locator, domain, content.parts, content.facts, content.notes, rights)
     if not any(document.text.split()):
         raise RecordError("no_text", "nothing but white space")
     return document
@@ -155,7 +147,7 @@ def _checked(member: Member) -> Media:
     assert member.payload is not None
     keyed = split(member.name)
     is_video = keyed is not None and medium_kind(keyed[1]) == "video"
-    medium = media.video(member.payload) if is_video else media.image(member.payload)
+    medium = media.make_video(member.payload) if is_video else media.make_image(member.payload)
     return replace(medium, payload=None, location=Location(ADOPTED, member.offset, member.size))
 
 
@@ -174,7 +166,7 @@ def _by_number(ending: str) -> list[tuple[int, int, str]]:
 
 def _json(sample: TarSample, ending: str = "json") -> Json:
     member = sample.members.get(ending)
-    return None if member is None or member.payload is None else rows.parse(member.payload)
+    return None if member is None or member.payload is None else rows.parse_json(member.payload)
 
 
 def _text(sample: TarSample, ending: str) -> str | None:
@@ -188,15 +180,15 @@ def _text(sample: TarSample, ending: str) -> str | None:
         raise RecordError("bad_encoding", f"not UTF-8 at offset {error.start}") from None
 
 
-def _rights(sample: TarSample, record: Json, wanted: Fields) -> Rights:
-    """Rights that the field map names, else those that the sample's JSON declares."""
+def _rights(sample: TarSample, record: Json, wanted: Fields) -> RecordRights:
+    """RecordRights that the field map names, else those that the sample's JSON declares."""
     named: dict[str, Json] = {}
     for name in ("licence", "origin", "consent"):
         for place in options(getattr(wanted, name)) if getattr(wanted, name) else ():
             ending, path = access(place)
             value = value_at(_json(sample, ending), path) if path else _text(sample, ending)
             named[name] = value if named.get(name) is None else named[name]
-    return fields.rights(named).or_else(fields.rights(record))
+    return fields.record_rights(named).or_else(fields.record_rights(record))
 
 
 def _captioned(sample: TarSample, record: Json, shown: Sequence[Media]) -> _Content:
@@ -204,9 +196,9 @@ def _captioned(sample: TarSample, record: Json, shown: Sequence[Media]) -> _Cont
     ending = next((name for name in WHOLE_TEXTS if _text(sample, name)), None)
     notes = _notes(record)
     if ending is None and isinstance(record, dict) and fields.has_text(record):
-        text = fields.find(record)
+        text = fields.find_text(record)
         facts = (Fact("answer", 0, *text.answer),) if text.answer and not shown else ()
-        parts = conversations.placed(text.text, shown) if shown else [Text(text.text)]
+        parts = conversations.place_media(text.text, shown) if shown else [Text(text.text)]
         return _Content(parts, "caption", facts, notes)
     if ending is None and "cls" in sample.members:
         ending = "cls"
@@ -227,7 +219,7 @@ def _from_fields(sample: TarSample, record: Json, wanted: Fields, shown: Sequenc
             raise RecordError("no_text_field", f"nothing at {names!r}; there are {', '.join(sample.members)}")
         texts.append(present[0])
     text = "\n".join(texts)
-    return _Content(conversations.placed(text, shown) if shown else [Text(text)], "caption")
+    return _Content(conversations.place_media(text, shown) if shown else [Text(text)], "caption")
 
 
 def _text_at(sample: TarSample, place: str) -> str | None:
@@ -251,12 +243,12 @@ def _notes(record: Json) -> dict[str, Json]:
 def _conversation(sample: TarSample, record: Json, members: Sequence[Member], check: Check) -> _Content:
     """The conversation in the sample's JSON, with the media that its messages show."""
     notes = _notes(record)
-    names = list(dict.fromkeys([*fields.references(record), *conversations.references(record)]))
+    names = list(dict.fromkeys([*fields.media_references(record), *conversations.conversation_media(record)]))
     if members and not names:  # the tar alone tells which media belong to it
         names = [member.name for member in members]
         record = record | {"images": names}
     by_name = dict(zip(names, _named_members(names, sample, members), strict=True))
-    conversation = conversations.read(record, partial(_load, by_name, check))
+    conversation = conversations.read_conversation(record, partial(_load, by_name, check))
     return _Content(conversation.parts, "interleaved", notes=notes | conversation.notes)
 
 
