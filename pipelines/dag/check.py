@@ -25,7 +25,7 @@ from pipelines.filters.cap import Cap
 from pipelines.filters.filter import Filter
 from pipelines.filters.op import Measured, column
 from pipelines.filters.watermarks import DropWatermarks, WatermarkVotes
-from pipelines.ingest.folder import Folder, IngestFolder
+from pipelines.ingest.folder import FilesNode, IngestFolder
 from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
 from pipelines.node import Node
@@ -184,7 +184,7 @@ def missing(nodes: Nodes, elsewhere: bool) -> Iterator[Mistake]:
         if endpoint is not None and endpoint.key_from and not elsewhere and not os.environ.get(endpoint.key_from):
             what = f"the endpoint's key is not set: {endpoint.key_from} is no variable of the environment"
             yield Mistake((name, "endpoint", "key_from"), what, f"export {endpoint.key_from}=...")
-        if isinstance(node, Folder) and importlib.util.find_spec(node.html_extractor) is None:
+        if isinstance(node, FilesNode) and importlib.util.find_spec(node.html_extractor) is None:
             fix = f"pip install 'millrace[{node.html_extractor}]'"
             yield Mistake((name, "html_extractor"), f"{node.html_extractor} is not installed", fix)
         if isinstance(node, ScoreFastText) and importlib.util.find_spec("fasttext") is None:

@@ -1,13 +1,14 @@
-"""`ingest_folder`: any folder of ordinary files becomes a store of documents.
+"""`ingest_folder`: any folder of ordinary files to a store of documents.
 
-Raw files -> documents -> `filter`. `ingest/walk.py` lists what is there, `pairing.py` says what belongs together,
-`ingest/documents.py` makes documents of it; rows that hold conversations become documents that do. What can't be read
-ends in quarantine with its path and a reason; nothing is left out silently but hidden files.
+`walk.py` lists the files, `pairing.py` groups them into items, this node cuts the items into units, and `documents.py`
+reads them. `ingest_hub` (`hub.py`) reads a fetched folder in the same way. Files that can't be read go to quarantine
+with path and reason; only hidden files are skipped silently.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -18,65 +19,65 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import ShapeKind, TextDomain, digest
 from pipelines.edits import normalize
-from pipelines.ingest.annotations import captions
+from pipelines.ingest.annotations.captions import Fallback
 from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.documents import documents
-from pipelines.ingest.formats import html
+from pipelines.ingest.formats.html import Extractor
 from pipelines.ingest.formats.suffixes import CUT_AT_LINES
 from pipelines.ingest.pairing import pair
 from pipelines.ingest.readers.context import FolderItem, ReadContext, ReadRules
 from pipelines.ingest.walk import walk_folder
-from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
-from stores.store import StoreKind, UnitWriter
+from pipelines.node import Attempt, DocumentsNode, Inputs, Mistake, Survey, Unit, UnitTask
+from stores.store import UnitWriter
 
 UNIT_BYTES = 32 << 20
 UNIT_ITEMS = 512
 
 
 @schema
-class Folder:
-    """What nodes that read a folder have in common, wherever it comes from."""
+class FilesNode(DocumentsNode):
+    """Base of the nodes that read a folder of ordinary files."""
 
-    PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
     VERSION: ClassVar[int] = 10
 
     text_domain: TextDomain = "knowledge"
-    """Of plain text and of rows without media; code is recognised by its ending."""
+    """Domain of plain text, and of rows without media. Files with the suffix of a programming language are `code`."""
     text_fields: tuple[str, ...] = ()
-    """Fields of a JSON record or table row that make its text, instead of the rules in
-    `ingest/annotations/fields.py`."""
-    caption_fallback: captions.Fallback = "folder_name"
-    """What stands for the caption of a picture or clip that has none: words of its folder's name or of its own, and of
-    the other where that has no words."""
+    """Fields of a JSON record or table row that are its text. Without them, the rules of
+    `ingest/annotations/fields.py` choose."""
+    caption_fallback: Fallback = "folder_name"
+    """Caption of an image or video that has none: the words of its folder's name or of its own name. If that name has
+    no words, those of the other."""
     shapes_in_text: tuple[ShapeKind, ...] = ("box", "point")
-    """Which kinds of shapes the text of an annotated picture spells out, beside names and counts; `notes.shapes` has
-    all of them."""
-    html_extractor: html.Extractor = "resiliparse"
-    """What finds the main text of web pages: `resiliparse` is the faster one, `trafilatura` needs
+    """Kinds of shapes that are spelled out in the text of an annotated image. `notes.shapes` has all of them."""
+    html_extractor: Extractor = "resiliparse"
+    """Library that finds the main text of web pages. `resiliparse` is faster; `trafilatura` needs
     `pip install 'millrace[trafilatura]'`."""
     pdf_dpi: int = 144
-    """Of the pictures that pages of PDF files become: 36 to 600."""
+    """Resolution at which the pages of PDF files are drawn, 36 to 600."""
     pdf_pages: int = 16
-    """Of a PDF file in one document; a longer file becomes several."""
+    """Pages per document. A longer PDF file becomes several documents."""
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
     licence: str = ""
-    """Of every record that has no field `licence` or `license` of its own; an SPDX identifier where there is one."""
+    """Licence of the records without a field `licence` or `license`; an SPDX identifier where there is one."""
     origin: str = ""
-    """Where the records came from that have no field `url`, `origin` or `source_url`."""
+    """Origin of the records without a field `url`, `origin` or `source_url`."""
     consent: str = ""
-    """What the makers agreed to, of records without a field `consent`."""
+    """Consent of the makers of the records without a field `consent`."""
 
     def __post_init__(self) -> None:
         if not 36 <= self.pdf_dpi <= 600 or self.pdf_pages < 1:
             raise ValueError("pdf_dpi lies in [36, 600], pdf_pages is at least 1")
 
-    def reads(self) -> tuple[str, ...]:
-        return ()
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        if importlib.util.find_spec(self.html_extractor) is None:
+            fix = f"pip install 'millrace[{self.html_extractor}]'"
+            yield Mistake(("html_extractor",), f"{self.html_extractor} is not installed", fix)
 
     def place(self, node: str) -> Path:
-        """The folder, or one file. `node` is for what is said where there is none."""
+        """Return the folder, or a single file. Raises ManifestError, which names `node`, if there is none."""
         raise NotImplementedError
 
     @property
@@ -85,24 +86,29 @@ class Folder:
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         place = self.place(name)
-        found, refused = walk_folder(place, self.exclude, CUT_AT_LINES)
-        items = pair(_base(place), found, refused, self.text_fields)
+        files, refused = walk_folder(place, self.exclude, CUT_AT_LINES)
+        items = pair(_base(place), files, refused, self.text_fields)
         if not items:
             raise ManifestError("there are no files to ingest", where=str(place), fix="name a folder with data")
-        readers = ("pillow", "av", "charset-normalizer", "resiliparse")
-        facts = {"normalise": normalize.VERSION, **{name: version(name) for name in readers}}
-        if any(item.reader == "pdf" for item in items):
+        libraries = ("pillow", "av", "charset-normalizer", "resiliparse")
+        facts = {"normalise": normalize.VERSION, **{library: version(library) for library in libraries}}
+        readers = {item.reader for item in items}
+        if "pdf" in readers:
             facts["pypdfium2"] = version("pypdfium2")
-        if any(item.reader in ("page", "archive") for item in items):
-            try:
-                facts[self.html_extractor] = version(self.html_extractor)
-                importlib.import_module(self.html_extractor)
-            except ImportError as error:
-                fix = f"pip install 'millrace[{self.html_extractor}]'"
-                raise ManifestError(
-                    f"{self.html_extractor}: {error}", where=f"{name}.html_extractor", fix=fix
-                ) from None
+        if readers & {"page", "archive"}:
+            facts[self.html_extractor] = self._extractor_version(name)
         return Survey(tuple(units(items)), facts)
+
+    def _extractor_version(self, name: str) -> str:
+        """Import the extractor and return its version. `name` is the node's, for the message."""
+        try:
+            installed = version(self.html_extractor)
+            importlib.import_module(self.html_extractor)
+        except ImportError as error:
+            message = f"{self.html_extractor}: {error}"
+            fix = f"pip install 'millrace[{self.html_extractor}]'"
+            raise ManifestError(message, where=f"{name}.html_extractor", fix=fix) from None
+        return installed
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         rules = ReadRules(
@@ -122,40 +128,50 @@ class Folder:
 
 
 @schema
-class IngestFolder(Folder):
-    """Every file under `path`. Documents are known by their relative path, so the folder may be moved."""
+class IngestFolder(FilesNode):
+    """Ingest every file under `path`. Documents are identified by relative paths, so the folder may be moved."""
 
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["ingest_folder"]
     path: str
+    """A folder, or a single file."""
+
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        if "://" not in self.path and not self.place("").exists():
+            yield Mistake(("path",), f"there is no {self.path}", "check the path")
+        yield from super().missing(elsewhere)
 
     def place(self, node: str) -> Path:
         return Path(self.path).expanduser()
 
 
 def _base(place: Path) -> Path:
-    """What relative paths begin at."""
+    """Folder to which the paths of files are relative."""
     return place.parent if place.is_file() else place
 
 
 def units(items: Sequence[FolderItem]) -> Iterator[Unit]:
-    """Neighbouring items, cut where a path's digest says so: a new file changes its own unit and no other."""
-    kept: list[FolderItem] = []
+    """Group neighboring items into units of at most 512 items, and about 32 MB.
+
+    A unit also ends behind an item with probability 1/64, by the digest of its locator. A new file therefore changes
+    its own unit alone.
+    """
+    group: list[FolderItem] = []
     size = 0
     for item in items:
-        kept.append(item)
+        group.append(item)
         size += item.size
-        if size >= UNIT_BYTES or len(kept) >= UNIT_ITEMS or int(digest(item.locator)[:4], 16) % 64 == 0:
-            yield _unit(kept)
-            kept, size = [], 0
-    if kept:
-        yield _unit(kept)
+        if size >= UNIT_BYTES or len(group) >= UNIT_ITEMS or int(digest(item.locator)[:4], 16) % 64 == 0:
+            yield _unit(group)
+            group, size = [], 0
+    if group:
+        yield _unit(group)
 
 
 def _unit(items: list[FolderItem]) -> Unit:
     content = digest(*(item.digest for item in items))
-    first = re.sub(r"[^a-z0-9]+", "-", items[0].locator.lower()).strip("-")[:40]
+    stem = re.sub(r"[^a-z0-9]+", "-", items[0].locator.lower()).strip("-")[:40]
     start = items[0].piece.start if items[0].piece else 0
     size_bytes = sum(item.size for item in items)
-    return Unit(f"{first or 'unit'}-{digest(items[0].locator, str(start))[:8]}", content, tuple(items), size_bytes)
+    return Unit(f"{stem or 'unit'}-{digest(items[0].locator, str(start))[:8]}", content, tuple(items), size_bytes)

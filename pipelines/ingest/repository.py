@@ -1,7 +1,7 @@
-"""`ingest_repository`: one code repository becomes documents of many files, in an order in which they can be read.
+"""`ingest_repository`: a code repository to documents that each hold several files, in reading order.
 
-README first, then files by path, each Python file behind those of the repository that it imports. What an issue,
-review or commit says becomes a document of its own, where JSON lines of them are given.
+The README comes first, then the files by path; a Python file follows the files of the repository that it imports. With
+`history`, every issue, review or commit becomes a document of its own. `walk.py` lists the files, `filter` comes next.
 """
 
 from __future__ import annotations
@@ -16,63 +16,66 @@ from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, Text, digest
 from pipelines.edits import normalize
-from pipelines.ingest.annotations import fields
-from pipelines.ingest.formats import text
+from pipelines.ingest.annotations.fields import NO_RIGHTS, RecordRights, kept_notes, record_rights
 from pipelines.ingest.formats.file import FolderFile, read_file, resolve_inside
 from pipelines.ingest.formats.rows import read_rows
 from pipelines.ingest.formats.suffixes import CODES, JSONS, MARKDOWNS, TEXTS
+from pipelines.ingest.formats.text import check_text, decode_text
 from pipelines.ingest.readers.context import new_document, refuse
 from pipelines.ingest.walk import walk_folder
-from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
-from stores.store import StoreKind, UnitWriter
+from pipelines.node import Attempt, DocumentsNode, Inputs, Mistake, Survey, Unit, UnitTask
+from stores.store import UnitWriter
 
 MOST_FILE_BYTES = 1 << 20
-"""Larger ones are generated, as a rule."""
+"""Larger files are refused: most of them are generated."""
 
 _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^()]*\)|[^\n#]*)|import[ \t]+([^\n#]+))", re.M)
 
 
 @schema
-class IngestRepository:
-    """The text files under `path`; hidden ones are skipped. A document is known by the path of its first file."""
+class IngestRepository(DocumentsNode):
+    """Ingest the text files under `path`; hidden files are skipped. A document is identified by the path of its first
+    file."""
 
-    PRODUCT: ClassVar[StoreKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 1
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["ingest_repository"]
     path: str
+    """Folder of the repository."""
     max_document_bytes: int = 256 << 10
-    """Files are joined up to here; a larger one is a document alone."""
+    """Files are joined up to this size; a larger file is a document alone."""
     history: tuple[str, ...] = ()
     """Patterns of relative paths of JSON lines with issues, reviews or commits, e.g. `history/*.jsonl`."""
     exclude: tuple[str, ...] = ()
+    """Patterns of relative paths to leave out."""
     licence: str = ""
+    """Licence of the records that have none of their own; so are `origin` and `consent`."""
     origin: str = ""
     consent: str = ""
-
-    def reads(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def _base(self) -> Path:
         return Path(self.path).expanduser()
 
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        if "://" not in self.path and not self._base.exists():
+            yield Mistake(("path",), f"there is no {self.path}", "check the path")
+
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        found, refused = walk_folder(self._base, self.exclude, frozenset())
-        told = [file for file in found if self._is_history(file)]
-        rest = [file for file in found if not self._is_history(file)]
-        wanted = [file for file in rest if _is_text(file)]
-        neither = [file for file in rest if not _is_text(file)]
-        others = [(file.locator, "unsupported_format", "not a file of text") for file in neither]
-        others += [(one.locator, one.reason, one.message) for one in refused]
-        units = [_unit(group) for group in joined(ordered(self._base, wanted), self.max_document_bytes)]
-        units += [_unit([file]) for file in told]
+        files, refused = walk_folder(self._base, self.exclude, frozenset())
+        history = [file for file in files if self._is_history(file)]
+        others = [file for file in files if not self._is_history(file)]
+        sources = [file for file in others if _is_text(file)]
+        refusals = [(file.locator, "unsupported_format", "not a file of text") for file in others if not _is_text(file)]
+        refusals += [(file.locator, file.reason, file.message) for file in refused]
+        units = [_unit(group) for group in joined(ordered(self._base, sources), self.max_document_bytes)]
+        units += [_unit([file]) for file in history]
         if not units:
             raise ManifestError("there are no files of text", where=self.path, fix="set path to a repository")
-        if others:
-            units.append(Unit("others", digest(*(word for one in others for word in one)), tuple(others)))
+        if refusals:
+            content = digest(*(word for refusal in refusals for word in refusal))
+            units.append(Unit("others", content, tuple(refusals)))
         return Survey(tuple(units), {"normalise": normalize.VERSION})
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
@@ -82,44 +85,40 @@ class IngestRepository:
             return
         group: tuple[FolderFile, ...] = task.unit.data
         if self._is_history(group[0]):
-            made = self._history(task.node, group[0], attempt)
+            documents = self._threads(task.node, group[0], attempt)
         else:
-            made = iter([self._joined(task.node, group, attempt)])
-        for document in made:
+            documents = iter([self._joined_files(task.node, group, attempt)])
+        for document in documents:
             if document is not None:
                 attempt.store(document.locator, document)
 
     def _is_history(self, file: FolderFile) -> bool:
         return file.suffix in JSONS and any(fnmatch(file.path, pattern) for pattern in self.history)
 
-    def _joined(self, node: str, group: Sequence[FolderFile], attempt: Attempt) -> Document | None:
-        """A file that is no text is left out; it costs no other."""
-        read = [(file, attempt(file.locator, _content, self._base, file)) for file in group]
-        kept = [(file.locator, content) for file, content in read if content is not None]
+    def _joined_files(self, node: str, group: Sequence[FolderFile], attempt: Attempt) -> Document | None:
+        """Document of several files. A file that can't be read is left out; None if no file can."""
+        contents = [(file, attempt(file.locator, _content, self._base, file)) for file in group]
+        kept = [(file.locator, content) for file, content in contents if content is not None]
         if not kept:
             return None
         words = "\n\n".join(f"File: {path}\n\n{content.strip(chr(10))}" for path, content in kept)
         notes: dict[str, Json] = {"files": [path for path, _ in kept]}
         return attempt(group[0].locator, self._document, node, group[0].locator, words, notes)
 
-    def _history(self, node: str, file: FolderFile, attempt: Attempt) -> Iterator[Document | None]:
+    def _threads(self, node: str, file: FolderFile, attempt: Attempt) -> Iterator[Document | None]:
+        """Documents of the issues, reviews or commits in a file of JSON lines."""
         for piece in file.pieces:
-            for at, parse in read_rows(resolve_inside(self._base, file.path), file.suffix, piece):
-                yield attempt(file.locator + at, self._told, node, file.locator + at, parse)
+            for place, parse in read_rows(resolve_inside(self._base, file.path), file.suffix, piece):
+                yield attempt(file.locator + place, self._thread, node, file.locator + place, parse)
 
-    def _told(self, node: str, locator: str, parse: Callable[[], Json]) -> Document:
+    def _thread(self, node: str, locator: str, parse: Callable[[], Json]) -> Document:
         row = parse()
-        return self._document(node, locator, thread(row), fields.kept_notes(row), fields.record_rights(row))
+        return self._document(node, locator, thread_text(row), kept_notes(row), record_rights(row))
 
     def _document(
-        self,
-        node: str,
-        locator: str,
-        words: str,
-        notes: Mapping[str, Json],
-        said: fields.RecordRights = fields.NO_RIGHTS,
+        self, node: str, locator: str, words: str, notes: Mapping[str, Json], rights: RecordRights = NO_RIGHTS
     ) -> Document:
-        rights = said.or_else(fields.RecordRights(self.licence, self.origin, self.consent))
+        rights = rights.or_else(RecordRights(self.licence, self.origin, self.consent))
         return new_document(node, locator, "code", [Text(words)], (), notes, rights)
 
 
@@ -129,7 +128,7 @@ def _is_text(file: FolderFile) -> bool:
 
 
 def _content(base: Path, file: FolderFile) -> str:
-    return text.decode_text(read_file(base, file, MOST_FILE_BYTES))[0]
+    return decode_text(read_file(base, file, MOST_FILE_BYTES))[0]
 
 
 def _unit(group: Sequence[FolderFile]) -> Unit:
@@ -138,26 +137,29 @@ def _unit(group: Sequence[FolderFile]) -> Unit:
     return Unit(f"{stem}-{digest(group[0].locator)[:8]}", content, tuple(group), sum(file.size for file in group))
 
 
-# --------------------------------------------------------------------------------------------------------- the order
+# --------------------------------------------------------------------------------------------------- order of files
 
 
 def joined(ordered: Sequence[FolderFile], most_bytes: int) -> Iterator[list[FolderFile]]:
-    """Neighbours, as many as fit."""
+    """Group neighboring files, each group as large as `most_bytes` allows and at least one file."""
     group: list[FolderFile] = []
-    held = 0
+    size = 0
     for file in ordered:
-        if group and held + file.size > most_bytes:
+        if group and size + file.size > most_bytes:
             yield group
-            group, held = [], 0
+            group, size = [], 0
         group.append(file)
-        held += file.size
+        size += file.size
     if group:
         yield group
 
 
-def ordered(base: Path, found: Sequence[FolderFile]) -> list[FolderFile]:
-    """READMEs of the top first, then by path, each file behind what it imports; circles break where they are met."""
-    by_path = {file.path: file for file in found}
+def ordered(base: Path, files: Sequence[FolderFile]) -> list[FolderFile]:
+    """Sort files: READMEs of the top folder, then by path, each Python file after the files that it imports.
+
+    A circle of imports is broken at the import that closes it.
+    """
+    by_path = {file.path: file for file in files}
     modules = {_module(path): path for path in by_path if path.endswith(".py")}
     modules = {name.removeprefix("src."): path for name, path in modules.items()} | modules
     imported = {path: _imports(base, file, modules) for path, file in by_path.items() if path.endswith(".py")}
@@ -172,7 +174,7 @@ def ordered(base: Path, found: Sequence[FolderFile]) -> list[FolderFile]:
             elif path not in seen:
                 seen.add(path)
                 waiting.append((path, True))
-                waiting += [(one, False) for one in reversed(imported.get(path, []))]
+                waiting += [(target, False) for target in reversed(imported.get(path, []))]
     return [by_path[path] for path in order]
 
 
@@ -181,8 +183,13 @@ def _module(path: str) -> str:
 
 
 def _imports(base: Path, file: FolderFile, modules: Mapping[str, str]) -> list[str]:
-    """Paths of the repository that a Python file imports, as they stand there. A file that can't be read imports none
-    now; its reader says why."""
+    """Paths of the files that a Python file imports, in the order of its import lines.
+
+    A file that can't be read imports none; it goes to quarantine when it is ingested.
+
+    Args:
+        modules: dotted name -> path of every Python file of the repository.
+    """
     try:
         content = _content(base, file)
     except RecordError:
@@ -190,47 +197,52 @@ def _imports(base: Path, file: FolderFile, modules: Mapping[str, str]) -> list[s
     package = _module(file.path).split(".")
     if not file.path.endswith("__init__.py"):
         package = package[:-1]
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for origin, names, plain in _IMPORT.findall(content):
-        wanted = [one.split()[0] for one in plain.split(",") if one.split()]
+        wanted = [name.split()[0] for name in plain.split(",") if name.split()]
         if origin:
             dots = len(origin) - len(origin.lstrip("."))
-            above = package[: len(package) - dots + 1] if dots else []
-            module = ".".join([*above, *filter(None, [origin.lstrip(".")])])
+            parents = package[: len(package) - dots + 1] if dots else []
+            module = ".".join([*parents, *filter(None, [origin.lstrip(".")])])
             wanted = [f"{module}.{name}" for name in re.findall(r"\w+", names)] + [module]
-        found |= dict.fromkeys(modules[one] for one in wanted if one in modules and modules[one] != file.path)
-    return list(found)
+        paths |= dict.fromkeys(modules[name] for name in wanted if name in modules and modules[name] != file.path)
+    return list(paths)
 
 
 # ------------------------------------------------------------------------------------------- issues, reviews, commits
 
 
-def thread(row: Json) -> str:
-    """Title, body, changes and what was answered, of an issue, a pull request or a commit; rows of GH Archive hold
-    theirs in `payload`. Raises RecordError `no_text_field`."""
+def thread_text(row: Json) -> str:
+    """Return title, body, changes and answers of an issue, a pull request, a review or a commit.
+
+    Rows of GH Archive hold these in `payload`. Raises RecordError `no_text_field`.
+    """
     if isinstance(row, dict) and isinstance(payload := row.get("payload"), dict):
         about = payload.get("pull_request") or payload.get("issue") or payload
         answers = [payload[name] for name in ("review", "comment") if isinstance(payload.get(name), dict)]
         row = (about if isinstance(about, dict) else {}) | ({"comments": answers} if answers else {})
     if not isinstance(row, dict):
         raise RecordError("no_text_field", f"a {type(row).__name__} where an issue, review or commit was expected")
-    pieces = [_said(row, name) for name in ("title", "message", "body", "diff_hunk", "patch", "diff")]
+    pieces = [_field_text(row, name) for name in ("title", "message", "body", "diff_hunk", "patch", "diff")]
     for name in ("commits", "reviews", "comments"):
-        told = row.get(name)
-        pieces += [_answer(one) for one in (told if isinstance(told, list) else []) if isinstance(one, dict)]
+        replies = row.get(name)
+        if isinstance(replies, list):
+            pieces += [_answer(reply) for reply in replies if isinstance(reply, dict)]
     whole = "\n\n".join(filter(None, pieces))
     if not whole:
         raise RecordError("no_text_field", "neither title, message, body nor patch")
-    return text.check_text(whole)
+    return check_text(whole)
 
 
-def _said(row: Mapping[str, Json], name: str) -> str:
+def _field_text(row: Mapping[str, Json], name: str) -> str:
     value = row.get(name)
     return value.strip("\n") if isinstance(value, str) and value.strip() else ""
 
 
 def _answer(row: Mapping[str, Json]) -> str:
+    """Text of a comment, review or commit, after the name of its author."""
     user = row.get("user") or row.get("author")
     name = user.get("login") or user.get("name") if isinstance(user, dict) else user
-    words = "\n".join(filter(None, (_said(row, one) for one in ("path", "diff_hunk", "message", "body", "patch"))))
+    fields = ("path", "diff_hunk", "message", "body", "patch")
+    words = "\n".join(filter(None, (_field_text(row, field) for field in fields)))
     return f"{name}: {words}" if words and isinstance(name, str) else words

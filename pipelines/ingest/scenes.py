@@ -1,13 +1,13 @@
-"""`ingest_scenes`: the folder that the node `scenes` wrote becomes a store of documents.
+"""`ingest_scenes`: the folder of a node `scenes` to a store of documents.
 
-JSON lines and media files -> documents -> `filter`. Facts and notes arrive as they were written; media are decoded and
-compared with what the line says of them. The records that are broken on purpose end in quarantine, each with its
-reason.
+`scenes` writes JSON lines and media files; this node reads them, and `filter` comes next. Facts and notes are taken
+over. Media are decoded and compared with their line. Records that `scenes` damaged on purpose go to quarantine, each
+with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,10 @@ from manifests.load import schema
 from manifests.records import Document, Fact, Json, Media, Part, Text, digest
 from pipelines.edits import normalize
 from pipelines.ingest.annotations.fields import RecordRights
-from pipelines.ingest.formats import media, rows
+from pipelines.ingest.formats.media import make_image, make_video
+from pipelines.ingest.formats.rows import parse_json
 from pipelines.ingest.readers.context import new_document
-from pipelines.node import Attempt, Inputs, ProductKind, Survey, Unit, UnitTask
+from pipelines.node import Attempt, DocumentsNode, Inputs, Mistake, Node, Survey, Unit, UnitTask
 from stores.store import UnitWriter
 
 ANNOTATIONS = "annotations.jsonl"
@@ -28,26 +29,28 @@ RIGHTS = RecordRights(origin="drawn by millrace")
 
 
 @schema
-class IngestScenes:
-    """The scenes of one split. A document is known by split, category and ordinal: `train/caption/000017`."""
+class IngestScenes(DocumentsNode):
+    """Ingest the scenes of one split. Locators are split, category and ordinal: `train/caption/000017`."""
 
-    PRODUCT: ClassVar[ProductKind] = "documents"
     READS: ClassVar[frozenset[str]] = frozenset({"folder"})
     VERSION: ClassVar[int] = 4
-    PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["ingest_scenes"]
     input: str
     """A node of kind `scenes`."""
     split: Literal["train", "held_out"] = "train"
     categories: tuple[str, ...] = ()
-    """None given: all, with what is damaged on purpose."""
+    """Categories to read; all of them, with the damaged records, if none is given."""
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
+    def check(self, name: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
+        kind = nodes[self.input].kind
+        if kind != "scenes":
+            names = ", ".join(other for other, node in nodes.items() if node.kind == "scenes")
+            fix = "name a node of kind scenes" + (f": {names}" if names else "")
+            yield Mistake(("input",), f"{self.input} ({kind}) makes no scenes", fix)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        """One unit per annotation file. Its digest speaks for the media too: the lines name theirs."""
+        """One unit per annotation file. Its digest covers the media too, because the lines hold their digests."""
         folder = inputs[self.input].folder
         units = []
         for file in sorted((folder / self.split).glob(f"*/*/{ANNOTATIONS}")):
@@ -58,12 +61,9 @@ class IngestScenes:
                 path = file.relative_to(folder).as_posix()
                 units.append(Unit(f"{category}-{start}", digest(path, content), path))
         if not units:
-            which = f"categories {', '.join(self.categories)}" if self.categories else "scenes"
-            raise ManifestError(
-                f"there are no {which} in split {self.split}",
-                where=name,
-                fix=f"give {self.input} counts above 0 for them",
-            )
+            wanted = f"categories {', '.join(self.categories)}" if self.categories else "scenes"
+            message = f"there are no {wanted} in split {self.split}"
+            raise ManifestError(message, where=name, fix=f"give {self.input} counts above 0 for them")
         facts = {"normalise": normalize.VERSION, "pillow": version("pillow"), "av": version("av")}
         return Survey(tuple(units), facts)
 
@@ -72,63 +72,69 @@ class IngestScenes:
         category, start = file.parts[-3:-1]
         for i, line in enumerate(file.read_bytes().splitlines()):
             locator = f"{self.split}/{category}/{int(start) + i:06d}"
-            document = attempt(locator, read, line, file.parent, task.node, locator)
+            document = attempt(locator, read_scene, line, file.parent, task.node, locator)
             if document is not None:
                 attempt.store(locator, document)
 
 
-def read(line: bytes, folder: Path, source: str, locator: str) -> Document:
-    """One annotation line and the media it names, in `folder`, as a document.
+def read_scene(line: bytes, folder: Path, source: str, locator: str) -> Document:
+    """Return the document of one annotation line and the media files that it names.
 
-    Raises RecordError: reasons of the JSON reader, of the decoders and of `normalize`, and `bad_annotation`,
-    `bad_fact`, `missing_media`, `media_outside`, `changed_media`, `wrong_size`.
+    Args:
+        folder: where the media files are.
+        source: name of the ingest node.
+    Raises:
+        RecordError: `bad_annotation`, `bad_fact`, `missing_media`, `media_outside`, `changed_media`, `wrong_size`, and
+            the reasons of `parse_json`, of the decoders and of `normalize`.
     """
-    scene = rows.parse_json(line)
+    scene = parse_json(line)
     try:
-        named = [part.get("text", part) for part in scene["parts"]]
+        written = [part.get("text", part) for part in scene["parts"]]
         facts = tuple(Fact(fact["name"], fact["part"], fact["start"], fact["stop"]) for fact in scene["facts"])
         domain, notes = scene["domain"], scene["notes"] | {"scene": scene["scene"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError("bad_annotation", f"{type(error).__name__}: {error}") from None
-    _check_facts(facts, named)
-    parts: list[Part] = [Text(part) if isinstance(part, str) else _medium(folder, part) for part in named]
-    notes |= _shapes(notes, parts)
+    _check_facts(facts, written)
+    parts: list[Part] = [Text(part) if isinstance(part, str) else _medium(folder, part) for part in written]
+    notes |= _shape_notes(notes, parts)
     return new_document(source, locator, domain, parts, facts, notes, RIGHTS)
 
 
 def _check_facts(facts: Sequence[Fact], parts: Sequence[Json]) -> None:
+    """Raises RecordError `bad_fact` for a fact outside the text of its part."""
     for fact in facts:
         text = parts[fact.part] if 0 <= fact.part < len(parts) else None
         if not isinstance(text, str) or not 0 <= fact.start < fact.stop <= len(text):
             raise RecordError("bad_fact", f"{fact.name} at {fact.start}..{fact.stop} of part {fact.part}")
 
 
-def _shapes(notes: Json, parts: Sequence[Part]) -> Json:
-    """What is drawn on a scene of one picture, in the form that samples and packs carry along."""
-    shown = [part for part in parts if isinstance(part, Media)]
-    if len(shown) != 1 or shown[0].kind != "image" or "things" not in notes:
+def _shape_notes(notes: Json, parts: Sequence[Part]) -> Json:
+    """`notes.shapes` of a scene with one image, which samples and packs carry along (docs/loader.md)."""
+    media = [part for part in parts if isinstance(part, Media)]
+    if len(media) != 1 or media[0].kind != "image" or "things" not in notes:
         return {}
-    found = []
+    shapes = []
     for thing in notes["things"]:
         left, top, right, bottom = thing["box"]
         corners = {"point": [thing["point"]], "box": [[left, top], [right, bottom]], "polygon": thing.get("polygon")}
         name = f"{thing['colour']} {thing['shape']}"
-        found += [{"media": 0, "kind": kind, "name": name, "corners": at} for kind, at in corners.items() if at]
-    return {"shapes": found}
+        shapes += [{"media": 0, "kind": kind, "name": name, "corners": at} for kind, at in corners.items() if at]
+    return {"shapes": shapes}
 
 
 def _medium(folder: Path, part: Json) -> Media:
     name = part["file"]
     if Path(name).name != name:
-        raise RecordError("media_outside", f"{name} does not lie beside its annotation")
+        raise RecordError("media_outside", f"{name} is not in the folder of its annotation")
     try:
         payload = (folder / name).read_bytes()
     except FileNotFoundError:
         raise RecordError("missing_media", f"there is no {name}") from None
-    medium = media.make_video(payload) if name.endswith(".mp4") else media.make_image(payload)
+    medium = make_video(payload) if name.endswith(".mp4") else make_image(payload)
     if medium.digest != part["sha256"]:
         raise RecordError("changed_media", f"{name} is not the file that was annotated")
     if (medium.width_px, medium.height_px) != (part["width_px"], part["height_px"]):
-        said = f"{part['width_px']} x {part['height_px']} px"
-        raise RecordError("wrong_size", f"{name} is said to have {said}, it has {medium.width_px} x {medium.height_px}")
+        annotated = f"{part['width_px']} x {part['height_px']} px"
+        message = f"{name} is annotated as {annotated}, it has {medium.width_px} x {medium.height_px} px"
+        raise RecordError("wrong_size", message)
     return medium

@@ -14,7 +14,7 @@ from manifests.errors import RecordError
 from manifests.records import Json
 from pipelines.ingest import walk
 from pipelines.ingest.formats.file import FolderFile
-from pipelines.ingest.repository import IngestRepository, joined, ordered, thread
+from pipelines.ingest.repository import IngestRepository, joined, ordered, thread_text
 from tests.pipelines.ingest.ingested import aside, documents, worked
 
 
@@ -113,7 +113,7 @@ def test_issues_reviews_and_commits_become_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", [{}, {"payload": {"commits": [5]}}, {"title": 5, "comments": "x"}, []])
 def test_rows_that_say_nothing_are_refused(row: Json) -> None:
     with pytest.raises(RecordError) as caught:
-        thread(row)
+        thread_text(row)
     assert caught.value.reason == "no_text_field"
 
 

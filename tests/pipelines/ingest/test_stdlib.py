@@ -66,7 +66,7 @@ def test_held_out_shares_no_module_and_no_topic_with_training() -> None:
     seen, unseen = sources(train), sources(held_out)
     assert not (seen["docstrings"] | seen["source"]) & (unseen["docstrings"] | unseen["source"])
     assert len(unseen["docstrings"]) > 5 and len(unseen["source"]) > 5
-    assert all(train._mine(name) != held_out._mine(name) for name in ("if", "lambda", "json/decoder.py"))
+    assert all(train._in_split(name) != held_out._in_split(name) for name in ("if", "lambda", "json/decoder.py"))
 
 
 def test_no_tests_no_tables_and_nothing_that_was_installed() -> None:

@@ -20,7 +20,7 @@ from manifests.load import load
 from manifests.records import Document, Media, Text
 from pipelines.dag.graph import identity
 from pipelines.dag.unit import StoreTask, run_unit
-from pipelines.ingest.scenes import IngestScenes, read
+from pipelines.ingest.scenes import IngestScenes, read_scene
 from pipelines.node import OutputFolder, Product, Unit, UnitTask
 from pipelines.scenes.damage import DAMAGES
 from pipelines.scenes.elements.entities import FONT_FAMILIES, RESERVED_PAIRS
@@ -273,7 +273,7 @@ def test_a_picture_replaced_by_another_valid_one_is_rejected(made: Product) -> N
     (part,) = [part for part in line["parts"] if "file" in part]
     part["file"] = next(name for name in names if name != part["file"])
     with pytest.raises(RecordError) as refused:
-        read(json.dumps(line).encode(), folder, "docs", "train/caption/000000")
+        read_scene(json.dumps(line).encode(), folder, "docs", "train/caption/000000")
     assert refused.value.reason == "changed_media"
 
 
