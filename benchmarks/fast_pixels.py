@@ -20,7 +20,7 @@ from benchmarks.measure import Result, save
 from benchmarks.web_pictures import pictures
 from manifests.geometry import fit
 from manifests.records import Item, Media, PackedMedia
-from packing.loader.batch import PlacedItem, room_for
+from packing.loader.batch import PlacedItem, patch_memory
 from packing.mixture import Pixels
 from packing.navit import patches_of
 from stores.media.image import probe
@@ -41,7 +41,7 @@ def planned(payload: bytes, limit: int) -> Planned:
     to = fit(width, height, limit)
     media = Media(hashlib.sha256(payload).hexdigest(), "image", form, width, height)
     item = Item((1, to.rows, to.cols), 0)
-    _, parts = room_for([PlacedItem(0, 0, 0, item)])
+    _, parts = patch_memory([PlacedItem(0, 0, 0, item)])
     return PackedMedia(media, (to.width_px, to.height_px), (item,)), payload, parts
 
 

@@ -102,12 +102,12 @@ def write_ours(folder: str) -> None:
 
 
 def read_ours(folder: str, how: Patches) -> Iterator[np.ndarray]:
-    from packing.loader.loader import Loader
+    from packing.loader.loader import DecodeOptions, Loader
     from stores.store import Store
 
     packs = Store.open(f"{folder}/packs").head()
     assert packs is not None
-    with Loader(packs, BATCH, threads=1) as loader:
+    with Loader(packs, BATCH, decode=DecodeOptions(threads=1)) as loader:
         for batch in loader:
             yield batch.media(0).patches
 

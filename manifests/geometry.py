@@ -131,7 +131,7 @@ def chunks(frames: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(frames[i : i + CHUNK_FRAMES] for i in range(0, len(frames), CHUNK_FRAMES))
 
 
-def told_time_s(
+def frame_time_s(
     frame: int,
     frame_times_us: tuple[int, ...],
     limits: MediaLimits = RELEASED_LIMITS,

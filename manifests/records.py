@@ -201,7 +201,7 @@ class PackedMedia:
     items: tuple[Item, ...]
     shapes: tuple[Shape, ...] = ()
     """On the upright original."""
-    told: tuple[str, ...] = ()
+    fact_names: tuple[str, ...] = ()
     """Names of the facts in its sample's text, ascending: what has to stay true of the pixels."""
 
 

@@ -30,7 +30,7 @@ from model.config import ModelConfig
 from model.multimodal import MultimodalModel
 from packing.loader import certificate
 from packing.loader.global_batch import ChainLink, GlobalBatch
-from packing.loader.loader import Loader
+from packing.loader.loader import DecodeOptions, Loader
 from packing.loader.stand_ins import StandIns
 from packing.loader.torch_batches import RowTensors, media_to, rows_to
 from stores.store import Store
@@ -156,7 +156,7 @@ class Run:
             chain[0][1].meta["global_batch_packs"],
             state=cursor,
             stand_ins=StandIns(str(out / "stand_ins")),
-            augment=stage.augment,
+            decode=DecodeOptions(augment=stage.augment),
         )
         run_folder.forget_steps_after(out / "metrics.jsonl", self.step)
         self.log = RunLog(out / "metrics.jsonl")

@@ -1,1 +1,1 @@
-"""The loader: global batches off packs stores, for any number of ranks."""
+"""Loader of packs stores: global batches for any number of ranks."""

@@ -1,8 +1,8 @@
-"""What decides the bytes of a batch, and whether it is here what it was when the packs were certified.
+"""Comparison of the environment with the certificate of packs: decoders, resize kernel, tokenizer, plan, data path.
 
-`loader/certify.py` makes certificates; every loader compares, if there is one, before it reads anything. Compared are
-fingerprints (`stores/media/fingerprints.py`), not version numbers: another library that gives the same bytes is a note,
-one that gives others is refused and named.
+`loader/certify.py` makes certificates; every loader calls `check` before it reads anything. Fingerprints
+(`stores/media/fingerprints.py`) are compared, not version numbers: another library version that gives the same bytes is
+a note, a component that gives other bytes is refused and named.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ if TYPE_CHECKING:
     from stores.media.fingerprints import Component
 
 DATA_PATH = 1
-"""Raised when equal packs would give other rows, patches, labels or positions than before, or others to a rank's media.
-`tests/packing/loader/test_certify.py` holds the bytes of a batch against it."""
+"""Version of the code between packs and batches. Raise it when equal packs give other rows, patches, labels or
+positions, or give them to other ranks. `tests/packing/loader/test_certify.py` compares the bytes of a batch with it."""
 
 AUGMENTATION = "changes of pictures"
-"""Compared only where pictures are changed."""
+"""Component that is compared only if the loader augments images."""
 FAST_PIXELS = "fast pixels"
-"""There only where the plan wants them."""
+"""Component of plans with `pixels: fast` alone."""
 
 
 def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Component]:
-    """By name. `vocabulary`: digest of the tokenizer in use, where there is one; else that of the packs is taken."""
-    from importlib.metadata import version  # with a parser of mail, 3 MB
+    """Return the components of this environment that decide the bytes of a batch, by name.
+
+    Args:
+        vocabulary: digest of the tokenizer in use; by default that of the packs.
+    """
+    from importlib.metadata import version  # imports an e-mail parser of 3 MB
 
     from packing import augment
-    from stores.media import fingerprints  # all decoders, which only packs with a certificate need
+    from stores.media import fingerprints  # imports all decoders, which only packs with a certificate need
     from stores.media.fingerprints import Component
 
     tokenizer = vocabulary or packs.meta["vocabulary"]
@@ -41,58 +45,65 @@ def components(packs: Snapshot, vocabulary: str | None = None) -> dict[str, Comp
         "data path": Component(f"version {DATA_PATH}", digest("data path", str(DATA_PATH))),
         **fingerprints.decoders(),
         **({FAST_PIXELS: fingerprints.reduced()} if packs.meta.get("pixels") == "fast" else {}),
-        AUGMENTATION: Component(f"version {augment.VERSION}, Pillow {version('pillow')}", _changed()),
+        AUGMENTATION: Component(f"version {augment.VERSION}, Pillow {version('pillow')}", _augmentation_fingerprint()),
         "tokenizer": Component(tokenizer[:16], tokenizer),
         "plan": Component(packs.meta["plan"][:16], packs.meta["plan"]),
     }
 
 
-def _changed() -> str:
+def _augmentation_fingerprint() -> str:
     from packing.augment import ColorMatrix, Crop, ImageTransform
     from stores.media import fingerprints
 
-    change = ImageTransform(Crop(40, 30, (28.0, 20.0), 7.0), ColorMatrix(((60_000, 5_000, -3_000),) * 3, 40_000))
-    return digest(change.apply(fingerprints.pattern(), (23, 17)).tobytes())
+    crop = Crop(40, 30, (28.0, 20.0), 7.0)
+    transform = ImageTransform(crop, ColorMatrix(((60_000, 5_000, -3_000),) * 3, 40_000))
+    return digest(transform.apply(fingerprints.pattern(), (23, 17)).tobytes())
 
 
 def check(packs: Snapshot, *, vocabulary: str | None = None, augmented: bool = False) -> tuple[str, ...]:
-    """Notes on what has another version and the same bytes; none where the packs have no certificate.
+    """Compare this environment with the certificate of `packs`, if there is one.
 
-    Raises ResumeError that names what gives other bytes here than where the packs were certified.
+    Returns:
+        a note for each component that has another version and gives the same bytes.
+    Raises:
+        ResumeError: components give other bytes than when the packs were certified; the message names them.
     """
-    told = certificates.read(packs)
-    if told is None:
+    certificate = certificates.read(packs)
+    if certificate is None:
         return ()
-    here = components(packs, vocabulary)
-    names = [name for name in here if augmented or name != AUGMENTATION]
-    return compare(told["components"], {name: here[name] for name in names}, packs.name)
+    current = components(packs, vocabulary)
+    names = [name for name in current if augmented or name != AUGMENTATION]
+    return compare(certificate["components"], {name: current[name] for name in names}, packs.name)
 
 
-def compare(certified: Json, here: dict[str, Component], where: str) -> tuple[str, ...]:
-    """As `check`; `certified` are the components that a certificate lists."""
+def compare(certified: Json, current: dict[str, Component], where: str) -> tuple[str, ...]:
+    """Compare components as `check` does; `certified` are the components of a certificate as JSON."""
     from stores.media.fingerprints import Component
 
-    swapped: list[str] = []
+    different: list[str] = []
     notes: list[str] = []
-    for name, component in here.items():
+    for name, component in current.items():
         before = Component(**certified[name]) if name in certified else Component("none", "none")
         if before == component:
             continue
-        told = f"{name} (certified {_words(before, component)}, here {_words(component, before)})"
-        (notes if before.fingerprint == component.fingerprint else swapped).append(told)
-    if swapped:
+        text = f"{name} (certified {_version(before, component)}, here {_version(component, before)})"
+        (notes if before.fingerprint == component.fingerprint else different).append(text)
+    if different:
         raise ResumeError(
-            f"the packs were certified with another {', another '.join(swapped)}",
+            f"the packs were certified with another {', another '.join(different)}",
             where=where,
-            fix="put back what was swapped, or certify anew with `millrace store certify STORE --renew`",
+            fix="restore the certified component, or certify again with `millrace store certify STORE --renew`",
         )
     return tuple(f"{note}: equal bytes on all probes" for note in notes)
 
 
-def _words(one: Component, other: Component) -> str:
-    """The version, and the fingerprint where the version does not tell the two apart."""
-    return one.version if one.version != other.version else f"{one.version} with fingerprint {one.fingerprint[:12]}"
+def _version(component: Component, other: Component) -> str:
+    """Return the version, with the fingerprint if both have the same version."""
+    if component.version != other.version:
+        return component.version
+    return f"{component.version} with fingerprint {component.fingerprint[:12]}"
 
 
-def as_json(found: dict[str, Component]) -> dict[str, Json]:
-    return {name: asdict(component) for name, component in found.items()}
+def as_json(components: dict[str, Component]) -> dict[str, Json]:
+    """Return components as a certificate stores them."""
+    return {name: asdict(component) for name, component in components.items()}

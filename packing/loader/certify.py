@@ -1,13 +1,14 @@
-"""`millrace store certify`: the first global batches again and again, under all that may change, and what they were.
+"""`millrace store certify`: a certificate of packs, from replays of their first global batches.
 
     packs store -> one process, one rank -> hashes
                 -> every world size, several numbers of threads -> the same hashes
-                -> a process that is killed again and again     -> the same hashes
-                -> Pillow alone, which has to give the same pixels of every picture
-                -> every other decoder of videos                -> how many it gives other pixels of
+                -> a process that is killed and started again   -> the same hashes
+                -> Pillow without faster decoders, which has to give the same pixels of every image
+                -> every other video decoder                    -> number of media with other pixels
                 => certificates/DIGEST.json: hashes, and the components that decide bytes
 
-From then on loaders refuse components that give other bytes (`loader/certificate.py`). Run again, this compares.
+From then on loaders refuse components that give other bytes (`loader/certificate.py`). If the packs have a certificate,
+the command compares with it.
 """
 
 from __future__ import annotations
@@ -36,111 +37,126 @@ from stores.upkeep import certificates
 from stores.upkeep.log import find
 
 BATCHES = 8
+"""Global batches to replay by default."""
 WORLDS = (1, 2, 3, 4, 6, 12)
+"""World sizes to replay with, if they divide the global batch."""
 THREADS = (1, 2, 4)
+"""Numbers of decoder threads to replay with."""
 KILLS = 3
 PILLOW = "Pillow"
-"""Decodes pictures as well, alone and slowly; its pixels are the ones that count."""
-
-Show = Callable[[str], None]
+"""Reference decoder of images: slower than the ones in use, and right by definition."""
 
 
 def main(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="millrace store certify",
         description="Replay the first global batches of a packs store with other numbers of ranks and threads, through "
-        "kills and with other decoders, and leave a certificate of their hashes and of all that decides bytes. Where "
-        "there is one, compare with it; exit code 3 names what gives other bytes now.",
+        "kills and with other decoders, and store a certificate of their hashes and of every component that decides "
+        "bytes. If the packs have a certificate, compare with it; exit code 3 means that a component now gives other "
+        "bytes.",
         epilog="example:\n  millrace store certify runs/quickstart/packs --batches 16",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("store", metavar="STORE", help="folder or URL of a packs store")
     parser.add_argument("snapshot", nargs="?", default="head", help="head, a number or a tag")
     parser.add_argument("--batches", type=int, default=BATCHES, metavar="N", help=f"global batches (default {BATCHES})")
-    parser.add_argument("--renew", action="store_true", help="replace the certificate that is there")
+    parser.add_argument("--renew", action="store_true", help="replace the existing certificate")
     parser.add_argument("--json", action="store_true", help="the certificate as JSON on stdout")
     options = parser.parse_args(arguments)
     if options.batches < 1:
-        raise ManifestError("at least one global batch is replayed", where="--batches", fix="leave it out")
+        raise ManifestError(
+            f"expected at least one global batch, got {options.batches}", where="--batches", fix="leave it out"
+        )
     snapshot = find(Store.open(options.store), options.snapshot)
-    made, notes = certify(
-        snapshot, options.batches, renew=options.renew, show=lambda line: print(line, file=sys.stderr)
+    certificate, notes = certify(
+        snapshot, options.batches, renew=options.renew, on_step=lambda step: print(step, file=sys.stderr)
     )
     if options.json:
-        print(json.dumps(made, ensure_ascii=False))
+        print(json.dumps(certificate, ensure_ascii=False))
         return 0
     for note in notes:
         print(f"note: {note}")
-    replays = made["replays"]
+    replays = certificate["replays"]
     print(
-        f"{len(made['batches'])} global batches of snapshot {snapshot.number} are the same "
+        f"{len(certificate['batches'])} global batches of snapshot {snapshot.number} are the same "
         f"on {_list(replays['worlds'])} ranks, with {_list(replays['threads'])} threads, "
         f"and killed after {_list(replays['killed_after'])} batches"
     )
-    for name, told in made["decoders"].items():
-        print(_about(name, told))
+    for name, counts in certificate["decoders"].items():
+        print(_decoder_line(name, counts))
     return 0
 
 
 def certify(
-    packs: Snapshot, batches: int = BATCHES, *, renew: bool = False, show: Show = lambda line: None
+    packs: Snapshot,
+    batches: int = BATCHES,
+    *,
+    renew: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[Json, tuple[str, ...]]:
-    """The certificate, which is also left in the store, and notes on components with another version.
+    """Replay `packs` and store a certificate, or compare with the existing one.
 
+    Args:
+        batches: global batches to replay, from the first one on.
+        renew: replace an existing certificate.
+        on_step: called with a line of text before each step.
+    Returns:
+        the certificate, and notes on components with another version and equal bytes.
     Raises:
-        StoreError: a replay gave other bytes than the first, or Pillow other pixels; no certificate is made then.
-        ResumeError: a component or a batch is not what an earlier certificate says, unless `renew`.
+        StoreError: a replay gave other bytes than the first one, or Pillow other pixels. Nothing is certified then.
+        ResumeError: a component or a batch differs from the existing certificate.
     """
     if packs.kind != "packs":
-        raise StoreError(f"a store of {packs.kind} gives no batches", where=packs.url, fix="certify a packs store")
-    earlier = None if renew else certificates.read(packs)
-    here = components(packs)
-    notes = compare(earlier["components"], here, packs.name) if earlier else ()
+        raise StoreError(f"expected a store of packs, got {packs.kind}", where=packs.url, fix="certify a packs store")
+    existing = None if renew else certificates.read(packs)
+    current = components(packs)
+    notes = compare(existing["components"], current, packs.name) if existing else ()
     if amends := packs.meta.get("amends"):
         before = (
-            f"a run reads them from global batch {amends['at_batch']} on, after those of plan {amends['plan'][:12]}"
+            f"a run reads them after those of plan {amends['plan'][:12]}, from global batch {amends['at_batch']} on"
         )
         notes = (*notes, f"batches are counted from the first of these packs; {before}: certify those as well")
     size = packs.meta["global_batch_packs"]
     batches = min(batches, packs.counts["records"] // size)
     if not batches:
-        raise StoreError("there is not one whole global batch", where=packs.url, fix="plan more tokens")
-    show(f"replaying {batches} global batches")
+        raise StoreError("the packs hold no whole global batch", where=packs.url, fix="plan more tokens")
+    on_step(f"replaying {batches} global batches")
     expected = _replayed(packs, 1, 1, batches)
-    if earlier:
-        _hold(expected, earlier["batches"], packs)
-    show("trying other decoders")
+    if existing:
+        _check_certified(expected, existing["batches"], packs)
+    on_step("comparing other decoders")
     others = other_decoders(packs, batches)
-    _agree(others, packs)
+    _check_pillow(others, packs)
     worlds = [world for world in WORLDS if size % world == 0]
     for world in worlds:
-        _same(packs, expected, _replayed(packs, world, 2, batches), f"on {world} ranks")
+        _check_equal(packs, expected, _replayed(packs, world, 2, batches), f"on {world} ranks")
     for threads in THREADS:
-        _same(packs, expected, _replayed(packs, 1, threads, batches), f"with {threads} threads")
+        _check_equal(packs, expected, _replayed(packs, 1, threads, batches), f"with {threads} threads")
     kills = sorted({1 + (batches - 1) * k // KILLS for k in range(KILLS)}) if batches > 1 else []
-    show(f"killing a loader after {_list(kills)} batches")
-    _same(packs, expected, _killed(packs, worlds, kills, batches), f"killed after {_list(kills)} batches")
-    made = {
+    on_step(f"killing a loader after {_list(kills)} batches")
+    _check_equal(packs, expected, _killed(packs, worlds, kills, batches), f"killed after {_list(kills)} batches")
+    certificate = {
         "content_root": packs.content_root,
         "global_batch_packs": size,
         "batches": expected,
         "replays": {"worlds": worlds, "threads": list(THREADS), "killed_after": kills},
         "decoders": others,
-        "components": as_json(here),
+        "components": as_json(current),
     }
-    if earlier is None:
-        certificates.publish(packs, made, renew=renew)
-    return made, notes
+    if existing is None:
+        certificates.publish(packs, certificate, renew=renew)
+    return certificate, notes
 
 
 def _replayed(packs: Snapshot, world: int, threads: int, batches: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
-        return [found for _, found in replay(packs, Path(folder), world, threads, batches)]
+        return [batch_hash for _, batch_hash in replay(packs, Path(folder), world, threads, batches)]
 
 
 def _killed(packs: Snapshot, worlds: Sequence[int], kills: Sequence[int], batches: int) -> list[str]:
-    """What processes give that are killed, each after some batches, and go on with other ranks and threads."""
-    found: dict[int, str] = {}
+    """Return the hashes from processes that are killed after `kills` batches, each continued with other ranks."""
+    hashes: dict[int, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for life, stop in enumerate([*kills, batches]):
             world, threads = worlds[life % len(worlds)], 1 + life % 3
@@ -148,39 +164,39 @@ def _killed(packs: Snapshot, worlds: Sequence[int], kills: Sequence[int], batche
             command += [str(world), str(threads), str(batches)]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                 assert process.stdout is not None
-                for line in process.stdout:  # also what it wrote before the kill reached it
-                    number, told = line.split()
-                    if found.setdefault(int(number), told) != told:
-                        raise _differs(packs, int(number), "after a kill", found[int(number)], told)
-                    if len(found) == stop < batches:
+                for line in process.stdout:  # includes lines written before the kill reached the process
+                    number, batch_hash = line.split()
+                    if hashes.setdefault(int(number), batch_hash) != batch_hash:
+                        raise _other_bytes(packs, int(number), "after a kill", hashes[int(number)], batch_hash)
+                    if len(hashes) == stop < batches:
                         process.send_signal(signal.SIGKILL)
             if process.returncode not in (0, -signal.SIGKILL):
-                fix = "run it by hand; what it says stands above"
+                fix = "read the error of the replay above"
                 raise StoreError(f"a replay ended with exit code {process.returncode}", where=packs.url, fix=fix)
-    return [found.get(number, "nothing") for number in range(batches)]
+    return [hashes.get(number, "nothing") for number in range(batches)]
 
 
-def _same(packs: Snapshot, expected: Sequence[str], found: Sequence[str], how: str) -> None:
-    for number, (one, other) in enumerate(zip(expected, found, strict=True)):
-        if one != other:
-            raise _differs(packs, number, how, one, other)
+def _check_equal(packs: Snapshot, expected: Sequence[str], hashes: Sequence[str], how: str) -> None:
+    for number, (first, other) in enumerate(zip(expected, hashes, strict=True)):
+        if first != other:
+            raise _other_bytes(packs, number, how, first, other)
 
 
-def _differs(packs: Snapshot, number: int, how: str, one: str, other: str) -> StoreError:
+def _other_bytes(packs: Snapshot, number: int, how: str, expected: str, got: str) -> StoreError:
     return StoreError(
-        f"global batch {number} has other bytes {how}: {other[:16]}, expected {one[:16]}",
+        f"global batch {number} has other bytes {how}: expected {expected[:16]}, got {got[:16]}",
         where=packs.url,
         fix="this is a defect of millrace or of a decoder: please report it; nothing was certified",
     )
 
 
-def _hold(found: Sequence[str], certified: Sequence[str], packs: Snapshot) -> None:
-    for number, (one, other) in enumerate(zip(certified, found, strict=False)):
-        if one != other:
+def _check_certified(hashes: Sequence[str], certified: Sequence[str], packs: Snapshot) -> None:
+    for number, (expected, got) in enumerate(zip(certified, hashes, strict=False)):
+        if expected != got:
             raise ResumeError(
-                f"global batch {number} was certified as {one[:16]}, here it is {other[:16]}, though all probes agree",
+                f"global batch {number} was certified as {expected[:16]}, now it is {got[:16]}; all probes agree",
                 where=packs.name,
-                fix="put back what was swapped since, or certify anew with --renew",
+                fix="restore the components in use when the packs were certified, or certify again with --renew",
             )
 
 
@@ -188,42 +204,46 @@ def _hold(found: Sequence[str], certified: Sequence[str], packs: Snapshot) -> No
 
 
 def other_decoders(packs: Snapshot, batches: int) -> dict[str, Json]:
-    """By decoder that is not the default: how many media it reads, of how many it gives the same pixels, and which it
-    gives the most different ones of."""
-    found: dict[str, Json] = {}
+    """Compare each decoder that is not the default with the default one, on the media of the first batches.
+
+    Returns:
+        by decoder: `media` it was tried on, `equal` ones (same pixels), `refused` ones (it can't read them), and the
+        `worst`, the medium whose pixels differ most.
+    """
+    counts: dict[str, Json] = {}
     for packed, payload, where in _media(packs, batches):
         try:
-            ours = _decoded(packed, payload)
+            expected = _decoded(packed, payload)
         except RecordError:
-            continue  # a stand-in shows it
-        for name, frames in _others(packed, payload):
-            told = found.setdefault(name, {"media": 0, "equal": 0, "refused": 0, "worst": None})
-            told["media"] += 1
+            continue  # the loader shows a stand-in
+        for name, frames in _other_frames(packed, payload):
+            count = counts.setdefault(name, {"media": 0, "equal": 0, "refused": 0, "worst": None})
+            count["media"] += 1
             if frames is None:
-                told["refused"] += 1
+                count["refused"] += 1
                 continue
-            difference = max(_difference(one, other) for one, other in zip(ours, frames, strict=True))
-            told["equal"] += difference == 0
-            if difference and (told["worst"] is None or difference > told["worst"]["difference"]):
-                told["worst"] = {"medium": packed.media.digest, "where": where, "difference": difference}
-    return found
+            difference = max(_difference(one, other) for one, other in zip(expected, frames, strict=True))
+            count["equal"] += difference == 0
+            if difference and (count["worst"] is None or difference > count["worst"]["difference"]):
+                count["worst"] = {"medium": packed.media.digest, "where": where, "difference": difference}
+    return counts
 
 
-def _agree(found: Mapping[str, Json], packs: Snapshot) -> None:
-    """Raises StoreError where Pillow gives other pixels than those who are quicker, or none."""
-    told = found.get(PILLOW)
-    if told and told["equal"] < told["media"]:
+def _check_pillow(counts: Mapping[str, Json], packs: Snapshot) -> None:
+    """Raise StoreError if Pillow gives other pixels than the faster decoders, or can't read an image."""
+    pillow = counts.get(PILLOW)
+    if pillow and pillow["equal"] < pillow["media"]:
         raise StoreError(
-            _about(PILLOW, told),
+            _decoder_line(PILLOW, pillow),
             where=packs.url,
-            fix="a library that decodes was swapped, or this is a defect: please report it; nothing was certified",
+            fix="a decoder library was swapped, or this is a defect: please report it; nothing was certified",
         )
 
 
 def _media(packs: Snapshot, batches: int) -> Iterator[tuple[PackedMedia, bytes, str]]:
-    """Media of the first global batches, each once."""
+    """Yield (medium, encoded bytes, `STORE[PACK]`) for the media of the first global batches, each medium once."""
     seen = set()
-    with Loader(packs, packs.meta["global_batch_packs"], ranks=[], certified=False) as loader:
+    with Loader(packs, packs.meta["global_batch_packs"], ranks=[], verify_certificate=False) as loader:
         for batch, _ in zip(loader, range(batches), strict=False):
             for row, pack in enumerate(batch.packs):
                 for packed in pack.media:
@@ -234,8 +254,8 @@ def _media(packs: Snapshot, batches: int) -> Iterator[tuple[PackedMedia, bytes, 
                         yield packed, payload, f"{packs.name}[{ordinal}]"
 
 
-def _others(packed: PackedMedia, payload: bytes) -> Iterator[tuple[str, list[np.ndarray] | None]]:
-    """What every other decoder makes of a medium, None where it can't read it."""
+def _other_frames(packed: PackedMedia, payload: bytes) -> Iterator[tuple[str, list[np.ndarray] | None]]:
+    """Yield (decoder, frames) for every other decoder of a medium; None if it can't read the medium."""
     if packed.media.kind == "image":
         try:
             yield PILLOW, [image.decode_by_pillow(payload)]
@@ -261,16 +281,17 @@ def _times_us(packed: PackedMedia) -> list[int]:
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> int:
+    """Return the largest difference of two pixel values, 0 to 255."""
     return 255 if one.shape != other.shape else int(np.abs(one.astype(np.int16) - other).max())
 
 
-def _about(name: str, told: Json) -> str:
-    words = f"{name}: the same pixels of {told['equal']} of {told['media']} media"
-    words += f", can't read {told['refused']}" if told["refused"] else ""
-    if told["worst"]:
-        worst = told["worst"]
-        words += f"; up to {worst['difference']} of 255 apart in medium {worst['medium'][:16]} of {worst['where']}"
-    return words
+def _decoder_line(name: str, counts: Json) -> str:
+    line = f"{name}: the same pixels of {counts['equal']} of {counts['media']} media"
+    line += f", can't read {counts['refused']}" if counts["refused"] else ""
+    if counts["worst"]:
+        worst = counts["worst"]
+        line += f"; up to {worst['difference']} of 255 apart in medium {worst['medium'][:16]} of {worst['where']}"
+    return line
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -1,14 +1,14 @@
-"""One global batch while it is loaded: dealt to ranks, read, decoded ahead, and settled before anybody uses it.
+"""One global batch during loading: dealt to ranks, read, decoded ahead, and final before the trainer sees it.
 
-`loader/loader.py` stands before this and makes one after the other. What all batches of a loader share is a `Reader`:
-where packs lie, who is dealt what, threads that decode, and a budget of bytes that may wait.
+`loader/loader.py` makes one after the other and hands them to a trainer or to `loader/torch_batches.py`. All batches of
+a loader share a `PackReader`: the packs, the ranks, the decoder threads and the memory budget.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,10 +30,10 @@ from packing.loader.batch import (
     PlacedItem,
     TokenRows,
     media_batch,
+    patch_memory,
     placed_items,
-    room_for,
-    rows_of,
     segment_at,
+    token_rows,
 )
 from packing.loader.stand_ins import StandIns
 from packing.timing import PhaseTimer
@@ -43,168 +43,197 @@ if TYPE_CHECKING:
     from packing.augment import Augmentation, ImageTransform
     from packing.mixture import Pixels
 
-TOO_MANY = 4
-"""Fewer failures in a batch are always stood in for; from so many on, more than half of its media mean that the decoder
-is broken, not the data."""
+MANY_FAILURES = 4
+"""Fewer failed media in a batch are always replaced. From this number on, if they are more than half of its media, the
+decoder is taken to be broken rather than the data."""
 
 PATCH_BYTES = CHANNELS * PATCH_PX * PATCH_PX
 
 ChainLink = tuple[int, Snapshot]
-"""The first global batch that a packs snapshot gives, and the snapshot. A plan that was amended at batch N goes on in
-another one: ((0, A), (N, B))."""
-
-Agree = Callable[[int, Sequence[Failure]], Sequence[Failure]]
-"""(global batch, what failed on this rank) -> what failed on all of them, in one order everywhere."""
+"""(first global batch, packs snapshot that gives it and the following ones). A plan that is amended at batch N
+continues in another snapshot: ((0, A), (N, B))."""
 
 
 class GlobalBatch:
-    """One optimizer step's data, the same for every world size. Made by a `Loader`."""
+    """Data of one optimizer step, the same for every world size. Made by a `Loader`."""
+
+    held_bytes = 0
+    """Bytes of the memory budget that this batch holds."""
 
     def __init__(self, reader: PackReader, number: int) -> None:
         self.number = number
         self.failures: tuple[Failure, ...] = ()
-        """Media that stand-ins replace, on all ranks."""
+        """Media of all ranks that stand-ins replace."""
         self._reader = reader
-        self._pixels: dict[tuple[int, int], Future[list[np.ndarray]]] = {}
-        """By row and medium, of what this process was dealt: done once the patches stand in their place."""
+        self._decoding: dict[tuple[int, int], Future[list[np.ndarray]]] = {}
+        """Decoder jobs by (row, medium), for media of this process; a job writes into the memory below."""
         self._patches: dict[int, np.ndarray] = {}
-        """By rank: the patches of all its items, and by item below."""
-        self._parts: dict[int, np.ndarray] = {}
+        """By rank: memory for the patches of all its items."""
+        self._item_patches: dict[int, np.ndarray] = {}
+        """By number of an item: its part of that memory."""
         self._arrays: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        """By rank: ids and loss mask that were read ahead."""
 
     @cached_property
     def packs(self) -> tuple[Pack, ...]:
-        """Segments and media of all rows; ids and loss masks are left empty here."""
-        with self._reader.stages.timed("outline"):
+        """Segments and media of all rows; their ids and loss masks are empty."""
+        with self._reader.timer.timed("outline"):
             return self._reader.outlines(self.number)
 
     @property
     def tokens(self) -> int:
-        """Non-padding tokens of all rows: what schedules count."""
+        """Number of non-padding tokens in all rows, as schedules count."""
         return sum(segment.length for pack in self.packs for segment in pack.segments)
 
     def ids(self, rank: int) -> np.ndarray:
-        """(R, L) uint32: the token rows of `rank` and nothing else."""
+        """(R, L) uint32: ids of the rows of `rank`, without labels and masks."""
         return self._reader.array(self.number, "ids", np.dtype("<u4"), self._dealt_rows(rank))
 
     def rows(self, rank: int) -> TokenRows:
-        ids, targets = self._arrays.get(rank) or self._read(rank)
-        mine = self._dealt_rows(rank)
-        failed = {(failure.row, failure.digest) for failure in self.failures}
-        silent = {
-            row: [item.slot for one in self.packs[row].media if (row, one.media.digest) in failed for item in one.items]
+        """Return the token rows of `rank`, with labels."""
+        ids, targets = self._arrays.get(rank) or self._read_rows(rank)
+        numbers = self._dealt_rows(rank)
+        failed = self._failed
+        muted = {
+            row: [
+                item.slot
+                for packed in self.packs[row].media
+                if (row, packed.media.digest) in failed
+                for item in packed.items
+            ]
             for row in {failure.row for failure in self.failures}
         }
-        with self._reader.stages.timed("collate"):
-            return rows_of(mine, [self.packs[row].segments for row in mine], ids, targets, silent)
+        with self._reader.timer.timed("collate"):
+            return token_rows(numbers, [self.packs[row].segments for row in numbers], ids, targets, muted)
 
     def media(self, rank: int) -> MediaBatch:
-        """Waits for the decoders. Raises ValueError for a rank whose media this process does not load."""
-        if self._placed and rank not in self._reader.ranks:
+        """Return the items that `rank` encodes; waits for its decoder jobs.
+
+        Raises:
+            ValueError: this process does not decode for that rank.
+        """
+        if self._items and rank not in self._reader.ranks:
             raise ValueError(f"this loader decodes for ranks {self._reader.ranks}, not for {rank}")
-        failed = {(failure.row, failure.digest) for failure in self.failures}
-        for i in self._dealt_media[rank]:
-            one = self._placed[i]
-            if (one.row, self.packs[one.row].media[one.medium].media.digest) in failed:
-                self._parts[i].fill(STAND_IN)
+        failed = self._failed
+        for i in self._dealt_items[rank]:
+            placed = self._items[i]
+            if (placed.row, self.packs[placed.row].media[placed.medium].media.digest) in failed:
+                self._item_patches[i].fill(STAND_IN)
             else:
-                self._pixels[one.row, one.medium].result()
-        with self._reader.stages.timed("collate"):
-            mine = [self._placed[i] for i in self._dealt_media[rank]]
-            return media_batch(mine, self._patches[rank] if mine else room_for(mine)[0])
+                self._decoding[placed.row, placed.medium].result()
+        with self._reader.timer.timed("collate"):
+            items = [self._items[i] for i in self._dealt_items[rank]]
+            return media_batch(items, self._patches[rank] if items else patch_memory(items)[0])
 
     @property
     def shapes(self) -> dict[tuple[int, int], tuple[VisibleShape, ...]]:
-        """By row and first slot, of media that have any: points, boxes and polygons in pixels of what is encoded.
+        """Points, boxes and polygons in pixels of the encoded image, by (row, first slot) of the medium.
 
-        Stand-ins show none.
+        Media without shapes and stand-ins are left out.
         """
-        failed = {(failure.row, failure.digest) for failure in self.failures}
         return {
-            (row, packed.items[0].slot): self._change(row, packed).move_shapes(
+            (row, packed.items[0].slot): self._transform(row, packed).move_shapes(
                 packed.shapes, (packed.media.width_px, packed.media.height_px), packed.size_px
             )
             for row, pack in enumerate(self.packs)
             for packed in pack.media
-            if packed.shapes and (row, packed.media.digest) not in failed
+            if packed.shapes and (row, packed.media.digest) not in self._failed
         }
 
-    # ------------------------------------------------------------------ below: how it is dealt and prepared
+    @property
+    def _failed(self) -> set[tuple[int, str]]:
+        return {(failure.row, failure.digest) for failure in self.failures}
+
+    # ------------------------------------------------------------------ dealing and preparing
 
     def _dealt_rows(self, rank: int) -> Sequence[int]:
         if self._reader.world == 1:
             return range(self._reader.size)
-        return self._rows[rank]
+        return self._rows_by_rank[rank]
 
     @cached_property
-    def _rows(self) -> list[list[int]]:
+    def _rows_by_rank(self) -> list[list[int]]:
         costs = [llm_cost(segment.length for segment in pack.segments) for pack in self.packs]
         return deal(costs, self._reader.world, equal_counts=True)
 
     @cached_property
-    def _placed(self) -> list[PlacedItem]:
+    def _items(self) -> list[PlacedItem]:
         return placed_items([pack.media for pack in self.packs]) if self._reader.has_media(self.number) else []
 
     @cached_property
-    def _dealt_media(self) -> list[list[int]]:
-        return deal([encoder_cost(one.item.grid) for one in self._placed], self._reader.encoders)
+    def _dealt_items(self) -> list[list[int]]:
+        """By encoder rank: numbers of its items in `_items`."""
+        return deal([encoder_cost(placed.item.grid) for placed in self._items], self._reader.encoders)
 
-    def _read(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
-        mine = self._dealt_rows(rank)
+    def _read_rows(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
+        numbers = self._dealt_rows(rank)
         return (
-            self._reader.array(self.number, "ids", np.dtype("<u4"), mine),
-            self._reader.array(self.number, "loss_mask", np.dtype(bool), mine),
+            self._reader.array(self.number, "ids", np.dtype("<u4"), numbers),
+            self._reader.array(self.number, "loss_mask", np.dtype(bool), numbers),
         )
 
     def prepare(self) -> None:
-        """Runs in the reader's thread: rows of this process' ranks, encoded bytes and jobs of its media."""
-        for rank in self._reader.rows_of:
-            self._arrays[rank] = self._read(rank)
-        wanted = sorted(i for rank in self._reader.ranks for i in self._dealt_media[rank])
-        decided = self._reader.decided(self.number)
-        given_up = {(failure.row, failure.digest) for failure in decided or ()}
+        """Read the rows and encoded media of this process, and start its decoder jobs. Runs in the read thread."""
+        for rank in self._reader.row_ranks:
+            self._arrays[rank] = self._read_rows(rank)
+        wanted = sorted(i for rank in self._reader.ranks for i in self._dealt_items[rank])
+        replaced = {(failure.row, failure.digest) for failure in self._decided or ()}
         media = [
             (row, medium, tuple(group))
-            for (row, medium), group in groupby(wanted, lambda i: (self._placed[i].row, self._placed[i].medium))
-            if (row, self.packs[row].media[medium].media.digest) not in given_up
+            for (row, medium), group in groupby(wanted, lambda i: (self._items[i].row, self._items[i].medium))
+            if (row, self.packs[row].media[medium].media.digest) not in replaced
         ]
-        self.held = sum(
-            _bytes(self.packs[row].media[medium], [self._placed[i].item for i in items]) for row, medium, items in media
+        self.held_bytes = sum(
+            _memory_bytes(self.packs[row].media[medium], [self._items[i].item for i in numbers])
+            for row, medium, numbers in media
         )
-        if not self._reader.budget.take(self.held):
-            return  # closed meanwhile
+        if not self._reader.budget.take(self.held_bytes):
+            return  # the loader was closed
         for rank in self._reader.ranks:
-            self._patches[rank], parts = room_for([self._placed[i] for i in self._dealt_media[rank]])
-            self._parts |= zip(self._dealt_media[rank], parts, strict=True)
+            self._patches[rank], parts = patch_memory([self._items[i] for i in self._dealt_items[rank]])
+            self._item_patches |= zip(self._dealt_items[rank], parts, strict=True)
         if media:
-            from packing.navit import patches_of  # decoders: memory that nobody pays who reads rows
-        for row, medium, items in media:
+            from packing.navit import patches_of  # imports the decoders, memory that a loader of text does not need
+        for row, medium, numbers in media:
             packed = self.packs[row].media[medium]
             payload = self._reader.payload(self.number, packed, self._reader.where(self.number, row))
-            some = replace(packed, items=tuple(self._placed[i].item for i in items))
-            into = [self._parts[i] for i in items]
-            self._pixels[row, medium] = self._reader.decoders.submit(
-                patches_of, some, payload, self._reader.stages, self._change(row, packed), into, self._reader.pixels
+            own_items = replace(packed, items=tuple(self._items[i].item for i in numbers))
+            self._decoding[row, medium] = self._reader.decoders.submit(
+                patches_of,
+                own_items,
+                payload,
+                self._reader.timer,
+                self._transform(row, packed),
+                [self._item_patches[i] for i in numbers],
+                self._reader.pixels,
             )
 
-    def _change(self, row: int, packed: PackedMedia) -> ImageTransform:
+    def _transform(self, row: int, packed: PackedMedia) -> ImageTransform:
         from packing.augment import RESIZE_ONLY, draw_transform
 
         settings, slot = self._reader.augment, packed.items[0].slot
         if settings is None or segment_at(self.packs[row].segments, slot)[0].source not in settings.sources:
             return RESIZE_ONLY
         size_px = (packed.media.width_px, packed.media.height_px)
-        return draw_transform(settings, (self.number, row, slot), size_px, packed.told)
+        return draw_transform(settings, (self.number, row, slot), size_px, packed.fact_names)
 
-    held = 0
-    """Bytes of the budget."""
+    @property
+    def _decided(self) -> tuple[Failure, ...] | None:
+        stand_ins = self._reader.stand_ins
+        return stand_ins.decided(self.number) if stand_ins else None
 
-    def settle(self, agree: Agree, stand_ins: StandIns | None) -> None:
-        """Wait for this process' media, agree on what failed, make it durable. Nothing is consumed before."""
+    def settle(self) -> None:
+        """Wait for the decoder jobs, agree with the other ranks on failures, and store the decision.
+
+        The batch is given out only after this.
+
+        Raises:
+            StoreError: a medium does not decode and may not be replaced.
+        """
         failures = []
         cause: RecordError | None = None
-        for (row, medium), pixels in self._pixels.items():
-            error = pixels.exception()
+        for (row, medium), job in self._decoding.items():
+            error = job.exception()
             if error is not None and not isinstance(error, RecordError):
                 raise error
             if error is not None:
@@ -212,25 +241,31 @@ class GlobalBatch:
                 packed = self.packs[row].media[medium]
                 segment, _ = segment_at(self.packs[row].segments, packed.items[0].slot)
                 failures.append(Failure(row, packed.media.digest, segment.sample, segment.source, error.reason))
-        decided = self._reader.decided(self.number)
+        stand_ins, decided = self._reader.stand_ins, self._decided
         if failures and (stand_ins is None or decided is not None):
-            raise self._unusable(failures[0], cause, decided is not None)
+            raise self._unusable(failures[0], cause, used_before=decided is not None)
         if decided is not None:
             self.failures = decided
             return
-        agreed = tuple(agree(self.number, list(dict.fromkeys(failures))))
+        if stand_ins is None:
+            return
+        agreed = tuple(stand_ins.agree(self.number, list(dict.fromkeys(failures))))
         total = sum(len(pack.media) for pack in self.packs) if agreed else 0
-        if len(agreed) >= TOO_MANY and len(agreed) * 2 > total:
-            raise self._unusable(agreed[0], cause, False, f"{len(agreed)} of {total} media of a batch don't decode; ")
-        if agreed and stand_ins is not None:
+        if len(agreed) >= MANY_FAILURES and len(agreed) * 2 > total:
+            summary = f"{len(agreed)} of {total} media of a batch don't decode; "
+            raise self._unusable(agreed[0], cause, used_before=False, summary=summary)
+        if agreed:
             stand_ins.decide(self.number, agreed)
             self.failures = agreed
 
-    def _unusable(self, failure: Failure, cause: RecordError | None, decided: bool, before: str = "") -> StoreError:
+    def _unusable(
+        self, failure: Failure, cause: RecordError | None, *, used_before: bool, summary: str = ""
+    ) -> StoreError:
         why = f"{failure.reason}: {cause.message}" if cause else failure.reason
-        told = f"medium {failure.digest[:16]} of record {failure.sample} ({failure.source}) can't be used: {why}"
+        medium = f"medium {failure.digest[:16]} of record {failure.sample} ({failure.source})"
+        earlier = ", but it decoded when this batch was first loaded" if used_before else ""
         return StoreError(
-            before + told + (", and it was used when this batch was first seen" if decided else ""),
+            f"{summary}{medium} does not decode: {why}{earlier}",
             where=self._reader.where(self.number, failure.row),
             fix="use the decoder that accepted it, make the packs again without it, or give the loader stand_ins",
         )
@@ -238,91 +273,100 @@ class GlobalBatch:
 
 @dataclass(frozen=True, slots=True)
 class PackReader:
-    """What all batches of a loader share."""
+    """Packs, ranks, threads and budget that all batches of a loader share."""
 
     chain: tuple[ChainLink, ...]
     size: int
+    """Packs in a global batch."""
     world: int
+    """Ranks that rows are dealt to."""
     encoders: int
+    """Ranks that media are dealt to."""
     ranks: tuple[int, ...]
-    """Whose media are decoded."""
-    rows_of: tuple[int, ...]
-    """Whose rows are read ahead."""
+    """Ranks whose media this process decodes."""
+    row_ranks: tuple[int, ...]
+    """Ranks whose rows this process reads ahead."""
     stand_ins: StandIns | None
-    stages: PhaseTimer
+    timer: PhaseTimer
     budget: MemoryBudget
     decoders: ThreadPoolExecutor
     augment: Augmentation | None
     pixels: Pixels
 
-    def place(self, number: int) -> tuple[Snapshot, int]:
-        """The snapshot that gives a global batch, and the ordinal of its first pack there."""
+    def address(self, number: int) -> tuple[Snapshot, int]:
+        """Return the snapshot that gives a global batch, and the number of the batch's first pack in it."""
         first, packs = self.chain[bisect_right(self.chain, number, key=lambda link: link[0]) - 1]
         return packs, (number - first) * self.size
 
     def has_media(self, number: int) -> bool:
-        counts = self.place(number)[0].counts
+        """Return whether the snapshot of a global batch holds any media."""
+        counts = self.address(number)[0].counts
         return bool(counts["images"] + counts["videos"])
 
     def where(self, number: int, row: int) -> str:
-        packs, first = self.place(number)
+        """Return the name of a row for messages: `STORE[PACK]`."""
+        packs, first = self.address(number)
         return f"{packs.name}[{first + row}]"
 
     def outlines(self, number: int) -> tuple[Pack, ...]:
-        packs, first = self.place(number)
+        """Return the packs of a global batch without their arrays."""
+        packs, first = self.address(number)
         return tuple(packs.outline(first + row) for row in range(self.size))
 
-    def array(self, number: int, name: str, kind: np.dtype, rows: Sequence[int]) -> np.ndarray:
-        """(R, L): an array of some rows, neighbours in one read."""
-        packs, first = self.place(number)
-        with self.stages.timed("read"):
-            into = np.empty((len(rows), packs.meta["max_pack_tokens"]), kind)
+    def array(self, number: int, name: str, dtype: np.dtype, rows: Sequence[int]) -> np.ndarray:
+        """(R, L): one array of the given rows; adjacent rows are read together."""
+        packs, first = self.address(number)
+        with self.timer.timed("read"):
+            values = np.empty((len(rows), packs.meta["max_pack_tokens"]), dtype)
             done = 0
             while done < len(rows):
                 count = 1
                 while done + count < len(rows) and rows[done + count] == rows[done] + count:
                     count += 1
-                packs.arrays(name, first + rows[done], into[done : done + count])
+                packs.arrays(name, first + rows[done], values[done : done + count])
                 done += count
-        return into
+        return values
 
     def payload(self, number: int, packed: PackedMedia, where: str) -> bytes:
+        """Return the encoded bytes of a medium."""
         media = packed.media
         if media.location is None:
             raise StoreError(f"{media.kind} {media.digest} has no location", where=where, fix="run the pack node again")
-        with self.stages.timed("read"):
-            return self.place(number)[0].read(media.location)
-
-    def decided(self, number: int) -> tuple[Failure, ...] | None:
-        return self.stand_ins.at(number) if self.stand_ins else None
+        with self.timer.timed("read"):
+            return self.address(number)[0].read(media.location)
 
 
 class MemoryBudget:
-    """Bytes that may wait. Asked by one thread in batch order, so that the oldest batch is always let through."""
+    """Bound on the bytes that batches hold while they wait.
 
-    def __init__(self, most: int) -> None:
-        self._most, self._used, self._closed = most, 0, False
+    One thread asks in batch order, so the oldest batch is always admitted.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used, self._closed = limit, 0, False
         self._changed = threading.Condition()
 
     def take(self, count: int) -> bool:
-        """Waits for room; where nothing is in use, anything has room. False once it is closed."""
+        """Wait for `count` free bytes; an empty budget admits any count. Returns False once the budget is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._used or self._used + count <= self._most)
+            self._changed.wait_for(lambda: self._closed or not self._used or self._used + count <= self._limit)
             self._used += count
             return not self._closed
 
     def give(self, count: int) -> None:
+        """Free `count` bytes."""
         with self._changed:
             self._used -= count
             self._changed.notify_all()
 
     def close(self) -> None:
+        """Wake a waiting thread for good."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
-def _bytes(packed: PackedMedia, items: Sequence[Item]) -> int:
-    """That a medium holds while it waits: its encoded bytes and the patches of some of its items."""
+def _memory_bytes(packed: PackedMedia, items: Sequence[Item]) -> int:
+    """Return the memory of a waiting medium: its encoded bytes and the patches of `items`."""
     patches = sum(prod(item.grid) for item in items)
     return patches * PATCH_BYTES + (packed.media.location.length if packed.media.location else 0)

@@ -1,8 +1,8 @@
-"""Which part of a global batch does each process of a large training take?
+"""Mapping from a process of a large training to its part of a global batch.
 
-Ranks are numbered as Megatron-core numbers them by default ("tp-cp-ep-dp-pp"): tensor ranks are neighbours, then
-context, then data, pipeline stages last. Expert ranks are a regrouping of tensor, context and data ranks and read what
-those read. Encoding (DEP) is spread over *all* processes, whatever they do for the language model.
+A trainer opens its `Loader` with these numbers. Ranks are numbered as Megatron-core does by default ("tp-cp-ep-dp-pp"):
+tensor ranks are neighbors, then context, then data, pipeline stages last. Expert ranks regroup tensor, context and data
+ranks and read the same rows. Encoding (DEP, Kimi K2.5 report section 4.5.1) is spread over *all* processes.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from manifests.errors import ManifestError
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one process takes of every global batch."""
+    """Part of every global batch that one process takes."""
 
     data_rank: int
-    """`GlobalBatch.rows(data_rank)`; equal for all tensor, context and pipeline ranks of one replica."""
+    """Argument of `GlobalBatch.rows`; equal for all tensor, context and pipeline ranks of one replica."""
     media_rank: int
-    """`GlobalBatch.media(media_rank)`: its number in the world."""
+    """Argument of `GlobalBatch.media`: number of the process in the world."""
     positions: np.ndarray
-    """(L / context,) int64: which positions of each row this context rank computes; keys and values come from all."""
+    """(L / context,) int64: positions of each row that this context rank computes; keys and values come from all."""
     needs_ids: bool
-    """First pipeline stage: embeds token ids and takes the vision features."""
+    """First pipeline stage: it embeds token ids and takes the vision features."""
     needs_labels: bool
-    """Last pipeline stage: computes the loss."""
+    """Last pipeline stage: it computes the loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Sizes of the groups; `expert` divides tensor * context * data."""
+    """Sizes of the process groups; `expert` divides tensor * context * data."""
 
     data: int = 1
     tensor: int = 1
@@ -45,20 +45,21 @@ class Topology:
             raise ManifestError("a group has no rank", where=str(self), fix="give sizes of 1 or more")
         if self.tensor * self.context * self.data % self.expert:
             raise ManifestError(
-                f"{self.expert} expert ranks don't divide {self.tensor * self.context * self.data} ranks of a stage",
+                f"{self.expert} expert ranks don't divide the {self.world // self.pipeline} ranks of a stage",
                 where=str(self),
                 fix="choose a divisor of tensor * context * data",
             )
 
     @property
     def world(self) -> int:
-        """Processes in all: the number of ranks that media are dealt to (`encoders` of a loader)."""
+        """Number of processes, and of ranks that media are dealt to (`encoders` of a loader)."""
         return self.data * self.tensor * self.context * self.pipeline
 
     def share(self, rank: int, row_tokens: int) -> Share:
-        """Of global rank `rank`; `row_tokens` is L.
+        """Return the part of global rank `rank`; `row_tokens` is L.
 
-        Raises ManifestError where context ranks can't share a row evenly.
+        Raises:
+            ManifestError: context ranks can't share a row evenly.
         """
         if not 0 <= rank < self.world:
             raise IndexError(f"rank {rank} of {self.world}")
@@ -75,9 +76,14 @@ class Topology:
 
 
 def context_positions(row_tokens: int, rank: int, ranks: int) -> np.ndarray:
-    """(L / ranks,) int64. The row is cut into 2 * ranks pieces and each rank takes one from the front and its mirror
-    image from the back, so that causal attention costs all of them the same. Source: Megatron-core's context
-    parallelism. Raises ManifestError where that does not divide the row."""
+    """(L / ranks,) int64: positions of a row that a context rank computes.
+
+    The row is cut into 2 * ranks pieces; each rank takes one from the front and its mirror image from the back, so that
+    causal attention costs all ranks the same. Source: Megatron-core's context parallelism.
+
+    Raises:
+        ManifestError: 2 * ranks does not divide the row.
+    """
     if ranks == 1:
         return np.arange(row_tokens)
     if row_tokens % (2 * ranks):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from manifests.geometry import MediaLimits
 from manifests.records import Json
-from packing.loader.balance import deal, encoder_cost, least, llm_cost
+from packing.loader.balance import deal, encoder_cost, llm_cost, lower_bound
 from packing.plan.pieces import media_places
 from pipelines.inspect.plan_view import PlanView, per_pack
 from pipelines.inspect.queries import evenly_spaced, vocabulary_of
@@ -234,4 +234,6 @@ def _balance(planned: PlanView) -> list[dict[str, Json]]:
 
 def _busiest(costs: Sequence[int], ranks: int, *, equal_counts: bool) -> float:
     dealt = deal(costs, ranks, equal_counts=equal_counts)
-    return max(sum(costs[i] for i in mine) for mine in dealt) / max(1, least(costs, ranks, equal_counts=equal_counts))
+    return max(sum(costs[i] for i in mine) for mine in dealt) / max(
+        1, lower_bound(costs, ranks, equal_counts=equal_counts)
+    )

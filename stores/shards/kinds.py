@@ -344,7 +344,7 @@ class Packs(Kind[Pack]):
                     "items": [[list(item.grid), item.slot, list(item.frames)] for item in packed.items],
                 }
                 | _shapes_line(packed.shapes)
-                | ({"told": list(packed.told)} if packed.told else {})
+                | ({"told": list(packed.fact_names)} if packed.fact_names else {})
                 for packed in record.media
             ],
         }
@@ -371,7 +371,7 @@ class Packs(Kind[Pack]):
                     size_px=tuple(told["size_px"]),
                     items=tuple(Item(tuple(grid), slot, tuple(frames)) for grid, slot, frames in told["items"]),
                     shapes=_shapes(told),
-                    told=tuple(told.get("told", ())),
+                    fact_names=tuple(told.get("told", ())),
                 )
                 for one, told in zip(media, line["media"], strict=True)
             ),

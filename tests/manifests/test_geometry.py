@@ -25,8 +25,8 @@ from manifests.geometry import (
     choose_frames,
     chunks,
     fit,
+    frame_time_s,
     timestamp,
-    told_time_s,
 )
 
 sides = st.one_of(st.integers(1, 200), st.integers(1, 9000), st.integers(1, 100_000))
@@ -140,7 +140,7 @@ def test_the_rate_of_the_container_decides_whatever_the_frames_do(
     released = np.round(np.linspace(0, len(times_us) - 1, wanted)).astype(int).tolist()
     limits = MediaLimits(max_video_frames=cap)
     assert choose_frames(times_us, limits, fps) == tuple(released)
-    assert [told_time_s(frame, times_us, limits, fps) for frame in released] == [frame / fps for frame in released]
+    assert [frame_time_s(frame, times_us, limits, fps) for frame in released] == [frame / fps for frame in released]
 
 
 @given(gaps_us=st.lists(st.integers(1, 5_000_000), max_size=50), rate=st.sampled_from(RATES))
@@ -148,7 +148,7 @@ def test_by_time_no_container_is_asked(gaps_us: list[int], rate: Fraction) -> No
     times_us, limits = (0, *np.cumsum(gaps_us).tolist()) if gaps_us else (0,), MediaLimits(frames="by_time")
     chosen = choose_frames(times_us, limits, float(rate))
     assert chosen == choose_frames(times_us, limits)
-    assert [told_time_s(i, times_us, limits, float(rate)) for i in chosen] == [times_us[i] / 1e6 for i in chosen]
+    assert [frame_time_s(i, times_us, limits, float(rate)) for i in chosen] == [times_us[i] / 1e6 for i in chosen]
 
 
 @given(gaps_us=st.lists(st.integers(1, 5_000_000), max_size=300), cap=st.none() | st.integers(1, 50))

@@ -178,8 +178,8 @@ def test_a_picture_over_the_limit_is_shrunk_with_the_released_kernel() -> None:
     assert np.array_equal(canvas[:height, :width], expected)
 
 
-def test_a_picture_of_another_size_than_the_index_says_is_refused() -> None:
-    with pytest.raises(RecordError, match="not to 50 x 30 px"):
+def test_an_image_of_another_size_than_in_the_index_is_refused() -> None:
+    with pytest.raises(RecordError, match="expected 50 x 30 px"):
         patches_of(packed_image(50, 30), png(np.zeros((30, 51, 3), np.uint8)))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packing import reference
-from packing.loader.balance import deal, encoder_cost, least, llm_cost
+from packing.loader.balance import deal, encoder_cost, llm_cost, lower_bound
 from tests.packing.corpus import Made
 
 costs = st.lists(st.integers(0, 1000), max_size=40)
@@ -56,7 +56,7 @@ def test_small_deals_are_near_the_best_there_is(ranks: int, each: int, equal_cou
     dealt = deal(costs, ranks, equal_counts=equal_counts)
     best = reference.busiest_of_the_best_deal(costs, ranks, each if equal_counts else len(costs))
     busiest = max(sum(costs[i] for i in mine) for mine in dealt)
-    assert least(costs, ranks, equal_counts=equal_counts) <= best <= busiest <= best * 1.2
+    assert lower_bound(costs, ranks, equal_counts=equal_counts) <= best <= busiest <= best * 1.2
 
 
 @given(st.sampled_from([2, 3, 8, 16, 64]), st.integers(8, 24), st.booleans(), st.integers(0, 10**6))
@@ -69,7 +69,7 @@ def test_with_several_pieces_a_rank_the_busiest_has_five_percent_more_than_it_mu
     costs = (random.lognormal(7, 1, ranks * each).clip(1, 32768) ** 2).astype(np.int64).tolist()
     dealt = deal(costs, ranks, equal_counts=equal_counts)
     busiest = max(sum(costs[i] for i in mine) for mine in dealt)
-    assert busiest <= 1.05 * least(costs, ranks, equal_counts=equal_counts)
+    assert busiest <= 1.05 * lower_bound(costs, ranks, equal_counts=equal_counts)
 
 
 def test_real_batches_are_balanced_over_two_ranks(made: Made) -> None:
@@ -82,4 +82,4 @@ def test_real_batches_are_balanced_over_two_ranks(made: Made) -> None:
         for costs, equal_counts in ((rows, True), (items, False)):
             dealt = deal(costs, 2, equal_counts=equal_counts)
             busiest = max(sum(costs[i] for i in mine) for mine in dealt)
-            assert busiest <= 1.05 * least(costs, 2, equal_counts=equal_counts)
+            assert busiest <= 1.05 * lower_bound(costs, 2, equal_counts=equal_counts)

@@ -1,4 +1,4 @@
-"""Certificates: the same bytes under all that may change, and a refusal by name of what gives others."""
+"""Certificates of packs: equal bytes in every replay, and refusal of each component that gives other bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from packing.loader import certificate
 from packing.loader.certificate import DATA_PATH, check, components
 from packing.loader.certify import certify, other_decoders
 from packing.loader.loader import Loader
-from packing.loader.replay import hashed
+from packing.loader.replay import batch_hash
 from packing.mixture import Mixture, Source
 from stores.forget.forget import forget
 from stores.media import codecs, fingerprints, image, video
@@ -32,7 +32,7 @@ from stores.upkeep import certificates
 from stores.upkeep.copy import copy
 from stores.upkeep.gc import collect
 from tests.packing.corpus import Made, clip, document, make, medium, picture
-from tests.packing.loader.test_loader_changes import lying
+from tests.packing.loader.test_loader_changes import undecodable
 
 ROOT = Path(__file__).parents[3]
 MIXTURE = Mixture(
@@ -46,29 +46,30 @@ MIXTURE = Mixture(
 )
 
 
-def small() -> list[Document]:
-    shown = [medium(picture(i, 50 + i, 40, ("PNG", "JPEG", "WEBP")[i % 3])) for i in range(40)]
-    found = [document(f"caption {i}", "caption", one, Text(f"a circle, number {i}")) for i, one in enumerate(shown)]
-    found += [document("clip", "video", Text("see"), medium(clip(12)), Text("a square"))]
-    found += [document("bad", "caption", lying(1))]
-    return found + [document(f"text {i}", "knowledge", Text("one two three " * (1 + i % 9))) for i in range(90)]
+def documents() -> list[Document]:
+    """Images, one clip, one undecodable image and texts."""
+    images = [medium(picture(i, 50 + i, 40, ("PNG", "JPEG", "WEBP")[i % 3])) for i in range(40)]
+    captions = [document(f"caption {i}", "caption", one, Text(f"a circle, number {i}")) for i, one in enumerate(images)]
+    captions += [document("clip", "video", Text("see"), medium(clip(12)), Text("a square"))]
+    captions += [document("bad", "caption", undecodable(1))]
+    return captions + [document(f"text {i}", "knowledge", Text("one two three " * (1 + i % 9))) for i in range(90)]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(tmp_path_factory.mktemp("certified"), small(), MIXTURE)
+    return make(tmp_path_factory.mktemp("certified"), documents(), MIXTURE)
 
 
 @pytest.fixture(scope="module")
 def first(made: Made) -> Json:
-    told, notes = certify(made.packs, batches=4)
+    certificate, notes = certify(made.packs, batches=4)
     assert not notes
-    return told
+    return certificate
 
 
 @pytest.fixture
 def mine(made: Made, first: Json, tmp_path: Path) -> Iterator[Snapshot]:
-    """The certified packs and what they were made from, in a folder of their own."""
+    """A copy of the certified packs and of the stores they were made from."""
     folder = tmp_path / "run"
     shutil.copytree(made.folder, folder)
     head = Store.open(str(folder / "packs")).head()
@@ -77,7 +78,7 @@ def mine(made: Made, first: Json, tmp_path: Path) -> Iterator[Snapshot]:
 
 
 def child(code: str, packs: Snapshot) -> subprocess.CompletedProcess[str]:
-    """Something is planted, then a loader is made and gives its first batch, in a process of its own."""
+    """Run planted code, then open a loader on `packs`, in a process of its own."""
     run = f"""
 import sys
 from manifests.errors import MillraceError
@@ -94,10 +95,10 @@ except MillraceError as error:
     return subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True)
 
 
-# -------------------------------------------------------------------- what is certified
+# -------------------------------------------------------------------- content of a certificate
 
 
-def test_it_holds_hashes_of_the_batches_and_everything_that_decides_them(made: Made, first: Json) -> None:
+def test_a_certificate_holds_batch_hashes_and_all_components(made: Made, first: Json) -> None:
     assert first["replays"] == {"worlds": [1, 2, 3, 6], "threads": [1, 2, 4], "killed_after": [1, 2, 3]}
     assert len(first["batches"]) == len(set(first["batches"])) == 4
     assert set(first["components"]) == {
@@ -109,24 +110,24 @@ def test_it_holds_hashes_of_the_batches_and_everything_that_decides_them(made: M
 
 
 def test_other_decoders_are_compared_and_the_worst_medium_is_named(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = other_decoders(made.packs, 1000)
-    assert found.pop("Pillow")["media"] > 10
-    assert found == {"decord": {"media": 1, "equal": 1, "refused": 0, "worst": None}}
+    counts = other_decoders(made.packs, 1000)
+    assert counts.pop("Pillow")["media"] > 10
+    assert counts == {"decord": {"media": 1, "equal": 1, "refused": 0, "worst": None}}
     plain = video.DECODERS["decord"]
     monkeypatch.setitem(video.DECODERS, "decord", lambda *given: ((at, frame ^ 3) for at, frame in plain(*given)))
-    told = other_decoders(made.packs, 1000)["decord"]
-    assert (told["media"], told["equal"], told["worst"]["difference"]) == (1, 0, 3)
-    name, ordinal = told["worst"]["where"].rstrip("]").split("[")
+    decord = other_decoders(made.packs, 1000)["decord"]
+    assert (decord["media"], decord["equal"], decord["worst"]["difference"]) == (1, 0, 3)
+    name, ordinal = decord["worst"]["where"].rstrip("]").split("[")
     assert name == "packs"
-    assert told["worst"]["medium"] in {one.media.digest for one in made.packs.record(int(ordinal)).media}
+    assert decord["worst"]["medium"] in {one.media.digest for one in made.packs.record(int(ordinal)).media}
 
 
-def test_pictures_of_which_pillow_makes_other_pixels_get_no_certificate(
+def test_images_with_other_pixels_under_pillow_get_no_certificate(
     mine: Snapshot, first: Json, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every way to pixels that is not Pillow's, against Pillow's."""
-    told = first["decoders"]["Pillow"]
-    assert told["equal"] == told["media"] > 1 and not told["refused"]
+    """Every faster image decoder is compared with Pillow."""
+    pillow = first["decoders"]["Pillow"]
+    assert pillow["equal"] == pillow["media"] > 1 and not pillow["refused"]
     plain = codecs.decode_into
 
     def decode_into(shown: Image.Image, payload: bytes, rgb: np.ndarray) -> bool:
@@ -147,33 +148,31 @@ def test_pictures_of_which_pillow_makes_other_pixels_get_no_certificate(
 
 
 def refuse(shown: Image.Image) -> Image.Image:
-    raise RecordError("broken_image", "said Pillow")
+    raise RecordError("broken_image", "refused by Pillow")
 
 
-def test_again_it_compares_and_leaves_the_certificate_as_it_is(mine: Snapshot, first: Json) -> None:
+def test_a_second_run_compares_and_leaves_the_certificate_unchanged(mine: Snapshot, first: Json) -> None:
     file = Path(mine.url, certificates.certificate_path(mine))
     before = file.read_bytes()
     again, notes = certify(mine, batches=2)
     assert again["batches"] == first["batches"][:2] and not notes and file.read_bytes() == before
 
 
-def test_a_batch_of_other_bytes_than_certified_is_refused_though_all_components_agree(
-    mine: Snapshot, first: Json
-) -> None:
+def test_a_batch_with_other_bytes_is_refused_although_all_components_agree(mine: Snapshot, first: Json) -> None:
     certificates.publish(mine, first | {"batches": ["0" * 64, *first["batches"][1:]]}, renew=True)
     with pytest.raises(ResumeError, match="global batch 0 was certified as 0000") as refused:
         certify(mine, batches=1)
     assert refused.value.exit_code == 3
 
 
-def test_a_loader_that_loses_its_way_after_a_kill_gets_no_certificate(
+def test_a_loader_that_resumes_at_a_wrong_batch_after_a_kill_gets_no_certificate(
     mine: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planted: the state that a killed process leaves names the batch it was at, not the one after."""
+    """Planted: the saved state of a killed process is off by one batch."""
     Path(mine.url, certificates.certificate_path(mine)).unlink()
     planted = "import packing.loader.loader as l, packing.loader.replay as r, sys\n"
-    planted += "told = l.Loader.state.fget\n"
-    planted += "l.Loader.state = property(lambda self: told(self) | {'stand_ins': '', 'next_batch': self._next + 1})\n"
+    planted += "state = l.Loader.state.fget\n"
+    planted += "l.Loader.state = property(lambda self: state(self) | {'stand_ins': '', 'next_batch': self._next + 1})\n"
     planted += "r.main(sys.argv[1:])"
     run = subprocess.Popen
 
@@ -187,15 +186,15 @@ def test_a_loader_that_loses_its_way_after_a_kill_gets_no_certificate(
     assert certificates.read(mine) is None
 
 
-def test_the_command_says_it_in_lines_and_in_json(mine: Snapshot, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_replays_and_decoders(mine: Snapshot, capsys: pytest.CaptureFixture[str]) -> None:
     assert millrace.main(["store", "certify", mine.url, "--batches", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "1 global batches of snapshot 1 are the same on 1, 2, 3, 6 ranks, with 1, 2, 4 threads" in said
-    assert "decord: the same pixels" in said or "decord" not in said
+    printed = capsys.readouterr().out
+    assert "1 global batches of snapshot 1 are the same on 1, 2, 3, 6 ranks, with 1, 2, 4 threads" in printed
+    assert "decord: the same pixels" in printed or "decord" not in printed
     assert millrace.main(["store", "certify", mine.url.removesuffix("packs") + "samples"]) == 1
 
 
-# -------------------------------------------------------------------- what is refused
+# -------------------------------------------------------------------- swapped components
 
 JPEG = """
 import simplejpeg
@@ -238,13 +237,13 @@ DATA = "from packing.loader import certificate; certificate.DATA_PATH += 1"
         (DATA, "data path"),
     ],
 )
-def test_what_was_swapped_and_gives_other_bytes_is_refused_and_named(planted: str, name: str, mine: Snapshot) -> None:
+def test_a_swapped_component_with_other_bytes_is_refused_and_named(planted: str, name: str, mine: Snapshot) -> None:
     done = child(planted, mine)
     assert done.returncode == 3, done.stderr
     assert f"the packs were certified with another {name} (certified" in done.stderr and ", here " in done.stderr
-    assert done.stderr.count(" (certified ") == 1  # nothing else is accused
+    assert done.stderr.count(" (certified ") == 1  # only this component is named
     Path(mine.url, certificates.certificate_path(mine)).unlink()
-    assert child(planted, mine).returncode == 0  # without a certificate nobody knows
+    assert child(planted, mine).returncode == 0  # without a certificate nothing is compared
 
 
 def test_another_tokenizer_is_refused_and_named(mine: Snapshot) -> None:
@@ -253,12 +252,12 @@ def test_another_tokenizer_is_refused_and_named(mine: Snapshot) -> None:
         check(mine, vocabulary="f" * 64)
 
 
-def test_another_number_with_the_same_bytes_is_a_note(
+def test_another_version_with_the_same_bytes_is_a_note(
     mine: Snapshot, first: Json, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = json.loads(json.dumps(first))
-    told["components"]["PNG decoder"]["version"] = "Pillow 12.9.0, zlib 1.3"
-    certificates.publish(mine, told, renew=True)
+    certificate = json.loads(json.dumps(first))
+    certificate["components"]["PNG decoder"]["version"] = "Pillow 12.9.0, zlib 1.3"
+    certificates.publish(mine, certificate, renew=True)
     with Loader(mine, MIXTURE.global_batch_packs) as loader:
         (note,) = loader.notes
     assert note.startswith("PNG decoder (certified Pillow 12.9.0, zlib 1.3, here Pillow") and "equal bytes" in note
@@ -266,21 +265,24 @@ def test_another_number_with_the_same_bytes_is_a_note(
     assert slow.returncode == 0 and slow.stdout.count("PNG decoder") == 1
 
 
-def test_a_library_below_an_equal_number_is_told_by_its_fingerprint(mine: Snapshot) -> None:
-    said = child(JPEG, mine).stderr
+def test_equal_versions_with_other_bytes_are_named_by_fingerprint(mine: Snapshot) -> None:
+    error = child(JPEG, mine).stderr
     assert (
-        "with fingerprint" in said and certificates.read(mine)["components"]["JPEG decoder"]["fingerprint"][:12] in said
+        "with fingerprint" in error
+        and certificates.read(mine)["components"]["JPEG decoder"]["fingerprint"][:12] in error
     )
 
 
-def test_changes_of_pictures_matter_to_those_who_change_some(mine: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificate, "_changed", lambda: "other")
+def test_the_augmentation_component_is_compared_only_if_images_are_augmented(
+    mine: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "_augmentation_fingerprint", lambda: "other")
     assert check(mine) == ()
     with pytest.raises(ResumeError, match="another changes of pictures"):
         check(mine, augmented=True)
 
 
-# -------------------------------------------------------------------- how it lies in the store
+# -------------------------------------------------------------------- certificates in a store
 
 
 def test_a_damaged_certificate_is_an_error(mine: Snapshot) -> None:
@@ -290,9 +292,7 @@ def test_a_damaged_certificate_is_an_error(mine: Snapshot) -> None:
         Loader(mine, MIXTURE.global_batch_packs)
 
 
-def test_it_is_copied_and_not_collected_while_its_snapshot_is_there(
-    mine: Snapshot, first: Json, tmp_path: Path
-) -> None:
+def test_a_certificate_is_copied_and_lives_as_long_as_its_snapshot(mine: Snapshot, first: Json, tmp_path: Path) -> None:
     copied = copy(mine, str(tmp_path / "copy"))
     assert certificates.read(copied) == first
     collect(Store.open(mine.url), keep_last=1)
@@ -303,7 +303,7 @@ def test_it_is_copied_and_not_collected_while_its_snapshot_is_there(
     assert not stray.exists() and certificates.read(mine) == first
 
 
-def test_forgetting_takes_it_away_with_the_snapshot_it_speaks_of(mine: Snapshot) -> None:
+def test_forgetting_deletes_the_certificate_with_its_snapshot(mine: Snapshot) -> None:
     file = Path(mine.url, certificates.certificate_path(mine))
     assert file.exists()
     forget(str(Path(mine.url).parent), {"ids": frozenset({record_id("made", "caption 3")}), "sources": frozenset(),
@@ -314,37 +314,37 @@ def test_forgetting_takes_it_away_with_the_snapshot_it_speaks_of(mine: Snapshot)
     certify(head, batches=1)
 
 
-# -------------------------------------------------------------------- the data path has a number
+# -------------------------------------------------------------------- version of the data path
 
 GOLDEN = {1: ("ebe2cc2f6243409a", "79e22cb7fb844d83", "67d923e9e8e94af5")}
-"""Of the packs, their first batch and all batches."""
+"""By `DATA_PATH`: hashes of the packs, of their first batch and of all batches."""
 
 
-def test_a_data_path_that_gives_other_bytes_has_another_number(tmp_path: Path) -> None:
-    """If the last line fails, equal packs give other batches than before: raise DATA_PATH, and put the new hashes here.
+def test_other_bytes_of_the_data_path_need_another_version(tmp_path: Path) -> None:
+    """If the last line fails, equal packs give other batches than before: raise DATA_PATH and record the new hashes.
 
-    Pictures are drawn as PPM, which no codec touches, and lie in their planned size or are resized by Pillow's kernel.
+    Images are stored as PPM, which no codec touches, in their planned size or resized by Pillow's kernel.
     """
-    found = []
+    documents = []
     for i in range(30):
         width, height = 30 + 7 * i, 140 - 3 * i
         down, across, colour = np.indices((height, width, 3))
         pixels = ((across * (colour + 2) + down * (5 - colour) + i * 11) % 256).astype(np.uint8)
-        shown = medium(b"P6 %d %d 255\n" % (width, height) + pixels.tobytes())
-        found.append(document(f"caption {i}", "caption", shown, Text(f"waves, number {i}")))
-    found += [document(f"text {i}", "knowledge", Text("one two three " * (1 + i % 9))) for i in range(60)]
-    packs = make(tmp_path, found, MIXTURE).packs
+        waves = medium(b"P6 %d %d 255\n" % (width, height) + pixels.tobytes())
+        documents.append(document(f"caption {i}", "caption", waves, Text(f"waves, number {i}")))
+    documents += [document(f"text {i}", "knowledge", Text("one two three " * (1 + i % 9))) for i in range(60)]
+    packs = make(tmp_path, documents, MIXTURE).packs
     with Loader(packs, MIXTURE.global_batch_packs) as loader:
-        hashes = [hashed(batch, 1) for batch in loader]
+        hashes = [batch_hash(batch, 1) for batch in loader]
     together = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    assert packs.content_root[:16] == GOLDEN[DATA_PATH][0], "planned otherwise: put new hashes here, the number stays"
+    assert packs.content_root[:16] == GOLDEN[DATA_PATH][0], "other packs: record new hashes, the version stays"
     assert (DATA_PATH, hashes[0][:16], together[:16]) == (DATA_PATH, *GOLDEN[DATA_PATH][1:])
 
 
-def test_probes_are_quick_and_each_of_them_is_read(made: Made) -> None:
-    found = components(made.packs)
+def test_every_probe_decodes_and_has_a_fingerprint(made: Made) -> None:
+    current = components(made.packs)
     refused = {"broken_image", "unknown_format", "truncated_image", "broken_video", "unsupported_video"}
     for file in fingerprints.FOLDER.iterdir():
-        told = fingerprints._clip(file) if file.suffix in (".mp4", ".webm") else fingerprints._picture(file)
-        assert told not in refused, file.name
-    assert all(len(component.fingerprint) == 64 for component in found.values())
+        result = fingerprints._clip(file) if file.suffix in (".mp4", ".webm") else fingerprints._picture(file)
+        assert result not in refused, file.name
+    assert all(len(component.fingerprint) == 64 for component in current.values())
