@@ -1,4 +1,4 @@
-"""From a sample and a picture to ids, slots and patches."""
+"""Expansion of samples to slots, and of pixels to patches."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def document(*parts: Text | Media, facts: tuple[Fact, ...] = ()) -> Document:
 
 
 @given(parts, limits)
-def test_slots_are_exactly_the_media_pads_and_the_rest_is_the_samples_text(
+def test_slots_are_exactly_the_media_pads_and_all_other_ids_are_the_samples(
     parts: tuple[Text | Media, ...], limits: MediaLimits
 ) -> None:
     sample = encode(document(*parts), tiny)
@@ -71,7 +71,7 @@ def test_slots_are_exactly_the_media_pads_and_the_rest_is_the_samples_text(
 
 
 @given(parts, limits)
-def test_the_layout_is_what_the_expansion_uses(parts: tuple[Text | Media, ...], limits: MediaLimits) -> None:
+def test_expansion_uses_the_layout(parts: tuple[Text | Media, ...], limits: MediaLimits) -> None:
     expanded = expand(encode(document(*parts), tiny), limits, tiny)
     for packed in expanded.media:
         layout = lay_out(packed.media, limits)
@@ -91,25 +91,25 @@ def test_a_video_reads_as_one_group_per_chunk_with_the_time_of_its_first_frame()
     assert text == f"see 00:00:00.000{chunk}{timestamp(2.0)}{chunk}[EOS]"
 
 
-def test_facts_are_found_behind_a_medium_that_grew() -> None:
+def test_spans_behind_a_medium_move_by_its_growth() -> None:
     facts = (Fact("colour", 0, 2, 5), Fact("shape", 2, 4, 10))
     sample = encode(document(Text("a red"), image(300, 200), Text("the circle"), facts=facts), tiny)
     expanded = expand(sample, MediaLimits(), tiny)
-    found = {span.name: tiny.decode(expanded.ids[span.start : span.stop]).strip() for span in expanded.spans}
-    assert found == {"colour": "red", "shape": "circle"}
+    texts = {span.name: tiny.decode(expanded.ids[span.start : span.stop]).strip() for span in expanded.spans}
+    assert texts == {"colour": "red", "shape": "circle"}
 
 
 @given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70), st.integers(0, 99))
 @settings(max_examples=15)
-def test_patches_are_cut_as_one_by_one(frames: int, width: int, height: int, seed: int) -> None:
+def test_patches_equal_the_reference(frames: int, width: int, height: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), np.uint8)
-    place = fit(width, height, 10_000)
-    patches = cut_patches(list(pixels), place.rows, place.cols)
+    grid = fit(width, height, 10_000)
+    patches = cut_patches(list(pixels), grid.rows, grid.cols)
     assert patches.dtype == np.uint8
-    assert np.array_equal(patches, np.stack(reference.cut_patches(list(pixels), place.rows, place.cols)))
+    assert np.array_equal(patches, np.stack(reference.cut_patches(list(pixels), grid.rows, grid.cols)))
 
 
-def test_patches_go_where_they_are_wanted_and_nowhere_else() -> None:
+def test_patches_fill_the_given_memory_and_nothing_else() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), np.uint8)
     whole = np.full((50, 3, 14, 14), 7, np.uint8)
     patches = cut_patches(list(pixels), 4, 4, whole[10:42])
@@ -118,13 +118,13 @@ def test_patches_go_where_they_are_wanted_and_nowhere_else() -> None:
     assert (whole[:10] == 7).all() and (whole[42:] == 7).all()
 
 
-def test_patches_are_those_of_transformers() -> None:
-    """Its module needs torchvision, its method `patchify` does not: compiled alone."""
+def test_patches_equal_those_of_transformers() -> None:
+    """Only the method `patchify` is compiled: its module needs torchvision."""
     torch = pytest.importorskip("torch")
-    found = importlib.util.find_spec("transformers")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
         pytest.skip("needs transformers")
-    file = Path(found.origin).parent / "models/kimi_k25/image_processing_kimi_k25.py"
+    file = Path(spec.origin).parent / "models/kimi_k25/image_processing_kimi_k25.py"
     nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
     (method,) = (node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "patchify")
     names: dict[str, Any] = {}
@@ -134,14 +134,14 @@ def test_patches_are_those_of_transformers() -> None:
     assert np.array_equal(cut_patches([pixels], rows, cols), theirs[0].numpy())
 
 
-def test_pictures_and_frames_have_limits_of_their_own() -> None:
+def test_images_and_frames_have_separate_limits() -> None:
     clip = Media(digest("large"), "video", "mp4", 448, 448, (0,))
     limits = MediaLimits(max_image_patches=64, max_frame_patches=256)
     assert (lay_out(image(448, 448), limits).rows, lay_out(clip, limits).rows) == (8, 16)
     assert lay_out(image(448, 448), limits).size_px == (112, 112)
 
 
-def test_long_videos_take_the_released_numbers_of_slots() -> None:
+def test_long_videos_get_the_released_numbers_of_slots() -> None:
     """The evaluation settings of the K2.5 report: 128 frames of 896 px, 2,048 of 448 px."""
     for frames, side, slots in [(128, 896, 32_768), (2048, 448, 131_072)]:
         times_us = tuple(i * 500_000 for i in range(frames))
@@ -158,7 +158,7 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def test_a_picture_that_fits_keeps_every_pixel_and_is_padded_with_black() -> None:
+def test_an_image_within_the_limit_keeps_every_pixel_and_is_padded_with_black() -> None:
     pixels = np.random.default_rng(0).integers(1, 256, (30, 50, 3), np.uint8)
     (patches,) = patches_of(packed_image(50, 30), png(pixels))
     canvas = patches.reshape(4, 4, 3, 14, 14).transpose(0, 3, 1, 4, 2).reshape(56, 56, 3)
@@ -166,7 +166,7 @@ def test_a_picture_that_fits_keeps_every_pixel_and_is_padded_with_black() -> Non
     assert not canvas[30:].any() and not canvas[:, 50:].any()
 
 
-def test_a_picture_over_the_limit_is_shrunk_with_the_released_kernel() -> None:
+def test_an_image_over_the_limit_is_resized_with_the_released_kernel() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     packed = packed_image(400, 300, MediaLimits(max_image_patches=64))
     (patches,) = patches_of(packed, png(pixels))

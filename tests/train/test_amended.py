@@ -67,7 +67,7 @@ def test_a_run_goes_on_in_the_packs_of_the_plan_that_amends_its_own(
     with pytest.raises(ResumeError, match=f"packs from step {AT}"):
         train(both, tmp_path / "other")
     (tmp_path / "other" / "done.json").unlink()
-    with pytest.raises(ResumeError, match="not amended at that place"):
+    with pytest.raises(ResumeError, match="not amended there"):
         train(both, tmp_path / "other")
 
 
