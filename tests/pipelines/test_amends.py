@@ -70,7 +70,7 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
     explained = explain(tmp_path / "out", sample)["records"][0]
     steps = {one["node"]: [place["step"] for place in one["seen"]] for one in explained["plans"]}
     assert 4 in steps["plan_2"] and all(step < 4 for step in steps.get("plan", []))
-    with pytest.raises(ManifestError, match="continue plan .* from global batch 4, not plan .* from 5"):
+    with pytest.raises(ManifestError, match=r"continue plan .* from global batch 4, not plan .* from 5"):
         Loader([(0, first), (5, second)], 2)
     with pytest.raises(ManifestError, match="the packs before them are missing"):
         Loader(second, 2)
