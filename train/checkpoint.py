@@ -4,8 +4,8 @@
                   optimizer.safetensors   state per canonical parameter, and the random state
                   state.json              step, loader cursor, identity of the run, digests of the files beside it
 
-Written aside, synced, renamed: a folder with a number is whole, whatever was killed when. Nothing is unpickled.
-Restoring tolerates nothing: a file that differs from its digest and a run of another identity are refused by name.
+A checkpoint is written to a temporary folder, synced and renamed, so a folder with a number is whole after any kill.
+Nothing is unpickled. A file that differs from its digest and a run of another identity are refused with a ResumeError.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ PARTIAL = ".partial-"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What stands after `step` steps."""
+    """State of a run after `step` steps."""
 
     step: int
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    """Flat state of the optimizer; its step count is `step`."""
+    """Flat state of the optimizer, `MuonAdamW.state`; its step count is `step`."""
     random_state: Tensor
-    """(K,) uint8, of the tensor library's CPU generator."""
+    """State of torch's CPU generator, (K,) uint8."""
     loader: Json
-    """Cursor of the loader: the next batch it gives is number `step`."""
+    """State of the loader, whose next batch is number `step`."""
     last: Json
-    """Report of the last step."""
+    """`StepReport` of the last step, as plain values."""
     identity: Mapping[str, str]
-    """Name -> digest of everything that must be the same for the run to continue: packs, model, stage, versions."""
+    """Name -> digest or value of everything that must be equal for the run to continue: packs, model, settings."""
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Commit a checkpoint under `folder` and drop all but the newest `keep`.
+    """Commit a checkpoint under `folder` and delete all but the newest `keep`.
 
-    Saving a step that is already there, as a run does that was killed while deleting older ones, leaves what is there:
-    both hold the same values.
+    A step that is already saved is left as it is: a run that was killed while it deleted older checkpoints saves it
+    again, with the same values.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(f"{PARTIAL}*"):
@@ -77,38 +77,39 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         partial.rename(final)
         fsync_path(folder)
     for old in steps(folder)[:-keep]:
-        doomed = folder / f"{PARTIAL}{old:06d}"
-        (folder / f"{old:06d}").rename(doomed)
-        shutil.rmtree(doomed)
+        deleted = folder / f"{PARTIAL}{old:06d}"
+        (folder / f"{old:06d}").rename(deleted)
+        shutil.rmtree(deleted)
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps of all whole checkpoints, ascending."""
+    """Return the steps of all complete checkpoints, ascending."""
     return sorted(int(entry.name) for entry in folder.glob("[0-9]*") if entry.name.isdigit())
 
 
 def load(folder: Path, identity: Mapping[str, str]) -> Checkpoint | None:
-    """The newest checkpoint, or None where there is none yet.
+    """Load the newest checkpoint; None if there is none yet.
 
-    Raises ResumeError when it belongs to another run or its bytes are not those that were written.
+    Raises:
+        ResumeError: it belongs to another run, or a file differs from its digest.
     """
-    found = steps(folder)
-    if not found:
+    saved = steps(folder)
+    if not saved:
         return None
-    here = folder / f"{found[-1]:06d}"
-    state = json.loads((here / "state.json").read_text(encoding="utf-8"))
-    refuse_other(state["identity"], identity, str(here))
+    newest = folder / f"{saved[-1]:06d}"
+    state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+    require_same_identity(state["identity"], identity, str(newest))
     for name in FILES:
-        if file_digest(here / name) != state["files"][name]:
+        if file_digest(newest / name) != state["files"][name]:
             raise ResumeError(
-                f"does not have the bytes that were written (expected digest {state['files'][name][:12]})",
-                where=str(here / name),
-                fix=f"delete {here} to continue from an earlier checkpoint",
+                f"differs from the file that was written (expected SHA-256 {state['files'][name][:12]}...)",
+                where=str(newest / name),
+                fix=f"delete {newest} to continue from an earlier checkpoint",
             )
-    optimizer = load_file(here / OPTIMIZER)
+    optimizer = load_file(newest / OPTIMIZER)
     return Checkpoint(
         step=state["step"],
-        weights=load_file(here / WEIGHTS),
+        weights=load_file(newest / WEIGHTS),
         random_state=optimizer.pop(RANDOM_STATE),
         optimizer=optimizer,
         loader=state["loader"],
@@ -117,19 +118,20 @@ def load(folder: Path, identity: Mapping[str, str]) -> Checkpoint | None:
     )
 
 
-def refuse_other(saved: Mapping[str, str], present: Mapping[str, str], where: str) -> None:
-    """Raise ResumeError naming everything in which a saved run and the present one differ."""
+def require_same_identity(saved: Mapping[str, str], present: Mapping[str, str], where: str) -> None:
+    """Raise ResumeError if a saved run and the present one differ, and name every difference."""
     names = [name for name in sorted(saved.keys() | present.keys()) if saved.get(name) != present.get(name)]
     if names:
         differences = ", ".join(f"{n} (saved {_short(saved.get(n))}, now {_short(present.get(n))})" for n in names)
         raise ResumeError(
-            f"was saved by another run: it differs in {differences}",
+            f"belongs to another run; different: {differences}",
             where=where,
             fix="restore what changed, or train into a new folder with --out",
         )
 
 
 def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -1,20 +1,19 @@
-"""The loop: packs in training order become weights. `train/command.py` starts it.
+"""The training loop: packs in training order become weights. `train/command.py` starts it.
 
     loader's two streams -> encode media -> language model -> mean loss of the targets -> Muon and AdamW -> checkpoint
 
-Media are encoded first and their features handed to the rows: the decoupled encoder of the K2.5 report (section 4.5.1)
-with nobody to exchange with. Encoding there is done again in the backward pass, because ranks encode for each other;
-one process keeps the graph instead, which is the same gradient for one pass of the encoder less.
+Media are encoded first, then their features are passed to the rows: the decoupled encoder of the K2.5 report (section
+4.5.1) in one process. The report encodes again in the backward pass, because ranks encode for each other; one process
+keeps the graph, which gives the same gradient with one pass of the encoder less.
 
-Everything a step depends on is in the checkpoint, and sums run in a fixed order on a fixed number of threads: a run
-killed anywhere and started again has the same losses and weights to the bit.
+A checkpoint holds everything a step depends on, and sums run in a fixed order on a fixed number of threads: a run that
+is killed anywhere and started again has the same losses and weights to the bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -37,16 +36,18 @@ from stores.store import Store
 from tokenization.vocabulary import Vocabulary
 from train import checkpoint, run_folder
 from train.checkpoint import Checkpoint
-from train.judge.evaluate import Frame, Judge, in_words
+from train.judge.evaluate import Evaluator, RowFormat
 from train.muon import MuonAdamW, clip, newton_schulz_dtype
-from train.progress import StepReport, progress
+from train.progress import StepReport, training_progress
 from train.stage import Stage
 
 
 def train(manifest: Manifest[Stage], out: Path) -> Json:
-    """Bring the folder `out` to the end of the stage and return its `done.json`; a finished folder is left alone.
+    """Train a stage to its end in the folder `out` and return its `done.json`. A finished folder is not touched.
 
-    Raises ManifestError for a stage that can't run, before any step, and ResumeError for a folder of another run.
+    Raises:
+        ManifestError: the stage can't run; raised before any step.
+        ResumeError: the folder belongs to another run.
     """
     stage = manifest.value
     model = load.load(ModelConfig, [stage.model])
@@ -71,57 +72,63 @@ def train(manifest: Manifest[Stage], out: Path) -> Json:
             where=manifest.where("vocabulary"),
             fix="name the vocabulary that the samples were made with",
         )
-    judge = Judge(stage.evaluation, Frame.of(packs.meta, vocabulary))
+    evaluator = Evaluator(stage.evaluation, RowFormat.of(packs.meta, vocabulary))
     identity = {
         "packs": packs.content_root,
         "model": model.digest,
         **{name: str(value) for name, value in (("steps", steps), ("seed", stage.seed), ("threads", stage.threads))},
         **_flat("optimizer", stage.optimizer),
         **_flat("schedule", stage.schedule),
-        "optimizer.newton_schulz": str(newton_schulz_dtype(stage.optimizer)),  # what None stands for on this machine
+        "optimizer.newton_schulz": str(
+            newton_schulz_dtype(stage.optimizer)
+        ),  # the precision that None selects on this machine
         **(_flat("augment", stage.augment) if stage.augment else {}),
     }
-    # A run may be amended where it has not been yet, so its checkpoints don't say where: the loader's cursor does.
+    # A run may be amended at any later batch, so identity holds the first packs only; the loader's cursor knows the
+    # rest.
     amended = {f"packs from step {first}": link.content_root for first, link in chain[1:]}
-    with run_folder.alone(out):
-        done = run_folder.finished(out, identity | amended, judge.identity)
+    done = run_folder.finished(out, identity | amended, evaluator.identity)
+    if done is not None:
+        return done
+    with run_folder.locked(out):
+        done = run_folder.finished(out, identity | amended, evaluator.identity)  # by the process that held the lock
         if done is None:
-            run = Run(stage, model.value, chain, steps, identity, out)
+            run = TrainingRun(stage, model.value, chain, steps, identity, out)
             run.finish()
-            done = {**run.judged(judge), "identity": identity | amended}
+            done = {**run.evaluate(evaluator), "identity": identity | amended}
             run_folder.write_json(out / "done.json", done)
     return done
 
 
 def _chain(manifest: Manifest[Stage]) -> tuple[ChainLink, ...]:
-    """The packs, each with the global batch from which on it is read."""
-    named = manifest.value.packs
+    """Return each packs store with the first global batch that is read from it."""
+    urls = manifest.value.packs
     chain: list[ChainLink] = []
-    for url in (named,) if isinstance(named, str) else named:
+    for url in (urls,) if isinstance(urls, str) else urls:
         packs = Store.open(url).head()
         if packs is None or not packs.complete:
-            what, fix = "the packs store has no complete snapshot", "let its node finish first"
-            raise ManifestError(f"{what}: {url}", where=manifest.where("packs"), fix=fix)
+            message, fix = "the packs store has no complete snapshot", "let its node finish first"
+            raise ManifestError(f"{message}: {url}", where=manifest.where("packs"), fix=fix)
         amends = packs.meta.get("amends")
-        fix = "name the packs of all plans of one run, the first plan's first: [packs, packs_2]"
+        fix = "list the packs of all plans of the run in order: [packs, packs_2]"
         if chain and amends is None:
-            what = f"these packs go on from no others: {url}"
-            raise ManifestError(what, where=manifest.where("packs"), fix=fix)
+            message = f"these packs amend no other packs: {url}"
+            raise ManifestError(message, where=manifest.where("packs"), fix=fix)
         if amends and not chain:
-            what = f"these packs go on from global batch {amends['at_batch']} of others, which are not named: {url}"
-            raise ManifestError(what, where=manifest.where("packs"), fix=fix)
+            message = f"these packs amend others at global batch {amends['at_batch']}, which are not listed: {url}"
+            raise ManifestError(message, where=manifest.where("packs"), fix=fix)
         chain.append((amends["at_batch"] if amends else 0, packs))
     return tuple(chain)
 
 
 def _flat(name: str, settings: object) -> dict[str, str]:
-    """One entry per setting, so that a refusal can name the one that changed."""
+    """Return one entry per setting, so that an error can name the one that changed."""
     values = dataclasses.asdict(settings)  # type: ignore[call-overload]
     return {f"{name}.{key}": canonical_json(value) for key, value in values.items()}
 
 
-class Run:
-    """What lives between steps. Made from the newest checkpoint of the folder where there is one."""
+class TrainingRun:
+    """State between steps: model, optimizer, loader, log. Restored from the newest checkpoint of the folder, if any."""
 
     def __init__(
         self,
@@ -134,7 +141,7 @@ class Run:
     ) -> None:
         torch.set_num_threads(stage.threads)
         torch.use_deterministic_algorithms(True)
-        # Nothing here reads memory before it is written, and filling all of it takes a tenth of a small step.
+        # No operation reads memory before writing it, and filling all of it takes a tenth of a small step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(stage.seed)
         self.stage, self.chain, self.steps, self.identity, self.out = stage, chain, steps, identity, out
@@ -143,7 +150,7 @@ class Run:
         self.optimizer = MuonAdamW(canonical_parameters(self.model), stage.optimizer)
         self.step = 0
         self.last: Json = None
-        """Report of the last step."""
+        """`StepReport` of the last step, as plain values."""
         cursor = None
         saved = checkpoint.load(out / "checkpoints", identity)
         if saved is not None:
@@ -158,7 +165,7 @@ class Run:
             stand_ins=StandIns(str(out / "stand_ins")),
             decode=DecodeOptions(augment=stage.augment),
         )
-        run_folder.forget_steps_after(out / "metrics.jsonl", self.step)
+        run_folder.drop_steps_after(out / "metrics.jsonl", self.step)
         self.log = RunLog(out / "metrics.jsonl")
         if saved is not None:
             self.log.write("resume", step=self.step)
@@ -166,9 +173,9 @@ class Run:
             self.log.write("certificate", note=note)
 
     def finish(self) -> None:
-        """Take all steps that are left, saving now and then and after the last."""
+        """Take all remaining steps; save a checkpoint every `checkpoint_every_steps` and after the last."""
         every = self.stage.checkpoint_every_steps
-        with self.loader, progress(self.step, self.steps) as show:
+        with self.loader, training_progress(self.step, self.steps) as show:
             while self.step < self.steps:
                 start = time.perf_counter()
                 batch = next(self.loader)
@@ -182,13 +189,17 @@ class Run:
                     self.save()
 
     def train_step(self, batch: GlobalBatch) -> StepReport:
-        """One global batch, one update. Raises MillraceError where a loss or a gradient is no longer a number."""
+        """Update the weights from one global batch.
+
+        Raises:
+            MillraceError: the loss or the gradient norm is not finite.
+        """
         rows = rows_to(batch.rows(0), "cpu")
         media = media_to(batch.media(0), rows.ids.shape[1], "cpu")
         features = self.model.encode(media) if media.grids else None
         losses = self.model.losses(rows, features, media.slots if media.grids else None)
         targets = int(rows.loss_mask.sum())
-        loss = losses.sum() / max(targets, 1)  # none where all of a batch was forgotten
+        loss = losses.sum() / max(targets, 1)  # zero targets if every record of the batch was forgotten
         loss.backward()
         gradients = canonical_gradients(self.model)
         norm = clip(gradients, self.stage.optimizer.clip_norm)
@@ -205,12 +216,12 @@ class Run:
         for parameter in self.model.parameters():
             parameter.grad = None
         self.step += 1
-        seeing = _beside_media(rows, media.slots)
+        with_media = _segments_with_media(rows, media.slots)
         return StepReport(
             step=self.step,
             loss=loss.item(),
-            loss_text=_mean(losses, rows.loss_mask & ~seeing),
-            loss_vision=_mean(losses, rows.loss_mask & seeing),
+            loss_text=_mean(losses, rows.loss_mask & ~with_media),
+            loss_vision=_mean(losses, rows.loss_mask & with_media),
             tokens=batch.tokens,
             slots=len(media.slots),
             targets=targets,
@@ -219,6 +230,7 @@ class Run:
         )
 
     def save(self) -> None:
+        """Commit a checkpoint of the present step."""
         state = Checkpoint(
             step=self.step,
             weights=canonical_state(self.model),
@@ -231,34 +243,33 @@ class Run:
         checkpoint.save(self.out / "checkpoints", state, self.stage.keep_checkpoints)
         self.log.write("save", step=self.step)
 
-    def judged(self, judge: Judge) -> Json:
-        """Measure the finished weights, write `evaluation.json` and return what goes into `done.json`."""
-        results = judge.measure(self.model)
+    def evaluate(self, evaluator: Evaluator) -> Json:
+        """Evaluate the finished weights, write `evaluation.json` and return the content of `done.json`."""
+        results = evaluator.measure(self.model)
         run_folder.write_json(self.out / "evaluation.json", results)
         self.log.write("evaluate", **results)
-        print(in_words(results), file=sys.stderr)
         last = self.out / "checkpoints" / f"{self.step:06d}"
         return {
             "weights": checkpoint.file_digest(last / checkpoint.WEIGHTS),
             "checkpoint": str(last.relative_to(self.out)),
             "steps": self.steps,
             "loss": self.last["loss"],
-            "evaluation": judge.identity,
+            "evaluation": evaluator.identity,
         }
 
 
-def _beside_media(rows: RowTensors, slots: torch.Tensor) -> torch.Tensor:
-    """(R, L) bool: positions of segments that hold at least one slot."""
+def _segments_with_media(rows: RowTensors, slots: torch.Tensor) -> torch.Tensor:
+    """Mark the positions of segments that hold at least one slot, (R, L) bool."""
     length = rows.ids.shape[1]
-    beside = torch.zeros_like(rows.loss_mask)
-    filled = beside.flatten().index_fill(0, slots, True).view_as(beside)
+    marked = torch.zeros_like(rows.loss_mask)
+    filled = marked.flatten().index_fill(0, slots, True).view_as(marked)
     for row, lengths in enumerate(rows.segment_lengths):
-        pieces = [*lengths, length - sum(lengths)]
-        for piece, seen in zip(beside[row].split(pieces), filled[row].split(pieces), strict=True):
-            piece.fill_(bool(seen.any()))
-    return beside
+        pieces = [*lengths, length - sum(lengths)]  # the last one is padding
+        for segment, slots_of_it in zip(marked[row].split(pieces), filled[row].split(pieces), strict=True):
+            segment.fill_(bool(slots_of_it.any()))
+    return marked
 
 
-def _mean(losses: torch.Tensor, where: torch.Tensor) -> float | None:
-    count = int(where.sum())
-    return float(losses.detach()[where].sum()) / count if count else None
+def _mean(losses: torch.Tensor, mask: torch.Tensor) -> float | None:
+    count = int(mask.sum())
+    return float(losses.detach()[mask].sum()) / count if count else None

@@ -1,13 +1,13 @@
 """Muon for hidden matrices and AdamW for everything else, with one state per canonical parameter.
 
-Before it: gradients, averaged and clipped by the loop. After it: changed weights, and a state that the checkpoint keeps
-under the official names, so that any layout of the model loads it. Weights and gradients come as dictionaries from
-canonical name to tensor (views of what the model holds); every expert's matrix is its own matrix.
+The loop passes averaged, clipped gradients. The state is keyed by canonical names, so that any layout of the model
+loads it from a checkpoint. Weights and gradients are dictionaries from canonical name to tensor (views of the model's
+own); each expert's matrix is a matrix of its own.
 
 Sources: Moonlight (arXiv 2502.16982, section 2) and Kimi K2 (arXiv 2507.20534, algorithm 1) for the step; Nesterov
 momentum is Moonlight's practice, K2's algorithm writes the plain one. Decoupled weight decay everywhere, as there.
-The patch embedding and the tables of positions are looked-up or pixel-sided, so they belong to AdamW; with Muon on the
-patch embedding a small model stayed blind for hundreds of steps (benchmarks/LOG.md).
+AdamW trains the patch embedding, because with Muon on it a small model ignored its images for hundreds of steps
+(benchmarks/LOG.md), and all tables of embeddings and positions.
 """
 
 from __future__ import annotations
@@ -26,30 +26,32 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the odd quintic, steepest at zero: singular values end near one, not at one."""
 NEWTON_SCHULZ_STEPS = 5
 SINGULAR_BAND = (0.68, 1.21)
-"""Where five steps send every singular value that is at least 1/500 of the Frobenius norm (checked in the tests)."""
+"""Range of singular values after five steps, if they were at least 1/500 of the Frobenius norm (tested)."""
 TINY = 1e-7
+"""Added to the norm, so that a matrix of zeros stays zero."""
 RMS_MATCH = 0.2
-"""0.2 * sqrt(max(n, m)) gives an update the root mean square of AdamW's, so that one learning rate serves both."""
+"""Factor of sqrt(max(n, m)) that gives an update the RMS of AdamW's, so that one learning rate fits
+both (Moonlight)."""
 ADAMW_NAMES = ("embed_tokens.", "lm_head.", "patch_embed.")
-"""Parts of canonical names whose tensors AdamW trains although they are matrices."""
+"""Parts of the canonical names of matrices that AdamW trains."""
 EXPERTS = ".experts."
-"""Part of a canonical name whose tensor is (experts, rows, columns)."""
+"""Part of the canonical names of stacked expert matrices, (experts, rows, columns)."""
 ADAMW_EPSILON = 1e-8
 
 
 @schema
 class Optimizer:
-    """Rates are peaks; the schedule multiplies both by the same factor."""
+    """Settings of Muon and AdamW. Learning rates are peaks; the schedule multiplies both by the same factor."""
 
     muon_lr: float = 2e-4
     """Kimi K2 (arXiv 2507.20534): 2e-4 in pre-training. Small models on short runs want some ten times more."""
     adamw_lr: float = 2e-4
-    """Moonlight uses one rate for both; kept apart because small models do not."""
+    """Moonlight uses one rate for both; small models need two."""
     momentum: float = 0.95
     weight_decay: float = 0.1
-    """Decoupled: each step takes lr * weight_decay of every weight."""
+    """Decoupled: each step subtracts lr * weight_decay times the weight."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay of first and second moment."""
+    """AdamW's decay rates of the first and second moment."""
     clip_norm: float = 1.0
     """Limit of the global gradient norm."""
     newton_schulz: Literal["bfloat16", "float32"] | None = None
@@ -64,17 +66,17 @@ class Optimizer:
 
 
 def is_matrix(name: str, weight: Tensor) -> bool:
-    """Whether Muon trains this parameter: a matrix inside the network, or experts' matrices stacked along an axis.
-
-    Tables, vectors and the patch embedding are not.
-    """
+    """Return whether Muon trains a parameter: hidden matrices and stacked expert matrices; no tables, no vectors."""
     if any(part in name for part in ADAMW_NAMES):
         return False
     return weight.ndim == 2 or (weight.ndim == 3 and EXPERTS in name)
 
 
 def newton_schulz_dtype(settings: Optimizer) -> torch.dtype:
-    """Measured on a Zen 4 core, 72 matrices of 96 x 128: 6 ms in bfloat16, 22 ms in float32."""
+    """Return the precision of the iteration.
+
+    Measured on a Zen 4 core, 72 matrices of 96 x 128: 6 ms in bfloat16, 22 ms in float32.
+    """
     if settings.newton_schulz is not None:
         return getattr(torch, settings.newton_schulz)
     fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
@@ -82,12 +84,12 @@ def newton_schulz_dtype(settings: Optimizer) -> torch.dtype:
 
 
 def newton_schulz(update: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Push the singular values of each matrix towards one, keeping its singular vectors.
+    """Move the singular values of each matrix towards one and keep its singular vectors.
 
     Args:
-        update: (B, n, m), any scale. Matrices of zeros stay zeros.
+        update: (B, n, m) at any scale. Matrices of zeros stay zero.
     Returns:
-        (B, n, m) in `dtype`; singular values inside SINGULAR_BAND where they began above 1/500 of the norm.
+        (B, n, m) in `dtype`; singular values inside SINGULAR_BAND if they were above 1/500 of the norm.
     """
     x = update.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
@@ -102,7 +104,7 @@ def newton_schulz(update: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class MuonAdamW:
-    """Both optimizers over one dictionary of canonical float32 parameters, updated in place.
+    """Muon and AdamW over one dictionary of canonical float32 parameters, updated in place.
 
     The state is a flat dictionary of tensors, `momentum/NAME` for matrices and `first/NAME`, `second/NAME` for the
     rest, and the number of steps taken.
@@ -116,7 +118,7 @@ class MuonAdamW:
         for name, weight in weights.items():
             for kind in ("momentum",) if is_matrix(name, weight) else ("first", "second"):
                 self.state[f"{kind}/{name}"] = torch.zeros_like(weight)
-        # Same-shape matrices are orthogonalised in one batch; the order inside never depends on a set or a dict.
+        # Matrices of one shape are orthogonalized in one batch; their order never depends on a set or a dict.
         self.batches: dict[tuple[int, int], list[str]] = {}
         for name in sorted(weights):
             if is_matrix(name, weights[name]):
@@ -166,9 +168,9 @@ class MuonAdamW:
 
 @torch.no_grad()
 def clip(gradients: Mapping[str, Tensor], limit: float) -> float:
-    """Scale all gradients in place so that their global norm is at most `limit`; returns the norm before.
+    """Scale all gradients in place to a global norm of at most `limit`; return the norm before.
 
-    A norm that is not finite scales nothing: the loop stops on it by name.
+    A norm that is not finite scales nothing; the loop raises an error for it.
     """
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()]))
     if torch.isfinite(norm) and norm > limit:

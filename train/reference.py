@@ -1,4 +1,4 @@
-"""The slow and obvious versions of what this room does cleverly: for tests and benchmarks only."""
+"""Slow, obvious versions of Muon and the bootstrap, for tests and benchmarks only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 def muon_step(
     weight: np.ndarray, momentum: np.ndarray, gradient: np.ndarray, *, lr: float, mu: float, decay: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One Muon step on one float64 matrix, through its singular values: (new weight, new momentum).
+    """Take one Muon step on a float64 matrix through its singular values; return (new weight, new momentum).
 
-    The quintic is odd, so on a matrix it acts on each singular value alone; no matrix product is iterated here.
+    The quintic is odd, so on a matrix it acts on each singular value separately; no matrix product is iterated.
     """
     momentum = mu * momentum + gradient
     nesterov = gradient + mu * momentum
@@ -25,7 +25,7 @@ def muon_step(
 def bootstrap_ratio(
     totals: np.ndarray, counts: np.ndarray, *, resamples: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Mean per token with its 95% percentile interval over scenes, one resample at a time: (mean, low, high)."""
+    """Return mean per token and its 95 % percentile interval over scenes, one resample at a time: (mean, low, high)."""
     means = []
     for _ in range(resamples):
         chosen = [int(rng.integers(len(totals))) for _ in range(len(totals))]

@@ -60,7 +60,7 @@ def _measured(evaluation: Json) -> list[str]:
     losses = ", ".join(f"{domain} {value['loss']:.3f}" for domain, value in sorted(held_out.items()))
     lines = [f"held-out loss, nats per token: {losses}"] if losses else []
     seeing = evaluation.get("seeing") or {}
-    return [*lines, f"does it see? {seeing['verdict']}"] if "verdict" in seeing else lines
+    return [*lines, f"visual grounding: {seeing['verdict']}"] if "verdict" in seeing else lines
 
 
 def _commands(out: Out, products: dict[str, Product], kinds: dict[str, str]) -> list[str]:

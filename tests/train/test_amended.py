@@ -49,7 +49,7 @@ def sets(*packs: Path) -> list[str]:
     return [f"packs=[{listed}]", "steps=7", "evaluation={}", "checkpoint_every_steps=2", "keep_checkpoints=9"]
 
 
-def test_a_run_goes_on_in_the_packs_of_the_plan_that_amends_its_own(
+def test_a_run_continues_in_the_packs_of_an_amendment(
     corpus: Corpus, amended: tuple[Path, Path], tmp_path: Path
 ) -> None:
     alone, both = corpus.stage(*sets(amended[0])), corpus.stage(*sets(*amended))
@@ -71,15 +71,17 @@ def test_a_run_goes_on_in_the_packs_of_the_plan_that_amends_its_own(
         train(both, tmp_path / "other")
 
 
-def test_packs_that_follow_no_others_are_refused(corpus: Corpus, amended: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="go on from no others"):
+def test_second_packs_that_amend_nothing_are_refused(
+    corpus: Corpus, amended: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ManifestError, match="amend no other packs"):
         train(corpus.stage(*sets(amended[0], amended[0])), tmp_path)
-    with pytest.raises(ManifestError, match="packs names no store"):
+    with pytest.raises(ManifestError, match="packs is empty"):
         corpus.stage("packs=[]")
 
 
-def test_packs_that_amend_others_are_not_trained_without_them(
+def test_packs_of_an_amendment_are_not_trained_alone(
     corpus: Corpus, amended: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ManifestError, match=f"go on from global batch {AT} of others"):
+    with pytest.raises(ManifestError, match=f"amend others at global batch {AT}"):
         train(corpus.stage(*sets(amended[1])), tmp_path / "alone")

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, comes back to the bit, and goes to nobody but the run that wrote it."""
+"""Checkpoints: complete or absent, restored to the bit, and loaded by the run that wrote them only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(step: int, identity: dict[str, str] = IDENTITY) -> Checkpoint:
     )
 
 
-def test_what_is_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_a_checkpoint_is_restored_to_the_bit(tmp_path: Path) -> None:
     saved = make(7)
     checkpoint.save(tmp_path, saved, keep=1)
     loaded = checkpoint.load(tmp_path, IDENTITY)
@@ -60,10 +60,10 @@ def test_only_the_newest_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> No
 def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, make(5), keep=1)
     with pytest.raises(
-        ResumeError, match=r"differs in packs \(saved aaaa.*now ffff.*\), threads \(saved nothing"
-    ) as told:
+        ResumeError, match=r"different: packs \(saved aaaa.*now ffff.*\), threads \(saved nothing"
+    ) as refusal:
         checkpoint.load(tmp_path, IDENTITY | {"packs": "f" * 64, "threads": "2"})
-    assert told.value.exit_code == 3 and "model" not in told.value.message
+    assert refusal.value.exit_code == 3 and "model" not in refusal.value.message
 
 
 @pytest.mark.parametrize("name", checkpoint.FILES)
@@ -73,9 +73,9 @@ def test_one_flipped_bit_is_refused(tmp_path: Path, name: str) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ResumeError, match="does not have the bytes") as told:
+    with pytest.raises(ResumeError, match="differs from the file that was written") as refusal:
         checkpoint.load(tmp_path, IDENTITY)
-    assert name in told.value.where
+    assert name in refusal.value.where
 
 
 def test_state_is_readable_and_small(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def save_for_ever(folder: Path) -> None:
         checkpoint.save(folder, make(step), keep=1)
 
 
-def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_kill_while_saving_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     """SIGKILL at random moments of a process that does nothing but save, each one going on in the same folder."""
     moments = random.Random(11)
     partial = 0

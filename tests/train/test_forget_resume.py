@@ -1,4 +1,4 @@
-"""Forgetting in the middle of a training run: it goes on from its checkpoint, and differs only from there on."""
+"""Forgetting during a training run: it resumes from its checkpoint, and earlier steps stay unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EMPTIED = 9
 """The global batch of which nothing is left."""
 
 
-def test_a_run_goes_on_over_padding_and_says_which_steps_had_seen_it(
+def test_a_run_resumes_over_padding_and_lists_the_steps_exposed(
     corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(corpus.folder, tmp_path / "run")
@@ -50,16 +50,16 @@ def test_a_run_goes_on_over_padding_and_says_which_steps_had_seen_it(
         str(here.folder),
         {"ids": frozenset(doomed), "sources": frozenset(), "places": frozenset(), "media": frozenset()},
     )
-    (told,) = [one for one in receipt["packs"] if one["store"] == "packs"]
-    assert EMPTIED in told["global_batches"]
+    (packs,) = [entry for entry in receipt["packs"] if entry["store"] == "packs"]
+    assert EMPTIED in packs["global_batches"]
     (seen,) = [one for one in receipt["training"] if one["packs"] == "packs"]
     assert seen["run"] == "train" and seen["steps_done"] == STOPPED
-    assert seen["steps_that_saw_it"] == [batch + 1 for batch in told["global_batches"] if batch < STOPPED]
+    assert seen["steps_that_saw_it"] == [batch + 1 for batch in packs["global_batches"] if batch < STOPPED]
 
     train(here.stage(), out)
     before, after = (runlog.read(folder / "metrics.jsonl", "step") for folder in (straight, out))
     assert [row["step"] for row in after] == list(range(1, 19))
-    first = next(batch for batch in told["global_batches"] if batch >= STOPPED)
+    first = next(batch for batch in packs["global_batches"] if batch >= STOPPED)
     for was, now in zip(before, after, strict=True):
         assert was["tokens"] == now["tokens"]
         if now["step"] <= first:

@@ -1,4 +1,4 @@
-"""The bootstrap against its slow twin and against theory; nobody is shown their own image."""
+"""The bootstrap against its slow reference and against theory; a pairing without fixed points."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.judge.interval import bootstrap, others
+from train.judge.interval import bootstrap, derangement
 from train.reference import bootstrap_ratio
 
 
 @given(st.integers(2, 500), st.integers(0, 2**32))
 @settings(max_examples=50, deadline=None)
-def test_everybody_is_shown_anothers_image_and_every_image_is_shown_once(count: int, seed: int) -> None:
-    other = others(count, np.random.default_rng(seed))
+def test_every_scene_gets_another_image_and_every_image_is_used_once(count: int, seed: int) -> None:
+    other = derangement(count, np.random.default_rng(seed))
     assert sorted(other) == list(range(count)) and not (other == np.arange(count)).any()
 
 
@@ -30,7 +30,7 @@ def test_the_interval_agrees_with_the_slow_reference() -> None:
     assert fast.low == pytest.approx(low, abs=0.03) and fast.high == pytest.approx(high, abs=0.03)
 
 
-def test_many_short_stretches_give_the_same_numbers_as_one() -> None:
+def test_resampling_in_batches_gives_the_same_numbers() -> None:
     totals, counts = np.arange(7.0), np.arange(1, 8)
     one = bootstrap(totals, counts, 250, np.random.default_rng(5))
     assert one == bootstrap(totals, counts, 250, np.random.default_rng(5))

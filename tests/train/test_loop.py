@@ -28,7 +28,7 @@ def curve(folder: Path) -> list[tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def straight(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight")
     train(corpus.stage(), folder)
     return folder
@@ -44,14 +44,14 @@ def test_the_loss_falls_and_every_step_is_in_the_log_once(straight: Path) -> Non
         assert low < row["loss"] < high
 
 
-def test_a_finished_run_says_what_it_made(straight: Path) -> None:
+def test_done_json_names_the_weights(straight: Path) -> None:
     done = json.loads((straight / "done.json").read_text())
     assert done["steps"] == 18 and done["loss"] == runlog.read(straight / "metrics.jsonl", "step")[-1]["loss"]
     assert done["weights"] == checkpoint.file_digest(straight / done["checkpoint"] / checkpoint.WEIGHTS)
     assert checkpoint.steps(straight / "checkpoints") == [15, 18]
 
 
-def test_a_model_that_could_learn_to_see_does(straight: Path) -> None:
+def test_a_model_learns_to_use_its_image(straight: Path) -> None:
     found = json.loads((straight / "evaluation.json").read_text())
     colour = found["seeing"]["attributes"]["colour"]
     assert found["seeing"]["sees"] and colour["low"] > 0.3
@@ -75,9 +75,7 @@ def test_two_runs_are_equal_to_the_bit(corpus, straight: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("every", [1, 4])
-def test_killed_at_any_moment_and_started_again_the_curve_is_that_of_an_undisturbed_run(
-    corpus, straight: Path, tmp_path: Path, every: int
-) -> None:
+def test_a_killed_run_has_the_curve_of_an_uninterrupted_one(corpus, straight: Path, tmp_path: Path, every: int) -> None:
     """SIGKILL to real processes at random moments, of which a save after every step fills a good part."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train.loop"])
@@ -128,13 +126,13 @@ def test_another_run_is_refused_by_name(
     corpus, straight: Path, change: str, named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(corpus.folder)
-    with pytest.raises(ResumeError, match=rf"differs in {named} \("):
+    with pytest.raises(ResumeError, match=rf"different: {named} \("):
         train(corpus.stage(change), straight)
     assert millrace.main(["train", "stage.yaml", "--set", change, "--out", str(straight)]) == 3
     assert named in capsys.readouterr().err
 
 
-def test_another_evaluation_is_done_without_training_again(corpus, straight: Path, tmp_path: Path) -> None:
+def test_a_changed_evaluation_runs_without_training(corpus, straight: Path, tmp_path: Path) -> None:
     train(corpus.stage("evaluation.seeing.scenes=20"), tmp_path)
     first = json.loads((tmp_path / "evaluation.json").read_text())
     train(corpus.stage(), tmp_path)
@@ -143,7 +141,7 @@ def test_another_evaluation_is_done_without_training_again(corpus, straight: Pat
     assert curve(tmp_path) == curve(straight)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(corpus, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(corpus, tmp_path: Path) -> None:
     with pytest.raises(MillraceError, match=r"step 2, global batch 1 of packs: the loss is nan"):
         train(corpus.stage("optimizer.adamw_lr=1e30"), tmp_path)
     assert len(curve(tmp_path)) == 1
@@ -153,11 +151,11 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(corpus, tmp_
     ("change", "message"),
     [
         ("steps=10000", "steps is 10000, the plan has"),
-        ("evaluation.seeing.scenes=500", "wants 500 scenes .* held_out has 60"),
+        ("evaluation.seeing.scenes=500", "needs 500 scenes .* held_out has 60"),
         ("evaluation.held_out=[./nowhere]", "no store here"),
     ],
 )
-def test_what_can_not_work_fails_before_the_first_step(
+def test_an_impossible_stage_fails_before_the_first_step(
     corpus, tmp_path: Path, change: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(corpus.folder)

@@ -128,6 +128,6 @@ def test_clipping_keeps_directions_and_reports_the_norm_before() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"muon_lr": 0.0}, {"momentum": 1.0}, {"betas": (0.9, 1.0)}])
-def test_settings_that_can_not_be_are_refused(wrong: dict[str, object]) -> None:
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Optimizer(**wrong)

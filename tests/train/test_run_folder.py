@@ -1,4 +1,4 @@
-"""The folder of a run: a log in which each step stands once, files that are whole, one process at a time."""
+"""The folder of a training run: each step once in the log, whole files, one process at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train import run_folder
 
 @given(taken=st.lists(st.integers(0, 9), max_size=5), saved=st.integers(0, 9), torn=st.booleans())
 @settings(max_examples=25)
-def test_after_any_kills_each_step_stands_once(
+def test_after_any_kills_each_step_is_in_the_log_once(
     taken: list[int], saved: int, torn: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A process takes some steps from its checkpoint on and is killed; the last one goes on from `saved` to step 10."""
@@ -26,7 +26,7 @@ def test_after_any_kills_each_step_stands_once(
     log = runlog.RunLog(file)
     start = 0
     for more in [*taken, 10]:
-        run_folder.forget_steps_after(file, start)
+        run_folder.drop_steps_after(file, start)
         for step in range(start + 1, min(start + more, 10) + 1):
             log.write("step", step=step, loss=step / 3)
         if torn and more < 10:
@@ -39,11 +39,11 @@ def test_after_any_kills_each_step_stands_once(
     assert all(row["loss"] == row["step"] / 3 for row in rows)
 
 
-def test_an_evaluation_that_is_done_again_stands_once(tmp_path: Path) -> None:
+def test_a_repeated_evaluation_is_in_the_log_once(tmp_path: Path) -> None:
     log = runlog.RunLog(tmp_path / "metrics.jsonl")
     log.write("step", step=1)
     log.write("evaluate", held_out={})
-    run_folder.forget_steps_after(log.file, 1)
+    run_folder.drop_steps_after(log.file, 1)
     assert [row["event"] for row in runlog.read(log.file)] == ["step"]
 
 
@@ -67,24 +67,24 @@ def test_a_folder_is_finished_for_its_own_run_and_evaluation_only(tmp_path: Path
 
 
 def hold(place: Path, seconds: float) -> None:
-    with run_folder.alone(place):
+    with run_folder.locked(place):
         (place / "held").touch()
         time.sleep(seconds)
         (place / "let_go").touch()
 
 
-def test_who_comes_second_waits_until_the_first_has_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_process_waits_for_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     child = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, 0.3))
     child.start()
     while not (tmp_path / "held").exists():
         time.sleep(0.005)
-    with run_folder.alone(tmp_path):
+    with run_folder.locked(tmp_path):
         assert (tmp_path / "let_go").exists()
     child.join()
-    assert "waiting" in capsys.readouterr().err
+    assert "waiting" in caplog.text
 
 
-def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
+def test_a_kill_releases_the_lock(tmp_path: Path) -> None:
     child = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, 60))
     child.start()
     while not (tmp_path / "held").exists():
@@ -92,6 +92,6 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     child.kill()
     child.join()
     start = time.monotonic()
-    with run_folder.alone(tmp_path):
+    with run_folder.locked(tmp_path):
         assert time.monotonic() - start < 5
     assert not (tmp_path / "let_go").exists()

@@ -19,8 +19,15 @@ from model.multimodal import MultimodalModel
 from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
 from train import checkpoint
-from train.judge.evaluate import Frame, Judge, Scene, attribute_places, choose_scenes, paired_test
-from train.judge.score import Text, score
+from train.judge.evaluate import (
+    Evaluator,
+    GroundingScene,
+    RowFormat,
+    attribute_positions,
+    choose_scenes,
+    grounding_test,
+)
+from train.judge.score import ScoringItem, score
 from train.loop import train
 from train.stage import Evaluation, Seeing
 
@@ -28,8 +35,8 @@ ROW = 64
 
 
 @pytest.fixture(scope="module")
-def frame(corpus) -> Frame:
-    return Frame.of(opened(corpus, "packs").meta, Vocabulary.load("tiny"))
+def frame(corpus) -> RowFormat:
+    return RowFormat.of(opened(corpus, "packs").meta, Vocabulary.load("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,7 @@ def settings(corpus) -> Seeing:
 
 
 @pytest.fixture(scope="module")
-def scenes(corpus, frame: Frame, settings: Seeing) -> list[Scene]:
+def scenes(corpus, frame: RowFormat, settings: Seeing) -> list[GroundingScene]:
     return choose_scenes(opened(corpus, "held_out"), settings, frame)
 
 
@@ -63,7 +70,7 @@ def opened(corpus, name: str) -> Snapshot:
 
 
 @torch.no_grad()
-def alone(model: MultimodalModel, text: Text) -> np.ndarray:
+def alone(model: MultimodalModel, text: ScoringItem) -> np.ndarray:
     """Loss of every target of one text without media, one prefix at a time and without any batch."""
     losses = np.zeros(text.tokens)
     ids = torch.from_numpy(text.expanded.ids.astype(np.int64))
@@ -75,9 +82,11 @@ def alone(model: MultimodalModel, text: Text) -> np.ndarray:
     return losses
 
 
-def test_scores_of_packed_texts_are_those_of_each_prefix_alone(corpus, frame: Frame, model: MultimodalModel) -> None:
+def test_scores_of_packed_texts_are_those_of_each_prefix_alone(
+    corpus, frame: RowFormat, model: MultimodalModel
+) -> None:
     samples = [sample for sample in opened(corpus, "held_out").records() if not sample.media][:6]
-    texts = [Text(frame.expand(sample), ()) for sample in samples]
+    texts = [ScoringItem(frame.expand(sample), ()) for sample in samples]
     assert len(texts) == 6
     for text, found in zip(texts, score(model, texts, ROW, frame.vocabulary.pad_id), strict=True):
         assert np.allclose(found.losses, alone(model, text), atol=2e-4)
@@ -85,74 +94,80 @@ def test_scores_of_packed_texts_are_those_of_each_prefix_alone(corpus, frame: Fr
         assert not found.hits[~text.expanded.targets].any()
 
 
-def test_the_company_in_a_row_changes_no_score(frame: Frame, scenes: list[Scene], model: MultimodalModel) -> None:
-    texts = [Text(scene.own, scene.pixels) for scene in scenes[:9]]
+def test_other_texts_in_a_row_change_no_score(
+    frame: RowFormat, scenes: list[GroundingScene], model: MultimodalModel
+) -> None:
+    texts = [ScoringItem(scene.own, scene.pixels) for scene in scenes[:9]]
     together = score(model, texts, ROW, frame.vocabulary.pad_id)
     for text, found in zip(texts, together, strict=True):
         (apart,) = score(model, [text], ROW, frame.vocabulary.pad_id)
         assert np.allclose(found.losses, apart.losses, atol=1e-4) and (found.hits == apart.hits).all()
 
 
-def test_scoring_changes_nothing_in_the_model(frame: Frame, scenes: list[Scene], model: MultimodalModel) -> None:
+def test_scoring_changes_nothing_in_the_model(
+    frame: RowFormat, scenes: list[GroundingScene], model: MultimodalModel
+) -> None:
     before = {name: tensor.clone() for name, tensor in canonical_state(model).items()}
     counts = [b.clone() for name, b in model.named_buffers() if name.endswith("local_tokens_per_expert")]
-    score(model, [Text(scenes[0].own, scenes[0].pixels)], ROW, frame.vocabulary.pad_id)
+    score(model, [ScoringItem(scenes[0].own, scenes[0].pixels)], ROW, frame.vocabulary.pad_id)
     assert all(torch.equal(tensor, before[name]) for name, tensor in canonical_state(model).items())
     after = [b for name, b in model.named_buffers() if name.endswith("local_tokens_per_expert")]
     assert counts and all(torch.equal(a, b) for a, b in zip(after, counts, strict=True))
 
 
-def test_attributes_are_found_behind_images_of_any_size(frame: Frame, scenes: list[Scene]) -> None:
+def test_attributes_are_found_behind_images_of_any_size(frame: RowFormat, scenes: list[GroundingScene]) -> None:
     colours = {"red", "green", "blue", "white"}
     widths = set()
     for scene, other in itertools.pairwise(scenes):
-        for text in (Text(scene.own, scene.pixels), scene.beside(other)):
-            places = attribute_places(text.expanded, ["colour"])
+        for text in (ScoringItem(scene.own, scene.pixels), scene.with_image_of(other)):
+            places = attribute_positions(text.expanded, ["colour"])
             word = frame.vocabulary.decode(text.expanded.ids[places]).strip()
             assert word in colours and text.expanded.targets[places].all()
             widths.add(text.tokens - len(scene.sample.ids))
     assert len(widths) > 1
 
 
-def test_anothers_image_takes_its_own_pixels_along(frame: Frame, scenes: list[Scene]) -> None:
+def test_a_swapped_image_brings_its_own_pixels(frame: RowFormat, scenes: list[GroundingScene]) -> None:
     wide = max(scenes, key=lambda scene: scene.sample.media[0].width_px)
     narrow = min(scenes, key=lambda scene: scene.sample.media[0].width_px)
-    mixed = narrow.beside(wide)
+    mixed = narrow.with_image_of(wide)
     assert (mixed.pixels[0] == wide.pixels[0]).all()
     assert [item.grid for item in mixed.expanded.media[0].items] == [item.grid for item in wide.own.media[0].items]
 
 
-def test_a_model_made_blind_does_not_pass(
-    frame: Frame, scenes: list[Scene], settings: Seeing, model: MultimodalModel, corpus
+def test_a_model_shown_gray_images_fails(
+    frame: RowFormat, scenes: list[GroundingScene], settings: Seeing, model: MultimodalModel, corpus
 ) -> None:
     """The same weights, every image a grey sheet of its own size: what is left is the prior."""
-    seen = paired_test(model, scenes, settings, frame)
+    seen = grounding_test(model, scenes, settings, frame)
     grey = [blindfolded(scene) for scene in scenes]
-    blind = paired_test(model, grey, settings, frame)
+    blind = grounding_test(model, grey, settings, frame)
     assert seen["sees"] and not blind["sees"]
     colour = blind["attributes"]["colour"]
     assert colour["low"] <= 0 <= colour["high"] and colour["tokens"] == seen["attributes"]["colour"]["tokens"]
-    assert blind["verdict"].startswith("no, not on all, colour")
+    assert blind["verdict"].startswith("fail on all, colour")
 
 
-def blindfolded(scene: Scene) -> Scene:
+def blindfolded(scene: GroundingScene) -> GroundingScene:
     blind = dataclasses.replace(scene)
     blind.__dict__["pixels"] = tuple(np.full_like(pixels, 128) for pixels in scene.pixels)
     return blind
 
 
-def test_the_numbers_add_up(frame: Frame, scenes: list[Scene], settings: Seeing, model: MultimodalModel) -> None:
-    found = paired_test(model, scenes, settings, frame)["attributes"]["colour"]
+def test_the_numbers_add_up(
+    frame: RowFormat, scenes: list[GroundingScene], settings: Seeing, model: MultimodalModel
+) -> None:
+    found = grounding_test(model, scenes, settings, frame)["attributes"]["colour"]
     assert found["scenes"] == len(scenes) == 40
     assert found["difference"] == pytest.approx(found["loss_other"] - found["loss_own"])
     assert found["low"] < found["difference"] < found["high"]
-    own = score(model, [Text(scene.own, scene.pixels) for scene in scenes], ROW, frame.vocabulary.pad_id)
-    places = [attribute_places(scene.own, ["colour"]) for scene in scenes]
+    own = score(model, [ScoringItem(scene.own, scene.pixels) for scene in scenes], ROW, frame.vocabulary.pad_id)
+    places = [attribute_positions(scene.own, ["colour"]) for scene in scenes]
     total = sum(one.losses[where].sum() for one, where in zip(own, places, strict=True))
     assert found["loss_own"] == pytest.approx(total / found["tokens"])
 
 
-def test_the_same_scenes_are_chosen_however_the_store_is_cut(corpus, frame: Frame, settings: Seeing) -> None:
+def test_the_same_scenes_are_chosen_however_the_store_is_cut(corpus, frame: RowFormat, settings: Seeing) -> None:
     few = dataclasses.replace(settings, scenes=10)
     held_out = opened(corpus, "held_out")
     chosen = [scene.sample.id for scene in choose_scenes(held_out, few, frame)]
@@ -171,15 +186,15 @@ class Backwards:
         return reversed(list(self.snapshot.records()))
 
 
-def test_a_judge_is_known_by_what_it_measures_not_by_where_it_lies(corpus, frame: Frame, tmp_path: Path) -> None:
+def test_the_identity_of_an_evaluation_ignores_urls(corpus, frame: RowFormat, tmp_path: Path) -> None:
     settings = corpus.stage().value.evaluation
-    judge = Judge(settings, frame)
+    evaluator = Evaluator(settings, frame)
     (tmp_path / "moved").symlink_to(corpus.folder)
     moved = json.loads(json.dumps(dataclasses.asdict(settings)).replace(str(corpus.folder), str(tmp_path / "moved")))
     elsewhere = load_evaluation(moved)
     assert elsewhere.held_out != settings.held_out
-    assert Judge(elsewhere, frame).identity == judge.identity
-    assert Judge(dataclasses.replace(settings, seed=1), frame).identity != judge.identity
+    assert Evaluator(elsewhere, frame).identity == evaluator.identity
+    assert Evaluator(dataclasses.replace(settings, seed=1), frame).identity != evaluator.identity
 
 
 def load_evaluation(values: dict[str, Any]) -> Evaluation:

@@ -21,7 +21,7 @@ schedules = st.builds(
 
 @given(schedules, st.integers(1, 300))
 @settings(max_examples=100, deadline=None)
-def test_the_factor_climbs_holds_and_falls_inside_its_bounds(schedule: Schedule, steps: int) -> None:
+def test_the_factor_warms_up_holds_and_decays_within_bounds(schedule: Schedule, steps: int) -> None:
     factors = [schedule.factor(step, steps) for step in range(steps)]
     assert all(0 < f <= 1 or (f == 0 and schedule.floor == 0) for f in factors)
     start = schedule.decay_from * steps
@@ -44,13 +44,13 @@ def test_the_k2_schedule_at_its_corners() -> None:
     assert schedule.factor(9999, 10_000) == pytest.approx(0.1, abs=1e-6)
 
 
-def test_a_linear_decay_to_nothing_still_moves_at_the_last_step() -> None:
+def test_a_linear_decay_to_zero_still_updates_at_the_last_step() -> None:
     schedule = Schedule(warmup_steps=0, decay_from=0.5, decay="linear", floor=0.0)
     assert [schedule.factor(s, 4) for s in range(4)] == [1, 1, 1, 0.5]
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"threads": 0}, {"keep_checkpoints": 0}])
-def test_a_stage_that_can_not_be_is_refused(wrong: dict[str, int]) -> None:
+def test_an_impossible_stage_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Stage(model="m", packs="p", **wrong)
 

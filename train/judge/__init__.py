@@ -1,1 +1,1 @@
-"""What was learnt? Measurements of finished weights; nothing here trains."""
+"""Evaluation of finished weights; nothing here trains."""

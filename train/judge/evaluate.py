@@ -1,12 +1,12 @@
-"""The measurements at the end of a stage: held-out loss per domain, and whether the model sees.
+"""Evaluation at the end of a stage: held-out loss per domain, and the visual grounding test.
 
-Before it, finished weights and samples stores that training never touched; after it `evaluation.json`.
+Reads finished weights and samples stores that training never saw; the loop writes the result to `evaluation.json`.
 
-**Seeing.** Each of some hundred unseen scenes is scored twice: with its own image, and with that of another scene (one
-seeded circle, so every image is used once on each side). What counts are the tokens of its attributes: colours, shapes,
-counts, values, as the scene's generator marked them, after the image. Loss with the other's minus loss with its own, in
-nats per token, is above zero only if the words depend on the picture; the interval is a bootstrap over scenes. Which
-attributes must exceed what stands in the manifest before training.
+**Visual grounding.** Each of some hundred unseen scenes is scored twice: with its own image and with the image of
+another scene (one seeded cycle, so every image is used once on each side). Counted are the tokens of attributes
+(colors, shapes, counts, values) after the image, as the scene's generator marked them. The loss with the other image
+minus the loss with the own one, in nats per token, is above zero only if the words depend on the image. The interval is
+a bootstrap over scenes. The manifest names, before training, the attributes that must exceed a threshold.
 """
 
 from __future__ import annotations
@@ -25,39 +25,40 @@ from model.multimodal import MultimodalModel
 from packing.navit import Expanded, expand, patches_of
 from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
-from train.judge.interval import bootstrap, others
-from train.judge.score import Score, Text, score
+from train.judge.interval import bootstrap, derangement
+from train.judge.score import Score, ScoringItem, score
 from train.stage import Evaluation, Seeing
 
 ALL = "all"
-"""Every attribute together."""
+"""Name under which all attributes together are reported."""
 
 
 @dataclass(frozen=True)
-class Frame:
-    """How samples become rows: as the packs were made that the model was trained on."""
+class RowFormat:
+    """Format of rows: media limits, row length and vocabulary of the packs that the model was trained on."""
 
     limits: MediaLimits
     row_tokens: int
     vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, packs: Mapping[str, Json], vocabulary: Vocabulary) -> Frame:
-        """From the meta of a packs store."""
+    def of(cls, packs: Mapping[str, Json], vocabulary: Vocabulary) -> RowFormat:
+        """Read the format from the meta of a packs store."""
         return cls(MediaLimits(**packs["limits"]), packs["max_pack_tokens"], vocabulary)
 
     def expand(self, sample: Sample) -> Expanded:
+        """Expand the media of a sample to slots."""
         return expand(sample, self.limits, self.vocabulary)
 
 
-class Judge:
-    """Opens what will be measured before training begins, so that a missing store or too few scenes fail at once."""
+class Evaluator:
+    """Evaluation of one run. Opens its stores before training, so that a missing one fails at once."""
 
-    def __init__(self, settings: Evaluation, frame: Frame) -> None:
+    def __init__(self, settings: Evaluation, frame: RowFormat) -> None:
         self.frame, self.seeing = frame, settings.seeing
         stores = [_opened(url) for url in settings.held_out]
         self.documents = [_choose(store, settings, frame) for store in stores]
-        self.scenes: list[Scene] = []
+        self.scenes: list[GroundingScene] = []
         if settings.seeing is not None:
             stores.append(_opened(settings.seeing.store))
             self.scenes = choose_scenes(stores[-1], settings.seeing, frame)
@@ -65,81 +66,87 @@ class Judge:
         if settings.seeing is not None:
             values["seeing"] = {key: value for key, value in values["seeing"].items() if key != "store"}
         self.identity = digest("evaluation", canonical_json(values), *(store.content_root for store in stores))
-        """Over the settings and what lies in the stores, not over where they lie."""
+        """Digest over the settings and the contents of the stores, not over their URLs."""
 
     def measure(self, model: MultimodalModel) -> Json:
-        """Everything, as plain values without times: equal weights and stores give equal results."""
+        """Evaluate a model; plain values without times, so that equal weights and stores give equal results."""
         results: dict[str, Json] = {"held_out": self._held_out(model)}
         if self.seeing is not None:
-            results["seeing"] = paired_test(model, self.scenes, self.seeing, self.frame)
+            results["seeing"] = grounding_test(model, self.scenes, self.seeing, self.frame)
         return results
 
     def _held_out(self, model: MultimodalModel) -> Json:
-        domains: defaultdict[str, list[Text]] = defaultdict(list)
+        domains: defaultdict[str, list[ScoringItem]] = defaultdict(list)
         for snapshot, samples in self.documents:
             for sample in samples:
                 whole = self.frame.expand(sample)
                 text = _first_piece(whole, self.frame.row_tokens)
-                domains[sample.domain].append(Text(text, _pixels(text.media, snapshot, sample)))
-        found = {}
+                domains[sample.domain].append(ScoringItem(text, _pixels(text.media, snapshot, sample)))
+        losses = {}
         for domain, texts in sorted(domains.items()):
             scores = score(model, texts, self.frame.row_tokens, self.frame.vocabulary.pad_id)
             targets = sum(int(text.expanded.targets[1:].sum()) for text in texts)
-            loss = sum(float(one.losses.sum()) for one in scores) / targets
-            found[domain] = {"loss": loss, "targets": targets, "documents": len(texts)}
-        return found
+            loss = sum(float(scored.losses.sum()) for scored in scores) / targets
+            losses[domain] = {"loss": loss, "targets": targets, "documents": len(texts)}
+        return losses
 
 
-def in_words(results: Json) -> str:
-    """Two or three lines for people."""
+def summary(results: Json) -> str:
+    """Return the results as one or two lines of text."""
     lines = []
     if results["held_out"]:
-        losses = "  ".join(f"{domain} {found['loss']:.3f}" for domain, found in results["held_out"].items())
+        losses = "  ".join(f"{domain} {result['loss']:.3f}" for domain, result in results["held_out"].items())
         lines.append(f"held-out loss, nats per token: {losses}")
     if "seeing" in results:
-        lines.append(f"seeing: {results['seeing']['verdict']}")
+        lines.append(f"visual grounding: {results['seeing']['verdict']}")
     return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A sample with one image and words about it."""
+class GroundingScene:
+    """Sample with one image and marked attribute words after it."""
 
     sample: Sample
     snapshot: Snapshot
-    frame: Frame
+    frame: RowFormat
 
     @cached_property
     def own(self) -> Expanded:
+        """The sample expanded with its own image."""
         return self.frame.expand(self.sample)
 
     @cached_property
     def pixels(self) -> tuple[np.ndarray, ...]:
+        """Patches of its own image."""
         return _pixels(self.own.media, self.snapshot, self.sample)
 
-    def beside(self, other: Scene) -> Text:
-        """This scene's words with the image of `other`, which may take another number of slots."""
-        return Text(self.frame.expand(replace(self.sample, media=other.sample.media)), other.pixels)
+    def with_image_of(self, other: GroundingScene) -> ScoringItem:
+        """Return this scene's words with the image of `other`, which may take another number of slots."""
+        return ScoringItem(self.frame.expand(replace(self.sample, media=other.sample.media)), other.pixels)
 
 
-def attribute_places(expanded: Expanded, names: Iterable[str]) -> np.ndarray:
-    """Ascending positions of the tokens that these attributes cover, after the first medium."""
+def attribute_positions(expanded: Expanded, names: Iterable[str]) -> np.ndarray:
+    """Return the ascending positions of the tokens of these attributes after the first medium, int64."""
     wanted, image = set(names), expanded.media[0].items[0].slot
     spans = [span for span in expanded.spans if span.name in wanted and span.start > image]
     return np.array(sorted({i for span in spans for i in range(span.start, span.stop)}), np.int64)
 
 
-def choose_scenes(store: Snapshot, settings: Seeing, frame: Frame) -> list[Scene]:
-    """The wanted number of scenes that fit a row, have one image and at least one attribute after it; seeded by id."""
+def choose_scenes(store: Snapshot, settings: Seeing, frame: RowFormat) -> list[GroundingScene]:
+    """Choose `settings.scenes` scenes, seeded by id, that fit a row and have one image and an attribute after it.
+
+    Raises:
+        ManifestError: the store has too few such scenes.
+    """
     fitting = []
     for sample in store.records():
         if len(sample.media) == 1 and sample.media[0].kind == "image":
-            scene = Scene(sample, store, frame)
-            if len(attribute_places(scene.own, settings.attributes)) and len(scene.own.ids) <= frame.row_tokens:
+            scene = GroundingScene(sample, store, frame)
+            if len(attribute_positions(scene.own, settings.attributes)) and len(scene.own.ids) <= frame.row_tokens:
                 fitting.append(scene)
     if len(fitting) < settings.scenes:
         raise ManifestError(
-            f"the seeing test wants {settings.scenes} scenes with one image and a marked attribute, "
+            f"the grounding test needs {settings.scenes} scenes with one image and a marked attribute, "
             f"{store.name} has {len(fitting)}",
             where="evaluation.seeing",
             fix="make more held-out scenes, or lower evaluation.seeing.scenes",
@@ -147,31 +154,33 @@ def choose_scenes(store: Snapshot, settings: Seeing, frame: Frame) -> list[Scene
     return sorted(fitting, key=lambda scene: digest("scene", str(settings.seed), scene.sample.id))[: settings.scenes]
 
 
-def paired_test(model: MultimodalModel, scenes: Sequence[Scene], settings: Seeing, frame: Frame) -> Json:
-    """Own image against another's, each attribute apart and all together; see the module's docstring."""
-    others_image = others(len(scenes), np.random.default_rng(settings.seed))
-    own = [Text(scene.own, scene.pixels) for scene in scenes]
-    swapped = [scene.beside(scenes[i]) for scene, i in zip(scenes, others_image.tolist(), strict=True)]
+def grounding_test(
+    model: MultimodalModel, scenes: Sequence[GroundingScene], settings: Seeing, frame: RowFormat
+) -> Json:
+    """Run the grounding test for each attribute and for all together; see the module's docstring."""
+    partners = derangement(len(scenes), np.random.default_rng(settings.seed))
+    own = [ScoringItem(scene.own, scene.pixels) for scene in scenes]
+    swapped = [scene.with_image_of(scenes[i]) for scene, i in zip(scenes, partners.tolist(), strict=True)]
     scores = score(model, own + swapped, frame.row_tokens, frame.vocabulary.pad_id)
     pairs = list(zip(own, scores[: len(scenes)], swapped, scores[len(scenes) :], strict=True))
-    found: dict[str, Json] = {}
+    results: dict[str, Json] = {}
     for name in (ALL, *settings.attributes):
         names = settings.attributes if name == ALL else (name,)
         rows = []
-        for mine, mine_scored, theirs, theirs_scored in pairs:
-            here, there = (attribute_places(text.expanded, names) for text in (mine, theirs))
-            if len(here):
-                rows.append((len(here), *_sums(mine_scored, here), *_sums(theirs_scored, there)))
-        found[name] = _compared(np.array(rows).reshape(-1, 5), settings)
-    return {"scenes": len(scenes), "attributes": found, **_verdict(found, settings)}
+        for item, own_score, swapped_item, swapped_score in pairs:
+            positions, swapped_at = (attribute_positions(text.expanded, names) for text in (item, swapped_item))
+            if len(positions):
+                rows.append((len(positions), *_sums(own_score, positions), *_sums(swapped_score, swapped_at)))
+        results[name] = _compared(np.array(rows).reshape(-1, 5), settings)
+    return {"scenes": len(scenes), "attributes": results, **_verdict(results, settings)}
 
 
-def _sums(scored: Score, places: np.ndarray) -> tuple[float, float]:
-    return float(scored.losses[places].sum()), float(scored.hits[places].sum())
+def _sums(scored: Score, positions: np.ndarray) -> tuple[float, float]:
+    return float(scored.losses[positions].sum()), float(scored.hits[positions].sum())
 
 
 def _compared(rows: np.ndarray, settings: Seeing) -> Json:
-    """rows (S, 5): per scene tokens, loss and hits with the own image, loss and hits with the other's."""
+    """Compare rows (S, 5): per scene tokens, loss and hits with the own image, loss and hits with the other image."""
     if not len(rows):
         return {"scenes": 0, "tokens": 0}
     tokens, loss, hits, other_loss, other_hits = rows.T
@@ -190,18 +199,18 @@ def _compared(rows: np.ndarray, settings: Seeing) -> Json:
     }
 
 
-def _verdict(found: Mapping[str, Json], settings: Seeing) -> Json:
-    """`sees` is True where every attribute that was named beforehand exceeds what was named for it."""
-    passed = {name: found[name].get("low", -np.inf) > least for name, least in settings.must_exceed.items()}
+def _verdict(results: Mapping[str, Json], settings: Seeing) -> Json:
+    """Return the verdict: `sees` is True if every attribute in `must_exceed` exceeds its threshold."""
+    passed = {name: results[name].get("low", -np.inf) > threshold for name, threshold in settings.must_exceed.items()}
     measured = ", ".join(
-        f"{name} {one['difference']:+.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-        for name, one in found.items()
-        if one["scenes"]
+        f"{name} {result['difference']:+.2f} [{result['low']:.2f}, {result['high']:.2f}]"
+        for name, result in results.items()
+        if result["scenes"]
     )
-    failed = [name for name, good in passed.items() if not good]
-    asked = ", ".join(f"{name} > {least:g}" for name, least in settings.must_exceed.items())
-    word = f"no, not on {', '.join(failed)}" if failed else "yes"
-    text = f"{word} (asked: {asked}; other's minus own image, nats per token, 95 % interval): {measured}"
+    failed = [name for name, exceeds in passed.items() if not exceeds]
+    required = ", ".join(f"{name} > {threshold:g}" for name, threshold in settings.must_exceed.items())
+    word = f"fail on {', '.join(failed)}" if failed else "pass"
+    text = f"{word} (required: {required}). Loss with another scene's image minus own, nats/token [95 % CI]: {measured}"
     return {"sees": not failed, "verdict": text}
 
 
@@ -212,8 +221,8 @@ def _opened(url: str) -> Snapshot:
     return snapshot
 
 
-def _choose(store: Snapshot, settings: Evaluation, frame: Frame) -> tuple[Snapshot, list[Sample]]:
-    """Samples of each domain in seeded order until the wanted number of expanded tokens is together."""
+def _choose(store: Snapshot, settings: Evaluation, frame: RowFormat) -> tuple[Snapshot, list[Sample]]:
+    """Choose samples of each domain in seeded order, up to `tokens_per_domain` expanded tokens."""
     spent: defaultdict[str, int] = defaultdict(int)
     chosen = []
     for sample in sorted(store.records(), key=lambda sample: digest("held out", str(settings.seed), sample.id)):
@@ -224,7 +233,7 @@ def _choose(store: Snapshot, settings: Evaluation, frame: Frame) -> tuple[Snapsh
 
 
 def _first_piece(whole: Expanded, tokens: int) -> Expanded:
-    """What fits one row: the beginning, cut before a medium that would not fit whole."""
+    """Return the beginning of a sample that fits a row, cut before a medium that would not fit whole."""
     for packed in whole.media:
         last = packed.items[-1]
         if last.slot + last.grid[1] * last.grid[2] // 4 > tokens:
@@ -234,14 +243,14 @@ def _first_piece(whole: Expanded, tokens: int) -> Expanded:
 
 
 def _pixels(media: Sequence[PackedMedia], snapshot: Snapshot, sample: Sample) -> tuple[np.ndarray, ...]:
-    found: list[np.ndarray] = []
+    patches: list[np.ndarray] = []
     for packed in media:
         if packed.media.location is None:
             raise StoreError(f"medium {packed.media.digest[:16]} has no location", where=f"sample {sample.id}")
         try:
-            found += patches_of(packed, snapshot.read(packed.media.location))
+            patches += patches_of(packed, snapshot.read(packed.media.location))
         except RecordError as error:
             raise StoreError(
                 f"medium {packed.media.digest[:16]} does not decode: {error.message}", where=f"sample {sample.id}"
             ) from error
-    return tuple(found)
+    return tuple(patches)

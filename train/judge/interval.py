@@ -1,7 +1,7 @@
-"""How sure is a mean per token over scenes? The bootstrap over scenes, and who is shown whose image.
+"""Bootstrap interval of a mean per token over scenes, and the pairing of scenes for the grounding test.
 
-Tokens of one scene hang together, so scenes are what is drawn again, and a mean is a ratio: total over tokens. Source:
-the percentile bootstrap of Efron; the twin that loops is `bootstrap_ratio` in train/reference.py.
+Tokens of one scene are correlated, so scenes are resampled and a mean is a ratio of sums. Source: Efron's percentile
+bootstrap; `bootstrap_ratio` in train/reference.py is the slow version.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES_AT_ONCE = 100
-"""Bounds memory: this many rows of scene numbers at a time."""
+"""Resamples drawn together, which bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
+    """Mean per token with its 95 % interval."""
+
     mean: float
-    """Per token."""
     low: float
     high: float
-    """Ends of the 95 % interval."""
     scenes: int
     tokens: int
 
 
 def bootstrap(totals: np.ndarray, counts: np.ndarray, resamples: int, rng: np.random.Generator) -> Interval:
-    """Mean per token with its 95 % percentile interval over scenes.
+    """Return the mean per token and its 95 % percentile interval over scenes.
 
     Args:
-        totals: (S,) float64, sum over a scene's tokens; counts: (S,) int64, how many those are, all > 0.
+        totals: (S,) float64, sum over each scene's tokens.
+        counts: (S,) int64, number of tokens of each scene, all > 0.
     """
     scenes = len(totals)
     means = np.empty(resamples)
@@ -41,12 +42,12 @@ def bootstrap(totals: np.ndarray, counts: np.ndarray, resamples: int, rng: np.ra
     return Interval(float(totals.sum() / counts.sum()), float(low), float(high), scenes, int(counts.sum()))
 
 
-def others(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count,) int64: for each scene the number of another one, everybody's image shown exactly once.
+def derangement(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return for each scene the number of another one, (count,) int64: a permutation without fixed points.
 
-    One seeded circle through all scenes, so nobody ever meets their own. `count` is at least 2.
+    It is one seeded cycle through all scenes. `count` is at least 2.
     """
-    circle = rng.permutation(count)
+    cycle = rng.permutation(count)
     other = np.empty(count, np.int64)
-    other[circle] = np.roll(circle, 1)
+    other[cycle] = np.roll(cycle, 1)
     return other

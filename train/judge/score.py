@@ -1,7 +1,7 @@
-"""How well does a model predict given texts? Losses and hits of every target, many texts to a packed row.
+"""Losses and correct predictions of a model on given texts, many texts to a packed row.
 
-Before it, samples expanded under the plan's limits, each with the pixels of its media; after it, whoever averages.
-Packed by the functions that pack for training, and computed without gradients.
+`train/judge/evaluate.py` passes samples expanded under the plan's limits with the pixels of their media, and averages
+the scores. Rows are packed by the same functions as for training, and computed without gradients.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ROWS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """Something to be predicted."""
+class ScoringItem:
+    """Expanded sample with the pixels of its media."""
 
     expanded: Expanded
     pixels: tuple[np.ndarray, ...]
-    """Per item of its media, in order: (t * h * w, 3, 14, 14) uint8."""
+    """Patches of each media item in order, (t * h * w, 3, 14, 14) uint8."""
 
     @property
     def tokens(self) -> int:
@@ -39,17 +39,17 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of one text, by position of the predicted token; zero and False where nothing is predicted."""
+    """Score of one text by position of the predicted token; zero and False at positions without a prediction."""
 
     losses: np.ndarray
     """(E,) float64 nats."""
     hits: np.ndarray
-    """(E,) bool: the likeliest token is the right one."""
+    """Whether the most likely token is the right one, (E,) bool."""
 
 
 @torch.no_grad()
-def score(model: MultimodalModel, texts: Sequence[Text], row_tokens: int, pad_id: int) -> list[Score]:
-    """Scores in the order of `texts`, each of at most `row_tokens` tokens. Changes nothing in the model."""
+def score(model: MultimodalModel, texts: Sequence[ScoringItem], row_tokens: int, pad_id: int) -> list[Score]:
+    """Score texts of at most `row_tokens` tokens each, in order. The model is not changed."""
     scores: dict[int, Score] = {}
     rows = fill_packs([text.tokens for text in texts], row_tokens)
     for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -65,9 +65,9 @@ def score(model: MultimodalModel, texts: Sequence[Text], row_tokens: int, pad_id
 
 
 def _forward(
-    model: MultimodalModel, texts: Sequence[Sequence[Text]], row_tokens: int, pad_id: int
+    model: MultimodalModel, texts: Sequence[Sequence[ScoringItem]], row_tokens: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Losses and hits (R, L) of rows of texts, by position of the predicted token."""
+    """Return losses and hits of rows of texts, (R, L) each, by position of the predicted token."""
     rows = rows_to(rows_of_packs([_pack(row, row_tokens, pad_id) for row in texts]), "cpu")
     media = media_to(_media(texts), row_tokens, "cpu")
     features = model.encode(media) if media.grids else None
@@ -83,7 +83,7 @@ def _forward(
     return losses.reshape(-1, row_tokens), hits.reshape(-1, row_tokens)
 
 
-def _pack(texts: Sequence[Text], row_tokens: int, pad_id: int) -> Pack:
+def _pack(texts: Sequence[ScoringItem], row_tokens: int, pad_id: int) -> Pack:
     ids, mask = np.full(row_tokens, pad_id, np.uint32), np.zeros(row_tokens, bool)
     segments = []
     at = 0
@@ -95,7 +95,7 @@ def _pack(texts: Sequence[Text], row_tokens: int, pad_id: int) -> Pack:
     return Pack(ids, mask, tuple(segments))
 
 
-def _media(rows: Sequence[Sequence[Text]]) -> MediaBatch:
+def _media(rows: Sequence[Sequence[ScoringItem]]) -> MediaBatch:
     placed, patches = [], [np.zeros((0, CHANNELS, PATCH_PX, PATCH_PX), np.uint8)]
     for number, row in enumerate(rows):
         at = 0
