@@ -6,13 +6,15 @@ only one partition at a time is sorted and they need not lie in memory.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from packing.mixture import Mixture
-from packing.plan.places import END, Place, in_order, salted
+from packing.plan.pieces import mixed
 from stores.spill import Partitions, Scratch
 
 LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 1 << 10, 2 << 20
@@ -22,6 +24,47 @@ MOST_PARTITIONS = 1 << 14
 PARTITION_PART = 8
 """Two partitions of every source are at hand: together they take such a part of the memory."""
 NO_MEDIA = np.zeros(0, np.uint64)
+
+Place = tuple[int, int, int]
+"""In the order of an epoch: (hash, ordinal, start) of a piece."""
+END: Place = (1 << 64, 0, 0)
+
+
+def salted(seed: int, epoch: int, source: str, keys: np.ndarray) -> np.ndarray:
+    """(N,) uint64: by which the pieces of a source with (N,) uint64 keys are ordered in one epoch; no two alike."""
+    salt = hashlib.blake2b(f"{seed}/{epoch}/{source}".encode(), digest_size=8).digest()
+    return mixed(keys ^ np.uint64(int.from_bytes(salt, "little")))
+
+
+@dataclass
+class Drawn:
+    """Up to where each class was drawn, epoch by epoch."""
+
+    places: list[list[Place]] = field(default_factory=list)
+    """[epoch][class]: before it all were."""
+
+    @classmethod
+    def nothing(cls, epochs: int, classes: int) -> Drawn:
+        return cls([[(0, 0, 0)] * classes for _ in range(epochs)])
+
+    def until(self, classes: range, epoch: int, place: Place) -> None:
+        """These classes were drawn in all epochs before, and in this one up to `place`."""
+        for number, places in enumerate(self.places[: epoch + 1]):
+            for one in classes:
+                places[one] = max(places[one], place if number == epoch else END)
+
+
+def in_order(hashes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(N,): by hash, then by place in the store."""
+    order = np.argsort(hashes)
+    sorted_ = hashes[order]
+    if (sorted_[1:] == sorted_[:-1]).any():  # two pieces of 10^9, once in 37 plans, or a sample that is there twice
+        order = np.lexsort((rows["start"], rows["ordinal"], hashes))
+    return order
+
+
+def place_of(row: np.void, hash_: np.uint64) -> Place:
+    return int(hash_), int(row["ordinal"]), int(row["start"])
 
 
 class Epochs:

@@ -19,8 +19,8 @@ import numpy as np
 from manifests.schedule import MILLION, Curve
 from packing.mixture import Mixture
 from packing.plan.amend import BEGINNING, Begun
+from packing.plan.epochs import END, Drawn, Place, place_of, salted
 from packing.plan.legs import NEVER, end_of_leg, stretches
-from packing.plan.places import END, Drawn, Place, place_of, salted
 from packing.plan.supply import Supply
 
 Segments = dict[str, np.ndarray]

@@ -19,10 +19,9 @@ from manifests.errors import ManifestError
 from manifests.geometry import CHUNK_FRAMES, MERGE, MediaLimits
 from packing.mixture import Mixture, Source
 from packing.plan.amend import BEGINNING, Begun
-from packing.plan.epochs import Epochs
+from packing.plan.epochs import END, Drawn, Epochs, Place, place_of
 from packing.plan.legs import thresholds
 from packing.plan.pieces import NEVER, TOO_LONG, TOO_MANY_PATCHES, SourcePieces, pieces_by_shard
-from packing.plan.places import END, Drawn, Place, place_of
 from stores.spill import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary

@@ -19,8 +19,8 @@ from manifests.schedule import VisionShare
 from packing.mixture import Mixture
 from packing.plan import epochs
 from packing.plan.amend import begun_at
+from packing.plan.epochs import in_order
 from packing.plan.pieces import SourcePieces
-from packing.plan.places import in_order
 from packing.plan.planner import arrange, compile_plan, in_threads
 from packing.plan.supply import Supply
 from stores.spill import GIB, Partitions, Scratch
