@@ -28,8 +28,8 @@ import pyarrow as pa
 from benchmarks.measure import Result, save
 from manifests.schedule import MILLION, Curve, VisionShare
 from packing.mixture import Mixture, Source
-from packing.plan.planner import Planner, in_threads
-from packing.plan.supply import supplies_of
+from packing.plan.planner import PlanInputs, Planner, in_threads
+from packing.plan.supply import read_supplies
 from stores.commits.roots import Receipt
 from stores.files.protocol import publish_bytes
 from stores.shards import index
@@ -165,9 +165,9 @@ def plan(folder: Path, samples: int, memory_gib: float = 4.0) -> dict[str, float
     before = time.process_time(), time.perf_counter()
     stores = {source.name: Store.open(str(folder / source.name.replace(" ", "_"))).head() for source in mixed.sources}
     with tempfile.TemporaryDirectory(dir=folder) as made, Scratch(int(memory_gib * GIB), made) as scratch:
-        sources = supplies_of(mixed, stores, vocabulary, scratch)
+        sources = read_supplies(mixed, stores, vocabulary, scratch)
         read = time.process_time(), time.perf_counter()
-        planner = Planner(mixed, sources, vocabulary.digest, scratch, in_threads)
+        planner = Planner(PlanInputs(mixed, sources, vocabulary.digest), scratch, in_threads)
         store = Store.create(made + "/plan", "plan", "plan")
         writer = store.writer("plan")
         segments = 0

@@ -24,7 +24,7 @@ import numpy as np
 from manifests.errors import ManifestError, ResumeError
 from manifests.records import digest
 from packing.plan.order import permutation
-from packing.plan.pieces import mixed
+from packing.plan.pieces import mix_bits
 from stores.store import Snapshot
 
 Distinct = Literal["record", "medium"]
@@ -180,7 +180,7 @@ class Draws:
         keys = np.array([int(ids[rows[0]][:16], 16) for rows in groups], np.uint64)
         late = np.zeros(len(groups), bool)
         if not self._single:
-            late[np.argsort(mixed(keys), kind="stable")[len(groups) // 2 :]] = True
+            late[np.argsort(mix_bits(keys), kind="stable")[len(groups) // 2 :]] = True
         epoch_draws = len(groups) // self._per_step * self._per_step if self._single else len(groups)
         weight = Fraction(str(source.weight))
         return _Source(name, ordinals, ids, groups, keys, late, epoch_draws, weight, source.epochs)

@@ -14,7 +14,7 @@ from manifests.geometry import PATCH_PX
 from manifests.schedule import MILLION
 from packing.mixture import Mixture
 from packing.plan.fill import LOOKS, SPREAD
-from packing.plan.legs import stretches
+from packing.plan.legs import legs_of
 from packing.plan.order import WEIGHT_PARTS, permutation
 from packing.plan.pieces import SourcePieces
 
@@ -147,7 +147,7 @@ def busiest_of_the_best_deal(costs: Sequence[int], ranks: int, most: int) -> int
 def order(mixture: Mixture, sources: Sequence[SourcePieces], goal: int) -> tuple[list[tuple[int, ...]], bool | None]:
     """`order.Order` piece by piece, in fractions: rows of COLUMNS, and what is missing."""
     curve = mixture.curve
-    parts = stretches(curve, mixture.max_pack_tokens)
+    parts = legs_of(curve, mixture.max_pack_tokens)
     bound = curve.highest * mixture.max_pack_tokens
     uses = [[0] * len(pieces.length) for pieces in sources]
     drawn: list[tuple[int, ...]] = []

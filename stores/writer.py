@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.errors import RecordError
-from manifests.records import digest
+from manifests.records import Json, digest
 from stores.commits.roots import Receipt
 from stores.files.protocol import Files, publish_bytes
 from stores.leases import Lease
@@ -38,6 +38,17 @@ class Rested:
     begun: int
     keyed: int
     """Keys of tar samples that are taken."""
+
+    def as_json(self) -> Json:
+        """JSON values for a checkpoint file."""
+        done = {str(place): asdict(entry) for place, entry in self.done.items()}
+        return {"done": done, "begun": self.begun, "keyed": self.keyed}
+
+    @classmethod
+    def from_json(cls, values: Json) -> Rested:
+        """The inverse of `as_json`."""
+        done = {int(place): ShardEntry(**entry) for place, entry in values["done"].items()}
+        return cls(done, values["begun"], values["keyed"])
 
 
 class UnitWriter:

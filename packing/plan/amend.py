@@ -1,10 +1,10 @@
-"""A plan that goes on where another one is left: from global batch N on, over what was not yet seen.
+"""Amended plans: a plan that replaces another one from global batch N on, over pieces that were not yet seen.
 
-The plans of a run are a chain: each begins at a global batch, and of the one before only the batches up to there count.
-That prefix is not touched; it is read here, once, as segments. What it gave is counted per piece , so
-that a source that is kept neither repeats nor loses anything, a document that was cut goes on with its next piece, and
+The plans of a run are a chain. Each begins at a global batch, and of the one before only the batches up to there count.
+That prefix is never changed; it is read once, segment by segment, and its segments are counted per piece. So a source
+that stays in the mixture neither repeats nor loses a piece, a document that was cut goes on with its next piece, and
 `max_epochs` holds over the whole chain. Tokens, positions of a schedule and global batches count from the beginning of
-the run.
+the run. `supply.py` asks for the counts, `order.py` begins at the prefix's tokens and error.
 """
 
 from __future__ import annotations
@@ -24,31 +24,36 @@ from stores.spill import Partitions, Scratch
 from stores.store import Snapshot, Store
 
 PART_SAMPLES, PARTS = 1 << 20, 1 << 10
-"""Samples that are looked at together; the last part has all that is beyond."""
+"""Samples per partition of `SeenPieces`, and number of partitions; the last one takes all samples beyond."""
 SEGMENT = np.dtype([("ordinal", np.int64), ("start", np.int32), ("length", np.int32)])
 
 
 class SeenPieces:
+    """Number of times that each piece of a source was seen in earlier plans.
+
+    Filled from the segments of those plans, and asked for pieces in store order, partition by partition.
+    """
+
     def __init__(self, source: str, scratch: Scratch) -> None:
         self.source, self.content_root = source, ""
-        """Of its samples."""
+        """Name of the source, and the content root of its samples."""
         self._parts = Partitions(scratch, f"seen {id(self)}", PARTS, SEGMENT)
-        self._there = self._found = 0
+        self._added = self._matched = 0
         self.tokens = 0
-        """Of all segments."""
-        self._at_hand = (-1, np.zeros(0, SEGMENT))
+        """Tokens of all segments."""
+        self._last_read = (-1, np.zeros(0, SEGMENT))
 
     def add(self, ordinal: np.ndarray, start: np.ndarray, length: np.ndarray) -> None:
-        """Segments that were seen."""
+        """Count segments of earlier plans, given as columns of equal length."""
         rows = np.empty(len(ordinal), SEGMENT)
         rows["ordinal"], rows["start"], rows["length"] = ordinal, start, length
         self._parts.add(rows, _part(rows["ordinal"]))
-        self._there += len(rows)
+        self._added += len(rows)
         self.tokens += int(length.sum(dtype=np.int64))
 
     def begin(self, content_root: str) -> None:
-        """Pieces of the source are asked for. Raises ManifestError where it has other samples now."""
-        self._found = 0
+        """Start a pass over the pieces of the source. Raises ManifestError if its samples are others now."""
+        self._matched = 0
         if content_root != self.content_root:
             raise ManifestError(
                 f"source {self.source} has other samples than in the plan that is amended",
@@ -57,24 +62,24 @@ class SeenPieces:
             )
 
     def times(self, ordinal: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """(N,) uint16: how often each of these pieces was seen. No piece is asked for twice."""
+        """Number of times that each of these pieces was seen, (N,) uint16. A pass asks for each piece once."""
         times = np.zeros(len(ordinal), np.uint16)
         parts = _part(ordinal)
         for part in np.unique(parts).tolist():
             mine = np.flatnonzero(parts == part)
             mine = mine[np.argsort(_key(ordinal[mine], start[mine], part))]
             seen = self._read(part)
-            known = _key(ordinal[mine], start[mine], part)
-            wanted = _key(seen["ordinal"], seen["start"], part)
-            places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-            same = (known[places] == wanted) & (length[mine][places] == seen["length"])
-            self._found += int(np.count_nonzero(same))
+            piece_keys = _key(ordinal[mine], start[mine], part)
+            seen_keys = _key(seen["ordinal"], seen["start"], part)
+            places = np.minimum(np.searchsorted(piece_keys, seen_keys), len(piece_keys) - 1)
+            same = (piece_keys[places] == seen_keys) & (length[mine][places] == seen["length"])
+            self._matched += int(np.count_nonzero(same))
             times[mine] = np.bincount(places[same], minlength=len(mine))
         return times
 
-    def all_found(self) -> None:
-        """Raises ManifestError where something was seen that is no piece now."""
-        if self._found != self._there:
+    def check_all_matched(self) -> None:
+        """Raise ManifestError if a segment of an earlier plan is no piece of the source now."""
+        if self._matched != self._added:
             raise ManifestError(
                 f"source {self.source} is cut into other pieces than in the plan that is amended",
                 where="mixture",
@@ -82,9 +87,9 @@ class SeenPieces:
             )
 
     def _read(self, part: int) -> np.ndarray:
-        if self._at_hand[0] != part:
-            self._at_hand = part, self._parts.read(part)
-        return self._at_hand[1]
+        if self._last_read[0] != part:
+            self._last_read = part, self._parts.read(part)
+        return self._last_read[1]
 
 
 def _part(ordinal: np.ndarray) -> np.ndarray:
@@ -92,48 +97,48 @@ def _part(ordinal: np.ndarray) -> np.ndarray:
 
 
 def _key(ordinal: np.ndarray, start: np.ndarray, part: int) -> np.ndarray:
-    """(N,) int64: another one for each piece of a part."""
+    """(N,) int64 keys of pieces, different for all pieces of a partition."""
     return ((ordinal.astype(np.int64) - part * PART_SAMPLES) << 32) + start
 
 
-Link = tuple[int, Snapshot]
-"""The first global batch that is read from a plan, and the plan."""
+ChainedPlan = tuple[int, Snapshot]
+"""(first global batch that is read from a plan, the plan)."""
 
 
 @dataclass(frozen=True)
-class Begun:
-    """All that a plan has to know of what the run saw before it."""
+class RunPrefix:
+    """Totals of a run before a plan begins: everything that the plan needs to know of the plans before it."""
 
     at_batch: int = 0
     plan: str | None = None
-    """Digest of the plan that it amends."""
+    """Digest of the plan that is amended; None at the beginning of a run."""
     tokens: int = 0
     slots: int = 0
     error: int = 0
-    """Slots given - slots wanted at that place, in half-millionths of a slot, rounded down."""
+    """Slots given minus slots wanted, in half-millionths of a slot, rounded down."""
     bound: int = 0
-    """What any pack ought to hold before that place, or holds if that is more, in half-millionths of a slot."""
+    """Most slots that a pack held or ought to hold so far, in half-millionths of a slot."""
     seen: Mapping[str, SeenPieces] = field(default_factory=dict)
-    """By source, of the new mixture."""
+    """By name, for sources of the new mixture."""
 
-    @property
-    def told(self) -> Json:
-        """For the meta of a plan; None where it amends nothing."""
+    def as_json(self) -> Json:
+        """Value of `amends` in the meta of a plan; None where it amends nothing."""
         if self.plan is None:
             return None
         names = ("at_batch", "plan", "tokens", "slots", "error", "bound")
         return {name: getattr(self, name) for name in names}
 
 
-BEGINNING = Begun()
-"""Of a run."""
+NO_PREFIX = RunPrefix()
+"""The beginning of a run."""
 
 
-def chain_of(plan: Snapshot) -> list[Link]:
-    """All plans of the run that `plan` is the last of. Raises StoreError where one is another now."""
-    links: list[Link] = []
+def plan_chain(plan: Snapshot) -> list[ChainedPlan]:
+    """All plans of a run up to `plan`, the first one first. Raises StoreError if a stored plan has another digest
+    now."""
+    chain: list[ChainedPlan] = []
     while (amends := plan.meta["amends"]) is not None:
-        links.append((amends["at_batch"], plan))
+        chain.append((amends["at_batch"], plan))
         for parent in plan.parents:
             before = Store.open(parent.url).snapshot(parent.number)
             if before.kind == "plan" and before.meta["plan"] == amends["plan"]:
@@ -141,19 +146,24 @@ def chain_of(plan: Snapshot) -> list[Link]:
         else:
             raise StoreError("the plan that it amends is not there", where=plan.name, fix="run the plan again")
         plan = before
-    return [(0, plan), *reversed(links)]
+    return [(0, plan), *reversed(chain)]
 
 
-def begun_at(
-    chain: Sequence[Link], at_batch: int, mixture: Mixture, vocabulary: str, scratch: Scratch | None = None
-) -> Begun:
-    """What was seen before global batch `at_batch` of a chain of plans.
+def prefix_at(
+    chain: Sequence[ChainedPlan], at_batch: int, mixture: Mixture, vocabulary: str, scratch: Scratch | None = None
+) -> RunPrefix:
+    """Count a chain of plans up to global batch `at_batch`.
 
-    Raises ManifestError where the plans end before it, or their packs or ids are others than the mixture's.
+    Args:
+        mixture: of the plan that takes over there.
+        vocabulary: digest of its vocabulary.
+    Raises:
+        ManifestError: the plans end before that batch, the mixture's packs or ids differ from theirs, or its horizon
+            lies before the batch.
     """
     scratch = scratch or Scratch()
     last_first, last = chain[-1]
-    _compare(last, mixture, vocabulary)
+    _check_unchanged(last, mixture, vocabulary)
     batches = last.meta["packs"] // mixture.global_batch_packs
     if not last_first < at_batch <= last_first + batches:
         raise ManifestError(
@@ -195,17 +205,18 @@ def begun_at(
             fix="count the horizon from the beginning of the run",
         )
     error = floor((slots - wanted) * 2 * MILLION)
-    return Begun(at_batch, last.meta["plan"], tokens, slots, error, bound, seen)
+    return RunPrefix(at_batch, last.meta["plan"], tokens, slots, error, bound, seen)
 
 
-def _compare(plan: Snapshot, mixture: Mixture, vocabulary: str) -> None:
-    here = {
+def _check_unchanged(plan: Snapshot, mixture: Mixture, vocabulary: str) -> None:
+    """Raise ManifestError if the mixture changes a value that a run keeps."""
+    values = {
         "max_pack_tokens": mixture.max_pack_tokens,
         "global_batch_packs": mixture.global_batch_packs,
         "vocabulary": vocabulary,
         "pixels": mixture.pixels,
     }
-    for name, value in here.items():
+    for name, value in values.items():
         if plan.meta[name] != value:
             raise ManifestError(
                 f"{name} is {value}, the plan that is amended has {plan.meta[name]}",

@@ -1,10 +1,9 @@
-"""Where in a schedule does a piece count as vision? Parts of it in which no piece changes sides.
+"""Legs of a vision-share schedule: intervals of tokens in which no piece changes between rich and poor.
 
-A *stretch* is a part of the schedule in which pieces stay on one side: rich ones hold more vision than the share at its
-start, poor ones do not. It ends where the share jumps or bends; a ramp is cut into 32. At its end all that was not yet
-drawn is divided anew. So it is at the end of a *leg*, where a plan that was killed can go on: all that counts there is
-how far each class of pieces was drawn, and the error.
-"""
+A piece is *rich* if its vision slots exceed the share at the start of the leg, else *poor*. A leg ends where the share
+jumps or bends; a ramp is cut into 32 legs. At the end of a leg `order.py` divides the pieces not yet drawn into rich
+and poor anew. It does the same at a *checkpoint*, every 2^36 tokens, where a killed planner can resume: the position of
+each class of pieces and the error are all that the rest of the plan depends on there."""
 
 from __future__ import annotations
 
@@ -13,42 +12,50 @@ from dataclasses import dataclass
 from manifests.schedule import MILLION, Curve
 from packing.mixture import Mixture
 
-RAMP_STRETCHES = 32
+RAMP_LEGS = 32
 NEVER = (1 << 63) - 1
-LEG_TOKENS = 1 << 36
-"""About 130 million samples. Every leg costs one sort of what is at hand, and cuts a block."""
+"""A token that no plan reaches."""
+CHECKPOINT_TOKENS = 1 << 36
+"""Tokens between checkpoints, about 130 million samples. Each costs one sort of the partitions in memory, and a block
+ends there."""
 
 
-def end_of_leg(token: int) -> int:
-    """Of that in which the token is; a plan's legs end at multiples of `LEG_TOKENS`."""
-    return (token // LEG_TOKENS + 1) * LEG_TOKENS
+def next_checkpoint(token: int) -> int:
+    """The first multiple of `CHECKPOINT_TOKENS` after `token`."""
+    return (token // CHECKPOINT_TOKENS + 1) * CHECKPOINT_TOKENS
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Leg:
+    """Interval of a schedule from `start` to the start of the next leg."""
+
     start: int
-    """In tokens."""
+    """First token."""
     threshold: int
-    """In millionths: what holds a larger share is rich."""
+    """Share that divides rich from poor pieces, in millionths."""
     vision: bool
-    """Whether any is wanted."""
+    """Whether the schedule wants any vision here."""
     early_from: int
-    """From which token on it may end before the next one starts: from there a piece can reach beyond its end."""
+    """Token from which the leg may end before the next one starts, because a piece drawn there may reach beyond it."""
 
 
-def stretches(curve: Curve, longest: int) -> list[Stretch]:
-    """Of a whole schedule; `longest` is the most tokens of a piece."""
-    found = []
+def legs_of(curve: Curve, longest: int) -> list[Leg]:
+    """Legs of a whole schedule, in order.
+
+    Args:
+        longest: tokens of the longest piece.
+    """
+    legs = []
     for piece, (start, a, b) in enumerate(zip(curve.starts, curve.first, curve.last, strict=True)):
         end = curve.starts[piece + 1] if piece + 1 < len(curve.starts) else NEVER
         if a == b:
-            found.append(Stretch(start, a, a > 0, max(start, end - longest) if end < NEVER else NEVER))
+            legs.append(Leg(start, a, a > 0, max(start, end - longest) if end < NEVER else NEVER))
         else:
-            places = sorted({start + (end - start) * k // RAMP_STRETCHES for k in range(RAMP_STRETCHES)})
-            found += [Stretch(place, int(curve.at(place) * MILLION), True, 0) for place in places]
-    return found
+            tokens = sorted({start + (end - start) * k // RAMP_LEGS for k in range(RAMP_LEGS)})
+            legs += [Leg(token, int(curve.at(token) * MILLION), True, 0) for token in tokens]
+    return legs
 
 
 def thresholds(mixture: Mixture) -> list[int]:
-    """Shares that divide rich pieces from poor ones somewhere in the schedule; in millionths, ascending."""
-    return sorted({part.threshold for part in stretches(mixture.curve, mixture.max_pack_tokens)})
+    """Distinct thresholds of all legs, in millionths, ascending."""
+    return sorted({leg.threshold for leg in legs_of(mixture.curve, mixture.max_pack_tokens)})

@@ -1,8 +1,9 @@
-"""No medium is shown more often than the mixture says, whichever pieces and sources it stands in.
+"""Cap on exposures of media: no image or video is shown more often than `max_media_exposures`, in any piece or source.
 
-Whoever comes first shows it: epoch by epoch, source by source as the mixture names them, each source in its order. What
-the run saw before counts first. That fixes a medium's exposures whatever is drawn when. Counted are only media that
-could be shown too often; they are found by a hash of their own, part by part, and take 16 bytes of memory each.
+The first pieces show it: epoch by epoch, sources in the order of the mixture, each source in its epoch order; what the
+run saw before the plan counts first. So the exposures of a medium are fixed before anything is drawn. Only media that
+could exceed the cap are counted, found by partitions of their keys, at 16 bytes of memory each. `planner.py` calls
+`cap_media` before `order.py` draws.
 """
 
 from __future__ import annotations
@@ -12,64 +13,66 @@ from collections.abc import Sequence
 import numpy as np
 
 from packing.mixture import Mixture
-from packing.plan.pieces import mixed
+from packing.plan.pieces import mix_bits
 from packing.plan.supply import Supply
 from stores.spill import Partitions, Scratch
 
 SHOWN = np.dtype([("medium", np.uint64), ("times", np.uint32)])
 PART_BYTES = 32 << 20
+NONE = np.zeros(0, np.uint64)
 
 
-def withhold(mixture: Mixture, sources: Sequence[Supply], scratch: Scratch) -> None:
-    """Take out of the epochs of all sources what would show a medium once more than `max_media_exposures`."""
+def cap_media(mixture: Mixture, sources: Sequence[Supply], scratch: Scratch) -> None:
+    """Remove from the epochs of all sources the pieces that would show a medium more often than the mixture allows."""
     most = mixture.max_media_exposures
     if most is None:
         return
     from packing.plan import order_loops
 
-    often, shown = _shown_often(sources, most, scratch)
-    if not len(often):
+    media_over, shown = _media_over(sources, most, scratch)
+    if not len(media_over):
         return
     for epoch in range(max(source.max_epochs for source in mixture.sources)):
         for source in sources:
             for number in range(len(source.epochs) if epoch < source.source.max_epochs else 0):
                 rows, media = source.epochs.part(epoch, number)
                 offsets = np.concatenate([[0], np.cumsum(rows["media"], dtype=np.int64)])
-                places = np.minimum(np.searchsorted(often, media), len(often) - 1)
-                places[often[places] != media] = -1
+                places = np.minimum(np.searchsorted(media_over, media), len(media_over) - 1)
+                places[media_over[places] != media] = -1
                 kept = np.ones(len(rows), bool)
                 order = source.epochs.order(epoch, rows)
-                later = source.seen(rows) > epoch
-                order_loops.show(order, offsets, places, later, shown, most, kept)
+                later = source.times_seen(rows) > epoch
+                order_loops.cap_exposures(order, offsets, places, later, shown, most, kept)
                 source.withhold(epoch, number, rows, media, kept)
 
 
-def _shown_often(sources: Sequence[Supply], most: int, scratch: Scratch) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) uint64, ascending: media that all epochs together could show more often; and (M,) how often each was."""
+def _media_over(sources: Sequence[Supply], most: int, scratch: Scratch) -> tuple[np.ndarray, np.ndarray]:
+    """Media that all epochs together would show more than `most` times.
+
+    Returns:
+        (M,) uint64 keys, ascending; (M,) int64 exposures of each before this plan.
+    """
     size = sum(source.media for source in sources) * SHOWN.itemsize
     parts = Partitions(scratch, "media", 1 + size // PART_BYTES, SHOWN)
     before = Partitions(scratch, "media.before", len(parts), SHOWN)
     for source in sources:
         for rows, media in source.epochs.parts(0):
-            numbers = parts.of(mixed(media))
-            seen = source.seen(rows)
-            for some, times in ((parts, np.maximum(seen, source.source.max_epochs)), (before, seen)):
-                found = np.empty(len(media), SHOWN)
-                found["medium"], found["times"] = media, np.repeat(times, rows["media"])
-                some.add(found[found["times"] > 0], numbers[found["times"] > 0])
-    often, counts = [NONE], [NONE]
+            numbers = parts.of(mix_bits(media))
+            seen = source.times_seen(rows)
+            for target, times in ((parts, np.maximum(seen, source.source.max_epochs)), (before, seen)):
+                exposures = np.empty(len(media), SHOWN)
+                exposures["medium"], exposures["times"] = media, np.repeat(times, rows["media"])
+                target.add(exposures[exposures["times"] > 0], numbers[exposures["times"] > 0])
+    over, counts = [NONE], [NONE]
     for number in range(len(parts)):
         rows, earlier = parts.read(number), before.read(number)
-        known, which = np.unique(rows["medium"], return_inverse=True)
-        over = np.bincount(which, rows["times"], len(known)) > most
-        shown = np.bincount(np.searchsorted(known, earlier["medium"]), earlier["times"], len(known))
-        often.append(known[over])
-        counts.append(shown[over].astype(np.uint64))
+        media, which = np.unique(rows["medium"], return_inverse=True)
+        too_often = np.bincount(which, rows["times"], len(media)) > most
+        shown = np.bincount(np.searchsorted(media, earlier["medium"]), earlier["times"], len(media))
+        over.append(media[too_often])
+        counts.append(shown[too_often].astype(np.uint64))
     parts.close()
     before.close()
-    media, shown = np.concatenate(often), np.concatenate(counts)
+    media, shown = np.concatenate(over), np.concatenate(counts)
     order = np.argsort(media)
     return media[order], shown[order].astype(np.int64)
-
-
-NONE = np.zeros(0, np.uint64)

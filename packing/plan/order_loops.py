@@ -1,11 +1,15 @@
-"""The loops of a plan, compiled: which piece comes next, and which pack. `plan/order.py` and `plan/planner.py` stand
-before them.
+"""Compiled loops of the order: the next piece (`merge`), the next pack (`order_packs`), caps on media, classes of
+pieces.
+
+`order.py`, `blocks.py`, `media_caps.py` and `supply.py` call them. `reference.order` is the slow version of `merge`;
+`tests/packing/plan/test_schedules.py` compares both and recounts the result of `order_packs`, `test_media_caps.py` that
+of `cap_exposures`.
 
 The error E = slots given - slots wanted is exact. It is counted in half-millionths of a slot: at the end of each piece
-of a curve it is then a whole number, and along a ramp it is `e` -+ `r` / n, with n the ramp's tokens, 0 <= r < n. A
-product that could pass 64 bits is divided as it is built, 18 bits at a time.
+of a curve it is then a whole number, and along a ramp it is `e` -+ `r` / n, with n the ramp's tokens and 0 <= r < n. A
+product that could exceed 64 bits is divided while it is built, 18 bits at a time.
 
-A position is an array of (piece of the curve, tokens since its start, e, r).
+A *position* is an int64 array of (piece of the curve, tokens since its start, e, r).
 """
 
 from __future__ import annotations
@@ -21,12 +25,12 @@ HALF_MILLIONTHS = 2 * MILLION
 _BITS = 18
 assert LONGEST_RAMP_TOKENS << _BITS <= 1 << 62
 
-FULL, REFILL, STRETCH, EARLY, MISSING, REACHED = range(6)
-"""Why `merge` returned: the output is full; a stream's window is empty; a stretch is over; it should end now, because
-nothing that may come fits; nothing fits at all; the goal is reached."""
+FULL, REFILL, LEG_END, EARLY, MISSING, REACHED = range(6)
+"""Reasons why `merge` returns: the output is full; a stream's window is empty; the leg is over; the leg should end now,
+because no piece that is allowed fits; no piece fits at all; the goal is reached."""
 
-STATUS, STREAM, WRITTEN, WANTED, TOKENS, GOAL, VISION, NEXT_STRETCH, EARLY_FROM, BOUND = range(10)
-"""Places in the state of `merge`."""
+STATUS, STREAM, WRITTEN, WANTED, TOKENS, GOAL, VISION, LEG_STOP, EARLY_FROM, BOUND = range(10)
+"""Indexes into the state of `merge`."""
 STATE = 10
 POSITION = 4
 
@@ -37,7 +41,7 @@ _inline = numba.njit(inline="always")
 
 
 @_inline
-def _scaled(factor, tokens, n):
+def _multiply_divide(factor, tokens, n):
     """Quotient and remainder of factor * tokens by n, for factor < 2^54 and tokens <= 2 n < 2^45."""
     whole, part = tokens // n, tokens % n
     quotient = factor * whole
@@ -50,8 +54,8 @@ def _scaled(factor, tokens, n):
 
 
 @_inline
-def _moved(starts, first, last, piece, x, e, r, tokens, slots):
-    """The position after a thing of `tokens` tokens with `slots` slots."""
+def _advanced(starts, first, last, piece, x, e, r, tokens, slots):
+    """The position after `tokens` tokens with `slots` slots."""
     e += HALF_MILLIONTHS * slots
     while tokens > 0:
         ends = piece + 1 < len(starts)
@@ -60,7 +64,7 @@ def _moved(starts, first, last, piece, x, e, r, tokens, slots):
         e -= 2 * first[piece] * taken
         rise = last[piece] - first[piece]
         if rise != 0:
-            quotient, rest = _scaled(abs(rise) * taken, 2 * x + taken, n)
+            quotient, rest = _multiply_divide(abs(rise) * taken, 2 * x + taken, n)
             rest += r
             quotient += rest // n
             r = rest % n
@@ -74,19 +78,22 @@ def _moved(starts, first, last, piece, x, e, r, tokens, slots):
 
 @_inline
 def _floor(first, last, piece, e, r):
+    """E rounded down, in half-millionths."""
     return e - 1 if r > 0 and last[piece] > first[piece] else e
 
 
 @_inline
 def _ceiling(first, last, piece, e, r):
+    """E rounded up, in half-millionths."""
     return e + 1 if r > 0 and last[piece] < first[piece] else e
 
 
 @_inline
-def _most_owed(owed, open_, begin, end, step):
+def _most_credit(credit, open_, begin, end, step):
+    """Index of the open account with most credit, the first one of several; -1 if none is open."""
     chosen = -1
     for i in range(begin, end, step):
-        if open_[i] and (chosen < 0 or owed[i] > owed[chosen]):
+        if open_[i] and (chosen < 0 or credit[i] > credit[chosen]):
             chosen = i
     return chosen
 
@@ -105,18 +112,28 @@ def merge(
     filled,
     open_,
     weights,
-    owed,
+    credit,
     group_of,
     group_open,
     group_weights,
-    group_owed,
+    group_credit,
     out,
 ):
-    """Draw pieces into the rows of `out` until there is a reason to return, which stands in `state`.
+    """Draw pieces into the rows of `out` until there is a reason to return, which `state[STATUS]` gives.
 
-    Stream s holds the rich (s odd) or poor (s even) pieces of source s // 2, as far as they are known: `*_of[s]` from
-    `at[s]` to `filled[s]`; `open_[s]` while it has any, `group_of[s]` its group: of the rich odd, of the poor even.
-    `weights` are whole and so small that all accounts stay below 2^62. A row of `out`: stream, piece, length, slots.
+    While slots are missing (E < 0) a rich piece comes, else a poor one. Among the streams of that side it comes from
+    the group with most credit, and in it from the stream with most. The length of every drawn piece is credited to the
+    open accounts by weight and debited from the one that it came from: weighted round robin by tokens.
+
+    Args:
+        starts, first, last: the curve, as in `manifests.schedule.Curve`.
+        position, state: where the order is; advanced in place, as are `at`, `credit` and `group_credit`.
+        piece_of, length_of, slots_of: (streams, window). Stream s holds the rich (s odd) or poor (s even) pieces of
+            source s // 2; its window is filled from `at[s]` to `filled[s]`.
+        open_: (streams,) 1 while the stream has pieces.
+        weights: (streams,) whole, and so small that all credits stay below 2^62; credit: (streams,).
+        group_of: (streams,) index of the stream's group, odd for the rich; `group_*`: the same per group.
+        out: (rows, 4): stream, piece, length, slots.
     """
     piece, x, e, r = position[0], position[1], position[2], position[3]
     bound = state[BOUND]
@@ -129,24 +146,24 @@ def merge(
         if written == len(out):
             state[STATUS] = FULL
             break
-        if state[TOKENS] >= state[NEXT_STRETCH]:
-            state[STATUS] = STRETCH
+        if state[TOKENS] >= state[LEG_STOP]:
+            state[STATUS] = LEG_END
             break
         low, high = _floor(first, last, piece, e, r), _ceiling(first, last, piece, e, r)
         wanted = 1 if low < 0 and state[VISION] else 0
         chosen, fits = -1, False
         for side in (wanted, 1 - wanted):
             if side == 1 and not state[VISION]:
-                continue  # where no vision is wanted, none comes
-            group = _most_owed(group_owed, group_open, side, len(group_open), 2)
+                continue  # no rich piece comes where the schedule wants no vision
+            group = _most_credit(group_credit, group_open, side, len(group_open), 2)
             if group < 0:
                 continue
             chosen = -1
             for s in range(side, len(open_), 2):
-                if open_[s] and group_of[s] == group and (chosen < 0 or owed[s] > owed[chosen]):
+                if open_[s] and group_of[s] == group and (chosen < 0 or credit[s] > credit[chosen]):
                     chosen = s
             length, slots = length_of[chosen, at[chosen]], slots_of[chosen, at[chosen]]
-            p2, x2, e2, r2 = _moved(starts, first, last, piece, x, e, r, length, slots)
+            p2, x2, e2, r2 = _advanced(starts, first, last, piece, x, e, r, length, slots)
             low2, high2 = _floor(first, last, p2, e2, r2), _ceiling(first, last, p2, e2, r2)
             fits = -bound <= low2 and high2 <= bound
             if side == wanted and not fits:
@@ -166,15 +183,15 @@ def merge(
         total = 0
         for g in range(group % 2, len(group_open), 2):
             if group_open[g]:
-                group_owed[g] += length * group_weights[g]
+                group_credit[g] += length * group_weights[g]
                 total += group_weights[g]
-        group_owed[group] -= length * total
+        group_credit[group] -= length * total
         total = 0
         for s in range(group % 2, len(open_), 2):
             if open_[s] and group_of[s] == group:
-                owed[s] += length * weights[s]
+                credit[s] += length * weights[s]
                 total += weights[s]
-        owed[chosen] -= length * total
+        credit[chosen] -= length * total
         at[chosen] += 1
         if at[chosen] == filled[chosen]:
             state[STATUS], state[STREAM] = REFILL, chosen
@@ -184,21 +201,23 @@ def merge(
 
 
 @compiled(*[_INTS] * 4, types.int64, *[_INTS] * 5)
-def sequence(starts, first, last, position, bound, tokens, slots, waiting, seen, errors):
+def order_packs(starts, first, last, position, bound, tokens, slots, waiting, seen, errors):
     """Put the packs of a block in the order in which they are seen.
 
-    While slots are missing the first of those `waiting` comes with which fewer will be; else the first with which not
-    more will be; where there is none, the first.
+    While slots are missing, the first of those `waiting` comes that leaves fewer missing; else the first that leaves no
+    more too many; if there is none, the first of all.
 
     Args:
-        bound: in half-millionths; raised to the most slots of any pack of the block that was seen.
-        waiting: (packs,) in seeded order.
-        seen: (packs,) filled; seen[0] is -1 where a pack would pass the bound.
-        errors: (packs,) filled: |E| after each pack, rounded up.
+        starts, first, last, position: the curve, and the position at the first pack; not changed.
+        bound: on |E|, in half-millionths; raised to the most slots of any pack seen so far.
+        tokens, slots: (packs,) of each pack.
+        waiting: (packs,) indexes in seeded order.
+        seen: (packs,) filled with indexes; seen[0] is -1 if |E| would exceed the bound after a pack.
+        errors: (packs,) filled with |E| after each pack, rounded up.
     """
     piece, x, e, r = position[0], position[1], position[2], position[3]
     most = 0
-    following = np.arange(1, len(waiting) + 1)  # a list that things are taken out of
+    following = np.arange(1, len(waiting) + 1)  # linked list over `waiting`
     head = 0
     for n in range(len(waiting)):
         low, high = _floor(first, last, piece, e, r), _ceiling(first, last, piece, e, r)
@@ -206,7 +225,7 @@ def sequence(starts, first, last, position, bound, tokens, slots, waiting, seen,
         chosen, chosen_before = head, -1
         while place < len(waiting):
             pack = waiting[place]
-            p2, _, e2, r2 = _moved(starts, first, last, piece, x, e, r, tokens[pack], slots[pack])
+            p2, _, e2, r2 = _advanced(starts, first, last, piece, x, e, r, tokens[pack], slots[pack])
             if low < 0:
                 right = _floor(first, last, p2, e2, r2) > low
             else:
@@ -220,7 +239,7 @@ def sequence(starts, first, last, position, bound, tokens, slots, waiting, seen,
             head = following[chosen]
         else:
             following[chosen_before] = following[chosen]
-        piece, x, e, r = _moved(starts, first, last, piece, x, e, r, tokens[pack], slots[pack])
+        piece, x, e, r = _advanced(starts, first, last, piece, x, e, r, tokens[pack], slots[pack])
         most = max(most, slots[pack])
         low, high = _floor(first, last, piece, e, r), _ceiling(first, last, piece, e, r)
         seen[n], errors[n] = pack, max(-low, high)
@@ -230,14 +249,17 @@ def sequence(starts, first, last, position, bound, tokens, slots, waiting, seen,
 
 
 @compiled(_INTS, _INTS, _INTS, _BOOLS, _INTS, types.int64, _BOOLS)
-def show(order, offsets, media, later, shown, most, kept):
-    """Let pieces of a part of an epoch be seen, in `order`, as long as no medium is shown more than `most` times.
+def cap_exposures(order, offsets, media, later, shown, most, kept):
+    """Walk over the pieces of a partition in `order` and count their media; refuse pieces that exceed the cap.
 
     Args:
-        media: places in `shown` of the media of piece p, from `offsets[p]` to `offsets[p + 1]`; -1 for those of which
-            there are never too many.
-        later: what was seen in this epoch already, and comes in later ones only; it is in `shown`.
-        kept: made False for each that may be seen neither in this epoch nor later.
+        order: (pieces,) indexes.
+        offsets, media: piece p shows `media[offsets[p] : offsets[p + 1]]`: indexes into `shown`, -1 for a medium that
+            can't exceed the cap.
+        later: (pieces,) True for pieces that the run saw in this epoch already; `shown` counts them from the start.
+        shown: exposures of each medium so far; counted up.
+        most: exposures of any medium at most.
+        kept: (pieces,) set to False for each piece that would show a medium more than `most` times.
     """
     for piece in order:
         if later[piece]:
@@ -256,8 +278,8 @@ def show(order, offsets, media, later, shown, most, kept):
 
 @compiled(_INTS, _INTS, _INTS, returns=_INTS)
 def classes(length, slots, thresholds):
-    """(N,): over how many of the ascending `thresholds`, in millionths, the share of slots is."""
-    found = np.empty(len(length), np.int64)
+    """Class of each piece, (N,): the number of ascending `thresholds`, in millionths, that slots / length exceeds."""
+    result = np.empty(len(length), np.int64)
     for piece in range(len(length)):
         low, high = 0, len(thresholds)
         while low < high:
@@ -266,20 +288,20 @@ def classes(length, slots, thresholds):
                 low = middle + 1
             else:
                 high = middle
-        found[piece] = low
-    return found
+        result[piece] = low
+    return result
 
 
 @compiled(_INTS, _INTS, _INTS, _INTS, types.int64, types.int64)
-def move(starts, first, last, position, tokens, slots):
-    """`position` after so many tokens with so many slots; of a block of packs at most, see `_scaled`."""
-    piece, x, e, r = _moved(starts, first, last, position[0], position[1], position[2], position[3], tokens, slots)
+def advance(starts, first, last, position, tokens, slots):
+    """Advance `position` by so many tokens with so many slots; by a block of packs at most, see `_multiply_divide`."""
+    piece, x, e, r = _advanced(starts, first, last, position[0], position[1], position[2], position[3], tokens, slots)
     position[0], position[1], position[2], position[3] = piece, x, e, r
 
 
 @compiled(_INTS, _INTS, _INTS, returns=types.int64)
 def distance(first, last, position):
-    """|E| at a position, rounded up."""
+    """|E| at a position, rounded up, in half-millionths."""
     low = _floor(first, last, position[0], position[2], position[3])
     high = _ceiling(first, last, position[0], position[2], position[3])
     return max(-low, high)

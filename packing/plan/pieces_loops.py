@@ -1,4 +1,7 @@
-"""The loop that cuts long samples into pieces, compiled. `plan/pieces.py` says where they may be cut."""
+"""Compiled loop that cuts long samples into pieces, as `pieces.py` describes.
+
+`tests/packing/plan/test_pieces.py` compares the result with samples that are written out token by token.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,28 @@ INTS = types.Array(types.int64, 1, "C")
 INTS_2D = types.Array(types.int64, 2, "C")
 
 START, PLACE, STOP, TOKENS, SLOTS, PATCHES = range(6)
-"""Rows of `groups`: the tokens of one medium in the unexpanded ids, from `START` to `STOP`, its placeholder at `PLACE`;
-the expanded tokens in place of that, and vision slots and patches among them."""
+"""Rows of `groups`, one column per medium: start and stop of its tokens in the unexpanded ids, with the placeholder at
+`PLACE`; tokens that replace the placeholder when expanded; vision slots and patches among them."""
 
 CUT, TOO_LONG, TOO_MANY_PATCHES = range(3)
-"""What became of a sample: it is cut, or one medium alone is more than a piece may be."""
+"""Outcome for a sample: it is cut, or one medium alone exceeds the tokens or patches of a piece."""
 
 
 @compiled(INTS, INTS_2D, INTS, INTS, INTS, INT, INT, INT, types.boolean, INTS, returns=INTS_2D)
-def cut(tokens, groups, group_offsets, splits, split_offsets, capacity, most_patches, most_media, even, outcome):
-    """Pieces of at most `capacity` expanded tokens, one after the other, as long as can be.
+def cut_samples(
+    tokens, groups, group_offsets, splits, split_offsets, capacity, most_patches, most_media, even, outcome
+):
+    """Cut samples into pieces of at most `capacity` expanded tokens, each as long as the limits and splits allow.
 
-    Or where they shall be `even` about equally long, as many of them: that is the least attention for a sample.
+    With `even`, pieces of a sample are about equally long, and as many: the least attention for its tokens.
 
     Args:
         tokens: (n,) unexpanded ids of each sample.
-        groups: (6, G) of all samples; those of sample i from `group_offsets[i]` to `[i + 1]`, ascending and apart.
-        splits: (S,) offsets at which samples may be cut, ascending in each and none inside a group; `split_offsets`.
-        most_patches, most_media: of a piece.
+        groups: (6, G) media of all samples; those of sample i from `group_offsets[i]` to `[i + 1]`, ascending,
+            disjoint.
+        splits: (S,) offsets at which samples may be cut, ascending in each, none inside a group; `split_offsets` as
+            for groups.
+        most_patches, most_media: limits of a piece.
         outcome: (n,) filled.
     Returns:
         (pieces, 6): sample, start, length, slots, patches, media.
@@ -53,14 +60,14 @@ def cut(tokens, groups, group_offsets, splits, split_offsets, capacity, most_pat
             continue
         total = tokens[sample] + grown
         split, last = split_offsets[sample], split_offsets[sample + 1]
-        before, growth = a, 0  # groups whose placeholder comes before the next split, and what they add
-        best = 0  # the last place to cut at up to `reach`
+        before, growth = a, 0  # groups with a placeholder before the next split, and the tokens that they add
+        best = 0  # last split up to `reach`
         at, here = 0, a
         while at < total:
             reach = min(total, at + capacity)
-            left = -((at - total) // capacity)  # pieces, if nothing but their length counted
+            left = -((at - total) // capacity)  # pieces still needed by length alone
             fair = -((at - total) // left)
-            over, patches = here, 0  # the first group that no longer fits
+            over, patches = here, 0  # first group that no longer fits
             while over < b and over - here < most_media and patches + groups[PATCHES, over] <= most_patches:
                 patches += groups[PATCHES, over]
                 over += 1

@@ -1,10 +1,9 @@
-"""What a source can give: how many pieces there are on each side of a share, and those of a side that are left.
+"""Inventory of a source: counts of its pieces on each side of a vision share, and the pieces not yet drawn.
 
-Before this `plan/pieces.py` lists pieces as they lie in the store and `plan/epochs.py` has them in order, after it
-`plan/order.py` draws. What was drawn is not noted piece by piece: a stretch of the schedule draws all pieces of one
-side up to some place in an epoch, so that a place for each class of pieces says it all. Pieces are of one class that
-are on the same side in every stretch.
-"""
+`pieces.py` lists pieces in store order, `epochs.py` sorts them, and `order.py` draws from here. A piece is *rich* if
+its vision slots exceed the share (threshold) of the leg, else *poor*. Pieces that are on the same side in every leg of
+the schedule form a *class*. Each leg draws all pieces of one side up to some sort key of an epoch, so one sort key per
+class and epoch records what was drawn; nothing is noted per piece."""
 
 from __future__ import annotations
 
@@ -18,17 +17,17 @@ import numpy as np
 from manifests.errors import ManifestError
 from manifests.geometry import CHUNK_FRAMES, MERGE, MediaLimits
 from packing.mixture import Mixture, Source
-from packing.plan.amend import BEGINNING, Begun
-from packing.plan.epochs import END, Drawn, Epochs, Place, place_of
+from packing.plan.amend import NO_PREFIX, RunPrefix
+from packing.plan.epochs import END, Drawn, Epochs, SortKey, sort_key
 from packing.plan.legs import thresholds
-from packing.plan.pieces import NEVER, TOO_LONG, TOO_MANY_PATCHES, SourcePieces, pieces_by_shard
+from packing.plan.pieces import TOO_LONG, TOO_MANY_PATCHES, UNLIMITED, SourcePieces, pieces_by_shard
 from stores.spill import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
 
-class _Sorted(NamedTuple):
-    """A partition in the order of an epoch."""
+class _SortedPart(NamedTuple):
+    """A partition in the order of an epoch; equally long columns."""
 
     rows: np.ndarray
     hashes: np.ndarray
@@ -36,6 +35,8 @@ class _Sorted(NamedTuple):
 
 
 class Supply:
+    """Pieces of one source of a mixture. Fill it with `add`, then call `complete`."""
+
     def __init__(
         self,
         mixture: Mixture,
@@ -43,61 +44,63 @@ class Supply:
         content_root: str,
         scratch: Scratch,
         records: int,
-        begun: Begun = BEGINNING,
+        prefix: RunPrefix = NO_PREFIX,
         tokens: int = 0,
     ) -> None:
         """
         Args:
-            number: of the source in the mixture.
+            number: index of the source in the mixture.
             content_root: of its samples.
-            records: how many samples there are, with those that give no pieces.
-            tokens: of all of them, about.
+            records: number of its samples, including those without pieces.
+            prefix: the run before this plan.
+            tokens: estimate of the tokens of all samples.
         Raises:
-            ManifestError: other samples of this source were seen before.
+            ManifestError: the run saw other samples of this source.
         """
         self.source: Source = mixture.sources[number]
         self.content_root, self.records = content_root, records
-        self._before = begun.seen.get(self.source.name)
-        if self._before is not None:
-            self._before.begin(content_root)
+        self._seen_pieces = prefix.seen.get(self.source.name)
+        if self._seen_pieces is not None:
+            self._seen_pieces.begin(content_root)
         self._mixture = mixture
         self._limited, self._exposed = mixture.pack_limits.any, mixture.max_media_exposures is not None
-        self._kind = row_type(mixture, records, self._before is not None)
+        self._kind = row_type(mixture, records, self._seen_pieces is not None)
         pieces = records + tokens // mixture.max_piece_tokens
         self.epochs = Epochs(mixture, number, scratch, self._kind, pieces)
-        """Of all its pieces, but for those that are withheld."""
-        self._at_hand: list[tuple[tuple[int, int], _Sorted]] = []
-        """At most two partitions, by epoch and number."""
+        """All pieces that may be drawn, epoch by epoch."""
+        self._sorted_parts: list[tuple[tuple[int, int], _SortedPart]] = []
+        """The two partitions used last, with (epoch, number)."""
         self.thresholds = np.array(thresholds(mixture), np.int64)
-        """Shares that divide pieces, in millionths, ascending."""
+        """Shares that divide pieces into classes, in millionths, ascending."""
         self.by_class = np.zeros((len(self.thresholds) + 1, 3), np.int64)
-        """(classes, 3): pieces, tokens and slots. Class c is over c of the thresholds."""
+        """(classes, 3): pieces, tokens and slots. Class c exceeds c of the thresholds."""
         self.samples = self.cut_samples = self.media = self.shrunk_media = 0
         self.refused = Counter[str]()
-        self._least_refused = NEVER
+        """Samples without pieces, by reason."""
+        self._least_refused = UNLIMITED
         self.withheld_tokens = 0
-        """Of its epochs, because a medium was shown often enough."""
+        """Tokens of all epochs that are not drawn because of `max_media_exposures`."""
 
-    # ------------------------------------------------------------------ what comes in
+    # ------------------------------------------------------------------ fill
 
     @classmethod
-    def of(
+    def from_pieces(
         cls,
         mixture: Mixture,
         number: int,
         pieces: SourcePieces,
         scratch: Scratch,
-        begun: Begun = BEGINNING,
+        prefix: RunPrefix = NO_PREFIX,
     ) -> Supply:
-        """All pieces of a source at once."""
+        """A complete supply out of all pieces of a source."""
         records = int(pieces.ordinal.max(initial=-1)) + 1
-        made = cls(mixture, number, pieces.content_root, scratch, records, begun)
-        made.add(pieces)
-        made.complete()
-        return made
+        supply = cls(mixture, number, pieces.content_root, scratch, records, prefix)
+        supply.add(pieces)
+        supply.complete()
+        return supply
 
     def add(self, pieces: SourcePieces) -> None:
-        """Those of some samples; samples come in store order."""
+        """Add the pieces of some samples; calls follow the order of the store."""
         rows = np.zeros(len(pieces.keys), self._kind)
         for name, column in (("key", pieces.keys), ("ordinal", pieces.ordinal), ("start", pieces.start),
                              ("length", pieces.length), ("slots", pieces.slots)):  # fmt: skip
@@ -106,8 +109,8 @@ class Supply:
             rows["patches"], rows["media_in"] = pieces.patches, pieces.media_in
         if self._exposed:
             rows["media"] = np.diff(pieces.media_offsets)
-        if self._before is not None:
-            rows["seen"] = self._before.times(pieces.ordinal, pieces.start, pieces.length)
+        if self._seen_pieces is not None:
+            rows["seen"] = self._seen_pieces.times(pieces.ordinal, pieces.start, pieces.length)
         self.samples, self.cut_samples = self.samples + pieces.samples, self.cut_samples + pieces.cut_samples
         self.media, self.shrunk_media = self.media + pieces.media, self.shrunk_media + pieces.shrunk_media
         self.refused.update(pieces.refused)
@@ -116,38 +119,44 @@ class Supply:
         self.epochs.deal(0, rows, pieces.media_keys)
 
     def complete(self) -> None:
-        """All is added. Raises ManifestError where that is nothing, or not what was seen before."""
-        if self._before is not None:
-            self._before.all_found()
+        """Check the supply after the last `add`.
+
+        Raises:
+            ManifestError: it has no pieces, or the run saw pieces of the source that it doesn't have now.
+        """
+        if self._seen_pieces is not None:
+            self._seen_pieces.check_all_matched()
         if not self.pieces:
             wanted = self.samples + self.refused.total()
             raise ManifestError(
                 f"source {self.source.name} has no sample that can be packed: {self.records} in the store, "
                 f"{wanted} of the domains and lengths wanted, refused {dict(self.refused)}",
                 where=self.source.name,
-                fix="; or ".join(self._ways_in()),
+                fix="; or ".join(self._changes_that_admit()),
             )
 
-    def _ways_in(self) -> list[str]:
-        """What would let some of its samples into packs."""
+    def _changes_that_admit(self) -> list[str]:
+        """Changes of the mixture that would admit some of the samples, as YAML where they have a value."""
         if not self.refused:
             return ["check its `domains`, `min_tokens` and `max_tokens`", "give it more data", "drop the source"]
-        ways, mixture = [], self._mixture
-        if mixture.max_piece_tokens < self._least_refused < NEVER and mixture.pack_limits.attention is None:
-            ways.append(f"max_pack_tokens: {-(-self._least_refused // mixture.segment_align) * mixture.segment_align}")
+        changes, mixture = [], self._mixture
+        if mixture.max_piece_tokens < self._least_refused < UNLIMITED and mixture.pack_limits.attention is None:
+            changes.append(
+                f"max_pack_tokens: {-(-self._least_refused // mixture.segment_align) * mixture.segment_align}"
+            )
         if mixture.pack_limits.any:
-            ways.append("pack_limits: {}")
+            changes.append("pack_limits: {}")
         if self.refused[TOO_LONG] or self.refused[TOO_MANY_PATCHES]:
-            fit = limits_that_fit(mixture)
-            told = ("max_image_patches", "max_frame_patches", "max_video_frames")
-            ways.append(f"limits: {{{', '.join(f'{name}: {getattr(fit, name)}' for name in told)}}}")
-        return [*ways, f"drop source {self.source.name}"]
+            limits = limits_that_fit(mixture)
+            names = ("max_image_patches", "max_frame_patches", "max_video_frames")
+            changes.append(f"limits: {{{', '.join(f'{name}: {getattr(limits, name)}' for name in names)}}}")
+        return [*changes, f"drop source {self.source.name}"]
 
-    def divide_by(self, thresholds: Sequence[int]) -> None:
-        """Into classes by other thresholds, where they are others."""
+    def set_thresholds(self, thresholds: Sequence[int]) -> None:
+        """Divide the pieces into classes by these thresholds, in millionths, ascending."""
         if self.thresholds.tolist() == list(thresholds):
             return
-        self._at_hand.clear()
+        self._sorted_parts.clear()
         self.thresholds = np.array(thresholds, np.int64)
         self.by_class = np.zeros((len(thresholds) + 1, 3), np.int64)
         for rows, _ in self.epochs.parts(0):
@@ -159,93 +168,107 @@ class Supply:
             self.by_class[:, column] += np.bincount(classes, weights, len(self.by_class)).astype(np.int64)
 
     def _classes(self, rows: np.ndarray) -> np.ndarray:
-        """(N,): over how many of the thresholds each is."""
+        """(N,) class of each row: the number of thresholds that its share of slots exceeds."""
         from packing.plan.order_loops import classes
 
         return classes(rows["length"].astype(np.int64), rows["slots"].astype(np.int64), self.thresholds)
 
-    # ------------------------------------------------------------------ what it has
+    # ------------------------------------------------------------------ totals
 
     @property
     def pieces(self) -> int:
+        """Number of pieces."""
         return int(self.by_class[:, 0].sum())
 
     @property
     def tokens(self) -> int:
+        """Tokens of all pieces, in one epoch."""
         return int(self.by_class[:, 1].sum())
 
     @property
     def seen_before_tokens(self) -> int:
-        """By the plans that this one amends."""
-        return 0 if self._before is None else self._before.tokens
+        """Tokens that the plans before this one gave of the source."""
+        return 0 if self._seen_pieces is None else self._seen_pieces.tokens
 
     @property
     def slots(self) -> int:
+        """Vision slots of all pieces, in one epoch."""
         return int(self.by_class[:, 2].sum())
 
     def side(self, threshold: int, rich: bool) -> range:
-        """Classes of the rich or of the poor pieces."""
+        """Classes of the rich or of the poor pieces at one of the thresholds."""
         first_rich = int(np.searchsorted(self.thresholds, threshold)) + 1
         return range(first_rich, len(self.by_class)) if rich else range(first_rich)
 
-    def on_side(self, threshold: int, rich: bool) -> tuple[int, int, int]:
-        """Pieces, tokens and slots on one side of a share in millionths, one of the thresholds."""
+    def totals_of_side(self, threshold: int, rich: bool) -> tuple[int, int, int]:
+        """(pieces, tokens, slots) of the rich or of the poor pieces at one of the thresholds, in one epoch."""
         side = self.side(threshold, rich)
         pieces, tokens, slots = self.by_class[side.start : side.stop].sum(0).tolist()
         return pieces, tokens, slots
 
-    # ------------------------------------------------------------------ in order
+    # ------------------------------------------------------------------ draw
 
-    def seen(self, rows: np.ndarray) -> np.ndarray:
-        """(N,): how often each of its rows was seen before."""
-        return rows["seen"] if self._before is not None else np.zeros(len(rows), np.uint16)
+    def times_seen(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) number of times that the run saw each row before this plan."""
+        return rows["seen"] if self._seen_pieces is not None else np.zeros(len(rows), np.uint16)
 
-    def left(self, classes: range, drawn: Drawn, together: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(epoch, rows, hashes) of these classes in order, of what was not drawn; at most so many `together`."""
-        some = [one for one in classes if self.by_class[one, 0]]
-        for epoch in range(self.source.max_epochs if some else 0):
-            places = drawn.places[epoch]
-            first = min(places[one] for one in some)
+    def undrawn(self, classes: range, drawn: Drawn, most_rows: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Pieces of these classes that were not drawn, in order.
+
+        Args:
+            most_rows: rows per item at most.
+        Yields:
+            (epoch, rows, hashes).
+        """
+        filled = [class_ for class_ in classes if self.by_class[class_, 0]]
+        for epoch in range(self.source.max_epochs if filled else 0):
+            reached = drawn.reached[epoch]
+            first = min(reached[class_] for class_ in filled)
             if first == END:
                 continue
             for number in range(self.epochs.number_at(epoch, first), len(self.epochs)):
-                part = self._sorted(epoch, number)
-                mine = np.flatnonzero(self._left(part, some, places) & (self.seen(part.rows) <= epoch))
-                for at in range(0, len(mine), together):
-                    here = mine[at : at + together]
+                part = self._sorted_part(epoch, number)
+                mine = np.flatnonzero(self._not_reached(part, filled, reached) & (self.times_seen(part.rows) <= epoch))
+                for at in range(0, len(mine), most_rows):
+                    here = mine[at : at + most_rows]
                     yield epoch, part.rows[here], part.hashes[here]
 
-    def _sorted(self, epoch: int, number: int) -> _Sorted:
-        """Those that were asked for last are at hand: both sides, and the next stretch, ask for the same."""
-        for place, (key, known) in enumerate(self._at_hand):
+    def _sorted_part(self, epoch: int, number: int) -> _SortedPart:
+        """A sorted partition. The last two are cached: both sides, and the next leg, ask for the same."""
+        for place, (key, cached) in enumerate(self._sorted_parts):
             if key == (epoch, number):
-                self._at_hand.append(self._at_hand.pop(place))
-                return known
-        rows, hashes = self.epochs.in_order(epoch, number)
-        found = _Sorted(rows, hashes, self._classes(rows).astype(np.int16))
-        self._at_hand = [*self._at_hand[-1:], ((epoch, number), found)]
-        return found
+                self._sorted_parts.append(self._sorted_parts.pop(place))
+                return cached
+        rows, hashes = self.epochs.sorted_part(epoch, number)
+        part = _SortedPart(rows, hashes, self._classes(rows).astype(np.int16))
+        self._sorted_parts = [*self._sorted_parts[-1:], ((epoch, number), part)]
+        return part
 
-    def _left(self, part: _Sorted, some: Sequence[int], places: Sequence[Place]) -> np.ndarray:
-        """(N,) bool: which are of the classes `some` and were not drawn."""
+    def _not_reached(self, part: _SortedPart, classes: Sequence[int], reached: Sequence[SortKey]) -> np.ndarray:
+        """(N,) bool: rows of `classes` that drawing has not reached."""
         least = np.full(len(self.by_class), np.iinfo(np.uint64).max, np.uint64)
         open_ = np.zeros(len(self.by_class), bool)
-        for one in some:
-            if places[one] != END:
-                least[one], open_[one] = places[one][0], True
+        for class_ in classes:
+            if reached[class_] != END:
+                least[class_], open_[class_] = reached[class_][0], True
         hashes, least = part.hashes, least[part.classes]
         mine = open_[part.classes] & (hashes >= least)
-        for row in np.flatnonzero(mine & (hashes == least)).tolist():  # at the place itself, and what shares its hash
-            mine[row] = place_of(part.rows[row], hashes[row]) >= places[part.classes[row]]
+        for row in np.flatnonzero(mine & (hashes == least)).tolist():  # the row at the sort key, and equal hashes
+            mine[row] = sort_key(part.rows[row], hashes[row]) >= reached[part.classes[row]]
         return mine
 
-    # ------------------------------------------------------------------ what may not be seen
+    # ------------------------------------------------------------------ exposures of media
 
     def withhold(self, epoch: int, number: int, rows: np.ndarray, media: np.ndarray, kept: np.ndarray) -> None:
-        """Of these rows of a partition of an epoch, and their media, only those `kept` are seen in it or later."""
+        """Remove rows of a partition from this epoch and all later ones.
+
+        Args:
+            rows, media: content of the partition.
+            kept: (N,) bool, False for the rows to remove.
+        """
         showing = np.repeat(kept, rows["media"])
-        gone = rows["length"][~kept].sum(dtype=np.int64)
-        self.withheld_tokens += (self.source.max_epochs - epoch) * int(gone)
+        removed = rows["length"][~kept].sum(dtype=np.int64)
+        self.withheld_tokens += (self.source.max_epochs - epoch) * int(removed)
         rows, media = rows[kept], media[showing]
         if not kept.all():
             self.epochs.replace(epoch, number, rows, media)
@@ -253,29 +276,30 @@ class Supply:
             self.epochs.deal(epoch + 1, rows, media)
 
 
-def supplies_of(
+def read_supplies(
     mixture: Mixture,
     samples: Mapping[str, Snapshot],
     vocabulary: Vocabulary,
     scratch: Scratch,
-    begun: Begun = BEGINNING,
+    prefix: RunPrefix = NO_PREFIX,
 ) -> list[Supply]:
-    """Of all sources, read from the indexes of their samples."""
-    found = []
+    """Supplies of all sources of a mixture, read from the indexes of their samples (snapshots by source name)."""
+    supplies = []
     for number, source in enumerate(mixture.sources):
-        there = samples[source.name]
-        records = there.counts["records"]
-        tokens = there.counts.get("tokens", 0)
-        supply = Supply(mixture, number, there.content_root, scratch, records, begun, tokens)
-        for pieces in pieces_by_shard(there, source, mixture, vocabulary):
+        snapshot = samples[source.name]
+        records = snapshot.counts["records"]
+        tokens = snapshot.counts.get("tokens", 0)
+        supply = Supply(mixture, number, snapshot.content_root, scratch, records, prefix, tokens)
+        for pieces in pieces_by_shard(snapshot, source, mixture, vocabulary):
             supply.add(pieces)
         supply.complete()
-        found.append(supply)
-    return found
+        supplies.append(supply)
+    return supplies
 
 
 def limits_that_fit(mixture: Mixture) -> MediaLimits:
-    """With which every image takes about half of a pack at most, and every video, as up to 24 chunks that share it."""
+    """Media limits under which any image takes half of a pack at most, and any video up to 24 chunks that fit a
+    pack."""
     tokens, patches = mixture.max_piece_tokens, mixture.pack_limits.patches
     chunks = max(1, min(24, tokens // 128))
     image, frame = 2 * tokens, 2 * (tokens // chunks - 24)
@@ -291,7 +315,12 @@ def limits_that_fit(mixture: Mixture) -> MediaLimits:
 
 
 def row_type(mixture: Mixture, records: int, amended: bool) -> np.dtype[Any]:
-    """As narrow as the mixture allows: a plan of 10^9 samples has so many of them."""
+    """Dtype of a row of a piece, as narrow as the mixture allows: a plan of 10^9 samples holds as many rows.
+
+    Args:
+        records: number of samples of the source.
+        amended: whether the plan continues a run that saw the source.
+    """
     wide = mixture.max_pack_tokens >= 1 << 16
     fields: list[tuple[str, Any]] = [
         ("key", np.uint64),

@@ -16,11 +16,10 @@ from manifests.load import schema
 from manifests.records import Json, canonical_json, digest
 from manifests.schedule import VisionShare
 from packing.mixture import Mixture
-from packing.plan import planner as plan
-from packing.plan.amend import BEGINNING, begun_at, chain_of
-from packing.plan.checkpoint import Progress
-from packing.plan.order import Standing
-from packing.plan.supply import Supply, supplies_of
+from packing.plan.amend import NO_PREFIX, plan_chain, prefix_at
+from packing.plan.checkpoint import CheckpointFile
+from packing.plan.planner import PLAN_VERSION, PlanInputs, Planner, PlannerState, in_threads
+from packing.plan.supply import Supply, read_supplies
 from pipelines.build.samples import shared_vocabulary
 from pipelines.node import Attempt, Inputs, StoreNode, Survey, Unit, UnitTask
 from stores.spill import GIB, Scratch
@@ -81,43 +80,42 @@ class PlanNode(StoreNode):
         roots = [inputs[source.store].digest for source in mixture.sources]
         if self.amends:
             roots.append(inputs[self.amends.plan].digest)
-        return Survey((Unit("plan", digest(*roots)),), {"mixture": mixture.digest, "plan": plan.VERSION})
+        return Survey((Unit("plan", digest(*roots)),), {"mixture": mixture.digest, "plan": PLAN_VERSION})
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         mixture = self.loaded_mixture
         samples = {source.name: task.inputs[source.store].snapshot for source in mixture.sources}
         vocabulary = shared_vocabulary(task.node, samples.values())
         with Scratch(int(self.memory_gib * GIB), self.scratch) as scratch:
-            begun = BEGINNING
+            prefix = NO_PREFIX
             if self.amends:
-                chain = chain_of(task.inputs[self.amends.plan].snapshot)
-                begun = begun_at(chain, self.amends.at_batch, mixture, vocabulary.digest, scratch)
+                chain = plan_chain(task.inputs[self.amends.plan].snapshot)
+                prefix = prefix_at(chain, self.amends.at_batch, mixture, vocabulary.digest, scratch)
 
-            def again(changed: Mixture, scratch: Scratch) -> list[Supply]:
-                return supplies_of(changed, samples, vocabulary, scratch, begun)
+            def rebuild(changed: Mixture, scratch: Scratch) -> list[Supply]:
+                return read_supplies(changed, samples, vocabulary, scratch, prefix)
 
-            sources = again(mixture, scratch)
+            supplies = rebuild(mixture, scratch)
             if self.vision_share == "of_the_data":
-                mixture = replace(mixture, vision_share=VisionShare(constant=_vision_share(sources)))
-            decided_by = (plan.VERSION, mixture.digest, vocabulary.digest, begun.told, writer.url, writer.unit)
-            roots = [source.content_root for source in sources]
-            progress = Progress(self.scratch, canonical_json(decided_by), *roots) if self.scratch else None
-            rested = None
-            if progress and (saved := progress.load()) and writer.go_on(saved[2]):
-                rested = saved[0], saved[1]
+                mixture = replace(mixture, vision_share=VisionShare(constant=_vision_share(supplies)))
+            identity = (PLAN_VERSION, mixture.digest, vocabulary.digest, prefix.as_json(), writer.url, writer.unit)
+            roots = [supply.content_root for supply in supplies]
+            checkpoint = CheckpointFile(self.scratch, canonical_json(identity), *roots) if self.scratch else None
+            resume_from = None
+            if checkpoint and (saved := checkpoint.load()) and writer.go_on(saved[1]):
+                resume_from = saved[0]
 
-            def at_rest(standing: Standing, made: plan.Made) -> None:
+            def on_checkpoint(state: PlannerState) -> None:
                 written = writer.rest()
-                if progress:
-                    progress.save(standing, made, written)
+                if checkpoint:
+                    checkpoint.save(state, written)
 
-            planner = plan.Planner(
-                mixture, sources, vocabulary.digest, scratch, plan.in_threads, begun, again, rested, at_rest
-            )
+            inputs = PlanInputs(mixture, supplies, vocabulary.digest, prefix, rebuild)
+            planner = Planner(inputs, scratch, in_threads, resume_from, on_checkpoint)
             for block in planner:
                 writer.add(block)
-            if progress:
-                progress.forget()
+            if checkpoint:
+                checkpoint.delete()
             return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.geometry import MediaLimits
 from manifests.records import Json
 from packing.loader.balance import deal, encoder_cost, llm_cost, lower_bound
-from packing.plan.pieces import media_places
+from packing.plan.pieces import media_positions
 from pipelines.inspect.plan_view import PlanView, per_pack
 from pipelines.inspect.queries import evenly_spaced, vocabulary_of
 from stores.shards import index
@@ -145,7 +145,7 @@ class _SourceExposure:
         self._begun = np.zeros(len(self.domains), np.uint16)
         """How often each sample's beginning was seen."""
         parts, patches = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
-        for ordinals, places, seen in media_places(samples, limits, vocabulary):
+        for ordinals, places, seen in media_positions(samples, limits, vocabulary):
             parts.append(ordinals * LONGEST_SAMPLE_TOKENS + places)
             patches.append(seen)
         self._at = np.concatenate(parts)

@@ -16,7 +16,7 @@ import numpy as np
 from manifests.errors import StoreError
 from manifests.records import Json, Pack, PlanBlock
 from packing.pack import pack_unit, samples_of
-from packing.plan.amend import chain_of
+from packing.plan.amend import plan_chain
 from pipelines.inspect.queries import source_label, vocabulary_of
 from stores.forget.exposure import first_batch
 from stores.store import Snapshot, Store
@@ -75,7 +75,7 @@ class PlanView:
     def batch(self, step: int, *, payload: bool = True) -> list[Pack]:
         """The packs of a global batch, media with their bytes if asked for. Raises StoreError for a step too far."""
         if 0 <= step < self.first_step:
-            before = [plan for first, plan in chain_of(self.plan) if first <= step][-1]
+            before = [plan for first, plan in plan_chain(self.plan) if first <= step][-1]
             return PlanView(before).batch(step, payload=payload)
         if step not in self.steps:
             fix = f"steps are global batches, 0 to {self.steps.stop - 1}"

@@ -17,7 +17,7 @@ from manifests.errors import ManifestError, StoreError
 from manifests.schedule import Curve, VisionShare
 from packing.mixture import Mixture
 from packing.pack import pack_unit, packs_meta
-from packing.plan.amend import Link, begun_at, chain_of
+from packing.plan.amend import ChainedPlan, plan_chain, prefix_at
 from packing.plan.pieces import SourcePieces
 from packing.plan.planner import Plan, arrange, compile_plan
 from packing.proof import prove, recount
@@ -36,7 +36,7 @@ Uses = Counter[tuple[str, int, int]]
 """(source, ordinal, start) -> how often."""
 
 
-def stored(plan: Plan, folder: Path) -> Link:
+def stored(plan: Plan, folder: Path) -> ChainedPlan:
     amends = plan.meta["amends"]
     return (amends["at_batch"] if amends else 0), write(create(folder, "plan"), plan.blocks, **plan.meta)
 
@@ -99,12 +99,12 @@ def test_kept_sources_neither_repeat_nor_lose_anything_over_a_chain(
             weighed(sources, some, horizon_tokens=some.choice([None, tokens + 3000]), seed=some.randint(0, 9)),
             vision_share=VisionShare(constant=some.choice([0.0, 0.05, 0.1, 0.3])),
         )
-        begun = begun_at(chain, at_batch, following, "v")
-        assert (begun.tokens, begun.slots) == (tokens, slots)
-        assert 0 <= error - Fraction(begun.error, 2 * 10**6) < Fraction(1, 2 * 10**6)
-        assert begun.bound == ought * 2 * 10**6
+        prefix = prefix_at(chain, at_batch, following, "v")
+        assert (prefix.tokens, prefix.slots) == (tokens, slots)
+        assert 0 <= error - Fraction(prefix.error, 2 * 10**6) < Fraction(1, 2 * 10**6)
+        assert prefix.bound == ought * 2 * 10**6
         try:
-            plan = arrange(following, sources, "v", begun=begun)
+            plan = arrange(following, sources, "v", prefix=prefix)
         except ManifestError:
             return
         chain.append(stored(plan, folder / str(number)))
@@ -130,11 +130,11 @@ def test_the_suffix_gives_exactly_what_the_prefix_left(tmp_path: Path) -> None:
     whole = arrange(one, sources, "v")
     for at_batch in (1, 7, 40, whole.meta["packs"] - 1):
         link = stored(whole, tmp_path / str(at_batch))
-        begun = begun_at([link], at_batch, one, "v")
-        rest = arrange(one, sources, "v", begun=begun)
+        prefix = prefix_at([link], at_batch, one, "v")
+        rest = arrange(one, sources, "v", prefix=prefix)
         assert uses(whole, at_batch) + uses(rest) == uses(whole)
         assert set(uses(whole).values()) == {3}
-        assert rest.meta["amends"] == begun.told
+        assert rest.meta["amends"] == prefix.as_json()
         # epochs come one after the other in the suffix, too: no piece again before all others of its source
         before = uses(whole, at_batch)
         for source in (0, 1):
@@ -151,8 +151,8 @@ def test_a_document_cut_at_the_batch_goes_on_with_its_next_pieces(tmp_path: Path
     one = dataclasses.replace(mixture(sources, 0.0), global_batch_packs=1)
     whole = arrange(one, sources, "v")
     link = stored(whole, tmp_path / "a")
-    begun = begun_at([link], 20, one, "v")
-    rest = arrange(one, sources, "v", begun=begun)
+    prefix = prefix_at([link], 20, one, "v")
+    rest = arrange(one, sources, "v", prefix=prefix)
     starts = {start for name, _, start in uses(whole, 20) if name == "book"}
     left = {start for name, _, start in uses(rest) if name == "book"}
     assert starts and left and not starts & left and starts | left == {L * i for i in range(40)}
@@ -179,8 +179,8 @@ def test_what_a_run_can_not_change_is_refused(tmp_path: Path) -> None:
         told = {"at_batch": 2, "mixture": one, "sources": sources, "vocabulary": "v"} | change
         renamed = dataclasses.replace(told["mixture"], sources=one.sources)  # type: ignore[type-var]
         with pytest.raises(ManifestError, match=words):
-            begun = begun_at(chain, told["at_batch"], renamed, told["vocabulary"])  # type: ignore[arg-type]
-            arrange(renamed, told["sources"], "v", begun=begun)  # type: ignore[arg-type]
+            prefix = prefix_at(chain, told["at_batch"], renamed, told["vocabulary"])  # type: ignore[arg-type]
+            arrange(renamed, told["sources"], "v", prefix=prefix)  # type: ignore[arg-type]
 
 
 def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Pat
     kept = write(create(tmp_path / "b", "plan"), second.blocks, [made.samples, first], **second.meta)
     third = compile_plan(MIXTURE, made.by_source, tiny, amends=(kept, 3))
     last = write(create(tmp_path / "c", "plan"), third.blocks, [made.samples, kept], **third.meta)
-    assert [at for at, _ in chain_of(last)] == [0, 2, 3]
-    assert [plan.meta["plan"] for _, plan in chain_of(last)] == [p.meta["plan"] for p in (made.plan, second, third)]
+    assert [at for at, _ in plan_chain(last)] == [0, 2, 3]
+    assert [plan.meta["plan"] for _, plan in plan_chain(last)] == [p.meta["plan"] for p in (made.plan, second, third)]
     size = MIXTURE.global_batch_packs
     seen = None
     tokens: Counter[str] = Counter()

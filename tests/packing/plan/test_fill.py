@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packing import reference
-from packing.plan.fill import fewest, fill_limited, fill_packs
+from packing.plan.fill import fewest_packs, fill_limited, fill_packs
 
 
 @st.composite
@@ -55,7 +55,7 @@ def test_every_limit_is_kept_and_every_piece_is_packed_once(case: tuple[list[tup
     packs = fill_limited(costs, case[1])
     assert sorted(piece for pack in packs for piece in pack) == list(range(len(costs)))
     assert all((costs[pack].sum(0) <= limits).all() for pack in packs)
-    assert fewest(costs, limits) <= len(packs)
+    assert fewest_packs(costs, limits) <= len(packs)
 
 
 @given(pieces())
@@ -125,7 +125,7 @@ def test_mixed_samples_fill_what_binds(capacity: int, patches: float, bar: float
         *np.maximum(per_token * capacity / [1, patches, 0.3, 0.9], costs.max(0)).astype(int).tolist()[1:],
     ]
     packs = fill_limited(costs, limits)
-    assert fewest(costs, np.array(limits)) >= bar * len(packs)
+    assert fewest_packs(costs, np.array(limits)) >= bar * len(packs)
 
 
 @pytest.mark.parametrize("lengths", [[0], [3, 11], [-1]])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from manifests.errors import StoreError
 from manifests.schedule import Curve, VisionShare
 from packing.mixture import Mixture
-from packing.plan.amend import begun_at
+from packing.plan.amend import prefix_at
 from packing.plan.order import Order
 from packing.plan.pieces import SourcePieces
 from packing.plan.planner import arrange, compile_plan
@@ -83,8 +83,8 @@ def test_what_is_withheld_stands_in_the_account_and_counts_over_a_chain(tmp_path
     plan = arrange(one, sources, "v")
     a, b, _ = plan.meta["sources"]
     assert a["withheld_tokens"] == 20 * (4 * 10 - 3 + 39 + 2) and b["withheld_tokens"] >= 20 * 4
-    begun = begun_at([stored(plan, tmp_path)], 2, one, "v")
-    rest = supplies(dataclasses.replace(one, horizon_tokens=None), sources, begun)
+    prefix = prefix_at([stored(plan, tmp_path)], 2, one, "v")
+    rest = supplies(dataclasses.replace(one, horizon_tokens=None), sources, prefix)
     together: Counter[int] = Counter()
     for supply, source in zip(rest, sources, strict=True):
         for piece, times in enumerate(allowed_of(supply, len(source.keys)).tolist()):

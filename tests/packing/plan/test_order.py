@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.schedule import Curve, VisionShare
-from packing.plan.legs import NEVER, stretches
+from packing.plan.legs import NEVER, legs_of
 from packing.plan.order import Order, permutation
 from tests.packing.plan.test_planner import L, mixture, pieces, supplies
 
@@ -92,7 +92,7 @@ def test_stretches_follow_each_other_and_begin_with_the_share_there(rows: list[t
     curve = Curve.of(
         [(s, a / 100, (b if s < starts[-1] else a) / 100) for s, (_, a, b) in zip(starts, rows, strict=True)]
     )
-    parts = stretches(curve, L)
+    parts = legs_of(curve, L)
     assert parts[0].start == 0 and parts[-1].early_from == NEVER
     assert all(a.start < b.start and a.early_from < b.start for a, b in pairwise(parts))
     assert all(part.threshold == int(curve.at(part.start) * 10**6) for part in parts)
@@ -100,5 +100,5 @@ def test_stretches_follow_each_other_and_begin_with_the_share_there(rows: list[t
 
 
 def test_no_vision_is_wanted_only_where_the_share_stays_0() -> None:
-    parts = stretches(VisionShare(piecewise=((0, 0.0), (100, 0.0), (300, 0.2))).over(None), L)
+    parts = legs_of(VisionShare(piecewise=((0, 0.0), (100, 0.0), (300, 0.2))).over(None), L)
     assert [part.vision for part in parts[:2]] == [False, True] and parts[1].threshold == 0

@@ -18,8 +18,8 @@ from manifests.errors import ManifestError, StoreError
 from manifests.schedule import VisionShare
 from packing.mixture import Mixture
 from packing.plan import epochs
-from packing.plan.amend import begun_at
-from packing.plan.epochs import in_order
+from packing.plan.amend import prefix_at
+from packing.plan.epochs import sort_order
 from packing.plan.pieces import SourcePieces
 from packing.plan.planner import arrange, compile_plan, in_threads
 from packing.plan.supply import Supply
@@ -79,7 +79,7 @@ def test_files_are_used_and_gone_afterwards(tmp_path: Path) -> None:
     twice = dataclasses.replace(one, sources=tuple(dataclasses.replace(s, max_epochs=2) for s in one.sources))
     for mixed in (one, twice):
         with Scratch(SMALL, tmp_path) as scratch:
-            made = [Supply.of(mixed, number, some, scratch) for number, some in enumerate(sources)]
+            made = [Supply.from_pieces(mixed, number, some, scratch) for number, some in enumerate(sources)]
             assert min(len(one.epochs) for one in made) > 20 and len(list(tmp_path.rglob("*"))) > 90
         with Scratch(SMALL, tmp_path) as scratch:
             plan = arrange(mixed, sources, "v", in_threads, scratch=scratch)
@@ -154,8 +154,8 @@ def test_an_amended_plan_does_not_depend_on_the_memory(tmp_path: Path) -> None:
     digests = set()
     for memory_bytes in (200, GIB):
         scratch = Scratch(memory_bytes)
-        begun = begun_at(chain, 9, more, "v", scratch)
-        digests.add(arrange(more, sources, "v", begun=begun, scratch=scratch).meta["plan"])
+        prefix = prefix_at(chain, 9, more, "v", scratch)
+        digests.add(arrange(more, sources, "v", prefix=prefix, scratch=scratch).meta["plan"])
     assert len(digests) == 1
 
 
@@ -173,7 +173,7 @@ def test_samples_that_are_there_twice_come_in_the_order_of_the_store() -> None:
     rows = np.zeros(6, [("ordinal", np.int64), ("start", np.int64)])
     rows["ordinal"] = [2, 1, 0, 0, 0, 0]
     rows["start"] = [0, 0, 0, 9, 7, 8]
-    assert in_order(hashes, rows).tolist() == [4, 5, 3, 2, 1, 0]
+    assert sort_order(hashes, rows).tolist() == [4, 5, 3, 2, 1, 0]
     for schedule in SCHEDULES:
         sources = [twice, pieces("pictures", CAPTIONS * 60)]
         one = dataclasses.replace(mixture(sources, horizon_tokens=3000), vision_share=VisionShare(**schedule))  # type: ignore[arg-type]

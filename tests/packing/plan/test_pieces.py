@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from manifests.records import Sample, record_id
 from packing.mixture import Mixture, PackLimits, Source
 from packing.plan import pieces_loops
-from packing.plan.pieces import NEVER, WHOLE_OVER_LIMITS, WHOLE_TOO_LONG
+from packing.plan.pieces import UNLIMITED, WHOLE_OVER_LIMITS, WHOLE_TOO_LONG
 from tests.packing.corpus import create, pieces_of, write
 from tokenization.vocabulary import Vocabulary
 
@@ -45,9 +45,9 @@ def cut(
     around = [np.array([3, tokens, 3], np.int64), np.array(groups, np.int64).reshape(-1, 6).T.copy()]
     around += [np.array(ends, np.int64) for ends in ([0, 0, len(groups), len(groups)], splits)]
     outcome = np.zeros(3, np.int64)
-    limits = (capacity, most_patches or NEVER, most_media or NEVER)
+    limits = (capacity, most_patches or UNLIMITED, most_media or UNLIMITED)
     offsets = np.array([0, 0, len(splits), len(splits)], np.int64)
-    rows = pieces_loops.cut(*around, offsets, *limits, even, outcome).tolist()
+    rows = pieces_loops.cut_samples(*around, offsets, *limits, even, outcome).tolist()
     assert outcome[[0, 2]].tolist() == [pieces_loops.CUT] * 2
     if outcome[1]:
         return None

@@ -18,8 +18,8 @@ from manifests.errors import ManifestError
 from manifests.records import digest
 from manifests.schedule import VisionShare
 from packing.mixture import Mixture, PackLimits, Source
-from packing.plan.amend import BEGINNING, Begun
-from packing.plan.media_caps import withhold
+from packing.plan.amend import NO_PREFIX, RunPrefix
+from packing.plan.media_caps import cap_media
 from packing.plan.pieces import SourcePieces
 from packing.plan.planner import Plan, arrange
 from packing.plan.supply import Supply
@@ -58,11 +58,11 @@ def mixture(sources: Sequence[SourcePieces], share: float = 0.1, **values: objec
 
 
 def supplies(
-    one: Mixture, sources: Sequence[SourcePieces], begun: Begun = BEGINNING, memory_bytes: int = GIB
+    one: Mixture, sources: Sequence[SourcePieces], prefix: RunPrefix = NO_PREFIX, memory_bytes: int = GIB
 ) -> list[Supply]:
     scratch = Scratch(memory_bytes)
-    made = [Supply.of(one, number, pieces, scratch, begun) for number, pieces in enumerate(sources)]
-    withhold(one, made, scratch)
+    made = [Supply.from_pieces(one, number, pieces, scratch, prefix) for number, pieces in enumerate(sources)]
+    cap_media(one, made, scratch)
     return made
 
 
