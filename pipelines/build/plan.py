@@ -49,8 +49,9 @@ class PlanNode(StoreNode):
     PLACES: ClassVar[frozenset[str]] = frozenset({"mixture", "memory_gib", "scratch"})
 
     kind: Literal["plan"]
-    mixture: str | Mixture
-    """The mixture itself, or the path of its file. `store` of a source names the node with its samples."""
+    mixture: str | tuple[str, ...] | Mixture
+    """The mixture itself, the path of its file, or paths of several files, laid over each other in this order. `store`
+    of a source names the node with its samples."""
     vision_share: Literal["of_the_mixture", "of_the_data"] = "of_the_mixture"
     """`of_the_data` takes the share that the samples have, so that text alone or pictures alone can be planned, too;
     the mixture's own `vision_share` is then not used."""
@@ -69,7 +70,10 @@ class PlanNode(StoreNode):
 
     @property
     def loaded_mixture(self) -> Mixture:
-        return load.load(Mixture, [self.mixture]).value if isinstance(self.mixture, str) else self.mixture
+        if isinstance(self.mixture, Mixture):
+            return self.mixture
+        files = [self.mixture] if isinstance(self.mixture, str) else self.mixture
+        return load.load(Mixture, files).value
 
     def reads(self) -> tuple[str, ...]:
         amended = (self.amends.plan,) if self.amends else ()

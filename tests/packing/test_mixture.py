@@ -16,15 +16,30 @@ from tests.packing.plan.test_planner import TEXT, pieces
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "manifests/mixtures").glob("*.yaml"))
+BASE = ROOT / "manifests/mixtures/base.yaml"
+ARMS = ("early", "mid", "late")
+"""Overlays of `base.yaml`."""
+
+
+def arm(name: str) -> Mixture:
+    return load(Mixture, [BASE, ROOT / f"manifests/mixtures/{name}.yaml"]).value
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_every_shipped_mixture_loads(file: Path) -> None:
-    assert load(Mixture, [file]).value.sources
+    assert load(Mixture, [BASE, file] if file.stem in ARMS else [file]).value.sources
 
 
 def test_there_are_shipped_mixtures() -> None:
-    assert SHIPPED
+    assert {file.stem for file in SHIPPED} >= {"base", "quickstart", *ARMS}
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"), [("early", "51e25d3be404f164"), ("mid", "d6c61be6ea00147d"), ("late", "4c83fa590988543")]
+)
+def test_digests_of_the_arms_are_pinned(name: str, digest: str) -> None:
+    """Their plans are named by it."""
+    assert arm(name).digest.startswith(digest)
 
 
 def mixture(**values: object) -> Mixture:
@@ -69,12 +84,12 @@ def test_nonsense_is_refused_with_a_place(key: str, message: str, tmp_path: Path
 
 
 def test_the_arms_of_the_ablation_differ_in_when_vision_comes_and_in_nothing_else() -> None:
-    arms = [load(Mixture, [ROOT / f"manifests/mixtures/{name}.yaml"]).value for name in ("early", "mid", "late")]
+    arms = [arm(name) for name in ARMS]
     horizon = arms[0].horizon_tokens
     assert horizon
-    assert len({dataclasses.replace(arm, vision_share=VisionShare()).digest for arm in arms}) == 1
-    assert {arm.curve.slots_until(horizon) for arm in arms} == {horizon // 10}, "equal vision, so equal text"
-    begins = [next(t for t in range(0, horizon, horizon // 10) if arm.curve.at(t)) for arm in arms]
+    assert len({dataclasses.replace(one, vision_share=VisionShare()).digest for one in arms}) == 1
+    assert {one.curve.slots_until(horizon) for one in arms} == {horizon // 10}, "equal vision, so equal text"
+    begins = [next(t for t in range(0, horizon, horizon // 10) if one.curve.at(t)) for one in arms]
     assert begins == [0, horizon // 2, horizon * 4 // 5]
 
 
@@ -82,9 +97,8 @@ def test_plans_of_the_arms_see_equally_much_vision_and_text() -> None:
     sources = [pieces("pictures", [(64, 49), (40, 30), (30, 16)] * 150), pieces("text", TEXT * 400)]
     named = tuple(Source(name=source.content_root, store="", weight=1.0) for source in sources)
     told = {}
-    for name in ("early", "mid", "late"):
-        arm = load(Mixture, [ROOT / f"manifests/mixtures/{name}.yaml"]).value
-        small = dataclasses.replace(arm, sources=named, max_pack_tokens=64, horizon_tokens=30_000)
+    for name in ARMS:
+        small = dataclasses.replace(arm(name), sources=named, max_pack_tokens=64, horizon_tokens=30_000)
         told[name] = arrange(small, sources, "v").meta
     for meta in told.values():
         assert abs(meta["slots"] - told["early"]["slots"]) <= 2 * meta["one_pack_slots"] + 2 * 64
