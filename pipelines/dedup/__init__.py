@@ -1,1 +1,1 @@
-"""Which records say the same? Decision columns, never copies."""
+"""Nodes that find duplicates and evaluation items. They write decision columns, never copies."""

@@ -1,4 +1,9 @@
-"""Nodes that drop pictures and videos which look like others: `image_hash`, and `dedup_images` over what it wrote."""
+"""The nodes `image_hash` and `dedup_images`: pictures and videos that look alike.
+
+documents or view -> image_hash -> dedup_images -> view, between the filters and `tokenise`. `image_hash` decodes the
+media, unit by unit, and writes perceptual hashes as columns; `dedup_images` compares the hashes of all documents and
+decodes nothing. `decontaminate` reads the same columns. Limits and measurements: docs/visual.md.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +15,32 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from manifests.errors import ManifestError, RecordError
+from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media
 from pipelines.dedup import image_hash
 from pipelines.dedup.survivors import choose_survivors, duplicate_columns
 from pipelines.filters.op import concerns
+from pipelines.filters.pixels import payload_of
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
 from stores.media.image import reduced_rgb, small_rgb
 from stores.media.video import frames_at
 from stores.store import Snapshot, StoreKind, UnitWriter
 
-NEAR = "near_duplicate_image"
+REASON = "near_duplicate_image"
 
 Hashes = list[image_hash.Hash]
+"""Hashes of one kind (`image`, `frame`, `crop`) of one document, in the order of its media."""
 
 
 @schema
 class ImageHash:
-    """Perceptual hashes of the images and key frames of every document, as columns. Drops only what does not decode.
+    """Perceptual hashes of the images and key frames of every document, as columns. Drops only media that do not
+    decode.
 
-    `dedup_images` and `decontaminate` compare them. Columns, each a list: `NODE.image_phash` with a number per image,
-    `NODE.image_detail` with four; the same for `frame`, with `key_frames` per video, and for `crop`. `NODE.pixels` is
-    the sum over the media. What the numbers are: `pipelines/dedup/image_hash.py`.
+    Columns, each a list: `NODE.image_phash` with one number per image, `NODE.image_detail` with four; the same for
+    `frame`, with `key_frames` per video, and for `crop`. `NODE.pixels` is the sum of pixels over the media. The hashes
+    are defined in `dedup/image_hash.py`.
     """
 
     PRODUCT: ClassVar[StoreKind] = "view"
@@ -43,10 +51,11 @@ class ImageHash:
     kind: Literal["image_hash"]
     input: str
     key_frames: int = 5
-    """Of a video: those in the middle of so many equal stretches."""
+    """Hashes per video: the frames in the middle of this many equal intervals."""
     crops: bool = False
-    """Also 1,308 parts of every image, 52 KB. For evaluation sets: what was cut out of their pictures is found then."""
+    """Also hash 1,308 parts of every image, 52 KB. For evaluation sets, so that crops of their pictures are found."""
     domains: tuple[str, ...] = ()
+    """Domains of the documents that get hashes; empty: all."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.key_frames <= 64:
@@ -65,7 +74,7 @@ class ImageHash:
             keep = np.ones(shard.records, bool)
             reasons: list[str | None] = [None] * shard.records
             pixels = np.zeros(shard.records, np.int64)
-            found: list[dict[str, Hashes]] = [{} for _ in range(shard.records)]
+            hashes: list[dict[str, Hashes]] = [{} for _ in range(shard.records)]
             for ordinal in snapshot.kept(shard.first, shard.first + shard.records).tolist():
                 document, row = snapshot.record(ordinal), ordinal - shard.first
                 if not document.media or document.source == FORGOTTEN or not concerns(self.domains, document):
@@ -75,11 +84,11 @@ class ImageHash:
                     keep[row], reasons[row] = False, "unusable"
                     attempt.drop("unusable")
                 else:
-                    found[row] = made
-                    pixels[row] = sum(one.width_px * one.height_px for one in document.media)
+                    hashes[row] = made
+                    pixels[row] = sum(medium.width_px * medium.height_px for medium in document.media)
             columns: dict[str, Any] = {"keep": keep, "reason": reasons, f"{task.node}.pixels": pixels}
             for kind in self._kinds():
-                columns |= _lists(f"{task.node}.{kind}", [one.get(kind, []) for one in found])
+                columns |= _lists(f"{task.node}.{kind}", [by_kind.get(kind, []) for by_kind in hashes])
             writer.columns(shard.shard, columns)
         return {"hashes": task.node, "key_frames": self.key_frames, "crops": self.crops}
 
@@ -87,33 +96,39 @@ class ImageHash:
         return ("image", "frame", "crop") if self.crops else ("image", "frame")
 
     def _hashes(self, document: Document, snapshot: Snapshot) -> dict[str, Hashes]:
-        found: dict[str, Hashes] = {kind: [] for kind in self._kinds()}
+        """Hash all media of one document.
+
+        Raises:
+            RecordError: a medium does not decode.
+        """
+        hashes: dict[str, Hashes] = {kind: [] for kind in self._kinds()}
         for medium in snapshot.filled(document).media:
             if medium.kind == "video":
-                found["frame"] += video_hashes(medium, self.key_frames)
+                hashes["frame"] += video_hashes(medium, self.key_frames)
                 continue
-            grey = image_hash.grey_of(reduced_rgb(_bytes(medium), image_hash.SIDE_PX))
-            found["image"].append(image_hash.hash_of(grey))
+            grey = image_hash.grey_of(reduced_rgb(payload_of(medium), image_hash.SIDE_PX))
+            hashes["image"].append(image_hash.hash_of(grey))
             if self.crops:
-                found["crop"] += [image_hash.hash_of(grey, box) for box in image_hash.crops(*grey.size)]
-        return found
+                hashes["crop"] += [image_hash.hash_of(grey, box) for box in image_hash.crops(*grey.size)]
+        return hashes
 
 
 def video_hashes(video: Media, count: int) -> Hashes:
+    """Hash `count` key frames of a video."""
     times_us = image_hash.key_times_us(video.frame_times_us, count)
-    frames = frames_at(_bytes(video), times_us, each=lambda rgb: small_rgb(rgb, image_hash.SIDE_PX))
+    frames = frames_at(payload_of(video), times_us, each=lambda rgb: small_rgb(rgb, image_hash.SIDE_PX))
     return [image_hash.hash_of(image_hash.grey_of(frame)) for frame in frames]
 
 
 @schema
 class DedupImages:
-    """Of every cluster of documents that show nearly the same picture, or the same video, one stays.
+    """One document stays of each cluster that shows nearly the same picture, or the same video.
 
     Only documents with exactly one image and no video, or one video and no image, are compared: a page is not a copy
-    because it shows the same photograph. Reads what an `image_hash` node wrote, no pixels. Two pictures are the same
-    where at most `max_bits` of 64 differ, and at most `max_detail_bits` of 256. Clusters are transitive; a second pass
-    over the survivors changes nothing. Pictures that show next to nothing are left alone. One unit, as every picture is
-    compared with every other.
+    because it shows the same photograph. Reads the columns of an `image_hash` node, no pixels. Two pictures are the
+    same if at most `max_bits` of 64 and at most `max_detail_bits` of 256 differ. Clusters are transitive; a second pass
+    over the survivors drops nothing. Pictures that show too little for a hash are kept. One unit, because every picture
+    is compared with every other.
     """
 
     PRODUCT: ClassVar[StoreKind] = "view"
@@ -124,17 +139,17 @@ class DedupImages:
     kind: Literal["dedup_images"]
     input: str
     max_bits: int = 8
-    """Of pHash, up to 15. Ours, measured: docs/visual.md."""
+    """Differing bits of the pHash, up to 15. Ours, measured: docs/visual.md."""
     max_detail_bits: int = 31
-    """The threshold that PDQ recommends."""
+    """Differing bits of the detail; the default is the threshold that PDQ recommends."""
     min_frames: int = 4
-    """Of a video's key frames, how many must be near, each to the one at the same place."""
+    """Number of a video's key frames that must be near, each to the frame at the same position."""
     prefer: str = ""
-    """A column of numbers: the document with the largest stays, by default the one with the most pixels; of equal ones
-    that with the smallest id."""
+    """Column of numbers: the document with the largest number stays, by default the one with the most pixels. Of equal
+    numbers the document with the smallest id stays."""
     max_memory_mb: int = 2048
-    """For hashes that are compared together; less means more passes, and scratch files. Beside it some 100 bytes a
-    document are held."""
+    """Memory for hashes that are compared together; less means more passes, and scratch files. About 100 bytes per
+    document come on top."""
 
     def __post_init__(self) -> None:
         check_radii(self.max_bits, self.max_detail_bits)
@@ -148,10 +163,13 @@ class DedupImages:
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         snapshot = inputs[self.input].snapshot
-        node = hashed_by(snapshot, name, self.input)
-        if self.min_frames > snapshot.meta["key_frames"]:
-            told = f"min_frames is {self.min_frames}, {node} hashed {snapshot.meta['key_frames']} key frames of a video"
-            raise ManifestError(told, where=name, fix="lower min_frames or raise key_frames there")
+        if "hashes" not in snapshot.meta:
+            fix = "put a node of kind image_hash before it"
+            raise ManifestError(f"{self.input} has no hashes to compare", where=name, fix=fix)
+        node, frames = snapshot.meta["hashes"], snapshot.meta["key_frames"]
+        if self.min_frames > frames:
+            message = f"min_frames is {self.min_frames}, {node} hashed {frames} key frames of a video"
+            raise ManifestError(message, where=name, fix="lower min_frames or raise key_frames there")
         units = with_columns(snapshot, units_below(snapshot))
         return Survey((single_unit(units),), {"hash": image_hash.VERSION})
 
@@ -165,30 +183,31 @@ class DedupImages:
         image, frame = f"{node}.image", f"{node}.frame"
         for kind, count, other, need in ((image, 1, frame, 1), (frame, frames, image, self.min_frames)):
             read = partial(_compared, snapshot, kind, count, other)
-            found = hamming.clusters(
+            of_kind = hamming.clusters(
                 read, total, count, self.max_bits, self.max_detail_bits, need, self.max_memory_mb << 20
             )
-            cluster = np.minimum(cluster, found)  # nobody is in two: a document has an image or a video
+            cluster = np.minimum(cluster, of_kind)  # no document is in two: it has an image or a video
         survivor, size = choose_survivors(snapshot, cluster, self.prefer or f"{node}.pixels")
-        for ref, columns in duplicate_columns(snapshot, survivor, NEAR, attempt):
-            here = size[ref.first : ref.first + ref.records]
-            writer.columns(ref.shard, columns | {f"{task.node}.cluster_size": here})
+        for ref, columns in duplicate_columns(snapshot, survivor, REASON, attempt):
+            sizes = size[ref.first : ref.first + ref.records]
+            writer.columns(ref.shard, columns | {f"{task.node}.cluster_size": sizes})
 
 
 def _compared(
     snapshot: Snapshot, kind: str, count: int, other: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Places, hashes and details of the documents with `count` hashes of a kind and none of the other, by shard."""
-    for ref, table in snapshot.tables([*Column(kind).names, *Column(other).names, "keep"]):
-        column, none = Column(kind), Column(other)
+    """Yield, by shard, places, hashes and details of the documents with `count` hashes of one kind and none of the
+    other."""
+    for ref, table in snapshot.tables([*HashColumn(kind).names, *HashColumn(other).names, "keep"]):
+        column, excluded = HashColumn(kind), HashColumn(other)
         column.add(table)
-        none.add(table)
-        rows = np.flatnonzero(table["keep"].to_numpy() & (column.counts == count) & (none.counts == 0))
+        excluded.add(table)
+        rows = np.flatnonzero(table["keep"].to_numpy() & (column.counts == count) & (excluded.counts == 0))
         yield (ref.first + rows, *column.of(rows, count))
 
 
-class Column:
-    """One kind of hashes of all documents, put together from tables as they are read."""
+class HashColumn:
+    """Hashes of one kind of all documents, joined from index tables shard by shard."""
 
     def __init__(self, name: str) -> None:
         self.names = [f"{name}_phash", f"{name}_detail"]
@@ -197,6 +216,7 @@ class Column:
         self._details = [np.zeros(0, np.uint64)]
 
     def add(self, table: pa.Table) -> None:
+        """Append the rows of one shard."""
         hashes, details = (table[name].combine_chunks() for name in self.names)
         self._counts.append(hashes.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))
         self._hashes.append(hashes.flatten().to_numpy(zero_copy_only=False))
@@ -204,50 +224,37 @@ class Column:
 
     @property
     def counts(self) -> np.ndarray:
-        """Hashes of each document."""
+        """(documents,) int64 number of hashes of each document."""
         return np.concatenate(self._counts)
 
     @property
     def hashes(self) -> np.ndarray:
+        """(hashes,) uint64 of all documents, end to end."""
         return np.concatenate(self._hashes)
 
     @property
     def details(self) -> np.ndarray:
+        """(hashes, 4) uint64."""
         return np.concatenate(self._details).reshape(-1, image_hash.WORDS)
 
     def of(self, documents: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n, count) and (n, count, 4) of documents that have so many each."""
+        """Return hashes (n, count) and details (n, count, 4) of `documents`, which have `count` hashes each."""
         starts = np.cumsum(self.counts) - self.counts
         places = starts[documents][:, None] + np.arange(count)
         return self.hashes[places], self.details[places]
 
 
-def hashed_by(snapshot: Snapshot, node: str, given: str) -> str:
-    """Name of the `image_hash` node whose columns `snapshot` has. Raises ManifestError where there is none."""
-    found = snapshot.meta.get("hashes")
-    if found is None:
-        raise ManifestError(
-            f"{given} has no hashes to compare", where=node, fix="put a node of kind image_hash before it"
-        )
-    return str(found)
-
-
 def check_radii(bits: int, detail_bits: int) -> None:
+    """Validate `max_bits` and `max_detail_bits` of a node."""
     if not 0 <= bits <= 15:
         raise ValueError(f"max_bits is {bits}, expected 0 to 15")
     if not 0 <= detail_bits <= 256:
         raise ValueError(f"max_detail_bits is {detail_bits}, expected 0 to 256")
 
 
-def _lists(name: str, hashes: Sequence[Hashes]) -> dict[str, pa.Array]:
+def _lists(name: str, by_document: Sequence[Hashes]) -> dict[str, pa.Array]:
+    """Return the two columns of one kind of hashes, a list per document."""
+    phashes = [[one.phash for one in hashes] for hashes in by_document]
+    details = [[word for one in hashes for word in one.detail] for hashes in by_document]
     numbers = pa.list_(pa.uint64())
-    return {
-        f"{name}_phash": pa.array([[one.phash for one in some] for some in hashes], numbers),
-        f"{name}_detail": pa.array([[word for one in some for word in one.detail] for some in hashes], numbers),
-    }
-
-
-def _bytes(medium: Media) -> bytes:
-    if medium.payload is None:
-        raise RecordError("no_payload", f"{medium.kind} {medium.digest} was not read")
-    return medium.payload
+    return {f"{name}_phash": pa.array(phashes, numbers), f"{name}_detail": pa.array(details, numbers)}

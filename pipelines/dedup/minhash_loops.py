@@ -1,15 +1,15 @@
-"""Near duplicates of text: MinHash signatures in bands, and clusters of documents that share a band.
+"""MinHash keys of texts, and clusters of documents that share a key. The nodes are in `dedup/minhash.py`.
 
     text -> words -> shingles of `words` neighbours -> the smallest of `bands * rows` hashes of all -> one key per band
 
 Two documents whose sets of shingles have Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands
-(Broder 1997; Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4). What shares a band is one
-cluster, transitively, and of a cluster one document stays. 14 bands of 8 rows over shingles of 5 words are the numbers
+(Broder 1997; Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4). Documents that share a band
+form a cluster, transitively, of which one document stays. 14 bands of 8 rows over shingles of 5 words are the numbers
 of FineWeb (Penedo et al. 2024, section 3.4).
 
-Words are runs of letters, digits and marks, without case; every digit counts as 0, so that dates and counters don't
-part pages that are otherwise equal. Of scripts that put no spaces between words each character is a word. `keys_of`
-runs on one shard at a time, `clusters` over the keys of all; `reference.py` has the slow twins.
+Words are runs of letters, digits and marks, without case; every digit counts as 0, so that pages that differ only in
+dates and counters are equal. In scripts without spaces between words each character is a word. `keys_of` runs on one
+shard at a time, `clusters` over the keys of all documents; `dedup/reference.py` has slow versions of both.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from manifests.jit import compiled
 from pipelines.dedup.unions import PARENTS, flatten, unite
 
 VERSION = 1
+"""Raised when the same texts would give other keys."""
 
 NO_KEY = np.uint64(0)
-"""Of documents without a word, and of those that are not looked at: it is no one's twin."""
+"""Key of documents without a word and of documents that are not compared; it matches no other key."""
 
 _WORDS = types.Array(types.uint64, 1, "C")
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
@@ -35,12 +36,12 @@ _PREMIX, _MIX, _STEP = (
     np.uint64(0xBF58476D1CE4E5B9),
     np.uint64(0x94D049BB133111EB),
 )
-"""Of SplitMix64 (Steele et al. 2014)."""
+"""Constants of SplitMix64 (Steele et al. 2014)."""
 _POWER = np.uint64(0xD6E8FEB86659FD93)
 
 
 def constants(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(count,) uint32 each: what makes `count` hashes out of one, x -> (x ^ mask) * factor; factors are odd."""
+    """Return masks and odd factors, (count,) uint32 each: x -> (x ^ mask) * factor makes `count` hashes of one."""
     state = np.arange(1, 2 * count + 1, dtype=np.uint64) * _PREMIX
     state = (state ^ (state >> np.uint64(30))) * _MIX
     state = (state ^ (state >> np.uint64(27))) * _STEP
@@ -49,27 +50,32 @@ def constants(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def keys_of(texts: Iterable[str], words: int, bands: int, rows: int) -> np.ndarray:
-    """(documents, bands) uint64: equal in a column where two documents share that band."""
+    """Return (documents, bands) uint64: two documents share a band if their keys in its column are equal.
+
+    Args:
+        words: words of a shingle.
+        rows: hashes in a band.
+    """
     masks, factors = constants(bands * rows)
-    found = []
+    by_document = []
     for text in texts:
         hashes = word_hashes(text)
         keys = np.zeros(bands, np.uint64)
         if len(hashes):
             _bands(hashes, words, rows, masks, factors, keys)
-        found.append(keys)
-    return np.array(found, np.uint64).reshape(-1, bands)
+        by_document.append(keys)
+    return np.array(by_document, np.uint64).reshape(-1, bands)
 
 
 def word_hashes(text: str, digits: bool = False) -> np.ndarray:
-    """(words,) uint64; with `digits` numbers that differ are different words."""
+    """Return (words,) uint64, a hash per word; with `digits`, numbers with other digits are other words."""
     data = np.frombuffer(_plain(text), np.uint8)
     hashes = np.empty(len(data) + 1, np.uint64)
     return hashes[: _words(data, digits, hashes)]
 
 
 def _plain(text: str) -> bytes:
-    """What words are cut out of; ASCII needs no look at Unicode."""
+    """Return case-folded UTF-8 in NFC; ASCII is folded later, byte by byte."""
     if text.isascii():
         return text.encode()
     return unicodedata.normalize("NFC", text.casefold()).encode("utf-8", "replace")
@@ -77,7 +83,7 @@ def _plain(text: str) -> bytes:
 
 @compiled(_BYTES, types.boolean, _WORDS, returns=types.int64)
 def _words(data, digits, hashes):
-    """Hash of each word of UTF-8 text; how many there are."""
+    """Hash the words of UTF-8 text into `hashes` and return their number."""
     count = 0
     state = _PREMIX
     inside = False
@@ -115,7 +121,7 @@ def _words(data, digits, hashes):
                 count += 1
                 state, inside = _PREMIX, False
             continue
-        alone = (
+        single = (
             0x0E00 <= point <= 0x0EFF  # Thai, Lao
             or 0x1000 <= point <= 0x109F  # Burmese
             or 0x1780 <= point <= 0x17FF  # Khmer
@@ -124,14 +130,15 @@ def _words(data, digits, hashes):
             or 0xF900 <= point <= 0xFAFF
             or 0x20000 <= point <= 0x3FFFF
         )
-        if alone:
+        if single:
             if inside:
                 hashes[count] = (state ^ (state >> np.uint64(29))) * _MIX
                 count += 1
                 state, inside = _PREMIX, False
-            lone = (_PREMIX ^ point) * _POWER
-            hashes[count] = (lone ^ (lone >> np.uint64(29))) * _MIX
+            state = (_PREMIX ^ point) * _POWER
+            hashes[count] = (state ^ (state >> np.uint64(29))) * _MIX
             count += 1
+            state = _PREMIX
             continue
         state = (state ^ point) * _POWER
         inside = True
@@ -146,15 +153,15 @@ _SMALL = types.Array(types.uint32, 1, "C")
 
 @compiled(_WORDS, types.int64, types.int64, _SMALL, _SMALL, _WORDS)
 def _bands(hashes, words, rows, masks, factors, keys):
-    """Key of each band; of fewer words than a shingle has, all are one shingle."""
+    """Write the key of each band into `keys`; a text with fewer words than a shingle is one shingle."""
     count = len(masks)
     least = np.empty(count, np.uint32)
     for k in range(count):
         least[k] = np.uint32(0xFFFFFFFF)
-    wide = min(words, len(hashes))
-    for first in range(len(hashes) - wide + 1):
+    length = min(words, len(hashes))
+    for first in range(len(hashes) - length + 1):
         state = np.uint64(0)
-        for k in range(first, first + wide):
+        for k in range(first, first + length):
             state = state * _POWER + hashes[k]
         state = (state ^ (state >> np.uint64(31))) * _STEP
         shingle = np.uint32(state >> np.uint64(32))
@@ -170,16 +177,17 @@ def _bands(hashes, words, rows, masks, factors, keys):
 
 
 JOIN_BYTES = 24
-"""Of memory that one document takes while a band is joined, beside 8 for its cluster."""
+"""Memory of one document while a band is joined; 8 bytes for its cluster come on top."""
 
 
 def clusters(bands: Iterable[Sequence[np.ndarray]], documents: int, max_memory_bytes: int) -> np.ndarray:
-    """(documents,) int64: the smallest place of each document's cluster.
+    """Return (documents,) int64: the smallest place in each document's cluster.
 
     Args:
         bands: for each band, the keys of all documents in pieces, in order; every piece is read once per pass.
-        max_memory_bytes: bounds how many keys are looked at together; more passes over a band keep within it. What
-            can't be bounded is 8 bytes a document.
+        documents: number of documents.
+        max_memory_bytes: bounds the keys that are compared together, by more passes over a band. 8 bytes per document
+            come on top.
     """
     parents = np.arange(documents, dtype=np.int64)
     passes = -(-documents * JOIN_BYTES // max(1, max_memory_bytes))
@@ -193,24 +201,24 @@ def clusters(bands: Iterable[Sequence[np.ndarray]], documents: int, max_memory_b
 
 
 def _of_pass(pieces: Sequence[np.ndarray], number: int, passes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and places of the documents whose key belongs to this pass."""
+    """Return keys and places of the documents whose key belongs to this pass."""
     if passes == 1:
         keys = np.concatenate([np.asarray(piece, np.uint64) for piece in pieces] or [np.zeros(0, np.uint64)])
         return keys, np.arange(len(keys), dtype=np.int64)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    chosen: list[tuple[np.ndarray, np.ndarray]] = []
     first = 0
     for piece in pieces:
         piece = np.asarray(piece, np.uint64)
         mine = np.flatnonzero((piece >> np.uint64(32)) % np.uint64(passes) == np.uint64(number))
-        found.append((piece[mine], first + mine))
+        chosen.append((piece[mine], first + mine))
         first += len(piece)
-    found = found or [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
-    return np.concatenate([keys for keys, _ in found]), np.concatenate([places for _, places in found])
+    chosen = chosen or [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
+    return np.concatenate([keys for keys, _ in chosen]), np.concatenate([places for _, places in chosen])
 
 
 @compiled(PARENTS, _WORDS, types.Array(types.int64, 1, "C"))
 def _join(parents, keys, places):
-    """Join the places of equal neighbouring keys."""
+    """Join the places of equal neighboring keys."""
     for k in range(1, len(keys)):
         if keys[k] != keys[k - 1] or keys[k] == np.uint64(0):
             continue

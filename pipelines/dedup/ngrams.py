@@ -1,7 +1,8 @@
-"""Which evaluation items does a text hold? Runs of words in common, looked up by hash.
+"""Evaluation items that a text contains: common runs of words, looked up by hash. For `dedup/decontaminate.py`.
 
-Words are those of `minhash_loops.py`, but digits count as they are: the same problem with other numbers is another
-problem. An item of `words` words or more is known by every run of that many, a shorter one by all of its words.
+Words are those of `dedup/minhash_loops.py`, except that digits count as they are: the same problem with other numbers
+is another problem. An item of at least `words` words is found by any run of that length, a shorter one by all its
+words.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from manifests.jit import compiled
 from pipelines.dedup.minhash_loops import word_hashes
 
 VERSION = 1
+"""Raised when the same texts would give other results."""
 
 _FILTER_BITS = 25
-"""Of a key, that say at once that it is none of the items': 4 MB."""
+"""Leading bits of a key that are looked up in `ItemIndex.bits` (4 MB) before the search among all keys."""
 
 _WORDS = types.Array(types.uint64, 1, "C")
 _BITS = types.Array(types.uint8, 1, "C")
@@ -27,30 +29,35 @@ _FACTOR, _MIX = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xBF58476D1CE4E5B9)
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemIndex:
+    """Runs of words of all evaluation items."""
+
     keys: np.ndarray
-    """(n,) uint64, ascending, each once."""
+    """(n,) uint64 hash of each distinct run, ascending."""
     item: np.ndarray
-    """(n,) the first item that each is of."""
+    """(n,) int64 number of the first item that has the run."""
     lengths: tuple[int, ...]
-    """Of runs, in words, longest first."""
+    """Lengths of runs in words, longest first."""
     short: int
-    """Items of too few words to be compared."""
+    """Number of items with too few words to be compared."""
 
     @cached_property
     def bits(self) -> np.ndarray:
-        """One bit for every beginning of a key."""
+        """Bit array: bit b is set if a key begins with the `_FILTER_BITS` bits b."""
         bits = np.zeros(2 ** (_FILTER_BITS - 3), np.uint8)
         begin = self.keys >> np.uint64(64 - _FILTER_BITS)
         np.bitwise_or.at(bits, begin >> np.uint64(3), np.uint8(1) << (begin & np.uint64(7)).astype(np.uint8))
         return bits
 
 
-def items_of(texts: Iterable[str], words: int, min_words: int, max_items: int) -> Items:
-    """Args:
-    words: of a run.
-    min_words: an item with fewer is in no text: everybody says such things.
-    max_items: a run that more items share is how questions are put, not one of them, and is left out.
+def index_items(texts: Iterable[str], words: int, min_words: int, max_items: int) -> ItemIndex:
+    """Index the texts of evaluation items.
+
+    Args:
+        texts: one per item.
+        words: length of a run.
+        min_words: items with fewer words are left out; too many texts contain such phrases.
+        max_items: a run that more items share is left out; it is a way of asking, not an item.
     """
     keys, owner, lengths, short = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], set(), 0
     for number, text in enumerate(texts):
@@ -58,68 +65,71 @@ def items_of(texts: Iterable[str], words: int, min_words: int, max_items: int) -
         if len(hashes) < min_words:
             short += bool(text)
             continue
-        wide = min(words, len(hashes))
-        lengths.add(wide)
-        own = np.unique(runs(hashes, wide))
+        length = min(words, len(hashes))
+        lengths.add(length)
+        own = np.unique(runs(hashes, length))
         keys.append(own)
         owner.append(np.full(len(own), number))
-    found, first, count = np.unique(np.concatenate(keys), return_index=True, return_counts=True)
+    distinct, first, count = np.unique(np.concatenate(keys), return_index=True, return_counts=True)
     rare = count <= max_items
-    return Items(found[rare], np.concatenate(owner)[first[rare]], tuple(sorted(lengths, reverse=True)), short)
+    item = np.concatenate(owner)[first[rare]]
+    return ItemIndex(distinct[rare], item, tuple(sorted(lengths, reverse=True)), short)
 
 
-def runs(hashes: np.ndarray, wide: int) -> np.ndarray:
-    """Key of each run of so many words."""
-    keys = np.empty(max(0, len(hashes) - wide + 1), np.uint64)
-    _runs(hashes, wide, keys)
+def runs(hashes: np.ndarray, length: int) -> np.ndarray:
+    """Return uint64 hashes of all runs of `length` words, from (words,) uint64 hashes of words."""
+    keys = np.empty(max(0, len(hashes) - length + 1), np.uint64)
+    _runs(hashes, length, keys)
     return keys
 
 
-def first_found(text: str, items: Items) -> tuple[int, int, int]:
-    """(item, words of the run, how many runs of that length the text has of any item); item -1 where there is none.
+def first_match(text: str, items: ItemIndex) -> tuple[int, int, int]:
+    """Return (item, words in the run, number of runs of that length in the text that any item has); item -1 if none.
 
-    The longest run comes first, of equally long ones the first in the text.
+    Longer runs are looked up first; of equally long ones the first in the text is returned.
     """
     hashes = word_hashes(text, digits=True)
-    for wide in items.lengths:
-        keys = runs(hashes, wide)
+    for length in items.lengths:
+        keys = runs(hashes, length)
         place, count = _look_up(keys, items.bits, items.keys)
         if count:
-            return int(items.item[place]), wide, count
+            return int(items.item[place]), length, count
     return -1, 0, 0
 
 
 @compiled(_WORDS, types.int64, _WORDS)
-def _runs(hashes, wide, keys):
-    gone = np.uint64(1)
-    for _ in range(wide):
-        gone *= _FACTOR
+def _runs(hashes, length, keys):
+    """Rolling polynomial hash over `length` words."""
+    leaving = np.uint64(1)
+    for _ in range(length):
+        leaving *= _FACTOR
     state = np.uint64(0)
     for k in range(len(hashes)):
         state = (state * _FACTOR) + hashes[k]
-        if k >= wide:
-            state -= hashes[k - wide] * gone
-        if k >= wide - 1:
-            key = (state ^ np.uint64(wide)) * _MIX
+        if k >= length:
+            state -= hashes[k - length] * leaving
+        if k >= length - 1:
+            key = (state ^ np.uint64(length)) * _MIX
             key = (key ^ (key >> np.uint64(32))) * _FACTOR
-            keys[k - wide + 1] = key ^ (key >> np.uint64(29))
+            keys[k - length + 1] = key ^ (key >> np.uint64(29))
 
 
 @compiled(_WORDS, _BITS, _WORDS, returns=types.UniTuple(types.int64, 2))
-def _look_up(keys, bits, known):
+def _look_up(keys, bits, index):
+    """(place in `index` of the first key that is in it, number of keys that are in it); place -1 if none is."""
     place, count = np.int64(-1), np.int64(0)
     for key in keys:
         begin = key >> np.uint64(64 - _FILTER_BITS)
         if not (bits[begin >> np.uint64(3)] >> (begin & np.uint64(7))) & np.uint64(1):
             continue
-        low, high = 0, len(known)
+        low, high = 0, len(index)
         while low < high:
             middle = (low + high) // 2
-            if known[middle] < key:
+            if index[middle] < key:
                 low = middle + 1
             else:
                 high = middle
-        if low < len(known) and known[low] == key:
+        if low < len(index) and index[low] == key:
             count += 1
             if place < 0:
                 place = np.int64(low)

@@ -1,4 +1,7 @@
-"""Sets that grow together, as a forest in an array: the parent of each place. A root is the smallest of its set."""
+"""Union-find over documents: disjoint sets as a forest in an array, the parent of each place.
+
+The root of a set is its smallest place. `dedup/minhash_loops.py` and `dedup/hamming.py` join clusters with it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ PARENTS = types.Array(types.int64, 1, "C")
 
 @compiled(PARENTS, types.int64, types.int64)
 def unite(parents, a, b):
-    """Make one set of those of `a` and `b`, whatever the order of such calls."""
+    """Join the sets of `a` and `b`. The sets in the end do not depend on the order of calls."""
     while parents[a] != a:
         parents[a] = parents[parents[a]]
         a = parents[a]
@@ -23,6 +26,6 @@ def unite(parents, a, b):
 
 @compiled(PARENTS)
 def flatten(parents):
-    """Let every place name its root."""
+    """Point every place at its root."""
     for k in range(len(parents)):
-        parents[k] = parents[parents[k]]  # those before k are flat already, and a parent is never behind its child
+        parents[k] = parents[parents[k]]  # places before k are flat already, and a parent never comes after its child

@@ -1,7 +1,7 @@
-"""What an op of a `transform` is: it says which stretches of a text become what, and why.
+"""Edits of a text, and how a document with facts takes them.
 
-Because an op names stretches instead of giving a new text, facts move along, every change can be counted, and no op has
-to know of parts or media.
+An op of a `transform` node (`edits/repair.py`, `edits/pii.py`) returns edits instead of a new text. Therefore facts
+move along with the text, every change is counted by reason, and no op handles parts or media.
 """
 
 from __future__ import annotations
@@ -9,61 +9,72 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
+from manifests.load import schema
 from manifests.records import Document, Fact, Part, Text
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class TextEdit:
+    """A replacement of the characters from `start` up to `stop` of one text part."""
+
     start: int
-    """In characters of one text part; `stop` is exclusive."""
     stop: int
+    """Exclusive."""
     text: str
-    """What stands there afterwards."""
+    """Replacement; "" deletes."""
     reason: str
     """One of the op's `REASONS`."""
 
 
-class Editor(Protocol):
-    VERSION: ClassVar[int]
-    """Raised when the same text and parameters would give other edits."""
-    LIBRARIES: ClassVar[tuple[str, ...]]
-    """Those whose version decides what is edited."""
-    REASONS: ClassVar[tuple[str, ...]]
-    kind: str
-    domains: tuple[str, ...]
+@schema
+class Editor:
+    """Base of the ops of a `transform` node: a function of one text and the fields."""
 
-    def edits(self, text: str) -> Sequence[Edit]:
-        """In order, without overlap."""
+    VERSION: ClassVar[int] = 1
+    """Raised when the same text and parameters would give other edits."""
+    LIBRARIES: ClassVar[tuple[str, ...]] = ()
+    """Packages whose version changes the edits; part of the node's identity."""
+    REASONS: ClassVar[tuple[str, ...]]
+    """Reasons of edits, each counted in a column `NODE.OP.REASON`."""
+
+    kind: str
+    domains: tuple[str, ...] = ()
+    """Domains of the documents that are edited; empty: all."""
+
+    def edits(self, text: str) -> Sequence[TextEdit]:
+        """Return the edits of one text in order, without overlap."""
+        raise NotImplementedError
 
 
 class FactInTheWay(Exception):
-    """An edit would change what a fact covers."""
+    """An edit would change characters that a fact covers."""
 
 
 def edited(document: Document, editor: Editor) -> tuple[Document, Counter[str]]:
-    """The document with all edits, and how many there were by reason.
+    """Return the document with all edits of one op, and the number of edits by reason.
 
-    Raises FactInTheWay where a fact covers a character that would change.
+    Raises:
+        FactInTheWay: a fact covers a character that would change.
     """
     parts: list[Part] = []
     facts: list[Fact] = []
     counts: Counter[str] = Counter()
     for index, part in enumerate(document.parts):
-        told = [fact for fact in document.facts if fact.part == index]
+        part_facts = [fact for fact in document.facts if fact.part == index]
         edits = editor.edits(part.text) if isinstance(part, Text) else ()
         if isinstance(part, Text) and edits:
             counts.update(edit.reason for edit in edits)
-            facts += _moved(told, edits)
+            facts += _moved(part_facts, edits)
             part = Text(_applied(part.text, edits))
         else:
-            facts += told
+            facts += part_facts
         parts.append(part)
     return (replace(document, parts=tuple(parts), facts=tuple(facts)), counts) if counts else (document, counts)
 
 
-def _applied(text: str, edits: Iterable[Edit]) -> str:
+def _applied(text: str, edits: Iterable[TextEdit]) -> str:
     pieces, at = [], 0
     for edit in edits:
         pieces += [text[at : edit.start], edit.text]
@@ -71,15 +82,16 @@ def _applied(text: str, edits: Iterable[Edit]) -> str:
     return "".join([*pieces, text[at:]])
 
 
-def _moved(facts: Sequence[Fact], edits: Sequence[Edit]) -> list[Fact]:
+def _moved(facts: Sequence[Fact], edits: Sequence[TextEdit]) -> list[Fact]:
+    """Return the facts of one part at their offsets after the edits."""
     moved = []
     for fact in facts:
-        by = 0
+        shift = 0
         for edit in edits:
             if edit.start >= fact.stop:
                 break
             if edit.stop > fact.start:
                 raise FactInTheWay
-            by += len(edit.text) - (edit.stop - edit.start)
-        moved.append(replace(fact, start=fact.start + by, stop=fact.stop + by))
+            shift += len(edit.text) - (edit.stop - edit.start)
+        moved.append(replace(fact, start=fact.start + shift, stop=fact.stop + shift))
     return moved

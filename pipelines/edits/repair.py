@@ -1,34 +1,32 @@
-"""Ops of a `transform` that mend a text or take lines away."""
+"""Ops of a `transform` node that repair a text or delete lines: `repair_unicode` and `c4_lines`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from manifests.load import schema
 from manifests.unicode_form import clean
-from pipelines.edits.edit import Edit
+from pipelines.edits.edit import Editor, TextEdit
 from pipelines.filters.c4_lines import REASONS, reason_of
 
 
 @schema
-class RepairUnicode:
-    """Text that was decoded in the wrong encoding, line by line, as ftfy finds and mends it (Speer 2019).
+class RepairUnicode(Editor):
+    """Repair text that was decoded in the wrong encoding, line by line, as ftfy detects and fixes it (Speer 2019).
 
-    Only what is broken: curly quotes, ligatures, wide characters and HTML entities stay as they are.
+    Only broken text changes: curly quotes, ligatures, wide characters and HTML entities stay.
     """
 
-    VERSION: ClassVar[int] = 1
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("ftfy",)
-    REASONS: ClassVar[tuple[str, ...]] = ("repaired",)
+    LIBRARIES = ("ftfy",)
+    REASONS = ("repaired",)
     kind: Literal["repair_unicode"]
-    domains: tuple[str, ...] = ()
 
-    def edits(self, text: str) -> Sequence[Edit]:
+    def edits(self, text: str) -> Sequence[TextEdit]:
         return () if text.isascii() else tuple(_repaired(text))
 
 
-def _repaired(text: str) -> Iterator[Edit]:
+def _repaired(text: str) -> Iterator[TextEdit]:
     import ftfy
     from ftfy.badness import is_bad
 
@@ -36,33 +34,30 @@ def _repaired(text: str) -> Iterator[Edit]:
         unescape_html=False, uncurl_quotes=False, fix_latin_ligatures=False, fix_character_width=False
     )
     for start, line in _lines(text):
-        if not line.isascii() and is_bad(line):  # ftfy asks the same, later
-            mended = clean(ftfy.fix_text(line, config))
-            if mended != line:
-                yield Edit(start, start + len(line), mended, "repaired")
+        if not line.isascii() and is_bad(line):  # fix_text tests the same, but later and slower
+            fixed = clean(ftfy.fix_text(line, config))
+            if fixed != line:
+                yield TextEdit(start, start + len(line), fixed, "repaired")
 
 
 @schema
-class C4Lines:
-    """Without the lines that C4 removes; the reason says why. What is left of a document may be nothing."""
+class C4Lines(Editor):
+    """Delete the lines that C4 deletes (`filters/c4_lines.py`). A document may have no text left."""
 
-    VERSION: ClassVar[int] = 1
-    LIBRARIES: ClassVar[tuple[str, ...]] = ()
-    REASONS: ClassVar[tuple[str, ...]] = REASONS
+    REASONS = REASONS
     kind: Literal["c4_lines"]
-    domains: tuple[str, ...] = ()
 
-    def edits(self, text: str) -> Sequence[Edit]:
-        found = []
+    def edits(self, text: str) -> Sequence[TextEdit]:
+        deletions = []
         for start, line in _lines(text):
             reason = reason_of(line)
             if reason is not None:
-                found.append(Edit(start, min(len(text), start + len(line) + 1), "", reason))
-        return found
+                deletions.append(TextEdit(start, min(len(text), start + len(line) + 1), "", reason))
+        return deletions
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Where each line begins, and the line without its end."""
+    """Yield the offset of each line, and the line without its line end."""
     at = 0
     for line in text.split("\n"):
         yield at, line

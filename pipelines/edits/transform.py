@@ -1,9 +1,8 @@
-"""The node that changes text: `transform` makes a documents store of what it reads, with every text edited.
+"""The node `transform`: writes a documents store in which every text went through the node's ops.
 
-documents or view -> transform -> filter ... `tokenise`. A document that was edited is still the same one: it keeps id,
-source, locator and lineage, its media come with their bytes, and columns `NODE.OP.REASON` say how often it was edited.
-Ops work in the order in which they stand, each on what the one before it made. To add one, write a class with `edits`
-as `pipelines/edits/edit.py` describes and add its line to `EDITORS`.
+documents or view -> transform -> documents, before filters and `tokenise`. An edited document keeps id, source,
+locator, lineage and media; columns `NODE.OP.REASON` count its edits. Each op reads the result of the op before it. To
+add an op, write a class with `edits` (`edits/edit.py`) and add its line to `EDITORS`.
 """
 
 from __future__ import annotations
@@ -24,11 +23,12 @@ from pipelines.filters.op import concerns
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask
 from stores.store import StoreKind, UnitWriter
 
-EDITORS: dict[str, type] = {
+EDITORS: dict[str, type[Editor]] = {
     "repair_unicode": repair.RepairUnicode,
     "mask_private": pii.MaskPrivate,
     "c4_lines": repair.C4Lines,
 }
+"""`kind:` of an op in a manifest -> its class."""
 
 if TYPE_CHECKING:
     AnyEditor = Editor
@@ -40,10 +40,10 @@ NOTHING_LEFT = "nothing_left"
 
 @schema
 class Transform:
-    """Every document with the edits of all ops.
+    """Apply the edits of all ops to every document.
 
-    An op whose edits would change what a fact of a document covers leaves this document alone, and that is counted as
-    `fact_in_the_way`. A document of which no text and no medium is left is dropped, as `nothing_left`.
+    If an edit would change characters that a fact covers, the op skips the document, counted as `fact_in_the_way`. A
+    document without text and media after the edits is dropped as `nothing_left`.
     """
 
     PRODUCT: ClassVar[StoreKind] = "documents"
@@ -64,7 +64,7 @@ class Transform:
         return Survey(tuple(same_units(inputs[self.input].snapshot)), facts)
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
-        for document, beside in kept_documents(task.inputs[self.input].snapshot, task.unit.data):
+        for document, columns in kept_documents(task.inputs[self.input].snapshot, task.unit.data):
             if document.source == FORGOTTEN:
                 continue
             made = attempt(document.locator, self._edited, document, attempt)
@@ -74,23 +74,24 @@ class Transform:
             if not changed.media and not changed.text.strip():
                 attempt.drop(NOTHING_LEFT)
                 continue
-            attempt.store(document.locator, changed, _beside(beside, self._columns(task.node, counts)))
+            attempt.store(document.locator, changed, _with_counts(columns, self._columns(task.node, counts)))
 
     def _edited(self, document: Document, attempt: Attempt) -> tuple[Document, dict[str, Counter[str]]]:
+        """Return the document after all ops, and the number of edits by op and reason."""
         counts: dict[str, Counter[str]] = {}
         for op in self.ops:
             if not concerns(op.domains, document):
                 continue
             try:
-                document, found = edited(document, op)
+                document, op_counts = edited(document, op)
             except FactInTheWay:
                 attempt.note("fact_in_the_way")
             else:
-                counts.setdefault(op.kind, Counter()).update(found)
+                counts.setdefault(op.kind, Counter()).update(op_counts)
         return document, counts
 
     def _columns(self, node: str, counts: dict[str, Counter[str]]) -> dict[str, int | None]:
-        """Of an op that did not look at the document, nothing is known."""
+        """Return the count columns of one document; None for an op that did not edit it."""
         return {
             f"{node}.{op.kind}.{reason}": counts[op.kind][reason] if op.kind in counts else None
             for op in self.ops
@@ -98,8 +99,8 @@ class Transform:
         }
 
 
-def _beside(said: pa.Table | None, columns: dict[str, int | None]) -> pa.Table:
-    """One row; a column of this name that was there before, from a run elsewhere, is replaced."""
-    counts = {name: pa.array([count], pa.int32()) for name, count in columns.items()}
-    before = {} if said is None else dict(zip(said.column_names, said.columns, strict=True))
-    return pa.table(before | counts)
+def _with_counts(columns: pa.Table | None, counts: dict[str, int | None]) -> pa.Table:
+    """Return one row of `columns` with the counts added; a column of the same name, from another run, is replaced."""
+    added = {name: pa.array([count], pa.int32()) for name, count in counts.items()}
+    existing = {} if columns is None else dict(zip(columns.column_names, columns.columns, strict=True))
+    return pa.table(existing | added)

@@ -44,8 +44,8 @@ def slow(text: str, items: list[str], words: int, min_words: int, max_items: int
 @given(LINES, st.lists(LINES, max_size=5), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
 def test_runs_in_common_are_those_of_comparing_words(text, items, words, min_words, max_items) -> None:
     min_words = min(words, min_words)
-    known = ngrams.items_of(items, words, min_words, max_items)
-    item, wide, count = ngrams.first_found(text, known)
+    known = ngrams.index_items(items, words, min_words, max_items)
+    item, wide, count = ngrams.first_match(text, known)
     assert (item >= 0) == slow(text, items, words, min_words, max_items) == (count > 0)
     if item >= 0:
         own, said = (reference.words(one.replace("4", "four").replace("5", "five")) for one in (items[item], text))
@@ -55,9 +55,9 @@ def test_runs_in_common_are_those_of_comparing_words(text, items, words, min_wor
 
 def test_other_numbers_make_another_problem() -> None:
     problem = "Tom has {} apples and gives {} to each of his {} friends how many are left over"
-    known = ngrams.items_of([problem.format(20, 3, 5)], 13, 8, 10)
-    assert ngrams.first_found(f"Yes: {problem.format(20, 3, 5).upper()}?", known)[0] == 0
-    assert ngrams.first_found(problem.format(21, 4, 6), known)[0] == -1
+    known = ngrams.index_items([problem.format(20, 3, 5)], 13, 8, 10)
+    assert ngrams.first_match(f"Yes: {problem.format(20, 3, 5).upper()}?", known)[0] == 0
+    assert ngrams.first_match(problem.format(21, 4, 6), known)[0] == -1
 
 
 def test_cut_out_pictures_are_found_and_others_are_not() -> None:

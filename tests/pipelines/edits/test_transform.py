@@ -1,4 +1,4 @@
-"""What `transform` changes in a text, that facts and media come along, and that what it leaves alone is left alone."""
+"""The node `transform` and its ops: edits of texts, and the facts, media and columns that come along."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import time
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manifests.load import schema
 from manifests.records import Document, Fact, Media, Text, record_id
 from pipelines.dag.unit import StoreTask, run_unit
-from pipelines.edits.edit import Edit, FactInTheWay, edited
+from pipelines.edits.edit import Editor, FactInTheWay, TextEdit, edited
 from pipelines.edits.pii import KINDS, MaskPrivate
 from pipelines.edits.repair import C4Lines, RepairUnicode
 from pipelines.edits.transform import Transform
@@ -52,13 +54,13 @@ def masked(text: str) -> str:
         ("GB82 WEST 1234 5698 7654 32 OK", "<IBAN> OK"),
     ],
 )
-def test_what_points_at_a_person_is_masked_and_what_looks_like_it_stays(text: str, expected: str):
+def test_private_data_is_masked_and_similar_text_stays(text: str, expected: str):
     assert masked(text) == expected
 
 
-def test_only_what_is_asked_for_is_masked():
-    some = MaskPrivate(kind="mask_private", what=("ip",))
-    assert edited(document("a@example.org 8.8.8.8"), some)[0].text == "a@example.org <IP_ADDRESS>"
+def test_only_the_kinds_in_the_manifest_are_masked():
+    only_ip = MaskPrivate(kind="mask_private", what=("ip",))
+    assert edited(document("a@example.org 8.8.8.8"), only_ip)[0].text == "a@example.org <IP_ADDRESS>"
 
 
 PRIVATE = ["a@example.org", "8.8.8.8", "+4930901820", "4111111111111111", "DE89370400440532013000"]
@@ -72,29 +74,29 @@ def test_edits_are_in_order_and_never_overlap(text: str):
     assert {edit.reason for edit in edits} <= set(KINDS)
 
 
-class Planned:
-    """Edits that a property drew."""
+@schema
+class Planned(Editor):
+    """An op that returns the edits of its field `planned`."""
 
-    VERSION, LIBRARIES, REASONS, kind, domains = 1, (), ("x",), "planned", ()
+    REASONS = ("x",)
+    kind: Literal["planned"] = "planned"
+    planned: tuple[TextEdit, ...]
 
-    def __init__(self, edits: list[Edit]) -> None:
-        self._edits = edits
-
-    def edits(self, text: str) -> list[Edit]:
-        return self._edits
+    def edits(self, text: str) -> tuple[TextEdit, ...]:
+        return self.planned
 
 
 @given(st.data())
-def test_facts_keep_their_words_wherever_they_move(data: st.DataObject):
+def test_facts_cover_the_same_words_after_edits(data: st.DataObject):
     pieces = data.draw(st.lists(st.tuples(st.sampled_from(["keep", "fact", "edit"]), st.text(min_size=1, max_size=5))))
     text, at, facts, edits = "", 0, [], []
-    for what, piece in pieces:
-        if what == "fact":
+    for kind, piece in pieces:
+        if kind == "fact":
             facts.append(Fact("answer", 0, at, at + len(piece)))
-        elif what == "edit":
-            edits.append(Edit(at, at + len(piece), data.draw(st.text(max_size=4)), "x"))
+        elif kind == "edit":
+            edits.append(TextEdit(at, at + len(piece), data.draw(st.text(max_size=4)), "x"))
         text, at = text + piece, at + len(piece)
-    changed, counts = edited(document(text, *facts), Planned(edits))
+    changed, counts = edited(document(text, *facts), Planned(planned=tuple(edits)))
     new = changed.parts[0]
     assert isinstance(new, Text) and counts["x"] == len(edits)
     assert [new.text[f.start : f.stop] for f in changed.facts] == [text[f.start : f.stop] for f in facts]
@@ -105,14 +107,14 @@ def test_an_edit_inside_a_fact_is_refused():
         edited(document("ask a@example.org", Fact("answer", 0, 0, 5)), mask)
 
 
-def test_broken_encodings_are_mended_and_the_rest_stays():
+def test_broken_encodings_are_repaired_and_other_text_stays():
     text = "plain\nThe MÃ¼hle â€” it’s “fine”\nＷＩＤＥ ﬁne &amp; café"
     changed, counts = edited(document(text), repair)
     assert changed.text == "plain\nThe Mühle — it’s “fine”\nＷＩＤＥ ﬁne &amp; café"
     assert counts == {"repaired": 1}
 
 
-def test_lines_are_removed_as_c4_says():
+def test_c4_lines_deletes_the_lines_that_c4_deletes():
     text = "Menu\nThis line is a sentence.\n\nPlease enable JavaScript to see it.\nAnd another one ends."
     changed, counts = edited(document(text), lines)
     assert changed.text == "This line is a sentence.\n\nAnd another one ends."
@@ -120,7 +122,7 @@ def test_lines_are_removed_as_c4_says():
 
 
 @pytest.mark.parametrize("text", ["a", "1", "1 ", "a@", "1.", "+1", "A1", "::1", "Ã", "é\n", "a.", "4-", "DE12 "])
-def test_a_quarter_million_of_the_same_are_edited_at_once(text: str):
+def test_a_quarter_million_equal_characters_take_under_four_seconds(text: str):
     hostile = text * (250_000 // len(text))
     for op in (mask, repair, lines):
         op.edits("warm é")
@@ -135,8 +137,8 @@ PICTURE = b"not really a picture"
 def transformed(folder: Path, documents: list[Document], node: Transform) -> tuple[Snapshot, dict[str, dict[str, int]]]:
     store = Store.create(str(folder / "raw"), "documents", "raw")
     writer = store.writer("one")
-    for one in documents:
-        writer.add(one)
+    for each in documents:
+        writer.add(each)
     store.commit([writer.finish()], node="raw", units=["one"])
     inputs = {"raw": Product("raw", "documents", str(folder / "raw"), "0" * 64, store.head().number)}  # type: ignore[union-attr]
     made = Store.create(str(folder / "made"), "documents", "made")
@@ -157,18 +159,18 @@ def test_the_node_keeps_documents_and_media_and_counts_its_edits(tmp_path: Path)
     again = MaskPrivate(kind="mask_private", what=("phone",))
     node = Transform(kind="transform", input="raw", ops=(mask, lines, again))
     made, counted = transformed(tmp_path, documents, node)
-    found = list(made.documents(range(2)))
-    assert [one.id for one in found] == [documents[0].id, documents[2].id]
-    assert [one.text for one in found] == ["Write to <EMAIL>, he said.", documents[2].text]
-    assert [one.payload for one in found[0].media] == [PICTURE]
-    assert found[1].facts == documents[2].facts
+    written = list(made.documents(range(2)))
+    assert [each.id for each in written] == [documents[0].id, documents[2].id]
+    assert [each.text for each in written] == ["Write to <EMAIL>, he said.", documents[2].text]
+    assert [medium.payload for medium in written[0].media] == [PICTURE]
+    assert written[1].facts == documents[2].facts
     assert counted == {"dropped": {"nothing_left": 1}, "noted": {"fact_in_the_way": 1}}
     rows = {row["locator"]: row for row in made.table().to_pylist()}
     assert rows["a"]["made.mask_private.email"] == 1 and rows["a"]["made.mask_private.ip"] == 0
     assert rows["c"]["made.mask_private.ip"] == 0
 
 
-def test_versions_of_ops_and_libraries_are_part_of_what_is_surveyed(tmp_path: Path):
+def test_versions_of_ops_and_libraries_are_part_of_the_survey(tmp_path: Path):
     node = Transform(kind="transform", input="raw", ops=(repair,))
     transformed(tmp_path, [document("Mühle")], node)
     inputs = {"raw": Product("raw", "documents", str(tmp_path / "raw"), "0" * 64, 1)}
