@@ -84,7 +84,7 @@ def ours():
     )
 
     def measure(payload: bytes) -> None:
-        pixels._KEPT.clear()  # the same picture comes again, and must be decoded again
+        pixels._CACHE.clear()  # the same picture comes again, and must be decoded again
         image = Media(digest(payload), "image", "jpg", 1, 1, payload=payload)
         document = Document("0" * 32, "t", "1", "caption", (image,))
         for op in ops:

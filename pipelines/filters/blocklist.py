@@ -1,8 +1,8 @@
-"""Lists of words and of sites that nobody wants in the corpus. The lists are the user's; none is shipped
-(`filters/word_lists.py`).
+"""The op `blocked`: documents with blocked words, or from blocked sites. The lists are the user's; none is shipped.
 
-A word is compared without case and without the marks around it; several words in a row make one entry. In scripts
-without spaces an entry is found wherever its characters stand (as C4 does for Chinese, Japanese and Thai).
+A word is compared without case and surrounding punctuation; several words in a row make one entry. In scripts without
+spaces an entry matches anywhere in a text (as in C4 for Chinese, Japanese and Thai). `filters/word_lists.py` reads the
+lists.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import Document
 from pipelines.filters.op import Limit, Measured
-from pipelines.filters.quality import read
+from pipelines.filters.quality import stats_of
 
 
 @schema
 class Blocked(Measured):
-    """Documents with words of a list (C4 drops at the first one), or whose `origin` is a listed site or URL.
+    """Documents with words of a list (C4 drops at the first one), or whose `origin` is on a listed site or URL.
 
-    Lists in files have an entry a line, also packed by gzip; paths, or URLs that fsspec knows. Changed bytes measure
-    again.
+    A list in a file has one entry per line, plain or gzip, at a path or a URL that fsspec knows. If its bytes change,
+    the op measures again.
     """
 
     LIBRARIES = ("regex",)
@@ -32,13 +32,15 @@ class Blocked(Measured):
         Limit("words", "above", "max_words", "blocked_words"),
     )
     NONE: ClassVar[int] = 0
+    """Fixed limit: one blocked site is too many."""
     kind: Literal["blocked"]
     words: tuple[str, ...] = ()
     max_words: int = 0
-    """How many occurrences are let through."""
+    """Number of occurrences that a document may have."""
     word_files: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
-    """Host names; what lies below one is meant, too. With a `/` in it an entry is an address, and what lies behind."""
+    """Host names, which stand for all hosts below them. An entry with a `/` is an address, which stands for all
+    addresses that begin with it."""
     site_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -47,7 +49,7 @@ class Blocked(Measured):
             raise ManifestError("an op of kind blocked blocks nothing", where="blocked", fix=fix)
         for word in self.words:
             if not any(map(str.isalnum, word)):
-                raise ManifestError(f"{word!r} has no letter or digit", where="blocked.words", fix="take it out")
+                raise ManifestError(f"{word!r} has no letter or digit", where="blocked.words", fix="remove it")
 
     def external_files(self) -> tuple[str, ...]:
         return self.word_files + self.site_files
@@ -55,15 +57,17 @@ class Blocked(Measured):
     def measure(self, document: Document) -> Mapping[str, float]:
         from pipelines.filters import word_lists  # compiles
 
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         if self.sites or self.site_files:
-            asked = word_lists.named(document.origin)
-            if len(asked):
-                found["site"] = bool(word_lists.holds(word_lists.sites(self.sites, self.site_files), asked).any())
+            hashes = word_lists.origin_hashes(document.origin)
+            if len(hashes):
+                blocked = word_lists.sites(self.sites, self.site_files)
+                scores["site"] = bool(word_lists.contained(blocked, hashes).any())
         if self.words or self.word_files:
-            cores = read(document).cores
-            known = word_lists.words(self.words, self.word_files)
-            found["words"] = sum(
-                int(word_lists.holds(some, word_lists.rows_of(cores, size)).sum()) for size, some in known.items()
+            cores = stats_of(document).cores
+            lists = word_lists.words(self.words, self.word_files)
+            scores["words"] = sum(
+                int(word_lists.contained(entries, word_lists.phrase_hashes(cores, size)).sum())
+                for size, entries in lists.items()
             )
-        return found
+        return scores

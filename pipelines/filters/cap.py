@@ -1,7 +1,7 @@
-"""The node `cap`: of documents that should stay few, synthetic captions say, no more than a share of the whole.
+"""The node `cap`: keeps documents up to a share of the whole, e.g. synthetic captions.
 
-documents or view -> cap -> `tokenise`. A mixture's weight says how often a source is seen while there is enough of the
-others; this says how much of it there is at all, whatever is planned of it.
+documents or view -> cap -> view, before `tokenise`. A mixture's weight decides how often a source is seen as long as
+the other sources last; `cap` decides how much of it exists at all, for every plan.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from manifests.records import digest
 from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
 from stores.store import Snapshot, StoreKind, UnitWriter
 
-OVER_SHARE = "over_share"
+REASON = "over_share"
 
 
 @schema
 class Cap:
-    """Documents of `input` up to a share of what they and those of `beside` are together.
+    """Keep documents of `input` up to a share of the sum of `input` and `beside`.
 
-    They come in the order of a hash of their ids, so that a larger share keeps what a smaller one kept. Reads the index
-    alone. One unit.
+    Documents are kept in the order of a hash of their ids, so that a larger share keeps all that a smaller one kept.
+    Reads the index only. One unit.
     """
 
     PRODUCT: ClassVar[StoreKind] = "view"
@@ -35,13 +35,15 @@ class Cap:
     kind: Literal["cap"]
     input: str
     beside: tuple[str, ...]
-    """Nodes with the documents that are not capped."""
+    """Names of the nodes with documents that are not capped."""
     share: float
+    """Upper bound of the share of `input`, from 0 up to, but without, 1."""
     by: Literal["documents", "characters", "images"] = "documents"
-    """What is counted."""
+    """Unit of the share."""
     domains: tuple[str, ...] = ()
-    """Only documents of these domains count, on both sides, and are dropped; none: all."""
+    """Domains of the documents that count on both sides, and that may be dropped; empty: all."""
     seed: int = 0
+    """Part of the hash: another seed keeps other documents."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -55,12 +57,12 @@ class Cap:
     def survey(self, name: str, inputs: Inputs) -> Survey:
         snapshot = inputs[self.input].snapshot
         units = with_columns(snapshot, units_below(snapshot))
-        return Survey((single_unit(units),), {"beside": [inputs[one].digest for one in self.beside]})
+        return Survey((single_unit(units),), {"beside": [inputs[node].digest for node in self.beside]})
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot
         share = Fraction(str(self.share))
-        others = sum(int(self._sizes(task.inputs[one].snapshot).sum()) for one in self.beside)
+        others = sum(int(self._sizes(task.inputs[node].snapshot).sum()) for node in self.beside)
         sizes = self._sizes(snapshot)
         ids = snapshot.table(["id"])["id"].to_pylist()
         counted = np.flatnonzero(sizes)
@@ -69,13 +71,13 @@ class Cap:
         over = np.zeros(len(sizes), bool)
         over[np.array(order, np.int64)[~within]] = True
         for ref in snapshot.shards:
-            here = over[ref.first : ref.first + ref.records]
-            writer.columns(ref.shard, {"keep": ~here, "reason": [OVER_SHARE if one else None for one in here]})
+            dropped = over[ref.first : ref.first + ref.records]
+            writer.columns(ref.shard, {"keep": ~dropped, "reason": [REASON if drop else None for drop in dropped]})
         for _ in range(int(over.sum())):
-            attempt.drop(OVER_SHARE)
+            attempt.drop(REASON)
 
     def _sizes(self, snapshot: Snapshot) -> np.ndarray:
-        """(documents,) int64, 0 of those that are dropped already or don't count."""
+        """Return (documents,) int64 sizes in units of `by`; 0 for documents that are dropped already or don't count."""
         table = snapshot.table(["keep", "domain", *([] if self.by == "documents" else [self.by])])
         counts = np.array(table["keep"].to_pylist(), bool)
         if self.domains:

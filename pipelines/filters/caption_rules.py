@@ -1,6 +1,6 @@
-"""Filters for what stands beside images and videos: captions that say too little, too much, or what everybody says.
+"""Ops for captions of images and videos: length, boilerplate and repetition.
 
-They look at documents that have media. Sources: LAION-400M (Schuhmann et al. 2021) drops captions of fewer than 5
+Documents without media are not measured. Sources: LAION-400M (Schuhmann et al. 2021) drops captions of fewer than 5
 characters; the patterns and the other limits are ours.
 """
 
@@ -25,14 +25,14 @@ BOILERPLATE = (
     r"\b(?:buy now|add to cart|free shipping|share this|follow us|subscribe|sign up|log ?in)\b",
     r"https?://\S+",
 )
-"""Regular expressions, without case, of what says nothing about a picture."""
+"""Regular expressions, ignoring case, for text that does not describe a picture."""
 
 _BOILERPLATE = re.compile("|".join(BOILERPLATE), re.IGNORECASE)
 
 
 @schema
 class CaptionLength(Measured):
-    """The text beside media has too few or too many characters, white space not counted."""
+    """Captions with too few or too many characters, without white space."""
 
     LIMITS = (
         Limit("characters", "below", "min_characters", "caption_too_short"),
@@ -49,7 +49,7 @@ class CaptionLength(Measured):
 
 @schema
 class BoilerplateCaption(Measured):
-    """Most of the text beside media is file names, credits and offers, or words that it said before."""
+    """Captions that are mostly file names, credits and offers, or mostly repeat their own words."""
 
     LIMITS = (
         Limit("boilerplate", "above", "max_boilerplate", "boilerplate_caption"),
@@ -57,9 +57,9 @@ class BoilerplateCaption(Measured):
     )
     kind: Literal["boilerplate_caption"]
     max_boilerplate: float = 0.5
-    """Share of the characters that the patterns cover, white space not counted."""
+    """Share of characters that match `BOILERPLATE`, without white space."""
     max_repeated: float = 0.6
-    """Share of the words that stood in the caption before. Texts of fewer than 8 words are not measured."""
+    """Share of words that repeat an earlier word of the caption. Not measured below 8 words."""
     domains: tuple[str, ...] = ("caption",)
 
     def measure(self, document: Document) -> Mapping[str, float]:
@@ -67,6 +67,6 @@ class BoilerplateCaption(Measured):
         words = text.casefold().split()
         if not document.media or not words:
             return {}
-        covered = sum(len("".join(found.group().split())) for found in _BOILERPLATE.finditer(text))
+        covered = sum(len("".join(match.group().split())) for match in _BOILERPLATE.finditer(text))
         scores = {"boilerplate": covered / sum(map(len, text.split()))}
         return scores | ({"repeated": 1 - len(set(words)) / len(words)} if len(words) >= 8 else {})

@@ -1,8 +1,8 @@
-"""Which language a text is in, and how sure that is.
+"""The op `language`: identifies the language of a text and how certain that is.
 
-The model is the one inside the package py3langid: a naive Bayes classifier over byte n-grams of 138 languages, found by
-an automaton (Lui and Baldwin 2012, "langid.py"). The automaton runs here, compiled; labels and confidences are those
-that the package gives, to four digits.
+The model is part of the package py3langid: a naive Bayes classifier of 138 languages over byte n-grams, which an
+automaton finds (Lui and Baldwin 2012, "langid.py"). `filters/language_loops.py` runs the automaton, compiled; labels
+and confidences equal the package's, to four digits.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipelines.filters.op import Choice, Limit, Measured
 
 @schema
 class Language(Measured):
-    """Documents in languages that are not kept, or whose language is not sure.
+    """Documents in a language that is not kept, or with an uncertain language.
 
-    Measures `language`, an ISO 639 code (`zxx`: no language, like tables of numbers), and `confidence`, from 0 to 1.
+    Measures `language`, an ISO 639 code (`zxx`: no language, e.g. tables of numbers), and `confidence`, from 0 to 1.
     CCNet (Wenzek et al. 2020) drops below 0.5, FineWeb below 0.65, both with another model.
     """
 
@@ -34,16 +34,16 @@ class Language(Measured):
     LIMITS = (Limit("confidence", "below", "min_confidence", "unsure_language"),)
     kind: Literal["language"]
     keep: tuple[str, ...] = ()
-    """None given: all."""
+    """ISO 639 codes that are kept; empty: all."""
     min_confidence: float = 0.5
 
     def measure(self, document: Document) -> Mapping[str, float | str]:
-        found = identify(document.text)
-        return {} if found is None else {"language": found[0], "confidence": found[1]}
+        result = identify(document.text)
+        return {} if result is None else {"language": result[0], "confidence": result[1]}
 
 
 def identify(text: str) -> tuple[str, float] | None:
-    """(language, confidence), or None where nothing speaks for any."""
+    """Return (language, confidence), None if the text contains no n-gram of the model."""
     from pipelines.filters.language_loops import score
 
     if text.isupper():
@@ -61,17 +61,19 @@ def identify(text: str) -> tuple[str, float] | None:
 @dataclass(frozen=True)
 class _Model:
     labels: tuple[str, ...]
+    """ISO 639 codes."""
     label_of: np.ndarray
-    """By class: some languages have one class for each script."""
+    """(classes,) int64 index in `labels`; some languages have one class for each script."""
     moves: np.ndarray
-    """256 next states for each row."""
+    """(rows * 256,) uint32 next state for each row and byte."""
     rows: np.ndarray
-    """By state."""
+    """(states,) uint32 row of each state."""
     features: np.ndarray
-    """By state: what was found, or -1."""
+    """(states,) int32 feature that ends in this state, or -1."""
     weights: np.ndarray
-    """(features, classes) float32."""
+    """(features, classes) float32 log-likelihoods."""
     priors: np.ndarray
+    """(classes,) float64 log-priors."""
 
 
 @lru_cache(maxsize=1)

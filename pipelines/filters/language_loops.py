@@ -1,4 +1,7 @@
-"""The automaton of `filters/language.py`, compiled: one look-up a byte, then one row of weights per feature found."""
+"""Compiled automaton and classifier of `filters/language.py`.
+
+One table look-up per byte finds the features; then one row of weights is added per feature that occurs.
+"""
 
 from __future__ import annotations
 
@@ -22,34 +25,39 @@ def score(
     weights: np.ndarray,
     priors: np.ndarray,
 ) -> np.ndarray | None:
-    """(classes,) logarithm of how likely each is, up to a constant; None where no feature is found."""
+    """Return (classes,) float64 log-likelihoods up to a constant; None if no feature occurs.
+
+    The arguments after `data` are the arrays of `_Model` in `filters/language.py`.
+    """
     seen = np.empty(min(len(data), len(weights)), np.int32)
     times = np.zeros(len(weights), np.int32)
-    found = _walk(np.frombuffer(data, np.uint8), moves, rows, features, times, seen)
-    if not found:
+    count = _walk(np.frombuffer(data, np.uint8), moves, rows, features, times, seen)
+    if not count:
         return None
     scores = priors.copy()
-    _add(seen[:found], np.log1p(times[seen[:found]], dtype=np.float64), weights, scores)
+    _add(seen[:count], np.log1p(times[seen[:count]], dtype=np.float64), weights, scores)
     return scores
 
 
 @compiled(_BYTES, _STATES, _STATES, _FEATURES, _FEATURES, _FEATURES, returns=types.int64)
 def _walk(data, moves, rows, features, times, seen):
-    found = 0
+    """Count each feature in `times`, list those that occur in `seen` and return their number."""
+    count = 0
     state = np.uint32(0)
     for byte in data:
         state = moves[np.int64(rows[state]) * 256 + np.int64(byte)]
         feature = features[state]
         if feature >= 0:
             if times[feature] == 0:
-                seen[found] = feature
-                found += 1
+                seen[count] = feature
+                count += 1
             times[feature] += 1
-    return found
+    return count
 
 
 @compiled(_FEATURES, _SCORES, _WEIGHTS, _SCORES)
 def _add(seen, amounts, weights, scores):
+    """Add the weights of each feature, times its amount, to `scores`."""
     for row in range(len(seen)):
         feature, amount = seen[row], amounts[row]
         for k in range(len(scores)):

@@ -1,11 +1,10 @@
-"""Filters that look at images and videos: size, shape, emptiness, and whether there is a word to go with them.
+"""Ops for images and videos: missing text, size, shape, and images of a single color.
 
-Same form as `text.py`. A document with several media is dropped only when none of them passes: an icon does not cost a
-page its photographs. Sizes and frame times are known from ingest; an op that must see pixels says `READS_MEDIA`, and
-the runner then fills in the payloads.
+A document with several media is dropped only if none of them passes: an icon does not cost a page its photographs.
+Sizes and frame times come from the index; only `flat_image` decodes pixels.
 
-Sources: rules of thumb, ours. OBELICS (Laurencon et al. 2023) keeps sides of at least 150 px and aspects up to 2; that
-suits web photographs, while charts, pages and icons of a native-resolution model reach further.
+Sources: rules of thumb, ours. OBELICS (Laurencon et al. 2023) keeps sides of at least 150 px and aspects up to 2, which
+suits web photographs; charts, pages and icons for a native-resolution model need wider limits.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pipelines.filters.pixels import rgb_of
 
 @schema
 class NoText(Op):
-    """Media without a word: nothing to predict from them."""
+    """Documents with media and no text: there is nothing to predict."""
 
     kind: Literal["no_text"]
 
@@ -33,7 +32,8 @@ class NoText(Op):
 
 @schema
 class ImageTooSmall(Measured):
-    """The shorter side of every image is below `min_side_px`. The default is a slot: less is mostly padding."""
+    """The shorter side of every image is below `min_side_px`. The default is the side of one slot, 2 x 2 patches of
+    14 px: smaller images are mostly padding."""
 
     LIMITS = (Limit("side_px", "below", "min_side_px", "image_too_small"),)
     kind: Literal["image_too_small"]
@@ -59,9 +59,9 @@ class ExtremeAspect(Measured):
 
 @schema
 class FlatImage(Measured):
-    """Every image shows one colour: in no channel do two pixels differ by `min_spread` levels of 255 or more.
+    """Every image shows one color: in no channel do two pixels differ by `min_spread` levels of 255 or more.
 
-    Measured as in `filters/pixels.py`, at a shorter side of 256 px. Raises RecordError for bytes that do not decode.
+    Measured at a shorter side of 256 px, as the ops of `filters/pixels.py`.
     """
 
     VERSION = 3
@@ -69,7 +69,7 @@ class FlatImage(Measured):
     LIMITS = (Limit("spread", "below", "min_spread", "flat_image"),)
     kind: Literal["flat_image"]
     min_spread: int = 9
-    """Room for the noise that JPEG adds to a single colour."""
+    """In levels of 255; the default tolerates the noise that JPEG adds to a single color."""
 
     def measure(self, document: Document) -> Mapping[str, float]:
         spreads = [spread(image) for image in images(document)]
@@ -78,7 +78,7 @@ class FlatImage(Measured):
 
 @schema
 class VideoTooShort(Measured):
-    """No video has `min_frames`, or none lasts `min_duration_s`; `no_frames` where one has none at all."""
+    """No video has `min_frames`, or none lasts `min_duration_s`; `no_frames` if any video has none."""
 
     VERSION = 2
     LIMITS = (
@@ -100,18 +100,19 @@ class VideoTooShort(Measured):
 
 
 def images(document: Document) -> list[Media]:
+    """Return the images of a document."""
     return [media for media in document.media if media.kind == "image"]
 
 
 def spread(image: Media) -> int:
-    """Largest difference between two pixels of one channel, in levels of 255."""
-    # By Pillow: numpy takes ten times as long over channels that lie side by side.
+    """Return the largest difference between two pixels of one channel, in levels of 255."""
+    # Pillow takes a tenth of the time of numpy, because channels are interleaved.
     extremes: Any = Image.fromarray(rgb_of(image)).getextrema()
     return max(high - low for low, high in extremes)
 
 
 def duration_s(video: Media) -> float:
-    """From the first frame to the end of the last, which lasts as long as the mean gap."""
+    """Return the time from the first frame to the end of the last, which lasts as long as the mean gap."""
     times = video.frame_times_us
     gaps = len(times) - 1
     return (times[-1] - times[0]) * (1 + 1 / gaps) / 1e6 if gaps > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Published quality rules for web text: Gopher, C4, FineWeb. Every number is a column, every limit a parameter.
+"""Ops with the published quality rules for web text: Gopher, C4, FineWeb.
 
 Sources:
     Gopher   Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", A.1.1
@@ -6,8 +6,8 @@ Sources:
              with it
     FineWeb  Penedo et al. 2024, "The FineWeb Datasets", section 3.6
 
-The papers leave open what a word, a line and a paragraph is: `reading.py` says how they are cut here. All of this was
-made for English prose; `domains` keeps it from captions and code, and what asks for English words says so.
+The papers do not define words, lines and paragraphs; `filters/text_stats.py` does. The rules were made for English
+prose: use `domains` to keep them from captions and code. Only `stop_words` depends on the language.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from pipelines.filters.c4_lines import judged_lines
 from pipelines.filters.op import Limit, Measured
 
 if TYPE_CHECKING:
-    from pipelines.filters.text_stats import Reading
+    from pipelines.filters.text_stats import TextStats
 
 GOPHER_STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
 
-def read(document: Document) -> Reading:
-    """Compiled code is loaded by whoever asks first."""
-    from pipelines.filters import text_stats as reading
+def stats_of(document: Document) -> TextStats:
+    """Return the statistics of the document's text. The compiled module is loaded at the first call."""
+    from pipelines.filters.text_stats import text_stats
 
-    return reading.read(document.text)
+    return text_stats(document.text)
 
 
 @schema
 class GopherQuality(Measured):
-    """Gopher's rules for quality. A text without a word measures nothing but that.
+    """Gopher's rules for quality. For a text without words only `words` is measured.
 
-    Where most words are characters of scripts without spaces the length of words is not measured. Stop words are
-    compared without case and without the marks around them; for other languages give theirs, or `min_stop_words: 0`.
+    The length of words is not measured if most words are characters of scripts without spaces. Stop words are compared
+    without case and surrounding punctuation; for other languages give theirs, or `min_stop_words: 0`.
     """
 
     LIBRARIES = ("regex",)
@@ -63,37 +63,38 @@ class GopherQuality(Measured):
     min_mean_word_length: float = 3.0
     max_mean_word_length: float = 10.0
     max_symbols_per_word: float = 0.1
-    """Of `#`, and of `...` or `…`, each for itself."""
+    """Number of `#` per word, and of `...` and `…` per word, each on its own."""
     max_bullet_lines: float = 0.9
     max_ellipsis_lines: float = 0.3
     min_words_with_letter: float = 0.8
     min_stop_words: int = 2
-    """How many different ones."""
+    """Number of different stop words."""
     stop_words: tuple[str, ...] = GOPHER_STOP_WORDS
 
     def measure(self, document: Document) -> Mapping[str, float]:
         from pipelines.filters.text_stats import BULLET_LINE, ELLIPSIS_LINE
 
-        text, reading = document.text, read(document)
-        words, lines = len(reading.words), len(reading.lines)
+        text, stats = document.text, stats_of(document)
+        words, lines = len(stats.words), len(stats.lines)
         if not words:
             return {"words": 0}
         numbers: dict[str, float] = {
             "words": words,
             "hashes_per_word": text.count("#") / words,
             "ellipses_per_word": (text.count("...") + text.count("…")) / words,
-            "bullet_lines": np.count_nonzero(reading.line_marks & BULLET_LINE) / lines,
-            "ellipsis_lines": np.count_nonzero(reading.line_marks & ELLIPSIS_LINE) / lines,
-            "words_with_letter": reading.words_with_letter / words,
-            "stop_words": sum(bool((reading.cores == core).any()) for core in _cores(self.stop_words)),
+            "bullet_lines": np.count_nonzero(stats.line_marks & BULLET_LINE) / lines,
+            "ellipsis_lines": np.count_nonzero(stats.line_marks & ELLIPSIS_LINE) / lines,
+            "words_with_letter": stats.words_with_letter / words,
+            "stop_words": sum(bool((stats.cores == core).any()) for core in _cores(self.stop_words)),
         }
-        if reading.spaced:
-            numbers["mean_word_length"] = int(reading.word_lengths.sum()) / words
+        if stats.spaced:
+            numbers["mean_word_length"] = int(stats.word_lengths.sum()) / words
         return numbers
 
 
 @lru_cache(maxsize=16)
 def _cores(words: tuple[str, ...]) -> frozenset[np.uint64]:
+    """Return the hashes of stop words as in `TextStats.cores`."""
     from pipelines.filters.text_stats import core
 
     return frozenset(np.uint64(core(word)) for word in words)
@@ -104,7 +105,7 @@ class GopherRepetition(Measured):
     """Gopher's limits for repetition, Table A1: lines, paragraphs and n-grams of words.
 
     Fractions of characters are of all characters of the text. The first occurrence of a line, a paragraph or an n-gram
-    of five and more words is no duplicate; the most frequent one of two to four words counts with all its occurrences.
+    of five and more words is no duplicate; the most frequent n-gram of two to four words counts with all occurrences.
     """
 
     LIBRARIES = ("regex",)
@@ -134,25 +135,25 @@ class GopherRepetition(Measured):
     def measure(self, document: Document) -> Mapping[str, float]:
         from pipelines.filters.text_stats import repeated, repeated_ngrams
 
-        reading = read(document)
-        if not len(reading.words):
+        stats = stats_of(document)
+        if not len(stats.words):
             return {}
-        lines, line_characters = repeated(reading.lines, reading.line_lengths)
-        paragraphs, paragraph_characters = repeated(reading.paragraphs, reading.paragraph_lengths)
-        ngrams = repeated_ngrams(reading)
+        lines, line_characters = repeated(stats.lines, stats.line_lengths)
+        paragraphs, paragraph_characters = repeated(stats.paragraphs, stats.paragraph_lengths)
+        ngrams = repeated_ngrams(stats)
         return {
-            "lines": lines / len(reading.lines),
-            "paragraphs": paragraphs / len(reading.paragraphs),
-            "line_characters": line_characters / reading.characters,
-            "paragraph_characters": paragraph_characters / reading.characters,
-            **{f"top_{n}_gram": ngrams[n] / reading.characters for n in (2, 3, 4)},
-            **{f"repeated_{n}_grams": ngrams[n] / reading.characters for n in range(5, 11)},
+            "lines": lines / len(stats.lines),
+            "paragraphs": paragraphs / len(stats.paragraphs),
+            "line_characters": line_characters / stats.characters,
+            "paragraph_characters": paragraph_characters / stats.characters,
+            **{f"top_{n}_gram": ngrams[n] / stats.characters for n in (2, 3, 4)},
+            **{f"repeated_{n}_grams": ngrams[n] / stats.characters for n in range(5, 11)},
         }
 
 
 @schema
 class FineWeb(Measured):
-    """FineWeb's own rules, meant to follow Gopher's and C4's: lists, menus and lines that were broken apart."""
+    """FineWeb's own rules, to be used after Gopher's and C4's: lists, menus and broken lines."""
 
     LIBRARIES = ("regex",)
     LIMITS = (
@@ -163,10 +164,10 @@ class FineWeb(Measured):
     )
     kind: Literal["fineweb"]
     min_ended_lines: float = 0.12
-    """Fraction of lines that end in a mark that ends a sentence."""
+    """Fraction of lines that end in a sentence mark."""
     max_short_lines: float = 0.67
     short_line_characters: int = 30
-    """A line of so many characters is short."""
+    """A line of at most this many characters is short."""
     max_repeated_characters: float = 0.01
     """Fraction of characters in lines that occurred before."""
     max_line_ends_per_word: float = 0.3
@@ -174,25 +175,25 @@ class FineWeb(Measured):
     def measure(self, document: Document) -> Mapping[str, float]:
         from pipelines.filters.text_stats import ENDED_LINE, repeated
 
-        text, reading = document.text, read(document)
-        lines = len(reading.lines)
+        text, stats = document.text, stats_of(document)
+        lines = len(stats.lines)
         if not lines:
             return {}
         line_ends = text.count("\n")
         return {
-            "ended_lines": np.count_nonzero(reading.line_marks & ENDED_LINE) / lines,
-            "short_lines": np.count_nonzero(reading.line_lengths <= self.short_line_characters) / lines,
-            "repeated_characters": repeated(reading.lines, reading.line_lengths)[1] / (len(text) - line_ends),
-            "line_ends_per_word": line_ends / len(reading.words),
+            "ended_lines": np.count_nonzero(stats.line_marks & ENDED_LINE) / lines,
+            "short_lines": np.count_nonzero(stats.line_lengths <= self.short_line_characters) / lines,
+            "repeated_characters": repeated(stats.lines, stats.line_lengths)[1] / (len(text) - line_ends),
+            "line_ends_per_word": line_ends / len(stats.words),
         }
 
 
 @schema
 class C4(Measured):
-    """C4's rules. It removes lines and then asks for five sentences: here the lines that it would remove are counted;
-    the op `c4_lines` of a node of kind `transform` removes them.
+    """C4's rules for documents. C4 first deletes lines and then requires five sentences in the others.
 
-    Sentences are counted by their ends in the lines that would stay.
+    This op only counts the lines that C4 would delete; the op `c4_lines` of a `transform` node deletes them. Sentences
+    are counted by their end marks in the lines that would stay.
     """
 
     LIMITS = (
@@ -204,10 +205,10 @@ class C4(Measured):
     kind: Literal["c4"]
     max_lorem_ipsum: int = 0
     max_curly_brackets: int = 0
-    """Of `{`. Not for code and mathematics."""
+    """Number of `{`. Not for code and mathematics."""
     min_sentences: int = 5
     max_removed_lines: float = 1.0
-    """Fraction of lines that C4 would remove; C4 has no limit for it."""
+    """Fraction of lines that C4 would delete; C4 has no such limit."""
 
     def measure(self, document: Document) -> Mapping[str, float]:
         text = document.text

@@ -1,7 +1,7 @@
-"""The filter that asks whose a document is: licence, origin and consent, as ingest found them.
+"""The op `rights`: drops documents without the required license, origin or consent.
 
-What a record says of itself comes first, what the ingest node was told about all of them
-second; where neither says anything the field is empty, and an empty field never counts as permission.
+Ingest writes these fields: from the record itself if it has them, else from the parameters of the ingest node. An empty
+field never counts as permission. docs/forget.md.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from pipelines.filters.op import Op
 
 @schema
 class RequiredRights(Op):
-    """Documents without the rights that are asked for. The first that is missing says why:
-
-    `no_licence`, `licence_not_allowed`, `no_origin`, `no_consent`, `consent_not_allowed`.
-    """
+    """Documents without the required rights. The first missing right gives the reason: `no_licence`,
+    `licence_not_allowed`, `no_origin`, `no_consent`, `consent_not_allowed`."""
 
     kind: Literal["rights"]
     licences: tuple[str, ...] = ()
-    """Those that are allowed, compared without case as SPDX has it; none given: any, also none."""
+    """Allowed licenses, compared without case as in SPDX; empty: any license and none."""
     require_licence: bool = False
-    """Any licence will do, but there must be one."""
+    """True: the license may be any, but not missing."""
     require_origin: bool = False
+    """True: the origin may not be missing."""
     consents: tuple[str, ...] = ()
-    """Words of consent that are accepted, e.g. `opt-in`, `public-domain`; none given: any, also none."""
+    """Accepted words of consent, e.g. `opt-in`, `public-domain`; empty: any word and none."""
 
     def __post_init__(self) -> None:
         if not (self.licences or self.require_licence or self.require_origin or self.consents):
             fix = "give licences, require_licence, require_origin or consents"
-            raise ManifestError("an op of kind rights asks for nothing", where="rights", fix=fix)
+            raise ManifestError("an op of kind rights requires nothing", where="rights", fix=fix)
 
     def decide(self, document: Document) -> Drop | None:
         licence, consent = document.licence.casefold(), document.consent.casefold()

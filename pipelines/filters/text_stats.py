@@ -1,11 +1,11 @@
-"""One pass over a text, shared by all ops that count words, lines and paragraphs: hashes and lengths of each.
+"""Words, lines and paragraphs of a text as arrays of hashes and lengths, computed in one pass for all ops.
 
     text -> code points -> words, lines, paragraphs -> numbers
 
-A word is what stands between white space, as in the published rules' other implementations on plain text; of scripts
-that put no spaces between words (Han, Kana, Thai, Lao, Burmese, Khmer) each character is one. A line that shows nothing
-is none; paragraphs are parted by such lines. Everything is compared by 64-bit hashes. Time and memory are linear in the
-length of the text, whatever it holds.
+A word is a run of characters between white space, as in other implementations of the published rules on plain text; in
+scripts without spaces between words (Han, Kana, Thai, Lao, Burmese, Khmer) each character is a word. Blank lines are
+not counted as lines; they separate paragraphs. Everything is compared by 64-bit hashes. Time and memory are linear in
+the length of the text. Used by `filters/quality.py` and `filters/blocklist.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from numba import types
 
 from manifests.jit import compiled
 
-_LETTER, _SPACE, _LONE, _ENDS, _BULLET, _WORD = (1 << bit for bit in range(6))
-_KNOWN = 0x34000
-"""Behind it there are no letters, only tags, variation selectors and private use."""
+_LETTER, _SPACE, _SINGLE, _ENDS, _BULLET, _WORD = (1 << bit for bit in range(6))
+"""Properties of a code point."""
+_TABLE_SIZE = 0x34000
+"""Code points with properties; from here on Unicode has no letters, only tags, variation selectors and private use."""
 _FOLDED = 0x2000
-"""Capitals below it are compared as small letters: Latin, Greek, Cyrillic, Armenian, Georgian, Vietnamese."""
-_LONE_SCRIPTS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Myanmar}\p{Khmer}]")
+"""Code points below it are compared without case: Latin, Greek, Cyrillic, Armenian, Georgian, Vietnamese."""
+_SINGLE_SCRIPTS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Myanmar}\p{Khmer}]")
 _SENTENCE_END = regex.compile(r"\p{Sentence_Terminal}")
 _BULLETS = "•‣⁃◦▪■●-*"
 
@@ -38,39 +39,42 @@ _COUNTS = types.Array(types.int64, 1, "C")
 _MARKS = types.Array(types.uint8, 1, "C")
 
 BULLET_LINE, ELLIPSIS_LINE, ENDED_LINE = 1, 2, 4
-"""Marks of a line: begins with a bullet; ends in an ellipsis; ends in a mark that ends a sentence (Unicode's property
-Sentence_Terminal, the list of FineWeb)."""
+"""Properties of a line: begins with a bullet; ends in an ellipsis; ends in a mark that ends a sentence (Unicode's
+property Sentence_Terminal, the list of FineWeb)."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Arrays have one row per word, line or paragraph."""
+class TextStats:
+    """Statistics of one text. Arrays have one row per word, line or paragraph; lengths are in characters."""
 
     characters: int
     words: np.ndarray
-    """uint64, hash of each word as it stands."""
+    """(words,) uint64, hash of each word."""
     cores: np.ndarray
-    """uint64, hash of each word without case and without marks around it; 0 where nothing else is in it."""
+    """(words,) uint64, hash of each word without case and surrounding punctuation; 0 for words of punctuation only."""
     word_lengths: np.ndarray
-    """In characters."""
+    """(words,) int64."""
     words_with_letter: int
-    lone_words: int
-    """Words of scripts without spaces."""
+    single_words: int
+    """Number of words in scripts without spaces."""
     lines: np.ndarray
+    """(lines,) uint64, hash of each line without surrounding white space."""
     line_lengths: np.ndarray
     line_marks: np.ndarray
+    """(lines,) uint8, bits `BULLET_LINE`, `ELLIPSIS_LINE`, `ENDED_LINE`."""
     paragraphs: np.ndarray
+    """(paragraphs,) uint64, hash of each paragraph's lines."""
     paragraph_lengths: np.ndarray
 
     @property
     def spaced(self) -> bool:
-        """Most words are really words."""
-        return self.lone_words * 2 <= len(self.words)
+        """True if at least half of the words are in scripts with spaces between words."""
+        return self.single_words * 2 <= len(self.words)
 
 
 @lru_cache(maxsize=1)
-def read(text: str) -> Reading:
-    """The last one is kept, so that ops side by side share it."""
+def text_stats(text: str) -> TextStats:
+    """Compute the statistics of a text. The last result is cached, so that the ops of one filter share it."""
     kinds, folds = _tables()
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     sizes = np.zeros(2, np.int64)
@@ -81,11 +85,11 @@ def read(text: str) -> Reading:
     marks, blank = np.zeros(lines, np.uint8), np.zeros(lines, np.uint8)
     sums = np.zeros(3, np.int64)
     _words(points, kinds, folds, hashes, cores, word_lengths, sums)
-    shown = _lines(points, kinds, line_hashes, line_lengths, marks, blank)
-    line_hashes, line_lengths, marks = line_hashes[:shown], line_lengths[:shown], marks[:shown]
-    paragraphs, paragraph_lengths = np.empty(shown, np.uint64), np.empty(shown, np.int64)
+    count = _lines(points, kinds, line_hashes, line_lengths, marks, blank)
+    line_hashes, line_lengths, marks = line_hashes[:count], line_lengths[:count], marks[:count]
+    paragraphs, paragraph_lengths = np.empty(count, np.uint64), np.empty(count, np.int64)
     count = _paragraphs(line_hashes, line_lengths, blank, paragraphs, paragraph_lengths)
-    return Reading(
+    return TextStats(
         len(text),
         hashes,
         cores,
@@ -101,7 +105,7 @@ def read(text: str) -> Reading:
 
 
 def repeated(hashes: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
-    """(how many occurred before, how many characters they have together)."""
+    """Return how many lines (or paragraphs) repeat an earlier one, and their characters together."""
     sums = np.zeros(2, np.int64)
     _repeated(hashes, lengths, sums)
     count, characters = sums.tolist()
@@ -109,31 +113,33 @@ def repeated(hashes: np.ndarray, lengths: np.ndarray) -> tuple[int, int]:
 
 
 MOST_WORDS = 10
+"""Longest n-gram that is counted."""
 
 
-def repeated_ngrams(reading: Reading) -> list[int]:
-    """Characters in repeated n-grams of words, by n from 0 to `MOST_WORDS`.
+def repeated_ngrams(stats: TextStats) -> list[int]:
+    """Return the characters in repeated n-grams of words, by n from 0 to `MOST_WORDS`.
 
-    For n of 2 to 4: occurrences times characters of the n-gram that occurs most often, of several the one that comes
-    first, with a space between words; 0 where none comes twice. From 5 on: characters without spaces of n-grams that
-    occurred before, from left to right and without overlap.
+    For n of 2 to 4: occurrences times characters of the most frequent n-gram, of several the first, with a space
+    between words; 0 if none occurs twice. From 5 on: characters without spaces of n-grams that occurred before, from
+    left to right and without overlap.
     """
     sums = np.zeros(MOST_WORDS + 1, np.int64)
-    _ngrams(reading.words, reading.word_lengths, sums)
-    found: list[int] = sums.tolist()
-    return found
+    _ngrams(stats.words, stats.word_lengths, sums)
+    characters: list[int] = sums.tolist()
+    return characters
 
 
 def core(word: str) -> int:
-    """What stands in `Reading.cores` for a word."""
-    found = read(word).cores
-    return int(found[0]) if len(found) == 1 else 0
+    """Return the hash of one word as in `TextStats.cores`; 0 if the text is not one word."""
+    cores = text_stats(word).cores
+    return int(cores[0]) if len(cores) == 1 else 0
 
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-    kinds = np.zeros(_KNOWN, np.uint8)
-    for point in range(_KNOWN):
+    """Return properties (uint8) and lower-case code points (uint32) by code point."""
+    kinds = np.zeros(_TABLE_SIZE, np.uint8)
+    for point in range(_TABLE_SIZE):
         character = chr(point)
         if character.isalpha():
             kinds[point] |= _LETTER
@@ -141,8 +147,8 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
             kinds[point] |= _WORD
         if character.isspace():
             kinds[point] |= _SPACE
-    every = "".join(map(chr, range(_KNOWN)))
-    for pattern, kind in ((_LONE_SCRIPTS, _LONE), (_SENTENCE_END, _ENDS)):
+    every = "".join(map(chr, range(_TABLE_SIZE)))
+    for pattern, kind in ((_SINGLE_SCRIPTS, _SINGLE), (_SENTENCE_END, _ENDS)):
         kinds[[match.start() for match in pattern.finditer(every)]] |= kind
     kinds[list(map(ord, _BULLETS))] |= _BULLET
     lower = [chr(point).lower() for point in range(_FOLDED)]
@@ -152,14 +158,14 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
 
 @compiled(_POINTS, _KINDS, _COUNTS)
 def _count(points, kinds, sizes):
-    """How many words there are, and lines with those that show nothing."""
+    """Write the number of words and of lines, blank ones included, into `sizes`."""
     inside = False
     words, lines = 0, 1
     for point in points:
-        kind = kinds[point] if point < _KNOWN else 0
+        kind = kinds[point] if point < _TABLE_SIZE else 0
         if point == 10:
             lines += 1
-        if kind & _LONE:
+        if kind & _SINGLE:
             words += 1
             inside = False
         elif kind & _SPACE:
@@ -172,11 +178,12 @@ def _count(points, kinds, sizes):
 
 @compiled(_POINTS, _KINDS, _FOLDS, _HASHES, _HASHES, _COUNTS, _COUNTS)
 def _words(points, kinds, folds, hashes, cores, lengths, sums):
+    """Write hash, core and length of each word; `sums` counts words with a letter and single-character words."""
     count = 0
     at = 0
     end = len(points)
     while at < end:
-        kind = kinds[points[at]] if points[at] < _KNOWN else 0
+        kind = kinds[points[at]] if points[at] < _TABLE_SIZE else 0
         if kind & _SPACE:
             at += 1
             continue
@@ -185,11 +192,11 @@ def _words(points, kinds, folds, hashes, cores, lengths, sums):
         seen = False
         letter = False
         first = at
-        alone = (kind & _LONE) != 0
+        single = (kind & _SINGLE) != 0
         while at < end:
             point = points[at]
-            kind = kinds[point] if point < _KNOWN else 0
-            if kind & _SPACE or (kind & _LONE and not alone):
+            kind = kinds[point] if point < _TABLE_SIZE else 0
+            if kind & _SPACE or (kind & _SINGLE and not single):
                 break
             state = (state ^ np.uint64(point)) * _POWER
             state ^= state >> np.uint64(32)
@@ -204,7 +211,7 @@ def _words(points, kinds, folds, hashes, cores, lengths, sums):
             if kind & _LETTER:
                 letter = True
             at += 1
-            if alone:
+            if single:
                 break
         hashes[count] = (state ^ (state >> np.uint64(29))) * _MIX
         cores[count] = ((inner_kept ^ (inner_kept >> np.uint64(29))) * _MIX) | np.uint64(1) if seen else np.uint64(0)
@@ -212,23 +219,24 @@ def _words(points, kinds, folds, hashes, cores, lengths, sums):
         count += 1
         if letter:
             sums[0] += 1
-        if alone:
+        if single:
             sums[1] += 1
 
 
 @compiled(_POINTS, _KINDS, _HASHES, _COUNTS, _MARKS, _MARKS, returns=types.int64)
 def _lines(points, kinds, hashes, lengths, marks, blank):
-    """How many lines show something. `blank` is set for those in front of which a line shows nothing."""
+    """Write hash, length and marks of each line that is not blank and return their number. `blank` is set for lines
+    that follow a blank line."""
     count = 0
     at = 0
     end = len(points)
-    parted = False
+    after_blank = False
     while at <= end:
         state = kept = _START
         first = last = -1
         while at < end and points[at] != 10:
             point = points[at]
-            space = point < _KNOWN and kinds[point] & _SPACE
+            space = point < _TABLE_SIZE and kinds[point] & _SPACE
             if not space and first < 0:
                 first = at
             if first >= 0:
@@ -239,39 +247,40 @@ def _lines(points, kinds, hashes, lengths, marks, blank):
             at += 1
         at += 1
         if first < 0:
-            parted = True
+            after_blank = True
             continue
         hashes[count] = (kept ^ (kept >> np.uint64(29))) * _MIX
         lengths[count] = last - first + 1
-        if points[first] < _KNOWN and kinds[points[first]] & _BULLET:
+        if points[first] < _TABLE_SIZE and kinds[points[first]] & _BULLET:
             marks[count] |= BULLET_LINE
         if points[last] == 0x2026 or (
             last - first >= 2 and points[last] == 46 and points[last - 1] == 46 and points[last - 2] == 46
         ):
             marks[count] |= ELLIPSIS_LINE
-        if points[last] < _KNOWN and kinds[points[last]] & _ENDS:
+        if points[last] < _TABLE_SIZE and kinds[points[last]] & _ENDS:
             marks[count] |= ENDED_LINE
-        blank[count] = parted
-        parted = False
+        blank[count] = after_blank
+        after_blank = False
         count += 1
     return count
 
 
 @compiled(_HASHES, _COUNTS, _MARKS, _HASHES, _COUNTS, returns=types.int64)
 def _paragraphs(lines, line_lengths, blank, hashes, lengths):
+    """Write hash and length of each paragraph, lines joined by one line end, and return their number."""
     count = 0
     for row in range(len(lines)):
         if row == 0 or blank[row]:
             hashes[count], lengths[count] = _START, -1
             count += 1
         hashes[count - 1] = (hashes[count - 1] ^ lines[row]) * _POWER
-        lengths[count - 1] += line_lengths[row] + 1  # with the line end between two of them
+        lengths[count - 1] += line_lengths[row] + 1  # 1 for the line end between two lines
     return count
 
 
 @compiled(_HASHES, types.uint64, returns=types.int64)
 def _slot(table, key):
-    """Place of a key, or of the free row where it belongs. 0 is free."""
+    """Index of a key in an open-addressing table, or of the free slot where it belongs. 0 marks a free slot."""
     mask = np.uint64(len(table) - 1)
     slot = (key ^ (key >> np.uint64(32))) * _MIX
     slot = (slot ^ (slot >> np.uint64(29))) & mask
@@ -282,6 +291,7 @@ def _slot(table, key):
 
 @compiled(_HASHES, _COUNTS, _COUNTS)
 def _repeated(hashes, lengths, sums):
+    """Add number and lengths of hashes that occurred before to `sums`."""
     size = 4
     while size < 2 * len(hashes):
         size *= 2
@@ -297,6 +307,7 @@ def _repeated(hashes, lengths, sums):
 
 @compiled(_HASHES, _COUNTS, _COUNTS)
 def _ngrams(hashes, lengths, sums):
+    """Write the characters in repeated n-grams into `sums`, as `repeated_ngrams` defines them."""
     count = len(hashes)
     size = 4
     while size < 2 * count:

@@ -1,7 +1,7 @@
-"""Filters that look at videos: nothing moves, nothing but cuts, too long, holes in time.
+"""Ops for videos: motion, cuts, duration, gaps between frames.
 
-A document with several videos is dropped only when none of them passes. What moves is measured on frames a quarter of a
-second apart, in grey and 64 px small; they are decoded once for all ops of a node. Limits are ours.
+A document with several videos is dropped only if none of them passes. Motion is measured on frames a quarter of a
+second apart, in grey, with a shorter side of 64 px; they are decoded once for all ops of a node. Limits are ours.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from manifests.load import schema
 from manifests.records import Document, Media
 from pipelines.filters.media_rules import duration_s
 from pipelines.filters.op import Limit, Measured
-from pipelines.filters.pixels import grey_levels, of_best, payload_of, recent
+from pipelines.filters.pixels import best_score, cached, grey_levels, payload_of
 from stores.media.image import small_rgb
 from stores.media.video import frames_at
 
 SIDE_PX, APART_US = 64, 250_000
+"""Shorter side and distance in time of the frames that are compared."""
 MOST_FRAMES = 2400
-"""Ten minutes of a video; the rest is not looked at."""
+"""Number of frames that are compared: the first ten minutes of a video."""
 
 
 @schema
 class StaticVideo(Measured):
-    """In no video anything moves: neighbouring frames nowhere differ by `min_change` levels of 255 on average."""
+    """No video moves: no two neighboring frames differ by `min_change` levels of 255 on average."""
 
     READS_MEDIA = True
     LIMITS = (Limit("change", "below", "min_change", "static_video"),)
@@ -35,12 +36,12 @@ class StaticVideo(Measured):
     min_change: float = 1.0
 
     def measure(self, document: Document) -> Mapping[str, float]:
-        return of_best("change", document, max, lambda video: float(changes(video).max(initial=0)), "video")
+        return best_score("change", document, max, lambda video: float(changes(video).max(initial=0)), "video")
 
 
 @schema
 class CutHeavy(Measured):
-    """Every video is cut more than `max_cuts_per_minute` times: neighbouring frames differ by 40 levels on average."""
+    """Every video has more than `max_cuts_per_minute` cuts: neighboring frames that differ by 40 levels on average."""
 
     READS_MEDIA = True
     CUT: ClassVar[float] = 40.0
@@ -49,53 +50,54 @@ class CutHeavy(Measured):
     max_cuts_per_minute: float = 60.0
 
     def measure(self, document: Document) -> Mapping[str, float]:
-        return of_best("cuts_per_minute", document, min, self._rate, "video")
+        return best_score("cuts_per_minute", document, min, self._rate, "video")
 
     def _rate(self, video: Media) -> float:
-        found = changes(video)
-        cuts = int((found >= self.CUT).sum())
-        return cuts * 60e6 / (APART_US * max(1, len(found)))
+        differences = changes(video)
+        cuts = int((differences >= self.CUT).sum())
+        return cuts * 60e6 / (APART_US * max(1, len(differences)))
 
 
 @schema
 class VideoTooLong(Measured):
-    """Every video lasts longer than `max_duration_s`. Bounds what decoding one costs."""
+    """Every video lasts longer than `max_duration_s`. Bounds the cost of decoding a video."""
 
     LIMITS = (Limit("duration_s", "above", "max_duration_s", "video_too_long"),)
     kind: Literal["video_too_long"]
     max_duration_s: float = 3600.0
 
     def measure(self, document: Document) -> Mapping[str, float]:
-        return of_best("duration_s", document, min, duration_s, "video")
+        return best_score("duration_s", document, min, duration_s, "video")
 
 
 @schema
 class BrokenTimestamps(Measured):
-    """Every video has a hole: for longer than `max_gap_s` no frame is shown."""
+    """Every video has a gap: no new frame for longer than `max_gap_s`."""
 
     LIMITS = (Limit("gap_s", "above", "max_gap_s", "broken_timestamps"),)
     kind: Literal["broken_timestamps"]
     max_gap_s: float = 10.0
-    """More than screen recordings have, which show a frame when something changes."""
+    """In seconds; longer than in screen recordings, which have a frame whenever the picture changes."""
 
     def measure(self, document: Document) -> Mapping[str, float]:
-        return of_best("gap_s", document, min, longest_gap_s, "video")
+        return best_score("gap_s", document, min, longest_gap_s, "video")
 
 
 def longest_gap_s(video: Media) -> float:
+    """Return the longest time between two neighboring frames."""
     return max((b - a for a, b in pairwise(video.frame_times_us)), default=0) / 1e6
 
 
 def changes(video: Media) -> np.ndarray:
-    """(n - 1,) mean difference between neighbours of n frames, in levels of 255."""
+    """Return (n - 1,) float64, the mean difference between neighbors of n frames, in levels of 255."""
 
-    def made() -> np.ndarray:
-        wanted: list[int] = []
+    def compute() -> np.ndarray:
+        times_us: list[int] = []
         for time_us in video.frame_times_us:
-            if not wanted or time_us - wanted[-1] >= APART_US:
-                wanted.append(time_us)
-        some = wanted[:MOST_FRAMES]
-        frames = frames_at(payload_of(video), some, each=lambda rgb: grey_levels(small_rgb(rgb, SIDE_PX)))
+            if not times_us or time_us - times_us[-1] >= APART_US:
+                times_us.append(time_us)
+        times_us = times_us[:MOST_FRAMES]
+        frames = frames_at(payload_of(video), times_us, each=lambda rgb: grey_levels(small_rgb(rgb, SIDE_PX)))
         return np.array([np.abs(a.astype(np.int16) - b).mean() for a, b in pairwise(frames)])
 
-    return recent(("changes", video.digest), made)
+    return cached(("changes", video.digest), compute)

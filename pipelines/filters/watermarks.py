@@ -1,6 +1,8 @@
-"""Nodes that drop pictures with a mark which many pictures of their site have: `watermark_votes`, and
-`drop_watermarks` over what it wrote. What is measured, `filters/watermark_votes.py` says; how sure it is,
-docs/visual.md.
+"""The nodes `watermark_votes` and `drop_watermarks`: pictures that bear the watermark of their site.
+
+documents or view -> watermark_votes -> drop_watermarks -> view, before `tokenise`. `watermark_votes` decodes the
+pictures, unit by unit, and writes a column; `drop_watermarks` compares the pictures of each site by this column. The
+method is in `filters/watermark_votes.py`, its measured accuracy in docs/visual.md.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_
 from stores.media.image import reduced_rgb
 from stores.store import Snapshot, StoreKind, UnitWriter
 
-TOGETHER = 256
+BLOCK_PICTURES = 256
 """Pictures whose votes are unpacked together, 22 KB each."""
 GROUP_BYTES = 2 * 4 * 64 * watermark_votes.WORDS
-"""Of memory for the sums of one site."""
+"""Memory for the sums of one site."""
 
 
 @schema
 class WatermarkVotes:
-    """What `drop_watermarks` compares, as a column: 5 KB for every document with exactly one image and no video."""
+    """Votes of every document with exactly one image and no video, as a column of 5 KB. Drops only media that do not
+    decode."""
 
     PRODUCT: ClassVar[StoreKind] = "view"
     READS: ClassVar[frozenset[str]] = DOCUMENTS
@@ -41,7 +44,8 @@ class WatermarkVotes:
     kind: Literal["watermark_votes"]
     input: str
     domains: tuple[str, ...] = ("caption",)
-    """Charts, slides and screens that are drawn alike have much at the same place, and would go."""
+    """Domains of the documents that vote. Charts, slides and screens of one style would be dropped: they have much at
+    the same place."""
 
     def reads(self) -> tuple[str, ...]:
         return (self.input,)
@@ -57,18 +61,18 @@ class WatermarkVotes:
         for shard in task.unit.data.shards:
             keep = np.ones(shard.records, bool)
             reasons: list[str | None] = [None] * shard.records
-            found: list[np.ndarray | None] = [None] * shard.records
+            votes: list[np.ndarray | None] = [None] * shard.records
             for ordinal in snapshot.kept(shard.first, shard.first + shard.records).tolist():
                 document, row = snapshot.record(ordinal), ordinal - shard.first
                 image = _only_image(document)
                 if image is None or document.source == FORGOTTEN or not concerns(self.domains, document):
                     continue
-                found[row] = attempt(document.locator, self._votes, document, snapshot)
-                if found[row] is None:
+                votes[row] = attempt(document.locator, self._votes, document, snapshot)
+                if votes[row] is None:
                     keep[row], reasons[row] = False, "unusable"
                     attempt.drop("unusable")
-            votes = pa.array(found, pa.list_(pa.uint64()))
-            writer.columns(shard.shard, {"keep": keep, "reason": reasons, f"{task.node}.votes": votes})
+            column = pa.array(votes, pa.list_(pa.uint64()))
+            writer.columns(shard.shard, {"keep": keep, "reason": reasons, f"{task.node}.votes": column})
         return {"watermark_votes": task.node}
 
     def _votes(self, document: Document, snapshot: Snapshot) -> np.ndarray:
@@ -82,10 +86,10 @@ def _only_image(document: Document) -> Media | None:
 
 @schema
 class DropWatermarks:
-    """Pictures that bear the mark of their site, the host of `origin`, or of their source where that is no URL.
+    """Pictures that bear the mark of their site: of the host of `origin`, or of their source if that is no URL.
 
-    A site with fewer than `min_pictures` is left alone. Reads what a `watermark_votes` node wrote, no pixels. One unit,
-    as every picture of a site is compared with the others.
+    Sites with fewer than `min_pictures` pictures are not judged. Reads the column of a `watermark_votes` node, no
+    pixels. One unit, because every picture of a site is compared with the others.
     """
 
     PRODUCT: ClassVar[StoreKind] = "view"
@@ -96,10 +100,11 @@ class DropWatermarks:
     kind: Literal["drop_watermarks"]
     input: str
     max_overlay: float = 2.0
-    """Measured: docs/visual.md."""
+    """Score above which a picture is dropped; chosen by measurement, docs/visual.md."""
     min_pictures: int = 32
+    """Smallest number of pictures of a site that is judged."""
     max_memory_mb: int = 1024
-    """For the sums of sites that are counted together, 170 KB each; less means more passes over the column."""
+    """Memory for the sums of sites that are counted together, 170 KB each; less means more passes over the column."""
 
     def __post_init__(self) -> None:
         if self.min_pictures < 2 or self.max_memory_mb < 1:
@@ -128,16 +133,16 @@ class DropWatermarks:
             self._score(snapshot, column, site, pictures, large[start : start + together], scores)
         name = f"{task.node}.watermark.overlay"
         for ref in snapshot.shards:
-            here = scores[ref.first : ref.first + ref.records]
-            marked = here > self.max_overlay
+            shard_scores = scores[ref.first : ref.first + ref.records]
+            marked = shard_scores > self.max_overlay
             for _ in range(int(marked.sum())):
                 attempt.drop("watermark")
             verdicts = {
                 "keep": ~marked,
-                "reason": ["watermark" if one else None for one in marked.tolist()],
-                "score": [float(value) if one else None for one, value in zip(marked.tolist(), here, strict=True)],
+                "reason": ["watermark" if drop else None for drop in marked.tolist()],
+                "score": [float(score) if drop else None for drop, score in zip(marked, shard_scores, strict=True)],
             }
-            writer.columns(ref.shard, {**verdicts, name: here})
+            writer.columns(ref.shard, {**verdicts, name: shard_scores})
         limit = {"column": name, "drops": "above", "parameter": "max_overlay", "at": self.max_overlay}
         return {"ops": [{"kind": "watermark", "domains": [], "limits": [limit | {"reason": "watermark"}]}]}
 
@@ -147,13 +152,19 @@ class DropWatermarks:
         column: str,
         site: np.ndarray,
         pictures: np.ndarray,
-        some: np.ndarray,
+        group: np.ndarray,
         scores: np.ndarray,
     ) -> None:
-        """Fill in the scores of the pictures of some sites."""
+        """Write the scores of all pictures of a group of sites into `scores`.
+
+        Args:
+            site: (documents,) int64 number of each document's site.
+            pictures: (sites,) number of pictures of each site.
+            group: numbers of the sites.
+        """
         place = np.full(len(pictures), -1)
-        place[some] = np.arange(len(some))
-        shape = (len(some), watermark_votes.WINDOWS, watermark_votes.WIDTH_PX * watermark_votes.HEIGHT_PX)
+        place[group] = np.arange(len(group))
+        shape = (len(group), watermark_votes.WINDOWS, watermark_votes.WIDTH_PX * watermark_votes.HEIGHT_PX)
         sums, counts = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         for rows, votes in _voted(snapshot, column, site, place):
             for row, own in zip(rows.tolist(), votes, strict=True):
@@ -166,18 +177,20 @@ class DropWatermarks:
 
 
 def _sites(snapshot: Snapshot, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """(documents,) int64, the number of each one's site, -1 for those without votes; and the pictures of each site."""
-    known: dict[str, int] = {}
-    found: list[int] = []
+    """Return (documents,) int64, the number of each document's site, -1 without votes; and (sites,) int64, the number
+    of pictures of each site."""
+    numbers: dict[str, int] = {}
+    site_of: list[int] = []
     for _, table in snapshot.tables(["origin", "source", "keep", column]):
         voted = table["keep"].to_numpy() & ~table[column].is_null().to_numpy()
         for origin, source, votes in zip(table["origin"].to_pylist(), table["source"].to_pylist(), voted, strict=True):
-            found.append(known.setdefault(_site(origin) or f"{source}:", len(known)) if votes else -1)
-    site = np.array(found, np.int64)
-    return site, np.bincount(site[site >= 0], minlength=len(known))
+            site_of.append(numbers.setdefault(_site(origin) or f"{source}:", len(numbers)) if votes else -1)
+    site = np.array(site_of, np.int64)
+    return site, np.bincount(site[site >= 0], minlength=len(numbers))
 
 
 def _site(origin: str) -> str:
+    """Return the host of a URL without `www.`; "" if it has none."""
     try:
         return (urlsplit(origin).hostname or "").removeprefix("www.")
     except ValueError:
@@ -187,11 +200,11 @@ def _site(origin: str) -> str:
 def _voted(
     snapshot: Snapshot, column: str, site: np.ndarray, place: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ordinals, and votes as `overlays.unpacked` gives them, of the pictures whose site has a place; some at a time."""
+    """Yield blocks of ordinals and unpacked votes, for the pictures whose site has a place."""
     for ref, table in snapshot.tables([column]):
-        here = site[ref.first : ref.first + ref.records]
-        rows = np.flatnonzero((here >= 0) & (place[here] >= 0))
-        for start in range(0, len(rows), TOGETHER):
-            some = rows[start : start + TOGETHER]
-            words = table[column].combine_chunks().take(pa.array(some)).flatten().to_numpy(zero_copy_only=False)
-            yield ref.first + some, watermark_votes.unpacked(words.reshape(len(some), -1))
+        shard_sites = site[ref.first : ref.first + ref.records]
+        rows = np.flatnonzero((shard_sites >= 0) & (place[shard_sites] >= 0))
+        for start in range(0, len(rows), BLOCK_PICTURES):
+            block = rows[start : start + BLOCK_PICTURES]
+            words = table[column].combine_chunks().take(pa.array(block)).flatten().to_numpy(zero_copy_only=False)
+            yield ref.first + block, watermark_votes.unpacked(words.reshape(len(block), -1))

@@ -1,9 +1,9 @@
-"""Lists with millions of entries, from a manifest and from files: eight bytes each, sorted, in every worker.
+"""Lists of words and sites with millions of entries: sorted hashes of eight bytes, cached in every worker.
 
-An entry of a list of sites is a host, which stands for all below it, or an address, which stands for all that begins
-like it up to a `/`, `?` or its end. `http://`, `*.` and case don't matter, a line may be one of a hosts file, what
-follows `#` is a remark. An entry of a list of words is a line. Compared are hashes of 64 bits: of 10^9 addresses held
-against 10^7 entries, less than one is taken for another.
+An entry of a list of sites is a host, which stands for all hosts below it, or an address, which stands for all
+addresses that begin with it and go on with `/`, `?` or nothing. `http://`, `*.` and case are ignored, a line may be one
+of a hosts file, and `#` begins a comment. An entry of a list of words is a line. Hashes of 64 bits are compared: of
+10^9 addresses compared with 10^7 entries, less than one is confused with another. Used by `filters/blocklist.py`.
 """
 
 from __future__ import annotations
@@ -21,36 +21,41 @@ import xxhash
 
 from manifests.errors import ManifestError, StoreError
 from pipelines.external_files import open_named, state
-from pipelines.filters import text_stats
+from pipelines.filters.text_stats import text_stats
 
 MAX_HOST_CHARACTERS = 253
 """RFC 1035."""
 MOST_PARTS = 64
-"""Of an address, so many of its beginnings are looked up."""
+"""Number of prefixes of an address that are looked up."""
 BLOCK_BYTES = 8 << 20
 LONGEST_LINE = 1 << 16
-"""Bytes; a longer line is no entry of a list."""
-_REMARK = re.compile(rb"#[^\n]*")
+"""In bytes; a file with a longer line is no list."""
+_COMMENT = re.compile(rb"#[^\n]*")
 _SCHEME = re.compile(rb"\bhttps?://")
 _PART = re.compile(r"[/?]")
 _POWER = np.uint64(0xD6E8FEB86659FD93)
 
 
-def holds(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """(n,) bool, which of `asked` are in the sorted `known`."""
-    if not len(known):
-        return np.zeros(len(asked), bool)
-    places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-    return known[places] == asked
+def contained(entries: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Return (n,) bool: which of `hashes` are in the sorted `entries`."""
+    if not len(entries):
+        return np.zeros(len(hashes), bool)
+    places = np.minimum(np.searchsorted(entries, hashes), len(entries) - 1)
+    return entries[places] == hashes
 
 
 def sites(entries: Sequence[str], files: Sequence[str]) -> np.ndarray:
-    """Sorted hashes of all entries. Raises ManifestError for a file that holds no list."""
+    """Return the sorted uint64 hashes of all sites in a manifest and in files.
+
+    Raises:
+        ManifestError: a file is no list.
+        StoreError: a file can't be read.
+    """
     return _sites(tuple(entries), tuple(files), tuple(map(state, files)))
 
 
-def named(origin: str) -> np.ndarray:
-    """Hashes of all entries that would stand for this URL; none where its host is none that RFC 1035 allows."""
+def origin_hashes(origin: str) -> np.ndarray:
+    """Return uint64 hashes of all entries that would match this URL; empty if its host is not valid by RFC 1035."""
     try:
         parts = urlsplit(origin)
         host = (parts.hostname or "").strip(".")
@@ -58,25 +63,26 @@ def named(origin: str) -> np.ndarray:
         return np.zeros(0, np.uint64)
     if not host or len(host) > MAX_HOST_CHARACTERS:
         return np.zeros(0, np.uint64)
-    found: list[str] = []
+    entries: list[str] = []
     for spelling in _spellings(host):
         labels = spelling.split(".")
-        found += [".".join(labels[place:]) for place in range(len(labels))]
+        entries += [".".join(labels[place:]) for place in range(len(labels))]
         rest = parts.path + (f"?{parts.query}" if parts.query else "")
         ends = [match.start() for match in _PART.finditer(rest)][1:MOST_PARTS]
-        beginnings = [rest[:end].rstrip("/") for end in (*ends, len(rest))]
-        found += [bare + one.lower() for bare in {spelling, spelling.removeprefix("www.")} for one in beginnings if one]
-    return np.array([_hash(one.encode("utf-8", "replace")) for one in found], np.uint64)
+        prefixes = [rest[:end].rstrip("/") for end in (*ends, len(rest))]
+        hosts = {spelling, spelling.removeprefix("www.")}
+        entries += [name + prefix.lower() for name in hosts for prefix in prefixes if prefix]
+    return np.array([_hash(entry.encode("utf-8", "replace")) for entry in entries], np.uint64)
 
 
 def _spellings(host: str) -> set[str]:
-    """Of an international name in Unicode and in ASCII; lists have either."""
-    found = {host}
+    """Return an international host name in Unicode and in ASCII, because lists have either."""
+    spellings = {host}
     try:
-        found.add(host.encode("ascii").decode("idna") if host.isascii() else host.encode("idna").decode())
+        spellings.add(host.encode("ascii").decode("idna") if host.isascii() else host.encode("idna").decode())
     except UnicodeError:
         """It has no other spelling."""
-    return found
+    return spellings
 
 
 def _hash(entry: bytes) -> int:
@@ -85,20 +91,21 @@ def _hash(entry: bytes) -> int:
 
 @lru_cache(maxsize=16)
 def _sites(entries: tuple[str, ...], files: tuple[str, ...], states: tuple[str, ...]) -> np.ndarray:
-    given = "\n".join(entries).casefold().encode()
-    pieces = [_hashed(block) for block in (given, *(one for path in files for one in _blocks(path)))]
-    return np.unique(np.concatenate(pieces))
+    in_manifest = "\n".join(entries).casefold().encode()
+    in_files = (block for path in files for block in _blocks(path))
+    return np.unique(np.concatenate([_site_hashes(block) for block in (in_manifest, *in_files)]))
 
 
-def _hashed(block: bytes) -> np.ndarray:
-    """Of the entries of some whole lines. The address in a line of a hosts file is one, too: no page has it."""
-    plain = _SCHEME.sub(b"", _REMARK.sub(b"", block).lower())
+def _site_hashes(block: bytes) -> np.ndarray:
+    """Hash the entries in some whole lines. The IP address in a line of a hosts file becomes an entry that matches no
+    page."""
+    plain = _SCHEME.sub(b"", _COMMENT.sub(b"", block).lower())
     stripped = (word.lstrip(b"*.").rstrip(b"./") for word in plain.split())
-    return np.fromiter((_hash(one) for one in stripped if one), np.uint64)
+    return np.fromiter((_hash(entry) for entry in stripped if entry), np.uint64)
 
 
 def _blocks(path: str) -> Iterator[bytes]:
-    """Whole lines, some MB at a time; gzip is unpacked."""
+    """Yield whole lines of a plain or gzip file, in blocks of some MB."""
     try:
         with open_named(path) as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -109,7 +116,8 @@ def _blocks(path: str) -> Iterator[bytes]:
                 block, mark, new = (rest + block).rpartition(b"\n")
                 rest = new
                 if len(rest) > LONGEST_LINE:
-                    raise ManifestError("a line has more than 64 KiB", where=path, fix="give a list, an entry a line")
+                    fix = "give a list, one entry per line"
+                    raise ManifestError("a line has more than 64 KiB", where=path, fix=fix)
                 yield block + mark
             yield rest
     except (OSError, EOFError) as error:
@@ -117,35 +125,39 @@ def _blocks(path: str) -> Iterator[bytes]:
 
 
 def words(entries: Sequence[str], files: Sequence[str]) -> dict[int, np.ndarray]:
-    """Sorted hashes of the entries, by how many words they have. Lines without a letter or digit are no entries."""
+    """Return sorted uint64 hashes of all entries by their number of words. Lines without a letter or digit are ignored.
+
+    Raises:
+        ManifestError: a file is no list.
+        StoreError: a file can't be read.
+    """
     return _words(tuple(entries), tuple(files), tuple(map(state, files)))
 
 
 @lru_cache(maxsize=16)
 def _words(entries: tuple[str, ...], files: tuple[str, ...], states: tuple[str, ...]) -> dict[int, np.ndarray]:
     by_size: defaultdict[int, list[np.ndarray]] = defaultdict(list)
-    for some in (
-        entries,
-        *(block.decode("utf-8", "replace").splitlines() for path in files for block in _blocks(path)),
-    ):
-        for size, hashes in _by_size(some).items():
+    in_files = (block.decode("utf-8", "replace").splitlines() for path in files for block in _blocks(path))
+    for lines in (entries, *in_files):
+        for size, hashes in _phrases_by_size(lines).items():
             by_size[size].append(hashes)
     return {size: np.unique(np.concatenate(pieces)) for size, pieces in by_size.items()}
 
 
-def _by_size(entries: Iterable[str]) -> dict[int, np.ndarray]:
-    found: defaultdict[int, list[int]] = defaultdict(list)
+def _phrases_by_size(entries: Iterable[str]) -> dict[int, np.ndarray]:
+    """Return uint64 hashes of entries by their number of words."""
+    by_size: defaultdict[int, list[int]] = defaultdict(list)
     for entry in entries:
-        cores = text_stats.read(entry).cores
+        cores = text_stats(entry).cores
         if cores.any():
-            found[len(cores)].append(int(rows_of(cores, len(cores))[0]))
-    return {size: np.array(hashes, np.uint64) for size, hashes in found.items()}
+            by_size[len(cores)].append(int(phrase_hashes(cores, len(cores))[0]))
+    return {size: np.array(hashes, np.uint64) for size, hashes in by_size.items()}
 
 
-def rows_of(cores: np.ndarray, size: int) -> np.ndarray:
-    """One hash for every `size` words in a row."""
-    rows = max(0, len(cores) - size + 1)
-    hashes = np.zeros(rows, np.uint64)
+def phrase_hashes(cores: np.ndarray, size: int) -> np.ndarray:
+    """Return uint64 hashes of all runs of `size` words, from `TextStats.cores`."""
+    count = max(0, len(cores) - size + 1)
+    hashes = np.zeros(count, np.uint64)
     for place in range(size):
-        hashes = hashes * _POWER + cores[place : place + rows]
+        hashes = hashes * _POWER + cores[place : place + count]
     return hashes

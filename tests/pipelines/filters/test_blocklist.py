@@ -1,4 +1,4 @@
-"""Block lists from files: what their entries stand for, whatever form they have, and what millions of them cost."""
+"""The op `blocked`: matches of list entries in every file form, and the cost of large lists."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def document(origin: str = "", text: str = "text") -> Document:
 
 
 @pytest.fixture(params=["plain", "gzip", "windows", "url"])
-def listed(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def list_file(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     data = LIST.encode()
     if request.param == "windows":
         data = data.replace(b"\n", b"\r\n")
@@ -71,12 +71,12 @@ def listed(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         ("a list", False),
     ],
 )
-def test_an_entry_stands_for_a_site_or_the_beginning_of_an_address(listed: str, origin: str, blocked: bool) -> None:
-    found = Blocked(kind="blocked", site_files=(listed,)).apply(document(origin))
-    assert (found == Drop("blocked_site", 1)) is blocked
+def test_an_entry_matches_a_site_or_the_beginning_of_an_address(list_file: str, origin: str, blocked: bool) -> None:
+    verdict = Blocked(kind="blocked", site_files=(list_file,)).apply(document(origin))
+    assert (verdict == Drop("blocked_site", 1)) is blocked
 
 
-def test_entries_of_the_manifest_and_of_files_are_one_list(tmp_path: Path) -> None:
+def test_entries_of_the_manifest_and_of_files_are_merged(tmp_path: Path) -> None:
     (tmp_path / "sites").write_text("one.example\n")
     (tmp_path / "words").write_text("worst\n\n\U0001f595\ntwo bad  words\n敏感词")
     op = Blocked(
@@ -95,14 +95,13 @@ def test_entries_of_the_manifest_and_of_files_are_one_list(tmp_path: Path) -> No
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.lists(st.integers(0, 2**64 - 1), max_size=10))
-def test_what_is_in_a_sorted_list_is_found(known: list[int], others: list[int]) -> None:
-    asked = np.array(known[:5] + others, np.uint64)
-    assert word_lists.holds(np.unique(np.array(known, np.uint64)), asked).tolist() == [
-        one in known for one in asked.tolist()
-    ]
+def test_contained_equals_membership_in_a_list(entries: list[int], others: list[int]) -> None:
+    hashes = np.array(entries[:5] + others, np.uint64)
+    result = word_lists.contained(np.unique(np.array(entries, np.uint64)), hashes)
+    assert result.tolist() == [value in entries for value in hashes.tolist()]
 
 
-def test_many_sites_take_eight_bytes_each_and_a_look_takes_microseconds(
+def test_many_sites_take_eight_bytes_each_and_a_look_up_takes_microseconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(word_lists, "BLOCK_BYTES", 1 << 16)
@@ -117,14 +116,14 @@ def test_many_sites_take_eight_bytes_each_and_a_look_takes_microseconds(
     assert held < 1.2e6 and peak < 5e6
     documents = [document(f"https://site{number}.elsewhere/a/b") for number in range(1000)]
     began = time.process_time()
-    assert not any(op.measure(one)["site"] for one in documents)
+    assert not any(op.measure(each)["site"] for each in documents)
     assert time.process_time() - began < 0.5
 
 
-def test_identity_is_what_a_list_says_not_where_it_lies(tmp_path: Path) -> None:
+def test_identity_depends_on_the_contents_of_a_list_not_on_its_path(tmp_path: Path) -> None:
     over = stored(tmp_path, {"u": [document("http://one.example/")]})
     inputs = {over.name: product(over)}
-    for name in ("here", "there"):
+    for name in ("first", "second"):
         (tmp_path / name).write_text("one.example")
 
     def identity(name: str) -> str:
@@ -132,15 +131,15 @@ def test_identity_is_what_a_list_says_not_where_it_lies(tmp_path: Path) -> None:
         node = Filter(kind="filter", input=over.name, ops=(op,))
         return graph.identity("filtered", node, inputs, node.survey("filtered", inputs))
 
-    known = identity("here")
-    assert identity("there") == known
-    (tmp_path / "there").write_text("other.example")
-    assert identity("there") != known
+    first = identity("first")
+    assert identity("second") == first
+    (tmp_path / "second").write_text("other.example")
+    assert identity("second") != first
     with pytest.raises(ManifestError, match="can't be read"):
-        identity("gone")
+        identity("missing")
 
 
-def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut").write_bytes(gzip.compress(LIST.encode() * 100)[:-20])
     op = Blocked(kind="blocked", site_files=(str(tmp_path / "cut"),))
     with pytest.raises(StoreError, match="can't be read"):

@@ -1,4 +1,4 @@
-"""No more than a share of synthetic captions arrives in samples and plan, and which ones a hash decides."""
+"""The node `cap`: the share of synthetic captions in samples and plan, chosen by hash."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_synthetic_captions_stay_below_their_share_from_the_answers_to_the_plan(folder: Path) -> None:
+def test_synthetic_captions_stay_below_their_share_up_to_the_plan(folder: Path) -> None:
     kept: dict[str, set[str]] = {}
     with chat_server() as chat:
         (folder / "dag.yaml").write_text(DAG.format(url=chat.url))
         for share in ("0", "0.2", "0.4"):
             run(folder / "dag.yaml", folder / "out", "--set", f"nodes.few.share={share}")
             few = head(folder / "out", "few")
-            kept[share] = {one.id for one in few.documents(few.kept().tolist())}
+            kept[share] = {document.id for document in few.documents(few.kept().tolist())}
             sources = Counter(sample.source for sample in head(folder / "out", "samples").records())
             assert sources["pairs"] == 18 and sources["captions"] == len(kept[share])
-            natural = 17  # the text is of no picture
+            natural = 17  # the text file is in no pair
             assert Fraction(len(kept[share]), len(kept[share]) + natural) <= Fraction(share)
             assert Fraction(len(kept[share]) + 1, len(kept[share]) + 1 + natural) > Fraction(share)
             assert head(folder / "out", "plan").meta["tokens"] > 0
@@ -67,7 +67,7 @@ def test_synthetic_captions_stay_below_their_share_from_the_answers_to_the_plan(
     assert {row["reason"] for row in rows if not row["keep"]} == {"over_share"}
 
 
-def test_a_new_document_beside_lets_another_one_in(folder: Path) -> None:
+def test_a_new_uncapped_document_lets_another_capped_one_in(folder: Path) -> None:
     with chat_server() as chat:
         (folder / "dag.yaml").write_text(DAG.format(url=chat.url))
         run(folder / "dag.yaml", folder / "out", "--until", "few")
@@ -80,7 +80,7 @@ def test_a_new_document_beside_lets_another_one_in(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["share=1", "share=-0.1", "beside=[]"])
-def test_what_is_no_share_is_refused(folder: Path, wrong: str) -> None:
+def test_an_invalid_share_is_refused(folder: Path, wrong: str) -> None:
     (folder / "wrong.yaml").write_text(DAG.format(url="http://127.0.0.1:9"))
     with pytest.raises(ManifestError, match=r"share is|beside names no node"):
         graph.read([folder / "wrong.yaml"], [f"nodes.few.{wrong}"])

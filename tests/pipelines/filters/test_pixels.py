@@ -1,4 +1,4 @@
-"""Ops that look at pixels, captions and moving pictures, on files that were really encoded."""
+"""Ops for pixels, captions and videos, on encoded files."""
 
 from __future__ import annotations
 
@@ -56,31 +56,31 @@ BLUR, FEW, PAGE = (
 
 
 @pytest.mark.parametrize("size", [(200, 150), (900, 700)])
-def test_a_picture_out_of_focus_is_told_from_a_sharp_one_at_any_size(size: tuple[int, int]) -> None:
+def test_a_blurred_picture_is_dropped_and_a_sharp_one_kept_at_any_size(size: tuple[int, int]) -> None:
     sharp = photo(1, size)
     soft = sharp.filter(ImageFilter.GaussianBlur(size[0] / 50))
     assert reason(BLUR, image(sharp)) is None
     assert reason(BLUR, image(soft)) == "blurred_image"
-    assert reason(BLUR, image(soft), image(sharp)) is None, "a sharp one saves the page"
+    assert reason(BLUR, image(soft), image(sharp)) is None, "one sharp picture keeps the document"
     assert reason(BLUR, Text("no picture")) is None
 
 
-def test_focus_and_entropy_are_the_numbers_of_their_definitions() -> None:
+def test_focus_and_entropy_equal_their_definitions() -> None:
     grey = np.random.default_rng(0).integers(0, 256, (9, 7)).astype(np.uint8)
     kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
-    found = [(grey[y : y + 3, x : x + 3] * kernel).sum() for y in range(7) for x in range(5)]
-    assert pixels.focus(grey) == pytest.approx(np.var(found))
+    laplacian = [(grey[y : y + 3, x : x + 3] * kernel).sum() for y in range(7) for x in range(5)]
+    assert pixels.focus(grey) == pytest.approx(np.var(laplacian))
     assert pixels.entropy(np.repeat(np.arange(8, dtype=np.uint8), 5).reshape(8, 5)) == 3
 
 
-def test_next_to_nothing_has_little_entropy() -> None:
+def test_a_nearly_empty_picture_has_low_entropy() -> None:
     dot = Image.new("RGB", (300, 300), "white")
     ImageDraw.Draw(dot).rectangle((10, 10, 30, 30), "black")
     assert reason(FEW, image(dot, "PNG")) == "low_entropy"
     assert reason(FEW, image(photo(2))) is None
 
 
-def test_a_page_of_text_is_text_only_and_one_with_a_photograph_is_not() -> None:
+def test_a_page_of_text_is_text_only_and_a_page_with_a_photograph_is_not() -> None:
     illustrated = page(6)
     illustrated.paste(photo(3, (520, 480)), (40, 260))
     assert reason(PAGE, image(page())) == "text_only_image"
@@ -97,20 +97,20 @@ def test_an_animation_has_more_than_one_frame(format: str) -> None:
     assert reason(op, image(frames[0], format)) is None
 
 
-def test_all_ops_of_a_node_share_one_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_at = document(image(photo(77)), image(photo(78)))
-    first = [op.measure(looked_at) for op in (BLUR, FEW, PAGE)]
-    monkeypatch.setattr(pixels.pictures, "reduced_rgb", None)  # whoever decodes again, fails
-    assert [op.measure(looked_at) for op in (BLUR, FEW, PAGE)] == first
+def test_ops_of_one_filter_decode_a_picture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    two_pictures = document(image(photo(77)), image(photo(78)))
+    first = [op.measure(two_pictures) for op in (BLUR, FEW, PAGE)]
+    monkeypatch.setattr(pixels, "reduced_rgb", None)  # a second decoding would fail
+    assert [op.measure(two_pictures) for op in (BLUR, FEW, PAGE)] == first
     with pytest.raises(TypeError):
         BLUR.measure(document(image(photo(79))))
 
 
-def test_what_is_kept_of_pictures_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "KEPT_BYTES", 100)
+def test_the_picture_cache_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "CACHE_BYTES", 100)
     for name in "abc":
-        pixels.recent(("of", name), lambda: np.zeros(60, np.uint8))
-    assert list(pixels._KEPT) == [("of", "c")]
+        pixels.cached(("of", name), lambda: np.zeros(60, np.uint8))
+    assert list(pixels._CACHE) == [("of", "c")]
 
 
 @pytest.mark.parametrize(
@@ -125,33 +125,33 @@ def test_what_is_kept_of_pictures_stays_within_its_bound(monkeypatch: pytest.Mon
         ("风车在河边", None),
     ],
 )
-def test_captions_that_everybody_has(text: str, wanted: str | None) -> None:
+def test_boilerplate_and_repeated_captions_are_dropped(text: str, wanted: str | None) -> None:
     op = BoilerplateCaption(kind="boilerplate_caption")
     picture = Media(digest("p"), "image", "png", 9, 9)
     assert reason(op, picture, Text(text)) == wanted
-    assert reason(op, Text(text)) is None, "no caption without a picture"
+    assert reason(op, Text(text)) is None, "a text without a picture is no caption"
 
 
-def test_captions_have_a_length() -> None:
+def test_short_and_long_captions_are_dropped() -> None:
     op = CaptionLength(kind="caption_length", max_characters=20)
     picture = Media(digest("p"), "image", "png", 9, 9)
-    said = [reason(op, picture, Text(text)) for text in ("a b c", "a mill", "x" * 21)]
-    assert said == ["caption_too_short", None, "caption_too_long"]
+    reasons = [reason(op, picture, Text(text)) for text in ("a b c", "a mill", "x" * 21)]
+    assert reasons == ["caption_too_short", None, "caption_too_long"]
 
 
-def test_still_and_chopped_videos_are_told_from_moving_ones(tmp_path: Path) -> None:
+def test_static_and_cut_heavy_videos_are_dropped_and_moving_ones_kept(tmp_path: Path) -> None:
     wide = photo(5, (320, 96))
     moving = video(tmp_path / "a.mp4", [wide.crop((8 * i, 0, 8 * i + 128, 96)) for i in range(20)])
     still = video(tmp_path / "b.mp4", [photo(6, (128, 96))] * 20)
     colours = [Image.new("RGB", (128, 96), (250, 250, 250) if i // 3 % 2 else (10, 10, 10)) for i in range(20)]
     chopped = video(tmp_path / "c.mp4", colours)
     static, cuts = StaticVideo(kind="static_video"), CutHeavy(kind="cut_heavy")
-    assert [reason(static, one) for one in (moving, still, chopped)] == [None, "static_video", None]
-    assert [reason(cuts, one) for one in (moving, still, chopped)] == [None, None, "cut_heavy"]
+    assert [reason(static, each) for each in (moving, still, chopped)] == [None, "static_video", None]
+    assert [reason(cuts, each) for each in (moving, still, chopped)] == [None, None, "cut_heavy"]
     assert reason(static, still, moving) is None and reason(static, Text("none")) is None
 
 
-def test_length_and_holes_in_time_are_read_from_the_frames() -> None:
+def test_duration_and_gaps_are_measured_from_frame_times() -> None:
     def times(*seconds: float) -> Media:
         return Media(digest(str(seconds)), "video", "mp4", 9, 9, tuple(round(s * 1e6) for s in seconds))
 

@@ -1,4 +1,4 @@
-"""Quality rules against the published definitions, worked out by hand and by slow, obvious code."""
+"""Ops with published quality rules, against definitions worked out by hand and against slow code."""
 
 from __future__ import annotations
 
@@ -52,26 +52,26 @@ def document(text: str, domain: str = "web") -> Document:
 
 @given(odd_text | st.text(st.characters(exclude_categories=["Cs"]), max_size=80))
 @settings(max_examples=300)
-def test_a_reading_has_the_words_lines_and_paragraphs_that_slow_code_finds(text: str) -> None:
-    read = text_stats.read(text)
+def test_text_stats_equal_those_of_slow_code(text: str) -> None:
+    stats = text_stats.text_stats(text)
     words = slow_words(text)
-    assert read.word_lengths.tolist() == [len(word) for word in words]
-    assert equal_alike(read.words, words)
-    assert read.words_with_letter == sum(any(c.isalpha() for c in word) for word in words)
+    assert stats.word_lengths.tolist() == [len(word) for word in words]
+    assert same_equalities(stats.words, words)
+    assert stats.words_with_letter == sum(any(c.isalpha() for c in word) for word in words)
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    assert read.line_lengths.tolist() == [len(line) for line in lines]
-    assert equal_alike(read.lines, lines)
-    assert [bool(mark & text_stats.ELLIPSIS_LINE) for mark in read.line_marks] == [
+    assert stats.line_lengths.tolist() == [len(line) for line in lines]
+    assert same_equalities(stats.lines, lines)
+    assert [bool(mark & text_stats.ELLIPSIS_LINE) for mark in stats.line_marks] == [
         l.endswith(("...", "…")) for l in lines
     ]
     paragraphs = slow_paragraphs(text)
-    assert read.paragraph_lengths.tolist() == [len(paragraph) for paragraph in paragraphs]
-    assert equal_alike(read.paragraphs, paragraphs)
+    assert stats.paragraph_lengths.tolist() == [len(paragraph) for paragraph in paragraphs]
+    assert same_equalities(stats.paragraphs, paragraphs)
 
 
 def slow_words(text: str) -> list[str]:
-    alone = text_stats._LONE_SCRIPTS.pattern
-    return [word for part in text.split() for word in regex.findall(rf"{alone}|(?:(?!{alone}).)+", part, regex.S)]
+    single = text_stats._SINGLE_SCRIPTS.pattern
+    return [word for part in text.split() for word in regex.findall(rf"{single}|(?:(?!{single}).)+", part, regex.S)]
 
 
 def slow_paragraphs(text: str) -> list[str]:
@@ -84,7 +84,8 @@ def slow_paragraphs(text: str) -> list[str]:
     return ["\n".join(lines) for lines in paragraphs if lines]
 
 
-def equal_alike(hashes, things: list[str]) -> bool:
+def same_equalities(hashes, things: list[str]) -> bool:
+    """Whether two hashes are equal exactly if their things are."""
     return len(hashes) == len(things) and len(set(zip(hashes.tolist(), things, strict=True))) == len(set(things))
 
 
@@ -92,8 +93,8 @@ few_words = st.lists(st.sampled_from(["a", "bb", "ccc"]), min_size=1, max_size=1
 
 
 @given(few_words, st.integers(1, 8), few_words, st.integers(2, 10))
-def test_ngrams_are_counted_as_slow_code_counts_them(some: list[str], times: int, last: list[str], n: int) -> None:
-    words = some * times + last
+def test_ngram_counts_equal_those_of_slow_code(first: list[str], times: int, last: list[str], n: int) -> None:
+    words = first * times + last
     grams = [words[i : i + n] for i in range(len(words) - n + 1)]
     if n <= 4:
         top, count = Counter(map(" ".join, grams)).most_common(1)[0] if grams else ("", 0)
@@ -106,7 +107,7 @@ def test_ngrams_are_counted_as_slow_code_counts_them(some: list[str], times: int
             expected += len("".join(grams[at])) if gram in seen else 0
             at += n if gram in seen else 1
             seen.add(gram)
-    assert text_stats.repeated_ngrams(text_stats.read(" ".join(words)))[n] == expected
+    assert text_stats.repeated_ngrams(text_stats.text_stats(" ".join(words)))[n] == expected
 
 
 def test_gopher_quality_by_hand():
@@ -143,12 +144,12 @@ PROSE = "The miller wanted to be there at dawn and have the wheel repaired. "
         (PROSE * 5, None),
     ],
 )
-def test_each_rule_of_gopher_names_its_reason(text: str, reason: str | None):
+def test_each_gopher_rule_gives_its_reason(text: str, reason: str | None):
     result = quality.apply(document(text))
     assert (result.reason if isinstance(result, Drop) else None) == reason
 
 
-def test_length_of_words_says_nothing_without_spaces():
+def test_word_length_is_not_measured_in_scripts_without_spaces():
     assert "mean_word_length" not in quality.measure(document("人人生而自由在尊严和权利上一律平等 ok"))
 
 
@@ -204,7 +205,7 @@ SNIPPETS = {
 }
 
 
-def test_languages_and_confidences_are_those_of_the_package():
+def test_languages_and_confidences_equal_those_of_py3langid():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -216,7 +217,7 @@ def test_languages_and_confidences_are_those_of_the_package():
     assert identify("") is None
 
 
-def test_languages_that_are_not_kept_or_not_sure_are_dropped():
+def test_other_and_uncertain_languages_are_dropped():
     op = Language(kind="language", keep=("en", "fr"))
     assert isinstance(op.apply(document(SNIPPETS["en"])), Document)
     assert op.apply(document(SNIPPETS["de"])) == Drop("other_language")
@@ -229,7 +230,7 @@ OPS: list[Measured] = [quality, repetition, fineweb, c4, Language(kind="language
 
 
 @pytest.mark.parametrize("text", ["a", "a ", "\n", " ", "é. ", "...", '"', ".!?)", "人", "\U0001f44d\n"])
-def test_a_million_of_the_same_are_judged_at_once(text: str):
+def test_a_million_equal_characters_take_under_four_seconds(text: str):
     for op in OPS:
         op.apply(document("warm"))
     hostile = document(text * (1_000_000 // len(text)) + "x")

@@ -1,4 +1,4 @@
-"""A limit that is moved in the manifest decides again what was measured before; the result is that of a fresh run."""
+"""Reuse of stored scores after a changed limit: nothing is measured twice, and results equal a fresh run."""
 
 from __future__ import annotations
 
@@ -39,14 +39,23 @@ nodes:
     version: "1"
     max_score: {most}
 """
-CALM = {"first": 8, "long": 330, "languages": "[en]", "sure": 0.0, "side": 20, "bits": 0.5, "letters": 0.5, "most": 900,
-        "letters_of": "[knowledge]"}  # fmt: skip
+DEFAULTS = {
+    "first": 8,
+    "long": 330,
+    "languages": "[en]",
+    "sure": 0.0,
+    "side": 20,
+    "bits": 0.5,
+    "letters": 0.5,
+    "most": 900,
+    "letters_of": "[knowledge]",
+}
 ALL = {"too_long", "language", "image_too_small", "low_entropy", "few_letters", "no_text"}
 SCORE = """
 def score(documents):
     with open({asked!r}, "a") as out:
-        out.write("".join(one.locator + "\\n" for one in documents))
-    return [float(len(one.text)) for one in documents]
+        out.write("".join(document.locator + "\\n" for document in documents))
+    return [float(len(document.text)) for document in documents]
 """
 
 
@@ -60,15 +69,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(folder: Path, **limits: object) -> Path:
     file = folder / "dag.yaml"
-    file.write_text(DAG.format(**(CALM | limits), code=folder / "code.py"))
+    file.write_text(DAG.format(**(DEFAULTS | limits), code=folder / "code.py"))
     return file
 
 
-def looked_at(out: Path) -> Counter[str]:
-    """Records by op of `second`, in the last run."""
+def measured_records(out: Path) -> Counter[str]:
+    """Measured records by op of `second`, in the last run."""
     log = list(runlog.read(out / "log.jsonl"))
-    told = [line for line in log if line.get("node") == "second" and line["event"] in ("node_commit", "node_skip")][-1]
-    return Counter({kind: records for kind, (records, _) in told["parts"].items()})
+    events = [line for line in log if line.get("node") == "second" and line["event"] in ("node_commit", "node_skip")]
+    return Counter({kind: records for kind, (records, _) in events[-1]["parts"].items()})
 
 
 CASES: list[tuple[dict[str, object], set[str]]] = [
@@ -78,7 +87,7 @@ CASES: list[tuple[dict[str, object], set[str]]] = [
 
 
 @pytest.mark.parametrize(("moved", "measured"), CASES)
-def test_other_limits_measure_nothing_and_decide_as_a_fresh_run_does(
+def test_changed_limits_measure_nothing_and_give_the_result_of_a_fresh_run(
     folder: Path, tmp_path: Path, moved: dict[str, object], measured: set[str]
 ) -> None:
     run(written(folder), tmp_path / "out")
@@ -86,12 +95,12 @@ def test_other_limits_measure_nothing_and_decide_as_a_fresh_run_does(
     run(written(folder, **moved), tmp_path / "out")
     for name in ("first", "second", "third"):
         assert head(tmp_path / "out", name).content_root == head(tmp_path / "fresh", name).content_root
-    seen, fresh = looked_at(tmp_path / "out"), looked_at(tmp_path / "fresh")
+    seen, fresh = measured_records(tmp_path / "out"), measured_records(tmp_path / "fresh")
     assert {kind for kind, count in seen.items() if count} == measured
     assert set(fresh) == ALL
 
 
-def test_scores_of_a_model_are_asked_for_once(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_limit_calls_no_score_function_again(folder: Path, tmp_path: Path) -> None:
     asked = folder / "asked.txt"
     asked.unlink(missing_ok=True)
     run(written(folder), tmp_path / "out")
@@ -106,23 +115,23 @@ def test_scores_of_a_model_are_asked_for_once(folder: Path, tmp_path: Path) -> N
     assert "high_score" in third.table(["reason"])["reason"].to_pylist()
 
 
-def test_what_another_limit_above_lets_through_is_measured_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_only_records_that_an_earlier_filter_newly_keeps_are_measured(folder: Path, tmp_path: Path) -> None:
     run(written(folder, first=320), tmp_path / "out")
-    before = looked_at(tmp_path / "out")
+    before = measured_records(tmp_path / "out")
     run(written(folder, first=310), tmp_path / "out")
     run(written(folder, first=310), tmp_path / "fresh")
     for name in ("first", "second", "third"):
         assert head(tmp_path / "out", name).content_root == head(tmp_path / "fresh", name).content_root
-    more = looked_at(tmp_path / "out")
-    assert 0 < more["no_text"] == looked_at(tmp_path / "fresh")["no_text"] - before["no_text"]
+    more = measured_records(tmp_path / "out")
+    assert 0 < more["no_text"] == measured_records(tmp_path / "fresh")["no_text"] - before["no_text"]
 
 
-def test_a_run_that_was_killed_before_it_was_whole_knows_what_was_measured_before(folder: Path, tmp_path: Path) -> None:
+def test_scores_are_reused_after_an_incomplete_commit(folder: Path, tmp_path: Path) -> None:
     run(written(folder), tmp_path / "out")
     store = Store.open(str(tmp_path / "out" / "second"))
     whole = head(tmp_path / "out", "second")
     begun: dict[str, Json] = {**whole.meta, PREVIOUS_NUMBER: whole.number}
     store.commit([], node="killed", units=[], complete=False, parents=whole.parents, meta=begun)
     run(written(folder, long=310), tmp_path / "out")
-    assert not any(looked_at(tmp_path / "out").values())
+    assert not any(measured_records(tmp_path / "out").values())
     assert PREVIOUS_NUMBER not in head(tmp_path / "out", "second").meta

@@ -1,4 +1,4 @@
-"""Licence, origin and consent: from the record's own fields, else from the node, and a policy that refuses."""
+"""License, origin and consent: read from the record, else from the ingest node, and required by the op `rights`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def document(licence: str = "", origin: str = "", consent: str = "", domain: str
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "rights"),
     [
         (
             {"license": "MIT", "url": "https://a.example/1", "consent": "opt-in"},
@@ -46,11 +46,11 @@ def document(licence: str = "", origin: str = "", consent: str = "", domain: str
         ("only text", RecordRights()),
     ],
 )
-def test_a_record_says_whose_it_is(record: Json, said: RecordRights) -> None:
-    assert fields.record_rights(record) == said
+def test_rights_are_read_from_fields_of_a_record(record: Json, rights: RecordRights) -> None:
+    assert fields.record_rights(record) == rights
 
 
-def test_what_a_record_says_comes_before_what_the_node_says() -> None:
+def test_fields_of_a_record_come_before_parameters_of_the_node() -> None:
     assert RecordRights("MIT").or_else(RecordRights("CC0-1.0", "here")) == RecordRights("MIT", "here")
 
 
@@ -72,20 +72,20 @@ def test_a_document_without_the_rights_is_dropped_with_the_first_reason(given: D
     assert verdict == (Drop(reason) if reason else given)
 
 
-def test_any_licence_will_do_where_none_is_named() -> None:
+def test_any_license_passes_if_no_license_is_named() -> None:
     op = RequiredRights(kind="rights", require_licence=True)
     assert op.apply(document()) == Drop("no_licence")
-    assert isinstance(op.apply(document("whatever")), Document)
+    assert isinstance(op.apply(document("anything")), Document)
 
 
-def test_a_policy_that_asks_for_nothing_is_refused(tmp_path: Path) -> None:
+def test_an_op_that_requires_nothing_is_refused(tmp_path: Path) -> None:
     manifest = tmp_path / "f.yaml"
     manifest.write_text("kind: filter\ninput: a\nops: [{kind: rights}]\n")
-    with pytest.raises(ManifestError, match="asks for nothing"):
+    with pytest.raises(ManifestError, match="requires nothing"):
         load.load(Filter, [manifest])
 
 
-def test_rights_are_columns_and_refusals_are_drops_with_reasons(tmp_path: Path) -> None:
+def test_rights_are_columns_and_missing_rights_are_drop_reasons(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     rows = [
         {"text": "first", "url": "https://a.example/1"},

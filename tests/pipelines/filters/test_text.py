@@ -18,7 +18,7 @@ def test_lengths_count_characters_not_words():
     assert isinstance(TooLong(kind="too_long", max_characters=6).apply(document("abcdef")), Document)
 
 
-def test_an_op_concerns_only_its_domains():
+def test_an_op_drops_only_in_its_domains():
     op = TooShort(kind="too_short", min_characters=8, domains=("web", "knowledge"))
     assert isinstance(op.apply(document("red", domain="caption")), Document)
     assert isinstance(op.apply(document("red", domain="web")), Drop)
@@ -54,7 +54,7 @@ def test_binary_read_as_text_is_garbled():
     assert isinstance(op.apply(document("tabs\tand\r\nlines, 👩‍👧, naïve, \u200f")), Document)
 
 
-def test_filters_look_at_all_texts_of_a_document_and_keep_it_as_it_is():
+def test_an_op_reads_all_texts_of_a_document_and_returns_it_unchanged():
     picture = Media(digest("x"), "image", "png", 9, 9)
     mixed = Document("0" * 32, "t", "1", "web", (Text("abcd"), picture, Text("efgh")))
     assert TooShort(kind="too_short", min_characters=8).apply(mixed) is mixed

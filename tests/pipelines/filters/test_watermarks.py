@@ -1,4 +1,4 @@
-"""Marks that many pictures of a site have at the same place are learned from them, and the pictures that bear it go."""
+"""The nodes `watermark_votes` and `drop_watermarks`: marks at the same place of many pictures of a site."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = [(300, 256), (420, 300), (256, 340)]
 
 
 def marked(picture: Image.Image, place: str, strength: float) -> Image.Image:
-    """White words, seen through, of a size that goes with the picture's."""
+    """Draw a transparent white text, of a size in proportion to the picture."""
     width, height = picture.size
     side = min(width, height)
     mask = Image.new("L", picture.size)
@@ -48,16 +48,18 @@ def document(site: str, number: int, picture: Image.Image, domain: str = "captio
     medium = Media(sha256(payload).hexdigest(), "image", "jpg", *picture.size, payload=payload)
     name = f"{site}-{number}"
     origin = f"https://www.{site}.example/{number}" if site != "none" else ""
-    return Document(record_id("raw", name), "raw", name, domain, (medium, Text("What one sees.")), origin=origin)
+    return Document(record_id("raw", name), "raw", name, domain, (medium, Text("A picture.")), origin=origin)
 
 
 def site(name: str, seed: int, count: int, place: str = "", strength: float = 0.4, bare: int = 0) -> list[Document]:
-    """`bare` of them without the mark."""
-    found = []
+    """Documents of one site; the first `bare` have no mark."""
+    documents = []
     for number in range(count):
         picture = photo(seed + number, SIZES[number % len(SIZES)])
-        found.append(document(name, number, marked(picture, place, strength) if place and number >= bare else picture))
-    return found
+        if place and number >= bare:
+            picture = marked(picture, place, strength)
+        documents.append(document(name, number, picture))
+    return documents
 
 
 def decided(folder: Path, units: dict[str, list[Document]], **limits: Any) -> Snapshot:
@@ -68,67 +70,68 @@ def decided(folder: Path, units: dict[str, list[Document]], **limits: Any) -> Sn
 
 
 @pytest.fixture
-def here(quick_folder: Path) -> Path:
+def folder(quick_folder: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=quick_folder))
 
 
-def test_the_marked_pictures_of_a_site_go_and_no_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marked_pictures_of_a_site_are_dropped_and_no_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = site("few", 5000, 20, "corner")
-    odd = [replace(one, domain="ocr") for one in site("charts", 6000, 33, "centre")]
+    odd = [replace(chart, domain="ocr") for chart in site("charts", 6000, 33, "centre")]
     units = {
         "a": site("corner", 0, 40, "corner"),
         "b": site("most", 1000, 48, "centre", bare=12) + few,
         "c": site("clean", 2000, 40) + odd,
         "d": site("none", 3000, 33, "top"),
     }
-    view = decided(here, units)
-    gone = dict.fromkeys(("corner", "most", "clean", "few", "charts", "none"), 0)
+    view = decided(folder, units)
+    dropped = dict.fromkeys(("corner", "most", "clean", "few", "charts", "none"), 0)
     bare = 0
     for locator, reason in reasons(view).items():
         name, _, number = locator.partition("-")
-        gone[name] += 1
+        dropped[name] += 1
         bare += name == "most" and int(number) < 12
         assert reason == "watermark"
-    assert bare == gone["clean"] == gone["few"] == gone["charts"] == 0
-    assert gone["corner"] >= 36 and gone["most"] >= 33 and gone["none"] >= 28
+    assert bare == dropped["clean"] == dropped["few"] == dropped["charts"] == 0
+    assert dropped["corner"] >= 36 and dropped["most"] >= 33 and dropped["none"] >= 28
     moved = what_if(view, ["watermark.max_overlay=100"])["kept"][0]
-    assert moved["what if"] == moved["documents"] + sum(gone.values())
+    assert moved["what if"] == moved["documents"] + sum(dropped.values())
     monkeypatch.setattr(watermarks, "GROUP_BYTES", 1 << 20)
-    again = decided(Path(tempfile.mkdtemp(dir=here)), units, max_memory_mb=1)  # a site a pass
+    again = decided(Path(tempfile.mkdtemp(dir=folder)), units, max_memory_mb=1)  # one site per pass
     assert reasons(again) == reasons(view)
-    ours, theirs = (one.table()["unmarked.watermark.overlay"].to_numpy() for one in (view, again))
-    assert np.array_equal(ours, theirs, equal_nan=True)
+    first, second = (each.table()["unmarked.watermark.overlay"].to_numpy() for each in (view, again))
+    assert np.array_equal(first, second, equal_nan=True)
 
 
-def test_votes_have_to_be_there(here: Path) -> None:
-    over = stored(here, {"u": site("clean", 0, 2)})
-    votes, _ = made(here, WatermarkVotes(kind="watermark_votes", input=over.name), over, "votes")
+def test_drop_watermarks_without_votes_is_refused(folder: Path) -> None:
+    over = stored(folder, {"u": site("clean", 0, 2)})
+    votes, _ = made(folder, WatermarkVotes(kind="watermark_votes", input=over.name), over, "votes")
     filtered = replace(DropWatermarks(kind="drop_watermarks", input="raw"), input="raw")
     with pytest.raises(ManifestError, match="no votes"):
-        made(here, filtered, over, "unmarked")
+        made(folder, filtered, over, "unmarked")
     assert votes.meta["watermark_votes"] == "votes"
 
 
 @given(st.integers(1, 80), st.integers(1, 200), st.integers(0, 99))
-def test_votes_are_those_of_slow_code(height: int, width: int, seed: int) -> None:
+def test_votes_equal_those_of_slow_code(height: int, width: int, seed: int) -> None:
     grey = np.random.default_rng(seed).integers(0, 40, (height, width)).astype(np.uint8)
-    found = watermark_votes.unpacked(watermark_votes.votes(grey)[None])[0].reshape(
+    votes = watermark_votes.unpacked(watermark_votes.votes(grey)[None])[0].reshape(
         -1, watermark_votes.HEIGHT_PX, watermark_votes.WIDTH_PX
     )
     high, wide = min(watermark_votes.HEIGHT_PX, height), min(watermark_votes.WIDTH_PX, width)
-    assert not found[:, high:].any() and not found[:, :, wide:].any()
+    assert not votes[:, high:].any() and not votes[:, :, wide:].any()
     around = watermark_votes.AROUND_PX
     padded = np.pad(grey.astype(float), around, mode="edge")
     for y, x in ((0, 0), (high // 2, wide // 2), (high - 1, wide - 1)):
-        apart = grey[y, x] - padded[y : y + 2 * around + 1, x : x + 2 * around + 1].mean()
-        if abs(abs(apart) - watermark_votes.STEP) > 1e-3:
-            assert found[0, y, x] == int(apart > watermark_votes.STEP) - int(apart < -watermark_votes.STEP)
+        difference = grey[y, x] - padded[y : y + 2 * around + 1, x : x + 2 * around + 1].mean()
+        if abs(abs(difference) - watermark_votes.STEP) > 1e-3:
+            lighter, darker = difference > watermark_votes.STEP, difference < -watermark_votes.STEP
+            assert votes[0, y, x] == int(lighter) - int(darker)
 
 
-def test_a_picture_costs_less_than_three_milliseconds() -> None:
+def test_votes_of_a_picture_take_under_six_milliseconds() -> None:
     grey = np.asarray(photo(1, (340, 256)).convert("L"))
     watermark_votes.votes(grey)
     began = time.process_time()
     for _ in range(20):
         watermark_votes.votes(grey)
-    assert (time.process_time() - began) / 20 < 0.006  # 1 ms where nobody else is at work
+    assert (time.process_time() - began) / 20 < 0.006  # 1 ms on an idle machine
