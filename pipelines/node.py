@@ -325,3 +325,9 @@ class FolderNode(NodeBase):
 
 
 Node = StoreNode | FolderNode
+
+
+def name_node(kind: str, nodes: Mapping[str, Node]) -> str:
+    """Return the advice to name a node of a kind, with the names of those in the manifest; for `Mistake.fix`."""
+    names = [name for name, node in nodes.items() if node.kind == kind]
+    return f"name a node of kind {kind}" + (f": {', '.join(names)}" if names else "")

@@ -6,10 +6,10 @@ pictures by perceptual hash (`dedup/hamming.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,20 @@ from manifests.records import FORGOTTEN, Document, Json
 from pipelines.dedup import image_hash
 from pipelines.dedup.images import HashColumn, check_radii
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Product, Survey, UnitTask, units_below, with_columns
-from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
+from pipelines.node import (
+    Attempt,
+    Inputs,
+    Mistake,
+    Node,
+    Product,
+    Survey,
+    UnitTask,
+    ViewNode,
+    units_below,
+    with_columns,
+    write_decisions,
+)
+from stores.store import ShardRef, Snapshot, UnitWriter
 
 if TYPE_CHECKING:
     from pipelines.dedup.ngrams import ItemIndex
@@ -29,7 +41,7 @@ TEXT, IMAGE = "contaminated_text", "contaminated_image"
 
 
 @schema
-class Decontaminate:
+class Decontaminate(ViewNode):
     """Documents that contain an item of the evaluation stores `against`, as text or as a picture.
 
     Text: a run of `words` words in common, as in GPT-3 (Brown et al. 2020, appendix C), without case and punctuation;
@@ -43,13 +55,9 @@ class Decontaminate:
     of a short one), `image` or `crop`. The score is the number of runs in common, or of bits of 256 that differ.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    SIDE_INPUTS = ("against",)
 
     kind: Literal["decontaminate"]
-    input: str
     against: tuple[str, ...]
     """Names of the nodes with evaluation documents."""
     words: int = 13
@@ -75,8 +83,10 @@ class Decontaminate:
             raise ValueError(f"max_items is {self.max_items}, expected at least 1")
         check_radii(self.max_bits, self.max_detail_bits)
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input, *self.against)
+    def check(self, name: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
+        if self.input in self.against:
+            message = f"{self.input} is compared with itself, so nothing of it would be left"
+            yield Mistake(("against",), message, "name nodes with evaluations")
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         from pipelines.dedup import ngrams
@@ -99,27 +109,21 @@ class Decontaminate:
         names = {name: f"{task.node}.{name}" for name in ("item", "evaluation", "how")}
         for shard in task.unit.data.shards:
             pictures = self._match_pictures(snapshot, shard, evaluation)
-            keys = ("keep", "reason", "score", *names.values())
-            columns: dict[str, list[Any]] = {key: [key == "keep" or None] * shard.records for key in keys}
+            matches: list[_Match | None] = [None] * shard.records
             for ordinal in snapshot.kept(shard.first, shard.first + shard.records).tolist():
                 document, row = snapshot.record(ordinal), ordinal - shard.first
                 if document.source == FORGOTTEN or not concerns(self.domains, document):
                     continue
                 match = attempt(document.locator, self._match, document, evaluation, pictures.get(row))
-                if not match:
-                    continue
-                attempt.drop(match.reason)
-                values = {
-                    "keep": False,
-                    "reason": match.reason,
-                    "score": match.score,
-                    names["item"]: evaluation.ids[match.item],
-                    names["evaluation"]: evaluation.sources[match.item],
-                    names["how"]: match.how,
-                }
-                for key, value in values.items():
-                    columns[key][row] = value
-            writer.columns(shard.shard, columns)
+                matches[row] = match or None
+            columns = {
+                names["item"]: [match and evaluation.ids[match.item] for match in matches],
+                names["evaluation"]: [match and evaluation.sources[match.item] for match in matches],
+                names["how"]: [match and match.how for match in matches],
+            }
+            reasons = [match and match.reason for match in matches]
+            scores = [match and match.score for match in matches]
+            write_decisions(writer, attempt, shard, reasons, scores, columns)
         facts: dict[str, Json] = {
             "against": list(self.against),
             "items": len(evaluation.ids),

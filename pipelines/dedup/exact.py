@@ -8,9 +8,9 @@ survivors drops nothing, and no group loses its last member.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from manifests.load import schema
 from manifests.records import Document, Text, digest
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below
-from stores.store import ShardRef, Snapshot, StoreKind, UnitWriter
+from pipelines.node import Attempt, Inputs, Survey, UnitTask, ViewNode, single_unit, units_below, write_decisions
+from stores.store import UnitWriter
 
 VERSION = 1
 """Raised when `content_key` or `decide` would give another result."""
@@ -30,22 +30,13 @@ DECISIONS = pa.schema([("keep", pa.bool_()), ("reason", pa.string()), ("duplicat
 
 
 @schema
-class DedupExact:
+class DedupExact(ViewNode):
     """Of all documents with equal content the one with the smallest id stays.
 
     One unit, because every record is compared with every other: a killed run begins it again.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
-
     kind: Literal["dedup_exact"]
-    input: str
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         units = units_below(inputs[self.input].snapshot)
@@ -55,11 +46,12 @@ class DedupExact:
         snapshot = task.inputs[self.input].snapshot
         tables = [keys(snapshot.records(ref.first, ref.first + ref.records)) for ref in snapshot.shards]
         for ref, decisions in zip(snapshot.shards, decide(tables), strict=True):
-            columns = {name: decisions.column(name).to_pylist() for name in decisions.column_names}
-            writer.columns(ref.shard, _for_all_records(snapshot, ref, columns))
-            for reason in columns["reason"]:
-                if reason is not None:
-                    attempt.drop(reason)
+            reasons: list[str | None] = [None] * ref.records
+            duplicate_of: list[str | None] = [None] * ref.records
+            kept = snapshot.kept(ref.first, ref.first + ref.records) - ref.first
+            for row, decision in zip(kept.tolist(), decisions.to_pylist(), strict=True):
+                reasons[row], duplicate_of[row] = decision["reason"], decision["duplicate_of"]
+            write_decisions(writer, attempt, ref, reasons, columns={"duplicate_of": duplicate_of})
 
 
 def keys(documents: Iterable[Document]) -> pa.Table:
@@ -104,12 +96,3 @@ def decide(tables: Sequence[pa.Table]) -> list[pa.Table]:
     )
     starts = np.cumsum([0, *map(len, tables)])
     return [decisions.slice(start, len(table)) for start, table in zip(starts[:-1].tolist(), tables, strict=True)]
-
-
-def _for_all_records(snapshot: Snapshot, ref: ShardRef, kept: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """Spread columns of a shard's kept records over all its records; earlier drops are not decided again."""
-    columns: dict[str, list[Any]] = {name: [name == "keep" or None] * ref.records for name in kept}
-    for row, ordinal in enumerate(snapshot.kept(ref.first, ref.first + ref.records).tolist()):
-        for name, values in kept.items():
-            columns[name][ordinal - ref.first] = values[row]
-    return columns

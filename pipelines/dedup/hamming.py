@@ -108,14 +108,7 @@ def _rows(read: ReadHashes, kind: np.dtype[Any], need: int) -> Iterator[np.ndarr
 
 
 def _join_in_parts(
-    joiner: _Joiner,
-    read: ReadHashes,
-    scratch: Scratch,
-    kind: np.dtype[Any],
-    need: int,
-    frame: int,
-    piece: int,
-    bits: int,
+    joiner: _Joiner, read: ReadHashes, scratch: Scratch, kind: np.dtype[Any], frame: int, piece: int, bits: int
 ) -> None:
     """Join all near rows with `1 << bits` partitions on disk, numbered by the first bits of the piece.
 

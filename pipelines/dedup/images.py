@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +19,27 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media
 from pipelines.dedup import image_hash
-from pipelines.dedup.survivors import choose_survivors, duplicate_columns
+from pipelines.dedup.survivors import check_prefer, choose_survivors, write_duplicates
 from pipelines.filters.op import concerns
 from pipelines.filters.pixels import payload_of
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
+from pipelines.node import (
+    Attempt,
+    ColumnValues,
+    Inputs,
+    Mistake,
+    Node,
+    Survey,
+    UnitTask,
+    ViewNode,
+    name_node,
+    single_unit,
+    units_below,
+    with_columns,
+    write_decisions,
+)
 from stores.media.image import reduced_rgb, small_rgb
 from stores.media.video import frames_at
-from stores.store import Snapshot, StoreKind, UnitWriter
+from stores.store import Snapshot, UnitWriter
 
 REASON = "near_duplicate_image"
 
@@ -34,7 +48,7 @@ Hashes = list[image_hash.Hash]
 
 
 @schema
-class ImageHash:
+class ImageHash(ViewNode):
     """Perceptual hashes of the images and key frames of every document, as columns. Drops only media that do not
     decode.
 
@@ -43,13 +57,7 @@ class ImageHash:
     are defined in `dedup/image_hash.py`.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
-
     kind: Literal["image_hash"]
-    input: str
     key_frames: int = 5
     """Hashes per video: the frames in the middle of this many equal intervals."""
     crops: bool = False
@@ -61,9 +69,6 @@ class ImageHash:
         if not 1 <= self.key_frames <= 64:
             raise ValueError(f"key_frames is {self.key_frames}, expected 1 to 64")
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
-
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts = {"hash": image_hash.VERSION} | {library: version(library) for library in ("pillow", "simplejpeg", "av")}
         return Survey(units_below(inputs[self.input].snapshot), facts)
@@ -71,7 +76,6 @@ class ImageHash:
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         for shard in task.unit.data.shards:
-            keep = np.ones(shard.records, bool)
             reasons: list[str | None] = [None] * shard.records
             pixels = np.zeros(shard.records, np.int64)
             hashes: list[dict[str, Hashes]] = [{} for _ in range(shard.records)]
@@ -81,16 +85,18 @@ class ImageHash:
                     continue
                 made = attempt(document.locator, self._hashes, document, snapshot)
                 if made is None:
-                    keep[row], reasons[row] = False, "unusable"
-                    attempt.drop("unusable")
+                    reasons[row] = "unusable"
                 else:
                     hashes[row] = made
                     pixels[row] = sum(medium.width_px * medium.height_px for medium in document.media)
-            columns: dict[str, Any] = {"keep": keep, "reason": reasons, f"{task.node}.pixels": pixels}
+            columns: dict[str, ColumnValues] = {f"{task.node}.pixels": pixels}
             for kind in self._kinds():
                 columns |= _lists(f"{task.node}.{kind}", [by_kind.get(kind, []) for by_kind in hashes])
-            writer.columns(shard.shard, columns)
+            write_decisions(writer, attempt, shard, reasons, columns=columns)
         return {"hashes": task.node, "key_frames": self.key_frames, "crops": self.crops}
+
+    def number_columns(self, name: str) -> Iterator[str]:
+        yield f"{name}.pixels"
 
     def _kinds(self) -> tuple[str, ...]:
         return ("image", "frame", "crop") if self.crops else ("image", "frame")
@@ -121,7 +127,7 @@ def video_hashes(video: Media, count: int) -> Hashes:
 
 
 @schema
-class DedupImages:
+class DedupImages(ViewNode):
     """One document stays of each cluster that shows nearly the same picture, or the same video.
 
     Only documents with exactly one image and no video, or one video and no image, are compared: a page is not a copy
@@ -131,13 +137,9 @@ class DedupImages:
     is compared with every other.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = frozenset({"view"})
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    READS = frozenset({"view"})
 
     kind: Literal["dedup_images"]
-    input: str
     max_bits: int = 8
     """Differing bits of the pHash, up to 15. Ours, measured: docs/visual.md."""
     max_detail_bits: int = 31
@@ -158,8 +160,21 @@ class DedupImages:
         if self.min_frames < 1:
             raise ValueError(f"min_frames is {self.min_frames}, expected at least 1")
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
+    def check(self, name: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
+        hashing = nodes[self.input]
+        while hashing.kind == "decontaminate":  # it passes the meta of `image_hash` on
+            hashing = nodes[hashing.reads()[0]]
+        if not isinstance(hashing, ImageHash):
+            message = f"{self.input} ({nodes[self.input].kind}) has no hashes to compare"
+            fix = f"{name_node('image_hash', nodes)}, or decontaminate after one"
+            yield Mistake(("input",), message, fix)
+        elif self.min_frames > hashing.key_frames:
+            message = f"min_frames is {self.min_frames}, and {hashing.key_frames} key frames of a video are hashed"
+            yield Mistake(("min_frames",), message, "lower it, or raise key_frames of the image_hash node")
+        yield from check_prefer(self.prefer, self.input, nodes)
+
+    def number_columns(self, name: str) -> Iterator[str]:
+        yield f"{name}.cluster_size"
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         snapshot = inputs[self.input].snapshot
@@ -188,9 +203,7 @@ class DedupImages:
             )
             cluster = np.minimum(cluster, of_kind)  # no document is in two: it has an image or a video
         survivor, size = choose_survivors(snapshot, cluster, self.prefer or f"{node}.pixels")
-        for ref, columns in duplicate_columns(snapshot, survivor, REASON, attempt):
-            sizes = size[ref.first : ref.first + ref.records]
-            writer.columns(ref.shard, columns | {f"{task.node}.cluster_size": sizes})
+        write_duplicates(writer, attempt, snapshot, survivor, REASON, {f"{task.node}.cluster_size": size})
 
 
 def _compared(

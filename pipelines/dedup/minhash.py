@@ -8,17 +8,30 @@ method and its sources are in `dedup/minhash_loops.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json
-from pipelines.dedup.survivors import choose_survivors, duplicate_columns
+from pipelines.dedup.survivors import check_prefer, choose_survivors, write_duplicates
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
-from stores.store import Snapshot, StoreKind, UnitWriter
+from pipelines.node import (
+    Attempt,
+    Inputs,
+    Mistake,
+    Node,
+    Survey,
+    UnitTask,
+    ViewNode,
+    name_node,
+    single_unit,
+    units_below,
+    with_columns,
+    write_decisions,
+)
+from stores.store import Snapshot, UnitWriter
 
 BLOCK = 512
 """Documents whose keys are computed in one call."""
@@ -26,7 +39,7 @@ REASON = "near_duplicate"
 
 
 @schema
-class MinHash:
+class MinHash(ViewNode):
     """MinHash keys of every text, as columns `NODE.band_00` and so on. Drops nothing.
 
     With the default numbers two texts that share three quarters of their shingles are found with a probability of
@@ -34,13 +47,9 @@ class MinHash:
     like texts and different pictures.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 2
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    VERSION = 2
 
     kind: Literal["minhash"]
-    input: str
     words: int = 5
     """Words of one shingle."""
     bands: int = 14
@@ -54,9 +63,6 @@ class MinHash:
         for name in ("words", "bands", "rows"):
             if not 1 <= getattr(self, name) <= 1024:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 to 1024")
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         from pipelines.dedup import minhash_loops
@@ -75,9 +81,8 @@ class MinHash:
                 block = kept[start : start + BLOCK]
                 texts = [self._text(snapshot.record(ordinal)) for ordinal in block.tolist()]
                 keys[block - ref.first] = minhash_loops.keys_of(texts, self.words, self.bands, self.rows)
-            columns: dict[str, Any] = {name: np.ascontiguousarray(keys[:, i]) for i, name in enumerate(names)}
-            decisions = {"keep": np.ones(ref.records, bool), "reason": [None] * ref.records}
-            writer.columns(ref.shard, decisions | columns)
+            columns = {name: np.ascontiguousarray(keys[:, i]) for i, name in enumerate(names)}
+            write_decisions(writer, attempt, ref, [None] * ref.records, columns=columns)
         return {"bands": names}
 
     def _text(self, document: Document) -> str:
@@ -87,20 +92,16 @@ class MinHash:
 
 
 @schema
-class DedupMinHash:
+class DedupMinHash(ViewNode):
     """One document stays of each cluster of near duplicates. Reads the keys of a `minhash` node, no text.
 
     Clusters are transitive. The result depends on neither the order of the documents nor the cut into shards; a second
     pass over the survivors drops nothing. One unit, because every record is compared with every other.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = frozenset({"view"})
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    READS = frozenset({"view"})
 
     kind: Literal["dedup_minhash"]
-    input: str
     prefer: str = ""
     """Column of numbers, e.g. `characters` or `NODE.OP.SCORE`: the document with the largest number stays. Of equal
     numbers, and without a column, the document with the smallest id stays."""
@@ -111,8 +112,14 @@ class DedupMinHash:
         if self.max_memory_mb < 1:
             raise ValueError(f"max_memory_mb is {self.max_memory_mb}, expected at least 1")
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
+    def check(self, name: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
+        kind = nodes[self.input].kind
+        if kind != "minhash":
+            yield Mistake(("input",), f"{self.input} ({kind}) writes no keys to compare", name_node("minhash", nodes))
+        yield from check_prefer(self.prefer, self.input, nodes)
+
+    def number_columns(self, name: str) -> Iterator[str]:
+        yield f"{name}.cluster_size"
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         from pipelines.dedup import minhash_loops
@@ -133,9 +140,7 @@ class DedupMinHash:
         budget = self.max_memory_mb << 20
         clusters = minhash_loops.clusters(_bands(snapshot, names, total, budget // 2), total, budget // 2)
         survivor, size = choose_survivors(snapshot, clusters, self.prefer)
-        for ref, columns in duplicate_columns(snapshot, survivor, REASON, attempt):
-            sizes = size[ref.first : ref.first + ref.records]
-            writer.columns(ref.shard, columns | {f"{task.node}.cluster_size": sizes})
+        write_duplicates(writer, attempt, snapshot, survivor, REASON, {f"{task.node}.cluster_size": size})
 
 
 def _bands(snapshot: Snapshot, names: Sequence[str], total: int, budget: int) -> Iterator[list[np.ndarray]]:

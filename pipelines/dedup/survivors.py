@@ -5,15 +5,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 
 from manifests.errors import ManifestError
-from pipelines.node import Attempt
-from stores.store import ShardRef, Snapshot
+from pipelines.node import Attempt, ColumnValues, Mistake, Node, write_decisions
+from stores.store import Snapshot, UnitWriter
+
+BASE_COLUMNS = ("characters", "images", "videos")
+"""Columns of numbers that every documents store has."""
+
+
+def check_prefer(prefer: str, below: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
+    """Yield a mistake if documents from the node `below` can't have a column of numbers `prefer`."""
+    columns = [*BASE_COLUMNS, *_number_columns(below, nodes)]
+    if prefer and prefer not in columns:
+        message = f"{prefer!r} is no column of numbers here"
+        yield Mistake(("prefer",), message, f"one of {', '.join(columns)}")
+
+
+def _number_columns(name: str, nodes: Mapping[str, Node]) -> Iterator[str]:
+    """Yield the columns of numbers that a node and the nodes before it add to documents."""
+    node = nodes.get(name)
+    if node is None:
+        return
+    yield from node.number_columns(name)
+    if node.PASSES_COLUMNS:
+        yield from _number_columns(node.reads()[0], nodes)
 
 
 def choose_survivors(snapshot: Snapshot, clusters: np.ndarray, prefer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -49,23 +69,29 @@ def choose_survivors(snapshot: Snapshot, clusters: np.ndarray, prefer: str) -> t
     return survivor, size
 
 
-def duplicate_columns(
-    snapshot: Snapshot, survivor: np.ndarray, reason: str, attempt: Attempt
-) -> Iterator[tuple[ShardRef, dict[str, Any]]]:
-    """Yield each shard with its columns `keep`, `reason` and `duplicate_of`, and count the drops.
+def write_duplicates(
+    writer: UnitWriter,
+    attempt: Attempt,
+    snapshot: Snapshot,
+    survivor: np.ndarray,
+    reason: str,
+    columns: Mapping[str, np.ndarray],
+) -> None:
+    """Write all decisions about a snapshot's documents, and a column `duplicate_of` with the id of the survivor.
 
     Args:
-        survivor: (documents,) int64, places from `choose_survivors`.
+        survivor: (documents,) int64, places from `choose_survivors`; -1 for documents that are not compared.
         reason: code of documents that are not their own survivor.
+        columns: further columns by name, (documents,) each.
     """
     ids = pa.chunked_array(snapshot.table(["id"])["id"])
     for ref in snapshot.shards:
-        places = np.arange(ref.first, ref.first + ref.records)
-        dropped = survivor[places] != places
-        survivor_ids = ids.take(pa.array(survivor[places][dropped])).to_pylist()
+        shard = slice(ref.first, ref.first + ref.records)
+        duplicates = np.flatnonzero((survivor[shard] >= 0) & (survivor[shard] != np.arange(ref.first, shard.stop)))
+        survivor_ids = ids.take(pa.array(survivor[shard][duplicates])).to_pylist()
         reasons: list[str | None] = [None] * ref.records
         duplicate_of: list[str | None] = [None] * ref.records
-        for row, survivor_id in zip(np.flatnonzero(dropped).tolist(), survivor_ids, strict=True):
+        for row, survivor_id in zip(duplicates.tolist(), survivor_ids, strict=True):
             reasons[row], duplicate_of[row] = reason, survivor_id
-            attempt.drop(reason)
-        yield ref, {"keep": ~dropped, "reason": reasons, "duplicate_of": duplicate_of}
+        further: dict[str, ColumnValues] = {name: values[shard] for name, values in columns.items()}
+        write_decisions(writer, attempt, ref, reasons, columns={"duplicate_of": duplicate_of} | further)

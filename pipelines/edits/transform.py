@@ -8,8 +8,9 @@ add an op, write a class with `edits` (`edits/edit.py`) and add its line to `EDI
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 import pyarrow as pa
 import pydantic
@@ -20,8 +21,8 @@ from pipelines.build.materialize import kept_documents, same_units
 from pipelines.edits import pii, repair
 from pipelines.edits.edit import Editor, FactInTheWay, edited
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask
-from stores.store import StoreKind, UnitWriter
+from pipelines.node import Attempt, DocumentsNode, Inputs, Survey, UnitTask
+from stores.store import UnitWriter
 
 EDITORS: dict[str, type[Editor]] = {
     "repair_unicode": repair.RepairUnicode,
@@ -39,29 +40,27 @@ NOTHING_LEFT = "nothing_left"
 
 
 @schema
-class Transform:
+class Transform(DocumentsNode):
     """Apply the edits of all ops to every document.
 
     If an edit would change characters that a fact covers, the op skips the document, counted as `fact_in_the_way`. A
     document without text and media after the edits is dropped as `nothing_left`.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "documents"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    PASSES_COLUMNS = True
 
     kind: Literal["transform"]
     input: str
     ops: tuple[AnyEditor, ...]
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
-
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts: dict[str, Json] = {"ops": [[op.kind, op.VERSION] for op in self.ops]}
         facts |= {library: version(library) for op in self.ops for library in op.LIBRARIES}
         return Survey(tuple(same_units(inputs[self.input].snapshot)), facts)
+
+    def number_columns(self, name: str) -> Iterator[str]:
+        for op in self.ops:
+            yield from (f"{name}.{op.kind}.{reason}" for reason in op.REASONS)
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         for document, columns in kept_documents(task.inputs[self.input].snapshot, task.unit.data):

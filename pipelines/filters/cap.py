@@ -6,34 +6,43 @@ the other sources last; `cap` decides how much of it exists at all, for every pl
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from manifests.load import schema
 from manifests.records import digest
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
-from stores.store import Snapshot, StoreKind, UnitWriter
+from pipelines.node import (
+    Attempt,
+    Inputs,
+    Mistake,
+    Node,
+    Survey,
+    UnitTask,
+    ViewNode,
+    single_unit,
+    units_below,
+    with_columns,
+    write_decisions,
+)
+from stores.store import Snapshot, UnitWriter
 
 REASON = "over_share"
 
 
 @schema
-class Cap:
+class Cap(ViewNode):
     """Keep documents of `input` up to a share of the sum of `input` and `beside`.
 
     Documents are kept in the order of a hash of their ids, so that a larger share keeps all that a smaller one kept.
     Reads the index only. One unit.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    SIDE_INPUTS = ("beside",)
 
     kind: Literal["cap"]
-    input: str
     beside: tuple[str, ...]
     """Names of the nodes with documents that are not capped."""
     share: float
@@ -51,8 +60,9 @@ class Cap:
         if not self.beside:
             raise ValueError("beside names no node")
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input, *self.beside)
+    def check(self, name: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
+        if self.input in self.beside:
+            yield Mistake(("beside",), f"{self.input} is in its own `beside`", "name nodes that are not capped")
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         snapshot = inputs[self.input].snapshot
@@ -72,9 +82,7 @@ class Cap:
         over[np.array(order, np.int64)[~within]] = True
         for ref in snapshot.shards:
             dropped = over[ref.first : ref.first + ref.records]
-            writer.columns(ref.shard, {"keep": ~dropped, "reason": [REASON if drop else None for drop in dropped]})
-        for _ in range(int(over.sum())):
-            attempt.drop(REASON)
+            write_decisions(writer, attempt, ref, [REASON if drop else None for drop in dropped])
 
     def _sizes(self, snapshot: Snapshot) -> np.ndarray:
         """Return (documents,) int64 sizes in units of `by`; 0 for documents that are dropped already or don't count."""

@@ -7,16 +7,17 @@ dropped record, and a column for every score. Ops are the classes of this folder
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import numpy as np
 import pydantic
 
 from manifests.load import schema
-from manifests.records import FORGOTTEN, Document, Drop, Json
+from manifests.records import DOMAINS, FORGOTTEN, Document, Drop, Json
 from pipelines.external_files import file_digest
 from pipelines.filters import (
     blocklist,
@@ -33,8 +34,8 @@ from pipelines.filters import (
 )
 from pipelines.filters.op import Measured, Op, column, concerns
 from pipelines.filters.reuse import MEDIA_LIBRARIES, OpResult, RowResults
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, units_below
-from stores.store import Snapshot, StoreKind, UnitWriter
+from pipelines.node import Attempt, Inputs, Mistake, Node, Survey, UnitTask, ViewNode, units_below, write_decisions
+from stores.store import Snapshot, UnitWriter
 
 OPS: dict[str, type[Op]] = {
     "too_short": text_rules.TooShort,
@@ -78,7 +79,7 @@ else:
 
 
 @schema
-class Filter:
+class Filter(ViewNode):
     """Every op reads every document that reaches the node; the first op that drops a document gives the reason.
 
     Ops also measure documents that an earlier op dropped, and each score becomes the column `NODE.OP.SCORE`, so that a
@@ -86,17 +87,10 @@ class Filter:
     own behind the others: it reads only documents that the others kept.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 2
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    VERSION = 2
 
     kind: Literal["filter"]
-    input: str
     ops: tuple[AnyOp, ...]
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts: dict[str, Json] = {"ops": [[op.kind, op.VERSION] for op in self.ops]}
@@ -107,6 +101,27 @@ class Filter:
         if files := [[op.kind, file_digest(path, name)] for op in measured for path in op.external_files()]:
             facts["files"] = files
         return Survey(units_below(inputs[self.input].snapshot), facts)
+
+    def check(self, name: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
+        for number, op in enumerate(self.ops):
+            for other in self.ops[:number]:
+                both = set(op.domains or DOMAINS) & set(other.domains or DOMAINS)
+                if op.kind == other.kind and both:  # each would overwrite the other's columns
+                    message = f"two ops of kind {op.kind} look at the same documents ({', '.join(sorted(both))})"
+                    fix = "give them different `domains`, or put one into a filter of its own"
+                    yield Mistake(("ops", number), message, fix)
+
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        for number, op in enumerate(self.ops):
+            for key in sorted(op.PLACES):
+                for path in getattr(op, key):
+                    if "://" not in path and not Path(path).expanduser().exists():
+                        yield Mistake(("ops", number, key), f"there is no {path}", "check the path")
+
+    def number_columns(self, name: str) -> Iterator[str]:
+        for op in self.ops:
+            for limit in op.LIMITS if isinstance(op, Measured) else ():
+                yield column(name, op.kind, limit.score)
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
@@ -120,12 +135,10 @@ class Filter:
                 known = previous.of_row(row)
                 if len(known) == len(self.ops):  # nothing is measured, so nothing can fail
                     drop, results = self._decide(None, known, snapshot, timing)
-                    if drop is not None:
-                        attempt.drop(drop.reason)
                 else:
                     drop, results = self._attempt(snapshot.record(ordinal), known, snapshot, attempt, timing)
                 columns.add(row, drop, results)
-            writer.columns(shard.shard, columns.by_name)
+            write_decisions(writer, attempt, shard, columns.reasons, columns.drop_scores, columns.by_name)
         for kind, (records, seconds) in timing.items():
             attempt.took(kind, records, seconds)
         return {"ops": [_summary(task.node, op) for op in self.ops]}
@@ -135,13 +148,8 @@ class Filter:
     ) -> tuple[Drop | None, list[OpResult]]:
         """Decide about one document; if an op fails on it, the document is dropped as `unusable`."""
         if document.source == FORGOTTEN:
-            attempt.drop("forgotten")
             return Drop("forgotten"), []
-        decided = attempt(document.locator, self._decide, document, known, snapshot, timing)
-        drop, results = decided or (Drop("unusable"), [])
-        if drop is not None:
-            attempt.drop(drop.reason)
-        return drop, results
+        return attempt(document.locator, self._decide, document, known, snapshot, timing) or (Drop("unusable"), [])
 
     def _decide(
         self, document: Document | None, known: RowResults, snapshot: Snapshot, timing: Timing
@@ -181,11 +189,13 @@ Timing = dict[str, list[Any]]
 
 
 class _ShardColumns:
-    """Columns of one shard by name. Ops of one kind measure the same numbers, so they share their columns."""
+    """Decisions and columns of one shard. Ops of one kind measure the same numbers, so they share their columns."""
 
     def __init__(self, node: str, ops: Sequence[Op], records: int) -> None:
         self._node, self._ops = node, ops
-        self.by_name: dict[str, Any] = {"keep": [True] * records, "reason": [None] * records, "score": [None] * records}
+        self.reasons: list[str | None] = [None] * records
+        self.drop_scores: list[float | None] = [None] * records
+        self.by_name: dict[str, Any] = {}
         for op in ops:
             for limit in op.LIMITS if isinstance(op, Measured) else ():
                 self.by_name[column(node, op.kind, limit.score)] = np.full(records, np.nan)
@@ -197,8 +207,7 @@ class _ShardColumns:
     def add(self, row: int, drop: Drop | None, results: list[OpResult]) -> None:
         """Write one record; `results` are in the order of the ops, or empty if nothing was measured."""
         if drop is not None:
-            self.by_name["keep"][row], self.by_name["reason"][row] = False, drop.reason
-            self.by_name["score"][row] = drop.score
+            self.reasons[row], self.drop_scores[row] = drop.reason, drop.score
         for op, result in zip(self._ops, results, strict=False):
             if isinstance(result, str):
                 self.by_name[column(self._node, op.kind, "reason")][row] = result

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import ClassVar, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,9 +21,22 @@ from manifests.records import FORGOTTEN, Document, Json, Media
 from pipelines.filters import watermark_votes
 from pipelines.filters.op import concerns
 from pipelines.filters.pixels import grey_levels, payload_of
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, single_unit, units_below, with_columns
+from pipelines.node import (
+    Attempt,
+    Inputs,
+    Mistake,
+    Node,
+    Survey,
+    UnitTask,
+    ViewNode,
+    name_node,
+    single_unit,
+    units_below,
+    with_columns,
+    write_decisions,
+)
 from stores.media.image import reduced_rgb
-from stores.store import Snapshot, StoreKind, UnitWriter
+from stores.store import Snapshot, UnitWriter
 
 BLOCK_PICTURES = 256
 """Pictures whose votes are unpacked together, 22 KB each."""
@@ -32,23 +45,14 @@ GROUP_BYTES = 2 * 4 * 64 * watermark_votes.WORDS
 
 
 @schema
-class WatermarkVotes:
+class WatermarkVotes(ViewNode):
     """Votes of every document with exactly one image and no video, as a column of 5 KB. Drops only media that do not
     decode."""
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
-
     kind: Literal["watermark_votes"]
-    input: str
     domains: tuple[str, ...] = ("caption",)
     """Domains of the documents that vote. Charts, slides and screens of one style would be dropped: they have much at
     the same place."""
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts = {"overlays": watermark_votes.VERSION} | {
@@ -59,7 +63,6 @@ class WatermarkVotes:
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         snapshot = task.inputs[self.input].snapshot
         for shard in task.unit.data.shards:
-            keep = np.ones(shard.records, bool)
             reasons: list[str | None] = [None] * shard.records
             votes: list[np.ndarray | None] = [None] * shard.records
             for ordinal in snapshot.kept(shard.first, shard.first + shard.records).tolist():
@@ -69,10 +72,9 @@ class WatermarkVotes:
                     continue
                 votes[row] = attempt(document.locator, self._votes, document, snapshot)
                 if votes[row] is None:
-                    keep[row], reasons[row] = False, "unusable"
-                    attempt.drop("unusable")
+                    reasons[row] = "unusable"
             column = pa.array(votes, pa.list_(pa.uint64()))
-            writer.columns(shard.shard, {"keep": keep, "reason": reasons, f"{task.node}.votes": column})
+            write_decisions(writer, attempt, shard, reasons, columns={f"{task.node}.votes": column})
         return {"watermark_votes": task.node}
 
     def _votes(self, document: Document, snapshot: Snapshot) -> np.ndarray:
@@ -85,20 +87,16 @@ def _only_image(document: Document) -> Media | None:
 
 
 @schema
-class DropWatermarks:
+class DropWatermarks(ViewNode):
     """Pictures that bear the mark of their site: of the host of `origin`, or of their source if that is no URL.
 
     Sites with fewer than `min_pictures` pictures are not judged. Reads the column of a `watermark_votes` node, no
     pixels. One unit, because every picture of a site is compared with the others.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "view"
-    READS: ClassVar[frozenset[str]] = frozenset({"view"})
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
+    READS = frozenset({"view"})
 
     kind: Literal["drop_watermarks"]
-    input: str
     max_overlay: float = 2.0
     """Score above which a picture is dropped; chosen by measurement, docs/visual.md."""
     min_pictures: int = 32
@@ -110,8 +108,14 @@ class DropWatermarks:
         if self.min_pictures < 2 or self.max_memory_mb < 1:
             raise ValueError("min_pictures is at least 2, max_memory_mb at least 1")
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
+    def check(self, name: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
+        kind = nodes[self.input].kind
+        if kind != "watermark_votes":
+            message = f"{self.input} ({kind}) writes no votes to compare"
+            yield Mistake(("input",), message, name_node("watermark_votes", nodes))
+
+    def number_columns(self, name: str) -> Iterator[str]:
+        yield f"{name}.watermark.overlay"
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         snapshot = inputs[self.input].snapshot
@@ -134,15 +138,9 @@ class DropWatermarks:
         name = f"{task.node}.watermark.overlay"
         for ref in snapshot.shards:
             shard_scores = scores[ref.first : ref.first + ref.records]
-            marked = shard_scores > self.max_overlay
-            for _ in range(int(marked.sum())):
-                attempt.drop("watermark")
-            verdicts = {
-                "keep": ~marked,
-                "reason": ["watermark" if drop else None for drop in marked.tolist()],
-                "score": [float(score) if drop else None for drop, score in zip(marked, shard_scores, strict=True)],
-            }
-            writer.columns(ref.shard, {**verdicts, name: shard_scores})
+            dropped = [float(score) if score > self.max_overlay else None for score in shard_scores]
+            reasons = [None if score is None else "watermark" for score in dropped]
+            write_decisions(writer, attempt, ref, reasons, dropped, {name: shard_scores})
         limit = {"column": name, "drops": "above", "parameter": "max_overlay", "at": self.max_overlay}
         return {"ops": [{"kind": "watermark", "domains": [], "limits": [limit | {"reason": "watermark"}]}]}
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, features
@@ -24,9 +24,9 @@ from packing import augment
 from packing.augment import Augmentation, ImageTransform
 from packing.augment_shapes import Size, move_shapes
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, units_below
+from pipelines.node import Attempt, DocumentsNode, Inputs, Survey, UnitTask, units_below
 from stores.media.image import decode_rgb
-from stores.store import StoreKind, UnitWriter
+from stores.store import UnitWriter
 from tokenization.encode import shapes_of
 
 MOST_PERSPECTIVE = 0.2
@@ -41,13 +41,8 @@ _FOUR_BYTES_DEVIATION = 147.80
 
 
 @schema
-class Augment:
+class Augment(DocumentsNode):
     """`copies` changed documents of each document with a picture. Its texts and facts stay; videos stay as they are."""
-
-    PRODUCT: ClassVar[StoreKind] = "documents"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal["augment"]
     input: str
@@ -85,9 +80,6 @@ class Augment:
         shared = ("seed", "least_area", "turn_degrees", "brightness", "contrast", "saturation", "hue_degrees")
         drawn = {name: getattr(self, name) for name in (*shared, "facts_kept")}
         return Augmentation(sources=(self.input,), **drawn)
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts: dict[str, Json] = {"pillow": version("pillow"), "augmentation": augment.VERSION}

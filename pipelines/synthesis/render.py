@@ -7,11 +7,11 @@ model answered (`synthesise`, task `code`), becomes one of two parts: the pictur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from hashlib import sha256
 from io import BytesIO
-from typing import ClassVar, Literal
+from typing import Literal
 
 from PIL import Image
 
@@ -19,25 +19,22 @@ from manifests.errors import MillraceError, RecordError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Fact, Json, Media, Text, derived_id
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask, units_below
+from pipelines.node import Attempt, DocumentsNode, Inputs, Mistake, Survey, UnitTask, units_below
 from pipelines.synthesis.browser import Browser, Look
 from pipelines.synthesis.browser_process import found
 from pipelines.synthesis.code_blocks import Page, page_in
-from stores.store import StoreKind, UnitWriter
+from stores.store import UnitWriter
 
 
 @schema
-class Render:
+class Render(DocumentsNode):
     """A picture of each document's page or drawing, and its code; the document itself is the parent.
 
     What the browser's version, the fonts and the look change, changes the pictures: all are part of the node's
     identity, and a worker with another browser or other fonts refuses.
     """
 
-    PRODUCT: ClassVar[StoreKind] = "documents"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset({"page_s"})
+    PLACES = frozenset({"page_s"})
 
     kind: Literal["render"]
     input: str
@@ -58,8 +55,11 @@ class Render:
         if self.most_characters < 1 or self.page_s <= 0 or self.memory_mb < 256:
             raise ValueError("most_characters is at least 1, page_s above 0, memory_mb at least 256")
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        try:
+            found()
+        except MillraceError as error:
+            yield Mistake((), error.message, error.fix)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         here = found()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 import pydantic
 
@@ -18,13 +18,13 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media, canonical_json, derived_id, digest
 from pipelines.deferred import tried
 from pipelines.filters.op import concerns
-from pipelines.node import DOCUMENTS, Attempt, Inputs, Survey, UnitTask
+from pipelines.node import Attempt, DocumentsNode, Inputs, Survey, UnitTask
 from pipelines.scoring.budget import OVER_BUDGET, Budget, Chosen, chosen_units
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, ChatMessage, Variant
 from stores.endpoint import Answer, Answers, Endpoint, request_digest
 from stores.prefetch import prefetch
-from stores.store import Snapshot, StoreKind, UnitWriter
+from stores.store import Snapshot, UnitWriter
 
 if TYPE_CHECKING:
     AnyTask = tasks.SynthesisTask
@@ -36,13 +36,10 @@ SEEDS = 2**31
 
 
 @schema
-class Synthesise:
+class Synthesise(DocumentsNode):
     """`task` on every document of `domains`; what is made inherits rights and bears `synthetic` in its notes."""
 
-    PRODUCT: ClassVar[StoreKind] = "documents"
-    READS: ClassVar[frozenset[str]] = DOCUMENTS
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset({"endpoint"})
+    PLACES = frozenset({"endpoint"})
 
     kind: Literal["synthesise"]
     input: str
@@ -61,9 +58,6 @@ class Synthesise:
     def __post_init__(self) -> None:
         if self.answer_tokens < 1 or not 0 <= self.temperature <= 2:
             raise ValueError("answer_tokens is at least 1, temperature lies in [0, 2]")
-
-    def reads(self) -> tuple[str, ...]:
-        return (self.input,)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         most = self.budget.requests(self.answer_tokens)
