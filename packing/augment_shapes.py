@@ -1,7 +1,7 @@
-"""Points, boxes and polygons on a picture that is resized, cropped or turned: where they are then, what is seen.
+"""Points, boxes and polygons on an image that is resized, cropped or turned: their new coordinates and visible share.
 
-`augment.py` and `loader/loader.py` stand before this. Coordinates are continuous: (0, 0) is the outer corner of the
-first pixel, its centre lies at (0.5, 0.5), and a picture of W x H px ends at (W, H).
+`augment.py` calls it at load time and `pipelines/synthesis/augment.py` offline. Coordinates are continuous: (0, 0) is
+the outer corner of the first pixel, the center of that pixel is (0.5, 0.5), and an image of W x H px ends at (W, H).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Size = tuple[int, int]
 """(width, height) in pixels."""
 
 TINY_PX2 = 1e-9
-"""Parts of less area than this are rounding."""
+"""Smaller areas are rounding errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """x' = a x + b y + c, y' = d x + e y + f."""
+    """Affine map of points: x' = a x + b y + c, y' = d x + e y + f."""
 
     a: float
     b: float
@@ -36,30 +36,33 @@ class Affine:
 
 
 def scaling(source: Size, target: Size) -> Affine:
-    """Of a picture that is resized as a whole."""
+    """Return the map of an image that is resized as a whole."""
     return Affine(target[0] / source[0], 0.0, 0.0, 0.0, target[1] / source[1], 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class VisibleShape:
-    """A shape in pixels of the picture that the model is given."""
+    """A shape, or a part of one, in pixels of the image that the model is given."""
 
     shape: Shape
     visible: float
-    """Share of its area that is inside, above 0. Of a polygon that falls into parts each has its own."""
+    """Share of the original area that is inside the image, above 0. Each part of a divided polygon has its own."""
 
 
 def move_shapes(shapes: Sequence[Shape], by: Callable[[Point], Point], size_px: Size) -> tuple[VisibleShape, ...]:
-    """`shapes` after `by`, which keeps lines straight, cut off at the edges of a picture of `size_px`. What lies
-    outside is left out.
+    """Map shapes and clip them at the edges of an image.
 
-    A box becomes the tight box around what is inside of it. A polygon stays simple: one that an edge cuts into parts
-    becomes several of the same name.
+    Args:
+        by: map of points that keeps lines straight.
+        size_px: size of the mapped image.
+    Returns:
+        the shapes that are at least partly visible. A box becomes the tight box around its visible part. A polygon
+        stays simple: if an edge divides it, each part becomes a polygon of the same name.
     """
-    return tuple(seen for shape in shapes for seen in _moved(shape, by, size_px))
+    return tuple(visible for shape in shapes for visible in _move_shape(shape, by, size_px))
 
 
-def _moved(shape: Shape, by: Callable[[Point], Point], size_px: Size) -> Iterator[VisibleShape]:
+def _move_shape(shape: Shape, by: Callable[[Point], Point], size_px: Size) -> Iterator[VisibleShape]:
     width, height = size_px
     if shape.kind == "point":
         x, y = by(shape.corners[0])
@@ -70,39 +73,43 @@ def _moved(shape: Shape, by: Callable[[Point], Point], size_px: Size) -> Iterato
     if shape.kind == "box":
         (left, top), (right, bottom) = corners
         corners = ((left, top), (right, top), (right, bottom), (left, bottom))
-    whole = [by(corner) for corner in corners]
-    total = abs(area(whole))
+    outline = [by(corner) for corner in corners]
+    total = abs(area(outline))
     if total < TINY_PX2:
         return
-    for part in clip_polygon(whole, size_px):
+    for part in clip_polygon(outline, size_px):
         if shape.kind == "box":
             xs, ys = zip(*part, strict=True)
-            kept: tuple[Point, ...] = ((min(xs), min(ys)), (max(xs), max(ys)))
+            part_corners: tuple[Point, ...] = ((min(xs), min(ys)), (max(xs), max(ys)))
         else:
-            kept = tuple(part)
-        yield VisibleShape(Shape(shape.kind, shape.name, kept), min(1.0, abs(area(part)) / total))
+            part_corners = tuple(part)
+        yield VisibleShape(Shape(shape.kind, shape.name, part_corners), min(1.0, abs(area(part)) / total))
 
 
 def area(corners: Sequence[Point]) -> float:
-    """Signed, by the shoelace formula."""
-    turned = [*corners[1:], corners[0]]
-    return sum(x * v - u * y for (x, y), (u, v) in zip(corners, turned, strict=True)) / 2
+    """Return the signed area of a polygon, by the shoelace formula."""
+    following = [*corners[1:], corners[0]]
+    return sum(x * v - u * y for (x, y), (u, v) in zip(corners, following, strict=True)) / 2
 
 
 def clip_polygon(corners: Sequence[Point], size_px: Size) -> list[list[Point]]:
-    """What of a simple polygon lies inside the picture, as simple polygons."""
+    """Return the part of a simple polygon that is inside an image, as simple polygons."""
     width, height = size_px
     parts = [list(corners)]
     for axis, edge, sign in ((0, 0.0, 1), (1, 0.0, 1), (0, float(width), -1), (1, float(height), -1)):
-        parts = [kept for part in parts for kept in _half(part, axis, edge, sign)]
+        parts = [half for part in parts for half in _half(part, axis, edge, sign)]
     return [part for part in parts if abs(area(part)) >= TINY_PX2]
 
 
 def _half(corners: list[Point], axis: int, edge: float, sign: int) -> list[list[Point]]:
-    """The parts of a simple polygon on one side of a line along the other axis.
+    """Return the parts of a simple polygon on one side of a line.
 
-    The outline is cut into runs on the right side. Sorted along the line, its crossings bound the polygon's inside in
-    pairs, so each run goes on, along the line, with the run that begins at the other crossing of its pair.
+    The outline is cut into runs of corners on that side. Sorted along the line, its crossings bound the inside of the
+    polygon in pairs, so each run continues, along the line, with the run that begins at the other crossing of its pair.
+
+    Args:
+        axis: coordinate that is constant on the line, 0 for x and 1 for y; `edge` is its value.
+        sign: 1 for the side with larger coordinates, -1 for the other one.
     """
     inside = [sign * (corner[axis] - edge) >= 0 for corner in corners]
     if all(inside) or not any(inside):
@@ -110,32 +117,33 @@ def _half(corners: list[Point], axis: int, edge: float, sign: int) -> list[list[
     first = next(i for i in range(len(corners)) if not inside[i])
     order = [*range(first, len(corners)), *range(first + 1)]
     runs: list[list[Point]] = []
-    for here, there in pairwise(order):
-        if inside[here] != inside[there]:
-            crossing = _crossing(corners[here], corners[there], axis, edge)
-            if inside[there]:
+    for this, following in pairwise(order):
+        if inside[this] != inside[following]:
+            crossing = _crossing(corners[this], corners[following], axis, edge)
+            if inside[following]:
                 runs.append([crossing])
             else:
                 runs[-1].append(crossing)
-        if inside[there]:
-            runs[-1].append(corners[there])
+        if inside[following]:
+            runs[-1].append(corners[following])
     along = sorted((run[end][1 - axis], i, end) for i, run in enumerate(runs) for end in (0, -1))
-    follower: dict[int, int] = {}
+    successor: dict[int, int] = {}
     for (_, i, end), (_, j, _) in zip(along[::2], along[1::2], strict=True):
-        follower |= {i: j} if end == -1 else {j: i}
+        successor |= {i: j} if end == -1 else {j: i}
     parts = []
     left = set(range(len(runs)))
     while left:
-        at, part = min(left), []
-        while at in left:
-            left.remove(at)
-            part += runs[at]
-            at = follower.get(at, at)
+        run, part = min(left), []
+        while run in left:
+            left.remove(run)
+            part += runs[run]
+            run = successor.get(run, run)
         parts.append(part)
     return parts
 
 
 def _crossing(one: Point, other: Point, axis: int, edge: float) -> Point:
+    """Return the point at which the segment between two points crosses a line."""
     share = (edge - one[axis]) / (other[axis] - one[axis])
     along = one[1 - axis] + share * (other[1 - axis] - one[1 - axis])
     return (edge, along) if axis == 0 else (along, edge)

@@ -1,7 +1,7 @@
-"""Pixels to patches, compiled. `navit.cut_patches` stands before this.
+"""Compiled loop that cuts pixels into patches, for `navit.cut_patches`.
 
-One pass: 14 lines at a time are split into their three colours, which compilers turn into vector instructions, and
-lie in the cache when they are dealt to their patches as runs of 14 bytes, copied as 7 pairs.
+One pass over the image: 14 lines at a time are split into three color planes, which compiles to vector instructions.
+The planes are still in the CPU cache when their runs of 14 bytes are copied to the patches, as 7 pairs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PAIRS = PATCH_PX // 2
 
 
 def cut(rgb: np.ndarray, cols: int, patches: np.ndarray) -> None:
-    """Fill the patches of one picture, of which right and bottom are padded with zeros.
+    """Fill the patches of one image, padded with zeros at the right and bottom.
 
     Args:
         rgb: (H, W, 3) uint8.

@@ -1,4 +1,4 @@
-"""The slow, obvious versions of what this room does cleverly. For tests and benchmarks only."""
+"""Reference implementations: slow, obvious versions of this room's algorithms, for tests and benchmarks only."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
 
 
 def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int) -> list[np.ndarray]:
-    """`navit.cut_patches` one patch at a time: each (3, 14, 14) uint8."""
+    """Cut patches as `navit.cut_patches` does, pixel by pixel; returns patches of (3, 14, 14) uint8."""
     patches = []
     for frame in frames:
         height, width, _ = frame.shape
@@ -134,8 +134,11 @@ def smallest_number_of_packs(lengths: Sequence[int], capacity: int) -> int:
     return best
 
 
-def busiest_of_the_best_deal(costs: Sequence[int], ranks: int, most: int) -> int:
-    """The load of the busiest rank in the best of all deals with at most `most` pieces a rank; for a handful."""
+def best_busiest_load(costs: Sequence[int], ranks: int, most: int) -> int:
+    """Return the load of the busiest rank in the best deal with at most `most` pieces per rank.
+
+    It tries every deal, so it is for a handful of pieces.
+    """
     best = sum(costs)
     for owners in product(range(ranks), repeat=len(costs)):
         if max(Counter(owners).values(), default=0) <= most:

@@ -1,4 +1,4 @@
-"""From stored documents to stored packs: what comes out is what went in."""
+"""Packs made from stored documents hold exactly the documents' tokens and media."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def packs(made: Made) -> list[Pack]:
     return list(made.packs.records())
 
 
-def test_every_piece_is_the_stretch_of_its_expanded_sample(made: Made) -> None:
+def test_every_segment_is_a_slice_of_its_expanded_sample(made: Made) -> None:
     expanded = {sample.id: expand(sample, MIXTURE.limits, tiny) for sample in made.samples.records()}
     for pack in packs(made):
         at = 0
@@ -45,7 +45,7 @@ def test_every_piece_is_the_stretch_of_its_expanded_sample(made: Made) -> None:
 
 
 def test_token_rows_decode_back_to_their_documents(made: Made) -> None:
-    """Pieces of a sample, put together and with its media shrunk to placeholders again, are the sample's ids."""
+    """The segments of a sample, joined and with slots replaced by placeholders, are the sample's ids."""
     pieces: defaultdict[str, dict[int, np.ndarray]] = defaultdict(dict)
     for pack in packs(made):
         at = 0
@@ -54,19 +54,19 @@ def test_token_rows_decode_back_to_their_documents(made: Made) -> None:
             at += segment.length
     whole = 0
     for sample in made.samples.records():
-        found = pieces.get(sample.id, {})
-        joined = np.concatenate([found[start] for start in sorted(found)]) if found else np.zeros(0, np.uint32)
+        by_start = pieces.get(sample.id, {})
+        joined = np.concatenate([by_start[start] for start in sorted(by_start)] or [np.zeros(0, np.uint32)])
         if len(joined) < len(expand(sample, MIXTURE.limits, tiny).ids):
-            continue  # the plan ended before all of its pieces came
+            continue  # the plan ended before all segments of this sample
         ids = without_slots(joined, sample)
-        back = decode(dataclasses.replace(sample, ids=ids), tiny)
-        assert back == decode(encode(made.documents[sample.id], tiny), tiny)
+        decoded = decode(dataclasses.replace(sample, ids=ids), tiny)
+        assert decoded == decode(encode(made.documents[sample.id], tiny), tiny)
         whole += 1
     assert whole >= 80
 
 
 def without_slots(ids: np.ndarray, sample: Sample) -> np.ndarray:
-    """Ids with each run of media pads made one, and what stands for a video's chunks replaced by its placeholder."""
+    """Ids with each run of media pads shortened to one, and the chunks of a video replaced by its placeholder."""
     text = tiny.decode(ids)
     pad, begin, end = "<|media_pad|>", "<|media_begin|>", "<|media_end|>"
     while pad * 2 in text:
@@ -82,34 +82,34 @@ def without_slots(ids: np.ndarray, sample: Sample) -> np.ndarray:
     return np.array([*tiny.encode(before), *video, *tiny.encode(after), tiny.eos_id], np.uint32)
 
 
-def test_media_keep_their_bytes_and_their_patches_are_those_of_the_medium_alone(made: Made) -> None:
-    alone = {}
+def test_media_in_packs_keep_their_bytes_and_patches(made: Made) -> None:
+    expected = {}
     for sample in made.samples.records():
         for packed in expand(sample, MIXTURE.limits, tiny).media:
             payload = made.samples.read(packed.media.location)
-            alone[packed.media.digest] = patches_of(packed, payload)
+            expected[packed.media.digest] = patches_of(packed, payload)
     seen = set()
     for pack in packs(made):
         for packed in pack.media:
             payload = made.packs.read(packed.media.location)
             assert hashlib.sha256(payload).hexdigest() == packed.media.digest
-            for one, other in zip(patches_of(packed, payload), alone[packed.media.digest], strict=True):
+            for one, other in zip(patches_of(packed, payload), expected[packed.media.digest], strict=True):
                 assert np.array_equal(one, other)
             seen.add(packed.media.kind)
     assert seen == {"image", "video"}
 
 
-def test_the_plans_promises_are_recounted_from_the_bytes(made: Made) -> None:
-    found = prove(made.packs, made.plan.meta, tiny)
-    assert found.packs == made.plan.meta["packs"] > 60
-    assert found.fill > 0.95
-    assert found.targets == made.packs.counts["loss_tokens"]
-    assert max(found.exposures["seen"]) == 3
+def test_the_proof_recounts_the_plan_from_the_bytes_of_packs(made: Made) -> None:
+    proof = prove(made.packs, made.plan.meta, tiny)
+    assert proof.packs == made.plan.meta["packs"] > 60
+    assert proof.fill > 0.95
+    assert proof.targets == made.packs.counts["loss_tokens"]
+    assert max(proof.exposures["seen"]) == 3
 
 
-def test_the_proof_does_not_trust_the_plan(made: Made) -> None:
+def test_the_proof_finds_every_false_number_in_the_meta_of_a_plan(made: Made) -> None:
     meta = made.plan.meta
-    lies = [
+    changes = [
         {"tokens": meta["tokens"] + 1},
         {"slots": meta["slots"] - 1},
         {"packs": meta["packs"] + 12},
@@ -120,12 +120,13 @@ def test_the_proof_does_not_trust_the_plan(made: Made) -> None:
         {"sources": [{**meta["sources"][0], "max_epochs": 2}, meta["sources"][1]]},
         {"sources": [{**meta["sources"][0], "given_tokens": 5}, meta["sources"][1]]},
     ]
-    for lie in lies:
+    for change in changes:
         with pytest.raises(StoreError, match="the plan says"):
-            prove(made.packs, {**meta, **lie}, tiny)
+            prove(made.packs, {**meta, **change}, tiny)
 
 
 def broken(pack: Pack) -> dict[str, Pack]:
+    """Contradictory packs by a part of the message about them."""
     slots = np.flatnonzero(pack.ids == tiny.media_pad_id)
     text, first = pack.ids.copy(), pack.loss_mask.copy()
     text[slots[0]] = 5
@@ -146,47 +147,47 @@ def broken(pack: Pack) -> dict[str, Pack]:
     }
 
 
-def test_the_recount_finds_every_kind_of_contradiction(made: Made) -> None:
+def test_the_recount_finds_every_kind_of_contradiction_in_a_pack(made: Made) -> None:
     whole = next(pack for pack in packs(made) if pack.media and pack.media[0].media.kind == "image")
     for words, pack in broken(whole).items():
         with pytest.raises(StoreError, match=words.strip()):
             recount([pack], VisionShare().over(None), tiny.media_pad_id, tiny.pad_id)
 
 
-def test_a_pack_alone_is_the_pack_of_its_unit(made: Made) -> None:
+def test_a_single_pack_equals_the_pack_of_its_unit(made: Made) -> None:
     for block in made.plan.blocks[:2]:
         unit = list(pack_unit(block, made.by_source, tiny))
         for index in (0, len(unit) - 1):
-            alone = materialise(block, index, made.by_source, tiny)
-            assert alone.ids.tolist() == unit[index].ids.tolist()
-            assert alone.segments == unit[index].segments
-            assert alone.media == unit[index].media
-            assert all(packed.media.payload is None for packed in alone.media)
+            single = materialise(block, index, made.by_source, tiny)
+            assert single.ids.tolist() == unit[index].ids.tolist()
+            assert single.segments == unit[index].segments
+            assert single.media == unit[index].media
+            assert all(packed.media.payload is None for packed in single.media)
 
 
-def test_the_same_documents_give_the_same_plan_and_packs(made: Made, tmp_path: Path) -> None:
+def test_equal_documents_give_equal_plans_and_packs(made: Made, tmp_path: Path) -> None:
     again = make(tmp_path, corpus())
     assert again.plan.meta == made.plan.meta
     assert again.packs.content_root == made.packs.content_root
 
 
-def test_the_index_alone_tells_the_expanded_length_of_every_sample(made: Made) -> None:
+def test_pieces_from_the_index_have_the_expanded_length_of_every_sample(made: Made) -> None:
     source, limits = MIXTURE.sources[0], MIXTURE.limits
     wide = dataclasses.replace(MIXTURE, max_pack_tokens=100_000)
     pieces = pieces_of(made.samples, dataclasses.replace(source, domains=()), wide)
     expanded = [expand(sample, limits, tiny) for sample in made.samples.records()]
     assert pieces.ordinal.tolist() == list(range(len(expanded)))
-    assert pieces.length.tolist() == [len(one.ids) for one in expanded]
-    assert pieces.slots.tolist() == [int((one.ids == tiny.media_pad_id).sum()) for one in expanded]
-    assert pieces.media == sum(len(one.media) for one in expanded)
+    assert pieces.length.tolist() == [len(sample.ids) for sample in expanded]
+    assert pieces.slots.tolist() == [int((sample.ids == tiny.media_pad_id).sum()) for sample in expanded]
+    assert pieces.media == sum(len(sample.media) for sample in expanded)
 
 
-def test_a_clip_is_planned_and_expanded_by_the_rate_that_its_container_told_at_ingest(tmp_path: Path) -> None:
-    """27 frames that are shown at 4 a second, where some containers tell another rate."""
-    shown = medium(clip(27))
-    rates = {4.0: 10, 10.0: 5, 0.5: 10, 27.0: 2, None: 10}  # frames of each, of which there may be ten
-    told = [dataclasses.replace(shown, container_fps=rate) for rate in rates]
-    documents = write(create(tmp_path, "documents"), [document(f"{one.container_fps}", "video", one) for one in told])
+def test_a_clip_is_planned_and_expanded_by_the_rate_of_its_container(tmp_path: Path) -> None:
+    """27 frames shown at 4 per second; the containers of most copies declare another rate or none."""
+    original = medium(clip(27))
+    rates = {4.0: 10, 10.0: 5, 0.5: 10, 27.0: 2, None: 10}  # declared rate -> chosen frames, at most ten
+    clips = [dataclasses.replace(original, container_fps=rate) for rate in rates]
+    documents = write(create(tmp_path, "documents"), [document(f"{one.container_fps}", "video", one) for one in clips])
     encoded = [encode(one, tiny) for one in documents.records()]
     samples = write(create(tmp_path, "samples"), encoded, vocabulary=tiny.digest, vocabulary_file="tiny")
     wide = dataclasses.replace(MIXTURE, max_pack_tokens=100_000)
@@ -198,7 +199,7 @@ def test_a_clip_is_planned_and_expanded_by_the_rate_that_its_container_told_at_i
     assert len(set(pieces.length.tolist())) == 3
 
 
-def test_a_medium_longer_than_a_pack_takes_its_sample_out_and_is_counted(made: Made) -> None:
+def test_a_sample_with_a_medium_longer_than_a_pack_is_refused_and_counted(made: Made) -> None:
     short = dataclasses.replace(MIXTURE, max_pack_tokens=64)
     too_long = {
         ordinal
@@ -209,8 +210,8 @@ def test_a_medium_longer_than_a_pack_takes_its_sample_out_and_is_counted(made: M
     plan = compile_plan(short, made.by_source, tiny)
     assert plan.meta["sources"][0]["refused"] == {"medium_longer_than_pack": len(too_long)}
     for block in plan.blocks:
-        seen = block.arrays["source"] == 0
-        assert not too_long & set(block.arrays["ordinal"][seen].tolist())
+        is_seen = block.arrays["source"] == 0
+        assert not too_long & set(block.arrays["ordinal"][is_seen].tolist())
 
 
 def test_samples_that_a_view_drops_are_never_packed(made: Made, tmp_path: Path) -> None:
@@ -242,31 +243,31 @@ def test_samples_of_another_vocabulary_are_refused(made: Made, tmp_path: Path) -
         pieces_of(other, MIXTURE.sources[0], MIXTURE)
 
 
-def test_samples_that_are_not_those_of_the_plan_are_noticed(made: Made, tmp_path: Path) -> None:
+def test_samples_of_another_order_than_the_plans_are_refused(made: Made, tmp_path: Path) -> None:
     store = Store.create(str(tmp_path / "samples"), "samples", "samples")
-    turned = write(store, reversed(list(made.samples.records())), vocabulary=tiny.digest)
-    with pytest.raises(StoreError, match="the plan counts"):
-        list(pack_unit(made.plan.blocks[0], dict.fromkeys(made.by_source, turned), tiny))
+    reversed_ = write(store, reversed(list(made.samples.records())), vocabulary=tiny.digest)
+    with pytest.raises(StoreError, match="the plan expects"):
+        list(pack_unit(made.plan.blocks[0], dict.fromkeys(made.by_source, reversed_), tiny))
 
 
-def test_several_limits_are_kept_by_every_pack_and_proved_from_its_bytes(tmp_path: Path) -> None:
+def test_every_pack_keeps_several_limits_and_the_proof_recounts_them(tmp_path: Path) -> None:
     limits = PackLimits(patches=160, media=5, attention=30_000)
     made = make(tmp_path, corpus(), dataclasses.replace(MIXTURE, pack_limits=limits))
-    found = prove(made.packs, made.plan.meta, tiny)
-    assert found.pack_patches.max() == 160
-    assert found.pack_media.max() == 5
-    assert 29_000 < found.pack_attention.max() <= 30_000
+    proof = prove(made.packs, made.plan.meta, tiny)
+    assert proof.pack_patches.max() == 160
+    assert proof.pack_media.max() == 5
+    assert 29_000 < proof.pack_attention.max() <= 30_000
     assert max(segment.length for pack in packs(made) for segment in pack.segments) == 173, "the root of 30,000"
-    assert found.fill > 0.9
-    assert found.pack_attention.mean() > 0.8 * 30_000
-    for pack, patches, media in zip(packs(made), found.pack_patches, found.pack_media, strict=True):
+    assert proof.fill > 0.9
+    assert proof.pack_attention.mean() > 0.8 * 30_000
+    for pack, patches, media in zip(packs(made), proof.pack_patches, proof.pack_media, strict=True):
         assert patches == sum(
             len(one) for packed in pack.media for one in patches_of(packed, made.packs.read(packed.media.location))
         )
         assert media == len(pack.media)
 
 
-def test_a_medium_with_more_patches_than_a_pack_may_hold_is_counted_with_its_reason(made: Made) -> None:
+def test_a_medium_over_the_patches_of_a_pack_is_refused_with_its_reason(made: Made) -> None:
     tight = dataclasses.replace(MIXTURE, pack_limits=PackLimits(patches=40))
     over = {
         ordinal
@@ -278,11 +279,11 @@ def test_a_medium_with_more_patches_than_a_pack_may_hold_is_counted_with_its_rea
     assert not over & set(pieces.ordinal.tolist())
 
 
-def test_segments_begin_at_multiples_and_what_lies_between_is_padding(tmp_path: Path) -> None:
+def test_segments_begin_at_multiples_and_have_padding_between_them(tmp_path: Path) -> None:
     made = make(tmp_path, corpus(), dataclasses.replace(MIXTURE, segment_align=16))
-    found = prove(made.packs, made.plan.meta, tiny)
-    assert found.alignment == 16
-    assert made.plan.meta["fill"] == found.fill < 0.97
+    proof = prove(made.packs, made.plan.meta, tiny)
+    assert proof.alignment == 16
+    assert made.plan.meta["fill"] == proof.fill < 0.97
     expanded = {sample.id: expand(sample, MIXTURE.limits, tiny) for sample in made.samples.records()}
     for pack in packs(made):
         used = np.zeros(len(pack.ids), bool)
@@ -299,19 +300,19 @@ def test_segments_begin_at_multiples_and_what_lies_between_is_padding(tmp_path: 
             assert (rows.labels[rows.ids == tiny.pad_id] == -100).all()
             assert batch.tokens == int((rows.ids != tiny.pad_id).sum())
             for row, pack in enumerate(batch.packs):
-                begins = [at for _, at, _ in starts(pack.segments)]
-                assert begins == [0, *np.cumsum(rows.segment_lengths[row])[:-1].tolist()]
-                assert not rows.positions[row, begins].any()
+                firsts = [first for _, first, _ in starts(pack.segments)]
+                assert firsts == [0, *np.cumsum(rows.segment_lengths[row])[:-1].tolist()]
+                assert not rows.positions[row, firsts].any()
 
 
 def test_long_and_short_documents_are_mixed_as_two_sources_of_one_store(made: Made) -> None:
     text = dataclasses.replace(MIXTURE.sources[1], max_epochs=40)
     long = dataclasses.replace(text, name="long", weight=3.0, min_tokens=120)
     short = dataclasses.replace(text, name="short", weight=7.0, max_tokens=119)
-    one = dataclasses.replace(
+    mixture = dataclasses.replace(
         MIXTURE, sources=(long, short), vision_share=VisionShare(constant=0.0), horizon_tokens=60_000
     )
-    plan = compile_plan(one, {"long": made.samples, "short": made.samples}, tiny)
+    plan = compile_plan(mixture, {"long": made.samples, "short": made.samples}, tiny)
     lengths = [len(sample.ids) for sample in made.samples.records()]
     pictured = dataclasses.replace(MIXTURE.sources[0], max_tokens=119)
     few = pieces_of(made.samples, pictured, MIXTURE)
@@ -329,7 +330,7 @@ def test_long_and_short_documents_are_mixed_as_two_sources_of_one_store(made: Ma
                 assert (lengths[ordinal] >= 120) == (source == 0)
                 tokens[number, source] += length
             number += 1
-    seen = tokens.cumsum(0)
-    share = seen[:, 0] / seen.sum(1)
-    assert np.abs(share[48:] - 0.3).max() < 0.05, "after four global batches, blocks being 20 packs"
+    total = tokens.cumsum(0)
+    share = total[:, 0] / total.sum(1)
+    assert np.abs(share[48:] - 0.3).max() < 0.05, "after four global batches, with blocks of 20 packs"
     assert abs(share[-1] - 0.3) < 0.01

@@ -1,7 +1,8 @@
-"""Real pictures and clips against the released processors: grids, slots, frames and pixels.
+"""Real images and clips against the released processors: grids, slots, frames and pixels.
 
-`transformers`' processors need torchvision, which does not load beside this torch. What they compute is their own
-`navit_resize`, compiled alone, and torch's antialiased bicubic kernel on bytes, which torchvision's resize calls.
+`transformers`' processors need torchvision, which does not load with this torch. The expected values come from
+their `navit_resize`, compiled alone, and from torch's antialiased bicubic kernel on bytes, which torchvision's resize
+calls.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ SMALL = MediaLimits(max_image_patches=256, max_frame_patches=256)
 
 
 def pictures(folder: Path) -> list[Path]:
-    """A few of each set."""
+    """A few images of each set."""
     endings = {".jpg", ".jpeg", ".png", ".webp"}
-    found = [sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in endings) for name in PICTURES]
-    return [file for files in found for file in files[:: max(1, len(files) // 6)]]
+    sets = [sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in endings) for name in PICTURES]
+    return [file for files in sets for file in files[:: max(1, len(files) // 6)]]
 
 
 def as_medium(payload: bytes) -> Media:
-    seen = image.check(payload)
-    return Media(digest(payload), "image", seen.format, seen.width_px, seen.height_px)
+    info = image.check(payload)
+    return Media(digest(payload), "image", info.format, info.width_px, info.height_px)
 
 
-def told_rate(payload: bytes) -> Fraction:
-    """Frames per second as the container tells them, which is what the released processor divides by."""
+def container_rate(payload: bytes) -> Fraction:
+    """Frames per second that the container declares; the released processor divides by them."""
     with av.open(io.BytesIO(payload)) as file:
         rate = file.streams.best("video").average_rate
     assert rate is not None
@@ -63,7 +64,7 @@ def released_time(seconds: float) -> str:
 
 
 @pytest.mark.parametrize("limits", [RELEASED_LIMITS, SMALL], ids=["released limits", "256 patches"])
-def test_pictures_get_the_grids_and_pixels_of_the_released_processor(test_data: Path, limits: MediaLimits) -> None:
+def test_images_get_the_grids_and_pixels_of_the_released_processor(test_data: Path, limits: MediaLimits) -> None:
     torch = pytest.importorskip("torch")
     navit_resize = of_transformers("image_processing_kimi_k25.py", "navit_resize")
     resized = 0
@@ -86,8 +87,8 @@ def test_pictures_get_the_grids_and_pixels_of_the_released_processor(test_data: 
         theirs = canvas.reshape(rows, 14, cols, 14, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 14, 14)
         (ours,) = patches_of(packed, payload)
         if np.abs(ours - theirs).max() > 2:
-            # Pillow 13 resamples the columns first of pictures whose height shrinks by more than twice what the width
-            # does; torch, and Pillow before 13, always begin with rows. In that order the same kernel agrees here, too.
+            # Pillow 13 resamples columns first if the height shrinks by more than twice what the width does; torch and
+            # Pillow before 13 begin with rows. In that order the same kernel agrees here as well.
             assert pixels.shape[0] - size[0] > 2 * (pixels.shape[1] - size[1]), file.name
             rows_first = np.zeros((*padded, 3), np.int16)
             rows_first[: size[0], : size[1]] = by_rows_first(pixels, *size)
@@ -98,15 +99,15 @@ def test_pictures_get_the_grids_and_pixels_of_the_released_processor(test_data: 
 
 
 def by_rows_first(pixels: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
-    """Pillow's kernel, first along rows and then along columns, each pass by itself."""
+    """Resize with Pillow's kernel along rows, then along columns."""
     wide = image.resize(pixels, width_px, pixels.shape[0])
     return image.resize(wide, width_px, height_px)
 
 
 def test_clips_get_the_frames_times_and_grids_of_the_released_processor(test_data: Path) -> None:
-    """All of them: of steady and of variable rate, odd ones, turned ones and 10 bit among them."""
+    """The clips include steady and variable rates, odd sizes, rotation and 10-bit pixels."""
     navit_resize = of_transformers("video_processing_kimi_k25.py", "navit_resize")
-    seen = 0
+    clips = 0
     rates = set()
     for file in sorted(test_data.glob("video_*/**/*")):
         payload = file.read_bytes() if file.is_file() else b""
@@ -118,8 +119,8 @@ def test_clips_get_the_frames_times_and_grids_of_the_released_processor(test_dat
             continue
         frames = len(medium.frame_times_us)
         if frames < 2:
-            continue  # of one frame no rate is told
-        rate = told_rate(payload)
+            continue  # a single frame has no rate
+        rate = container_rate(payload)
         rates.add(rate)
         chosen = released_frames(frames, float(rate))
         _, padded = navit_resize(medium.height_px, medium.width_px, 14, 2, 4096, 512)
@@ -131,15 +132,15 @@ def test_clips_get_the_frames_times_and_grids_of_the_released_processor(test_dat
         assert [item.grid for item in packed.items] == grids, file.name
         each = padded[0] * padded[1] // 28**2
         assert np.count_nonzero(expanded.ids == tiny.media_pad_id) == each * len(chunks), file.name
-        words = tiny.decode(expanded.ids[expanded.ids != tiny.media_pad_id])
-        told = [released_time(chunk[0] / float(rate)) for chunk in chunks]
-        assert re.findall(r"(\S{12})<.media_begin.>video", words) == told, file.name
-        seen += 1
-    assert seen > 20 and len(rates) > 5
+        text = tiny.decode(expanded.ids[expanded.ids != tiny.media_pad_id])
+        times = [released_time(chunk[0] / float(rate)) for chunk in chunks]
+        assert re.findall(r"(\S{12})<.media_begin.>video", text) == times, file.name
+        clips += 1
+    assert clips > 20 and len(rates) > 5
 
 
 @pytest.mark.parametrize("fps", [Fraction(30), Fraction(30_000, 1001), Fraction(1, 2)])
-def test_an_hour_of_video_is_capped_as_the_limits_say_and_fits_a_pack(fps: Fraction) -> None:
+def test_an_hour_of_video_is_capped_by_the_limits_and_fits_a_pack(fps: Fraction) -> None:
     times_us = tuple(round(i * 1_000_000 / fps) for i in range(int(3600 * fps)))
     hour = Media(digest("hour"), "video", "mp4", 1920, 1080, times_us)
     frames = sum(map(len, lay_out(hour, RELEASED_LIMITS).chunks))
@@ -153,14 +154,14 @@ def test_an_hour_of_video_is_capped_as_the_limits_say_and_fits_a_pack(fps: Fract
 
 
 def test_a_clip_of_variable_rate_is_sampled_by_the_rate_of_its_container_as_in_the_release(test_data: Path) -> None:
-    """FFmpeg takes that rate from the order of decoding: 13.9 a second for these 63 frames that are shown at 12.6. By
-    their own mean rate they would be ten instead of nine. Frame i is told at i / rate, a while off where it is shown;
-    `by_time` chooses and tells the times at which frames are shown."""
+    """FFmpeg takes that rate from the order of decoding: 13.9 per second for these 63 frames, which are shown at 12.6.
+    Their own mean rate would give ten frames instead of nine. The model reads i / rate as the time of frame i, which
+    differs from the time at which it is shown; `by_time` chooses and gives the times at which frames are shown."""
     payload = (test_data / "video_derived_vfr" / "flower_vfr_noaudio.mp4").read_bytes()
     medium = as_clip(payload)
     times_us, rate = medium.frame_times_us, medium.container_fps
     gaps = np.diff(times_us)
-    assert gaps.max() > 2 * gaps.min() and rate is not None and rate == float(told_rate(payload))
+    assert gaps.max() > 2 * gaps.min() and rate is not None and rate == float(container_rate(payload))
     chosen = released_frames(63, rate)
     layout = lay_out(medium, RELEASED_LIMITS)
     assert sum(layout.chunks, ()) == tuple(chosen) and len(chosen) == 9

@@ -1,4 +1,4 @@
-"""What every process of a large training takes of a global batch."""
+"""Parts of a global batch that the processes of a large training take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from packing.loader.topology import Topology, context_positions
     ("data", "tensor", "context", "pipeline"),
     list(itertools.product((1, 2, 3), (1, 2), (1, 2, 4), (1, 2, 3))),
 )
-def test_together_the_ranks_take_every_row_position_and_medium_once(
+def test_the_ranks_together_take_every_row_position_and_medium_once(
     data: int, tensor: int, context: int, pipeline: int
 ) -> None:
     topology = Topology(data=data, tensor=tensor, context=context, pipeline=pipeline)
@@ -30,10 +30,11 @@ def test_together_the_ranks_take_every_row_position_and_medium_once(
     assert all(share.needs_ids and share.needs_labels for share in shares) == (pipeline == 1)
 
 
-def test_neighbours_are_tensor_ranks_then_context_then_data_then_stages() -> None:
+def test_ranks_are_numbered_by_tensor_then_context_then_data_then_stage() -> None:
     topology = Topology(data=2, tensor=2, context=2, pipeline=2, expert=4)
-    told = [(one.data_rank, int(one.positions[0]), one.needs_ids) for one in (topology.share(r, 8) for r in range(16))]
-    assert told[:8] == [
+    shares = [topology.share(rank, 8) for rank in range(16)]
+    parts = [(share.data_rank, int(share.positions[0]), share.needs_ids) for share in shares]
+    assert parts[:8] == [
         (0, 0, True),
         (0, 0, True),
         (0, 2, True),
@@ -43,18 +44,18 @@ def test_neighbours_are_tensor_ranks_then_context_then_data_then_stages() -> Non
         (1, 2, True),
         (1, 2, True),
     ]
-    assert told[8:] == [(data, first, False) for data, first, _ in told[:8]]
+    assert parts[8:] == [(data, first, False) for data, first, _ in parts[:8]]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-def test_causal_attention_costs_all_context_ranks_the_same(ranks: int) -> None:
+def test_causal_attention_costs_the_same_on_all_context_ranks(ranks: int) -> None:
     costs = {int((context_positions(64, rank, ranks) + 1).sum()) for rank in range(ranks)}
     assert len(costs) == 1
-    everything = np.concatenate([context_positions(64, rank, ranks) for rank in range(ranks)])
-    assert sorted(everything.tolist()) == list(range(64))
+    positions = np.concatenate([context_positions(64, rank, ranks) for rank in range(ranks)])
+    assert sorted(positions.tolist()) == list(range(64))
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
+def test_sizes_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ManifestError, match="12 equal pieces"):
         context_positions(256, 0, 6)
     with pytest.raises(ManifestError, match="don't divide"):
