@@ -1,4 +1,4 @@
-"""What does it cost to check pictures and videos in the limited child process instead of in this one?
+"""Cost of checking images and videos in the sandbox process instead of in the calling one.
 
     MILLRACE_TEST_DATA=FOLDER python -m benchmarks.decode_child
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.measure import Result, paired, save, test_data
 from stores.media import image, video
-from stores.media.sandbox import LimitedChild
+from stores.media.sandbox import Sandbox
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     clips = {"videos": files(folder / "video_datajuicer", "*.mp4") + files(folder / "video_mdn_cc0", "**/*.mp4")}
     rows = {}
     print(f"{'CPU ms each':16}{'bytes':>10}{'here':>10}{'child':>10}{'share':>8}")
-    with LimitedChild() as child:
+    with Sandbox() as child:
         for name, payloads in (pictures | clips).items():
             room = "video" if name in clips else "image"
             here = functools.partial(check_here, room, payloads)
@@ -78,7 +78,7 @@ def check_here(room: str, payloads: Sequence[bytes]) -> None:
         check(payload)
 
 
-def check_there(child: LimitedChild, room: str, payloads: Sequence[bytes]) -> None:
+def check_there(child: Sandbox, room: str, payloads: Sequence[bytes]) -> None:
     for payload in payloads:
         child.call(f"stores.{room}:check", payload)
 

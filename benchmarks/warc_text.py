@@ -5,7 +5,7 @@
 2,000 pages of 5 to 60 kB in a `.warc.gz` of one record a gzip member, with a request and a metadata record for each, as
 Common Crawl has them. Both sides give main text by `resiliparse.extract_plain_text(main_content=True)` and write
 nothing. Ours is the reader of `ingest_folder` up to its documents, with the encoding found, the page's title taken and
-the extractor in a limited child process; datatrove's is `WarcReader` (warcio) and its own step for the encoding, with
+the extractor in a sandbox process; datatrove's is `WarcReader` (warcio) and its own step for the encoding, with
 the extractor in the same process and without a time limit; it needs the system's libmagic.
 """
 

@@ -1,14 +1,14 @@
-"""Pillow's antialiased bicubic to the bit, about five times as fast.
+"""Antialiased bicubic resampling, equal to Pillow's to the bit and about five times as fast.
 
-`image.resize` stands before this. Pillow weighs pixels with 22-bit fixed-point numbers and rounds to 8 bits after each
-of two passes; whoever uses the same numbers in the same order gets the same bytes. Read off Pillow 13.0 by experiment
-and held against it by tests: rows are resampled before columns, unless the height shrinks by more than twice what the
-width does (Pillow before 13 always began with rows, which gives other bytes for such tall pictures).
+`image.resize` calls it. Pillow weighs pixels with 22-bit fixed-point numbers and rounds to 8 bits after each of two
+passes; the same numbers in the same order give the same bytes. Found by experiment with Pillow 13.0 and compared in
+tests: rows are resampled before columns, unless the height shrinks by more than twice as many pixels as the width
+(Pillow before 13 always began with rows, which gives other bytes for such tall images).
 
-What makes it fast: both passes add whole runs of neighbours weighed alike, which compilers turn into vector
-instructions. For the pass along rows, 16 of them are turned on their side, so that their bytes of one column are one
-vector register. Bytes are turned in blocks of 8 x 8, as eight 64-bit words. The picture between the passes never
-exists: a ring of rows, as many as one result needs, stays in the cache (benchmarks/LOG.md).
+Both passes add whole runs of neighboring samples with equal weights, which compilers turn into vector instructions. For
+the pass along rows, 16 rows are transposed, so that their bytes of one column fill one vector register. Bytes are
+transposed in blocks of 8 x 8, as eight 64-bit words. The image between the passes is never stored: a ring of rows, as
+many as one result row needs, stays in the cache (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from manifests.jit import BYTES_2D, READ_BYTES_2D, compiled
 _BITS = 22
 _HALF = 1 << (_BITS - 1)
 _SUPPORT = 2.0
-"""Of the bicubic filter, in pixels of the smaller of both pictures, to each side."""
+"""Radius of the bicubic filter, in pixels of the smaller of both images."""
 _ROWS = 16
-"""Turned on their side together."""
+"""Rows transposed together."""
 _LANES = 3 * _ROWS
 _TAPS = 4
-"""Weights that are taken at a time."""
+"""Weights applied at a time."""
 _BLOCK = 512
-"""Samples of a line whose sums are kept at a time."""
+"""Samples of a line summed at a time."""
 
 _STARTS = types.Array(types.int32, 1, "C", readonly=True)
 _WEIGHTS = types.Array(types.int32, 2, "C", readonly=True)
@@ -39,10 +39,11 @@ _PASSES = (READ_BYTES_2D, _STARTS, _WEIGHTS, _STARTS, _WEIGHTS, BYTES_2D)
 
 
 def bicubic(rgb: np.ndarray, width_px: int, height_px: int, extent: tuple[float, float] | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 -> (height_px, width_px, 3) uint8.
+    """Resize (H, W, 3) uint8 to (height_px, width_px, 3) uint8.
 
-    `extent`: how much of it is the picture, (width, height) from the upper left; all, unless its last pixels are only
-    partly inside.
+    Args:
+        extent: (width, height) from the upper left that the image covers; less than its size if the last pixels are
+            only partly inside.
     """
     height, width, _ = rgb.shape
     across, down = extent or (float(width), float(height))
@@ -56,11 +57,10 @@ def bicubic(rgb: np.ndarray, width_px: int, height_px: int, extent: tuple[float,
 
 @lru_cache(64)
 def weights(source: int, target: int, extent: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which run of `source` pixels each of `target` pixels is made of, and how much of each; together these cover
-    `extent` of those.
+    """Compute the run of source pixels and their weights for each of `target` pixels, which cover `extent` of them.
 
     Returns:
-        first pixels (target,) int32, and weights (target, K) int32 in units of 2^-22, K a multiple of 4, with zeros
+        first source pixels (target,) int32, and weights (target, K) int32 in units of 2^-22, K a multiple of 4, zero
         behind a run. Sums are taken in Pillow's order, as float64.
     """
     scale = extent / target
@@ -92,13 +92,13 @@ _BYTE, _PAIR, _HALVES = np.uint64(8), np.uint64(16), np.uint64(32)
 
 @njit(forceinline=True)
 def _exchange(a, b, mask, shift):
-    """What `mask` leaves of `b` against the rest of `a`."""
+    """Swap the part of `a` outside `mask` with the part of `b` inside it."""
     return (a & mask) | ((b & mask) << shift), ((a >> shift) & mask) | (b & ~mask)
 
 
 @njit(forceinline=True)
-def _turn_block(a0, a1, a2, a3, a4, a5, a6, a7):
-    """8 words of 8 bytes: byte i of word j becomes byte j of word i."""
+def _transpose_block(a0, a1, a2, a3, a4, a5, a6, a7):
+    """Transpose 8 words of 8 bytes: byte i of word j becomes byte j of word i."""
     b0, b1 = _exchange(a0, a1, _ODD_BYTES, _BYTE)
     b2, b3 = _exchange(a2, a3, _ODD_BYTES, _BYTE)
     b4, b5 = _exchange(a4, a5, _ODD_BYTES, _BYTE)
@@ -115,43 +115,63 @@ def _turn_block(a0, a1, a2, a3, a4, a5, a6, a7):
 
 
 @njit
-def _lay(strip, lying):
-    """Words of 16 rows (16, n) -> their bytes column by column (8 n, 2)."""
+def _transpose_rows(strip, transposed):
+    """Transpose words of 16 rows (16, n) to bytes column by column (8 n, 2)."""
     for half in range(2):
         top = 8 * half
         for i in range(strip.shape[1]):
             a0, a1, a2, a3 = strip[top, i], strip[top + 1, i], strip[top + 2, i], strip[top + 3, i]
             a4, a5, a6, a7 = strip[top + 4, i], strip[top + 5, i], strip[top + 6, i], strip[top + 7, i]
-            b0, b1, b2, b3, b4, b5, b6, b7 = _turn_block(a0, a1, a2, a3, a4, a5, a6, a7)
+            b0, b1, b2, b3, b4, b5, b6, b7 = _transpose_block(a0, a1, a2, a3, a4, a5, a6, a7)
             j = 8 * i
-            lying[j, half], lying[j + 1, half], lying[j + 2, half], lying[j + 3, half] = b0, b1, b2, b3
-            lying[j + 4, half], lying[j + 5, half], lying[j + 6, half], lying[j + 7, half] = b4, b5, b6, b7
+            transposed[j, half], transposed[j + 1, half], transposed[j + 2, half], transposed[j + 3, half] = (
+                b0,
+                b1,
+                b2,
+                b3,
+            )
+            transposed[j + 4, half], transposed[j + 5, half], transposed[j + 6, half], transposed[j + 7, half] = (
+                b4,
+                b5,
+                b6,
+                b7,
+            )
 
 
 @njit
-def _stand(lying, strip):
-    """`_lay` backwards."""
+def _untranspose_rows(transposed, strip):
+    """Invert `_transpose_rows`."""
     for half in range(2):
         top = 8 * half
         for i in range(strip.shape[1]):
             j = 8 * i
-            a0, a1, a2, a3 = lying[j, half], lying[j + 1, half], lying[j + 2, half], lying[j + 3, half]
-            a4, a5, a6, a7 = lying[j + 4, half], lying[j + 5, half], lying[j + 6, half], lying[j + 7, half]
-            b0, b1, b2, b3, b4, b5, b6, b7 = _turn_block(a0, a1, a2, a3, a4, a5, a6, a7)
+            a0, a1, a2, a3 = (
+                transposed[j, half],
+                transposed[j + 1, half],
+                transposed[j + 2, half],
+                transposed[j + 3, half],
+            )
+            a4, a5, a6, a7 = (
+                transposed[j + 4, half],
+                transposed[j + 5, half],
+                transposed[j + 6, half],
+                transposed[j + 7, half],
+            )
+            b0, b1, b2, b3, b4, b5, b6, b7 = _transpose_block(a0, a1, a2, a3, a4, a5, a6, a7)
             strip[top, i], strip[top + 1, i], strip[top + 2, i], strip[top + 3, i] = b0, b1, b2, b3
             strip[top + 4, i], strip[top + 5, i], strip[top + 6, i], strip[top + 7, i] = b4, b5, b6, b7
 
 
 @njit
-def _along(lying, first, weights, done, sums):
-    """Resample 16 rows on their side: bytes of column x lie from 48 x on, before and after."""
+def _resample_rows(transposed, first, weights, done, sums):
+    """Resample 16 transposed rows; the bytes of column x begin at 48 x, in source and result."""
     width, taps = weights.shape
     for x in range(width):
         at = first[x] * _LANES
         sums[:] = _HALF
         for tap in range(0, taps, _TAPS):
             w0, w1, w2, w3 = weights[x, tap], weights[x, tap + 1], weights[x, tap + 2], weights[x, tap + 3]
-            p = lying[at + tap * _LANES : at + (tap + _TAPS) * _LANES]
+            p = transposed[at + tap * _LANES : at + (tap + _TAPS) * _LANES]
             for i in range(_LANES):
                 sums[i] += (
                     w0 * np.int32(p[i])
@@ -165,8 +185,8 @@ def _along(lying, first, weights, done, sums):
 
 
 @njit
-def _down(lines, first, weights, out, sums):
-    """One line out of `lines` from `first` on, which may be a ring."""
+def _resample_column(lines, first, weights, out, sums):
+    """Compute one result line from the lines of `lines` from `first` on, which may be a ring."""
     depth = lines.shape[0]
     samples = out.shape[0]
     for start in range(0, samples, _BLOCK):
@@ -187,22 +207,23 @@ def _down(lines, first, weights, out, sums):
 
 @njit
 def _buffers(samples, taps, width):
-    """16 rows of the source, the same on their side, 16 rows of the result on their side; each beside its words.
+    """Allocate 16 rows of the source, the same transposed, and 16 transposed rows of the result.
 
-    On their side there are zeros behind the last column, which weights of 0 reach.
+    Behind the last column there are zeros, which weights of 0 reach.
     """
     strip = np.zeros((_ROWS, (samples + 7) // 8 * 8), np.uint8)
-    lying = np.zeros((strip.shape[1] + 3 * taps) * _ROWS, np.uint8)
+    transposed = np.zeros((strip.shape[1] + 3 * taps) * _ROWS, np.uint8)
     done = np.zeros((width * 3 + 7) // 8 * 8 * _ROWS, np.uint8)
-    return strip, lying, done
+    return strip, transposed, done
 
 
 @compiled(*_PASSES)
 def _rows_then_columns(rows, first_x, weights_x, first_y, weights_y, out):
+    """Resample rows (H, 3 W), then columns, into `out` (target height, 3 target width)."""
     height, samples = rows.shape
     width, taps_x = weights_x.shape
     target, taps_y = weights_y.shape
-    strip, lying, done = _buffers(samples, taps_x, width)
+    strip, transposed, done = _buffers(samples, taps_x, width)
     ring = np.zeros(((taps_y + 2 * _ROWS - 1) // _ROWS * _ROWS, len(done) // _ROWS), np.uint8)
     depth = len(ring)
     sums_x, sums_y = np.empty(_LANES, np.int32), np.empty(_BLOCK, np.int32)
@@ -213,28 +234,31 @@ def _rows_then_columns(rows, first_x, weights_x, first_y, weights_y, out):
             for row in range(count):
                 for i in range(samples):
                     strip[row, i] = rows[top + row, i]
-            _lay(strip.view(np.uint64), lying.view(np.uint64).reshape(-1, 2))
-            _along(lying, first_x, weights_x, done, sums_x)
-            _stand(done.view(np.uint64).reshape(-1, 2), ring[top % depth : top % depth + _ROWS].view(np.uint64))
+            _transpose_rows(strip.view(np.uint64), transposed.view(np.uint64).reshape(-1, 2))
+            _resample_rows(transposed, first_x, weights_x, done, sums_x)
+            _untranspose_rows(
+                done.view(np.uint64).reshape(-1, 2), ring[top % depth : top % depth + _ROWS].view(np.uint64)
+            )
             top += count
-        _down(ring, first_y[y], weights_y[y], out[y], sums_y)
+        _resample_column(ring, first_y[y], weights_y[y], out[y], sums_y)
 
 
 @compiled(*_PASSES)
 def _columns_then_rows(rows, first_x, weights_x, first_y, weights_y, out):
+    """Resample columns of (H, 3 W), then rows, into `out` (target height, 3 target width)."""
     samples = rows.shape[1]
     width, taps_x = weights_x.shape
     target = len(first_y)
-    strip, lying, done = _buffers(samples, taps_x, width)
+    strip, transposed, done = _buffers(samples, taps_x, width)
     result = np.zeros((_ROWS, len(done) // _ROWS), np.uint8)
     sums_x, sums_y = np.empty(_LANES, np.int32), np.empty(_BLOCK, np.int32)
     for top in range(0, target, _ROWS):
         count = min(_ROWS, target - top)
         for row in range(count):
-            _down(rows, first_y[top + row], weights_y[top + row], strip[row, :samples], sums_y)
-        _lay(strip.view(np.uint64), lying.view(np.uint64).reshape(-1, 2))
-        _along(lying, first_x, weights_x, done, sums_x)
-        _stand(done.view(np.uint64).reshape(-1, 2), result.view(np.uint64))
+            _resample_column(rows, first_y[top + row], weights_y[top + row], strip[row, :samples], sums_y)
+        _transpose_rows(strip.view(np.uint64), transposed.view(np.uint64).reshape(-1, 2))
+        _resample_rows(transposed, first_x, weights_x, done, sums_x)
+        _untranspose_rows(done.view(np.uint64).reshape(-1, 2), result.view(np.uint64))
         for row in range(count):
             for i in range(width * 3):
                 out[top + row, i] = result[row, i]

@@ -1,22 +1,22 @@
-"""A killable child process with limits, for decoders that run on bytes from strangers.
+"""Sandbox: a killable child process with limits, for decoders of untrusted bytes.
 
 Video and image decoders are large native programs with a history of crashes, endless loops and memory bombs. Called
-through a `LimitedChild`, the worst a file can do is cost one record:
+through a `Sandbox`, a hostile file costs one record at most:
 
-    with LimitedChild(memory_bytes=2 << 30, cpu_s=60, wall_s=120) as child:
+    with Sandbox(memory_bytes=2 << 30, cpu_s=60, wall_s=120) as child:
         times_us = child.call("stores.media.video:frame_times_us", payload)
 
-The process is warm: it is started at the first call, serves one after the other, and is replaced when it dies. So that
-the verdict on a file depends on that file alone and not on what the process did before it, a crash or a lack of memory
-is believed only of a fresh process: a warm one that dies is replaced and the call repeated once.
+The process starts at the first call, serves calls one after the other, and is replaced when it dies. The verdict on a
+file must not depend on earlier files, so a crash or a lack of memory counts only in a fresh process: if a process that
+served calls before dies, it is replaced and the call is repeated once.
 
 Arguments and results are None, booleans, numbers, text, bytes, numpy arrays and sequences of these, which arrive as
-tuples. They travel as JSON with raw bytes behind it: nothing that the child says is unpickled, and how much it says is
-bounded.
+tuples. They are sent as JSON followed by raw bytes. Nothing from the child is unpickled, and the size of its messages
+is limited.
 
-Limits are Linux's: address space, CPU time per call, no files written, no core dumps, few file descriptors, none
-inherited, an environment without the parent's secrets. The kernel kills the child when the thread that started it
-ends, however it ends; therefore a LimitedChild belongs to that thread.
+Linux enforces the limits: address space, CPU time per call, no written files, no core dumps, few file descriptors, none
+inherited; the environment is without the parent's secrets. The kernel kills the child when the thread that started it
+ends, so a Sandbox belongs to that thread.
 """
 
 from __future__ import annotations
@@ -53,45 +53,47 @@ _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 _PR_SET_PDEATHSIG = 1
 
 
-class LimitedChild:
-    """Runs functions of ours, by name, in a process of their own under limits."""
+class Sandbox:
+    """Child process that runs functions of this project by name, under limits."""
 
     def __init__(self, *, memory_bytes: int = 3 << 30, cpu_s: int = 1200, wall_s: float = 3600.0) -> None:
         """
         Args:
             memory_bytes: address space of the child. Python, numpy and the decoders take 0.25 GB of it, the largest
-                picture that `stores.media.image` accepts 0.8 GB.
+                image that `stores.media.image` accepts 0.8 GB.
             cpu_s: CPU seconds of one call, all threads together.
             wall_s: seconds until the answer has arrived.
 
-        Both times are backstops for what hangs, far beyond the longest video that `stores.media.video` accepts: what a
-        record may cost is limited in bytes, pixels and frames by the functions themselves, so that no verdict depends
-        on how busy a machine is.
+        Both times stop hanging calls only; they are far beyond the longest video that `stores.media.video` accepts. The
+        functions themselves limit bytes, pixels and frames, so that no verdict depends on the load of a machine.
         """
         self.memory_bytes, self.cpu_s, self.wall_s = memory_bytes, cpu_s, wall_s
         self._worker: _Worker | None = None
         self._owner = (os.getpid(), threading.get_ident())
 
-    def __enter__(self) -> LimitedChild:
+    def __enter__(self) -> Sandbox:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the process, if one runs. The next call would start another."""
+        """End the process, if one runs. The next call starts another."""
         if self._worker is not None:
             self._worker.kill()
             self._worker = None
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """`function` is `module:name`, imported in the child.
+        """Call a function in the child and return its result.
 
-        Raises RecordError: its own, passed on, or `decoder_crashed`, `decoder_out_of_memory` or `decoder_timeout`.
-        Any other exception in the child is a mistake of ours and becomes a RuntimeError with the child's traceback.
+        Args:
+            function: "module:name", imported in the child.
+        Raises:
+            RecordError: raised by the function, or `decoder_crashed`, `decoder_out_of_memory`, `decoder_timeout`.
+            RuntimeError: any other exception in the child, which is a bug; with the child's traceback.
         """
         if self._owner != (os.getpid(), threading.get_ident()):
-            raise RuntimeError("a LimitedChild is used by the thread that made it: make one per thread and process")
+            raise RuntimeError("a Sandbox may be used by the thread that made it only: make one per thread and process")
         warm = self._worker is not None and self._worker.alive()
         try:
             return self._call(function, arguments)
@@ -111,7 +113,7 @@ class LimitedChild:
         except TimeoutError:
             self.close()
             raise RecordError("decoder_timeout", f"{function}: no answer after {self.wall_s:g} s") from None
-        except (OSError, ValueError):  # the pipe broke, or what came through it is no message
+        except (OSError, ValueError):  # a broken pipe, or a malformed message
             status = self._worker.kill()
             self._worker = None
             if status == -signal.SIGXCPU:
@@ -123,7 +125,7 @@ class LimitedChild:
             case ("record_error", (str(reason), str(message))):
                 raise RecordError(reason, message)
             case ("no_memory", _):
-                self.close()  # what is left of its address space is anybody's guess
+                self.close()  # its address space may be in any state
                 gib = self.memory_bytes / 2**30
                 raise RecordError("decoder_out_of_memory", f"{function}: needs more than {gib:.1f} GiB")
             case _:
@@ -131,7 +133,7 @@ class LimitedChild:
 
 
 class _Worker:
-    """The parent's end: one started process and the pipes to it."""
+    """Parent side: one started process and the pipes to it."""
 
     def __init__(self, memory_bytes: int, cpu_s: int) -> None:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -156,18 +158,18 @@ class _Worker:
         try:
             self.receive(time.monotonic() + _START_S, memory_bytes)
         except (OSError, ValueError) as error:
-            raise RuntimeError(f"the limited child process did not start: it {_how(self.kill())}") from error
+            raise RuntimeError(f"the sandbox process did not start: it {_how(self.kill())}") from error
 
     def alive(self) -> bool:
         return self._process.poll() is None
 
     def kill(self) -> int:
-        """End the process and say how it ended: an exit status, or minus a signal."""
+        """End the process; return its exit status, or minus the signal that ended it."""
         if self._process.stdin is not None and self._process.stdout is not None:
             self._process.stdin.close()
             self._process.stdout.close()
         try:
-            return self._process.wait(timeout=0.2)  # it may be dying on its own, of a signal worth knowing
+            return self._process.wait(timeout=0.2)  # it may be ending by a signal, which the error names
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
@@ -205,7 +207,7 @@ def _how(status: int) -> str:
 
 
 def _encode(message: Any) -> list[bytes | memoryview]:
-    """Blocks to write one after the other: length of the JSON, the JSON, then every byte string and array in it."""
+    """Encode a message as blocks: length of the JSON, the JSON, then every byte string and array in it."""
     raw: list[bytes | memoryview] = []
 
     def plain(value: Any) -> Json:
@@ -227,7 +229,7 @@ def _encode(message: Any) -> list[bytes | memoryview]:
 
 
 def _decode(read: Callable[[int], bytes | bytearray], max_bytes: int) -> Any:
-    """The other end of `_encode`; `read(n)` gives exactly n bytes. Raises ValueError for what is no message."""
+    """Decode a message of `_encode`; `read(n)` returns exactly n bytes. Raises ValueError for a malformed message."""
     (length,) = _HEADER.unpack(read(_HEADER.size))
     if length > _MAX_JSON_BYTES:
         raise ValueError(f"a message of {length:,} bytes")
@@ -256,14 +258,14 @@ def _decode(read: Callable[[int], bytes | bytearray], max_bytes: int) -> Any:
 
 
 def _serve(parent: int, memory_bytes: int, cpu_s: int) -> None:
-    """The child's end: confine yourself, then answer calls until the pipe closes."""
+    """Child side: apply the limits, then answer calls until the pipe closes."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    os.dup2(null, 1)  # native code prints where it likes
+    os.dup2(null, 1)  # native code may print anywhere
     _confine(parent, memory_bytes)
     _write(sink, _encode("ready"))
-    os.dup2(null, 2)  # until here, what goes wrong is told on the parent's stderr
+    os.dup2(null, 2)  # errors before this line reach the parent's stderr
     while True:
         try:
             function, *arguments = _decode(lambda count: _read(source, count), memory_bytes)
@@ -278,7 +280,7 @@ def _serve(parent: int, memory_bytes: int, cpu_s: int) -> None:
             answer = _encode(("record_error", (error.reason, error.message)))
         except MemoryError:
             answer = _encode(("no_memory", None))
-        except Exception:  # not swallowed: `call` raises it again on the other side
+        except Exception:  # not swallowed: `call` raises it again in the parent
             answer = _encode(("mistake", traceback.format_exc()))
         _write(sink, answer)
 
@@ -308,7 +310,7 @@ def _confine(parent: int, memory_bytes: int) -> None:
 
 
 def _limit(which: int, value: int, *, hard: bool = True) -> None:
-    """Lower a limit; one that already is lower stays. `hard` ones can't be raised again."""
+    """Lower a resource limit; a lower one stays. `hard` limits can't be raised again."""
     ceiling = resource.getrlimit(which)[1]
     value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
     resource.setrlimit(which, (value, value if hard else ceiling))

@@ -1,24 +1,24 @@
-"""Encoded video: which frames really decode and when each is shown, and the pixels of any of them, by timestamp.
+"""Encoded video: true times of all frames that decode, and the pixels of frames by timestamp.
 
-Before: ingest has the bytes of a file. After: `records.Media` with the true time of every frame, out of which
-`geometry.choose_frames` picks some, and packing asks for their pixels. Frames are named by time, never by number,
-because containers lie about counts and rates.
+Ingest calls `check` on the bytes of a file and stores the time of every frame in `records.Media`;
+`geometry.choose_frames` picks some, and packing decodes their pixels. Frames are addressed by time, never by number,
+because containers declare wrong counts and rates.
 
-Two decoders stand behind `frames_at`. PyAV is the default: benchmarks/video_decode.py finds it faster, and it reads AV1
-and shortened first groups of pictures, where decord 0.6 fails or shifts frames. Both give the same frames; pixels are
-equal to the bit for 8-bit 4:2:0 of even size, elsewhere the two interpolate colour differently.
+`frames_at` has two decoders. PyAV is the default: it is faster (benchmarks/video_decode.py), and it reads AV1 and
+shortened first groups of pictures, where decord 0.6 fails or shifts frames. Both give the same frames. Pixels are equal
+to the bit for 8-bit 4:2:0 of even size; for other formats the two interpolate color differently.
 
 Rules:
-    stream      the one FFmpeg calls best (largest), cover pictures left out; sound and the other streams are ignored
-    time        presentation time minus that of the first frame shown; a frame not later than the one before is left out
-    upright     turned by the rotation the file declares, to the nearest quarter; pixels are taken as square
-    colour      8-bit RGB by the matrix and range that the file declares; high dynamic range is not tone-mapped
-    damage      a clip is whole or it is refused. A decoder's first complaint, a frame it had to conceal, or fewer
-                frames than the container's own table refuses all of it: what was said about the missing part may be in
-                the text beside it, and where a decoder gives up is no property of the video
+    stream      the one FFmpeg calls best (largest), cover images excluded; sound and other streams are ignored
+    time        presentation time minus that of the first frame shown; a frame not later than the previous one is
+    dropped upright     rotated as the file declares, to the nearest quarter turn; pixels are taken as square
+    color       8-bit RGB by the matrix and range that the file declares; high dynamic range is not tone-mapped
+    damage      a clip is whole or refused. The first decoding error, a concealed frame, or fewer frames than the
+                container's table lists refuses all of it: its text may describe the missing part, and the place
+                where a decoder stops is not a property of the video
 
-Bytes, packets, frames and pixels are limited, not seconds. FFmpeg is native code: run `check` on bytes from strangers
-through `stores.media.sandbox`. It opens only containers named here, and nothing but the bytes given.
+Bytes, packets, frames and pixels are limited, not seconds. FFmpeg is native code: run `check` on untrusted bytes
+through `stores.media.sandbox`. Only the containers named here are opened, and no other file or host is read.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from av.stream import Disposition
 
 from manifests.errors import RecordError
 
-av.logging.set_level(av.logging.PANIC)  # what matters arrives as an exception
+av.logging.set_level(av.logging.PANIC)  # errors arrive as exceptions
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
-"""Still pictures in the container of MP4."""
+"""Brands of still images in an MP4 container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoLimits:
-    """How much one video may cost."""
+    """Limits on one video."""
 
     max_bytes: int = 2**30
     max_frame_pixels: int = 8192 * 4352
-    """One frame of 8k."""
+    """Pixels of one frame: 8k."""
     max_frames: int = 250_000
-    """More than an hour at 60 per second."""
+    """Frames of one video: more than an hour at 60 per second."""
     max_pixels: int = 250_000_000_000
-    """All frames together: about an hour of 1080p at 30 per second."""
+    """Pixels of all frames together: about an hour of 1080p at 30 per second."""
 
 
 LIMITS = VideoLimits()
@@ -62,20 +62,20 @@ Decoder = Literal["av", "decord"]
 DEFAULT_DECODER: Decoder = "av"
 
 
-class Clip(NamedTuple):
-    """What a video is, upright."""
+class VideoInfo(NamedTuple):
+    """Format, upright size and frame times of a video."""
 
     format: str
     width_px: int
     height_px: int
     frame_times_us: tuple[int, ...]
-    """Of every frame, ascending from 0."""
+    """Time of every frame in microseconds, ascending from 0."""
     container_fps: float | None
-    """The average rate that the container tells, None where it tells none. The frames may come at another."""
+    """Average frame rate that the container declares; None if it declares none. The true rate may differ."""
 
 
 def container(payload: bytes) -> str | None:
-    """mp4, mov, webm, mkv or avi by the first bytes, None for anything else."""
+    """Detect mp4, mov, webm, mkv or avi by the first bytes; None for anything else."""
     if payload[4:8] == b"ftyp":
         if payload[8:12] in _HEIF_BRANDS:
             return None
@@ -89,17 +89,17 @@ def container(payload: bytes) -> str | None:
     return None
 
 
-def check(payload: bytes, limits: VideoLimits = LIMITS) -> Clip:
-    """Decode every frame and say what the video is. For files that nobody vouches for.
+def check(payload: bytes, limits: VideoLimits = LIMITS) -> VideoInfo:
+    """Decode every frame of an untrusted video; return its format, size and frame times.
 
-    Raises RecordError with reason `unknown_format`, `no_video_stream`, `unsupported_video`, `broken_video`,
-    `truncated_video`, `no_timestamps`, `changing_size`, or one of `too_many_bytes`, `too_many_frames`,
-    `too_many_pixels`.
+    Raises:
+        RecordError: `unknown_format`, `no_video_stream`, `unsupported_video`, `broken_video`, `truncated_video`,
+            `no_timestamps`, `changing_size`, `too_many_bytes`, `too_many_frames` or `too_many_pixels`.
     """
     times_us: list[int] = []
     shape: tuple[int, int] | None = None
     with _opened(payload, limits) as (source, stream):
-        told = stream.average_rate
+        declared_fps = stream.average_rate
         for time_us, frame in _decoded(source, stream, limits):
             upright = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
             if shape is not None and upright != shape:
@@ -107,13 +107,13 @@ def check(payload: bytes, limits: VideoLimits = LIMITS) -> Clip:
             shape = upright
             times_us.append(time_us)
     if shape is None:
-        raise RecordError("broken_video", "not one frame decodes")
-    fps = float(told) if told is not None and told > 0 else None
-    return Clip(str(container(payload)), *shape, tuple(times_us), fps)
+        raise RecordError("broken_video", "no frame decodes")
+    fps = float(declared_fps) if declared_fps is not None and declared_fps > 0 else None
+    return VideoInfo(str(container(payload)), *shape, tuple(times_us), fps)
 
 
 def frame_times_us(payload: bytes, limits: VideoLimits = LIMITS) -> tuple[int, ...]:
-    """Time of every frame that really decodes, ascending from 0. Raises RecordError as `check` does."""
+    """Return the time of every frame that decodes, in microseconds from 0. Raises RecordError as `check` does."""
     return check(payload, limits).frame_times_us
 
 
@@ -125,22 +125,22 @@ def frames_at(
     decoder: Decoder = DEFAULT_DECODER,
     limits: VideoLimits = LIMITS,
 ) -> list[np.ndarray]:
-    """Frames by time, in the order asked for: each (H, W, 3) uint8, upright.
+    """Decode frames by time, in the order of `times_us`: each (H, W, 3) uint8, upright.
 
     Args:
-        times_us: out of `frame_times_us`, in any order.
-        each: what becomes of a frame as it comes. Resized here, a long clip never stands in memory at full size.
+        times_us: times out of `frame_times_us`, in any order.
+        each: applied to a frame as soon as it is decoded. Resizing here keeps a long clip out of memory at full size.
     Raises:
-        RecordError: as `check`; `no_such_frame` for a time at which no frame is shown; `unsupported_video` where
-            decord can't read what PyAV can.
+        RecordError: as `check`; `no_such_frame` for a time at which no frame is shown; `unsupported_video` if
+            decord can't read the file.
     """
-    found: dict[int, np.ndarray] = {}
+    frames: dict[int, np.ndarray] = {}
     for time_us, frame in DECODERS[decoder](payload, frozenset(times_us), limits):
-        found[time_us] = each(frame)
+        frames[time_us] = each(frame)
     for time_us in times_us:
-        if time_us not in found:
-            raise RecordError("no_such_frame", f"no frame is shown from {time_us} us on")
-    return [found[time_us] for time_us in times_us]
+        if time_us not in frames:
+            raise RecordError("no_such_frame", f"no frame is shown at {time_us} us")
+    return [frames[time_us] for time_us in times_us]
 
 
 def _av_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> Iterator[tuple[int, np.ndarray]]:
@@ -152,7 +152,7 @@ def _av_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> I
 
 
 def _decord_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> Iterator[tuple[int, np.ndarray]]:
-    """decord turns frames upright itself. Its times are float32 seconds, hence the tolerance."""
+    """Decode with decord, which turns frames upright itself. Its times are float32 seconds, hence the tolerance."""
     import decord
 
     if len(payload) > limits.max_bytes:
@@ -175,7 +175,7 @@ DECODERS: dict[Decoder, Callable[[bytes, frozenset[int], VideoLimits], Iterator[
     "av": _av_frames,
     "decord": _decord_frames,
 }
-"""Each yields (time, upright RGB) for the wanted times, ascending."""
+"""Decoder name -> generator of (time_us, upright RGB) for the wanted times, ascending."""
 
 
 def _decoded(
@@ -184,7 +184,7 @@ def _decoded(
     limits: VideoLimits,
     wanted: frozenset[int] | None = None,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(time in us, frame) of all frames in order; with `wanted` at least of those, up to the last of them.
+    """Yield (time_us, frame) of all frames in order; with `wanted` at least of those, up to the last of them.
 
     Frames that no other frame refers to are not decoded unless they are wanted. That changes no pixel of the others
     and saves up to half the work.
@@ -193,7 +193,7 @@ def _decoded(
     tick_us = stream.time_base * 1_000_000
     context = stream.codec_context
     first_pts: int | None = None
-    before_us = -1
+    previous_us = -1
     packets = frames = pixels = 0
     for packet in source.demux(stream):
         if packet.is_corrupt:
@@ -214,13 +214,13 @@ def _decoded(
             if pixels > limits.max_pixels:
                 raise _too_many("pixels", pixels, limits.max_pixels)
             if frame.pts is None:
-                raise RecordError("no_timestamps", f"frame {frames - 1} does not say when it is shown")
+                raise RecordError("no_timestamps", f"frame {frames - 1} has no presentation time")
             first_pts = frame.pts if first_pts is None else first_pts
             time_us = round((frame.pts - first_pts) * tick_us)
-            if time_us > before_us:
-                before_us = time_us
+            if time_us > previous_us:
+                previous_us = time_us
                 yield time_us, frame
-        if wanted is not None and before_us >= max(wanted, default=0):
+        if wanted is not None and previous_us >= max(wanted, default=0):
             return
     if packets < stream.frames:
         raise RecordError("truncated_video", f"{packets} frames of the {stream.frames} its table lists")
@@ -228,7 +228,7 @@ def _decoded(
 
 @contextmanager
 def _opened(payload: bytes, limits: VideoLimits) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The container and its best video stream; what FFmpeg complains about inside becomes a RecordError."""
+    """Open the container and its best video stream; FFmpeg's errors inside the block become a RecordError."""
     if len(payload) > limits.max_bytes:
         raise _too_many("bytes", len(payload), limits.max_bytes)
     kind = container(payload)
@@ -238,7 +238,7 @@ def _opened(payload: bytes, limits: VideoLimits) -> Iterator[tuple[av.container.
         raise RecordError("truncated_video", f"{len(payload):,} bytes of {_matroska_end(payload):,}")
     demuxer = {"mp4": "mov", "webm": "matroska", "mkv": "matroska"}.get(kind, kind)
     try:
-        # The demuxer is named, so that bytes which look like a playlist are never followed to other files or hosts.
+        # The demuxer is fixed, so that bytes that look like a playlist never open other files or hosts.
         with av.open(
             io.BytesIO(payload),
             format=demuxer,
@@ -248,14 +248,14 @@ def _opened(payload: bytes, limits: VideoLimits) -> Iterator[tuple[av.container.
             assert isinstance(source, av.container.InputContainer)
             stream = source.streams.best("video")
             if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
-                raise RecordError("no_video_stream", "there is no video in it")
+                raise RecordError("no_video_stream", "the file has no video stream")
             context = stream.codec_context
             if context is None:
-                raise RecordError("unsupported_video", "its codec is not known")
+                raise RecordError("unsupported_video", "unknown codec")
             if context.width * context.height > limits.max_frame_pixels:
                 raise _too_many("pixels per frame", context.width * context.height, limits.max_frame_pixels)
             context.thread_type, context.thread_count = "NONE", 1
-            # Errors are told instead of concealed, and sizes that only the stream itself declares are limited too.
+            # Errors are raised instead of concealed, and sizes that only the stream itself declares are limited too.
             context.options = {"err_detect": "explode", "max_pixels": str(limits.max_frame_pixels)}
             yield source, stream
     except MemoryError:
@@ -265,10 +265,10 @@ def _opened(payload: bytes, limits: VideoLimits) -> Iterator[tuple[av.container.
 
 
 def _matroska_end(payload: bytes) -> int:
-    """Where the file should end by its own account; 0 if it does not say, as live recordings do not."""
+    """Return the size that the file declares for itself; 0 if it declares none, as live recordings do."""
 
     def number(at: int) -> tuple[int, int, bool]:
-        """Value, offset behind it, and whether it means `unknown`: an EBML variable-size integer."""
+        """Read an EBML variable-size integer: value, offset behind it, whether it means `unknown`."""
         length = 9 - payload[at].bit_length()
         mask = (1 << 7 * length) - 1
         value = int.from_bytes(payload[at : at + length], "big") & mask
@@ -283,9 +283,9 @@ def _matroska_end(payload: bytes) -> int:
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise, as numpy.rot90 counts."""
+    """Return the rotation in counter-clockwise quarter turns, as numpy.rot90 takes them."""
     return round(frame.rotation / 90) % 4
 
 
-def _too_many(what: str, got: int, limit: int) -> RecordError:
-    return RecordError("too_many_" + what.partition(" ")[0], f"{got:,} {what}, at most {limit:,} are decoded")
+def _too_many(unit: str, count: int, limit: int) -> RecordError:
+    return RecordError("too_many_" + unit.partition(" ")[0], f"{count:,} {unit}, at most {limit:,} are decoded")

@@ -14,7 +14,7 @@ from typing import Literal
 
 from manifests.errors import RecordError
 from pipelines.ingest.formats.markdown import InterleavedText, MediaLink
-from stores.media.sandbox import LimitedChild
+from stores.media.sandbox import Sandbox
 
 Extractor = Literal["resiliparse", "trafilatura"]
 """Library that finds the main text of a page."""
@@ -51,9 +51,9 @@ class PageText:
 
 
 @cache
-def _child() -> LimitedChild:
+def _child() -> Sandbox:
     """The sandbox of this process, kept for its life."""
-    return LimitedChild(memory_bytes=2 << 30, cpu_s=MOST_CPU_S)
+    return Sandbox(memory_bytes=2 << 30, cpu_s=MOST_CPU_S)
 
 
 def extract_pages(records: Sequence[CrawlRecord], extractor: Extractor) -> list[PageText | RecordError]:

@@ -14,13 +14,13 @@ from manifests.records import Media
 from pipelines.ingest.formats.file import FolderFile, read_file
 from pipelines.ingest.formats.suffixes import MEDIA_KINDS
 from stores.media import image, video
-from stores.media.sandbox import LimitedChild
+from stores.media.sandbox import Sandbox
 
 
 @cache
-def child() -> LimitedChild:
+def child() -> Sandbox:
     """The sandbox of this process for media and tables, kept for its life."""
-    return LimitedChild()
+    return Sandbox()
 
 
 def load_media(base: Path, file: FolderFile) -> Media:

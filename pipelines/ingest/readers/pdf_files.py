@@ -12,7 +12,7 @@ from hashlib import sha256
 from manifests.errors import RecordError
 from manifests.records import Document, Json, Media, Part, Text
 from pipelines.ingest.readers.context import MOST_MEDIA_BYTES, FolderItem, ReadContext
-from stores.media.sandbox import LimitedChild
+from stores.media.sandbox import Sandbox
 
 MOST_PDF_BYTES = 512 << 20
 MOST_PAGE_CPU_S = 30
@@ -59,9 +59,9 @@ def _pages_document(locator: str, path: str, numbers: range, title: str, context
 
 
 @cache
-def _child() -> LimitedChild:
+def _child() -> Sandbox:
     """The sandbox of this process. It is not the one for media, because a page may not take as long as a video."""
-    return LimitedChild(memory_bytes=2 << 30, cpu_s=MOST_PAGE_CPU_S)
+    return Sandbox(memory_bytes=2 << 30, cpu_s=MOST_PAGE_CPU_S)
 
 
 def pdf_info(path: str, size: int) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from manifests.errors import RecordError
 from stores.media import image
-from stores.media.sandbox import LimitedChild
+from stores.media.sandbox import Sandbox
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's own, about odd files
 
@@ -38,8 +38,8 @@ STRICTER_THAN_THE_LABEL = {
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[LimitedChild]:
-    with LimitedChild(memory_bytes=1 << 30, cpu_s=10, wall_s=60.0) as started:
+def child() -> Iterator[Sandbox]:
+    with Sandbox(memory_bytes=1 << 30, cpu_s=10, wall_s=60.0) as started:
         yield started
 
 
@@ -68,13 +68,13 @@ def reason(payload: bytes, limits: image.ImageLimits = image.LIMITS) -> str:
     return caught.value.reason
 
 
-def test_every_odd_file_decodes_or_is_refused_with_a_reason(child: LimitedChild, test_data: Path) -> None:
+def test_every_odd_file_decodes_or_is_refused_with_a_reason(child: Sandbox, test_data: Path) -> None:
     seen: Counter[str] = Counter()
     wrong = []
     for file, label in labelled(test_data, "images_pillow"):
         payload = file.read_bytes()
         try:
-            found = image.Picture(*child.call("stores.media.image:check", payload))
+            found = image.ImageInfo(*child.call("stores.media.image:check", payload))
             assert found == image.probe(payload), file
             outcome = "ok"
         except RecordError as error:
@@ -221,7 +221,7 @@ def test_a_file_cut_anywhere_is_refused(format: str, kept: float) -> None:
 
 @given(format=st.sampled_from(sorted(ORIGINALS)), flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255))))
 @settings(max_examples=300)
-def test_flipped_bytes_cost_a_reason_at_most(child: LimitedChild, format: str, flips: list[tuple[float, int]]) -> None:
+def test_flipped_bytes_cost_a_reason_at_most(child: Sandbox, format: str, flips: list[tuple[float, int]]) -> None:
     payload = bytearray(ORIGINALS[format])
     for where, with_what in flips:
         payload[int(len(payload) * where**3)] ^= with_what  # mostly near the start, where the headers are

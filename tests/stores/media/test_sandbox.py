@@ -1,4 +1,4 @@
-"""The limited child process, tried with the standard library's own ways to crash, hang and eat memory."""
+"""The sandbox process, tried with the standard library's own ways to crash, hang and eat memory."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.errors import RecordError
-from stores.media.sandbox import LimitedChild, _decode
+from stores.media.sandbox import Sandbox, _decode
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[LimitedChild]:
-    with LimitedChild(memory_bytes=1 << 30, cpu_s=1, wall_s=2.0) as started:
+def child() -> Iterator[Sandbox]:
+    with Sandbox(memory_bytes=1 << 30, cpu_s=1, wall_s=2.0) as started:
         yield started
 
 
-def reason(child: LimitedChild, function: str, *arguments: object) -> str:
+def reason(child: Sandbox, function: str, *arguments: object) -> str:
     with pytest.raises(RecordError) as caught:
         child.call(function, *arguments)
     return caught.value.reason
 
 
-def still_works(child: LimitedChild) -> bool:
+def still_works(child: Sandbox) -> bool:
     return child.call("math:hypot", 3.0, 4.0) == 5.0
 
 
@@ -52,7 +52,7 @@ def still_works(child: LimitedChild) -> bool:
     ],
 )
 def test_whatever_kills_the_child_is_one_refused_record(
-    child: LimitedChild, function: str, arguments: tuple[object, ...], wanted: str
+    child: Sandbox, function: str, arguments: tuple[object, ...], wanted: str
 ) -> None:
     started = time.monotonic()
     assert reason(child, function, *arguments) == wanted
@@ -61,7 +61,7 @@ def test_whatever_kills_the_child_is_one_refused_record(
 
 
 def test_time_is_counted_on_the_cpu_too_and_anew_for_each_call() -> None:
-    with LimitedChild(cpu_s=1, wall_s=200.0) as patient:
+    with Sandbox(cpu_s=1, wall_s=200.0) as patient:
         pid = patient.call("os:getpid")
         for _ in range(3):
             patient.call(
@@ -73,11 +73,11 @@ def test_time_is_counted_on_the_cpu_too_and_anew_for_each_call() -> None:
         assert caught.value.reason == "decoder_timeout"
 
 
-def test_a_record_error_travels_with_its_reason(child: LimitedChild) -> None:
+def test_a_record_error_travels_with_its_reason(child: Sandbox) -> None:
     assert reason(child, "stores.media.image:check", b"not a picture") == "unknown_format"
 
 
-def test_our_own_mistake_is_no_record_error_and_shows_where(child: LimitedChild) -> None:
+def test_our_own_mistake_is_no_record_error_and_shows_where(child: Sandbox) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*JSONDecodeError"):
         child.call("json:loads", "{")
     with pytest.raises(RuntimeError, match="no_such_name"):
@@ -93,12 +93,12 @@ VALUES = st.recursive(
 
 
 @given(value=VALUES)
-def test_values_arrive_as_they_were_sent(child: LimitedChild, value: object) -> None:
+def test_values_arrive_as_they_were_sent(child: Sandbox, value: object) -> None:
     assert child.call("copy:copy", value) == value
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 4), (2, 3, 3), (700, 900, 3)])
-def test_arrays_arrive_as_they_were_sent(child: LimitedChild, shape: tuple[int, ...]) -> None:
+def test_arrays_arrive_as_they_were_sent(child: Sandbox, shape: tuple[int, ...]) -> None:
     sent = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     got = child.call("copy:copy", [sent, sent.T])
     assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(got, [sent, sent.T], strict=True))
@@ -122,7 +122,7 @@ def test_a_message_that_lies_is_refused_before_its_bytes_are_read(said: object) 
         _decode(message.read, max_bytes=1000)
 
 
-def test_calls_share_one_process_until_it_dies(child: LimitedChild) -> None:
+def test_calls_share_one_process_until_it_dies(child: Sandbox) -> None:
     first = child.call("os:getpid")
     assert child.call("os:getpid") == first
     assert reason(child, "os:abort") == "decoder_crashed"
@@ -132,7 +132,7 @@ def test_calls_share_one_process_until_it_dies(child: LimitedChild) -> None:
 def test_a_call_is_not_blamed_for_what_earlier_calls_left_behind() -> None:
     """Each call keeps 300 MB for good: the fourth finds no room in the old process, and gets a new one."""
     keep = "import sys; sys.kept = getattr(sys, 'kept', []) + [bytearray(300 << 20)]"
-    with LimitedChild(memory_bytes=1 << 30) as leaky:
+    with Sandbox(memory_bytes=1 << 30) as leaky:
         pids = set()
         for _ in range(7):
             leaky.call("builtins:exec", keep)
@@ -140,7 +140,7 @@ def test_a_call_is_not_blamed_for_what_earlier_calls_left_behind() -> None:
         assert 2 <= len(pids) < 7
 
 
-def test_a_child_found_dead_is_replaced_without_blame(child: LimitedChild) -> None:
+def test_a_child_found_dead_is_replaced_without_blame(child: Sandbox) -> None:
     os.kill(child.call("os:getpid"), signal.SIGKILL)
     time.sleep(0.1)
     assert still_works(child)
@@ -148,7 +148,7 @@ def test_a_child_found_dead_is_replaced_without_blame(child: LimitedChild) -> No
 
 def test_no_open_file_and_no_secret_is_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_SECRET_KEY", "in the environment")
-    with (tmp_path / "secret").open("w") as opened, LimitedChild() as fresh:
+    with (tmp_path / "secret").open("w") as opened, Sandbox() as fresh:
         os.set_inheritable(opened.fileno(), True)
         pid = fresh.call("os:getpid")
         held = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
@@ -157,14 +157,14 @@ def test_no_open_file_and_no_secret_is_inherited(tmp_path: Path, monkeypatch: py
     assert b"PYTHONPATH" in environment and b"SOME_SECRET_KEY" not in environment
 
 
-def test_no_file_can_be_written(child: LimitedChild, tmp_path: Path) -> None:
+def test_no_file_can_be_written(child: Sandbox, tmp_path: Path) -> None:
     file = tmp_path / "written"
     with pytest.raises(RuntimeError, match="File too large"):
         child.call("builtins:exec", f"with open({str(file)!r}, 'w') as out: out.write('x')")
     assert file.stat().st_size == 0
 
 
-def test_another_thread_must_make_its_own(child: LimitedChild) -> None:
+def test_another_thread_must_make_its_own(child: Sandbox) -> None:
     caught: list[BaseException] = []
 
     def use() -> None:
@@ -183,8 +183,8 @@ def test_another_thread_must_make_its_own(child: LimitedChild) -> None:
 def test_no_process_is_left_when_the_parent_is_killed(busy: str) -> None:
     script = """
         import sys
-        from stores.media.sandbox import LimitedChild
-        child = LimitedChild()
+        from stores.media.sandbox import Sandbox
+        child = Sandbox()
         print(child.call("os:getpid"), flush=True)
         if "sleep" in sys.argv[1]:
             child.call("time:sleep", 600)
@@ -219,4 +219,4 @@ def alive(pid: int) -> bool:
 def test_a_child_that_does_not_start_is_no_fault_of_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="did not start: it exited with status 1"):
-        LimitedChild().call("os:getpid")
+        Sandbox().call("os:getpid")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from manifests.errors import RecordError
 from manifests.geometry import choose_frames
 from stores.media import image, video
-from stores.media.sandbox import LimitedChild
+from stores.media.sandbox import Sandbox
 
 DECODERS = sorted(video.DECODERS)
 REASONS = {
@@ -34,8 +34,8 @@ REASONS = {
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[LimitedChild]:
-    with LimitedChild(memory_bytes=1 << 30, cpu_s=20, wall_s=60.0) as started:
+def child() -> Iterator[Sandbox]:
+    with Sandbox(memory_bytes=1 << 30, cpu_s=20, wall_s=60.0) as started:
         yield started
 
 
@@ -117,10 +117,10 @@ CLIPS = {
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_some_frames_by_time_are_those_of_decoding_all(child: LimitedChild, test_data: Path, name: str) -> None:
+def test_some_frames_by_time_are_those_of_decoding_all(child: Sandbox, test_data: Path, name: str) -> None:
     """Checked in the child and in this process; sparse frames skip work that a full decode does."""
     payload = (test_data / name).read_bytes()
-    clip = video.Clip(*child.call("stores.media.video:check", payload))
+    clip = video.VideoInfo(*child.call("stores.media.video:check", payload))
     assert (*clip[:3], len(clip.frame_times_us)) == CLIPS[name]
     assert clip.frame_times_us[0] == 0 and list(clip.frame_times_us) == sorted(set(clip.frame_times_us))
     chosen = choose_frames(clip.frame_times_us)
@@ -268,12 +268,12 @@ def test_a_clip_cut_anywhere_is_refused_or_has_lost_no_frame(container: str, kep
 
 @given(flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), min_size=1))
 @settings(max_examples=150)
-def test_flipped_bytes_cost_a_reason_at_most(child: LimitedChild, flips: list[tuple[float, int]]) -> None:
+def test_flipped_bytes_cost_a_reason_at_most(child: Sandbox, flips: list[tuple[float, int]]) -> None:
     payload = bytearray(FLIPPED)
     for where, with_what in flips:
         payload[int(len(payload) * where)] ^= with_what
     try:
-        times_us = video.Clip(*child.call("stores.media.video:check", bytes(payload))).frame_times_us
+        times_us = video.VideoInfo(*child.call("stores.media.video:check", bytes(payload))).frame_times_us
         child.call("stores.media.video:frames_at", bytes(payload), times_us[:3])
     except RecordError as error:  # a table that claims millions of entries runs into the child's memory limit
         assert error.reason in {*REASONS, "decoder_out_of_memory"}, error

@@ -16,7 +16,7 @@ from pipelines.ingest.formats import gzip_members, html, warc
 from pipelines.ingest.formats.file import FilePiece
 from pipelines.ingest.formats.html import CrawlRecord
 from pipelines.ingest.formats.suffixes import CUT_AT_LINES
-from stores.media.sandbox import LimitedChild
+from stores.media.sandbox import Sandbox
 from tests.pipelines.ingest.ingested import ingest_counted
 from tests.pipelines.small_data import image
 
@@ -233,7 +233,7 @@ def test_pages_in_other_encodings_are_read_as_they_say_or_look(words: str, encod
 
 def test_a_page_that_takes_too_long_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
-    with LimitedChild(cpu_s=1) as child:
+    with Sandbox(cpu_s=1) as child:
         monkeypatch.setattr(html, "_child", lambda: child)
         with pytest.raises(RecordError) as caught:
             html.read_html(b"<div>" * 100_000 + b"x", "resiliparse")
