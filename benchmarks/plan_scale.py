@@ -86,7 +86,7 @@ def make(folder: Path, samples: int, vocabulary: Vocabulary) -> None:
                 sha256(shard).hexdigest(), len(shard), rows, sha256(shard).hexdigest(), files, {"records": rows}
             )
             receipts.append(Receipt(f"{first:012d}", (entry,)))
-        store.files.settle()
+        store.files.sync()
         meta = {"vocabulary": vocabulary.digest, "vocabulary_file": "tiny"}
         store.commit(receipts, node="benchmark", units=[one.unit for one in receipts], meta=meta)
 

@@ -159,7 +159,7 @@ def make_large(folder: Path, shards: int, rows: int, fill: int) -> tuple[dict[st
     files = LocalFiles(folder / "whole")
     real = {shard: entry_of(files, shard, rows) for shard in own}
     shared = [entry_of(files, shards + number, rows) for number in range(SHARED)]
-    files.settle()
+    files.sync()
     (folder / "part" / "index").symlink_to(folder / "whole" / "index")
     receipts = [Receipt(f"unit-{shard:06d}", (entry,)) for shard, entry in real.items()]
     commit_fabricated(part, receipts)
@@ -187,7 +187,7 @@ def make_large(folder: Path, shards: int, rows: int, fill: int) -> tuple[dict[st
     none = np.zeros(0, np.uint64)
     sources = [(Run(part.files, told), none) for told in made.runs]
     run = write(files, [*sources, (Filler(fill, others, rows), none)])
-    files.settle()
+    files.sync()
     lists = tuple(entry.digest for entry in head.root.lists)
     files.swap(manifest_path(head.number), manifest_bytes(Covered(lists, (run,))))
     names = sum(told.entries for told in made.runs)
@@ -245,7 +245,7 @@ def ask(url: str, asked: int, own: list[int], rows: int) -> dict[str, Any]:
     head = Store.open(url).head()
     assert head is not None
     total = head.counts["records"]
-    head.place(total // 2)
+    head.locate(total // 2)
     opened = {"s": time.monotonic() - began, "MB": rss_mb() - before_mb, "MB with libraries": rss_mb()}
     rng = random.Random(1)
     picked = [(rng.choice(own), rng.randrange(rows)) for _ in range(asked)]

@@ -137,7 +137,7 @@ def single_unit(units: Iterable[Unit]) -> Unit:
 def with_columns(snapshot: Snapshot, units: Iterable[Unit]) -> Iterator[Unit]:
     """Units of `units_below` whose digests also cover the input's columns: for nodes that read columns."""
     for unit in units:
-        columns = (index for ref in unit.data.shards for index in snapshot.indexes(ref))
+        columns = (index for ref in unit.data.shards for index in snapshot.index_digests(ref))
         yield replace(unit, digest=digest(unit.digest, *columns))
 
 

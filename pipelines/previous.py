@@ -57,7 +57,7 @@ class PreviousView:
             return None
         try:
             columns = view.columns(shard)
-            was_input = view.over.columns(shard, ["keep"]).column("keep").to_numpy()
+            was_input = view.viewed.columns(shard, ["keep"]).column("keep").to_numpy()
             base = snapshot.base.columns(shard, ["source", "domain"])
         except (StoreError, KeyError):  # a new shard, or one that was deleted while this node ran
             return None

@@ -19,8 +19,8 @@ from stores import leases
 from stores.files.open import open_files
 from stores.store import Snapshot, Store
 from stores.upkeep.copy import copy
-from stores.upkeep.gc import collect
-from stores.upkeep.log import counts, diff, find, log, tag, tags, untag
+from stores.upkeep.gc import collect_garbage
+from stores.upkeep.log import diff, find_snapshot, log, shown_counts, tag, tags, untag
 from stores.upkeep.repair import repair
 from stores.upkeep.verify import verify
 
@@ -78,7 +78,7 @@ def show_diff(arguments: list[str]) -> int:
     parser.add_argument("new", nargs="?", default="head", help="the same; by default the newest")
     options = parser.parse_args(arguments)
     store = Store.open(options.store)
-    found = diff(find(store, options.old), find(store, options.new))
+    found = diff(find_snapshot(store, options.old), find_snapshot(store, options.new))
     if options.json:
         return _json(found)
     if found.pop("equal"):
@@ -103,7 +103,7 @@ def name_snapshot(arguments: list[str]) -> int:
     if options.name and options.delete:
         untag(store, options.name)
     elif options.name:
-        tag(store, options.name, find(store, options.snapshot), move=options.move)
+        tag(store, options.name, find_snapshot(store, options.snapshot), move=options.move)
     found = tags(store.files)
     if options.json:
         return _json(found)
@@ -116,7 +116,7 @@ def check(arguments: list[str]) -> int:
     parser = _parser("verify", "runs/quickstart/packs")
     parser.add_argument("snapshot", nargs="?", default="head", help="head, a number or a tag")
     options = parser.parse_args(arguments)
-    snapshot = find(Store.open(options.store), options.snapshot)
+    snapshot = find_snapshot(Store.open(options.store), options.snapshot)
     with progress_bar("verify", None, unit="bytes", rate_unit="bytes") as bar:
         damages = verify(snapshot, lambda done, total: bar.update(done, items=done, total=total))
     content = None
@@ -139,7 +139,7 @@ def check(arguments: list[str]) -> int:
         print(f"{damage.where}: {damage.what}")
     if damages:
         mended = f"millrace store repair {options.store}"
-        mended = mended if snapshot.gone is None else "put back what this view looks at"
+        mended = mended if snapshot.base_error is None else "put back what this view looks at"
         print(f"{len(damages)} damages; next: {mended}", file=sys.stderr)
         return 1
     print(f"snapshot {snapshot.number} is whole: {_said(snapshot)}")
@@ -172,7 +172,7 @@ def mend(arguments: list[str]) -> int:
         print("made again: the look-up of ids, URLs and digests")
     if done.lost and not options.accept:
         print("the new snapshot is not complete: run its node again, or repair with --accept", file=sys.stderr)
-    print(f"snapshot {done.snapshot.number}: {_counts(counts(done.snapshot))}")
+    print(f"snapshot {done.snapshot.number}: {_counts(shown_counts(done.snapshot))}")
     for url in done.outside:
         print(f"not ours to mend: {url}; put it back as it was, or delete this store and adopt again", file=sys.stderr)
     return 1 if done.outside else 0
@@ -191,7 +191,7 @@ def clean(arguments: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and not value >= 0:  # nor is it a number that is none
             parser.error(f"--{name.replace('_', '-')} {value:g}: expected 0 or more")
-    found = collect(
+    found = collect_garbage(
         Store.open(options.store),
         keep_last=options.keep_last,
         keep_days=options.keep_days,
@@ -215,7 +215,7 @@ def duplicate(arguments: list[str]) -> int:
     parser.add_argument("target", help="folder or URL")
     parser.add_argument("--snapshot", default="head", help="head, a number or a tag")
     options = parser.parse_args(arguments)
-    snapshot = find(Store.open(options.store), options.snapshot)
+    snapshot = find_snapshot(Store.open(options.store), options.snapshot)
     with progress_bar("copy", None, unit="objects", rate_unit="objects") as bar:
         made = copy(snapshot, options.target, lambda done, total: bar.update(done, items=done, total=total))
     told = {"store": made.url, "snapshot": made.number, "content_root": made.content_root}
@@ -244,7 +244,7 @@ def _json(found: Json) -> int:
 
 def _said(snapshot: Snapshot) -> str:
     """What is counted; of a view also what is kept by it and by those below it, and where that lies."""
-    own = _counts(counts(snapshot))
+    own = _counts(shown_counts(snapshot))
     if snapshot.kind != "view":
         return own
     return f"{own}; {len(snapshot.kept()):,} kept by it and by what it looks at, {snapshot.parents[0].url}"

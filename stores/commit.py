@@ -16,18 +16,27 @@ from manifests.errors import StoreError
 from stores.commits.directory import Directory
 from stores.commits.head import root_path
 from stores.commits.lists import directory_path, list_bytes, list_path
-from stores.commits.roots import Content, ListEntry, Receipt, Root, add_counts, content_root, root_bytes, store_counts
+from stores.commits.roots import (
+    ContentHash,
+    ListEntry,
+    Receipt,
+    Root,
+    add_counts,
+    content_root,
+    root_bytes,
+    store_counts,
+)
 from stores.files.protocol import Files, publish_bytes
 from stores.snapshot import Snapshot
 
 LIST_SHARDS = 1000
 """About as many shards are in a list; at most four times as many, unless one unit has more."""
 
-Wanted = int | Receipt
+NextUnit = int | Receipt
 """A unit that stays, by its place in the snapshot before, or one that is new or changed."""
 
 
-def with_units(files: Files, root: Root, head: Snapshot | None, wanted: Sequence[Wanted]) -> Root:
+def publish_lists(files: Files, root: Root, head: Snapshot | None, wanted: Sequence[NextUnit]) -> Root:
     """`root` with these units in this order, their lists published. Those that stay as in `head` are not touched."""
     before = head.lists.directory if head is not None else Directory.of([])
     entries: list[ListEntry] = []
@@ -59,7 +68,7 @@ def with_units(files: Files, root: Root, head: Snapshot | None, wanted: Sequence
     )
 
 
-def swap_in(files: Files, root: Root, head: Snapshot | None) -> int | None:
+def swap_root(files: Files, root: Root, head: Snapshot | None) -> int | None:
     """Publish `root` as the one after `head`; its number, or None where somebody else was first."""
     number, previous = 1, None
     if head is not None:
@@ -70,14 +79,14 @@ def swap_in(files: Files, root: Root, head: Snapshot | None) -> int | None:
 
 def publish_root(files: Files, root: Root, head: Snapshot | None) -> int:
     """Settle what `root` names and swap it in; its number. Raises StoreError where somebody else was first."""
-    files.settle()
-    number = swap_in(files, root, head)
+    files.sync()
+    number = swap_root(files, root, head)
     if number is None:
         raise StoreError("somebody else committed here meanwhile", where=files.url, fix="run the same command again")
     return number
 
 
-def _cuts(wanted: Sequence[Wanted], before: Directory) -> Iterator[tuple[int, int]]:
+def _cuts(wanted: Sequence[NextUnit], before: Directory) -> Iterator[tuple[int, int]]:
     """Where lists begin and end. It depends on what is in them alone, not on what came when."""
     new = Directory.of([one for one in wanted if isinstance(one, Receipt)])
     arrived = start = shards = 0
@@ -94,7 +103,7 @@ def _cuts(wanted: Sequence[Wanted], before: Directory) -> Iterator[tuple[int, in
             start, shards = stop, 0
 
 
-def _kept(some: Sequence[Wanted], head: Snapshot | None) -> ListEntry | None:
+def _kept(some: Sequence[NextUnit], head: Snapshot | None) -> ListEntry | None:
     """The list of `head` with exactly these units, if there is one."""
     if head is None or not isinstance(some[0], int):
         return None
@@ -102,7 +111,7 @@ def _kept(some: Sequence[Wanted], head: Snapshot | None) -> ListEntry | None:
     return head.root.lists[number] if list(some) == list(head.lists.units_of(number)) else None
 
 
-def _receipts(some: Sequence[Wanted], head: Snapshot | None) -> list[Receipt]:
+def _receipts(some: Sequence[NextUnit], head: Snapshot | None) -> list[Receipt]:
     found = []
     for one in some:
         if isinstance(one, int):
@@ -112,8 +121,8 @@ def _receipts(some: Sequence[Wanted], head: Snapshot | None) -> list[Receipt]:
     return found
 
 
-def _content(wanted: Sequence[Wanted], head: Snapshot | None) -> str:
-    content = Content(head.root.content if head is not None else "")
+def _content(wanted: Sequence[NextUnit], head: Snapshot | None) -> str:
+    content = ContentHash(head.root.content if head is not None else "")
     if head is not None:
         goes = np.ones(len(head.receipts), bool)
         goes[[one for one in wanted if isinstance(one, int)]] = False

@@ -87,7 +87,7 @@ class Answer:
     """Both as the endpoint counted them; 0 where it does not."""
 
 
-def good(answer: Answer, most: int | None = None) -> str:
+def usable_text(answer: Answer, most: int | None = None) -> str:
     """Its text, or RecordError: the messages repeat none of it."""
     if answer.refused:
         raise RecordError("refused", "the model refused")
@@ -105,12 +105,12 @@ def request_digest(request: Json) -> str:
     return digest("request", canonical_json(request))
 
 
-def picture(medium: Media) -> Json:
+def image_part(medium: Media) -> Json:
     """A part of a message; `Answers.ask` is given the bytes."""
     return {"type": "image_url", "image_url": {"url": BY_DIGEST + medium.digest}}
 
 
-class Answers:
+class EndpointClient:
     """The cache, and the way to the endpoint for what is not in it. Threads may share one."""
 
     def __init__(self, stores: str, endpoint: Endpoint) -> None:
@@ -299,14 +299,14 @@ def _sent(value: Any, pictures: Mapping[str, Media]) -> Any:
     return value
 
 
-def forget(stores: str, stones: Tombstones) -> int:
+def delete_answers(stores: str, stones: Tombstones) -> int:
     """Delete what was answered about forgotten documents; how many answers. Nobody may be asking."""
     files = open_files(f"{stores}/{FOLDER}")
     gone, known = 0, {"aside": True}  # what a killed worker left there may be anybody's
     for info in files.listing(""):
         document, _, _ = info.path.partition("/")
         if document not in known:
-            known[document] = stones.has("ids", document)
+            known[document] = stones.has_name("ids", document)
         if known[document]:
             files.delete(info.path)
             gone += document != "aside"

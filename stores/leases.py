@@ -40,12 +40,12 @@ class Lease:
             self._renewed = None
 
 
-def of_one(files: Files, what: str) -> Lease:
+def unique_lease(files: Files, what: str) -> Lease:
     """Of work that is no unit's, and may be done by several at once."""
     return Lease(files, f"{what} {uuid.uuid4().hex}")
 
 
-def give_up(files: Files, units: Iterable[str]) -> None:
+def release_units(files: Files, units: Iterable[str]) -> None:
     for unit in units:
         files.delete(_path(unit))
 
@@ -60,7 +60,7 @@ def now_s(files: Files) -> float:
         files.delete(probe)
 
 
-def alive(files: Files, grace_s: float, now: float) -> int:
+def count_living(files: Files, grace_s: float, now: float) -> int:
     """How many writers gave a sign of life within `grace_s`."""
     return sum(info.path.endswith(".unit") and now - info.modified_s < grace_s for info in files.listing("leases"))
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from manifests.errors import StoreError
 from manifests.records import Document, Json, Location, Media
-from stores.commits.head import newest, read_meta, root_path
+from stores.commits.head import newest_root, read_meta, root_path
 from stores.commits.lists import Lists, Receipts, RecordRef, ShardRef, Shards, quarantine_lines
 from stores.commits.roots import Parent, Root, read_root
 from stores.files.open import open_files
@@ -145,7 +145,7 @@ class Snapshot:
         return self
 
     @property
-    def gone(self) -> StoreError | None:
+    def base_error(self) -> StoreError | None:
         """Why none of its records can be read though nothing here is damaged: what a view looks at is not there."""
         return None
 
@@ -248,7 +248,7 @@ class Snapshot:
         pieces = self._pieces(ordinals)
         for some in prefetch(lambda piece: base.reader.documents(*piece), pieces, self.at_once):
             for document in some:
-                yield self.filled(document)
+                yield self.with_payloads(document)
 
     def _pieces(self, ordinals: Iterable[int]) -> Iterator[tuple[ShardIndex, list[int]]]:
         """Rows of one shard each, of about `TOGETHER_BYTES`."""
@@ -271,7 +271,7 @@ class Snapshot:
         if piece is not None:
             yield piece
 
-    def filled(self, document: Document) -> Document:
+    def with_payloads(self, document: Document) -> Document:
         """The document with the bytes of its media. Raises StoreError where one is missing or changed."""
         if all(one.payload is not None or one.location is None for one in document.media):
             return document
@@ -306,14 +306,14 @@ class Snapshot:
         ref = self.shard_of(ordinal)
         return self.base.reader.outline(self.base._index(ref.shard), ordinal - ref.first)
 
-    def place(self, ordinal: int) -> RecordRef:
+    def locate(self, ordinal: int) -> RecordRef:
         """Where that record lies. Raises IndexError where there are fewer."""
         ref = self.shard_of(ordinal)
         return RecordRef(ordinal, ref.unit, ref.shard, ordinal - ref.first)
 
     def row(self, ordinal: int) -> dict[str, Any]:
         """What the index says of that record, and what views decided about it."""
-        place = self.place(ordinal)
+        place = self.locate(ordinal)
         return self._shard_table(place.shard, None, place.row).to_pylist()[0]
 
     def find(self, by: By, name: str) -> list[RecordRef]:
@@ -360,7 +360,7 @@ class Snapshot:
             )
         return home.reader.medium(home._index(location.shard), location)
 
-    def sizes(self, ref: ShardRef) -> np.ndarray:
+    def record_bytes(self, ref: ShardRef) -> np.ndarray:
         """(n,) int64: about how many bytes of its tar each record of a shard takes, for a document exactly."""
         return self.base._index(ref.shard).extents
 
@@ -371,12 +371,12 @@ class Snapshot:
         """
         return self._shard_table(ref.shard, columns)
 
-    def beside(self, ref: ShardRef) -> pa.Table:
+    def extra_columns(self, ref: ShardRef) -> pa.Table:
         """Columns of one shard's records that are no facts of their kind, but what views say, or brought along."""
         table = self._shard_table(ref.shard, None)
         return table.select([name for name in table.column_names if name not in KINDS[self.base.kind].FACTS.names])
 
-    def indexes(self, ref: ShardRef) -> tuple[str, ...]:
+    def index_digests(self, ref: ShardRef) -> tuple[str, ...]:
         """Logical digests of all tables that speak of one shard's records, as they were made."""
         return (self.entry(ref.shard).index,)
 
@@ -450,13 +450,13 @@ class Snapshot:
 
     @cached_property
     def _parents(self) -> tuple[Snapshot, ...]:
-        return tuple(self.opened(parent) for parent in self.parents)
+        return tuple(self.open_parent(parent) for parent in self.parents)
 
-    def opened(self, parent: Parent) -> Snapshot:
+    def open_parent(self, parent: Parent) -> Snapshot:
         """A parent: the newest snapshot if it holds the same, else by number. A store that was lost and made again has
         another number, and where something was forgotten the older ones have expired."""
         files = open_files(parent.url)
-        meta, last = read_meta(files), newest(files)
+        meta, last = read_meta(files), newest_root(files)
         for number in filter(None, dict.fromkeys([last, min(parent.number, last)])):
             opened = snapshot_of(files, meta, number)
             if opened.content_root == parent.content_root:
@@ -472,36 +472,36 @@ class ViewSnapshot(Snapshot):
     """Columns over another snapshot, the first parent. Holds no records of its own."""
 
     @cached_property
-    def over(self) -> Snapshot:
+    def viewed(self) -> Snapshot:
         """What it looks at. Other parents were read when it was made, and are not needed to read it."""
-        return self.opened(self.parents[0])
+        return self.open_parent(self.parents[0])
 
     @cached_property
     def _parents(self) -> tuple[Snapshot, ...]:
-        return self.over, *map(self.opened, self.parents[1:])
+        return self.viewed, *map(self.open_parent, self.parents[1:])
 
     @property
     def base(self) -> Snapshot:
-        return self.over.base
+        return self.viewed.base
 
     @property
-    def gone(self) -> StoreError | None:
+    def base_error(self) -> StoreError | None:
         try:
-            return self.over.gone
+            return self.viewed.base_error
         except StoreError as error:
             return error
 
-    def indexes(self, ref: ShardRef) -> tuple[str, ...]:
-        return *self.over.indexes(ref), self.entry(ref.shard).index
+    def index_digests(self, ref: ShardRef) -> tuple[str, ...]:
+        return *self.viewed.index_digests(ref), self.entry(ref.shard).index
 
     @property
     def at_once(self) -> int:
-        return max(self.files.at_once, self.over.at_once)
+        return max(self.files.at_once, self.viewed.at_once)
 
     @cached_property
     def shards(self) -> Shards:
         """Those of the snapshot below for which columns are committed, in its order."""
-        below, decided = self.over.shards, self.lists.directory.prefixes
+        below, decided = self.viewed.shards, self.lists.directory.prefixes
         if len(decided) == len(below):
             return below
         prefixes = self.base.lists.directory.prefixes[below.places]
@@ -524,7 +524,7 @@ class ViewSnapshot(Snapshot):
         own = known.beside if columns is None else known.columns("columns", sorted({*columns, "keep"}))
         assert own is not None
         own = _only(own, row)
-        below = self.over._shard_table(shard, columns, row)
+        below = self.viewed._shard_table(shard, columns, row)
         kept = below.column("keep")
         for name in own.column_names:
             column = own.column(name)

@@ -28,14 +28,14 @@ from typing import Literal, get_args
 from manifests.errors import StoreError
 from manifests.records import Json, canonical_json
 from stores import leases
-from stores.commit import Wanted, swap_in, with_units
+from stores.commit import NextUnit, publish_lists, swap_root
 from stores.commits.directory import Directory, key_of
-from stores.commits.head import newest, read_meta
+from stores.commits.head import newest_root, read_meta
 from stores.commits.lists import RecordRef, ShardRef
-from stores.commits.roots import SCHEMA, Parent, Receipt, Root, paths
+from stores.commits.roots import SCHEMA, Parent, Receipt, Root, unit_paths
 from stores.files.open import open_files
 from stores.files.protocol import Files, publish_bytes
-from stores.files.swap_lock import Lock
+from stores.files.swap_lock import SwapLock
 from stores.snapshot import Snapshot, ViewSnapshot, snapshot_of
 from stores.writer import SHARD_BYTES, UnitWriter
 
@@ -68,9 +68,9 @@ class Store:
         if lock:
             meta["lock"] = lock if "://" in lock else os.path.abspath(lock)
             _decide_there(files, meta)
-        files.prove_swap()
+        files.check_swap()
         publish_bytes(files, canonical_json(meta).encode(), "store.json")
-        files.settle()
+        files.sync()
         return cls.open(url)
 
     @classmethod
@@ -105,7 +105,7 @@ class Store:
 
     def head(self) -> Snapshot | None:
         """The newest snapshot; None before the first commit."""
-        self._known = newest(self.files, self._known)
+        self._known = newest_root(self.files, self._known)
         return self.snapshot(self._known) if self._known else None
 
     def snapshot(self, number: int) -> Snapshot:
@@ -143,7 +143,7 @@ class Store:
         arrived: dict[str, Receipt] = {}
         for receipt in receipts:
             arrived.setdefault(receipt.unit, receipt)
-        lease = leases.of_one(self.files, "a commit")
+        lease = leases.unique_lease(self.files, "a commit")
         if not arrived:  # else their leases hold what is published before the swap
             lease.renew()
         while True:
@@ -163,16 +163,16 @@ class Store:
             )
             if self.kind == "view":
                 self._check_view(root, head, list(have.values()))
-            root = with_units(self.files, root, head, list(have.values()))
-            self.files.settle()
+            root = publish_lists(self.files, root, head, list(have.values()))
+            self.files.sync()
             if head is not None and _adds_nothing(root, head.root):
-                leases.give_up(self.files, arrived)
+                leases.release_units(self.files, arrived)
                 lease.give_up()
                 return head
-            number = swap_in(self.files, root, head)
+            number = swap_root(self.files, root, head)
             self._known += 1  # ours or another committer's: there is one
             if number is not None:
-                leases.give_up(self.files, arrived)
+                leases.release_units(self.files, arrived)
                 lease.give_up()
                 return self.snapshot(number)
 
@@ -185,8 +185,8 @@ class Store:
 
     def _check_there(self, receipts: Sequence[Receipt]) -> None:
         """What a receipt names may be gone: its writer was taken for dead, and the garbage collected."""
-        units = {path: receipt.unit for receipt in receipts for path in paths(receipt, self.kind)}
-        gone = min(self.files.absent(units, promised=True), default=None)
+        units = {path: receipt.unit for receipt in receipts for path in unit_paths(receipt, self.kind)}
+        gone = min(self.files.missing(units, must_exist=True), default=None)
         if gone is not None:
             raise StoreError(
                 f"unit {units[gone]!r} names a file that is not there",
@@ -194,7 +194,7 @@ class Store:
                 fix="write the unit again: run the same command once more",
             )
 
-    def _check_view(self, root: Root, head: Snapshot | None, wanted: Sequence[Wanted]) -> None:
+    def _check_view(self, root: Root, head: Snapshot | None, wanted: Sequence[NextUnit]) -> None:
         """A view decides about every record of its base, once it is complete, and about nothing else. Nothing of the
         root is published before that is sure."""
         if not root.parents:
@@ -203,7 +203,7 @@ class Store:
         new = Directory.of([one for one in wanted if isinstance(one, Receipt)])
         stays = [one for one in wanted if isinstance(one, int)]
         decided = Directory.joined([*([head.lists.directory.chosen(stays)] if head is not None else []), new])
-        below = view.over.shards
+        below = view.viewed.shards
         there = view.base.lists.directory
         sizes = dict(zip(there.prefixes[below.places].tolist(), there.records[below.places].tolist(), strict=True))
         for prefix, records in zip(decided.prefixes.tolist(), decided.records.tolist(), strict=True):
@@ -226,4 +226,4 @@ def _adds_nothing(root: Root, head: Root) -> bool:
 
 
 def _decide_there(files: Files, meta: Mapping[str, Json]) -> None:
-    files.lock = Lock(meta["lock"], canonical_json(meta).encode())
+    files.lock = SwapLock(meta["lock"], canonical_json(meta).encode())

@@ -21,16 +21,16 @@ from manifests.records import Document, canonical_json, digest, record_id
 from stores.files.deny_lists import FOLDER, list_path
 from stores.files.open import open_files
 
-LINKED = " -> "
+LINK = " -> "
 """Stands between a document and its figure in the locator of a figure that was set aside."""
 
-What = Literal["ids", "sources", "places", "media"]
+NameKind = Literal["ids", "sources", "places", "media"]
 
-Named = Callable[[What, str], bool]
+NameMatcher = Callable[[NameKind, str], bool]
 """Whether something is to be forgotten."""
 
 
-def tombstone(what: What, name: str) -> str:
+def tombstone(what: NameKind, name: str) -> str:
     """64 hex digits. A list of another kind of names has another digest for the same name."""
     return digest("forgotten", what, name)
 
@@ -51,41 +51,41 @@ class Tombstones:
             self.ids | other.ids, self.sources | other.sources, self.places | other.places, self.media | other.media
         )
 
-    def has(self, what: What, name: str) -> bool:
+    def has_name(self, what: NameKind, name: str) -> bool:
         """An empty name says nothing, and is on no list."""
         known = getattr(self, what)
         return bool(known) and bool(name) and tombstone(what, name) in known
 
-    def names(self, source: str, locator: str) -> bool:
+    def has_place(self, source: str, locator: str) -> bool:
         """Whether a record is named by where it stands, before anything of it is read."""
         if not self:
             return False
-        parts = (locator, *locator.split(LINKED)) if LINKED in locator else (locator,)
-        return self.has("sources", source) or any(
-            self.has("places", part) or self.has("ids", record_id(source, part)) for part in parts
+        parts = (locator, *locator.split(LINK)) if LINK in locator else (locator,)
+        return self.has_name("sources", source) or any(
+            self.has_name("places", part) or self.has_name("ids", record_id(source, part)) for part in parts
         )
 
-    def holds(self, document: Document) -> bool:
+    def has_document(self, document: Document) -> bool:
         """Whether a document, or anything it shows or was made from, is named."""
         return bool(self) and (
-            self.has("ids", document.id)
-            or self.has("sources", document.source)
-            or any(self.has("places", place) for place in (document.locator, document.origin))
-            or any(self.has("media", medium.digest) for medium in document.media)
-            or any(self.has("ids", parent) for parent in document.parents)
+            self.has_name("ids", document.id)
+            or self.has_name("sources", document.source)
+            or any(self.has_name("places", place) for place in (document.locator, document.origin))
+            or any(self.has_name("media", medium.digest) for medium in document.media)
+            or any(self.has_name("ids", parent) for parent in document.parents)
         )
 
 
-NOTHING = Tombstones()
+NO_TOMBSTONES = Tombstones()
 
 
-def made(named: Mapping[What, Iterable[str]]) -> Tombstones:
+def tombstones_of(named: Mapping[NameKind, Iterable[str]]) -> Tombstones:
     """Tombstones of names in plain words."""
     return Tombstones(**{what: frozenset(tombstone(what, name) for name in names) for what, names in named.items()})
 
 
 def union(some: Iterable[Tombstones]) -> Tombstones:
-    return reduce(or_, some, NOTHING)
+    return reduce(or_, some, NO_TOMBSTONES)
 
 
 def read_all(folder: str) -> dict[int, Tombstones]:
@@ -97,7 +97,7 @@ def read_all(folder: str) -> dict[int, Tombstones]:
         path = list_path(number)
         try:
             told = json.loads(files.read(path))
-            found[number] = Tombstones(**{what: frozenset(told[what]) for what in get_args(What)})
+            found[number] = Tombstones(**{what: frozenset(told[what]) for what in get_args(NameKind)})
         except (FileNotFoundError, NotADirectoryError):
             return found
         except (ValueError, KeyError, TypeError):
@@ -110,7 +110,7 @@ def read(folder: str) -> Tombstones:
     return union(read_all(folder).values())
 
 
-def add(folder: str, stones: Tombstones) -> int:
+def publish_list(folder: str, stones: Tombstones) -> int:
     """Publish a list durably; its number. Nobody takes it back."""
     files = open_files(f"{folder}/{FOLDER}")
     data = canonical_json({what: sorted(names) for what, names in asdict(stones).items()}).encode()

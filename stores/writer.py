@@ -31,7 +31,7 @@ SHARD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Rested:
+class WriterCheckpoint:
     """What a writer wrote up to a `rest`."""
 
     done: Mapping[int, ShardEntry]
@@ -112,7 +112,7 @@ class UnitWriter:
     def _begin(self, kind: Kind, group: Hashable, encoded: Encoded | None) -> tuple[int, ShardBuilder]:
         """A new shard for records of `group`, and its place in the unit."""
         arrays = sorted((kind.ARRAYS or ()) if encoded is None else encoded.arrays)
-        path = self._files.aside()
+        path = self._files.temporary_path()
         if kind.IN_BLOCKS:
             self._close_all()  # blocks keep the order of their records, so only one shard grows at a time
             builder: ShardBuilder = Blocks(kind, path, arrays, self._lane, self._keys)
@@ -171,21 +171,21 @@ class UnitWriter:
             self._keyed += 1
             yield f"{prefix}-{self._keyed - 1:06d}"
 
-    def rest(self) -> Rested:
+    def checkpoint(self) -> WriterCheckpoint:
         """End the shards that grow, make all that was added durable, and say what it is: another writer of the same
         unit goes on with that."""
         self._lease.renew()
         self._close_all()
-        self._files.settle()
-        return Rested(dict(self._done), self._begun, self._keyed)
+        self._files.sync()
+        return WriterCheckpoint(dict(self._done), self._begun, self._keyed)
 
-    def go_on(self, rested: Rested) -> bool:
+    def resume(self, checkpoint: WriterCheckpoint) -> bool:
         """Instead of adding what another writer added; False, and nothing, where a file of that is gone."""
-        for entry in rested.done.values():
+        for entry in checkpoint.done.values():
             paths = [f"shards/{entry.shard}.tar", *(index.path(name, one) for name, one in entry.files.items())]
             if not all(map(self._files.exists, paths)):
                 return False
-        self._done, self._begun, self._keyed = dict(rested.done), rested.begun, rested.keyed
+        self._done, self._begun, self._keyed = dict(checkpoint.done), checkpoint.begun, checkpoint.keyed
         return True
 
     def finish(self) -> Receipt:
@@ -200,7 +200,7 @@ class UnitWriter:
             data = "".join(line + "\n" for line in self._quarantine).encode()
             quarantine = sha256(data).hexdigest()
             publish_bytes(self._files, data, f"quarantine/{quarantine}.jsonl")
-        self._files.settle()
+        self._files.sync()
         shards = tuple(entry for _, entry in sorted(self._done.items()))
         return Receipt(self.unit, shards, quarantine, len(self._quarantine))
 

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
         raise ManifestError(
             f"expected at least one global batch, got {options.batches}", where="--batches", fix="leave it out"
         )
-    snapshot = find(Store.open(options.store), options.snapshot)
+    snapshot = find_snapshot(Store.open(options.store), options.snapshot)
     certificate, notes = certify(
         snapshot, options.batches, renew=options.renew, on_step=lambda step: print(step, file=sys.stderr)
     )

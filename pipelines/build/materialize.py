@@ -89,7 +89,7 @@ def _full_shards(snapshot: Snapshot, shard_bytes: int) -> list[Unit]:
             some, name = rows[shards == number], f"{alike}-{number:06d}"
             sizes[name] += int(np.diff(ends, prepend=0)[shards == number].sum())
             pieces[name].append(range(ref.first + int(some[0]), ref.first + int(some[-1]) + 1))
-            content[name] += [ref.shard, *snapshot.indexes(ref), some.astype("<i8").tobytes()]
+            content[name] += [ref.shard, *snapshot.index_digests(ref), some.astype("<i8").tobytes()]
     return [Unit(name, digest(*content[name]), tuple(some), sizes[name]) for name, some in pieces.items()]
 
 
@@ -99,7 +99,7 @@ def _measured(snapshot: Snapshot, ref: ShardRef) -> tuple[np.ndarray, np.ndarray
     rows = snapshot.kept(ref.first, ref.first + ref.records) - ref.first
     if len(rows) == ref.records:
         return rows, (rows + 1) * snapshot.base.entry(ref.shard).read_bytes // ref.records
-    return rows, np.cumsum(snapshot.sizes(ref)[rows])
+    return rows, np.cumsum(snapshot.record_bytes(ref)[rows])
 
 
 def kept_documents(snapshot: Snapshot, pieces: Sequence[range]) -> Iterator[tuple[Document, pa.Table | None]]:
@@ -112,7 +112,7 @@ def kept_documents(snapshot: Snapshot, pieces: Sequence[range]) -> Iterator[tupl
         if ordinal not in here:
             ref = snapshot.shard_of(ordinal)
             here = range(ref.first, ref.first + ref.records)
-            table = snapshot.beside(ref)
+            table = snapshot.extra_columns(ref)
             names = [name for name in table.column_names if name not in VERDICT]
             said = table.select(names) if names else None
         yield document, said.slice(ordinal - here.start, 1) if said is not None else None

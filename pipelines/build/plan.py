@@ -106,11 +106,11 @@ class PlanNode(StoreNode):
             roots = [supply.content_root for supply in supplies]
             checkpoint = CheckpointFile(self.scratch, canonical_json(identity), *roots) if self.scratch else None
             resume_from = None
-            if checkpoint and (saved := checkpoint.load()) and writer.go_on(saved[1]):
+            if checkpoint and (saved := checkpoint.load()) and writer.resume(saved[1]):
                 resume_from = saved[0]
 
             def on_checkpoint(state: PlannerState) -> None:
-                written = writer.rest()
+                written = writer.checkpoint()
                 if checkpoint:
                     checkpoint.save(state, written)
 

@@ -170,7 +170,7 @@ def _sizes(out: Out, node: Node) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for wanted in node.reads():
         head = store_head(out, wanted)
-        if head is not None and head.kind in DOCUMENTS and head.gone is None:
+        if head is not None and head.kind in DOCUMENTS and head.base_error is None:
             for unit in units_below(head):
                 sizes[unit.name] = sizes[f"{wanted}-{unit.name}"] = unit.size_bytes
     return sizes

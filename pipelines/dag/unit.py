@@ -109,7 +109,7 @@ class Attempts:
         unit: StoreTask,
         lethal: frozenset[int],
         tell: Callable[[int], None],
-        forgotten: Tombstones = tombstones.NOTHING,
+        forgotten: Tombstones = tombstones.NO_TOMBSTONES,
     ) -> None:
         self._writer, self._unit, self._lethal, self._tell = writer, unit, lethal, tell
         self._forgotten = forgotten
@@ -123,7 +123,7 @@ class Attempts:
 
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         self._ordinal += 1
-        if self._forgotten.names(self._unit.task.node, locator):
+        if self._forgotten.has_place(self._unit.task.node, locator):
             self._set_aside("", FORGOTTEN_REASON, "")
             return None
         if self._ordinal in self._lethal:
@@ -147,7 +147,7 @@ class Attempts:
         return None
 
     def store(self, locator: str, record: Any, beside: pa.Table | None = None) -> None:
-        if isinstance(record, Document) and self._forgotten.holds(record):
+        if isinstance(record, Document) and self._forgotten.has_document(record):
             self._set_aside("", FORGOTTEN_REASON, "")
             return
         try:

@@ -148,7 +148,7 @@ class Decontaminate(ViewNode):
             return {}
         from pipelines.dedup import hamming
 
-        table, matches = snapshot.beside(shard), dict[int, _Match]()
+        table, matches = snapshot.extra_columns(shard), dict[int, _Match]()
         for kind in ("image", "frame"):
             column = HashColumn(f"{node}.{kind}")
             column.add(table)

@@ -108,7 +108,7 @@ class ImageHash(ViewNode):
             RecordError: a medium does not decode.
         """
         hashes: dict[str, Hashes] = {kind: [] for kind in self._kinds()}
-        for medium in snapshot.filled(document).media:
+        for medium in snapshot.with_payloads(document).media:
             if medium.kind == "video":
                 hashes["frame"] += video_hashes(medium, self.key_frames)
                 continue

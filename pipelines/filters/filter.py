@@ -168,7 +168,7 @@ class Filter(ViewNode):
                 results.append(None)
                 continue
             if op.READS_MEDIA and with_media is None:
-                with_media = snapshot.filled(document)
+                with_media = snapshot.with_payloads(document)
             began = perf_counter()
             read = with_media if op.READS_MEDIA and with_media is not None else document
             if isinstance(op, Measured):

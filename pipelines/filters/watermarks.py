@@ -78,7 +78,7 @@ class WatermarkVotes(ViewNode):
         return {"watermark_votes": task.node}
 
     def _votes(self, document: Document, snapshot: Snapshot) -> np.ndarray:
-        (image,) = snapshot.filled(document).media
+        (image,) = snapshot.with_payloads(document).media
         return watermark_votes.votes(grey_levels(reduced_rgb(payload_of(image), watermark_votes.SIDE_PX)))
 
 

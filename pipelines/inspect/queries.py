@@ -50,8 +50,8 @@ def run_stores(run: Path) -> tuple[dict[str, Snapshot], dict[str, str]]:
         files = open_files(f"{where}/{name}")
         if files.exists("store.json"):
             snapshot = Store.open(f"{where}/{name}").head()
-            if snapshot is not None and (gone := snapshot.gone) is not None:
-                unread[name] = error_line(gone)
+            if snapshot is not None and (base_error := snapshot.base_error) is not None:
+                unread[name] = error_line(base_error)
             elif snapshot is not None:
                 found[name] = snapshot
     return found, unread
@@ -170,7 +170,7 @@ def _limit_violations(op: Json, table: pa.Table) -> Iterator[tuple[str, np.ndarr
 
 
 def view_input(view: Snapshot) -> Snapshot:
-    return view.over if isinstance(view, ViewSnapshot) else view
+    return view.viewed if isinstance(view, ViewSnapshot) else view
 
 
 def input_drops(view: Snapshot) -> dict[str, int]:

@@ -59,12 +59,12 @@ def is_ordinal(wanted: str) -> bool:
 def _find(snapshot: Snapshot, wanted: str) -> list[RecordRef]:
     """Records given as ordinal, id or its beginning, URL or digest of a medium. Raises StoreError where none is."""
     if is_ordinal(wanted):
-        return [snapshot.place(int(wanted))]
+        return [snapshot.locate(int(wanted))]
     names: tuple[By, ...] = ("id", "url", "digest")
     found = next(filter(None, (snapshot.find(by, wanted) for by in names)), [])
     if not found and re.fullmatch("[0-9a-f]{1,31}", wanted) and snapshot.kind in ("documents", "samples", "view"):
         values = snapshot.table(["id"])["id"].to_pylist()
-        found = [snapshot.place(ordinal) for ordinal, value in enumerate(values) if value.startswith(wanted)][:1]
+        found = [snapshot.locate(ordinal) for ordinal, value in enumerate(values) if value.startswith(wanted)][:1]
     if not found:
         fix = "give an ordinal, an id, a URL, or the 64 hex digits of the SHA-256 of an image or video"
         raise StoreError(f"there is no record {wanted!r}", where=snapshot.url, fix=fix)

@@ -22,7 +22,7 @@ from pipelines.node import Attempt, DocumentsNode, Inputs, Survey, UnitTask
 from pipelines.scoring.budget import OVER_BUDGET, Budget, Chosen, chosen_units
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, ChatMessage, Variant
-from stores.endpoint import Answer, Answers, Endpoint, request_digest
+from stores.endpoint import Answer, Endpoint, EndpointClient, request_digest
 from stores.prefetch import prefetch
 from stores.store import Snapshot, UnitWriter
 
@@ -68,7 +68,7 @@ class Synthesise(DocumentsNode):
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         chosen: Chosen = task.unit.data
         product = task.inputs[self.input]
-        answers = Answers(posixpath.dirname(product.place), self.endpoint)
+        answers = EndpointClient(posixpath.dirname(product.place), self.endpoint)
         for _ in range(chosen.left_out):
             attempt.note(OVER_BUDGET)
         ask = answers.ask

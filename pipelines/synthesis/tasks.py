@@ -24,7 +24,7 @@ from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, Part, Text, digest
 from pipelines.synthesis import prompts
 from pipelines.synthesis.code_blocks import page_in
-from stores.endpoint import Answer, good, picture
+from stores.endpoint import Answer, image_part, usable_text
 
 ChatMessage = dict[str, Json]
 """`role` and `content`, as in POST /v1/chat/completions."""
@@ -161,7 +161,7 @@ class _TextTask:
             last = written[-1][-self.context_characters :] if written and self.context_characters else ""
             form = prompts.GOES_ON if last else prompts.BEGINS
             messages = [_message("system", system), _message("user", form.format(written=last, text=chunk.strip()))]
-            text = good(ask(messages, f"chunk {number}"), most=int(len(chunk) * self.longest))
+            text = usable_text(ask(messages, f"chunk {number}"), most=int(len(chunk) * self.longest))
             written.append(text)
             if self.faithful is not None:
                 fidelity.append(self._fidelity(chunk, text, ask, f"fidelity {number}"))
@@ -174,7 +174,7 @@ class _TextTask:
             RecordError: `unfaithful` below the minimum, `no_verdict` if the answer is no number.
         """
         question = prompts.FIDELITY.format(source=source.strip(), made=made)
-        number = re.search(r"\d+", good(ask([_message("user", question)], step)))
+        number = re.search(r"\d+", usable_text(ask([_message("user", question)], step)))
         value = int(number.group()) / 100 if number and len(number.group()) < 4 else 2.0
         if value > 1:
             raise RecordError("no_verdict", "the answer about its fidelity is no number from 0 to 100")
@@ -271,8 +271,8 @@ class CaptionTask:
     def write(self, document: Document, variant: Variant, ask: AskModel) -> Written:
         assert variant.medium is not None
         medium = document.media[variant.medium]
-        content = [picture(medium), {"type": "text", "text": prompts.CAPTIONS[variant.name]}]
-        text = good(ask([{"role": "user", "content": content}], "caption", medium))
+        content = [image_part(medium), {"type": "text", "text": prompts.CAPTIONS[variant.name]}]
+        text = usable_text(ask([{"role": "user", "content": content}], "caption", medium))
         return Written((medium, Text(text)), "caption")
 
 
@@ -304,7 +304,7 @@ class CodeTask:
 
     def write(self, document: Document, variant: Variant, ask: AskModel) -> Written:
         prompt = prompts.CODE.format(what=prompts.PAGES[variant.name], text=document.text[: self.characters].strip())
-        text = good(ask([_message("user", prompt)], "code"))
+        text = usable_text(ask([_message("user", prompt)], "code"))
         if page_in(text) is None:
             raise RecordError("no_page", "the answer holds neither HTML nor SVG")
         return Written((Text(text),), "code")

@@ -30,7 +30,7 @@ def root_path(number: int) -> str:
     return f"roots/{number:06d}.json"
 
 
-def newest(files: Files, known: int = 0) -> int:
+def newest_root(files: Files, known: int = 0) -> int:
     """Number of the newest root, 0 where there is none; `known` is one that exists.
 
     Roots are numbered without gaps, so steps that grow fourfold, and then shrink, find it without listing; a few
@@ -42,7 +42,7 @@ def newest(files: Files, known: int = 0) -> int:
             tried = [low + 4**power for power in range(PROBES)]
         else:
             tried = sorted({low + (high - low) * part // (PROBES + 1) for part in range(1, PROBES + 1)} - {low})
-        absent = files.absent([root_path(number) for number in tried])
+        absent = files.missing([root_path(number) for number in tried])
         for number in tried:
             if root_path(number) in absent:
                 high = number

@@ -87,7 +87,7 @@ class Root:
     """SHA-256 of the root before."""
 
 
-def paths(receipt: Receipt, kind: str) -> set[str]:
+def unit_paths(receipt: Receipt, kind: str) -> set[str]:
     """Files in its own store that a unit consists of."""
     found = {f"quarantine/{receipt.quarantine}.jsonl"} if receipt.quarantine else set()
     for entry in receipt.shards:
@@ -110,7 +110,7 @@ def store_counts(receipts: Sequence[Receipt]) -> dict[str, int]:
     return add_counts([sizes, *(receipt.counts for receipt in receipts)])
 
 
-class Content:
+class ContentHash:
     """What a store holds, as a number: per shard its unit, tar and logical index, in no order. No times, numbers,
     parents or parquet versions: equal work gives equal content on any number of workers. Forgetting leaves it as it is:
     it says what was made, and everything downstream was made from that.

@@ -16,16 +16,16 @@ from manifests.errors import StoreError
 from stores.files.protocol import FileInfo
 from stores.files.remote import SMALL_BYTES, RemoteFiles
 
-PASSING = (408, 409, 429)
+TRANSIENT = (408, 409, 429)
 """Statuses below 500 that say: later, perhaps."""
 
 
-class CreatingFiles(RemoteFiles):
+class CreateOnlyFiles(RemoteFiles):
     """One object is one request, whole or not at all, and there are no folders."""
 
     _proven = False
 
-    def prove_swap(self) -> None:
+    def check_swap(self) -> None:
         if self.lock is not None or self._proven:
             return
         probe = f"aside/{uuid.uuid4().hex}.probe"
@@ -40,7 +40,7 @@ class CreatingFiles(RemoteFiles):
         self._proven = True
 
     def _swap(self, path: str, data: bytes) -> bool:
-        self.prove_swap()
+        self.check_swap()
         return self._create(path, data)
 
     def _create(self, path: str, data: bytes) -> bool:
@@ -49,7 +49,7 @@ class CreatingFiles(RemoteFiles):
             self._ask(path, lambda seconds: self._put_new(seconds, path, data), len(data))
             return True
         except FileExistsError:
-            return self._read(path, promised=True) == data
+            return self._read(path, must_exist=True) == data
         except FileNotFoundError as error:
             raise self._no_bucket(error) from None
 
@@ -77,7 +77,7 @@ class CreatingFiles(RemoteFiles):
         self._ask(path, lambda seconds: self._call(seconds, "put_file", str(aside), self._path(path)), size)
 
 
-class MemoryFiles(CreatingFiles):
+class MemoryFiles(CreateOnlyFiles):
     """fsspec's files in the memory of this process, which are no more careful of threads than a dictionary is."""
 
     primitive = "process"

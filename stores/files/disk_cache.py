@@ -160,7 +160,7 @@ class DiskCache:
         return self.folder / f"{slot:02x}" / name
 
 
-def of_this_process() -> DiskCache | None:
+def process_cache() -> DiskCache | None:
     """None where the environment names no folder. Raises ManifestError for a size that is no number above 0."""
     folder = os.environ.get(FOLDER, "")
     return _of(os.getpid(), folder, os.environ.get(SIZE, str(DEFAULT_GIB))) if folder else None

@@ -16,7 +16,7 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import ChecksumError, HttpError
 from google.auth.exceptions import GoogleAuthError
 
-from stores.files.create_only import PASSING, CreatingFiles
+from stores.files.create_only import TRANSIENT, CreateOnlyFiles
 
 
 class Once(GCSFileSystem):
@@ -33,7 +33,7 @@ class Once(GCSFileSystem):
             raise
 
 
-class GCSFiles(CreatingFiles):
+class GCSFiles(CreateOnlyFiles):
     primitive = "generation"
 
     def _connect(self) -> tuple[Any, str]:
@@ -56,7 +56,7 @@ class GCSFiles(CreatingFiles):
         match error:
             case HttpError():
                 status = int(error.code or 0)
-                return status in PASSING or status >= 500
+                return status in TRANSIENT or status >= 500
             case GoogleAuthError():
                 return bool(error.retryable)
             case ValueError():  # what gcsfs makes of 400; half of an answer in JSON

@@ -12,14 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from manifests.errors import StoreError
-from stores.files.protocol import Decides, FileInfo, Files
+from stores.files.protocol import FileInfo, Files, SwapDecider
 
 OPEN_FILES = 128
 """Shards that one process holds open for reading; far below the usual limit of 1,024."""
 
 
 class LocalFiles:
-    lock: Decides | None = None
+    lock: SwapDecider | None = None
     at_once = 1
 
     def __init__(self, root: Path) -> None:
@@ -72,7 +72,7 @@ class LocalFiles:
     def exists(self, path: str) -> bool:
         return (self.root / path).exists()
 
-    def absent(self, paths: Collection[str], *, promised: bool = False) -> set[str]:
+    def missing(self, paths: Collection[str], *, must_exist: bool = False) -> set[str]:
         return {path for path in paths if not self.exists(path)}
 
     def listing(self, folder: str) -> Iterator[FileInfo]:
@@ -100,7 +100,7 @@ class LocalFiles:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).touch()
 
-    def aside(self) -> Path:
+    def temporary_path(self) -> Path:
         folder = self.root / "aside"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / uuid.uuid4().hex
@@ -114,11 +114,11 @@ class LocalFiles:
             return self.read(path) == data
         return self._create(path, data) or self.read(path) == data
 
-    def prove_swap(self) -> None:
+    def check_swap(self) -> None:
         """A hard link is never made over a file."""
 
     def _create(self, path: str, data: bytes) -> bool:
-        aside = self.aside()
+        aside = self.temporary_path()
         aside.write_bytes(data)
         fsync_path(aside)
         made = _link(aside, self.root / path)
@@ -126,7 +126,7 @@ class LocalFiles:
         fsync_path((self.root / path).parent)
         return made
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         # First all contents, then all names, then the folders: half as many journal commits as file by file.
         waiting, self._unsettled = self._unsettled, []
         for aside, _ in waiting:

@@ -26,7 +26,7 @@ class FileInfo:
     """Since 1970, by the clock of the filesystem; compare it with another file's, never with the local clock."""
 
 
-class Decides(Protocol):
+class SwapDecider(Protocol):
     """`files/swap_lock.py`."""
 
     def decide(self, path: str, data: bytes) -> bytes: ...
@@ -39,7 +39,7 @@ class Files(Protocol):
 
     url: str
     """Absolute: names the same place from every working directory."""
-    lock: Decides | None
+    lock: SwapDecider | None
     """Where swaps are decided, if not here."""
     at_once: int
     """So many reads side by side are quicker than one after the other; 1 where threads would only cost."""
@@ -65,8 +65,8 @@ class Files(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
-    def absent(self, paths: Collection[str], *, promised: bool = False) -> set[str]:
-        """Those of `paths` that are not there, asked side by side. What is `promised` by somebody who saw it is asked
+    def missing(self, paths: Collection[str], *, must_exist: bool = False) -> set[str]:
+        """Those of `paths` that are not there, asked side by side. What is `must_exist` by somebody who saw it is asked
         for again for a while: on the network an answer may be older than a file."""
 
     def listing(self, folder: str) -> Iterator[FileInfo]:
@@ -84,11 +84,11 @@ class Files(Protocol):
     def touch(self, path: str) -> None:
         """Make an empty file, or one that is there look as new as now, by the clock of the filesystem."""
 
-    def aside(self) -> Path:
+    def temporary_path(self) -> Path:
         """A new local file name to write to before `publish`. What a killed writer leaves there is in nobody's way."""
 
     def publish(self, aside: Path, path: str) -> None:
-        """Give the file `aside` its content name, by the next `settle` at the latest; where the name exists already,
+        """Give the file `aside` its content name, by the next `sync` at the latest; where the name exists already,
         the two are the same bytes."""
 
     def swap(self, path: str, data: bytes) -> bool:
@@ -98,14 +98,14 @@ class Files(Protocol):
         done again with the same result.
         """
 
-    def prove_swap(self) -> None:
+    def check_swap(self) -> None:
         """Raises StoreError where the swap is not what it should be. Cheap."""
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Make everything published so far durable."""
 
 
 def publish_bytes(files: Files, data: bytes, path: str) -> None:
-    aside = files.aside()
+    aside = files.temporary_path()
     aside.write_bytes(data)
     files.publish(aside, path)

@@ -25,7 +25,7 @@ from fsspec.asyn import sync
 from manifests.errors import StoreError
 from stores.files import deny_lists, disk_cache, retry
 from stores.files.disk_cache import DiskCache
-from stores.files.protocol import NO_SWAP, Decides, FileInfo, Files
+from stores.files.protocol import NO_SWAP, FileInfo, Files, SwapDecider
 from stores.files.ranges import Span, cut, spans
 
 LATE_S = 2.0
@@ -33,9 +33,9 @@ LATE_S = 2.0
 PATIENCE_S = 10.0
 """Waits that were in vain end once they took so long together: then files are missing, not late."""
 SMALL_BYTES = 1 << 20
-"""Uploads up to this size wait for `settle` and then go side by side; larger ones go at once."""
+"""Uploads up to this size wait for `sync` and then go side by side; larger ones go at once."""
 MODIFIED = ("LastModified", "mtime", "updated", "last_modified", "modified", "created")
-PROMISED = re.compile(r"(?:.*/)?(?:store\.json|roots/\d{6,}\.json|[0-9a-f]{64}\.[^/]*)")
+MUST_EXIST = re.compile(r"(?:.*/)?(?:store\.json|roots/\d{6,}\.json|[0-9a-f]{64}\.[^/]*)")
 """Paths that are read only after something said that they are there, if only the user: `store.json`, roots and
 content-named files."""
 
@@ -46,7 +46,7 @@ FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
 """Errors that say what is so, not that something went wrong on the way."""
 
 
-class TornAnswer(OSError):
+class TruncatedAnswer(OSError):
     """Fewer bytes came than the file has there."""
 
 
@@ -59,7 +59,7 @@ class RemoteFiles:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.lock: Decides | None = None
+        self.lock: SwapDecider | None = None
         self._process = 0
         self._patience_s = PATIENCE_S
         self._waiting: list[tuple[Path, str]] = []
@@ -83,7 +83,7 @@ class RemoteFiles:
 
     def read(self, path: str) -> bytes:
         def read() -> bytes:
-            return self._read(path, promised=_promised(path))
+            return self._read(path, must_exist=_must_exist(path))
 
         cache = self._cache(path)
         return cache.read(self._kept_as, path, read) if cache is not None else read()
@@ -109,7 +109,7 @@ class RemoteFiles:
 
     def _cache(self, path: str) -> DiskCache | None:
         """Where pieces of this file may be kept. What was kept before something was forgotten is never read again."""
-        cache = disk_cache.of_this_process() if self.cached and disk_cache.CONTENT_NAMED.fullmatch(path) else None
+        cache = disk_cache.process_cache() if self.cached and disk_cache.CONTENT_NAMED.fullmatch(path) else None
         if cache is not None and not self._kept_as:
             folder = f"{posixpath.dirname(self.url)}/{deny_lists.FOLDER}"
             forgotten = deny_lists.newest(type(self)(folder)) if "://" in folder else 0
@@ -124,19 +124,19 @@ class RemoteFiles:
             data = self._ask(path, lambda seconds: self._get(seconds, path, *span), span[1])
             return span[0], data
 
-        found = self._patiently(lambda: self._requests.together(read, spans(ranges)), _promised(path))
+        found = self._patiently(lambda: self._requests.together(read, spans(ranges)), _must_exist(path))
         return [cut(found, offset, length) for offset, length in ranges]
 
     def exists(self, path: str) -> bool:
-        return not self.absent([path])
+        return not self.missing([path])
 
-    def absent(self, paths: Collection[str], *, promised: bool = False) -> set[str]:
+    def missing(self, paths: Collection[str], *, must_exist: bool = False) -> set[str]:
         missing = list(paths)
         waited, pause = 0.0, 0.1
         while True:
             sizes = self._requests.together(self._size_of, missing)
             missing = [path for path, size in zip(missing, sizes, strict=True) if size is None]
-            if not missing or not promised or waited >= self._late_s:
+            if not missing or not must_exist or waited >= self._late_s:
                 self._patience_s -= waited if missing else 0
                 return set(missing)
             time.sleep(pause)
@@ -177,7 +177,7 @@ class RemoteFiles:
     def touch(self, path: str) -> None:
         self._put(path, b"")
 
-    def aside(self) -> Path:
+    def temporary_path(self) -> Path:
         return Path(gettempdir()) / f"millrace-{uuid.uuid4().hex}"
 
     def publish(self, aside: Path, path: str) -> None:
@@ -185,7 +185,7 @@ class RemoteFiles:
         if aside.stat().st_size > SMALL_BYTES:
             self._upload(self._waiting.pop())
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         waiting, self._waiting = self._waiting, []
         self._requests.together(self._upload, waiting)
 
@@ -198,7 +198,7 @@ class RemoteFiles:
         self._put(path, decided)
         return decided == data
 
-    def prove_swap(self) -> None:
+    def check_swap(self) -> None:
         """Nothing to prove where a lock decides, and `swap` says it where nothing does."""
 
     def _swap(self, path: str, data: bytes) -> bool:
@@ -224,7 +224,7 @@ class RemoteFiles:
             self._call(seconds, "put_file", str(aside), self._path(path))
             arrived = self._size(seconds, path)
             if arrived != size:
-                raise TornAnswer(f"{arrived} of {size} bytes arrived")
+                raise TruncatedAnswer(f"{arrived} of {size} bytes arrived")
 
         self._make_folder(path)
         self._ask(path, send, size)
@@ -249,7 +249,7 @@ class RemoteFiles:
 
     @property
     def _requests(self) -> retry.Requests:
-        return retry.of_this_process()
+        return retry.process_requests()
 
     def _connect(self) -> tuple[Any, str]:
         """(the filesystem, the path there)."""
@@ -305,7 +305,7 @@ class RemoteFiles:
             raise FileNotFoundError(path)  # deleted meanwhile, or an answer older than the file
         expected = size if length is None else max(0, min(length, size - offset))
         if len(data) < expected:
-            raise TornAnswer(f"{len(data)} of {expected} bytes came")
+            raise TruncatedAnswer(f"{len(data)} of {expected} bytes came")
         return data
 
     def _size(self, seconds: float, path: str) -> int | None:
@@ -334,22 +334,22 @@ class RemoteFiles:
     def _late_s(self) -> float:
         return min(LATE_S, max(0.0, self._patience_s))
 
-    def _read(self, path: str, *, promised: bool) -> bytes:
-        return self._patiently(lambda: self._ask(path, lambda seconds: self._get(seconds, path)), promised)
+    def _read(self, path: str, *, must_exist: bool) -> bytes:
+        return self._patiently(lambda: self._ask(path, lambda seconds: self._get(seconds, path)), must_exist)
 
-    def _patiently(self, read: Callable[[], T], promised: bool) -> T:
+    def _patiently(self, read: Callable[[], T], must_exist: bool) -> T:
         """Ask again for a while for what must be there, before it is missing."""
         waited, pause = 0.0, 0.1
         while True:
             try:
                 return read()
             except FileNotFoundError:
-                if not promised or waited >= self._late_s:
+                if not must_exist or waited >= self._late_s:
                     self._patience_s -= waited
                     raise
             time.sleep(pause)
             waited, pause = waited + pause, pause * 2
 
 
-def _promised(path: str) -> bool:
-    return PROMISED.fullmatch(path) is not None
+def _must_exist(path: str) -> bool:
+    return MUST_EXIST.fullmatch(path) is not None

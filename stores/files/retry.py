@@ -123,7 +123,7 @@ class Requests:
             self._room.release()
 
 
-def of_this_process() -> Requests:
+def process_requests() -> Requests:
     """One for all filesystems, as long as the environment says the same."""
     return _of(os.getpid(), Limits.from_environment())
 

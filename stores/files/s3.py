@@ -16,8 +16,8 @@ from fsspec.asyn import sync
 from s3fs.core import S3_RETRYABLE_ERRORS
 
 from manifests.errors import StoreError
-from stores.files.create_only import PASSING, CreatingFiles
-from stores.files.remote import TornAnswer
+from stores.files.create_only import TRANSIENT, CreateOnlyFiles
+from stores.files.remote import TruncatedAnswer
 
 PASSING_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 PART_BYTES = 16 << 20
@@ -27,7 +27,7 @@ PARTS_AT_ONCE = 4
 """They are held in memory."""
 
 
-class S3Files(CreatingFiles):
+class S3Files(CreateOnlyFiles):
     primitive = "If-None-Match"
 
     def _connect(self) -> tuple[Any, str]:
@@ -43,7 +43,9 @@ class S3Files(CreatingFiles):
     def _passes(self, error: Exception) -> bool:
         answer = _answer(error)
         if answer is not None:
-            return _status(answer) >= 500 or _status(answer) in PASSING or answer["Error"].get("Code") in PASSING_CODES
+            return (
+                _status(answer) >= 500 or _status(answer) in TRANSIENT or answer["Error"].get("Code") in PASSING_CODES
+            )
         if isinstance(error, BotoCoreError):
             return isinstance(error, (*S3_RETRYABLE_ERRORS, FlexibleChecksumError))
         return super()._passes(error)
@@ -69,7 +71,7 @@ class S3Files(CreatingFiles):
         if begins < offset:  # a server that knows no ranges sends all of it
             data = data[offset - begins :][:expected]
         if len(data) != expected:
-            raise TornAnswer(f"{len(data)} of {expected} bytes came")
+            raise TruncatedAnswer(f"{len(data)} of {expected} bytes came")
         return data
 
     async def _fetch(self, wanted: Mapping[str, str]) -> tuple[Mapping[str, Any], bytes]:

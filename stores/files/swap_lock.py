@@ -15,7 +15,7 @@ from stores.files.open import open_files
 from stores.files.protocol import NO_SWAP
 
 
-class Lock:
+class SwapLock:
     def __init__(self, url: str, owner: bytes) -> None:
         """`owner` tells apart the stores that may name one place."""
         files = open_files(url)

@@ -22,10 +22,10 @@ from stores.shards import index
 from stores.shards.reader import ShardIndex
 from stores.snapshot import Snapshot
 from stores.store import Store
-from stores.tombstones import LINKED, Named, What
-from stores.upkeep.log import numbers
+from stores.tombstones import LINK, NameKind, NameMatcher
+from stores.upkeep.log import commit_times
 
-COLUMNS: dict[What, tuple[str, ...]] = {"ids": ("id",), "sources": ("source",), "places": ("locator", "origin")}
+COLUMNS: dict[NameKind, tuple[str, ...]] = {"ids": ("id",), "sources": ("source",), "places": ("locator", "origin")}
 RECORDS = ("documents", "samples")
 EXACT = "exact_duplicate"
 """The reason with which a view says of a record that it says and shows the same as `duplicate_of`."""
@@ -35,11 +35,11 @@ LOOKED_INTO = (*RECORDS, "packs")
 def snapshots(store: Store) -> list[Snapshot]:
     """All that have not expired, the newest last."""
     there = {info.path for info in store.files.listing("lists")}
-    some = [store.snapshot(number) for number in numbers(store.files)]
+    some = [store.snapshot(number) for number in commit_times(store.files)]
     return [one for one in some if list_paths(one.root) <= there]
 
 
-def matches(known: ShardIndex, named: Named) -> Iterator[tuple[int, What, str]]:
+def matches(known: ShardIndex, named: NameMatcher) -> Iterator[tuple[int, NameKind, str]]:
     """(row, what, name) of everything in a shard of documents or samples that is named."""
     for what, columns in COLUMNS.items():
         for column in columns:
@@ -51,7 +51,7 @@ def matches(known: ShardIndex, named: Named) -> Iterator[tuple[int, What, str]]:
             yield rows[at], what, name
 
 
-def _found(table: pa.Table, column: str, what: What, named: Named) -> Iterator[tuple[int, What, str]]:
+def _found(table: pa.Table, column: str, what: NameKind, named: NameMatcher) -> Iterator[tuple[int, NameKind, str]]:
     values = index.in_hex(table).column(column).to_pylist()
     wanted = {value for value in set(values) if value and named(what, value)}
     if wanted:
@@ -62,7 +62,7 @@ def ids(known: ShardIndex) -> list[str]:
     return [name.hex() for name in known.core.column("id").to_pylist()]
 
 
-def closure(stores: Sequence[Store], named: Named) -> tuple[set[str], set[tuple[What, str]]]:
+def closure(stores: Sequence[Store], named: NameMatcher) -> tuple[set[str], set[tuple[NameKind, str]]]:
     """Ids of all records that must go, and the names that were found somewhere.
 
     Raises StoreError where a newest snapshot is damaged; of older ones what is there is read, `rewrite.expire` deletes
@@ -83,7 +83,7 @@ def left_alone(stores: Sequence[Store]) -> dict[str, str]:
     found = {}
     for store in stores:
         head = store.head()
-        error = head.gone if head is not None else None
+        error = head.base_error if head is not None else None
         if head is not None and head.kind == "plan":
             error = next(filter(None, map(_no_head, head.parents)), None)
         if error is not None:
@@ -100,9 +100,9 @@ def _no_head(parent: Parent) -> StoreError | None:
 
 
 class _Search:
-    def __init__(self, named: Named) -> None:
+    def __init__(self, named: NameMatcher) -> None:
         self.named = named
-        self.found: set[tuple[What, str]] = set()
+        self.found: set[tuple[NameKind, str]] = set()
         self._hit: set[str] = set()
         self._links: defaultdict[str, set[str]] = defaultdict(set)
         """id -> ids that go with it."""
@@ -174,7 +174,7 @@ class _Search:
     def _quarantine(self, snapshot: Snapshot, receipt: Receipt) -> None:
         """What was set aside has no record, but a name: where it stood, and the id that it would have had."""
         for told in quarantine_lines(snapshot.files, receipt):
-            for place in {told["locator"], *told["locator"].split(LINKED)} - {""}:
+            for place in {told["locator"], *told["locator"].split(LINK)} - {""}:
                 name = record_id(snapshot.name, place)
                 self.found |= {("places", place)} if self.named("places", place) else set()
                 self.found |= {("ids", name)} if self.named("ids", name) else set()

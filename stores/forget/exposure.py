@@ -71,7 +71,7 @@ def _planned(plan: Snapshot, stones: Tombstones) -> Iterator[int]:
         samples = Store.open(parent.url).head()
         assert samples is not None
         names = samples.table(["id"]).column("id").to_pylist()
-        gone[samples.name] = np.array([stones.has("ids", name) for name in names], bool)
+        gone[samples.name] = np.array([stones.has_name("ids", name) for name in names], bool)
     for block in plan.records():
         hit = np.zeros(len(block.arrays["ordinal"]), bool)
         for number, source in enumerate(block.header["sources"]):
@@ -98,7 +98,7 @@ def _exposure(packs: Snapshot, stones: Tombstones) -> Exposure:
         for entry in receipt.shards:
             known = packs.reader.index(entry)
             for row, line in enumerate(redact_shard.lines_of(packs.files, known)):
-                here = sum(stones.has("ids", name) for name, *_ in line["segments"])
+                here = sum(stones.has_name("ids", name) for name, *_ in line["segments"])
                 segments += here
                 ordinals += [first + row] if here else []
             first += entry.records

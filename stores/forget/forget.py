@@ -40,7 +40,7 @@ from stores.forget.exposure import exposures, plans, trained
 from stores.forget.redact_store import adopted, expire, in_order, rewrite
 from stores.snapshot import Snapshot
 from stores.store import Store
-from stores.tombstones import Tombstones, What
+from stores.tombstones import NameKind, Tombstones
 from stores.upkeep import lookup
 from stores.upkeep.run_lock import file_lock, run_lock, stores_url
 
@@ -51,9 +51,9 @@ WEIGHTS = (
     "Weights can't forget: checkpoints of the runs named here, and what was made from them, have seen these records."
 )
 
-OPTIONS: dict[What, str] = {"ids": "--id", "sources": "--source", "places": "--url", "media": "--image"}
+OPTIONS: dict[NameKind, str] = {"ids": "--id", "sources": "--source", "places": "--url", "media": "--image"}
 
-Names = Mapping[What, frozenset[str]]
+Names = Mapping[NameKind, frozenset[str]]
 
 
 def main(arguments: list[str]) -> int:
@@ -137,7 +137,7 @@ def forget(folder: str, names: Names) -> Json:
             heads[store.url] = rewrite(store, stones, sources, heads)
         expired = {store.url: expire(store, stones, sources) for store in stores}
         for head in heads.values():
-            lookup.renew(head)
+            lookup.rebuild_purged(head)
         found = exposures(stores, these)
         receipt: Json = {
             "list": f"{deny_lists.FOLDER}/{deny_lists.list_path(number)}",
@@ -150,7 +150,7 @@ def forget(folder: str, names: Names) -> Json:
                 for url, head in heads.items()
                 if head.number != before[url] or expired[url]
             ],
-            "answers": endpoint.forget(files.url, tombstones.read(files.url)),
+            "answers": endpoint.delete_answers(files.url, tombstones.read(files.url)),
             "plans": [plan.as_json(files.url) for plan in plans(stores, these)],
             "packs": [exposure.as_json(files.url) for exposure in found],
             "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(local, found)],
@@ -160,7 +160,7 @@ def forget(folder: str, names: Names) -> Json:
             "not_looked_into": [{"store": _inside(files, url), "why": why} for url, why in unread.items()],
         }
         _keep(files, number, receipt)
-        if (kept := disk_cache.of_this_process()) is not None:
+        if (kept := disk_cache.process_cache()) is not None:
             for store in everywhere:
                 kept.drop(store.url)
     return receipt
@@ -188,7 +188,7 @@ def _listed(files: Files, stores: Sequence[Store], names: Names, unread: Mapping
     """Publish the list of what goes, unless an earlier one has it: its number, and what these names stand for."""
     lists = tombstones.read_all(files.url)
     everything = tombstones.read(files.url)
-    wanted = tombstones.made(names)
+    wanted = tombstones.tombstones_of(names)
     if wanted:
         covering = {number: known for number, known in lists.items() if wanted | known == known}
         if covering:
@@ -196,18 +196,18 @@ def _listed(files: Files, stores: Sequence[Store], names: Names, unread: Mapping
         gone, found = closure(stores, lambda what, name: name in names[what])
         _refuse_unknown(files, names, found, unread)
     elif everything:
-        gone, _ = closure(stores, everything.has)
+        gone, _ = closure(stores, everything.has_name)
     else:
         raise StoreError(
             "nothing was forgotten here so far", where=files.url, fix="give --id, --source, --url or --image"
         )
-    stones = wanted | tombstones.made({"ids": gone})
+    stones = wanted | tombstones.tombstones_of({"ids": gone})
     if everything | stones == everything and not wanted:
         return max(lists), everything
-    return tombstones.add(files.url, stones), stones if wanted else everything | stones
+    return tombstones.publish_list(files.url, stones), stones if wanted else everything | stones
 
 
-def _refuse_unknown(files: Files, names: Names, found: set[tuple[What, str]], unread: Mapping[str, str]) -> None:
+def _refuse_unknown(files: Files, names: Names, found: set[tuple[NameKind, str]], unread: Mapping[str, str]) -> None:
     unknown = [(what, name) for what, some in names.items() for name in sorted(some) if (what, name) not in found]
     if unknown:
         words = ", ".join(f"{OPTIONS[what]} {name}" for what, name in unknown[:5])
@@ -234,7 +234,7 @@ def _alone(files: Files, local: Files) -> Iterator[None]:
 
 def _count(head: Snapshot, these: Tombstones) -> int:
     names = head.table(["id"]).column("id").to_pylist()
-    return sum(these.has("ids", name) for name in names)
+    return sum(these.has_name("ids", name) for name in names)
 
 
 def _silence(files: Files, local: Files, stores: Sequence[Store]) -> dict[str, Json]:

@@ -30,7 +30,7 @@ from stores.shards.layout import checksum, read_ranges
 from stores.shards.reader import ShardIndex
 from stores.shards.tar import naming_hash
 from stores.snapshot import Snapshot
-from stores.tombstones import Named
+from stores.tombstones import NameMatcher
 from stores.writer import shard_counts
 
 CHUNK_BYTES = 8 << 20
@@ -108,7 +108,7 @@ def lines_of(files: Files, known: ShardIndex) -> list[dict[str, Json]]:
     return [json.loads(_checked(files, known, row, "line", part)) for row, part in enumerate(parts)]
 
 
-def segments(line: Mapping[str, Json], named: Named) -> list[int]:
+def segments(line: Mapping[str, Json], named: NameMatcher) -> list[int]:
     """Which segments of a pack are of samples, or show media, that are named and not forgotten yet."""
     pairs = zip(line["media"], homes(line), strict=True)
     showing = {segment for one, segment in pairs if named("media", one["digest"])}
@@ -235,7 +235,7 @@ def _fitted(line: Mapping[str, Json], old: bytes, shard: str) -> bytes:
 
 def _patched(files: Files, path: str, patches: list[tuple[int, bytes]]) -> tuple[Path, str]:
     """A copy aside with bytes overwritten, and its digest. `patches` ascend and are apart."""
-    aside, state = files.aside(), naming_hash(path)
+    aside, state = files.temporary_path(), naming_hash(path)
     with aside.open("wb") as out:
         for at, chunk in _chunks(files, path):
             for offset, data in patches:

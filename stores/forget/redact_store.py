@@ -15,7 +15,7 @@ from hashlib import sha256
 from manifests.errors import StoreError
 from manifests.records import FORGOTTEN
 from stores import leases
-from stores.commit import Wanted, publish_root, with_units
+from stores.commit import NextUnit, publish_lists, publish_root
 from stores.commits.lists import quarantine_lines
 from stores.commits.roots import Parent, Receipt
 from stores.files.protocol import publish_bytes
@@ -29,7 +29,7 @@ from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import Tombstones
 from stores.upkeep.certificates import certificate_path
-from stores.upkeep.log import expired_path, objects, tag, tags, untag
+from stores.upkeep.log import expired_path, object_paths, tag, tags, untag
 
 LEASE = "forgetting"
 """One at a time does that."""
@@ -49,16 +49,16 @@ def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: M
     head = store.head()
     assert head is not None
     lease = Lease(store.files, LEASE)
-    units: list[Wanted] = []
+    units: list[NextUnit] = []
     for place, receipt in enumerate(head.receipts):
         changed = _receipt(head, receipt, stones, sources, lease)
         units.append(place if changed == receipt else changed)
     parents = tuple(_moved(parent, heads) for parent in head.parents)
     if units == list(range(len(units))) and parents == head.parents:
-        leases.give_up(store.files, [LEASE])  # of a call that was killed after its root was there
+        leases.release_units(store.files, [LEASE])  # of a call that was killed after its root was there
         return head
     lease.renew()
-    root = with_units(store.files, replace(head.root, parents=parents), head, units)
+    root = publish_lists(store.files, replace(head.root, parents=parents), head, units)
     number = publish_root(store.files, root, head)
     lease.give_up()
     return store.snapshot(number)
@@ -79,12 +79,12 @@ def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[i
             tag(store, name, head, move=True)
         elif told["number"] in numbers:
             untag(store, name)
-    staying = objects(head)
+    staying = object_paths(head)
     for snapshot in doomed:  # lists last: killed before, this begins again with it
         store.files.touch(expired_path(snapshot.number))
         if (path := certificate_path(snapshot)) != certificate_path(head):
             store.files.delete(path)
-        for path in sorted(objects(snapshot) - staying, key=lambda path: path.startswith("lists/")):
+        for path in sorted(object_paths(snapshot) - staying, key=lambda path: path.startswith("lists/")):
             store.files.delete(path)
     return numbers
 
@@ -93,7 +93,7 @@ def adopted(head: Snapshot, stones: Tombstones) -> list[str]:
     """URLs of adopted tars that hold what was forgotten: they are not ours to change."""
     entries = (entry for receipt in head.receipts for entry in receipt.shards)
     adopting = (entry for entry in entries if entry.media_url is not None)
-    return [str(entry.media_url) for entry in adopting if any(matches(head.reader.index(entry), stones.has))]
+    return [str(entry.media_url) for entry in adopting if any(matches(head.reader.index(entry), stones.has_name))]
 
 
 def _reaches(snapshot: Snapshot, stones: Tombstones, sources: Collection[str]) -> bool:
@@ -146,13 +146,13 @@ def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[in
     known = snapshot.reader.index(entry)
     if snapshot.kind == "packs":
         found = enumerate(
-            redact_shard.segments(line, stones.has) for line in redact_shard.lines_of(snapshot.files, known)
+            redact_shard.segments(line, stones.has_name) for line in redact_shard.lines_of(snapshot.files, known)
         )
         gone = {row: numbers for row, numbers in found if numbers}
         pad_id = redact_shard.pad_id_of(snapshot) if gone else 0
         return {row: redact_shard.pack(snapshot.files, known, row, set(gone[row]), pad_id) for row in gone}
     sources = known.core.column("source")
-    rows = {row for row, _, _ in matches(known, stones.has)}
+    rows = {row for row, _, _ in matches(known, stones.has_name)}
     make, left = redact_shard.BLANK[snapshot.kind], sorted(row for row in rows if sources[row].as_py() != FORGOTTEN)
     return {row: make(snapshot.files, known, row) for row in left}
 
@@ -165,7 +165,7 @@ def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[i
         return {}
     known = view.base.reader.index(view.base.entry(entry.shard))
     rows = {row for row, source in enumerate(known.core.column("source").to_pylist()) if source == FORGOTTEN}
-    rows |= {row for row, _, _ in matches(known, stones.has)}
+    rows |= {row for row, _, _ in matches(known, stones.has_name)}
     return {row: Edit({}, dict.fromkeys(names), ()) for row in sorted(saying & rows)}
 
 
@@ -185,8 +185,8 @@ def _cleaned(
     """The lines of a quarantine file; of what is named only that there was something."""
     elsewhere = replace(stones, sources=frozenset())  # of which source a line of another store speaks, it does not say
     for line in quarantine_lines(snapshot.files, receipt):
-        named = stones.names(snapshot.name, line["locator"])
-        named = named or any(elsewhere.names(source, line["locator"]) for source in sources)
+        named = stones.has_place(snapshot.name, line["locator"])
+        named = named or any(elsewhere.has_place(source, line["locator"]) for source in sources)
         yield {"locator": "", "message": "", "reason": "forgotten"} if named else line
 
 

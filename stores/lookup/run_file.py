@@ -161,7 +161,7 @@ def write(files: Files, sources: Sequence[tuple[Source, np.ndarray]]) -> RunEntr
     bits = max(0, (most - 1) // BUCKET).bit_length()
     fences = np.zeros((1 << bits) + 1, FENCE)
     entries = 0
-    aside, state = files.aside(), sha256()
+    aside, state = files.temporary_path(), sha256()
     with aside.open("wb") as out:
 
         def put(data: bytes) -> None:

@@ -25,7 +25,7 @@ from stores.shards.tar import naming_hash
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.upkeep import certificates
-from stores.upkeep.log import objects
+from stores.upkeep.log import object_paths
 from stores.upkeep.verify import OnProgress
 
 CHUNK_BYTES = 8 << 20
@@ -49,16 +49,16 @@ def copy(snapshot: Snapshot, url: str, on_progress: OnProgress = lambda done, to
     if store.kind != snapshot.kind:
         raise StoreError(f"this is a store of {store.kind}, not of {snapshot.kind}", where=url, fix="choose another")
     head = store.head()
-    lease = leases.of_one(target, "a copy")
+    lease = leases.unique_lease(target, "a copy")
     source = snapshot.files.uncached()
-    wanted = sorted(objects(snapshot), key=lambda path: path.startswith("lists/"))
+    wanted = sorted(object_paths(snapshot), key=lambda path: path.startswith("lists/"))
     for done, path in enumerate(wanted):
         lease.renew()
         if not target.exists(path):
             take(source, target, path)
         on_progress(done + 1, len(wanted))
-    target.settle()
-    if (gone := min(target.absent(wanted, promised=True), default=None)) is not None:
+    target.sync()
+    if (gone := min(target.missing(wanted, must_exist=True), default=None)) is not None:
         fix = "run the same command again"  # garbage was collected that was found here at first
         raise StoreError("was deleted while the others were copied", where=f"{url}/{gone}", fix=fix)
     certificate = certificates.certificate_path(snapshot)
@@ -75,7 +75,7 @@ def _parents_beside(snapshot: Snapshot, target: Files) -> Iterator[Parent]:
     for number, parent in enumerate(snapshot.parents):
         beside = f"{posixpath.dirname(target.url)}/{posixpath.basename(parent.url)}"
         try:
-            yield snapshot.opened(replace(parent, url=beside)).as_parent
+            yield snapshot.open_parent(replace(parent, url=beside)).as_parent
         except StoreError:
             if snapshot.kind == "view" and not number:
                 raise StoreError(
@@ -96,13 +96,13 @@ def _copy_lookup(source: Snapshot, target: Snapshot) -> None:
         for run in covered.runs:
             if not target.files.exists(run_path(run.digest)):
                 take(source.files, target.files, run_path(run.digest))
-        target.files.settle()
+        target.files.sync()
         target.files.swap(find.manifest_path(target.number), find.manifest_bytes(covered))
 
 
 def take(source: Files, target: Files, path: str) -> None:
     """Copy one object. Raises StoreError where it is missing or not what its name says; nothing is left then."""
-    aside: Path = target.aside()
+    aside: Path = target.temporary_path()
     state = naming_hash(path)
     with aside.open("wb") as out:
         for chunk in chunks(source, path):

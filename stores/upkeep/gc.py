@@ -26,14 +26,14 @@ from stores.files.protocol import FileInfo, Files
 from stores.lookup import find
 from stores.store import Store
 from stores.upkeep import certificates
-from stores.upkeep.log import expired_path, numbers, objects, tags
+from stores.upkeep.log import commit_times, expired_path, object_paths, tags
 
 FOLDERS = ("shards", "index", "quarantine", "lists", certificates.FOLDER, find.FOLDER)
 DAY_S = 86_400.0
 
 
 @dataclass
-class Collected:
+class GarbageResult:
     expired: list[int] = field(default_factory=list)
     """Snapshots."""
     kept: dict[int, str] = field(default_factory=dict)
@@ -53,14 +53,14 @@ class Collected:
         }
 
 
-def collect(
+def collect_garbage(
     store: Store,
     *,
     keep_last: int | None = None,
     keep_days: float | None = None,
     grace_s: float = leases.GRACE_S,
     dry_run: bool = False,
-) -> Collected:
+) -> GarbageResult:
     """
     Args:
         keep_last: so many of the newest snapshots stay.
@@ -69,10 +69,10 @@ def collect(
     """
     files = store.files
     now = leases.now_s(files)
-    found = Collected()
+    found = GarbageResult()
     there = [info for folder in FOLDERS for info in files.listing(folder)]
     aside = [info for info in files.listing("aside") if now - info.modified_s >= grace_s]
-    found.writers = leases.alive(files, grace_s, now)
+    found.writers = leases.count_living(files, grace_s, now)
     aside = [] if found.writers else aside  # a unit may take longer than what it put aside first
     found.kept = _kept(store, now, keep_last, keep_days)
     found.expired = [number for number in live(store) if number not in found.kept]
@@ -84,7 +84,7 @@ def collect(
     for number in found.expired:
         files.touch(expired_path(number))
     for done, info in enumerate(doomed):
-        if leases.alive(files, grace_s, now):
+        if leases.count_living(files, grace_s, now):
             found.writers, found.files = 1, doomed[:done]
             break
         files.delete(info.path)
@@ -97,7 +97,9 @@ def collect(
 def live(store: Store) -> dict[int, float]:
     """Number of each snapshot that has not expired, and when it was committed."""
     return {
-        number: then for number, then in numbers(store.files).items() if not store.files.exists(expired_path(number))
+        number: then
+        for number, then in commit_times(store.files).items()
+        if not store.files.exists(expired_path(number))
     }
 
 
@@ -108,7 +110,7 @@ def _kept(store: Store, now: float, keep_last: int | None, keep_days: float | No
         return {}
     if keep_last is None and keep_days is None:
         return dict.fromkeys(committed, "no policy")
-    kept = {max(numbers(store.files)): "newest"}
+    kept = {max(commit_times(store.files)): "newest"}
     for name, told in tags(store.files).items():
         if told["number"] in committed:
             kept.setdefault(told["number"], f"tag {name}")
@@ -131,7 +133,7 @@ def _parents_named_beside(files: Files) -> Iterator[tuple[str, int]]:
         if beside.url == files.url or not beside.exists("store.json"):
             continue
         other = Store(beside, read_meta(beside))
-        for number in numbers(beside):
+        for number in commit_times(beside):
             for parent in other.snapshot(number).parents:
                 if parent.url == files.url:
                     yield beside.url, parent.number
@@ -139,7 +141,7 @@ def _parents_named_beside(files: Files) -> Iterator[tuple[str, int]]:
 
 def _objects(store: Store, number: int) -> set[str]:
     snapshot = store.snapshot(number)
-    found = objects(snapshot) | {certificates.certificate_path(snapshot)} | find.paths(store.files, number)
+    found = object_paths(snapshot) | {certificates.certificate_path(snapshot)} | find.paths(store.files, number)
     missing = sorted(path for path in list_paths(snapshot.root) if not store.files.exists(path))
     if missing:
         raise StoreError(

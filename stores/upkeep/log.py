@@ -13,7 +13,7 @@ from manifests.errors import ManifestError, StoreError
 from manifests.records import Json, canonical_json
 from stores.commits.head import root_path
 from stores.commits.lists import list_paths
-from stores.commits.roots import paths
+from stores.commits.roots import unit_paths
 from stores.files.protocol import Files
 from stores.snapshot import Snapshot
 from stores.store import Store
@@ -21,7 +21,7 @@ from stores.store import Store
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 
 
-def numbers(files: Files) -> dict[int, float]:
+def commit_times(files: Files) -> dict[int, float]:
     """Number of every snapshot that is there, ascending, and when it was committed: seconds since 1970."""
     found = {}
     for info in files.listing("roots"):
@@ -36,13 +36,13 @@ def expired_path(number: int) -> str:
     return root_path(number).removesuffix(".json") + ".expired"
 
 
-def objects(snapshot: Snapshot) -> set[str]:
+def object_paths(snapshot: Snapshot) -> set[str]:
     """Paths of all that a snapshot reaches in its own store, as far as its lists are there."""
     found = list_paths(snapshot.root)
     if not all(snapshot.files.exists(path) for path in found):
         return found
     for receipt in snapshot.receipts:
-        found |= paths(receipt, snapshot.kind)
+        found |= unit_paths(receipt, snapshot.kind)
     return found
 
 
@@ -51,7 +51,7 @@ def log(store: Store) -> Iterator[dict[str, Json]]:
     names: dict[int, list[str]] = {}
     for name, told in tags(store.files).items():
         names.setdefault(told["number"], []).append(name)
-    for number, committed_s in reversed(numbers(store.files).items()):
+    for number, committed_s in reversed(commit_times(store.files).items()):
         snapshot = store.snapshot(number)
         yield {
             "snapshot": number,
@@ -59,14 +59,14 @@ def log(store: Store) -> Iterator[dict[str, Json]]:
             "content_root": snapshot.content_root,
             "node": snapshot.node,
             "complete": snapshot.complete,
-            "counts": counts(snapshot),
+            "counts": shown_counts(snapshot),
             "parents": [f"{parent.url}@{parent.number}" for parent in snapshot.parents],
             "tags": names.get(number, []),
             "expired": store.files.exists(expired_path(number)),
         }
 
 
-def counts(snapshot: Snapshot) -> dict[str, int]:
+def shown_counts(snapshot: Snapshot) -> dict[str, int]:
     """Of a view, what it drops itself: what it keeps of it all is asked of what it looks at."""
     found = dict(snapshot.counts)
     if snapshot.kind == "view":
@@ -74,7 +74,7 @@ def counts(snapshot: Snapshot) -> dict[str, int]:
     return found
 
 
-def find(store: Store, name: str) -> Snapshot:
+def find_snapshot(store: Store, name: str) -> Snapshot:
     """The snapshot that `head`, a number or a tag names. Raises ManifestError where there is none."""
     known = tags(store.files)
     if name == "head":

@@ -27,7 +27,7 @@ from stores.lookup.find import FOLDER, Covered, entries_of, manifest_bytes, mani
 from stores.lookup.run_file import COVER, ENTRY, Fresh, Run, RunEntry, Source, run_path, write
 from stores.shards.entry import ShardEntry
 from stores.snapshot import Snapshot
-from stores.upkeep.verify import digest_of, lookup_damages
+from stores.upkeep.verify import hash_file, lookup_damages
 
 KINDS = ("documents", "samples", "packs")
 LEASE = "the look-up"
@@ -75,14 +75,14 @@ def build(snapshot: Snapshot, *, purge: bool = False) -> None:
         return
     lease = leases.Lease(files, LEASE)
     lease.renew()
-    spill = files.aside()
+    spill = files.temporary_path()
     try:
         try:
             runs = _runs(snapshot, own or newest_before(files, number) or Covered(), purge, spill, lease)
         except StoreError:  # what was made earlier is damaged, and worth nothing then
             runs = _runs(snapshot, Covered(), purge, spill, lease)
-        files.settle()
-        if gone := files.absent([run_path(run.digest) for run in runs], promised=True):
+        files.sync()
+        if gone := files.missing([run_path(run.digest) for run in runs], must_exist=True):
             fix = "run the same command again"  # garbage was collected that was found here at first
             raise StoreError("was deleted while the look-up was made", where=f"{files.url}/{min(gone)}", fix=fix)
         path, data = manifest_path(number), manifest_bytes(Covered(lists, tuple(runs)))
@@ -91,7 +91,7 @@ def build(snapshot: Snapshot, *, purge: bool = False) -> None:
             files.swap(path, data)
     finally:
         shutil.rmtree(spill, ignore_errors=True)
-        leases.give_up(files, [LEASE])
+        leases.release_units(files, [LEASE])
 
 
 def _sound(files: Files, number: int) -> Covered | None:
@@ -100,7 +100,7 @@ def _sound(files: Files, number: int) -> Covered | None:
     return None
 
 
-def renew(snapshot: Snapshot) -> None:
+def rebuild_purged(snapshot: Snapshot) -> None:
     """Where there is a look-up, make that of `snapshot` without anything that is gone, and delete every other one:
     older ones may name what was forgotten."""
     files = snapshot.files
@@ -112,14 +112,14 @@ def renew(snapshot: Snapshot) -> None:
         files.delete(path)
 
 
-def mend(snapshot: Snapshot) -> bool:
+def repair_lookup(snapshot: Snapshot) -> bool:
     """Make what is missing of the look-up or damaged; whether anything was."""
     damaged = [damage.where.removeprefix(f"{snapshot.name}/") for damage in lookup_damages(snapshot)]
     if snapshot.kind not in KINDS or not damaged and read(snapshot.files, snapshot.number) is not None:
         return False
     # Runs that no sound list names may be damaged, too; under such a name the same bytes would not be written again.
     runs = [info.path for info in snapshot.files.listing(FOLDER) if info.path.endswith(".run")]
-    torn = [path for path in runs if digest_of(snapshot.files, path) != posixpath.basename(path).removesuffix(".run")]
+    torn = [path for path in runs if hash_file(snapshot.files, path) != posixpath.basename(path).removesuffix(".run")]
     for path in {*damaged, *torn, manifest_path(snapshot.number)}:
         snapshot.files.delete(path)
     build(snapshot)
@@ -191,7 +191,7 @@ def _fresh(snapshot: Snapshot, new: Sequence[ShardEntry], spill: Path, lease: le
             source = Fresh(np.concatenate(parts), _covers(new[first:number]))
             if number < len(new) or first:
                 told = write(local, [(source, NONE)])
-                local.settle()
+                local.sync()
                 yield Run(local, told)
             else:
                 yield source

@@ -14,9 +14,9 @@ from typing import Any
 from manifests.errors import StoreError
 from manifests.records import Document, Json, Media, Pack
 from stores import leases
-from stores.commit import Wanted, publish_root, with_units
+from stores.commit import NextUnit, publish_lists, publish_root
 from stores.commits.lists import list_paths, quarantine_lines
-from stores.commits.roots import Receipt, paths
+from stores.commits.roots import Receipt, unit_paths
 from stores.files.protocol import Files
 from stores.shards.entry import ShardEntry
 from stores.shards.layout import ADOPTED
@@ -30,7 +30,7 @@ SALVAGED = "+salvaged"
 
 
 @dataclass
-class Repaired:
+class RepairResult:
     snapshot: Snapshot
     restored: list[str] = field(default_factory=list)
     """Objects taken from the copy."""
@@ -42,7 +42,7 @@ class Repaired:
     """It was missing, behind or damaged."""
 
 
-def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> Repaired:
+def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> RepairResult:
     """Repair the newest snapshot.
 
     Args:
@@ -55,30 +55,30 @@ def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> 
     head = store.head()
     if head is None:
         raise StoreError("nothing was committed here yet", where=store.url, fix="run the node that fills it")
-    done = Repaired(head)
+    done = RepairResult(head)
     for path in sorted(list_paths(head.root)):
         _restore(store, copy, path, done)
-    units: list[Wanted] = []
+    units: list[NextUnit] = []
     for place, receipt in enumerate(head.receipts):
-        bad = [path for path in sorted(paths(receipt, head.kind)) if not _whole(store.files, path)]
+        bad = [path for path in sorted(unit_paths(receipt, head.kind)) if not _whole(store.files, path)]
         left = [path for path in bad if not _restore(store, copy, path, done)]
         units.append(_salvage(store, head, receipt, left, done) if left else place)
         adopting = {str(entry.media_url): entry for entry in receipt.shards if entry.media_url is not None}
         done.outside += [url for url, entry in adopting.items() if not verify.media_tar_is_whole(head, entry)]
     if units != list(range(len(units))):
         told = {**head.meta, "repaired": {"from": head.number, "lost": done.lost}}
-        root = with_units(store.files, replace(head.root, complete=accept, meta=told), head, units)
+        root = publish_lists(store.files, replace(head.root, complete=accept, meta=told), head, units)
         done.snapshot = store.snapshot(publish_root(store.files, root, head))
-        leases.give_up(store.files, [one.unit for one in units if isinstance(one, Receipt)])
-    done.lookup_made = lookup.mend(done.snapshot)
+        leases.release_units(store.files, [one.unit for one in units if isinstance(one, Receipt)])
+    done.lookup_made = lookup.repair_lookup(done.snapshot)
     return done
 
 
 def _whole(files: Files, path: str) -> bool:
-    return verify.digest_of(files, path) == path.rpartition("/")[2].split(".")[0]
+    return verify.hash_file(files, path) == path.rpartition("/")[2].split(".")[0]
 
 
-def _restore(store: Store, copy: Files | None, path: str, done: Repaired) -> bool:
+def _restore(store: Store, copy: Files | None, path: str, done: RepairResult) -> bool:
     """Whether the object is whole now."""
     if _whole(store.files, path):
         return True
@@ -86,12 +86,12 @@ def _restore(store: Store, copy: Files | None, path: str, done: Repaired) -> boo
         return False
     store.files.delete(path)
     take(copy, store.files, path)
-    store.files.settle()
+    store.files.sync()
     done.restored.append(path)
     return True
 
 
-def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str], done: Repaired) -> Receipt:
+def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str], done: RepairResult) -> Receipt:
     """A unit of the good records of `receipt`."""
     if head.kind == "view":
         raise StoreError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from manifests.errors import StoreError
 from stores.commits.head import read_meta
-from stores.commits.roots import Content, content_root
+from stores.commits.roots import ContentHash, content_root
 from stores.files.protocol import Files
 from stores.lookup import find
 from stores.lookup.run_file import run_path
@@ -57,7 +57,7 @@ def verify(snapshot: Snapshot, on_progress: OnProgress = lambda done, total: Non
 
 
 def _damages(snapshot: Snapshot, on_progress: OnProgress) -> Iterator[Damage]:
-    content = Content()
+    content = ContentHash()
     try:
         for receipt in snapshot.receipts:
             content.add(receipt)
@@ -77,8 +77,8 @@ def _damages(snapshot: Snapshot, on_progress: OnProgress) -> Iterator[Damage]:
     except StoreError as error:
         yield Damage(error.where, error.message)
     yield from lookup_damages(snapshot)
-    if (gone := snapshot.gone) is not None:
-        yield Damage(gone.where, f"{gone.message}, and {snapshot.name} looks at it")
+    if (base_error := snapshot.base_error) is not None:
+        yield Damage(base_error.where, f"{base_error.message}, and {snapshot.name} looks at it")
 
 
 def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:
@@ -90,7 +90,7 @@ def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:
         yield Damage(f"{name}/{find.manifest_path(snapshot.number)}", error.message)
         return
     for run in covered.runs if covered is not None else ():
-        found = digest_of(files, run_path(run.digest))
+        found = hash_file(files, run_path(run.digest))
         if found != run.digest:
             what = "is missing" if found is None else "its bytes are not those that were made"
             yield Damage(f"{name}/{run_path(run.digest)}", what)
@@ -113,7 +113,7 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry, outside: dict[str, str
     if snapshot.kind == "view":
         return
     tar = f"shards/{entry.tar}.tar"
-    digest = digest_of(snapshot.files, tar)
+    digest = hash_file(snapshot.files, tar)
     url = entry.media_url
     if url is not None and url not in outside:
         outside[url] = _media_tar_digest(snapshot, entry)
@@ -138,7 +138,7 @@ def media_tar_is_whole(snapshot: Snapshot, entry: ShardEntry) -> bool:
 
 
 def _media_tar_digest(snapshot: Snapshot, entry: ShardEntry) -> str | None:
-    return digest_of(*snapshot.reader.media_tar(entry), naming_hash("shards/"))
+    return hash_file(*snapshot.reader.media_tar(entry), naming_hash("shards/"))
 
 
 def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
@@ -181,7 +181,7 @@ def _frame_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
         yield damage(f"the shard ends at byte {at}, it had {known.entry.bytes}")
 
 
-def digest_of(files: Files, path: str, state: Any = None) -> str | None:
+def hash_file(files: Files, path: str, state: Any = None) -> str | None:
     """What a file of a store ought to be called, None where there is no such file; another one with another hash."""
     state = naming_hash(path) if state is None else state
     at = 0

@@ -18,9 +18,9 @@ from stores.files.open import open_files
 from stores.forget.forget import forget
 from stores.media.image import decode_rgb
 from stores.store import Snapshot, Store
-from stores.tombstones import What
+from stores.tombstones import NameKind
 from stores.upkeep.copy import copy
-from stores.upkeep.gc import collect
+from stores.upkeep.gc import collect_garbage
 from stores.upkeep.repair import repair
 from stores.upkeep.verify import verify
 from tests.pipelines import small_data
@@ -144,7 +144,7 @@ def test_a_tar_that_changes_between_survey_and_work_ends_the_run(data: Path, pla
 
 def test_upkeep_leaves_the_tar_alone_and_copies_refer_to_it(pair: tuple[Path, Snapshot], tmp_path: Path) -> None:
     path, snapshot = pair
-    collect(Store.open(snapshot.url), keep_last=1, grace_s=0)
+    collect_garbage(Store.open(snapshot.url), keep_last=1, grace_s=0)
     copied = copy(snapshot, str(tmp_path / "elsewhere" / "copy"))
     assert copied.content_root == snapshot.content_root and list(copied.records()) == list(snapshot.records())
     assert not verify(copied)
@@ -252,7 +252,7 @@ def test_forgetting_erases_our_copy_of_the_text_and_names_the_tar_with_the_pictu
     before, samples = head(out, "documents"), head(out, "samples")
     gone = before.record(3)
     assert isinstance(gone, Document) and gone.media[0].location is not None
-    names: dict[What, frozenset[str]] = {"ids": frozenset([gone.id]), "sources": frozenset()}
+    names: dict[NameKind, frozenset[str]] = {"ids": frozenset([gone.id]), "sources": frozenset()}
     receipt = forget(str(out), names | {"places": frozenset(), "media": frozenset()})
     assert receipt["outside"] == [str(calm / "data" / "0.tar")] and receipt["records"]["documents"] == 1
     after = head(out, "documents")
@@ -275,7 +275,7 @@ def test_tars_on_s3_are_adopted_there(tmp_path: Path, monkeypatch: pytest.Monkey
         bucket = open_files("s3://mill/corpus")
         for path in (tmp_path / "data").glob("*.tar"):
             bucket.publish(Path(shutil.copy(path, tmp_path)), path.name)
-        bucket.settle()
+        bucket.sync()
         for number, tars in enumerate(("s3://mill/corpus/{0,1}.tar", "s3://mill/corpus/*.tar", "s3://mill/corpus")):
             snapshot = adopt(str(tmp_path / str(number)), tars)
             assert snapshot.content_root == local.content_root
@@ -291,7 +291,7 @@ def test_tars_on_s3_are_adopted_there(tmp_path: Path, monkeypatch: pytest.Monkey
             (tmp_path / "put").write_bytes(data)
             bucket.delete(name)
             bucket.publish(tmp_path / "put", name)
-            bucket.settle()
+            bucket.sync()
 
         put(tar)
         named = adopt(str(tmp_path / "named"), f"s3://mill/corpus/{name}")

@@ -181,7 +181,7 @@ def test_it_does_not_come_back_when_everything_but_the_list_is_deleted(here: Pat
     assert found(out, payload=shown()) == set()
     reasons = head(out, "documents").quarantined().column("reason").to_pylist()
     assert reasons.count("forgotten") == 6
-    assert read(str(out)).has("places", URL)
+    assert read(str(out)).has_name("places", URL)
 
 
 def test_packs_made_again_after_it_are_the_blanked_ones(here: Path) -> None:

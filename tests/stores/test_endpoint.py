@@ -11,7 +11,7 @@ import pytest
 from manifests.errors import ManifestError, MillraceError, RecordError, StoreError
 from manifests.records import Json, Media
 from stores import endpoint, tombstones
-from stores.endpoint import Answers, Endpoint, picture
+from stores.endpoint import Endpoint, EndpointClient, image_part
 from stores.files.open import open_files
 from tests.servers.chat import Chat, Fault
 from tests.servers.faulty import Faulty
@@ -23,8 +23,8 @@ def asked(text: str = "Say <<<\na b c\n>>>") -> Json:
     return {"model": "m", "messages": [{"role": "user", "content": text}], "seed": 5, "temperature": 0.5}
 
 
-def of(chat: Chat, place: Path | str, deadline_s: float = 20.0, **more: str) -> Answers:
-    return Answers(str(place), Endpoint(url=chat.url, deadline_s=deadline_s, at_once=3, **more))
+def of(chat: Chat, place: Path | str, deadline_s: float = 20.0, **more: str) -> EndpointClient:
+    return EndpointClient(str(place), Endpoint(url=chat.url, deadline_s=deadline_s, at_once=3, **more))
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -121,7 +121,7 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_all_files(
 
 def test_a_picture_is_sent_as_bytes_and_kept_as_its_digest(chat: Chat, tmp_path: Path) -> None:
     medium = Media("ab" * 32, "image", "jpg", 4, 4, payload=b"\xff\xd8bytes")
-    request = asked() | {"messages": [{"role": "user", "content": [picture(medium)]}]}
+    request = asked() | {"messages": [{"role": "user", "content": [image_part(medium)]}]}
     of(chat, tmp_path).ask(ONE, request, {medium.digest: medium})
     (sent,) = map(json.loads, chat.seen)
     assert sent["messages"][0]["content"][0]["image_url"]["url"] == "data:image/jpeg;base64,/9hieXRlcw=="
@@ -146,10 +146,10 @@ def test_what_was_answered_about_forgotten_documents_goes(chat: Chat, tmp_path: 
         for seed in (1, 2):
             mine.ask(document, asked() | {"seed": seed})
     (tmp_path / "answers" / "aside" / "left").write_text("half an answer")
-    assert endpoint.forget(str(tmp_path), tombstones.made({"ids": [ONE]})) == 2
+    assert endpoint.delete_answers(str(tmp_path), tombstones.tombstones_of({"ids": [ONE]})) == 2
     left = [info.path for info in open_files(str(tmp_path)).listing("answers")]
     assert len(left) == 2 and all(path.startswith(f"answers/{OTHER}/") for path in left)
-    assert endpoint.forget(str(tmp_path / "elsewhere"), tombstones.made({"ids": [ONE]})) == 0
+    assert endpoint.delete_answers(str(tmp_path / "elsewhere"), tombstones.tombstones_of({"ids": [ONE]})) == 0
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:8000", "http://me:word@host", "http://h/?key=1"])

@@ -31,7 +31,7 @@ from pipelines.ingest.tars.layouts import TarLayout, TarRules, detect, document_
 from pipelines.ingest.tars.members import TarSample, samples, wanted
 from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.files.open import open_files
-from stores.files.retry import of_this_process
+from stores.files.retry import process_requests
 from stores.shards.scan_tar import TarDamage, Walk, fingerprint
 from stores.store import StoreKind, UnitWriter
 
@@ -160,7 +160,7 @@ class IngestTars:
             fix = "check `tars`, and for a URL the credentials"
             raise ManifestError("there is no such tar", where=f"{files.url}/{absent}", fix=fix)
         tars = sorted({tar for there in found.values() for tar in there})
-        looked = of_this_process().together(lambda tar: fingerprint(files, *tar), tars)
+        looked = process_requests().together(lambda tar: fingerprint(files, *tar), tars)
         for (path, size), (head, told) in zip(tars, looked, strict=True):
             _refuse_packed(f"{files.url}/{path}", head)
             yield Tar(files.url, path, size, told, fields, tuple(excluded.get(path, ())))

@@ -30,7 +30,7 @@ from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.upkeep import certificates
 from stores.upkeep.copy import copy
-from stores.upkeep.gc import collect
+from stores.upkeep.gc import collect_garbage
 from tests.packing.corpus import Made, clip, document, make, medium, picture
 from tests.packing.loader.test_loader_changes import undecodable
 
@@ -295,11 +295,11 @@ def test_a_damaged_certificate_is_an_error(mine: Snapshot) -> None:
 def test_a_certificate_is_copied_and_lives_as_long_as_its_snapshot(mine: Snapshot, first: Json, tmp_path: Path) -> None:
     copied = copy(mine, str(tmp_path / "copy"))
     assert certificates.read(copied) == first
-    collect(Store.open(mine.url), keep_last=1)
+    collect_garbage(Store.open(mine.url), keep_last=1)
     assert certificates.read(mine) == first
     stray = Path(mine.url, certificates.FOLDER, "0" * 64 + ".json")
     stray.write_text("{}")
-    collect(Store.open(mine.url), keep_last=1)
+    collect_garbage(Store.open(mine.url), keep_last=1)
     assert not stray.exists() and certificates.read(mine) == first
 
 

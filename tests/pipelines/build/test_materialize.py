@@ -27,7 +27,7 @@ from pipelines.node import Product, UnitTask
 from stores.forget.forget import forget
 from stores.store import Snapshot, Store
 from stores.upkeep import log
-from stores.upkeep.gc import collect
+from stores.upkeep.gc import collect_garbage
 from stores.upkeep.verify import verify
 from tests.pipelines import small_data
 from tests.pipelines.dag.test_run import head, roots, run, start
@@ -155,7 +155,9 @@ def test_five_percent_of_two_hundred_shards_become_about_ten_full_ones_with_plai
     assert len(base.shards) == 200
     short = [len(one.text) < 150 for one in base.records()]  # what is kept is not like what is dropped
     view = viewed(base, here, short)
-    full = sum(view.sizes(ref)[view.kept(ref.first, ref.first + ref.records) - ref.first].sum() for ref in base.shards)
+    full = sum(
+        view.record_bytes(ref)[view.kept(ref.first, ref.first + ref.records) - ref.first].sum() for ref in base.shards
+    )
     target = int(full) // 10
     moved = made(here, view, "compact", target)
     sizes = sorted(bytes_of(moved))
@@ -262,7 +264,7 @@ def test_killed_and_started_again_a_run_with_it_ends_in_the_same_content_which_n
     assert roots(out, NAMES) == roots(here / "calm", NAMES)
     for name in ("documents", "filtered", "unique"):
         shutil.rmtree(out / name)
-    assert collect(Store.open(str(out / "curated")), keep_last=1).kept
+    assert collect_garbage(Store.open(str(out / "curated")), keep_last=1).kept
     assert verify(head(out, "curated")) == []
     samples = head(out, "samples")
     media = [one for sample in samples.records() for one in sample.media]

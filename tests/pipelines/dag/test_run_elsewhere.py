@@ -88,10 +88,10 @@ def test_what_is_forgotten_in_the_stores_leaves_the_page_and_the_log_beside_them
     for name in ("documents", "filtered"):
         target, source = open_files(f"{anywhere}/{name}"), folder / "calm" / name
         for path in source.rglob("*.*"):
-            aside = target.aside()
+            aside = target.temporary_path()
             shutil.copyfile(path, aside)
             target.publish(aside, path.relative_to(source).as_posix())
-        target.settle()
+        target.sync()
     with Out.of(anywhere, tmp_path).alone():
         (tmp_path / "report.html").write_text("number 3.")
         (tmp_path / "log.jsonl").write_text(json.dumps({"event": "quarantine", "details": ["number 3."]}) + "\n")

@@ -56,7 +56,7 @@ def put(files: Files, size: int, seed: int = 0) -> tuple[str, bytes]:
     data = random.Random(seed).randbytes(size)
     path = f"shards/{sha256(data).hexdigest()}.tar"
     publish_bytes(files, data, path)
-    files.settle()
+    files.sync()
     return path, data
 
 
@@ -147,7 +147,7 @@ def test_processes_that_share_it_and_are_killed_leave_nothing_wrong_and_nothing_
         data = bytes([number]) * 2_000_000
         paths.append(f"shards/{sha256(data).hexdigest()}.tar")
         publish_bytes(files, data, paths[-1])
-    files.settle()
+    files.sync()
 
     def start(seed: int, reads: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", READER, url, str(seed), str(reads), *paths], cwd=ROOT)

@@ -22,7 +22,7 @@ def test_the_first_objects_of_a_store_may_come_from_all_workers_at_once(tmp_path
         files = open_files(str(tmp_path / str(round_)))
         together.wait()
         publish_bytes(files, b"%d" % worker, f"shards/{worker}.tar")
-        files.settle()
+        files.sync()
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for round_ in range(150):
@@ -33,9 +33,9 @@ def test_the_first_objects_of_a_store_may_come_from_all_workers_at_once(tmp_path
 
 def test_a_file_aside_that_somebody_took_away_is_an_error_not_an_endless_wait(tmp_path: Path) -> None:
     files = open_files(str(tmp_path))
-    aside = files.aside()
+    aside = files.temporary_path()
     aside.write_bytes(b"content")
     files.publish(aside, "shards/x.tar")
     aside.unlink()
     with pytest.raises(FileNotFoundError):
-        files.settle()
+        files.sync()

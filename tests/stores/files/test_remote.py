@@ -44,7 +44,7 @@ def test_of_many_who_create_the_same_path_one_does(remote_url: str) -> None:
 
     racers = [open_files(remote_url) for _ in range(6)]
     for files in racers:
-        files.prove_swap()
+        files.check_swap()
 
     def create(round_: int, racer: int) -> bool:
         files = racers[racer]
@@ -150,9 +150,9 @@ def test_files_are_published_under_their_names(remote_url: str) -> None:
     files = open_files(remote_url)
     for number in range(3):
         publish_bytes(files, b"%d" % number * 1000, f"shards/{number}.tar")
-    files.settle()
+    files.sync()
     assert [info.size for info in files.listing("shards")] == [1000] * 3
     assert files.read_ranges("shards/1.tar", [(0, 2), (998, 5), (1000, 5), (500, 0)]) == [b"11", b"11", b"", b""]
     files.delete("shards/1.tar")
     files.delete("shards/1.tar")
-    assert files.absent(["shards/0.tar", "shards/1.tar"]) == {"shards/1.tar"}
+    assert files.missing(["shards/0.tar", "shards/1.tar"]) == {"shards/1.tar"}

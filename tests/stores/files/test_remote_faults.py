@@ -26,10 +26,10 @@ from stores.files.open import open_files
 from stores.files.s3 import PART_BYTES
 from stores.store import Snapshot, Store
 from stores.upkeep.copy import copy
-from stores.upkeep.gc import collect
-from stores.upkeep.log import find, tag
+from stores.upkeep.gc import collect_garbage
+from stores.upkeep.log import find_snapshot, tag
 from stores.upkeep.repair import repair
-from stores.upkeep.verify import digest_of, verify
+from stores.upkeep.verify import hash_file, verify
 from tests.servers import gcs as google
 from tests.servers import s3 as amazon
 from tests.servers.faulty import Fault, Faulty, Request, faulty
@@ -279,7 +279,7 @@ def test_a_writer_killed_between_the_parts_of_an_upload_leaves_nothing_that_is_r
             assert nursery.go() == -signal.SIGKILL
             s3.reset()
             files, head = open_files(url), Store.open(url).head()
-            assert all(digest_of(files, info.path) in info.path for info in files.listing("shards") if info.size)
+            assert all(hash_file(files, info.path) in info.path for info in files.listing("shards") if info.size)
             assert head is None or verify(head) == []
             again = work(url, ("a",))
             assert again.content_root == expected.content_root and verify(again) == []
@@ -300,12 +300,12 @@ def test_gc_goes_by_the_clock_of_the_server(scheme: str, skew_s: int) -> None:
         for document in documents("a"):
             writer.add(document)
         done = writer.finish()
-        assert leases.alive(store.files, 60, leases.now_s(store.files)) == 1
-        assert (collected := collect(store, keep_last=1)).files == [] and collected.writers == 1
+        assert leases.count_living(store.files, 60, leases.now_s(store.files)) == 1
+        assert (collected := collect_garbage(store, keep_last=1)).files == [] and collected.writers == 1
         head = store.commit([done], node="node", units=["a"])
         receipt(store, "b")  # nobody commits it
         time.sleep(1.1)  # S3 tells whole seconds
-        assert {info.path.split("/")[0] for info in collect(store, grace_s=1).files} >= {"shards", "index"}
+        assert {info.path.split("/")[0] for info in collect_garbage(store, grace_s=1).files} >= {"shards", "index"}
         assert verify(head) == [] and [document.source for document in head.records()] == ["a"] * 3
 
 
@@ -313,7 +313,7 @@ def test_damage_elsewhere_is_named_and_mended_from_a_copy(url: str, undisturbed:
     there = copy(undisturbed, url)
     store = Store.open(url)
     tag(store, "good", there)
-    assert find(store, "good").content_root == undisturbed.content_root
+    assert find_snapshot(store, "good").content_root == undisturbed.content_root
     shard = f"shards/{there.shards[0].shard}.tar"
     data = bytearray(store.files.read(shard))
     data[600] ^= 1
@@ -325,12 +325,12 @@ def test_damage_elsewhere_is_named_and_mended_from_a_copy(url: str, undisturbed:
 
 def test_what_is_large_goes_in_parts_and_each_is_asked_for_again(server: Faulty, url: str) -> None:
     files = open_files(url)
-    aside = files.aside()
+    aside = files.temporary_path()
     data = os.urandom(1 << 20) * 40
     aside.write_bytes(data)
     server.rule = lambda request: "503" if request.method in ("PUT", "POST") and request.again in (0, 2) else None
     files.publish(aside, f"shards/{'0' * 64}.tar")
-    files.settle()
+    files.sync()
     assert sum(request.method in ("PUT", "POST") for request in server.seen) > 4 and server.done["503"] > 1
     assert files.read(f"shards/{'0' * 64}.tar") == data and not aside.exists()
 

@@ -39,8 +39,8 @@ from stores import leases, tombstones
 from stores.files.local import LocalFiles
 from stores.forget import forget, redact_shard
 from stores.store import Snapshot, Store, StoreKind
-from stores.upkeep.gc import collect
-from stores.upkeep.log import find, tag, tags
+from stores.upkeep.gc import collect_garbage
+from stores.upkeep.log import find_snapshot, tag, tags
 from stores.upkeep.verify import verify
 from tests.stores.forget.traces import traces
 from tests.strategies import same
@@ -349,8 +349,8 @@ def test_the_list_tells_nobody_a_name(run: Path) -> None:
     told = (run / "forgotten/000001.json").read_text()
     assert not any(name in told for name in (ids(1), "derived", "page-2", picture(3).digest))
     stones = tombstones.read(str(run))
-    assert stones.holds(document(1)) and stones.holds(document(2)) and stones.holds(document(3))
-    assert not stones.holds(document(5))
+    assert stones.has_document(document(1)) and stones.has_document(document(2)) and stones.has_document(document(3))
+    assert not stones.has_document(document(5))
 
 
 @pytest.mark.parametrize(
@@ -420,13 +420,13 @@ def test_a_tag_goes_over_to_the_same_work_and_goes_with_other_work(run: Path) ->
     tag(store, "new", store.commit([writer.finish()], node="n", units=["a", "b", "c"]))
     forget.forget(str(run), names(ids=[ids(5)]))
     assert {name: told["number"] for name, told in tags(store.files).items()} == {"new": 3}
-    assert find(store, "new").content_root == heads(run)["raw"].content_root
+    assert find_snapshot(store, "new").content_root == heads(run)["raw"].content_root
 
 
 def test_garbage_collected_afterwards_changes_nothing(calm: Path, run: Path) -> None:
     forget.forget(str(run), names(ids=[ids(5)]))
     for name in KINDS:
-        collect(Store.open(str(run / name)), keep_last=1, grace_s=0)
+        collect_garbage(Store.open(str(run / name)), keep_last=1, grace_s=0)
     assert_forgotten(calm, run, {5})
 
 
@@ -487,7 +487,7 @@ def killed_at(folder: Path, wanted: forget.Names, operation: int) -> bool:
 
             return counted
 
-        for name in ("publish", "settle", "swap", "delete"):
+        for name in ("publish", "sync", "swap", "delete"):
             setattr(LocalFiles, name, dying(getattr(LocalFiles, name)))
         try:
             forget.forget(str(folder), wanted)
@@ -506,7 +506,9 @@ def test_killed_before_any_change_and_started_again_it_completes(calm: Path, aga
             begun = (folder / "forgotten" / "000001.json").exists()
             forget.forget(str(folder), wanted if again == "the same names" or not begun else names())
             assert_forgotten(calm, folder, {0, 4, 5, 8})
-            assert not any(leases.alive(head.files, 60, leases.now_s(head.files)) for head in heads(folder).values())
+            assert not any(
+                leases.count_living(head.files, 60, leases.now_s(head.files)) for head in heads(folder).values()
+            )
         if not killed:
             break
         operation += 1 if again == "the same names" else 3

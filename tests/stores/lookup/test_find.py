@@ -26,7 +26,7 @@ from stores.lookup.run_file import COVER, ENTRY, Fresh, Run, write
 from stores.store import Receipt, Snapshot, Store
 from stores.upkeep import lookup
 from stores.upkeep.copy import copy
-from stores.upkeep.gc import collect
+from stores.upkeep.gc import collect_garbage
 from stores.upkeep.repair import repair
 from stores.upkeep.verify import verify
 from tests.servers.faulty import Faulty
@@ -192,14 +192,14 @@ def test_a_merged_run_gives_what_its_sources_gave(
         part["row"] = random_.integers(0, 100, size)
         covers = np.array([(10 * number + shard, 7) for shard in range(4)], COVER)
         told = write(files, [(Fresh(part, covers), NONE)])
-        files.settle()
+        files.sync()
         gone = np.array([10 * number + 1], np.uint64) if number % 2 else NONE
         sources.append((Run(files, told), gone))
         parts.append(part[~np.isin(part["shard"], gone)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stores.lookup.run_file.PIECE", pieces)
         told = write(files, sources)
-    files.settle()
+    files.sync()
     merged, everything = Run(files, told), np.concatenate(parts)
     assert told.entries == len(everything) and len(merged.covers) == told.shards
     asked = [*np.unique(everything["hash"]).tolist()[::7], 0, 2**64 - 1, spread // 2]
@@ -217,7 +217,7 @@ def test_a_changed_byte_of_a_run_is_an_error_or_changes_no_answer(quick_folder: 
     entries["hash"] = random_.integers(0, 2**64, len(entries), np.uint64)
     entries["row"] = np.arange(len(entries))
     told = write(files, [(Fresh(entries, np.zeros(0, COVER)), NONE)])
-    files.settle()
+    files.sync()
     flip(next(Path(files.url, "lookup").glob("*.run")), int(random_.integers(0, 10**6)))
     damaged, refused = Run(LocalFiles(Path(files.url)), told), 0
     for name, _, row in entries.tolist():
@@ -252,7 +252,7 @@ def test_a_name_costs_two_reads_of_some_kilobytes_in_a_run_of_any_length(
         entries = np.zeros(size, ENTRY)
         entries["hash"] = np.random.default_rng(size).integers(0, 2**64, size, np.uint64)
         told = write(files, [(Fresh(entries, np.zeros(0, COVER)), NONE)])
-        files.settle()
+        files.sync()
         with reads(monkeypatch) as lengths:
             for name in entries["hash"][:200].tolist():
                 assert len(Run(files, told).find(name)) == 1
@@ -335,10 +335,10 @@ def test_a_damaged_index_is_an_error_not_a_wrong_answer(store: Store) -> None:
 def test_gc_keeps_what_live_snapshots_look_up_by(store: Store) -> None:
     for units in (["a"], ["a", "b"], ["b", "c"]):
         lookup.build(commit(store, *units))
-    collect(store, grace_s=0)
+    collect_garbage(store, grace_s=0)
     for number in (1, 2, 3):
         assert not store.snapshot(number).lookup.scanned
-    collect(store, keep_last=1, grace_s=0)
+    collect_garbage(store, keep_last=1, grace_s=0)
     left = {path.name for path in Path(store.url, "lookup").iterdir()}
     covered = store.snapshot(3).lookup._covered
     assert left == {"000003.json", *(f"{run.digest}.run" for run in covered.runs)}
@@ -416,7 +416,7 @@ def killed_before(change: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         return acts
 
     with monkeypatch.context() as patch:
-        for name in ("publish", "settle", "swap", "delete", "touch"):
+        for name in ("publish", "sync", "swap", "delete", "touch"):
             patch.setattr(LocalFiles, name, counting(name))
         yield
 

@@ -21,12 +21,12 @@ from stores.leases import Lease
 from stores.store import Snapshot, Store
 from stores.upkeep import lookup
 from stores.upkeep.copy import copy
-from stores.upkeep.gc import collect
+from stores.upkeep.gc import collect_garbage
 from stores.upkeep.repair import repair
 from stores.upkeep.verify import verify
 from tests.stores.upkeep.test_verbs import commit, document, shard_files, write
 
-CHANGES = ("publish", "settle", "swap", "delete", "touch")
+CHANGES = ("publish", "sync", "swap", "delete", "touch")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def collecting(url: str) -> Iterator[None]:
         nonlocal at_work
         if not at_work and Path(url, "store.json").exists():
             at_work = True
-            collect(Store.open(url), grace_s=60)
+            collect_garbage(Store.open(url), grace_s=60)
             at_work = False
 
     def around(act: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +97,7 @@ def salvaged(store: Store) -> Snapshot:
     path = shard_files(store)[0]
     os.truncate(path, path.stat().st_size // 2)
     done = repair(store, accept=True)
-    assert done.lost and leases.alive(store.files, 60, leases.now_s(store.files)) == 0
+    assert done.lost and leases.count_living(store.files, 60, leases.now_s(store.files)) == 0
     return done.snapshot
 
 
@@ -115,7 +115,7 @@ def test_whatever_is_done_to_a_store_nothing_of_it_is_collected(
     with collecting(f"{store.url}-copy" if work is copied else store.url):
         done = work(store)
     assert verify(done) == [] and done.root == head(done.url).root
-    assert leases.alive(done.files, 60, leases.now_s(done.files)) == 0
+    assert leases.count_living(done.files, 60, leases.now_s(done.files)) == 0
 
 
 @pytest.mark.parametrize("work", [comes, goes, looked_up, copied, salvaged, forgotten])
@@ -139,10 +139,10 @@ def test_what_a_living_writer_put_aside_long_ago_stays(store: Store) -> None:
     assert len(aside) > 1
     for path in aside:
         os.utime(path, (time.time() - 7200,) * 2)
-    assert collect(store).files == []
+    assert collect_garbage(store).files == []
     assert verify(store.commit([writer.finish()], node="node", units=["a", "b", "c"])) == []
     for path in aside:
         path.write_bytes(b"left by a writer that was killed")
         os.utime(path, (time.time() - 7200,) * 2)
-    collect(store)
+    collect_garbage(store)
     assert not list(Path(store.url, "aside").iterdir())

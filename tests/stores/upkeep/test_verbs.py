@@ -23,8 +23,8 @@ from stores.command import main
 from stores.commits.roots import Receipt
 from stores.store import Snapshot, Store
 from stores.upkeep.copy import copy
-from stores.upkeep.gc import collect
-from stores.upkeep.log import diff, find, log, tag, tags
+from stores.upkeep.gc import collect_garbage
+from stores.upkeep.log import diff, find_snapshot, log, tag, tags
 from stores.upkeep.repair import repair
 from stores.upkeep.verify import verify
 
@@ -100,7 +100,7 @@ def test_diff_names_units_records_and_columns(store: Store, capsys: pytest.Captu
     assert found["units"] == {"added": ["c"], "removed": ["a"]} and not found["equal"]
     assert found["ids"]["added"] == sorted(record_id("s", f"c/{i}") for i in range(12))
     assert found["ids"]["removed"] == sorted(record_id("s", f"a/{i}") for i in range(12))
-    assert diff(find(store, "2"), find(store, "head"))["equal"]
+    assert diff(find_snapshot(store, "2"), find_snapshot(store, "head"))["equal"]
 
 
 def test_diff_of_views_tells_what_is_kept_no_more(store: Store, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_diff_of_views_tells_what_is_kept_no_more(store: Store, tmp_path: Path) 
             keep = [node == "strict" or row > 0 for row in range(ref.records)]
             writer.columns(ref.shard, {"keep": keep, "reason": [None if one else "x" for one in keep]})
         view.commit([writer.finish()], node=node, units=[node], parents=[base.as_parent])
-    found = diff(find(view, "1"), find(view, "2"))
+    found = diff(find_snapshot(view, "1"), find_snapshot(view, "2"))
     assert len(found["kept"]["no more"]) == len(base.shards) and not found["kept"]["now"]
 
 
@@ -120,15 +120,15 @@ def test_a_tag_stays_with_its_snapshot_until_it_is_moved(store: Store, capsys: p
     commit(store, "a")
     assert main(["tag", store.url, "release"]) == 0
     commit(store, "a", "b")
-    assert find(store, "release").number == 1
+    assert find_snapshot(store, "release").number == 1
     with pytest.raises(ManifestError, match="snapshot 1 has the tag 'release' already"):
         main(["tag", store.url, "release"])
-    assert main(["tag", store.url, "release", "--move"]) == 0 and find(store, "release").number == 2
+    assert main(["tag", store.url, "release", "--move"]) == 0 and find_snapshot(store, "release").number == 2
     with pytest.raises(ManifestError, match="can't be a tag"):
         main(["tag", store.url, "../x"])
     assert main(["tag", store.url, "release", "--delete"]) == 0 and tags(store.files) == {}
     with pytest.raises(ManifestError, match="there is no tag"):
-        find(store, "release")
+        find_snapshot(store, "release")
 
 
 # ---------------------------------------------------------------- damage
@@ -224,9 +224,9 @@ def test_gc_keeps_newest_tagged_recent_and_what_others_were_made_from(store: Sto
     for ref in base.shards:
         writer.columns(ref.shard, {"keep": [True] * ref.records})
     view.commit([writer.finish()], node="n", units=["u"], parents=[base.as_parent])
-    dry = collect(store, keep_last=1, dry_run=True)
+    dry = collect_garbage(store, keep_last=1, dry_run=True)
     assert dry.expired == [1, 4] and len(list(log(store))) == 5 and len(shard_files(store)) > len(dry.files) / 3
-    found = collect(store, keep_last=1)
+    found = collect_garbage(store, keep_last=1)
     assert found.expired == [1, 4] and sorted(info.path for info in found.files) == sorted(i.path for i in dry.files)
     assert [(row["snapshot"], row["expired"]) for row in log(store)] == [
         (5, False),
@@ -239,7 +239,7 @@ def test_gc_keeps_newest_tagged_recent_and_what_others_were_made_from(store: Sto
         assert verify(store.snapshot(number)) == []
     assert [record.id for record in view.head().records()] == [record.id for record in base.records()]  # type: ignore[union-attr]
     assert Store.open(store.url).head().number == 5  # type: ignore[union-attr]
-    assert collect(store, keep_last=1).files == [] and commit(store, "f").number == 6
+    assert collect_garbage(store, keep_last=1).files == [] and commit(store, "f").number == 6
 
 
 @pytest.mark.parametrize("wrong", ["--keep-last=-1", "--keep-days=nan", "--grace=-1"])
@@ -254,9 +254,9 @@ def test_without_a_policy_only_what_no_snapshot_reaches_goes(store: Store) -> No
     commit(store, "b")
     write(store, "never committed")
     before = len(shard_files(store))
-    assert collect(store).files == [] and collect(store).writers == 1  # its writer may be alive
+    assert collect_garbage(store).files == [] and collect_garbage(store).writers == 1  # its writer may be alive
     age(store, leases.GRACE_S + 1)
-    found = collect(store)
+    found = collect_garbage(store)
     assert found.expired == [] and {info.path.split("/")[0] for info in found.files} == {
         "shards",
         "index",
@@ -271,8 +271,8 @@ def test_days_are_counted_by_the_clock_of_the_filesystem(store: Store, monkeypat
     age(store, 10 * 86_400)
     commit(store, "b")
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert collect(store, keep_days=11, dry_run=True).expired == []
-    assert collect(store, keep_days=9, dry_run=True).expired == [1]
+    assert collect_garbage(store, keep_days=11, dry_run=True).expired == []
+    assert collect_garbage(store, keep_days=9, dry_run=True).expired == [1]
 
 
 WRITER = """
@@ -298,12 +298,12 @@ def test_gc_beside_live_writers_takes_nothing_of_theirs(store: Store) -> None:
     collected = 0
     while any(writer.poll() is None for writer in writers):
         collected += 1
-        collect(store, keep_last=1, grace_s=60)  # a busy machine lets a writer wait for many seconds
+        collect_garbage(store, keep_last=1, grace_s=60)  # a busy machine lets a writer wait for many seconds
     assert [writer.wait() for writer in writers] == [0, 0, 0] and collected > 5
     head = store.head()
     assert head is not None and verify(head) == []
     age(store, 120)
-    collect(store, keep_last=1, grace_s=60)
+    collect_garbage(store, keep_last=1, grace_s=60)
     head = store.head()
     assert head is not None and verify(head) == [] and len(head.units) == 24
     reached = {entry.shard for receipt in head.receipts for entry in receipt.shards}
@@ -314,7 +314,7 @@ def test_a_writer_taken_for_dead_is_refused_and_writes_again(store: Store) -> No
     commit(store, "a")
     late = write(store, "b")
     age(store, leases.GRACE_S + 1)
-    collect(store)
+    collect_garbage(store)
     with pytest.raises(StoreError, match="unit 'b' names a file that is not there"):
         store.commit([late], node="node", units=["a", "b"])
     assert commit(store, "a", "b").complete
@@ -322,18 +322,18 @@ def test_a_writer_taken_for_dead_is_refused_and_writes_again(store: Store) -> No
 
 def test_a_lease_lives_as_long_as_its_writer_and_no_longer(store: Store) -> None:
     writer = store.writer("a")
-    assert leases.alive(store.files, 10, leases.now_s(store.files)) == 0
+    assert leases.count_living(store.files, 10, leases.now_s(store.files)) == 0
     writer.add(document("a", 1))
-    assert leases.alive(store.files, 10, leases.now_s(store.files)) == 1
+    assert leases.count_living(store.files, 10, leases.now_s(store.files)) == 1
     store.commit([writer.finish()], node="n", units=["a"])
-    assert leases.alive(store.files, 10, leases.now_s(store.files)) == 0
+    assert leases.count_living(store.files, 10, leases.now_s(store.files)) == 0
 
 
 def test_a_list_that_is_lost_stops_gc_before_it_deletes(store: Store) -> None:
     commit(store, "a")
     next(Path(store.url, "lists").iterdir()).unlink()
     with pytest.raises(StoreError, match="lost a list"):
-        collect(store, keep_last=1)
+        collect_garbage(store, keep_last=1)
     assert shard_files(store)
 
 
