@@ -34,7 +34,7 @@ class Lease:
             self._files.touch(self._path)
             self._renewed = now
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         if self._renewed is not None:
             self._files.delete(self._path)
             self._renewed = None

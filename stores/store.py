@@ -167,13 +167,13 @@ class Store:
             self.files.sync()
             if head is not None and _adds_nothing(root, head.root):
                 leases.release_units(self.files, arrived)
-                lease.give_up()
+                lease.release()
                 return head
             number = swap_root(self.files, root, head)
             self._known += 1  # ours or another committer's: there is one
             if number is not None:
                 leases.release_units(self.files, arrived)
-                lease.give_up()
+                lease.release()
                 return self.snapshot(number)
 
     def _refuse_incomplete(self, missing: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from manifests.errors import StoreError
 from stores.files.create_only import TRANSIENT, CreateOnlyFiles
 from stores.files.remote import TruncatedAnswer
 
-PASSING_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
+TRANSIENT_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 PART_BYTES = 16 << 20
 PARTS = 9_000
 """Fewer than the protocol's limit of 10,000 for one object."""
@@ -44,7 +44,7 @@ class S3Files(CreateOnlyFiles):
         answer = _answer(error)
         if answer is not None:
             return (
-                _status(answer) >= 500 or _status(answer) in TRANSIENT or answer["Error"].get("Code") in PASSING_CODES
+                _status(answer) >= 500 or _status(answer) in TRANSIENT or answer["Error"].get("Code") in TRANSIENT_CODES
             )
         if isinstance(error, BotoCoreError):
             return isinstance(error, (*S3_RETRYABLE_ERRORS, FlexibleChecksumError))

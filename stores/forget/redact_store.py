@@ -60,7 +60,7 @@ def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: M
     lease.renew()
     root = publish_lists(store.files, replace(head.root, parents=parents), head, units)
     number = publish_root(store.files, root, head)
-    lease.give_up()
+    lease.release()
     return store.snapshot(number)
 
 

@@ -67,7 +67,7 @@ def copy(snapshot: Snapshot, url: str, on_progress: OnProgress = lambda done, to
     if head is None or _says(head.root) != _says(root):
         head = store.snapshot(publish_root(target, root, head))
     _copy_lookup(snapshot, head)
-    lease.give_up()
+    lease.release()
     return head
 
 
