@@ -421,13 +421,13 @@ def killed_before(change: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         yield
 
 
-@pytest.mark.parametrize("verb", ["build", "renew"])
+@pytest.mark.parametrize("verb", ["build", "rebuild_purged"])
 def test_killed_before_any_change_and_started_again_it_is_the_same(
     verb: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = commit(store, "a", "b")
     for change in range(100):
-        if change == 0 or verb == "renew":
+        if change == 0 or verb == "rebuild_purged":
             lookup.build(first)
         second = commit(store, "a", *(["c"] if change % 2 else ["d"]))
         try:
