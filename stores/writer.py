@@ -45,7 +45,7 @@ class WriterCheckpoint:
         return {"done": done, "begun": self.begun, "keyed": self.keyed}
 
     @classmethod
-    def from_json(cls, values: Json) -> Rested:
+    def from_json(cls, values: Json) -> WriterCheckpoint:
         """The inverse of `as_json`."""
         done = {int(place): ShardEntry(**entry) for place, entry in values["done"].items()}
         return cls(done, values["begun"], values["keyed"])

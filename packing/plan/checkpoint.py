@@ -26,7 +26,7 @@ from manifests.files import write_whole
 from manifests.records import Json, canonical_json, digest
 from packing.plan.order import OrderState
 from packing.plan.planner import PlannerState
-from stores.writer import Rested
+from stores.writer import WriterCheckpoint
 
 FORMAT = "millrace-plan-checkpoint-1"
 """Raised with every change of the content."""
@@ -42,7 +42,7 @@ class CheckpointFile:
         self._folder = Path(scratch) / f"millrace-plan-{digest('checkpoint', *identity)[:32]}"
         self._path = self._folder / "state"
 
-    def save(self, state: PlannerState, written: Rested) -> None:
+    def save(self, state: PlannerState, written: WriterCheckpoint) -> None:
         """Replace the checkpoint in one step; it is durable when this returns.
 
         Where the folder belongs to another user nothing is saved, and a warning is logged.
@@ -55,7 +55,7 @@ class CheckpointFile:
         if self._is_ours():
             write_whole(self._path, encode(state, written))
 
-    def load(self) -> tuple[PlannerState, Rested] | None:
+    def load(self) -> tuple[PlannerState, WriterCheckpoint] | None:
         """(state, state of the writer) saved last; None if there is none that can be trusted and understood."""
         if not self._folder.is_symlink() and not self._folder.exists():
             return None
@@ -89,7 +89,7 @@ class CheckpointFile:
         return ours
 
 
-def encode(state: PlannerState, written: Rested) -> bytes:
+def encode(state: PlannerState, written: WriterCheckpoint) -> bytes:
     """Bytes of a checkpoint file."""
     arrays: list[np.ndarray] = []
     given = _without_arrays(state.given, arrays)
@@ -101,7 +101,7 @@ def encode(state: PlannerState, written: Rested) -> bytes:
     return f"{FORMAT} {sha256(data).hexdigest()}\n".encode() + data
 
 
-def decode(data: bytes) -> tuple[PlannerState, Rested]:
+def decode(data: bytes) -> tuple[PlannerState, WriterCheckpoint]:
     """The inverse of `encode`. Raises ValueError for another format or a wrong digest."""
     header, _, data = data.partition(b"\n")
     if header != f"{FORMAT} {sha256(data).hexdigest()}".encode():
@@ -109,7 +109,7 @@ def decode(data: bytes) -> tuple[PlannerState, Rested]:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         values = json.loads(archive["text"].tobytes())
         given = _with_arrays(values["given"], archive)
-    return PlannerState(OrderState.from_json(values["order"]), given), Rested.from_json(values["written"])
+    return PlannerState(OrderState.from_json(values["order"]), given), WriterCheckpoint.from_json(values["written"])
 
 
 def _without_arrays(value: Any, arrays: list[np.ndarray]) -> Json:

@@ -31,13 +31,13 @@ from packing.plan.planner import Plan, PlanInputs, Planner, PlannerState, block_
 from stores.shards.entry import ShardEntry
 from stores.spill import Scratch
 from stores.store import Snapshot, Store
-from stores.writer import Rested
+from stores.writer import WriterCheckpoint
 from tests.packing.corpus import Made
 from tests.packing.plan.test_planner import supplies
 from tests.packing.plan.test_schedules import SCHEDULES, check, extremes, made
 
 CHECKPOINT_TOKENS = 500
-NOTHING_WRITTEN = Rested({}, 0, 0)
+NOTHING_WRITTEN = WriterCheckpoint({}, 0, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -224,12 +224,12 @@ def test_a_folder_of_another_user_or_a_link_gets_no_checkpoint(made: Made, calm:
     assert (tmp_path / "elsewhere" / "state").read_bytes() == before and folder.is_symlink()
 
 
-def example() -> tuple[PlannerState, Rested]:
+def example() -> tuple[PlannerState, WriterCheckpoint]:
     state = PlannerState(
         OrderState(7, (1, 2, -3, 4), 2, [Drawn([[(2**64 - 1, 2, 3), END]])], [{True: None, False: 5}]),
         {"blocks": 3, "by_source": np.arange(4).reshape(2, 2), "waiting": [{"errors": np.zeros(0, np.int64)}]},
     )
-    return state, Rested({2: ShardEntry("s", 1, 2, "i", {"core": "d"}, {"records": 2})}, 3, 4)
+    return state, WriterCheckpoint({2: ShardEntry("s", 1, 2, "i", {"core": "d"}, {"records": 2})}, 3, 4)
 
 
 def test_a_checkpoint_of_another_user_is_not_read_replaced_or_deleted(
