@@ -34,6 +34,7 @@ from stores.media import image, video
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.upkeep import certificates
+from stores.upkeep.log import find_snapshot
 
 BATCHES = 8
 """Global batches to replay by default."""
