@@ -42,9 +42,9 @@ from manifests.records import Document, Text, record_id
 from stores.commits.roots import Receipt
 from stores.files.local import LocalFiles
 from stores.files.protocol import publish_bytes
-from stores.lookup.find import Covered, manifest_bytes, manifest_path
+from stores.lookup.find import LookupManifest, manifest_bytes, manifest_path
 from stores.lookup.find import read as read_lookup
-from stores.lookup.run_file import COVER, ENTRY, HASHES, Run, write
+from stores.lookup.run_file import COVER, ENTRY, HASHES, RunFile, write_run
 from stores.shards import index, reader
 from stores.shards.entry import ShardEntry
 from stores.store import Store
@@ -185,11 +185,11 @@ def make_large(folder: Path, shards: int, rows: int, fill: int) -> tuple[dict[st
     made = read_lookup(part.files, 1)
     assert made is not None
     none = np.zeros(0, np.uint64)
-    sources = [(Run(part.files, told), none) for told in made.runs]
-    run = write(files, [*sources, (Filler(fill, others, rows), none)])
+    sources = [(RunFile(part.files, told), none) for told in made.runs]
+    run = write_run(files, [*sources, (Filler(fill, others, rows), none)])
     files.sync()
     lists = tuple(entry.digest for entry in head.root.lists)
-    files.swap(manifest_path(head.number), manifest_bytes(Covered(lists, (run,))))
+    files.swap(manifest_path(head.number), manifest_bytes(LookupManifest(lists, (run,))))
     names = sum(told.entries for told in made.runs)
     details = {
         "shards": shards,

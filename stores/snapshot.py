@@ -413,10 +413,10 @@ class Snapshot:
             core = index.in_hex(_only(known.core.select(facts), row))
             found = core.append_column("keep", found.column("keep"))
         if "columns" in entry.files and (columns is None or set(columns) - {*facts, *found.column_names}):
-            assert known.beside is not None
-            for name in known.beside.column_names:
+            assert known.extra_columns is not None
+            for name in known.extra_columns.column_names:
                 if columns is None or name in columns:
-                    found = found.append_column(name, _only(known.beside, row).column(name))
+                    found = found.append_column(name, _only(known.extra_columns, row).column(name))
         return found
 
     def _empty(self) -> pa.Table:
@@ -521,7 +521,7 @@ class ViewSnapshot(Snapshot):
         import pyarrow.compute as pc
 
         known = self._index(shard)
-        own = known.beside if columns is None else known.columns("columns", sorted({*columns, "keep"}))
+        own = known.extra_columns if columns is None else known.columns("columns", sorted({*columns, "keep"}))
         assert own is not None
         own = _only(own, row)
         below = self.viewed._shard_table(shard, columns, row)

@@ -23,8 +23,8 @@ from stores.files.protocol import Files, publish_bytes
 from stores.leases import Lease
 from stores.shards import index
 from stores.shards.entry import ShardEntry
-from stores.shards.kinds import KINDS, Encoded, Kind
-from stores.shards.layout import Blocks, ShardBuilder, Singles, in_adopted_tar, signature
+from stores.shards.kinds import KINDS, Encoded, RecordKind
+from stores.shards.layout import BlockBuilder, ShardBuilder, SingleRecordBuilder, in_adopted_tar, signature
 from stores.shards.tar import Lane
 
 SHARD_BYTES = 256 << 20
@@ -90,7 +90,7 @@ class UnitWriter:
             raise ValueError("a view holds columns, no records of its own")
         self._lease.renew()
         kind = KINDS[self._kind]
-        plain = kind.plain_bytes(record)
+        plain = kind.batch_bytes(record)
         encoded = kind.encode(record) if plain is None else None
         name = bytes.fromhex(record.id) if self._named else None
         if name in self._ids:
@@ -100,7 +100,7 @@ class UnitWriter:
         if encoded is not None:
             builder.add(encoded)
         elif plain is not None:
-            builder.add_plain(record, plain)
+            builder.add_to_batch(record, plain)
         if beside is not None:
             self._beside[place].append(beside)
         if name is not None:
@@ -109,15 +109,15 @@ class UnitWriter:
             del self._open[group]
             self._close(place, builder)
 
-    def _begin(self, kind: Kind, group: Hashable, encoded: Encoded | None) -> tuple[int, ShardBuilder]:
+    def _begin(self, kind: RecordKind, group: Hashable, encoded: Encoded | None) -> tuple[int, ShardBuilder]:
         """A new shard for records of `group`, and its place in the unit."""
         arrays = sorted((kind.ARRAYS or ()) if encoded is None else encoded.arrays)
         path = self._files.temporary_path()
         if kind.IN_BLOCKS:
             self._close_all()  # blocks keep the order of their records, so only one shard grows at a time
-            builder: ShardBuilder = Blocks(kind, path, arrays, self._lane, self._keys)
+            builder: ShardBuilder = BlockBuilder(kind, path, arrays, self._lane, self._keys)
         else:
-            builder = Singles(kind, path, arrays, self._lane)
+            builder = SingleRecordBuilder(kind, path, arrays, self._lane)
             if encoded is not None and any(map(in_adopted_tar, encoded.media)):
                 self._adopting.add(self._begun)
             else:

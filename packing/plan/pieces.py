@@ -206,12 +206,12 @@ def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 def _media_keys(table: pa.Table, rows: np.ndarray) -> np.ndarray:
     """Keys of all media of the samples in these rows, (M,) uint64, in the order of their pieces."""
-    return index.words(table["digest"])[np.isin(table["record"].to_numpy(), rows), 0]
+    return index.uint64_words(table["digest"])[np.isin(table["record"].to_numpy(), rows), 0]
 
 
 def _keys(ids: pa.ChunkedArray, row: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Keys of pieces, (N,) uint64, from sample id and start. Among 10^9 pieces two are equal once in 37 plans."""
-    high, low = index.words(ids)[row].T
+    high, low = index.uint64_words(ids)[row].T
     return mix_bits(low ^ mix_bits(high ^ mix_bits(start.astype(np.uint64))))
 
 

@@ -23,7 +23,7 @@ from pipelines.inspect import command, queries
 from pipelines.inspect.plan_view import PlannedSegment, PlanView
 from stores.files.open import open_files
 from stores.forget import exposure
-from stores.forget.exposure import Exposure
+from stores.forget.exposure import PackExposure
 from stores.lookup.find import By
 from stores.store import RecordRef, Snapshot
 
@@ -138,7 +138,7 @@ def _record(
     training = [
         told
         for _, exposed, _ in seen
-        for told in exposure.trained(open_files(str(run)), [exposed] if exposed.global_batches else [])
+        for told in exposure.training_exposures(open_files(str(run)), [exposed] if exposed.global_batches else [])
     ]
     found = {
         "store": node,
@@ -253,7 +253,7 @@ def _shown(plan: Snapshot, name: str) -> list[PlannedSegment]:
     return PlanView(plan).places(name)
 
 
-def _seen(packs: Snapshot, name: str) -> tuple[Exposure, list[str]]:
+def _seen(packs: Snapshot, name: str) -> tuple[PackExposure, list[str]]:
     """The packs that hold a segment of it, by the plan that they were made from, and their shards."""
     planned = PlanView(packs)
     places = planned.places(name)
@@ -262,7 +262,7 @@ def _seen(packs: Snapshot, name: str) -> tuple[Exposure, list[str]]:
     batches = sorted({place.step for place in places})
     held = [ordinal for ordinal in ordinals if ordinal < packs.counts["records"]]
     shards = list(dict.fromkeys(packs.shard_of(ordinal).shard for ordinal in held))
-    told = Exposure(packs.url, packs.content_root, packs.meta["plan"], len(places), tuple(held), tuple(batches))
+    told = PackExposure(packs.url, packs.content_root, packs.meta["plan"], len(places), tuple(held), tuple(batches))
     return told, shards
 
 

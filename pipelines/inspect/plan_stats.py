@@ -181,7 +181,7 @@ class _SourceExposure:
 def _named(column: pa.ChunkedArray, times: np.ndarray) -> np.ndarray:
     """Rows of TIMES of what was seen, by the first eight bytes of its name."""
     rows = np.empty(len(times), TIMES)
-    rows["name"], rows["times"] = index.words(column)[:, 0], times
+    rows["name"], rows["times"] = index.uint64_words(column)[:, 0], times
     return rows[rows["times"] > 0]
 
 

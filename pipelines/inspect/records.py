@@ -76,7 +76,7 @@ def scan_note(snapshot: Snapshot) -> str:
     lookup = snapshot.base.lookup
     if not lookup.scanned:
         return ""
-    why = lookup.trouble.message if lookup.trouble is not None else "no look-up covers them"
+    why = lookup.error.message if lookup.error is not None else "no lookup index covers them"
     return f"{len(lookup.scanned):,} shards were scanned ({why}); `millrace store repair {snapshot.base.url}` makes one"
 
 

@@ -29,7 +29,7 @@ COLUMNS: dict[NameKind, tuple[str, ...]] = {"ids": ("id",), "sources": ("source"
 RECORDS = ("documents", "samples")
 EXACT = "exact_duplicate"
 """The reason with which a view says of a record that it says and shows the same as `duplicate_of`."""
-LOOKED_INTO = (*RECORDS, "packs")
+SEARCHED = (*RECORDS, "packs")
 
 
 def snapshots(store: Store) -> list[Snapshot]:
@@ -58,7 +58,7 @@ def _found(table: pa.Table, column: str, what: NameKind, named: NameMatcher) -> 
         yield from ((row, what, value) for row, value in enumerate(values) if value in wanted)
 
 
-def ids(known: ShardIndex) -> list[str]:
+def record_ids(known: ShardIndex) -> list[str]:
     return [name.hex() for name in known.core.column("id").to_pylist()]
 
 
@@ -78,7 +78,7 @@ def closure(stores: Sequence[Store], named: NameMatcher) -> tuple[set[str], set[
     return search.gone(), search.found
 
 
-def left_alone(stores: Sequence[Store]) -> dict[str, str]:
+def unsearchable(stores: Sequence[Store]) -> dict[str, str]:
     """Those about which nothing can be told, by URL, and why: views of what is gone, plans without their samples."""
     found = {}
     for store in stores:
@@ -122,7 +122,7 @@ class _Search:
             self._quarantine(snapshot, receipt)
             for entry in receipt.shards:
                 key = (snapshot.url, entry.tar, *entry.files.values())
-                if snapshot.kind in LOOKED_INTO and key not in self._seen:
+                if snapshot.kind in SEARCHED and key not in self._seen:
                     self._seen.add(key)
                     self._shard(snapshot, snapshot.reader.index(entry))
         if snapshot.kind == "view":
@@ -132,7 +132,7 @@ class _Search:
         if snapshot.kind == "packs":
             self._packs(snapshot.files, known)
             return
-        names = ids(known)
+        names = record_ids(known)
         for row, what, name in matches(known, self.named):
             self._hit.add(names[row])
             self.found.add((what, name))
@@ -143,9 +143,9 @@ class _Search:
         """Either all records of a shard were made from others or none was (`layout.signature`): the first one tells."""
         sources = known.core.column("source").to_pylist()
         rows = [row for row, source in enumerate(sources) if source != FORGOTTEN]
-        if not rows or not redact_shard.line_of(files, known, rows[0])["parents"]:
+        if not rows or not redact_shard.read_line(files, known, rows[0])["parents"]:
             return
-        for line in redact_shard.lines_of(files, known):
+        for line in redact_shard.read_lines(files, known):
             for parent in line["parents"]:
                 self._links[parent].add(line["id"])
 
@@ -162,8 +162,8 @@ class _Search:
 
     def _packs(self, files: Files, known: ShardIndex) -> None:
         """Their documents and samples may be elsewhere, or gone."""
-        for line in redact_shard.lines_of(files, known):
-            for segment, one in zip(redact_shard.homes(line), line["media"], strict=True):
+        for line in redact_shard.read_lines(files, known):
+            for segment, one in zip(redact_shard.media_segments(line), line["media"], strict=True):
                 if self.named("media", one["digest"]):
                     self._hit.add(line["segments"][segment][0])
                     self.found.add(("media", one["digest"]))

@@ -22,7 +22,7 @@ from stores.tombstones import Tombstones
 
 
 @dataclass(frozen=True)
-class Exposure:
+class PackExposure:
     """One packs store that held some of it."""
 
     packs: str
@@ -46,7 +46,7 @@ class Exposure:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanExposure:
     """A plan that ordered some of it, whether or not its packs are there."""
 
     store: str
@@ -58,10 +58,10 @@ class Planned:
         return {"store": posixpath.relpath(self.store, folder), "plan": self.plan, "packs": list(self.ordinals)}
 
 
-def plans(stores: Iterable[Store], stones: Tombstones) -> list[Planned]:
+def plan_exposures(stores: Iterable[Store], stones: Tombstones) -> list[PlanExposure]:
     """Every plan with a piece of these samples."""
     heads = [head for store in stores if store.kind == "plan" and (head := store.head()) is not None]
-    found = [Planned(head.url, head.meta["plan"], tuple(_planned(head, stones))) for head in heads]
+    found = [PlanExposure(head.url, head.meta["plan"], tuple(_planned(head, stones))) for head in heads]
     return [one for one in found if one.ordinals]
 
 
@@ -81,7 +81,7 @@ def _planned(plan: Snapshot, stones: Tombstones) -> Iterator[int]:
         yield from (block.header["first_pack"] + np.unique(packs)).tolist()
 
 
-def exposures(stores: Iterable[Store], stones: Tombstones) -> list[Exposure]:
+def pack_exposures(stores: Iterable[Store], stones: Tombstones) -> list[PackExposure]:
     """Of every packs store that held a segment of these samples."""
     found = []
     for store in stores:
@@ -91,20 +91,20 @@ def exposures(stores: Iterable[Store], stones: Tombstones) -> list[Exposure]:
     return found
 
 
-def _exposure(packs: Snapshot, stones: Tombstones) -> Exposure:
+def _exposure(packs: Snapshot, stones: Tombstones) -> PackExposure:
     ordinals: list[int] = []
     segments = first = 0
     for receipt in packs.receipts:
         for entry in receipt.shards:
             known = packs.reader.index(entry)
-            for row, line in enumerate(redact_shard.lines_of(packs.files, known)):
+            for row, line in enumerate(redact_shard.read_lines(packs.files, known)):
                 here = sum(stones.has_name("ids", name) for name, *_ in line["segments"])
                 segments += here
                 ordinals += [first + row] if here else []
             first += entry.records
     size, begin = packs.meta["global_batch_packs"], first_batch(packs)
     batches = sorted({begin + ordinal // size for ordinal in ordinals})
-    return Exposure(packs.url, packs.content_root, packs.meta["plan"], segments, tuple(ordinals), tuple(batches))
+    return PackExposure(packs.url, packs.content_root, packs.meta["plan"], segments, tuple(ordinals), tuple(batches))
 
 
 def first_batch(packs: Snapshot) -> int:
@@ -112,7 +112,7 @@ def first_batch(packs: Snapshot) -> int:
     return (packs.meta.get("amends") or {"at_batch": 0})["at_batch"]
 
 
-def trained(files: Files, found: Sequence[Exposure]) -> list[dict[str, Json]]:
+def training_exposures(files: Files, found: Sequence[PackExposure]) -> list[dict[str, Json]]:
     """Folders below that were trained in off these packs, with the steps that saw a batch that held some of it.
 
     Step n takes global batch n - 1. Steps after the last checkpoint of an unfinished run count as well: it may still be

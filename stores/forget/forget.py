@@ -35,9 +35,9 @@ from stores.files import deny_lists, disk_cache
 from stores.files.local import LocalFiles
 from stores.files.open import open_files
 from stores.files.protocol import NO_SWAP, Files
-from stores.forget.closure import RECORDS, closure, left_alone
-from stores.forget.exposure import exposures, plans, trained
-from stores.forget.redact_store import adopted, expire, in_order, rewrite
+from stores.forget.closure import RECORDS, closure, unsearchable
+from stores.forget.exposure import pack_exposures, plan_exposures, training_exposures
+from stores.forget.redact_store import adopted_tars, expire, in_dependency_order, redact
 from stores.snapshot import Snapshot
 from stores.store import Store
 from stores.tombstones import NameKind, Tombstones
@@ -126,7 +126,7 @@ def forget(folder: str, names: Names) -> Json:
     local, files = open_files(folder), open_files(stores_url(folder))
     everywhere = _stores(files)
     with _alone(files, local):
-        unread = left_alone(everywhere)
+        unread = unsearchable(everywhere)
         stores = [store for store in everywhere if store.url not in unread]
         number, these = _listed(files, stores, names, unread)
         stones = tombstones.read(files.url)
@@ -134,11 +134,11 @@ def forget(folder: str, names: Names) -> Json:
         sources = {store.name for store in stores if store.kind == "documents"}
         heads: dict[str, Snapshot] = {}
         for store in stores:
-            heads[store.url] = rewrite(store, stones, sources, heads)
+            heads[store.url] = redact(store, stones, sources, heads)
         expired = {store.url: expire(store, stones, sources) for store in stores}
         for head in heads.values():
             lookup.rebuild_purged(head)
-        found = exposures(stores, these)
+        found = pack_exposures(stores, these)
         receipt: Json = {
             "list": f"{deny_lists.FOLDER}/{deny_lists.list_path(number)}",
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -151,10 +151,10 @@ def forget(folder: str, names: Names) -> Json:
                 if head.number != before[url] or expired[url]
             ],
             "answers": endpoint.delete_answers(files.url, tombstones.read(files.url)),
-            "plans": [plan.as_json(files.url) for plan in plans(stores, these)],
+            "plans": [plan.as_json(files.url) for plan in plan_exposures(stores, these)],
             "packs": [exposure.as_json(files.url) for exposure in found],
-            "training": [run | {"packs": _inside(files, run["packs"])} for run in trained(local, found)],
-            "outside": sorted({url for head in heads.values() for url in adopted(head, these)}),
+            "training": [run | {"packs": _inside(files, run["packs"])} for run in training_exposures(local, found)],
+            "outside": sorted({url for head in heads.values() for url in adopted_tars(head, these)}),
             "weights": WEIGHTS,
             "talk": _silence(files, local, everywhere),
             "not_looked_into": [{"store": _inside(files, url), "why": why} for url, why in unread.items()],
@@ -174,7 +174,7 @@ def _stores(files: Files) -> list[Store]:
             "this is one store; a record is forgotten in all that belong together", where=files.url, fix=fix
         )
     places = [posixpath.dirname(info.path) for info in files.listing("") if info.path.endswith("/store.json")]
-    stores = in_order([Store.open(f"{files.url}/{place}") for place in places])
+    stores = in_dependency_order([Store.open(f"{files.url}/{place}") for place in places])
     if not stores:
         raise StoreError("there is no store with a commit below", where=files.url, fix="give the folder of a run")
     for store in stores:

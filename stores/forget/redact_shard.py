@@ -25,11 +25,10 @@ from manifests.records import FORGOTTEN, Document, Json, Sample
 from stores.files.protocol import Files, publish_bytes
 from stores.shards import index
 from stores.shards.entry import ShardEntry
+from stores.shards.index import checksum, record_ranges
 from stores.shards.kinds import KINDS, Encoded, to_line
-from stores.shards.layout import checksum, read_ranges
 from stores.shards.reader import ShardIndex
 from stores.shards.tar import naming_hash
-from stores.snapshot import Snapshot
 from stores.tombstones import NameMatcher
 from stores.writer import shard_counts
 
@@ -37,7 +36,7 @@ CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class Edit:
+class Redaction:
     """What is left of one record."""
 
     line: Mapping[str, Json]
@@ -53,13 +52,13 @@ class Edit:
     """How much this takes away: one record, or so many segments."""
 
 
-def document(files: Files, known: ShardIndex, row: int) -> Edit:
+def redact_document(files: Files, known: ShardIndex, row: int) -> Redaction:
     """Nothing but its id. Its line keeps its types: `datasets` wants those of a shard to agree."""
     name = known.core.column("id")[row].as_py().hex()
     blank = KINDS["documents"].encode(Document(name, FORGOTTEN, "", "", ()))
     scalars = {key: value for key, value in blank.line.items() if not isinstance(value, list)}
-    line = _hollow(line_of(files, known, row)) | scalars
-    return Edit(line, _facts("documents", blank), (False,) * len(known.media_of(row)))
+    line = _hollow(read_line(files, known, row)) | scalars
+    return Redaction(line, _facts("documents", blank), (False,) * len(known.media_of(row)))
 
 
 def _hollow(value: Json) -> Json:
@@ -75,32 +74,35 @@ def _hollow(value: Json) -> Json:
             return 0
 
 
-def sample(files: Files, known: ShardIndex, row: int) -> Edit:
+def redact_sample(files: Files, known: ShardIndex, row: int) -> Redaction:
     """Nothing but its id. Its line still says how many numbers of KEY.ids.npy are its, zeros now: whoever reads the tar
     without the index finds the next sample by that."""
     name = known.core.column("id")[row].as_py().hex()
     blank = KINDS["samples"].encode(Sample(name, FORGOTTEN, "", np.zeros(0, np.uint32), np.zeros((0, 2), np.int64)))
-    length = read_ranges(known.places, row)["ids"][1]
+    length = record_ranges(known.ranges, row)["ids"][1]
     line = json.loads(to_line(blank.line)) | {"tokens": length // 4}
     media = (False,) * len(known.media_of(row))
-    return Edit(line, _facts("samples", blank), media, {"ids": bytes(length)}, read_arrays=False)
+    return Redaction(line, _facts("samples", blank), media, {"ids": bytes(length)}, read_arrays=False)
 
 
 def _facts(kind: str, encoded: Encoded) -> dict[str, Any]:
     return dict(zip(KINDS[kind].FACTS.names, encoded.facts, strict=True))
 
 
-BLANK: dict[str, Callable[[Files, ShardIndex, int], Edit]] = {"documents": document, "samples": sample}
+REDACT: dict[str, Callable[[Files, ShardIndex, int], Redaction]] = {
+    "documents": redact_document,
+    "samples": redact_sample,
+}
 
 
-def line_of(files: Files, known: ShardIndex, row: int) -> dict[str, Json]:
+def read_line(files: Files, known: ShardIndex, row: int) -> dict[str, Json]:
     """The line of a record as it stands in the tar. Raises StoreError where it does not."""
     return json.loads(_part(files, known, row, "line"))
 
 
-def lines_of(files: Files, known: ShardIndex) -> list[dict[str, Json]]:
+def read_lines(files: Files, known: ShardIndex) -> list[dict[str, Json]]:
     """The lines of all records of a shard, in few requests. Raises StoreError where one is not what was committed."""
-    ranges = [read_ranges(known.places, row)["line"] for row in range(known.core.num_rows)]
+    ranges = [record_ranges(known.ranges, row)["line"] for row in range(known.core.num_rows)]
     try:
         parts = files.read_ranges(f"shards/{known.entry.tar}.tar", ranges)
     except FileNotFoundError:
@@ -108,9 +110,9 @@ def lines_of(files: Files, known: ShardIndex) -> list[dict[str, Json]]:
     return [json.loads(_checked(files, known, row, "line", part)) for row, part in enumerate(parts)]
 
 
-def segments(line: Mapping[str, Json], named: NameMatcher) -> list[int]:
+def named_segments(line: Mapping[str, Json], named: NameMatcher) -> list[int]:
     """Which segments of a pack are of samples, or show media, that are named and not forgotten yet."""
-    pairs = zip(line["media"], homes(line), strict=True)
+    pairs = zip(line["media"], media_segments(line), strict=True)
     showing = {segment for one, segment in pairs if named("media", one["digest"])}
     return [
         number
@@ -119,10 +121,10 @@ def segments(line: Mapping[str, Json], named: NameMatcher) -> list[int]:
     ]
 
 
-def pack(files: Files, known: ShardIndex, row: int, gone: Container[int], pad_id: int) -> Edit:
+def redact_pack(files: Files, known: ShardIndex, row: int, gone: Container[int], pad_id: int) -> Redaction:
     """The pack with its segments `gone` (ordinals) turned to padding without loss; segments keep id and length."""
-    line = line_of(files, known, row)
-    stays = tuple(segment not in gone for segment in homes(line))
+    line = read_line(files, known, row)
+    stays = tuple(segment not in gone for segment in media_segments(line))
     media = [one for one, kept in zip(line["media"], stays, strict=True) if kept]
     ids = np.frombuffer(_part(files, known, row, "ids"), "<u4").copy()
     loss_mask = np.frombuffer(_part(files, known, row, "loss_mask"), np.bool_).copy()
@@ -145,27 +147,16 @@ def pack(files: Files, known: ShardIndex, row: int, gone: Container[int], pad_id
     left = {"segments": told, "media": media}
     arrays = {"ids": ids.tobytes(), "loss_mask": loss_mask.tobytes()}
     count = sum(number in gone for number in range(len(told)))
-    return Edit(left, facts, stays, arrays, forgotten=count)
+    return Redaction(left, facts, stays, arrays, forgotten=count)
 
 
-def homes(line: Mapping[str, Json]) -> list[int]:
+def media_segments(line: Mapping[str, Json]) -> list[int]:
     """The ordinal of the segment in which each medium of a pack lies."""
     ends = list(accumulate(sum(room) for _, _, _, *room in line["segments"]))  # length, and padding where there is any
     return [int(np.searchsorted(ends, one["items"][0][1], side="right")) for one in line["media"]]
 
 
-def pad_id_of(packs: Snapshot) -> int:
-    """The id that fills the rest of rows. Stores say it; of older ones a row with room does."""
-    if "pad_id" in packs.meta:
-        return packs.meta["pad_id"]
-    tokens = packs.table(["tokens"]).column("tokens").to_numpy()
-    row = int(tokens.argmin()) if len(tokens) else 0
-    if not len(tokens) or tokens[row] >= packs.meta["max_pack_tokens"]:
-        raise StoreError("no pack says what padding is", where=packs.name, fix="make the packs again from their plan")
-    return int(packs.record(row).ids[-1])
-
-
-def blanked(files: Files, known: ShardIndex, edits: Mapping[int, Edit]) -> ShardEntry:
+def publish_redacted(files: Files, known: ShardIndex, edits: Mapping[int, Redaction]) -> ShardEntry:
     """Publish the shard with `edits`, by row; its entry. Nothing refers to it before a root does."""
     entry = known.entry
     core, patches = known.core.to_pylist(), []
@@ -174,8 +165,8 @@ def blanked(files: Files, known: ShardIndex, edits: Mapping[int, Edit]) -> Shard
     media = [told for told in rows if next(kept.get(told["record"], iter(())), True)]
     for row, edit in edits.items():
         core[row] |= edit.facts
-        ranges = read_ranges(known.places, row)
-        parts = {"line": _fitted(edit.line, _part(files, known, row, "line"), known.shard), **edit.arrays}
+        ranges = record_ranges(known.ranges, row)
+        parts = {"line": _fitted(edit.line, _part(files, known, row, "line"), known.digest), **edit.arrays}
         patches += [(ranges[name][0], part) for name, part in parts.items()]
         read = {name: part if name == "line" or edit.read_arrays else b"" for name, part in parts.items()}
         core[row] |= {f"{name}.bytes": len(part) for name, part in read.items()}
@@ -188,8 +179,8 @@ def blanked(files: Files, known: ShardIndex, edits: Mapping[int, Edit]) -> Shard
     tables = {"core": index.table_of(core, known.core.schema)}
     if known.media is not None:
         tables["media"] = index.table_of(media, known.media.schema)
-    if known.beside is not None:
-        tables["columns"] = index.silenced(known.beside, edits)
+    if known.extra_columns is not None:
+        tables["columns"] = index.without_values(known.extra_columns, edits)
     stored = {}
     for name, table in tables.items():
         data = index.to_parquet(table)
@@ -200,11 +191,11 @@ def blanked(files: Files, known: ShardIndex, edits: Mapping[int, Edit]) -> Shard
     already = entry.counts.get("forgotten", 0)
     counts = shard_counts(tables["core"]) | {"forgotten": already + sum(edit.forgotten for edit in edits.values())}
     logical = index.logical_digest(tables)
-    return replace(entry, files=stored, counts=counts, blanked=digest, blanked_index=logical)
+    return replace(entry, files=stored, counts=counts, redacted_tar=digest, redacted_index=logical)
 
 
 def _part(files: Files, known: ShardIndex, row: int, name: str) -> bytes:
-    at, length = read_ranges(known.places, row)[name]
+    at, length = record_ranges(known.ranges, row)[name]
     try:
         part = files.read_range(f"shards/{known.entry.tar}.tar", at, length)
     except FileNotFoundError:
@@ -213,7 +204,7 @@ def _part(files: Files, known: ShardIndex, row: int, name: str) -> bytes:
 
 
 def _checked(files: Files, known: ShardIndex, row: int, name: str, part: bytes) -> bytes:
-    if checksum(part) != int(known.places[f"{name}.xxh3"][row]):
+    if checksum(part) != int(known.ranges[f"{name}.xxh3"][row]):
         where = f"{files.url}/shards/{known.entry.tar}.tar[{row}]"
         raise StoreError("its bytes changed since they were written", where=where, fix="repair the store, then forget")
     return part

@@ -21,7 +21,7 @@ from stores.commits.roots import Parent, Receipt
 from stores.files.protocol import publish_bytes
 from stores.forget import redact_shard
 from stores.forget.closure import matches, snapshots
-from stores.forget.redact_shard import Edit
+from stores.forget.redact_shard import Redaction
 from stores.leases import Lease
 from stores.shards import index
 from stores.shards.entry import ShardEntry
@@ -37,7 +37,7 @@ STAY = ("keep", "reason")
 """What a view still says of a forgotten record: they fix which records come after it, and hold nothing of it."""
 
 
-def rewrite(store: Store, stones: Tombstones, sources: Collection[str], heads: Mapping[str, Snapshot]) -> Snapshot:
+def redact(store: Store, stones: Tombstones, sources: Collection[str], heads: Mapping[str, Snapshot]) -> Snapshot:
     """Swap in a root without what is forgotten; the newest snapshot, which is the old one where nothing had to change.
 
     Args:
@@ -89,7 +89,7 @@ def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[i
     return numbers
 
 
-def adopted(head: Snapshot, stones: Tombstones) -> list[str]:
+def adopted_tars(head: Snapshot, stones: Tombstones) -> list[str]:
     """URLs of adopted tars that hold what was forgotten: they are not ours to change."""
     entries = (entry for receipt in head.receipts for entry in receipt.shards)
     adopting = (entry for entry in entries if entry.media_url is not None)
@@ -126,7 +126,7 @@ def _receipt(
         elif snapshot.kind == "view":
             shards.append(_without(snapshot, entry, edits))
         else:
-            shards.append(redact_shard.blanked(snapshot.files, snapshot.reader.index(entry), edits))
+            shards.append(redact_shard.publish_redacted(snapshot.files, snapshot.reader.index(entry), edits))
     lines = list(_cleaned(snapshot, receipt, stones, sources))
     quarantine = receipt.quarantine
     if lines != quarantine_lines(snapshot.files, receipt):
@@ -137,7 +137,7 @@ def _receipt(
     return replace(receipt, shards=tuple(shards), quarantine=quarantine)
 
 
-def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Edit]:
+def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Redaction]:
     """What has to change in a shard, by row; in a view, rows with something to say beside `keep` and `reason`."""
     if snapshot.kind == "plan":
         return {}  # ordinals and lengths
@@ -146,18 +146,19 @@ def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[in
     known = snapshot.reader.index(entry)
     if snapshot.kind == "packs":
         found = enumerate(
-            redact_shard.segments(line, stones.has_name) for line in redact_shard.lines_of(snapshot.files, known)
+            redact_shard.named_segments(line, stones.has_name)
+            for line in redact_shard.read_lines(snapshot.files, known)
         )
         gone = {row: numbers for row, numbers in found if numbers}
         pad_id = redact_shard.pad_id_of(snapshot) if gone else 0
-        return {row: redact_shard.pack(snapshot.files, known, row, set(gone[row]), pad_id) for row in gone}
+        return {row: redact_shard.redact_pack(snapshot.files, known, row, set(gone[row]), pad_id) for row in gone}
     sources = known.core.column("source")
     rows = {row for row, _, _ in matches(known, stones.has_name)}
-    make, left = redact_shard.BLANK[snapshot.kind], sorted(row for row in rows if sources[row].as_py() != FORGOTTEN)
+    make, left = redact_shard.REDACT[snapshot.kind], sorted(row for row in rows if sources[row].as_py() != FORGOTTEN)
     return {row: make(snapshot.files, known, row) for row in left}
 
 
-def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Edit]:
+def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Redaction]:
     own = view.reader.table("columns", entry.files["columns"])
     names = [name for name in own.column_names if name not in STAY]
     saying = {row for name in names for row, value in enumerate(own.column(name).to_pylist()) if value is not None}
@@ -166,17 +167,17 @@ def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[i
     known = view.base.reader.index(view.base.entry(entry.shard))
     rows = {row for row, source in enumerate(known.core.column("source").to_pylist()) if source == FORGOTTEN}
     rows |= {row for row, _, _ in matches(known, stones.has_name)}
-    return {row: Edit({}, dict.fromkeys(names), ()) for row in sorted(saying & rows)}
+    return {row: Redaction({}, dict.fromkeys(names), ()) for row in sorted(saying & rows)}
 
 
-def _without(view: Snapshot, entry: ShardEntry, edits: Mapping[int, Edit]) -> ShardEntry:
+def _without(view: Snapshot, entry: ShardEntry, edits: Mapping[int, Redaction]) -> ShardEntry:
     """The view's entry with columns in which the edited rows say nothing more."""
     own = view.reader.table("columns", entry.files["columns"])
-    table = index.silenced(own, edits, STAY)
+    table = index.without_values(own, edits, STAY)
     data = index.to_parquet(table)
     digest = sha256(data).hexdigest()
     publish_bytes(view.files, data, index.path("columns", digest))
-    return replace(entry, files={"columns": digest}, blanked_index=index.logical_digest({"columns": table}))
+    return replace(entry, files={"columns": digest}, redacted_index=index.logical_digest({"columns": table}))
 
 
 def _cleaned(
@@ -190,7 +191,7 @@ def _cleaned(
         yield {"locator": "", "message": "", "reason": "forgotten"} if named else line
 
 
-def in_order(stores: Sequence[Store]) -> list[Store]:
+def in_dependency_order(stores: Sequence[Store]) -> list[Store]:
     """Every store after those that it was made from."""
     waiting = {store.url: store for store in stores}
     placed: list[Store] = []

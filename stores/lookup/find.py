@@ -1,11 +1,11 @@
-"""Which records have this id, come from this URL, show this medium? Answered without a scan: the look-up of a snapshot.
+"""Lookup of records by id, URL or media digest, without a scan of the store.
 
-    lookup/NNNNNN.json   of snapshot NNNNNN: the lists that are covered, and the runs that cover them
-    lookup/DIGEST.run    where records lie, by the hash of a name (`lookup/run_file.py`)
+    lookup/NNNNNN.json   manifest of snapshot NNNNNN: the lists that its runs cover, and the runs
+    lookup/DIGEST.run    locations of records, sorted by the hash of a name (`run_file.py`)
 
-All of it is derived: it says where to look, and what the index says there counts. So it may be deleted, may be behind
-and may name shards that are gone, and no answer is wrong; what it does not cover is scanned. `upkeep/lookup.py` makes
-it.
+`upkeep/lookup.py` builds it; `Snapshot.find` asks it. The lookup index is derived data. It only names candidates, which
+are then confirmed in the index of their shard. It may be deleted, be out of date or name deleted shards without a wrong
+answer, and the shards that it does not cover are scanned.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -26,98 +27,101 @@ from manifests.records import FORGOTTEN, canonical_json, digest
 from stores.commits.lists import Lists
 from stores.commits.roots import Root
 from stores.files.protocol import Files
-from stores.lookup.run_file import ENTRY, Run, RunEntry, run_path
+from stores.lookup.run_file import ENTRY, RunEntry, RunFile, run_path
 from stores.prefetch import prefetch
 from stores.shards import index
 from stores.shards.reader import ShardIndex, ShardReader
 
 FOLDER = "lookup"
 VERSION = 1
-"""Of runs and of what is hashed."""
+"""Version of runs and of the hashed names."""
 
 By = Literal["id", "url", "digest"]
+"""Type of a name: id of a record, its locator or origin, or SHA-256 of a medium that it shows."""
 
 CORE: dict[By, tuple[str, ...]] = {"id": ("id",), "url": ("locator", "origin")}
-"""Columns of the core table that say a name; `digest` is one of the media table."""
+"""Columns of the core table that hold names; `digest` is a column of the media table."""
 FEW = 16
-"""Rows that are looked at one by one; beyond, all rows of a shard at once cost less."""
+"""Number of rows up to which they are checked one by one. Beyond, checking all rows of a shard at once costs less."""
 MEDIA = ("record", "digest")
 SEEDS: dict[By, int] = {"id": 1, "url": 2, "digest": 3}
 BYTES: dict[By, int] = {"id": 16, "digest": 32}
-"""Of names that records give in hex digits."""
+"""Length in bytes of names that are hex digits."""
 
 
 @dataclass(frozen=True)
-class Covered:
-    """What was made for a snapshot."""
+class LookupManifest:
+    """The lookup index of a snapshot."""
 
     lists: tuple[str, ...] = ()
+    """Digests of the covered lists."""
     runs: tuple[RunEntry, ...] = ()
 
 
 class Lookup:
-    """Finds records of one snapshot of a store; not of a view, which asks that of its base."""
+    """Lookup in one snapshot of a store that holds records; a view uses that of its base."""
 
     def __init__(self, files: Files, root: Root, lists: Lists, reader: ShardReader) -> None:
         self._files, self._root, self._lists, self._reader = files, root, lists, reader
-        self.trouble: StoreError | None = None
-        """What is wrong with the look-up; questions are then answered by scanning."""
+        self.error: StoreError | None = None
+        """Damage of the lookup index, after which every lookup scans the store."""
 
     def rows(self, by: By, name: str) -> list[tuple[int, int]]:
-        """(place of the shard, row in it) of every record with that name, in store order."""
-        value = raw(by, name)
+        """Return (place of the shard, row in it) of every record with that name, in store order."""
+        value = encode_name(by, name)
         if not value:
             return []
-        found: set[tuple[int, int]] = set()
-        for prefix, rows in self._candidates(hasher(by)(value)).items():
+        matches: set[tuple[int, int]] = set()
+        for prefix, rows in self._candidates(name_hash(by)(value)).items():
             for place in self._lists.directory.beginning_with(prefix):
-                found |= {(place, row) for row in confirmed(self._index(place), rows, by, value)}
+                matches |= {(place, row) for row in confirm_rows(self._index(place), rows, by, value)}
         scanned = self.scanned
         tables = prefetch(lambda place: rows_with(self._index(place), by, value), scanned, self._files.at_once)
-        for place, there in zip(scanned, tables, strict=True):
-            found |= {(place, row) for row in there.tolist()}
-        return sorted(found)
+        for place, rows_there in zip(scanned, tables, strict=True):
+            matches |= {(place, row) for row in rows_there.tolist()}
+        return sorted(matches)
 
     @property
     def scanned(self) -> Sequence[int]:
-        """Places of shards that no run covers: every question reads their index."""
+        """Places of the shards that no run covers. Every lookup reads their index."""
         uncovered = self._uncovered
-        return uncovered if self.trouble is None else range(len(self._lists.directory.records))
+        return uncovered if self.error is None else range(len(self._lists.directory.records))
 
-    def _candidates(self, name: int) -> dict[int, set[int]]:
-        """How a shard's digest begins -> rows, as the runs say it. Some may be gone, or have another name of the
-        same hash, hardly ever."""
+    def _candidates(self, hash_value: int) -> dict[int, set[int]]:
+        """Return the first 8 bytes of a shard's digest -> rows, from the runs. A row may have been forgotten or,
+        rarely, have another name of the same hash."""
         runs = self._runs
-        found: defaultdict[int, set[int]] = defaultdict(set)
+        candidates: defaultdict[int, set[int]] = defaultdict(set)
         try:
-            for entries in prefetch(lambda run: run.find(name), runs, min(self._files.at_once, len(runs))):
+            for entries in prefetch(lambda run: run.find(hash_value), runs, min(self._files.at_once, len(runs))):
                 for _, shard, row in entries.tolist():
-                    found[shard].add(row)
+                    candidates[shard].add(row)
         except StoreError as error:
-            self.trouble = error
+            self.error = error
             return {}
-        return found
+        return candidates
 
     @cached_property
-    def _covered(self) -> Covered:
-        """By the look-up of this snapshot, else by that of the newest one before it."""
+    def _manifest(self) -> LookupManifest:
+        """The manifest of this snapshot, or else of the newest one before it."""
         number = self._root.number
         try:
-            return read(self._files, number) or newest_before(self._files, number) or Covered()
+            return read_manifest(self._files, number) or read_newest_before(self._files, number) or LookupManifest()
         except StoreError as error:
-            self.trouble = error
-            return Covered()
+            self.error = error
+            return LookupManifest()
 
     @cached_property
-    def _runs(self) -> list[Run]:
-        return [Run(self._files, told) for told in self._covered.runs]
+    def _runs(self) -> list[RunFile]:
+        return [RunFile(self._files, entry) for entry in self._manifest.runs]
 
     @cached_property
     def _uncovered(self) -> list[int]:
-        covered, directory = set(self._covered.lists), self._lists.directory
-        units = [self._lists.units_of(i) for i, one in enumerate(self._root.lists) if one.digest not in covered]
-        shards = [range(directory.first_shard(some.start), directory.first_shard(some.stop)) for some in units]
-        return [place for some in shards for place in some]
+        covered, directory = set(self._manifest.lists), self._lists.directory
+        lists = [number for number, entry in enumerate(self._root.lists) if entry.digest not in covered]
+        units = map(self._lists.units_of, lists)
+        shards = (range(directory.first_shard(part.start), directory.first_shard(part.stop)) for part in units)
+        return list(chain.from_iterable(shards))
 
     def _index(self, place: int) -> ShardIndex:
         return self._reader.index(self._lists.shard(place)[1])
@@ -127,47 +131,48 @@ def manifest_path(number: int) -> str:
     return f"{FOLDER}/{number:06d}.json"
 
 
-def paths(files: Files, number: int) -> set[str]:
-    """Files of the look-up of a snapshot, whether they are there or not."""
+def lookup_paths(files: Files, number: int) -> set[str]:
+    """Return the paths of the lookup index of a snapshot, whether the files exist or not."""
     try:
-        runs = (read(files, number) or Covered()).runs
+        runs = (read_manifest(files, number) or LookupManifest()).runs
     except StoreError:
         runs = ()
     return {manifest_path(number), *(run_path(run.digest) for run in runs)}
 
 
-def read(files: Files, number: int) -> Covered | None:
-    """What was made for that snapshot; None where nothing was. Raises StoreError where it is damaged."""
+def read_manifest(files: Files, number: int) -> LookupManifest | None:
+    """Return the manifest of a snapshot; None if it has none of this version. Raises StoreError if it is damaged."""
     path = manifest_path(number)
     try:
-        told = json.loads(files.read(path))
-        body = told["lookup"]
-        if told["digest"] != digest("lookup", canonical_json(body)):
+        data = json.loads(files.read(path))
+        body = data["lookup"]
+        if data["digest"] != digest("lookup", canonical_json(body)):
             raise ValueError
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        where, fix = f"{files.url}/{path}", "`millrace store repair` makes it again"
-        raise StoreError("what says which look-up there is, is damaged", where=where, fix=fix) from None
+        where, fix = f"{files.url}/{path}", "run `millrace store repair`"
+        raise StoreError("the manifest of the lookup index is damaged", where=where, fix=fix) from None
     if body["version"] != VERSION:
         return None
-    return Covered(tuple(body["lists"]), tuple(RunEntry(**run) for run in body["runs"]))
+    return LookupManifest(tuple(body["lists"]), tuple(RunEntry(**run) for run in body["runs"]))
 
 
-def manifest_bytes(covered: Covered) -> bytes:
-    body = {"version": VERSION, **asdict(covered)}
+def manifest_bytes(manifest: LookupManifest) -> bytes:
+    """Return the file of a manifest. It contains its own digest."""
+    body = {"version": VERSION, **asdict(manifest)}
     return canonical_json({"lookup": body, "digest": digest("lookup", canonical_json(body))}).encode()
 
 
-def newest_before(files: Files, number: int) -> Covered | None:
-    """The look-up of the newest snapshot below `number` that has one."""
+def read_newest_before(files: Files, number: int) -> LookupManifest | None:
+    """Return the manifest of the newest snapshot below `number` that has one."""
     names = (info.path.rpartition("/")[2].removesuffix(".json") for info in files.listing(FOLDER))
     made = [int(name) for name in names if name.isdigit() and int(name) < number]
-    return read(files, max(made)) if made else None
+    return read_manifest(files, max(made)) if made else None
 
 
-def raw(by: By, name: str) -> bytes:
-    """A name as the index holds it; empty for what can be no name, which nothing has."""
+def encode_name(by: By, name: str) -> bytes:
+    """Return a name as the index holds it; empty if it can't be a name of this type."""
     try:
         value = bytes.fromhex(name) if by in BYTES else name.encode()
     except ValueError:
@@ -175,79 +180,78 @@ def raw(by: By, name: str) -> bytes:
     return value if by not in BYTES or (len(value), value.hex()) == (BYTES[by], name) else b""
 
 
-def hasher(by: By) -> Callable[[bytes], int]:
-    """Of names as the index holds them, 64 bits."""
+def name_hash(by: By) -> Callable[[bytes], int]:
+    """Return the hash function, 64 bits, for names as the index holds them."""
     return partial(xxhash.xxh3_64_intdigest, seed=SEEDS[by])
 
 
-def entries_of(known: ShardIndex) -> np.ndarray:
-    """(n,) ENTRY: every name of every record of a shard. What was forgotten has none."""
+def index_entries(shard: ShardIndex) -> np.ndarray:
+    """Return (n,) ENTRY: every name of every record of a shard, except of forgotten records."""
     parts = []
     for by in SEEDS:
-        for rows, column in _names(known, by):
+        for rows, column in _names(shard, by):
             values = column.cast(pa.large_binary()).to_pylist()
             part = np.zeros(len(values), ENTRY)
-            part["hash"] = np.fromiter(map(hasher(by), values), np.uint64, len(values))
+            part["hash"] = np.fromiter(map(name_hash(by), values), np.uint64, len(values))
             part["row"] = rows
             parts.append(part)
     entries = np.concatenate([np.zeros(0, ENTRY), *parts])
-    entries["shard"] = int(known.shard[:16], 16)
+    entries["shard"] = int(shard.digest[:16], 16)
     return entries
 
 
-def confirmed(known: ShardIndex, rows: Set[int], by: By, value: bytes) -> Iterable[int]:
-    """Those of `rows` whose record has that name, as the index says it."""
+def confirm_rows(shard: ShardIndex, rows: Set[int], by: By, value: bytes) -> Iterable[int]:
+    """Return those of `rows` whose record has that name in the index."""
     if len(rows) > FEW:
-        return rows & set(rows_with(known, by, value).tolist())
-    return [row for row in rows if has_name(known, row, by, value)]
+        return rows & set(rows_with(shard, by, value).tolist())
+    return [row for row in rows if has_name(shard, row, by, value)]
 
 
-def has_name(known: ShardIndex, row: int, by: By, value: bytes) -> bool:
-    """Whether the index says that the record in that row, if there is one, has that name."""
-    if row >= known.entry.records:
+def has_name(shard: ShardIndex, row: int, by: By, value: bytes) -> bool:
+    """Whether the record in a row, if there is one, has that name in the index."""
+    if row >= shard.entry.records:
         return False
     if by == "digest":
-        media = known.columns("media", MEDIA)
+        media = shard.columns("media", MEDIA)
         if media is None:
             return False
         first, stop = np.searchsorted(index.numbers(media.column("record")), [row, row + 1]).tolist()
         return any(media.column("digest")[place].as_py() == value for place in range(first, stop))
-    core = known.columns("core", ["source", *CORE[by]])
+    core = shard.columns("core", ["source", *CORE[by]])
     assert core is not None
-    there = core.column_names
-    if "source" in there and core.column("source")[row].as_py() == FORGOTTEN:
+    if "source" in core.column_names and core.column("source")[row].as_py() == FORGOTTEN:
         return False
     name = value if by in BYTES else value.decode()
-    return any(core.column(column)[row].as_py() == name for column in CORE[by] if column in there)
+    return any(core.column(column)[row].as_py() == name for column in CORE[by] if column in core.column_names)
 
 
-def rows_with(known: ShardIndex, by: By, value: bytes) -> np.ndarray:
-    """(n,) int64, ascending: rows of the records of a shard that have that name."""
-    import pyarrow.compute as pc  # 8 MB that those who only read records do without
+def rows_with(shard: ShardIndex, by: By, value: bytes) -> np.ndarray:
+    """Return (n,) int64, ascending: rows of the records of a shard that have that name."""
+    import pyarrow.compute as pc  # 8 MB that readers of single records don't need
 
-    found = [np.zeros(0, np.int64)]
-    for rows, column in _names(known, by):
+    matches = [np.zeros(0, np.int64)]
+    for rows, column in _names(shard, by):
         wanted = pa.scalar(value if by in BYTES else value.decode(), column.type)
-        found.append(rows[pc.equal(column, wanted).to_numpy()])
-    return np.unique(np.concatenate(found))
+        matches.append(rows[pc.equal(column, wanted).to_numpy()])
+    return np.unique(np.concatenate(matches))
 
 
-def _names(known: ShardIndex, by: By) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
-    """Columns of names, and the row that has each. Empty names and those of forgotten records are left out."""
+def _names(shard: ShardIndex, by: By) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
+    """Yield columns of names with the row of each name. Empty names and names of forgotten records are left out."""
     import pyarrow.compute as pc
 
     if by == "digest":
-        media = known.columns("media", MEDIA)
+        media = shard.columns("media", MEDIA)
         if media is not None:
             yield media.column("record").to_numpy(), media.column("digest")
         return
-    core = known.columns("core", ["source", *CORE[by]])
+    core = shard.columns("core", ["source", *CORE[by]])
     assert core is not None
-    there = np.ones(core.num_rows, bool)
+    named = np.ones(core.num_rows, bool)
     if "source" in core.column_names:
-        there = pc.not_equal(core.column("source").cast(pa.string()), FORGOTTEN).to_numpy()
+        named = pc.not_equal(core.column("source").cast(pa.string()), FORGOTTEN).to_numpy()
     for name in CORE[by]:
         if name in core.column_names:
             column = core.column(name)
-            rows = np.flatnonzero(there & (pc.binary_length(column).to_numpy() > 0))
+            rows = np.flatnonzero(named & (pc.binary_length(column).to_numpy() > 0))
             yield rows, column.take(pa.array(rows))

@@ -29,15 +29,15 @@ class ShardEntry:
     """BLAKE3 of that tar."""
     media_bytes: int = 0
     """Bytes of the media that the shard's records have in that tar."""
-    blanked: str | None = None
+    redacted_tar: str | None = None
     """BLAKE3 of the current tar if records of it were forgotten; every offset is as it was."""
-    blanked_index: str | None = None
+    redacted_index: str | None = None
     """Logical digest of the current tables if rows of them were forgotten."""
 
     @property
     def tar(self) -> str:
         """BLAKE3 of the current tar; it names the file."""
-        return self.blanked or self.shard
+        return self.redacted_tar or self.shard
 
     @property
     def read_bytes(self) -> int:
@@ -47,4 +47,4 @@ class ShardEntry:
     @property
     def tables(self) -> str:
         """Logical digest of the current tables."""
-        return self.blanked_index or self.index
+        return self.redacted_index or self.index

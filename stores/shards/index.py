@@ -1,11 +1,10 @@
-"""The index of a shard: one fixed-width row per record, one row per medium, as parquet tables beside the tar.
+"""Index of a shard: Parquet tables with one row per record (`core`) and one row per medium (`media`).
 
-`shards/kinds.py` says which facts of a record stand here. What planning, filtering and reports need must be among them,
-so that none of them reads a payload. Two digests: the *file* digest names the parquet file; the *logical* digest is
-taken over names, types and values, so that another parquet writer gives the same content root.
-
-Columns whose name has a dot say where the line and each array of a record lie, and what they hash to (`line.at`,
-`ids.bytes`, `ids.xxh3`).
+`kinds.py` defines the facts of a record, which are columns of the core table. Planning, filtering and reports read only
+these. `layout.py` adds the byte ranges of its line and arrays. Their columns have a dot in the name: `line.at`,
+`ids.bytes` and `ids.xxh3` are an offset, a length and a checksum. Two digests exist. The file digest is the SHA-256 of
+the Parquet file and names it. The logical digest covers names, types and values, so that content roots don't depend on
+the Parquet writer.
 """
 
 from __future__ import annotations
@@ -17,11 +16,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from manifests.records import Location, Media
 
+Range = tuple[int, int]
+"""(offset, length) in bytes of a part of a tar."""
+
+checksum = xxhash.xxh3_64_intdigest
+"""XXH3 with 64 bits: checksum of a line, an array or a medium, so that each can be read and checked alone. It finds
+flipped bytes at the speed of memory. Names are cryptographic digests, which can't be forged and take three to seven
+times as long."""
+
 NAMES = pa.dictionary(pa.int32(), pa.string())
-"""A column of few different words."""
+"""Type of a column with few different strings."""
 
 MEDIA = pa.schema(
     [
@@ -33,29 +41,30 @@ MEDIA = pa.schema(
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
         ("frame_times_us", pa.list_(pa.int64())),
-        ("container_fps", pa.float64()),  # null for images, and where the container tells none
-        ("shard", pa.binary(32)),  # null: the shard that this index belongs to
+        ("container_fps", pa.float64()),  # null for images, and for videos whose container gives none
+        ("shard", pa.binary(32)),  # null: the shard that this index belongs to, or the tar that it adopted
         ("offset", pa.int64()),
         ("length", pa.int64()),
-        ("xxh3", pa.uint64()),  # of the bytes; null where they lie in another shard or in a foreign tar
+        ("xxh3", pa.uint64()),  # of the bytes; null if they are in another shard or in an adopted tar
     ]
 )
+"""Columns of the media table."""
 
 
 def path(name: str, digest: str) -> str:
-    """Of a table's parquet file in its store."""
+    """Return the path of a table's Parquet file in its store."""
     return f"index/{digest}.{name}.parquet"
 
 
 def is_fact(column: str) -> bool:
-    """Whether a column of the core table says something about the record, rather than where its bytes are."""
+    """Whether a column of the core table describes the record, and is not about its byte ranges."""
     return "." not in column
 
 
 def media_row(
     record: int, media: Media, place: int, location: tuple[str | None, int, int], xxh3: int | None
 ) -> dict[str, Any]:
-    """Row of the media table.
+    """Return a row of the media table.
 
     Args:
         location: (shard, offset, length); the shard is None for this one and "" for a tar that it adopts.
@@ -80,7 +89,7 @@ def media_row(
 
 
 def media_of(row: Mapping[str, Any], shard: str) -> Media:
-    """The medium of a row of the index of `shard`, located and without payload."""
+    """Return the medium in a row of the media table of `shard`, located and without payload."""
     home = shard if row["shard"] is None else row["shard"].hex()
     return Media(
         digest=row["digest"].hex(),
@@ -95,43 +104,46 @@ def media_of(row: Mapping[str, Any], shard: str) -> Media:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Return a table of rows, given as column name -> value."""
     return pa.table([pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names], schema)
 
 
 def table_of_columns(columns: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Return a table of columns, given in the order of the schema."""
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
 def constant(word: str, count: int) -> pa.Array:
-    """The same word `count` times."""
+    """Return a column with the same string `count` times."""
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([word]))
 
 
 def joined(rows: Sequence[pa.Table]) -> pa.Table:
-    """One table of tables of one row; a column that says nothing is left out, of words only those that are said."""
+    """Concatenate tables of one row. Columns without values are left out, and so are unused dictionary entries."""
     if not rows:
         return pa.table({})
     table = pa.concat_tables(rows, promote_options="default").combine_chunks()
     table = table.select([name for name in table.column_names if table.column(name).null_count < table.num_rows])
-    for place, field in enumerate(table.schema):
+    for number, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
-            words = table.column(place).cast(field.type.value_type).dictionary_encode()
-            table = table.set_column(place, field.name, words)
+            strings = table.column(number).cast(field.type.value_type).dictionary_encode()
+            table = table.set_column(number, field.name, strings)
     return table
 
 
-def silenced(table: pa.Table, rows: Iterable[int], stay: Sequence[str] = ()) -> pa.Table:
-    """The table with nothing in these rows, but for the columns that stay."""
-    gone = set(rows)
-    for place, field in enumerate(table.schema):
-        if field.name not in stay:
-            values = [None if row in gone else value for row, value in enumerate(table.column(place).to_pylist())]
-            table = table.set_column(place, field.name, pa.array(values, field.type))
+def without_values(table: pa.Table, rows: Iterable[int], keep: Sequence[str] = ()) -> pa.Table:
+    """Return the table with nulls in these rows, except in the columns `keep`."""
+    cleared = set(rows)
+    for number, field in enumerate(table.schema):
+        if field.name not in keep:
+            values = [None if row in cleared else value for row, value in enumerate(table.column(number).to_pylist())]
+            table = table.set_column(number, field.name, pa.array(values, field.type))
     return table
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """Integers in lists (frame times, split offsets) are delta encoded: neighbours differ by little."""
+    """Return a table as a Parquet file. Integers in lists (frame times, split offsets) are delta encoded, since
+    neighbors differ by little."""
     deltas = {f"{f.name}.list.element": "DELTA_BINARY_PACKED" for f in table.schema if pa.types.is_list(f.type)}
     names = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
     sink = pa.BufferOutputStream()
@@ -140,12 +152,16 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Of `columns` those that are there. Raises pyarrow.ArrowException or OSError for bytes that are no such file."""
+    """Return the table of a Parquet file, with those of `columns` that it has.
+
+    Raises:
+        pyarrow.ArrowException, OSError: the bytes are no Parquet file.
+    """
     return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
 
 
-def words(column: pa.ChunkedArray) -> np.ndarray:
-    """(N, bytes / 8) of a column of binary values that are equally long and not null."""
+def uint64_words(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the values of a binary column of fixed width w without nulls as (N, w / 8) uint64."""
     size = column.type.byte_width
     parts = [
         np.frombuffer(chunk.buffers()[1], "<u8", len(chunk) * size // 8, chunk.offset * size) for chunk in column.chunks
@@ -154,30 +170,38 @@ def words(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """Of a column without nulls; `to_numpy` imports pandas where there is one, 40 MB."""
+    """Return the values of a numeric column without nulls. `to_numpy` would import pandas (40 MB)."""
     parts = [np.from_dlpack(chunk) for chunk in column.chunks]
     return (
         parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, column.type.to_pandas_dtype())
     )
 
 
-def places(data: bytes) -> pa.Table:
-    """The columns of a core table that say where things lie. Opening the file costs as much as reading them."""
+def range_columns(data: bytes) -> pa.Table:
+    """Return the byte range columns of the Parquet file of a core table. Opening the file costs as much as reading
+    them."""
     file = pq.ParquetFile(pa.BufferReader(data))
     return file.read(columns=[name for name in file.schema_arrow.names if not is_fact(name)], use_threads=False)
 
 
+def record_ranges(columns: Mapping[str, np.ndarray], row: int) -> dict[str, Range]:
+    """Return the byte ranges of `line` and of every array of the record in a row, from `range_columns`."""
+    names = [name.removesuffix(".at") for name in columns if name.endswith(".at")]
+    return {name: (int(columns[f"{name}.at"][row]), int(columns[f"{name}.bytes"][row])) for name in names}
+
+
 def in_hex(table: pa.Table) -> pa.Table:
-    """Ids and digests as records have them: hex digits instead of binary."""
-    for place, field in enumerate(table.schema):
+    """Return the table with ids and digests in hex digits, as records have them, instead of binary."""
+    for number, field in enumerate(table.schema):
         if pa.types.is_fixed_size_binary(field.type):
-            words = [value if value is None else value.hex() for value in table.column(place).to_pylist()]
-            table = table.set_column(place, field.name, pa.array(words, pa.string()))
+            digits = [value if value is None else value.hex() for value in table.column(number).to_pylist()]
+            table = table.set_column(number, field.name, pa.array(digits, pa.string()))
     return table
 
 
 def logical_digest(tables: Mapping[str, pa.Table]) -> str:
-    """SHA-256 over the tables by name, their columns in order: names, types, nulls and values; not how they lie."""
+    """Return the SHA-256 over all tables by name: names, types, nulls and values of their columns in order, and nothing
+    of the file format."""
     state = hashlib.sha256()
     for name, table in sorted(tables.items()):
         state.update(f"table {name} {table.num_rows} {table.num_columns}\n".encode())
@@ -190,15 +214,15 @@ def logical_digest(tables: Mapping[str, pa.Table]) -> str:
 
 
 def _type_name(kind: pa.DataType) -> str:
-    """Of the values: dictionaries are a way to store words, and parquet renames the insides of lists."""
+    """Return the type of a column's values: a dictionary is only storage, and Parquet renames the items of lists."""
     if pa.types.is_dictionary(kind):
         return _type_name(kind.value_type)
     return f"list of {_type_name(kind.value_type)}" if pa.types.is_list(kind) else str(kind)
 
 
 def _plain(column: pa.ChunkedArray | pa.Array) -> Iterable[bytes]:
-    """Byte strings that say exactly what a column holds."""
-    import pyarrow.compute as pc  # 8 MB that readers of single records do without
+    """Yield byte strings that determine the values of a column."""
+    import pyarrow.compute as pc  # 8 MB that readers of single records don't need
 
     kind = column.type
     if pa.types.is_dictionary(kind):

@@ -1,10 +1,11 @@
-"""The kinds of records a store can hold, and what of each stands in line, arrays, media and index.
+"""Kinds of records that a store can hold, and their encoding.
 
-    record -> `encode` -> Encoded -> layout.py -> tar members and index rows
+    record -> `encode` -> Encoded -> `layout.py` -> tar members and index rows
     line, arrays, media of one record -> `decode` -> record
 
-The *line* is JSON and holds whatever has no fixed shape; *arrays* hold what is long and numeric; facts that planning,
-filtering or reports need stand in the index as well. A new kind is a class beside its siblings and a line in `KINDS`.
+A record is stored in three forms. Its *line* is JSON and holds everything without a fixed shape. Its *arrays* hold long
+numeric data. Its *facts* are a row of the index, so that planning, filtering and reports need not read the tar. A new
+kind is one more class here and one more entry of `KINDS`.
 """
 
 from __future__ import annotations
@@ -44,67 +45,77 @@ from stores.shards.index import NAMES
 
 R = TypeVar("R")
 
-PLAIN_LINE_BYTES = 160
-"""About, of a sample without media."""
+MEDIALESS_LINE_BYTES = 160
+"""Approximate size of the line of a sample without media."""
 
 STORED: dict[type[np.generic], np.dtype] = {np.uint32: np.dtype("<u4"), np.bool_: np.dtype(bool)}
+"""Type of an array in memory -> its type in a shard."""
 
 
 @dataclass(slots=True)
 class Encoded:
-    """One record on its way into a shard."""
+    """The encoded form of one record, input of a shard builder (`layout.py`)."""
 
     line: dict[str, Json]
-    """`line["media"]` has one map per entry of `media`; the layout adds to it where the bytes lie."""
+    """JSON. `line["media"]` has one map per entry of `media`, to which the builder adds the location of the bytes."""
     facts: tuple[Any, ...]
-    """The row of the core table, in the order of the kind's FACTS."""
+    """Row of the core table, in the order of the kind's FACTS."""
     media: tuple[Media, ...] = ()
-    """With payload, which is then stored in this shard, or located elsewhere."""
+    """Media with payload, which the builder stores in this shard, or with the location of bytes stored before."""
     places: tuple[int, ...] = ()
+    """Of a sample: offset of each medium's placeholder in the unexpanded ids; of other kinds -1 for each medium."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """One-dimensional and contiguous."""
+    """One-dimensional contiguous arrays by name."""
 
 
 @dataclass(slots=True)
-class Plain:
-    """Many records without media, encoded in one go: one by one takes four times as long."""
+class EncodedBatch:
+    """The encoded form of many records without media. Encoding them one by one takes four times as long."""
 
     lines: list[bytes]
-    """Each ends with a line feed."""
+    """JSON of each record with a line feed at the end."""
     facts: Sequence[Sequence[Any]]
     """Columns of the core table."""
     arrays: Mapping[str, Sequence[np.ndarray]]
 
 
-class Kind(Generic[R]):
+class RecordKind(Generic[R]):
+    """Encoding of one kind of record, and the properties that decide its layout in a shard."""
+
     FACTS: ClassVar[pa.Schema]
+    """Columns of the core table that describe a record."""
     IN_BLOCKS: ClassVar[bool]
-    """Many records per tar sample; otherwise one, with its media as members of their own."""
+    """Whether a tar sample holds many records. Otherwise it holds one, with its media as members of their own."""
     FIXED_ROWS: ClassVar[bool]
-    """Arrays of all records in a shard are equally long and are stacked to (records, length)."""
+    """Whether the arrays of all records in a shard are equally long and stacked to (records, length)."""
     ARRAYS: ClassVar[tuple[str, ...] | None] = None
-    """Those of every record, where all have the same ones of the same types: any records may share a shard."""
+    """Names of the arrays, if all records have the same ones of the same types: any of them may share a shard."""
     POOLS_MEDIA: ClassVar[bool]
-    """A block has its media in one member, KEY.media.bin."""
+    """Whether a block has its media in one member, KEY.media.bin."""
 
     def encode(self, record: R) -> Encoded:
+        """Encode one record. Raises RecordError for one that JSON can't hold."""
         raise NotImplementedError
 
-    def plain_bytes(self, record: R) -> int | None:
-        """About how many bytes `encode_plain` makes of it; None where it does not take it."""
+    def batch_bytes(self, record: R) -> int | None:
+        """Estimate the bytes that the record takes in `encode_batch`; None if it must go through `encode`."""
         return None
 
-    def encode_plain(self, records: Sequence[R]) -> Plain:
-        """The same lines, facts and arrays as by `encode`. Does not fail."""
+    def encode_batch(self, records: Sequence[R]) -> EncodedBatch:
+        """Encode records for which `batch_bytes` is a number, to the same bytes as `encode`. Never fails."""
         raise NotImplementedError
 
     def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> R:
+        """Return the record. `media` are its media in order, located and without payload."""
         raise NotImplementedError
 
 
-class Documents(Kind[Document]):
-    """KEY.json with all but the media; KEY is the record's id. `datasets` wants one type per field, so whatever is free
-    in form (`notes`) is a string of JSON, a text part's `media` is -1, a `container_fps` that is not told 0.0."""
+class DocumentKind(RecordKind[Document]):
+    """Documents: KEY.json with everything but the media; KEY is the record's id.
+
+    `datasets` requires one type per field. Therefore `notes`, which is free in form, is a string of JSON, the `media`
+    of a text part is -1, and an unknown `container_fps` is 0.0.
+    """
 
     FACTS: ClassVar[pa.Schema] = pa.schema(
         [
@@ -137,9 +148,9 @@ class Documents(Kind[Document]):
                 for part in record.parts
             ],
             "media": [
-                _described(one)
-                | {"frame_times_us": list(one.frame_times_us), "container_fps": float(one.container_fps or 0)}
-                for one in media
+                _media_line(medium)
+                | {"frame_times_us": list(medium.frame_times_us), "container_fps": float(medium.container_fps or 0)}
+                for medium in media
             ],
             "facts": [{"name": f.name, "part": f.part, "start": f.start, "stop": f.stop} for f in record.facts],
             "parents": list(record.parents),
@@ -182,9 +193,9 @@ class Documents(Kind[Document]):
         )
 
 
-class Samples(Kind[Sample]):
-    """Blocks of KEY.json, KEY.records.jsonl (one line per sample; its splits as steps) and KEY.ids.npy (uint32, all
-    samples joined)."""
+class SampleKind(RecordKind[Sample]):
+    """Samples: blocks of KEY.json, KEY.records.jsonl (one line per sample, with its splits as differences) and
+    KEY.ids.npy (uint32, the ids of all samples end to end)."""
 
     FACTS: ClassVar[pa.Schema] = pa.schema(
         [
@@ -228,13 +239,13 @@ class Samples(Kind[Sample]):
             "whole": record.whole,
             "spans": [[span.name, span.start, span.stop] for span in record.spans],
             "media": [
-                _described(one) | {"place": at} | _shapes_line(record.shapes.get(ordinal, ()))
-                for ordinal, (one, at) in enumerate(zip(record.media, record.places, strict=True))
+                _media_line(medium) | {"place": place} | _shapes_line(record.shapes.get(ordinal, ()))
+                for ordinal, (medium, place) in enumerate(zip(record.media, record.places, strict=True))
             ],
         }
         return Encoded(line, facts, record.media, record.places, {"ids": _typed(record.ids, np.uint32)})
 
-    def plain_bytes(self, record: Sample) -> int | None:
+    def batch_bytes(self, record: Sample) -> int | None:
         ids = record.ids
         if record.media or record.spans or record.places or record.whole:
             return None
@@ -242,34 +253,34 @@ class Samples(Kind[Sample]):
             return None
         if ids.dtype != STORED[np.uint32] or ids.ndim != 1 or not ids.flags.c_contiguous:
             return None
-        return ids.nbytes + PLAIN_LINE_BYTES
+        return ids.nbytes + MEDIALESS_LINE_BYTES
 
-    def encode_plain(self, records: Sequence[Sample]) -> Plain:
+    def encode_batch(self, records: Sequence[Sample]) -> EncodedBatch:
         ids = [record.ids for record in records]
         runs = [record.loss_runs for record in records]
         splits, steps = _splits(records)
         lengths = list(map(len, ids))
         origins = [_origin(record.source, record.domain) for record in records]
         lines = [
-            f'{{"id":{quoted(record.id)},{origin},"tokens":{length},"loss_runs":{told},'
+            f'{{"id":{quoted(record.id)},{origin},"tokens":{length},"loss_runs":{loss_runs},'
             f'"split_steps":{split},"whole":false,"spans":[],"media":[]}}\n'.encode()
-            for record, origin, length, told, split in zip(
+            for record, origin, length, loss_runs, split in zip(
                 records, origins, lengths, _runs_text(runs), map(_text, steps), strict=True
             )
         ]
-        nothing = [0] * len(records)
+        zeros = [0] * len(records)
         facts = (
             [bytes.fromhex(record.id) for record in records],
             [record.source for record in records],
             [record.domain for record in records],
             lengths,
             _loss_tokens(runs),
-            nothing,
-            nothing,
+            zeros,
+            zeros,
             splits,
             [False] * len(records),
         )
-        return Plain(lines, facts, {"ids": ids})
+        return EncodedBatch(lines, facts, {"ids": ids})
 
     def decode(self, line: dict[str, Json], arrays: Mapping[str, bytes], media: Sequence[Media]) -> Sample:
         return Sample(
@@ -281,14 +292,15 @@ class Samples(Kind[Sample]):
             media=tuple(media),
             splits=np.cumsum(line["split_steps"], dtype=np.int64),
             spans=tuple(Span(*span) for span in line["spans"]),
-            places=tuple(one["place"] for one in line["media"]),
-            shapes={i: _shapes(told) for i, told in enumerate(line["media"]) if "shapes" in told},
+            places=tuple(medium["place"] for medium in line["media"]),
+            shapes={i: _shapes(medium) for i, medium in enumerate(line["media"]) if "shapes" in medium},
             whole=line["whole"],
         )
 
 
-class Plans(Kind[PlanBlock]):
-    """Blocks of KEY.json, KEY.records.jsonl (headers) and KEY.NAME.npy for every array, all plan blocks joined."""
+class PlanKind(RecordKind[PlanBlock]):
+    """Plan blocks: blocks of KEY.json, KEY.records.jsonl (headers) and one KEY.NAME.npy per array, in which the arrays
+    of all plan blocks lie end to end."""
 
     FACTS: ClassVar[pa.Schema] = pa.schema([("block", pa.int64()), ("first_pack", pa.int64())])
     IN_BLOCKS: ClassVar[bool] = True
@@ -299,7 +311,7 @@ class Plans(Kind[PlanBlock]):
         arrays = {name: np.asarray(array) for name, array in sorted(record.arrays.items())}
         bad = [name for name, array in arrays.items() if array.ndim != 1 or array.dtype.kind not in "iu"]
         if bad:
-            raise ValueError(f"arrays of a plan block are one-dimensional and of integers, not so: {', '.join(bad)}")
+            raise ValueError(f"arrays of a plan block must be 1-D integers, unlike {', '.join(bad)}")
         arrays = {name: array.astype(array.dtype.newbyteorder("<")) for name, array in arrays.items()}
         line = {
             "header": dict(record.header),
@@ -314,10 +326,12 @@ class Plans(Kind[PlanBlock]):
         return PlanBlock(line["header"], {name: np.frombuffer(raw, kinds[name][0]) for name, raw in arrays.items()})
 
 
-class Packs(Kind[Pack]):
-    """Blocks of KEY.json, KEY.records.jsonl, KEY.ids.npy (B, L) uint32, KEY.loss_mask.npy (B, L) bool, KEY.media.bin.
+class PackKind(RecordKind[Pack]):
+    """Packs: blocks of KEY.json, KEY.records.jsonl, KEY.ids.npy (B, L) uint32, KEY.loss_mask.npy (B, L) bool and
+    KEY.media.bin.
 
-    A line's media say where in KEY.media.bin their bytes begin: the original encoding, once per block.
+    KEY.media.bin holds each medium of the block once, in its original encoding. The media of a line give start and
+    length of their bytes in it.
     """
 
     FACTS: ClassVar[pa.Schema] = pa.schema(
@@ -338,7 +352,7 @@ class Packs(Kind[Pack]):
         line = {
             "segments": [[s.sample, s.source, s.start, s.length, *_padding(s)] for s in record.segments],
             "media": [
-                _described(packed.media)
+                _media_line(packed.media)
                 | {
                     "size_px": list(packed.size_px),
                     "items": [[list(item.grid), item.slot, list(item.frames)] for item in packed.items],
@@ -367,26 +381,35 @@ class Packs(Kind[Pack]):
             segments=tuple(Segment(*segment) for segment in line["segments"]),
             media=tuple(
                 PackedMedia(
-                    media=one,
-                    size_px=tuple(told["size_px"]),
-                    items=tuple(Item(tuple(grid), slot, tuple(frames)) for grid, slot, frames in told["items"]),
-                    shapes=_shapes(told),
-                    fact_names=tuple(told.get("told", ())),
+                    media=medium,
+                    size_px=tuple(described["size_px"]),
+                    items=tuple(Item(tuple(grid), slot, tuple(frames)) for grid, slot, frames in described["items"]),
+                    shapes=_shapes(described),
+                    fact_names=tuple(described.get("told", ())),
                 )
-                for one, told in zip(media, line["media"], strict=True)
+                for medium, described in zip(media, line["media"], strict=True)
             ),
         )
 
 
-KINDS: dict[str, Kind] = {"documents": Documents(), "samples": Samples(), "plan": Plans(), "packs": Packs()}
-"""Kinds of stores whose records have bytes of their own; a `view` has only columns over another store's."""
+KINDS: dict[str, RecordKind] = {
+    "documents": DocumentKind(),
+    "samples": SampleKind(),
+    "plan": PlanKind(),
+    "packs": PackKind(),
+}
+"""Kinds of stores that hold records; a `view` holds only columns about the records of another store."""
 
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def to_line(line: Mapping[str, Json]) -> bytes:
-    """UTF-8 JSON. Raises RecordError for what JSON can't hold."""
+    """Return a line as UTF-8 JSON.
+
+    Raises:
+        RecordError: `lone_surrogate` for text that is not Unicode, `not_json` for other values that JSON can't hold.
+    """
     try:
         return _JSON.encode(line).encode()
     except UnicodeEncodeError as error:
@@ -397,12 +420,12 @@ def to_line(line: Mapping[str, Json]) -> bytes:
 
 @lru_cache(1024)
 def _origin(source: str, domain: str) -> str:
-    """Two fields of a line whose values are few."""
+    """Return the JSON of two fields of a line; few pairs of values occur."""
     return f'"source":{quoted(source)},"domain":{quoted(domain)}'
 
 
 def _splits(records: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]]:
-    """Of each record, and how far each lies behind the one before it, which is short to write."""
+    """Return the splits of each record, and their differences, which take fewer characters in a line."""
     joined = np.concatenate([record.splits for record in records])
     ends = np.cumsum([len(record.splits) for record in records])
     steps = np.diff(joined, prepend=0)
@@ -410,27 +433,27 @@ def _splits(records: Sequence[Sample]) -> tuple[list[list[int]], list[list[int]]
     firsts = firsts[firsts < ends]
     steps[firsts] = joined[firsts]
     bounds = list(pairwise([0, *ends.tolist()]))
-    told, told_steps = joined.tolist(), steps.tolist()
-    return [told[a:b] for a, b in bounds], [told_steps[a:b] for a, b in bounds]
+    splits, differences = joined.tolist(), steps.tolist()
+    return [splits[a:b] for a, b in bounds], [differences[a:b] for a, b in bounds]
 
 
 def _runs_text(runs: Sequence[np.ndarray]) -> Iterable[str]:
-    """JSON of each."""
-    if all(len(one) == 1 for one in runs):
+    """Return the JSON of the loss runs, (n, 2) each, of every record."""
+    if all(len(record_runs) == 1 for record_runs in runs):
         return [f"[[{start},{stop}]]" for start, stop in np.concatenate(runs).tolist()]
-    return map(_text, [one.tolist() for one in runs])
+    return map(_text, [record_runs.tolist() for record_runs in runs])
 
 
 def _text(numbers: list[Any]) -> str:
-    """JSON of a list of numbers or of lists of them."""
+    """Return the JSON of a list of numbers, or of a list of such lists."""
     return str(numbers).replace(" ", "")
 
 
 def _loss_tokens(runs: Sequence[np.ndarray]) -> list[int]:
-    """In the runs of each."""
+    """Return the number of tokens with loss in each record, from its loss runs, (n, 2) each."""
     lengths = np.diff(np.concatenate(runs).reshape(-1, 2)).ravel()
     until = np.concatenate([[0], np.cumsum(lengths)])
-    stops = np.cumsum([len(one) for one in runs])
+    stops = np.cumsum([len(record_runs) for record_runs in runs])
     return np.diff(until[stops], prepend=0).tolist()
 
 
@@ -443,7 +466,7 @@ def _notes(record: Document) -> str:
         raise RecordError("not_json", f"notes can't be stored as JSON: {error}") from None
 
 
-def _described(media: Media) -> dict[str, Json]:
+def _media_line(media: Media) -> dict[str, Json]:
     return {
         "digest": media.digest,
         "kind": media.kind,
@@ -454,28 +477,29 @@ def _described(media: Media) -> dict[str, Json]:
 
 
 def _shapes_line(shapes: Sequence[Shape]) -> dict[str, Json]:
-    """Most media have none, and then say nothing."""
-    told = [[shape.kind, shape.name, [list(corner) for corner in shape.corners]] for shape in shapes]
-    return {"shapes": told} if told else {}
+    """Return the entry `shapes` of a medium's map; empty for a medium without shapes, as most are."""
+    listed = [[shape.kind, shape.name, [list(corner) for corner in shape.corners]] for shape in shapes]
+    return {"shapes": listed} if listed else {}
 
 
-def _shapes(told: Mapping[str, Json]) -> tuple[Shape, ...]:
-    return tuple(Shape(kind, name, tuple((x, y) for x, y in corners)) for kind, name, corners in told.get("shapes", ()))
+def _shapes(medium: Mapping[str, Json]) -> tuple[Shape, ...]:
+    listed = medium.get("shapes", ())
+    return tuple(Shape(kind, name, tuple((x, y) for x, y in corners)) for kind, name, corners in listed)
 
 
 def _media_counts(media: Sequence[Media]) -> tuple[int, int]:
-    """Images and videos."""
-    videos = sum([one.kind == "video" for one in media]) if media else 0
+    """Return the numbers of images and of videos."""
+    videos = sum([medium.kind == "video" for medium in media]) if media else 0
     return len(media) - videos, videos
 
 
 def _padding(segment: Segment) -> list[int]:
-    """Most plans align nothing, and then segments say nothing."""
+    """Return the fifth field of a segment, absent if it has no padding: most plans align nothing."""
     return [segment.padding] if segment.padding else []
 
 
 def _typed(array: np.ndarray, kind: type[np.generic]) -> np.ndarray:
-    """Little endian, and refused rather than changed where the type is another."""
+    """Return an array in its stored type, little endian. Raises ValueError for another type or more dimensions."""
     stored = STORED[kind]
     if array.dtype == stored and array.ndim == 1 and array.flags.c_contiguous:
         return array

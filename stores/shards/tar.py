@@ -1,7 +1,7 @@
-"""One shard: an ordinary tar with deterministic bytes, written front to back while its digest grows.
+"""Writer of tars with deterministic bytes; it hashes while it writes.
 
-`shards/layout.py` says what its members are. Headers are POSIX ustar with fixed owner, mode and time, so that the same
-records give the same file; every member's payload offset is known when it is added, so that readers never scan.
+`layout.py` decides the members. Headers are POSIX ustar with fixed owner, mode and time, so that the same records give
+the same file. The payload offset of a member is known as soon as it is added, so that readers never scan a tar.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 from blake3 import blake3
 
 RECORD = 512
-"""Tar's unit: headers are one, payloads are padded to whole ones."""
+"""Record size of tars in bytes: a header is one record, payloads are padded to whole records."""
 
 BUFFER_BYTES = 1 << 20
-"""What is hashed and written at once. From 2 MiB on the kernel takes huge pages for what one call writes, and where
-those have to be fetched first, as on virtual machines, that took ten times as long (benchmarks/LOG.md)."""
+"""Bytes that are hashed and written at once. For writes from 2 MiB on, the kernel takes huge pages. On a virtual
+machine that had to fetch them first, this took ten times as long (benchmarks/LOG.md)."""
 
 AHEAD_BUFFERS = 6
-"""That may wait for the disk."""
+"""Number of buffers that may wait for the disk."""
 
 MAX_MEMBER_BYTES = 8**11 - 1
-"""8 GiB: what the size field of a ustar header can say."""
+"""8 GiB: the largest number that the size field of a ustar header can hold."""
 
 
 def header(name: str, size: int) -> bytes:
-    """The 512 bytes before a regular file. Raises ValueError for what ustar can't hold."""
+    """Return the 512 byte header of a regular file. Raises ValueError for a name or size that ustar can't hold."""
     encoded = name.encode("ascii")
     if not 0 < len(encoded) <= 100 or not 0 <= size <= MAX_MEMBER_BYTES:
         raise ValueError(f"no ustar header for {name!r} with {size} bytes")
@@ -42,15 +42,15 @@ def header(name: str, size: int) -> bytes:
 _BEFORE_SIZE = b"0000644\0" + b"0000000\0" * 2
 """Mode, owner and group."""
 _AFTER_SIZE = b"\0" + b"00000000000\0"
-"""Its end, and the time."""
+"""End of the size field, and modification time."""
 _AFTER_CHECKSUM = (b"0" + b"\0" * 100 + b"ustar\x0000").ljust(RECORD - 156, b"\0")
-"""A regular file, no link."""
+"""Type (regular file), no link target, and the rest of the header."""
 _SUM = sum(_BEFORE_SIZE + _AFTER_SIZE + b" " * 8 + _AFTER_CHECKSUM)
-"""Of all bytes that are always the same; the checksum counts itself as blanks."""
+"""Sum of all constant bytes; the checksum field counts as blanks."""
 
 
 def payload_size(block: bytes) -> int | None:
-    """How long the payload after a header is; None where `block` is no header, or not as it was written."""
+    """Return the length of the payload after a header; None if `block` is no header that `header` wrote."""
     try:
         size = int(block[124:135], 8)
         name = block[:100].rstrip(b"\0").decode("ascii")
@@ -60,17 +60,18 @@ def payload_size(block: bytes) -> int | None:
 
 
 def naming_hash(path: str) -> Any:
-    """The state of the digest that names the file `path` of a store: BLAKE3 for shards, SHA-256 for all that is small.
+    """Return a new hash object for the digest that names the file `path` of a store: BLAKE3 for shards, SHA-256 for all
+    other files, which are small.
 
-    Both are cryptographic. BLAKE3 costs half as much as SHA-256 even where the processor has instructions for that.
+    Both are cryptographic. BLAKE3 takes half the time of SHA-256, even on processors with instructions for SHA-256.
     """
     return blake3() if path.startswith("shards/") else sha256()
 
 
 class Lane:
-    """A thread that hashes and writes what the shards of a unit hand to it, while the unit goes on to its next record.
+    """A thread that hashes and writes the buffers of all shards of a unit while the unit encodes its next records.
 
-    It is started by the first full buffer. Buffers are used again: fresh memory costs more than copying into old.
+    The first full buffer starts it. Buffers are reused: fresh memory costs more than a copy into old memory.
     """
 
     def __init__(self) -> None:
@@ -79,23 +80,26 @@ class Lane:
         self._free: list[memoryview] = []
 
     def buffer(self) -> memoryview:
+        """Return a buffer of BUFFER_BYTES, new or reused."""
         return self._free.pop() if self._free else memoryview(bytearray(BUFFER_BYTES))
 
     def put(self, write: Callable[[memoryview], None], buffer: memoryview) -> None:
-        """`write(buffer)` after what was put before. Waits while too much is waiting; raises what earlier work did."""
+        """Queue `write(buffer)`. Waits while AHEAD_BUFFERS are queued. Raises the exception of an earlier write."""
         while len(self._waiting) >= AHEAD_BUFFERS:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(self._work, write, buffer))
 
     def drain(self) -> None:
-        """Wait for all of it. Raises what it raised."""
+        """Wait for all queued writes. Raises the exception of one that failed."""
         while self._waiting:
             self._waiting.popleft().result()
 
     def give_back(self, buffer: memoryview) -> None:
+        """Make a buffer available again."""
         self._free.append(buffer)
 
     def close(self) -> None:
+        """Stop the thread; queued writes are dropped."""
         self._thread.shutdown(cancel_futures=True)
 
     def _work(self, write: Callable[[memoryview], None], buffer: memoryview) -> None:
@@ -104,7 +108,8 @@ class Lane:
 
 
 class ShardFile:
-    """A tar that grows in a local file aside; it holds no file open, so that a unit may fill hundreds at once."""
+    """A tar that grows in a local file. The file is opened for each write, so that a unit may fill hundreds of tars at
+    once."""
 
     def __init__(self, path: Path, lane: Lane) -> None:
         self.path = path
@@ -115,7 +120,7 @@ class ShardFile:
         self._hash = naming_hash("shards/")
 
     def add(self, name: str, *payload: bytes | bytearray | memoryview) -> int:
-        """Append one member, whose payload may come in pieces, and return the offset of its first byte."""
+        """Append one member, whose payload may come in pieces. Returns the offset of the payload."""
         size = sum([len(piece) for piece in payload])
         self._append(header(name, size))
         offset = self.size
@@ -144,7 +149,8 @@ class ShardFile:
         self._filled += size
 
     def _write(self, data: memoryview) -> None:
-        """All of it at once: each call that leaves the interpreter's lock alone has to wait for it afterwards."""
+        """Hash and write a buffer in one call each: after every call that releases the interpreter lock, the thread has
+        to wait for it."""
         self._hash.update(data)
         with self.path.open("ab", buffering=0) as out:
             while len(data):

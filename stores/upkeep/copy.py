@@ -90,7 +90,7 @@ def _parents_beside(snapshot: Snapshot, target: Files) -> Iterator[Parent]:
 def _copy_lookup(source: Snapshot, target: Snapshot) -> None:
     """One that is damaged stays behind: it can be made again."""
     with suppress(StoreError):
-        covered = find.read(source.files, source.number)
+        covered = find.read_manifest(source.files, source.number)
         if covered is None:
             return
         for run in covered.runs:

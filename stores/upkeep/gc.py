@@ -141,7 +141,7 @@ def _parents_named_beside(files: Files) -> Iterator[tuple[str, int]]:
 
 def _objects(store: Store, number: int) -> set[str]:
     snapshot = store.snapshot(number)
-    found = object_paths(snapshot) | {certificates.certificate_path(snapshot)} | find.paths(store.files, number)
+    found = object_paths(snapshot) | {certificates.certificate_path(snapshot)} | find.lookup_paths(store.files, number)
     missing = sorted(path for path in list_paths(snapshot.root) if not store.files.exists(path))
     if missing:
         raise StoreError(

@@ -23,8 +23,17 @@ from manifests.errors import StoreError
 from stores import leases
 from stores.files.local import LocalFiles
 from stores.files.protocol import Files
-from stores.lookup.find import FOLDER, Covered, entries_of, manifest_bytes, manifest_path, newest_before, paths, read
-from stores.lookup.run_file import COVER, ENTRY, Fresh, Run, RunEntry, Source, run_path, write
+from stores.lookup.find import (
+    FOLDER,
+    LookupManifest,
+    index_entries,
+    lookup_paths,
+    manifest_bytes,
+    manifest_path,
+    read_manifest,
+    read_newest_before,
+)
+from stores.lookup.run_file import COVER, ENTRY, EntrySource, NewEntries, RunEntry, RunFile, run_path, write_run
 from stores.shards.entry import ShardEntry
 from stores.snapshot import Snapshot
 from stores.upkeep.verify import hash_file, lookup_damages
@@ -45,7 +54,7 @@ NONE = np.zeros(0, np.uint64)
 class _Group:
     """What becomes, or stays, one run."""
 
-    sources: list[tuple[Source, np.ndarray]] = field(default_factory=list)
+    sources: list[tuple[EntrySource, np.ndarray]] = field(default_factory=list)
     """With the shards of which each is not believed any more."""
     entries: int = 0
     rewrite: bool = False
@@ -78,14 +87,14 @@ def build(snapshot: Snapshot, *, purge: bool = False) -> None:
     spill = files.temporary_path()
     try:
         try:
-            runs = _runs(snapshot, own or newest_before(files, number) or Covered(), purge, spill, lease)
+            runs = _runs(snapshot, own or read_newest_before(files, number) or LookupManifest(), purge, spill, lease)
         except StoreError:  # what was made earlier is damaged, and worth nothing then
-            runs = _runs(snapshot, Covered(), purge, spill, lease)
+            runs = _runs(snapshot, LookupManifest(), purge, spill, lease)
         files.sync()
         if gone := files.missing([run_path(run.digest) for run in runs], must_exist=True):
             fix = "run the same command again"  # garbage was collected that was found here at first
             raise StoreError("was deleted while the look-up was made", where=f"{files.url}/{min(gone)}", fix=fix)
-        path, data = manifest_path(number), manifest_bytes(Covered(lists, tuple(runs)))
+        path, data = manifest_path(number), manifest_bytes(LookupManifest(lists, tuple(runs)))
         if not files.swap(path, data):
             files.delete(path)
             files.swap(path, data)
@@ -94,9 +103,9 @@ def build(snapshot: Snapshot, *, purge: bool = False) -> None:
         leases.release_units(files, [LEASE])
 
 
-def _sound(files: Files, number: int) -> Covered | None:
+def _sound(files: Files, number: int) -> LookupManifest | None:
     with suppress(StoreError):
-        return read(files, number)
+        return read_manifest(files, number)
     return None
 
 
@@ -108,14 +117,14 @@ def rebuild_purged(snapshot: Snapshot) -> None:
     if not there:
         return
     build(snapshot, purge=True)
-    for path in set(there) - paths(files, snapshot.number):
+    for path in set(there) - lookup_paths(files, snapshot.number):
         files.delete(path)
 
 
 def repair_lookup(snapshot: Snapshot) -> bool:
     """Make what is missing of the look-up or damaged; whether anything was."""
     damaged = [damage.where.removeprefix(f"{snapshot.name}/") for damage in lookup_damages(snapshot)]
-    if snapshot.kind not in KINDS or not damaged and read(snapshot.files, snapshot.number) is not None:
+    if snapshot.kind not in KINDS or not damaged and read_manifest(snapshot.files, snapshot.number) is not None:
         return False
     # Runs that no sound list names may be damaged, too; under such a name the same bytes would not be written again.
     runs = [info.path for info in snapshot.files.listing(FOLDER) if info.path.endswith(".run")]
@@ -126,13 +135,13 @@ def repair_lookup(snapshot: Snapshot) -> bool:
     return True
 
 
-def _runs(snapshot: Snapshot, before: Covered, purge: bool, spill: Path, lease: leases.Lease) -> list[RunEntry]:
+def _runs(snapshot: Snapshot, before: LookupManifest, purge: bool, spill: Path, lease: leases.Lease) -> list[RunEntry]:
     """Runs for all that `snapshot` has: those of `before` as far as they do, merged where many are of one size."""
     changed = list(_changed(snapshot, before))
     now = _covers(changed)
     known = [NONE]
     groups = []
-    for run in (Run(snapshot.files, told) for told in before.runs):
+    for run in (RunFile(snapshot.files, told) for told in before.runs):
         covers = run.covers
         known.append(_pairs(covers))
         replaced = np.isin(covers["shard"], now["shard"]) & ~np.isin(_pairs(covers), _pairs(now))
@@ -140,7 +149,7 @@ def _runs(snapshot: Snapshot, before: Covered, purge: bool, spill: Path, lease: 
         if dead.all():
             continue
         worn = bool(replaced.any()) or (purge and bool(dead.any())) or 2 * int(dead.sum()) > len(covers)
-        sources: list[tuple[Source, np.ndarray]] = [(run, covers["shard"][dead])]
+        sources: list[tuple[EntrySource, np.ndarray]] = [(run, covers["shard"][dead])]
         groups.append(_Group(sources, len(run), worn))
     _, first = np.unique(_pairs(now), return_index=True)
     new = [changed[place] for place in np.sort(first[~np.isin(_pairs(now)[first], np.concatenate(known))]).tolist()]
@@ -153,14 +162,14 @@ def _runs(snapshot: Snapshot, before: Covered, purge: bool, spill: Path, lease: 
     for group in _merged(groups):
         lease.renew()
         source, _ = group.sources[0]
-        if isinstance(source, Run) and not group.rewrite:
-            done.append(source.told)
+        if isinstance(source, RunFile) and not group.rewrite:
+            done.append(source.entry)
         else:
-            done.append(write(snapshot.files, group.sources))
+            done.append(write_run(snapshot.files, group.sources))
     return done
 
 
-def _changed(snapshot: Snapshot, before: Covered) -> Iterator[ShardEntry]:
+def _changed(snapshot: Snapshot, before: LookupManifest) -> Iterator[ShardEntry]:
     """Shards in lists that were not there before."""
     lists, old = snapshot.lists, set(before.lists)
     for number, entry in enumerate(snapshot.root.lists):
@@ -179,20 +188,20 @@ def _pairs(covers: np.ndarray) -> np.ndarray:
     return covers["shard"] + np.uint64(3) * covers["tables"]
 
 
-def _fresh(snapshot: Snapshot, new: Sequence[ShardEntry], spill: Path, lease: leases.Lease) -> Iterator[Source]:
+def _fresh(snapshot: Snapshot, new: Sequence[ShardEntry], spill: Path, lease: leases.Lease) -> Iterator[EntrySource]:
     """The names in these shards."""
     local = LocalFiles(spill)
     parts, waiting, first = [np.zeros(0, ENTRY)], 0, 0
     for number, entry in enumerate(new, 1):
         lease.renew()
-        parts.append(entries_of(snapshot.reader.index(entry)))
+        parts.append(index_entries(snapshot.reader.index(entry)))
         waiting += len(parts[-1])
         if waiting >= AT_ONCE or number == len(new):
-            source = Fresh(np.concatenate(parts), _covers(new[first:number]))
+            source = NewEntries(np.concatenate(parts), _covers(new[first:number]))
             if number < len(new) or first:
-                told = write(local, [(source, NONE)])
+                told = write_run(local, [(source, NONE)])
                 local.sync()
-                yield Run(local, told)
+                yield RunFile(local, told)
             else:
                 yield source
             parts, waiting, first = [np.zeros(0, ENTRY)], 0, number

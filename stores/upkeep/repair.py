@@ -106,7 +106,7 @@ def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str],
         for row in range(entry.records):
             try:
                 whole = _with_payloads(head, shards, head.record(ref.first + row), entry)
-                beside = head.reader.index(entry).beside
+                beside = head.reader.index(entry).extra_columns
                 writer.add(whole, beside.slice(row, 1) if beside is not None else None)
             except StoreError as error:
                 done.lost.append({"unit": receipt.unit, "shard": entry.shard, "row": row, "why": error.message})

@@ -85,7 +85,7 @@ def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:
     """That there is no look-up is no damage."""
     files, name = snapshot.files, snapshot.name
     try:
-        covered = find.read(files, snapshot.number)
+        covered = find.read_manifest(files, snapshot.number)
     except StoreError as error:
         yield Damage(f"{name}/{find.manifest_path(snapshot.number)}", error.message)
         return
@@ -147,7 +147,7 @@ def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
             record_media = known.media_of(row)
             snapshot.reader.record(known, row)
             for media in record_media:
-                if media.location is not None and media.location.shard == known.shard:
+                if media.location is not None and media.location.shard == known.digest:
                     snapshot.reader.medium(known, media.location)
         except StoreError as error:
             yield Damage(error.where, error.message)
@@ -156,13 +156,13 @@ def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
 def _frame_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
     """What holds the records: tar headers, padding and the end mark, told by the next record that begins after it."""
     path, at = f"shards/{known.entry.tar}.tar", 0
-    begins = np.sort(known.places["line.at"])
-    rows = np.argsort(known.places["line.at"], kind="stable")
+    begins = np.sort(known.ranges["line.at"])
+    rows = np.argsort(known.ranges["line.at"], kind="stable")
     lost = False
 
     def damage(what: str) -> Damage:
         row = rows[min(int(np.searchsorted(begins, at)), len(rows) - 1)] if len(rows) else 0
-        return Damage(f"{snapshot.name}/shards/{known.shard}.tar[{row}]", what)
+        return Damage(f"{snapshot.name}/shards/{known.digest}.tar[{row}]", what)
 
     while head := snapshot.files.read_range(path, at, RECORD):
         size = payload_size(head)

@@ -32,7 +32,7 @@ from pipelines.ingest.tars.members import TarSample, samples, wanted
 from pipelines.node import Attempt, Inputs, Survey, Unit, UnitTask
 from stores.files.open import open_files
 from stores.files.retry import process_requests
-from stores.shards.scan_tar import TarDamage, Walk, fingerprint
+from stores.shards.scan_tar import TarDamage, TarScan, fingerprint
 from stores.store import StoreKind, UnitWriter
 
 JUDGED_SAMPLES, JUDGED_BYTES = 8, 64 << 20
@@ -115,7 +115,7 @@ class IngestTars:
         rights = RecordRights(self.licence, self.origin, self.consent)
         rules = TarRules(task.node, self.text_domain, self.layout, tar.fields, rights)
         named = tar.fields.endings
-        walk = Walk(files, tar.path, partial(wanted, named))
+        walk = TarScan(files, tar.path, partial(wanted, named))
         head, rest = _head(samples(walk, named))
         expected = detect([sample for sample in head if isinstance(sample, TarSample)], rules)
         keys: set[str] = set()
@@ -123,7 +123,7 @@ class IngestTars:
             if isinstance(sample, str):
                 attempt.note("member_without_key")
             elif isinstance(sample, TarDamage):
-                attempt(f"{tar.path}@{sample.at}", refuse, sample.reason, sample.message)
+                attempt(f"{tar.path}@{sample.offset}", refuse, sample.reason, sample.message)
             elif sample.key not in tar.excluded:
                 locator = f"{tar.path}#{sample.key}"
                 if sample.key in keys:

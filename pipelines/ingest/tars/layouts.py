@@ -31,7 +31,7 @@ from pipelines.ingest.formats import media, rows
 from pipelines.ingest.readers.context import new_document
 from pipelines.ingest.tars.field_map import Fields, access, options, value_at
 from pipelines.ingest.tars.members import TarSample, medium_kind, split
-from pipelines.ingest.tars.orders import in_order, interleaved
+from pipelines.ingest.tars.orders import is_interleaved, read_order
 from stores.shards.layout import ADOPTED
 from stores.shards.scan_tar import Member
 
@@ -94,7 +94,7 @@ def _layout(sample: TarSample) -> TarLayout:
         record = _json(sample)
     except RecordError:
         return "webdataset"
-    if interleaved(record):
+    if is_interleaved(record):
         return "interleaved"
     if isinstance(record, dict) and "status" in record and "url" in record:
         return "img2dataset"
@@ -260,7 +260,7 @@ def _load(by_name: Mapping[str, Member], check: Check, target: str) -> Media:
 
 def _interleaved(sample: TarSample, record: Json, members: Sequence[Member], check: Check) -> _Content:
     """Texts and media in the order of the sample's JSON. Media that it does not name are left out."""
-    items = list(in_order(record))
+    items = list(read_order(record))
     if not items:
         raise RecordError("no_text_field", "no list of texts and images in its JSON; see `fields`")
     named = iter(_named_members([name for kind, name in items if kind == "image"], sample, members))

@@ -94,8 +94,8 @@ def samples(members: Iterable[Member | TarDamage], named: Collection[str]) -> It
             behind = member.message
             continue
         keyed = split(member.name)
-        if keyed is None or member.what == "folder":
-            if member.what != "folder" and not _META.match(member.name):
+        if keyed is None or member.type == "folder":
+            if member.type != "folder" and not _META.match(member.name):
                 yield printable_path(member.name)
             continue
         key, ending = keyed
@@ -115,9 +115,9 @@ def _add(sample: TarSample, ending: str, member: Member, limit: int) -> None:
     name = printable_path(member.name)
     if problem := _bad_name(member.name):
         return sample.spoil("bad_name", f"{name[:200]}: {problem}")
-    if member.what != "file":
+    if member.type != "file":
         reasons = {"link": "link_in_tar", "sparse": "sparse_member"}
-        return sample.spoil(reasons.get(member.what, "special_file"), f"{name} is no ordinary file")
+        return sample.spoil(reasons.get(member.type, "special_file"), f"{name} is no ordinary file")
     if ending in sample.members:
         return sample.spoil("duplicate_member", f"{name} stands there twice")
     if len(sample.members) == MOST_MEMBERS:

@@ -22,7 +22,7 @@ OrderedItem = tuple[Literal["text", "image"], str]
 """A text, or the name of an image."""
 
 
-def interleaved(record: Json) -> bool:
+def is_interleaved(record: Json) -> bool:
     """Whether it looks like one of these lists."""
     return isinstance(record, list) or (
         isinstance(record, dict)
@@ -36,7 +36,7 @@ def interleaved(record: Json) -> bool:
     )
 
 
-def in_order(record: Json) -> Iterator[OrderedItem]:
+def read_order(record: Json) -> Iterator[OrderedItem]:
     """Yield texts and names of images in reading order; nothing where the JSON has no list of a known form."""
     if isinstance(record, dict) and isinstance(record.get("text_list"), list):
         yield from _mmc4(record)

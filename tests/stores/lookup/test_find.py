@@ -21,8 +21,8 @@ from manifests.records import Document, Item, Location, Media, Pack, PackedMedia
 from stores import reference
 from stores.files.local import LocalFiles
 from stores.forget.forget import forget
-from stores.lookup.find import hasher, manifest_path, raw
-from stores.lookup.run_file import COVER, ENTRY, Fresh, Run, write
+from stores.lookup.find import encode_name, manifest_path, name_hash
+from stores.lookup.run_file import COVER, ENTRY, NewEntries, RunFile, write_run
 from stores.store import Receipt, Snapshot, Store
 from stores.upkeep import lookup
 from stores.upkeep.copy import copy
@@ -162,7 +162,7 @@ def test_names_of_equal_hash_are_told_apart_by_the_index(
     few: int, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stores.lookup.find.FEW", few)
-    monkeypatch.setattr("stores.lookup.find.hasher", lambda by: len)
+    monkeypatch.setattr("stores.lookup.find.name_hash", lambda by: len)
     snapshot = commit(store, "a", "b")
     lookup.build(snapshot)
     assert not snapshot.lookup.scanned
@@ -191,16 +191,16 @@ def test_a_merged_run_gives_what_its_sources_gave(
         part["shard"] = random_.integers(0, 4, size, np.uint64) + np.uint64(10 * number)
         part["row"] = random_.integers(0, 100, size)
         covers = np.array([(10 * number + shard, 7) for shard in range(4)], COVER)
-        told = write(files, [(Fresh(part, covers), NONE)])
+        told = write_run(files, [(NewEntries(part, covers), NONE)])
         files.sync()
         gone = np.array([10 * number + 1], np.uint64) if number % 2 else NONE
-        sources.append((Run(files, told), gone))
+        sources.append((RunFile(files, told), gone))
         parts.append(part[~np.isin(part["shard"], gone)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stores.lookup.run_file.PIECE", pieces)
-        told = write(files, sources)
+        told = write_run(files, sources)
     files.sync()
-    merged, everything = Run(files, told), np.concatenate(parts)
+    merged, everything = RunFile(files, told), np.concatenate(parts)
     assert told.entries == len(everything) and len(merged.covers) == told.shards
     asked = [*np.unique(everything["hash"]).tolist()[::7], 0, 2**64 - 1, spread // 2]
     for name in asked:
@@ -216,10 +216,10 @@ def test_a_changed_byte_of_a_run_is_an_error_or_changes_no_answer(quick_folder: 
     entries = np.zeros(700, ENTRY)
     entries["hash"] = random_.integers(0, 2**64, len(entries), np.uint64)
     entries["row"] = np.arange(len(entries))
-    told = write(files, [(Fresh(entries, np.zeros(0, COVER)), NONE)])
+    told = write_run(files, [(NewEntries(entries, np.zeros(0, COVER)), NONE)])
     files.sync()
     flip(next(Path(files.url, "lookup").glob("*.run")), int(random_.integers(0, 10**6)))
-    damaged, refused = Run(LocalFiles(Path(files.url)), told), 0
+    damaged, refused = RunFile(LocalFiles(Path(files.url)), told), 0
     for name, _, row in entries.tolist():
         try:
             assert damaged.find(name)["row"].tolist() == [row]
@@ -251,11 +251,11 @@ def test_a_name_costs_two_reads_of_some_kilobytes_in_a_run_of_any_length(
     for size in (600_000, 1_200_000):
         entries = np.zeros(size, ENTRY)
         entries["hash"] = np.random.default_rng(size).integers(0, 2**64, size, np.uint64)
-        told = write(files, [(Fresh(entries, np.zeros(0, COVER)), NONE)])
+        told = write_run(files, [(NewEntries(entries, np.zeros(0, COVER)), NONE)])
         files.sync()
         with reads(monkeypatch) as lengths:
             for name in entries["hash"][:200].tolist():
-                assert len(Run(files, told).find(name)) == 1
+                assert len(RunFile(files, told).find(name)) == 1
         assert len(lengths) == 400
         most.append(max(lengths))
     assert max(most) < 6000
@@ -273,13 +273,13 @@ def test_a_new_unit_adds_a_run_and_leaves_the_others_until_they_are_many(store: 
         before = set(run_files(store))
         lookup.build(snapshot)
         assert len(set(run_files(store)) - before) == 1 and not snapshot.lookup.scanned
-        seen.append(len(snapshot.lookup._covered.runs))
+        seen.append(len(snapshot.lookup._manifest.runs))
     assert seen == [1, 2, 3, 1, 2, 3, 1, 2, 3]
     check(snapshot, units)
     before = set(run_files(store))
     again = commit(store, *units[1:8])  # of one run all shards are gone, of another some: nothing is written
     lookup.build(again)
-    assert again.lookup._covered.runs == snapshot.lookup._covered.runs[:2] and set(run_files(store)) == before
+    assert again.lookup._manifest.runs == snapshot.lookup._manifest.runs[:2] and set(run_files(store)) == before
     check(again, units)
 
 
@@ -340,7 +340,7 @@ def test_gc_keeps_what_live_snapshots_look_up_by(store: Store) -> None:
         assert not store.snapshot(number).lookup.scanned
     collect_garbage(store, keep_last=1, grace_s=0)
     left = {path.name for path in Path(store.url, "lookup").iterdir()}
-    covered = store.snapshot(3).lookup._covered
+    covered = store.snapshot(3).lookup._manifest
     assert left == {"000003.json", *(f"{run.digest}.run" for run in covered.runs)}
     check(store.snapshot(3), ["a", "b", "c"])
 
@@ -366,7 +366,8 @@ def test_what_was_forgotten_is_in_no_run(tmp_path: Path) -> None:
 
     def traced(names: set[tuple[str, str]]) -> set[tuple[str, str]]:
         everything = b"".join(path.read_bytes() for path in run_files(store))
-        return {(by, name) for by, name in names if hasher(by)(raw(by, name)).to_bytes(8, "little") in everything}  # type: ignore[arg-type]
+        hashes = {(by, name): name_hash(by)(encode_name(by, name)) for by, name in names}  # type: ignore[arg-type]
+        return {pair for pair, value in hashes.items() if value.to_bytes(8, "little") in everything}
 
     def forgets(**names: set[str]) -> None:
         kinds = ("ids", "sources", "places", "media")
@@ -440,7 +441,7 @@ def test_killed_before_any_change_and_started_again_it_is_the_same(
         else:
             ended = True
         opened = store.snapshot(second.number)
-        assert not opened.lookup.scanned and opened.lookup.trouble is None
+        assert not opened.lookup.scanned and opened.lookup.error is None
         check(opened, ["a", "b", "c"])
         if ended:
             break

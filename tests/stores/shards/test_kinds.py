@@ -31,7 +31,7 @@ from manifests.records import (
     record_id,
 )
 from stores import reference
-from stores.shards.kinds import Samples, to_line
+from stores.shards.kinds import SampleKind, to_line
 from stores.snapshot import Snapshot
 from stores.store import Store
 from tests.strategies import PACK_TOKENS, RECORDS, same
@@ -62,9 +62,9 @@ PLAIN = st.builds(
 @given(st.lists(PLAIN, min_size=1, max_size=4))
 @settings(max_examples=40)
 def test_samples_encoded_in_one_go_are_what_they_are_one_by_one(samples: list[Sample]) -> None:
-    kind = Samples()
-    assert None not in map(kind.plain_bytes, samples)
-    plain, one_by_one = kind.encode_plain(samples), [kind.encode(sample) for sample in samples]
+    kind = SampleKind()
+    assert None not in map(kind.batch_bytes, samples)
+    plain, one_by_one = kind.encode_batch(samples), [kind.encode(sample) for sample in samples]
     assert plain.lines == [to_line(one.line) + b"\n" for one in one_by_one]
     for field, fast, slow in zip(
         kind.FACTS, plain.facts, zip(*[one.facts for one in one_by_one], strict=True), strict=True

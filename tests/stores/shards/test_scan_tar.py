@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stores.files.local import LocalFiles
 from stores.shards import scan_tar
-from stores.shards.scan_tar import Member, TarDamage, Walk, fingerprint
+from stores.shards.scan_tar import Member, TarDamage, TarScan, fingerprint
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
@@ -36,10 +36,10 @@ def tar_bytes(some: Sequence[Entry], format: int = tarfile.PAX_FORMAT, kind: byt
     return out.getvalue()
 
 
-def walked(data: bytes, keep: bool = True) -> tuple[list[Member | TarDamage], Walk]:
+def walked(data: bytes, keep: bool = True) -> tuple[list[Member | TarDamage], TarScan]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "x.tar").write_bytes(data)
-        walk = Walk(LocalFiles(Path(folder)), "x.tar", lambda name, size: keep)
+        walk = TarScan(LocalFiles(Path(folder)), "x.tar", lambda name, size: keep)
         return list(walk), walk
 
 
@@ -140,7 +140,7 @@ def test_links_devices_and_sparse_members_are_told_from_files() -> None:
         info.size = 3
         tar.addfile(info, io.BytesIO(b"abc"))
     found, _ = walked(out.getvalue())
-    assert [(one.name, one.what) for one in found if isinstance(one, Member)] == [
+    assert [(one.name, one.type) for one in found if isinstance(one, Member)] == [
         ("link.jpg", "link"),
         ("hard.jpg", "link"),
         ("pipe.jpg", "special"),
