@@ -1,16 +1,16 @@
-"""What a mixture says: which sources, in which proportion, up to when, in packs of which size.
+"""Mixture: the sources of a plan, their proportions, the vision share over time, and the size of packs.
 
-Written by people as YAML, read by `plan/planner.py`. What the numbers mean:
+People write it as YAML; `plan/planner.py` compiles it. Meaning of the numbers:
 
-- `horizon_tokens` counts non-padding tokens. The plan ends with the first whole global batch that reaches it; without
-  a horizon it ends where the sources do, and what the vision share leaves over is not used.
-- `vision_share` is exact and outranks the weights. A piece of a sample is *rich* where its slots exceed that share of
-  its tokens and *poor* otherwise (text is poor). The share decides when a rich piece comes and when a poor one.
-- `weight` divides tokens between sources, among the rich pieces and among the poor ones separately. A source that has
-  both kinds divides its weight between them as its own tokens are divided, so that three captions without a picture
-  don't claim a share of all text.
+- `horizon_tokens` counts non-padding tokens. The plan ends with the first whole global batch that reaches it. Without a
+  horizon it ends with the sources, and pieces that the vision share leaves over are not used.
+- `vision_share` is exact and outranks the weights. A piece of a sample is *rich* if its slots exceed that share of its
+  tokens, else *poor* (text is poor). The share decides when a rich piece comes and when a poor one.
+- `weight` divides tokens between sources, among rich pieces and among poor pieces separately. A source with both kinds
+  divides its weight between them in proportion to its own tokens, so that three captions without a picture don't claim
+  a share of all text.
 - `max_epochs` caps how often any piece is seen; K2.5's joint stage caps epochs per source as well (report, section
-  4.3). What a source can no longer give goes to the others in proportion to their weights, and the plan says when.
+  4.3). Where a source is used up, the others take its part in proportion to their weights, and the plan records when.
 """
 
 from __future__ import annotations
@@ -31,22 +31,25 @@ Pixels = Literal["exact", "fast"]
 
 @schema
 class Source:
+    """One part of a mixture: the samples of a store, or some of them."""
+
     name: str
     store: str
-    """Its samples: URL of the store, or the node that makes it where the mixture is part of a DAG. Not in the mixture's
-    digest: the plan names content roots instead."""
+    """Store of the samples: a URL, or the node that makes it if the mixture is part of a DAG. Not in the digest of the
+    mixture: the plan names content roots instead."""
     weight: float
-    """Tokens relative to the other sources'; only ratios matter."""
+    """Relative number of tokens; only ratios matter."""
     domains: tuple[str, ...] = ()
-    """Only samples of these domains; of all where none is named."""
+    """Domains of the samples that are used; all if empty."""
     min_tokens: int = 0
-    """Only samples of at least so many tokens, as the plan's `limits` make them."""
+    """Least tokens of a sample that is used, counted after `limits` of the mixture shrank its media."""
     max_tokens: int | None = None
-    """Only samples of at most so many. Two sources of one store, one on each side of a length, give long and short
-    documents the mix that their weights say."""
+    """Most tokens of a sample that is used. Two sources of one store, one on each side of a length, mix long and short
+    documents by their weights."""
     max_epochs: int = 1
+    """Most times that any piece is seen, over all plans of a run."""
     group: str | None = None
-    """Shares the weight of this group (`Mixture.groups`) with its other sources."""
+    """Group in `Mixture.groups` whose weight this source shares with the group's other sources."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
@@ -61,18 +64,19 @@ class Source:
 
 @schema
 class PackLimits:
-    """What one pack may hold beside its tokens. Without a limit its tokens alone decide.
+    """Limits of one pack besides its tokens. None means no limit.
 
-    A document over a limit is cut as one that is longer than a pack; a medium that alone is over one takes its sample
-    out, which is counted under `refused`."""
+    A document over a limit is cut like one that is longer than a pack. A sample with a medium that exceeds a limit
+    alone is refused, and counted under `refused`.
+    """
 
     patches: int | None = None
-    """14-px patches of all frames that the encoder sees for one pack: its memory, and how unequal packs are for it."""
+    """14-px patches of all frames that the encoder sees for one pack; bounds its memory and the spread between
+    packs."""
     media: int | None = None
     """Images and videos."""
     attention: int | None = None
-    """Sum of the squared lengths of its segments, in tokens squared: what attention costs. No segment is longer than
-    its root."""
+    """Sum of squared segment lengths, in tokens squared: the cost of attention. No segment is longer than its root."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -81,36 +85,42 @@ class PackLimits:
 
     @property
     def any(self) -> bool:
+        """Whether any limit is set."""
         return self != PackLimits()
 
 
 @schema
 class Mixture:
+    """Everything that people decide about a plan. Field names are the keys of the YAML."""
+
     sources: tuple[Source, ...]
     max_pack_tokens: int
-    """Length of every row, padding included."""
+    """Length of every row, with padding."""
     global_batch_packs: int
+    """Packs of one training step over all ranks."""
     seed: int = 0
     horizon_tokens: int | None = None
+    """Non-padding tokens of the run; None takes the sources as far as they go."""
     vision_share: VisionShare = VisionShare()
+    """Vision slots over non-padding tokens (`manifests/schedule.py`)."""
     limits: MediaLimits = RELEASED_LIMITS
-    """Larger media are shrunk to these; smaller limits make media fit smaller packs."""
+    """Limits of one image or video; larger media are shrunk to them. Smaller limits make media fit smaller packs."""
     pixels: Pixels = "exact"
-    """How pictures are decoded when batches are made: `exact` gives the released processor's pixels. `fast` decodes a
-    JPEG that `limits` shrink to less than half at a half, a quarter or an eighth of its size before it is resized:
-    close to those pixels, not equal (docs/loader.md)."""
+    """Decoding of pictures when batches are made: `exact` gives the released processor's pixels. `fast` decodes a JPEG
+    that `limits` shrink to less than half at a half, a quarter or an eighth of its size before it is resized: close to
+    those pixels, not equal (docs/loader.md)."""
     pack_limits: PackLimits = PackLimits()
-    """What a pack may hold beside `max_pack_tokens`: {patches: 16384, media: 64, attention: 50000000}."""
+    """Limits of a pack besides `max_pack_tokens`: {patches: 16384, media: 64, attention: 50000000}."""
     segment_align: int = 1
-    """Every segment begins at a multiple of this, and padding behind it fills it up: 2 n for a trainer that deals every
+    """Every segment begins at a multiple of this, and is padded up to the next one: 2 n for a trainer that deals each
     segment to n context ranks."""
     groups: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Weights of groups of sources, e.g. of domains; `weight` divides that of its group between its sources. What a
-    source can no longer give goes to its group first."""
+    """Weights of groups of sources, e.g. of domains. `weight` divides the weight of a group between its sources, and
+    the part of a source that is used up goes to its group first."""
     max_media_exposures: int | None = None
-    """No image or video is shown more often, in whichever samples and sources it stands, over all plans of a run."""
+    """Most times that any image or video is shown, over all samples, sources and plans of a run."""
     block_packs: int = 256
-    """About how many packs are filled together: more packs fill better and shuffle wider, fewer compile in parallel."""
+    """Packs that are filled together, about: more fill better and shuffle wider, fewer compile in parallel."""
 
     def __post_init__(self) -> None:
         for name in ("max_pack_tokens", "global_batch_packs", "horizon_tokens", "block_packs", "max_media_exposures"):
@@ -130,21 +140,21 @@ class Mixture:
         for name, weight in self.groups.items():
             if not 0 < weight < float("inf"):
                 raise ValueError(f"the weight of group {name} is {weight}, expected a number > 0")
-        self.vision_share.over(self.horizon_tokens)  # fails where positions are fractions and there is no horizon
+        self.vision_share.over(self.horizon_tokens)  # fails if positions are fractions and there is no horizon
 
     @property
     def curve(self) -> Curve:
-        """The vision share over tokens."""
+        """The vision share as a function of tokens."""
         return self.vision_share.over(self.horizon_tokens)
 
     @property
     def groups_of_sources(self) -> list[str]:
-        """Per source; one that names no group is one of its own."""
+        """Name of the group of each source; a source without a group is a group of its own."""
         return [f"group {source.group}" if source.group else f"source {source.name}" for source in self.sources]
 
     @property
     def weights(self) -> list[Fraction]:
-        """Per source, with that of its group in it."""
+        """Weight of each source: its part of the weight of its group."""
         own = [Fraction(str(source.weight)) for source in self.sources]
         groups = self.groups_of_sources
         return [
@@ -158,13 +168,13 @@ class Mixture:
 
     @property
     def max_piece_tokens(self) -> int:
-        """No segment is longer."""
+        """Length of the longest segment that a pack can hold."""
         most = self.pack_limits.attention
         return self.max_pack_tokens if most is None else min(self.max_pack_tokens, isqrt(most))
 
     @property
     def digest(self) -> str:
-        """Over everything that decides the plan, but not over where stores lie."""
+        """Digest of everything that decides the plan; the locations of stores are left out."""
         values = dataclasses.asdict(self)
         for source in values["sources"]:
             del source["store"]

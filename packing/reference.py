@@ -20,7 +20,7 @@ from packing.plan.pieces import SourcePieces
 
 
 def fill_limited(costs: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
-    """`sequence.fill_limited` by looking at all pieces and all pairs of them; limits of at most `sequence.STEPS`."""
+    """`plan.fill.fill_limited` by trying all pieces and all pairs; for limits of at most `plan.fill.STEPS`."""
     if not costs:
         return []
     totals = [sum(cost[limit] for cost in costs) for limit in range(len(limits))]
@@ -80,7 +80,7 @@ def _attempt(
 
 
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """What `sequence.fill_packs` is measured against: each piece, longest first, into the fullest pack with room."""
+    """Best-fit decreasing: each piece, longest first, into the fullest pack with room. Baseline of `plan.fill`."""
     packs: list[list[int]] = []
     room: list[int] = []
     for piece in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -113,7 +113,7 @@ def cut_patches(frames: Sequence[np.ndarray], rows: int, cols: int) -> list[np.n
 
 
 def smallest_number_of_packs(lengths: Sequence[int], capacity: int) -> int:
-    """The best any packing can do, by trying all; for a handful of pieces."""
+    """Fewest packs of any packing, by trying all; for a handful of pieces."""
     best = len(lengths)
 
     def place(piece: int, room: list[int]) -> None:
@@ -148,24 +148,24 @@ def best_busiest_load(costs: Sequence[int], ranks: int, most: int) -> int:
 
 
 def order(mixture: Mixture, sources: Sequence[SourcePieces], goal: int) -> tuple[list[tuple[int, ...]], bool | None]:
-    """`order.Order` piece by piece, in fractions: rows of COLUMNS, and what is missing."""
+    """`plan.order.Order` piece by piece, in fractions; returns (rows of `COLUMNS`, the side that ran out or None)."""
     curve = mixture.curve
-    parts = legs_of(curve, mixture.max_pack_tokens)
+    legs = legs_of(curve, mixture.max_pack_tokens)
     bound = curve.highest * mixture.max_pack_tokens
     uses = [[0] * len(pieces.length) for pieces in sources]
     drawn: list[tuple[int, ...]] = []
     tokens = slots = 0
-    for part, after in zip(parts, [*parts[1:], None], strict=True):
-        sides = {rich: _Side(mixture, sources, uses, part.threshold, rich) for rich in (False, True)}
+    for leg, after in zip(legs, [*legs[1:], None], strict=True):
+        sides = {rich: _Side(mixture, sources, uses, leg.threshold, rich) for rich in (False, True)}
         while after is None or tokens < after.start:
             if tokens >= goal:
                 return drawn, None
             before = slots - curve.slots_until(tokens)
-            wanted = before < 0 and part.vision
-            may_end = after is not None and tokens >= part.early_from
+            wanted = before < 0 and leg.vision
+            may_end = after is not None and tokens >= leg.early_from
             chosen = None
             for rich in (wanted, not wanted):
-                if rich and not part.vision or (head := sides[rich].head) is None:
+                if rich and not leg.vision or (head := sides[rich].head) is None:
                     continue
                 index, piece, epoch = head
                 length, held = int(sources[index].length[piece]), int(sources[index].slots[piece])
@@ -187,15 +187,16 @@ def order(mixture: Mixture, sources: Sequence[SourcePieces], goal: int) -> tuple
             tokens, slots = tokens + length, slots + held
             uses[index][piece] += 1
             sides[rich].take(length)
-    raise AssertionError("the last stretch has no end")
+    raise AssertionError("the last leg has no end")
 
 
 def _down(error: Fraction) -> int:
+    """Round an error down to half-millionths of a slot."""
     return math.floor(error * 2 * MILLION)
 
 
 class _Side:
-    """All rich or all poor pieces that are left at the beginning of a stretch, and what sources and groups are owed."""
+    """All rich or all poor pieces left at the start of a leg, with the credits of sources and groups."""
 
     def __init__(
         self, mixture: Mixture, sources: Sequence[SourcePieces], uses: list[list[int]], threshold: int, rich: bool
@@ -216,11 +217,11 @@ class _Side:
                     if piece in mine and uses[index][piece] <= epoch
                 ]
             )
-        self._weights = [max(1, round(one / sum(exact) * WEIGHT_PARTS)) if one else 0 for one in exact]
+        self._weights = [max(1, round(weight / sum(exact) * WEIGHT_PARTS)) if weight else 0 for weight in exact]
         self._of_group = Counter[str]()
         for group, weight in zip(self._group, self._weights, strict=True):
             self._of_group[group] += weight
-        self._owed, self._group_owed = [0] * len(sources), Counter[str]()
+        self._credit, self._group_credit = [0] * len(sources), Counter[str]()
         self._index = 0
 
     @property
@@ -229,30 +230,30 @@ class _Side:
 
     @property
     def head(self) -> tuple[int, int, int] | None:
-        """(source, piece, epoch) of what comes next."""
+        """(source, piece, epoch) of the next piece; None if none is left."""
         if not self._open:
             return None
         groups = dict.fromkeys(group for i, group in enumerate(self._group) if i in self._open)
         in_order = [group for group in dict.fromkeys(self._group) if group in groups]
-        group = max(in_order, key=lambda one: self._group_owed[one])
-        self._index = max((i for i in self._open if self._group[i] == group), key=lambda i: self._owed[i])
+        group = max(in_order, key=lambda name: self._group_credit[name])
+        self._index = max((i for i in self._open if self._group[i] == group), key=lambda i: self._credit[i])
         epoch, piece = self._waiting[self._index][0]
         return self._index, piece, epoch
 
     def take(self, length: int) -> None:
-        """Whatever `head` named."""
+        """Draw the piece that `head` returned, of this length."""
         mine = self._group[self._index]
         open_groups = {self._group[i] for i in self._open}
         for group in open_groups:
-            self._group_owed[group] += length * self._of_group[group]
-        self._group_owed[mine] -= length * sum(self._of_group[group] for group in open_groups)
-        beside = [i for i in self._open if self._group[i] == mine]
-        for i in beside:
-            self._owed[i] += length * self._weights[i]
-        self._owed[self._index] -= length * sum(self._weights[i] for i in beside)
+            self._group_credit[group] += length * self._of_group[group]
+        self._group_credit[mine] -= length * sum(self._of_group[group] for group in open_groups)
+        same_group = [i for i in self._open if self._group[i] == mine]
+        for i in same_group:
+            self._credit[i] += length * self._weights[i]
+        self._credit[self._index] -= length * sum(self._weights[i] for i in same_group)
         self._waiting[self._index].pop(0)
         if not self._waiting[self._index]:
-            for i in beside:
-                self._owed[i] = 0
+            for i in same_group:
+                self._credit[i] = 0
             if mine not in {self._group[i] for i in self._open}:
-                self._group_owed.clear()
+                self._group_credit.clear()
