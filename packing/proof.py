@@ -284,7 +284,7 @@ def prove(
     ]
     for name, claim, count in claims:
         if claim != count:
-            raise StoreError(f"{name}: the plan says {claim}, its packs hold {count}", where=packs.name)
+            raise StoreError(f"{name}: the plan claims {claim}, its packs hold {count}", where=packs.name)
     return counted
 
 
@@ -332,7 +332,7 @@ def _contradiction(pack: Pack, media_pad_id: int, pad_id: int, row_tokens: int) 
         "no segments": not pack.segments,
         f"segments of {used} tokens in a row of {len(pack.ids)}": used > len(pack.ids),
         "padding inside its segments": bool((padding & kept).any()),
-        "tokens left of what was forgotten": not padding[forgotten].all(),
+        "tokens left of forgotten segments": not padding[forgotten].all(),
         "tokens behind its segments": not padding[~kept & ~forgotten].all(),
         "media do not cover exactly its slots": not np.array_equal(covered, is_slot),
         "loss on a slot or on padding": bool(pack.loss_mask[is_slot | padding].any()),

@@ -1,10 +1,10 @@
 """Checkpoint file of a planner: its state at the end of a whole checkpoint interval, from which a killed one resumes.
 
-`pipelines/build/samples.py` saves what `Planner` passes to `on_checkpoint` (`legs.py` explains where checkpoints are).
-The file has one header line with version and SHA-256, then an `.npz` archive with arrays and one JSON text; nothing in
-it is unpickled. It is kept in a folder of mode 0700 and read only if folder and file belong to this user, so that
-nobody else can plant one in a shared scratch folder. A file that is damaged, foreign or of another version is ignored:
-the plan is then made from the start."""
+`pipelines/build/plan.py` saves the states that `Planner` passes to `on_checkpoint` (`legs.py`: positions of
+checkpoints). The file has one header line with version and SHA-256, then an `.npz` archive with arrays and one JSON
+text; nothing in it is unpickled. It is kept in a folder of mode 0700 and read only if folder and file belong to this
+user, so that nobody else can plant one in a shared scratch folder. A file that is damaged, foreign or of another
+version is ignored: the plan is then made from the start."""
 
 from __future__ import annotations
 

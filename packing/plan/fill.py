@@ -9,7 +9,7 @@ tokens on average, this 0.25 %; both leave 0.2 to 0.3 % for lengths spread widel
 paragraphs, the empty part is half the distance between two splits. To place heavy pieces first is longest-first
 scheduling (Graham 1969); to rank them by their largest part of any limit is our own choice.
 `fill_loops.py` has the compiled loops, `packing/reference.py` the slow version that tests compare with;
-`benchmarks/sequence_packing.py` compares both with what others use.
+`benchmarks/sequence_packing.py` compares both with other packers.
 """
 
 from __future__ import annotations

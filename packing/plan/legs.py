@@ -3,7 +3,8 @@
 A piece is *rich* if its vision slots exceed the share at the start of the leg, else *poor*. A leg ends where the share
 jumps or bends; a ramp is cut into 32 legs. At the end of a leg `order.py` divides the pieces not yet drawn into rich
 and poor anew. It does the same at a *checkpoint*, every 2^36 tokens, where a killed planner can resume: the position of
-each class of pieces and the error are all that the rest of the plan depends on there."""
+each class of pieces and the error are all that the rest of the plan depends on there.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Cap on exposures of media: no image or video is shown more often than `max_media_exposures`, in any piece or source.
 
-The first pieces show it: epoch by epoch, sources in the order of the mixture, each source in its epoch order; what the
-run saw before the plan counts first. So the exposures of a medium are fixed before anything is drawn. Only media that
+The first pieces show it: epoch by epoch, sources in the order of the mixture, each source in its epoch order;
+exposures before the plan count first. So the exposures of a medium are fixed before anything is drawn. Only media that
 could exceed the cap are counted, found by partitions of their keys, at 16 bytes of memory each. `planner.py` calls
 `cap_media` before `order.py` draws.
 """

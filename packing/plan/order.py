@@ -3,7 +3,7 @@
 `supply.py` gives the pieces of each source in the order of an epoch; `planner.py` cuts the drawn order into blocks. A
 rich piece (more vision than the share of the leg) comes where slots are missing, else a poor one; among each, sources
 take turns by weight. A permutation depends on (seed, epoch, source name, key) alone, so that it is the same however a
-store is sharded and whoever computes it; credits and errors are integers, so that nothing ever rounds differently. The
+store is sharded and on whatever machine; credits and errors are integers, so that nothing ever rounds differently. The
 loop over pieces is `order_loops.merge`; `reference.order` is its slow version.
 """
 

@@ -1,4 +1,4 @@
-"""Planner: compiles a mixture and the indexes of its samples into a plan, which pack has which pieces and comes when.
+"""Planner: compiles a mixture and the indexes of its samples into a plan, the content and the order of all packs.
 
     samples snapshots -> pieces.py -> one order of pieces (order.py) -> blocks (blocks.py) -> packs in order
 
@@ -38,7 +38,7 @@ end. That value lies within the bound, or above it where a piece of s slots in a
 it ends below s, gains at least s - B with that pack, and is below B before.
 
 **Windows.** Over any W consecutive packs the slots differ from the schedule by at most 2 M: 2/W of a pack's. Over 4,096
-packs that are half full or more that is below a tenth of a percentage point, whatever they hold. `packing/proof.py`
+packs that are half full or more that is below a tenth of a percentage point, whatever their content. `packing/proof.py`
 recounts both from the bytes of the packs.
 """
 

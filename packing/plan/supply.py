@@ -3,7 +3,8 @@
 `pieces.py` lists pieces in store order, `epochs.py` sorts them, and `order.py` draws from here. A piece is *rich* if
 its vision slots exceed the share (threshold) of the leg, else *poor*. Pieces that are on the same side in every leg of
 the schedule form a *class*. Each leg draws all pieces of one side up to some sort key of an epoch, so one sort key per
-class and epoch records what was drawn; nothing is noted per piece."""
+class and epoch records what was drawn; nothing is noted per piece.
+"""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_the_proof_finds_every_false_number_in_the_meta_of_a_plan(made: Made) ->
         {"sources": [{**meta["sources"][0], "given_tokens": 5}, meta["sources"][1]]},
     ]
     for change in changes:
-        with pytest.raises(StoreError, match="the plan says"):
+        with pytest.raises(StoreError, match="the plan claims"):
             prove(made.packs, {**meta, **change}, tiny)
 
 

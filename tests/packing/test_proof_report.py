@@ -52,9 +52,9 @@ def test_verify_names_the_first_promise_that_packs_break(
     short = write(create(tmp_path, "packs"), few, [plan], **packs_meta(plan.meta))
     code, found = verified(capsys, short.url)
     assert code == 1 and found["damages"] == [] and not found["content"]["proved"]
-    assert f"packs: the plan says {plan.meta['packs']}, its packs hold {len(few)}" in found["content"]["failed"]
+    assert f"packs: the plan claims {plan.meta['packs']}, its packs hold {len(few)}" in found["content"]["failed"]
     assert main(["verify", short.url]) == 1
-    assert "FAILED: packs: packs: the plan says" in capsys.readouterr().out
+    assert "FAILED: packs: packs: the plan claims" in capsys.readouterr().out
 
 
 def test_packs_whose_plan_is_missing_are_whole_but_not_proved(
