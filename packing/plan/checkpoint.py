@@ -96,7 +96,7 @@ def encode(state: PlannerState, written: WriterCheckpoint) -> bytes:
     values = {"order": state.order.as_json(), "given": given, "written": written.as_json()}
     text = np.frombuffer(canonical_json(values).encode(), np.uint8)
     out = io.BytesIO()
-    np.savez(out, text=text, **{f"array_{number}": array for number, array in enumerate(arrays)})
+    np.savez(out, text=text, **{f"array_{n}": array for n, array in enumerate(arrays)})  # type: ignore[arg-type]
     data = out.getvalue()
     return f"{FORMAT} {sha256(data).hexdigest()}\n".encode() + data
 

@@ -1,4 +1,4 @@
-"""A small corpus of real files in real stores, from documents to packs."""
+"""A small corpus with encoded media in stores, from documents to packs; the fixture `made` of `conftest.py`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ tiny = Vocabulary.load("tiny")
 
 
 def picture(seed: int, width: int, height: int, form: str) -> bytes:
-    """A circle on noise."""
+    """Encoded picture of a circle on noise."""
     random = np.random.default_rng(seed)
     drawn = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
     ImageDraw.Draw(drawn).ellipse((2, 2, width // 2, height // 2), fill=(255, seed % 256, 0))
@@ -38,7 +38,7 @@ def picture(seed: int, width: int, height: int, form: str) -> bytes:
 
 
 def clip(frames: int, fps: int = 4) -> bytes:
-    """H.264 in MP4: a square that moves."""
+    """Clip of a moving square, H.264 in MP4."""
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as file:
         # x264's default preset reads memory that it never wrote, and does not give equal bytes on every run
@@ -56,8 +56,8 @@ def medium(payload: bytes) -> Media:
     digest = hashlib.sha256(payload).hexdigest()
     if video.container(payload):
         return Media(digest, "video", *video.check(payload), payload)
-    found = image.check(payload)
-    return Media(digest, "image", found.format, found.width_px, found.height_px, payload=payload)
+    header = image.check(payload)
+    return Media(digest, "image", header.format, header.width_px, header.height_px, payload=payload)
 
 
 def document(name: str, domain: str, *parts: Text | Media) -> Document:
@@ -65,29 +65,29 @@ def document(name: str, domain: str, *parts: Text | Media) -> Document:
 
 
 def corpus() -> list[Document]:
-    """Captions, pages with pictures, one long page, clips, short texts and one long one, in several scripts."""
+    """Captions, pages with pictures, one long page, clips, short texts and one long text, in several scripts."""
     random = np.random.default_rng(7)
     words = ["circle", "square", "red", "of", "and", "many", "Größe", "ΑΒΓ", "数字", "123", ",", ".", "\n"]
 
     def text(length: int) -> Text:
         return Text(" ".join(random.choice(words, length)))
 
-    found = []
+    documents = []
     for i in range(60):
         width, height = random.integers(20, 130, 2).tolist()
-        shown = medium(picture(i, width, height, ["PNG", "JPEG", "WEBP"][i % 3]))
-        found.append(document(f"caption {i}", "caption", shown, text(8)))
+        drawn = medium(picture(i, width, height, ["PNG", "JPEG", "WEBP"][i % 3]))
+        documents.append(document(f"caption {i}", "caption", drawn, text(8)))
     same = medium(picture(99, 60, 60, "PNG"))
     for i in range(10):
         parts = [text(60), same, text(40), medium(picture(200 + i, 90, 40, "PNG")), same, text(30)]
-        found.append(document(f"page {i}", "interleaved", *parts))
+        documents.append(document(f"page {i}", "interleaved", *parts))
     long_page = [part for i in range(12) for part in (text(90), medium(picture(300 + i, 70, 70, "JPEG")))]
-    found.append(document("long page", "interleaved", *long_page))
+    documents.append(document("long page", "interleaved", *long_page))
     for i in range(4):
-        found.append(document(f"clip {i}", "video", text(3), medium(clip(9 + 6 * i)), text(9)))
-    found += [document(f"text {i}", "knowledge", text(int(random.integers(3, 150)))) for i in range(150)]
-    found.append(document("book", "knowledge", text(6000)))
-    return found
+        documents.append(document(f"clip {i}", "video", text(3), medium(clip(9 + 6 * i)), text(9)))
+    documents += [document(f"text {i}", "knowledge", text(int(random.integers(3, 150)))) for i in range(150)]
+    documents.append(document("book", "knowledge", text(6000)))
+    return documents
 
 
 def write(store: Store, records: Iterable[object], parents: Sequence[Snapshot] = (), **meta: object) -> Snapshot:
@@ -100,7 +100,7 @@ def write(store: Store, records: Iterable[object], parents: Sequence[Snapshot] =
 
 @dataclass(frozen=True)
 class Made:
-    """Everything from documents to packs."""
+    """Stores from documents to packs, and the plan."""
 
     documents: dict[str, Document]
     samples: Snapshot
@@ -127,7 +127,7 @@ MIXTURE = Mixture(
 
 
 def pieces_of(samples: Snapshot, source: Source, mixture: Mixture) -> SourcePieces:
-    """Of all shards."""
+    """Pieces of all shards of a source, joined."""
     parts = list(pieces_by_shard(samples, source, mixture, tiny))
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
@@ -144,11 +144,11 @@ def create(folder: Path, kind: StoreKind) -> Store:
     return Store.create(str(folder / kind), kind, kind)
 
 
-def make(folder: Path, found: list[Document], mixture: Mixture = MIXTURE) -> Made:
-    documents = write(create(folder, "documents"), found)
-    encoded = (encode(one, tiny) for one in documents.records())
-    told = {"vocabulary": tiny.digest, "vocabulary_file": "tiny"}
-    samples = write(create(folder, "samples"), encoded, [documents], **told)
+def make(folder: Path, records: list[Document], mixture: Mixture = MIXTURE) -> Made:
+    documents = write(create(folder, "documents"), records)
+    encoded = (encode(record, tiny) for record in documents.records())
+    meta = {"vocabulary": tiny.digest, "vocabulary_file": "tiny"}
+    samples = write(create(folder, "samples"), encoded, [documents], **meta)
     by_source = {source.name: samples for source in mixture.sources}
     plan = compile_plan(mixture, by_source, tiny)
     stores = {source.name: samples.name for source in mixture.sources}
@@ -161,6 +161,6 @@ def make(folder: Path, found: list[Document], mixture: Mixture = MIXTURE) -> Mad
             writer.add(pack)
         receipts.append(writer.finish())
     units = [receipt.unit for receipt in receipts]
-    meta = packs_meta(blocks.meta)
-    packs = store.commit(receipts, node="test", units=units, parents=[blocks.as_parent], meta=meta)
-    return Made({one.id: one for one in found}, samples, plan, packs, folder)
+    above = [blocks.as_parent]
+    packs = store.commit(receipts, node="test", units=units, parents=above, meta=packs_meta(blocks.meta))
+    return Made({record.id: record for record in records}, samples, plan, packs, folder)

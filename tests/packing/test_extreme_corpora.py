@@ -1,4 +1,4 @@
-"""Extreme corpora in real stores: planned, packed, proved and inspected, or refused with ways out that work."""
+"""Extreme corpora in stores: planned, packed, proved and inspected, or refused with changes that work."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from tokenization.encode import join_runs, placeholder
 
 SMALL = MediaLimits(max_image_patches=4096, max_frame_patches=256, max_video_frames=96)
 Parts = Sequence[int | Media]
-"""Numbers of text ids, and media."""
+"""Parts of a sample: numbers of text ids, and media."""
 
 
 class Corpus:
-    """Samples of random ids and of media whose bytes nobody decodes."""
+    """Samples of random ids and of media with bytes that are never decoded."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
         self._numbers = count()
         self.documents: list[tuple[str, Parts]] = []
-        """Domain and parts of each."""
+        """(domain, parts) of each."""
 
     def image(self) -> Media:
         width, height = np.exp(self.random.uniform(np.log(60), np.log(1600), 2)).astype(int).tolist()
@@ -54,7 +54,7 @@ class Corpus:
         return Media(hashlib.sha256(payload).hexdigest(), kind, form, width, height, times, payload=payload)
 
     def text(self, many: int, domain: str = "text") -> None:
-        """Documents of a log-normal length."""
+        """Add text documents of log-normal length."""
         lengths = np.clip(np.exp(self.random.normal(6.5, 1.2, many)), 1, 60_000).astype(int).tolist()
         self.documents += [(domain, (length,)) for length in lengths]
 
@@ -64,22 +64,22 @@ class Corpus:
     def stored(self, folder: Path) -> Snapshot:
         made = [(record_id("made", str(i)), domain, parts) for i, (domain, parts) in enumerate(self.documents)]
         media = [(id, tuple(part for part in parts if isinstance(part, Media))) for id, _, parts in made]
-        documents = write(create(folder, "documents"), (Document(id, "made", id, "", some) for id, some in media))
-        lying = {one.digest: dataclasses.replace(one, payload=None) for d in documents.records() for one in d.media}
-        samples = (self._sample(id, domain, parts, lying) for id, domain, parts in made)
+        documents = write(create(folder, "documents"), (Document(id, "made", id, "", shown) for id, shown in media))
+        stored_media = {m.digest: dataclasses.replace(m, payload=None) for d in documents.records() for m in d.media}
+        samples = (self._sample(id, domain, parts, stored_media) for id, domain, parts in made)
         return write(create(folder, "samples"), samples, [documents], vocabulary=tiny.digest)
 
-    def _sample(self, id: str, domain: str, parts: Parts, lying: dict[str, Media]) -> Sample:
+    def _sample(self, id: str, domain: str, parts: Parts, stored_media: dict[str, Media]) -> Sample:
         ids: list[int] = []
         loss, places, splits, media = [], [], [], []
         for part in parts:
             if isinstance(part, Media):
                 splits += [len(ids)] if ids else []
-                stands = placeholder(part, tiny)
+                around = placeholder(part, tiny)
                 mark = tiny.video_placeholder_id if part.kind == "video" else tiny.media_pad_id
-                places.append(len(ids) + stands.index(mark))
-                media.append(lying[part.digest])
-                ids += stands
+                places.append(len(ids) + around.index(mark))
+                media.append(stored_media[part.digest])
+                ids += around
             else:
                 splits += range(len(ids) + 24, len(ids) + part - 24, 24)
                 loss.append((len(ids), len(ids) + part))
@@ -128,10 +128,10 @@ CORPORA: dict[str, tuple[Callable[[Corpus], None], float]] = {
     "hours of video": (hours, 0.1),
     "mixed": (mixed, 0.1),
 }
-"""And the share that is asked for."""
+"""Name -> (function that fills a corpus, vision share of the mixture)."""
 
 
-def mixture(samples: Snapshot, tokens: int, share: float, limits: MediaLimits, pack_limits: PackLimits) -> Mixture:
+def make_mixture(samples: Snapshot, tokens: int, share: float, limits: MediaLimits, pack_limits: PackLimits) -> Mixture:
     domains = sorted(set(samples.table(["domain"])["domain"].to_pylist()))
     return Mixture(
         sources=tuple(Source(name=d, store="samples", weight=1.0, domains=(d,), max_epochs=2) for d in domains),
@@ -143,10 +143,10 @@ def mixture(samples: Snapshot, tokens: int, share: float, limits: MediaLimits, p
     )
 
 
-def proved(folder: Path, samples: Snapshot, one: Mixture) -> tuple[Snapshot, Recount]:
-    """The stored plan, and what its packs hold."""
-    by_source = dict.fromkeys((source.name for source in one.sources), samples)
-    plan = compile_plan(one, by_source, tiny)
+def proved(folder: Path, samples: Snapshot, mixture: Mixture) -> tuple[Snapshot, Recount]:
+    """(stored plan, recount of its packs)."""
+    by_source = dict.fromkeys((source.name for source in mixture.sources), samples)
+    plan = compile_plan(mixture, by_source, tiny)
     stores = dict.fromkeys(by_source, samples.name)
     blocks = write(create(folder, "plan"), plan.blocks, [samples], **plan.meta, stores=stores)
     made = (pack for block in blocks.records() for pack in pack_unit(block, by_source, tiny))
@@ -154,44 +154,46 @@ def proved(folder: Path, samples: Snapshot, one: Mixture) -> tuple[Snapshot, Rec
     return blocks, prove(packs, blocks.meta, tiny)
 
 
-def changed(one: Mixture, way: str) -> Mixture:
-    """With the way out of a refusal that changes the mixture."""
-    for change in way.split(" and "):
-        key, value = change.split(": ", 1)
-        told = yaml.safe_load(value)
+def changed(mixture: Mixture, change: str) -> Mixture:
+    """The mixture with a change that an error names."""
+    for part in change.split(" and "):
+        key, value = part.split(": ", 1)
+        setting = yaml.safe_load(value)
         if key == "vision_share":
-            one = dataclasses.replace(one, vision_share=VisionShare(**{n: tuples(v) for n, v in told.items()}))
+            mixture = dataclasses.replace(
+                mixture, vision_share=VisionShare(**{n: tuples(v) for n, v in setting.items()})
+            )
         elif key == "pack_limits":
-            one = dataclasses.replace(one, pack_limits=PackLimits(**told))
+            mixture = dataclasses.replace(mixture, pack_limits=PackLimits(**setting))
         elif key == "limits":
-            one = dataclasses.replace(one, limits=dataclasses.replace(one.limits, **told))
+            mixture = dataclasses.replace(mixture, limits=dataclasses.replace(mixture.limits, **setting))
         else:
-            one = dataclasses.replace(one, **{key: told})
-    return one
+            mixture = dataclasses.replace(mixture, **{key: setting})
+    return mixture
 
 
-def outcomes(folder: Path, samples: Snapshot, one: Mixture) -> Iterator[tuple[str, Snapshot, Recount]]:
-    """What is planned, or what is planned after each way out that is named."""
+def outcomes(folder: Path, samples: Snapshot, mixture: Mixture) -> Iterator[tuple[str, Snapshot, Recount]]:
+    """(change, plan, recount) of the mixture, or of each change that its error names."""
     try:
-        yield ("", *proved(folder / "asked", samples, one))
+        yield ("", *proved(folder / "asked", samples, mixture))
     except ManifestError as error:
-        ways = error.fix.split("; or ")
-        assert len(ways) >= 3, error
-        for number, way in enumerate(ways):
-            if way.startswith(("sources with", "drop source")):
+        changes = error.fix.split("; or ")
+        assert len(changes) >= 3, error
+        for number, change in enumerate(changes):
+            if change.startswith(("sources with", "drop source")):
                 continue
-            other = changed(one, way)
+            other = changed(mixture, change)
             try:
-                yield (way, *proved(folder / str(number), samples, other))
-            except ManifestError as another:  # packs take what there is now, and then the share is refused
-                assert "has no sample" in str(error) and "has no sample" not in str(another), (way, another)
+                yield (change, *proved(folder / str(number), samples, other))
+            except ManifestError as another:  # now packs take the samples, but the share is infeasible
+                assert "has no sample" in str(error) and "has no sample" not in str(another), (change, another)
 
 
 @pytest.mark.parametrize(
     ("name", "tokens"),
     [*((name, tokens) for name in CORPORA for tokens in (4096, 32768)), ("mixed", 262_144), ("all images", 262_144)],
 )
-def test_an_extreme_corpus_is_planned_and_proved_or_refused_with_ways_that_work(
+def test_an_extreme_corpus_is_planned_and_proved_or_refused_with_changes_that_work(
     tmp_path: Path, name: str, tokens: int
 ) -> None:
     make, share = CORPORA[name]
@@ -200,7 +202,7 @@ def test_an_extreme_corpus_is_planned_and_proved_or_refused_with_ways_that_work(
     samples = corpus.stored(tmp_path)
     limits = RELEASED_LIMITS if name == "hours of video" and tokens < 262_144 else SMALL
     tight = PackLimits(patches=4 * tokens, media=max(8, tokens // 32)) if name == "mixed" else PackLimits()
-    for way, plan, counted in outcomes(tmp_path, samples, mixture(samples, tokens, share, limits, tight)):
+    for change, plan, counted in outcomes(tmp_path, samples, make_mixture(samples, tokens, share, limits, tight)):
         meta = plan.meta
         for source in meta["sources"]:
             seen = counted.exposures.get(source["name"], {})
@@ -209,9 +211,9 @@ def test_an_extreme_corpus_is_planned_and_proved_or_refused_with_ways_that_work(
         held = {"tokens": counted.pack_tokens, "patches": counted.pack_patches, "media": counted.pack_media}
         room = {"tokens": meta["max_pack_tokens"]} | {n: m for n, m in meta["pack_limits"].items() if m is not None}
         fill = {limit: held[limit].sum() / (counted.packs * most) for limit, most in room.items()}
-        assert meta["fill_by_limit"] == pytest.approx(fill), way
-        found = plan_statistics(PlanView(plan))
-        assert {row["of a pack"]: row["most"] for row in found["fill by limit"]} == {
+        assert meta["fill_by_limit"] == pytest.approx(fill), change
+        statistics = plan_statistics(PlanView(plan))
+        assert {row["of a pack"]: row["most"] for row in statistics["fill by limit"]} == {
             limit: int(column.max()) for limit, column in (held | {"attention": counted.pack_attention}).items()
         }
         fewest = max(-(-int(held[limit].sum()) // most) for limit, most in room.items())

@@ -1,4 +1,4 @@
-"""The mixture as people write it."""
+"""Mixtures as people write them: loading, digests, messages, and the shipped files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_there_are_shipped_mixtures() -> None:
     ("name", "digest"), [("early", "51e25d3be404f164"), ("mid", "d6c61be6ea00147d"), ("late", "4c83fa590988543")]
 )
 def test_digests_of_the_arms_are_pinned(name: str, digest: str) -> None:
-    """Their plans are named by it."""
+    """The identity of a plan contains this digest."""
     assert arm(name).digest.startswith(digest)
 
 
@@ -47,12 +47,12 @@ def mixture(**values: object) -> Mixture:
     return Mixture(**({"sources": (source,), "max_pack_tokens": 64, "global_batch_packs": 2} | values))  # type: ignore[arg-type]
 
 
-def test_the_digest_says_what_decides_the_plan_and_not_where_stores_lie() -> None:
-    one = mixture()
-    moved = mixture(sources=(dataclasses.replace(one.sources[0], store="elsewhere"),))
-    assert one.digest == moved.digest
+def test_the_digest_covers_all_that_decides_the_plan_but_not_the_location_of_stores() -> None:
+    plain = mixture()
+    moved = mixture(sources=(dataclasses.replace(plain.sources[0], store="elsewhere"),))
+    assert plain.digest == moved.digest
     others = [mixture(seed=1), mixture(block_packs=8), mixture(horizon_tokens=9), mixture(max_pack_tokens=65)]
-    assert len({one.digest, *(other.digest for other in others)}) == 5
+    assert len({plain.digest, *(other.digest for other in others)}) == 5
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_the_digest_says_what_decides_the_plan_and_not_where_stores_lie() -> Non
         ("pack_limits.pixels=9", "not a known key"),
     ],
 )
-def test_nonsense_is_refused_with_a_place(key: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_value_is_refused_with_its_place(key: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "mixture.yaml"
     file.write_text("sources: [{name: text, store: x, weight: 1}]\nmax_pack_tokens: 64\nglobal_batch_packs: 2\n")
     with pytest.raises(ManifestError, match=message):
         load(Mixture, [file], [key])
 
 
-def test_the_arms_of_the_ablation_differ_in_when_vision_comes_and_in_nothing_else() -> None:
+def test_the_arms_of_the_ablation_differ_only_in_the_start_of_vision() -> None:
     arms = [arm(name) for name in ARMS]
     horizon = arms[0].horizon_tokens
     assert horizon
@@ -96,10 +96,10 @@ def test_the_arms_of_the_ablation_differ_in_when_vision_comes_and_in_nothing_els
 def test_plans_of_the_arms_see_equally_much_vision_and_text() -> None:
     sources = [pieces("pictures", [(64, 49), (40, 30), (30, 16)] * 150), pieces("text", TEXT * 400)]
     named = tuple(Source(name=source.content_root, store="", weight=1.0) for source in sources)
-    told = {}
+    metas = {}
     for name in ARMS:
         small = dataclasses.replace(arm(name), sources=named, max_pack_tokens=64, horizon_tokens=30_000)
-        told[name] = arrange(small, sources, "v").meta
-    for meta in told.values():
-        assert abs(meta["slots"] - told["early"]["slots"]) <= 2 * meta["one_pack_slots"] + 2 * 64
-        assert abs(meta["tokens"] - told["early"]["tokens"]) <= 2 * 64
+        metas[name] = arrange(small, sources, "v").meta
+    for meta in metas.values():
+        assert abs(meta["slots"] - metas["early"]["slots"]) <= 2 * meta["one_pack_slots"] + 2 * 64
+        assert abs(meta["tokens"] - metas["early"]["tokens"]) <= 2 * 64

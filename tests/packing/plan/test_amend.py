@@ -1,4 +1,4 @@
-"""A plan that goes on from global batch N on: nothing before it moves, nothing of a kept source is lost or repeated."""
+"""Amended plans: nothing before global batch N moves, and no piece of a kept source is lost or repeated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from packing.plan.planner import Plan, arrange, compile_plan
 from packing.proof import prove, recount
 from stores.store import Snapshot
 from tests.packing.corpus import MIXTURE, Made, create, tiny, write
-from tests.packing.plan.test_planner import CAPTIONS, INTERLEAVED, TEXT, L, book, column, mixture, per_pack, pieces
+from tests.packing.plan.test_planner import CAPTIONS, INTERLEAVED, TEXT, L, book, column, make_mixture, per_pack, pieces
 from tests.packing.plan.test_schedules import SCHEDULES
 
 
@@ -33,7 +33,7 @@ def materialised(plan: Plan, made: Made, folder: Path) -> Snapshot:
 
 
 Uses = Counter[tuple[str, int, int]]
-"""(source, ordinal, start) -> how often."""
+"""(source, ordinal, start) of a piece -> times that it is seen."""
 
 
 def stored(plan: Plan, folder: Path) -> ChainedPlan:
@@ -42,26 +42,26 @@ def stored(plan: Plan, folder: Path) -> ChainedPlan:
 
 
 def uses(plan: Plan, packs: int | None = None) -> Uses:
-    """Of the first `packs` packs, or of all."""
-    found: Uses = Counter()
+    """Pieces of the first `packs` packs, or of all."""
+    counted: Uses = Counter()
     for block in plan.blocks:
         offsets = block.arrays["pack_offsets"]
         here = len(offsets) - 1 if packs is None else min(packs, len(offsets) - 1)
         packs = None if packs is None else packs - here
         rows = (block.arrays[name][: offsets[here]].tolist() for name in ("source", "ordinal", "start"))
         names = block.header["sources"]
-        found.update((names[source], ordinal, start) for source, ordinal, start in zip(*rows, strict=True))
-    return found
+        counted.update((names[source], ordinal, start) for source, ordinal, start in zip(*rows, strict=True))
+    return counted
 
 
-def corpus(some: random.Random) -> list[SourcePieces]:
+def corpus(rng: random.Random) -> list[SourcePieces]:
     kept = [pieces("pictures", CAPTIONS * 60), pieces("pages", INTERLEAVED * 20), pieces("text", TEXT * 40)]
-    return [*kept[: some.randint(2, 3)], book("book", some.randint(3, 30))]
+    return [*kept[: rng.randint(2, 3)], book("book", rng.randint(3, 30))]
 
 
-def weighed(sources: Sequence[SourcePieces], some: random.Random, **values: object) -> Mixture:
-    plain = mixture(sources, **values)  # type: ignore[arg-type]
-    named = (dataclasses.replace(source, weight=some.choice([0.5, 1.0, 4.0]), max_epochs=3) for source in plain.sources)
+def weighed(sources: Sequence[SourcePieces], rng: random.Random, **values: object) -> Mixture:
+    plain = make_mixture(sources, **values)  # type: ignore[arg-type]
+    named = (dataclasses.replace(source, weight=rng.choice([0.5, 1.0, 4.0]), max_epochs=3) for source in plain.sources)
     return dataclasses.replace(plain, sources=tuple(named))
 
 
@@ -70,12 +70,12 @@ def weighed(sources: Sequence[SourcePieces], some: random.Random, **values: obje
 def test_kept_sources_neither_repeat_nor_lose_anything_over_a_chain(
     seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    some = random.Random(seed)
+    rng = random.Random(seed)
     folder = tmp_path_factory.mktemp("chain")
-    sources = corpus(some)
+    sources = corpus(rng)
     first = dataclasses.replace(
-        weighed(sources, some, horizon_tokens=9000),
-        vision_share=VisionShare(**some.choice(SCHEDULES)),  # type: ignore[arg-type]
+        weighed(sources, rng, horizon_tokens=9000),
+        vision_share=VisionShare(**rng.choice(SCHEDULES)),  # type: ignore[arg-type]
     )
     try:
         plan = arrange(first, sources, "v")
@@ -85,7 +85,7 @@ def test_kept_sources_neither_repeat_nor_lose_anything_over_a_chain(
     reached, tokens, slots, ought = 0, 0, 0, Fraction(0)
     for number in (1, 2):
         batches = plan.meta["packs"] // 2
-        at_batch = reached + some.randint(1, batches)
+        at_batch = reached + rng.randint(1, batches)
         left = 2 * (at_batch - reached)
         seen += uses(plan, left)
         curve = Curve.of(plan.meta["schedule"])
@@ -93,11 +93,11 @@ def test_kept_sources_neither_repeat_nor_lose_anything_over_a_chain(
         error += sum(held) - curve.slots_until(tokens + sum(lengths)) + curve.slots_until(tokens)
         tokens, slots = tokens + sum(lengths), slots + sum(held)
         ought = max([ought, curve.highest * L, *map(Fraction, held)])
-        # other weights, another schedule, a source less or more, another seed
-        sources = [*sources[: some.randint(1, len(sources))], pieces(f"new {number}", (TEXT + CAPTIONS) * 30)]
+        # other weights, another schedule, fewer or more sources, another seed
+        sources = [*sources[: rng.randint(1, len(sources))], pieces(f"new {number}", (TEXT + CAPTIONS) * 30)]
         following = dataclasses.replace(
-            weighed(sources, some, horizon_tokens=some.choice([None, tokens + 3000]), seed=some.randint(0, 9)),
-            vision_share=VisionShare(constant=some.choice([0.0, 0.05, 0.1, 0.3])),
+            weighed(sources, rng, horizon_tokens=rng.choice([None, tokens + 3000]), seed=rng.randint(0, 9)),
+            vision_share=VisionShare(constant=rng.choice([0.0, 0.05, 0.1, 0.3])),
         )
         prefix = prefix_at(chain, at_batch, following, "v")
         assert (prefix.tokens, prefix.slots) == (tokens, slots)
@@ -109,7 +109,7 @@ def test_kept_sources_neither_repeat_nor_lose_anything_over_a_chain(
             return
         chain.append(stored(plan, folder / str(number)))
         reached = at_batch
-        # the error goes on from where the run stood
+        # the error continues from the end of the prefix
         running, until = error, tokens
         bound = max([ought, following.curve.highest * L, *map(Fraction, per_pack(plan, "slots"))])
         for pack_tokens, pack_slots in zip(per_pack(plan, "length"), per_pack(plan, "slots"), strict=True):
@@ -122,20 +122,20 @@ def test_kept_sources_neither_repeat_nor_lose_anything_over_a_chain(
     assert max(together.values()) <= 3, "the cap is over the chain"
 
 
-def test_the_suffix_gives_exactly_what_the_prefix_left(tmp_path: Path) -> None:
-    """With nothing changed and no pictures, prefix and suffix are all epochs of all pieces, none more or less."""
-    some = random.Random(1)
+def test_the_suffix_has_exactly_the_pieces_that_the_prefix_left(tmp_path: Path) -> None:
+    """With nothing changed and no pictures, prefix and suffix together have every piece once per epoch."""
+    rng = random.Random(1)
     sources = [pieces("text", TEXT * 50), book("book", 40)]
-    one = dataclasses.replace(weighed(sources, some, share=0.0), global_batch_packs=1)
-    whole = arrange(one, sources, "v")
+    mixture = dataclasses.replace(weighed(sources, rng, share=0.0), global_batch_packs=1)
+    whole = arrange(mixture, sources, "v")
     for at_batch in (1, 7, 40, whole.meta["packs"] - 1):
         link = stored(whole, tmp_path / str(at_batch))
-        prefix = prefix_at([link], at_batch, one, "v")
-        rest = arrange(one, sources, "v", prefix=prefix)
+        prefix = prefix_at([link], at_batch, mixture, "v")
+        rest = arrange(mixture, sources, "v", prefix=prefix)
         assert uses(whole, at_batch) + uses(rest) == uses(whole)
         assert set(uses(whole).values()) == {3}
         assert rest.meta["amends"] == prefix.as_json()
-        # epochs come one after the other in the suffix, too: no piece again before all others of its source
+        # in the suffix, too, no piece comes again before all others of its source
         before = uses(whole, at_batch)
         for source in (0, 1):
             mine = column(rest, "source") == source
@@ -146,45 +146,45 @@ def test_the_suffix_gives_exactly_what_the_prefix_left(tmp_path: Path) -> None:
                 assert epoch >= times[sources[source].content_root, ordinal, start]
 
 
-def test_a_document_cut_at_the_batch_goes_on_with_its_next_pieces(tmp_path: Path) -> None:
+def test_a_document_cut_at_the_batch_continues_with_its_next_pieces(tmp_path: Path) -> None:
     sources = [book("book", 40), pieces("text", TEXT * 20)]
-    one = dataclasses.replace(mixture(sources, 0.0), global_batch_packs=1)
-    whole = arrange(one, sources, "v")
+    mixture = dataclasses.replace(make_mixture(sources, 0.0), global_batch_packs=1)
+    whole = arrange(mixture, sources, "v")
     link = stored(whole, tmp_path / "a")
-    prefix = prefix_at([link], 20, one, "v")
-    rest = arrange(one, sources, "v", prefix=prefix)
+    prefix = prefix_at([link], 20, mixture, "v")
+    rest = arrange(mixture, sources, "v", prefix=prefix)
     starts = {start for name, _, start in uses(whole, 20) if name == "book"}
     left = {start for name, _, start in uses(rest) if name == "book"}
     assert starts and left and not starts & left and starts | left == {L * i for i in range(40)}
 
 
-def test_what_a_run_can_not_change_is_refused(tmp_path: Path) -> None:
+def test_a_change_of_a_value_that_a_run_keeps_is_refused(tmp_path: Path) -> None:
     sources = [pieces("text", TEXT * 50), pieces("pictures", CAPTIONS * 50)]
-    one = mixture(sources, horizon_tokens=2000)
-    chain = [stored(arrange(one, sources, "v"), tmp_path / "a")]
+    mixture = make_mixture(sources, horizon_tokens=2000)
+    chain = [stored(arrange(mixture, sources, "v"), tmp_path / "a")]
     other = dataclasses.replace(sources[0], content_root="other")
     moved = dataclasses.replace(sources[0], start=sources[0].start + 1)
     cases = [
         ({"at_batch": 0}, "global batch 0 is none"),
         ({"at_batch": 99}, "global batch 99 is none"),
-        ({"mixture": dataclasses.replace(one, max_pack_tokens=2 * L)}, "max_pack_tokens is 128"),
-        ({"mixture": dataclasses.replace(one, global_batch_packs=4)}, "global_batch_packs is 4"),
-        ({"mixture": dataclasses.replace(one, pixels="fast")}, "pixels is fast"),
-        ({"mixture": dataclasses.replace(one, horizon_tokens=10)}, "horizon_tokens is 10"),
+        ({"mixture": dataclasses.replace(mixture, max_pack_tokens=2 * L)}, "max_pack_tokens is 128"),
+        ({"mixture": dataclasses.replace(mixture, global_batch_packs=4)}, "global_batch_packs is 4"),
+        ({"mixture": dataclasses.replace(mixture, pixels="fast")}, "pixels is fast"),
+        ({"mixture": dataclasses.replace(mixture, horizon_tokens=10)}, "horizon_tokens is 10"),
         ({"vocabulary": "w"}, "vocabulary is w"),
         ({"sources": [other, sources[1]]}, "source text has other samples"),
         ({"sources": [moved, sources[1]]}, "source text is cut into other pieces"),
     ]
     for change, words in cases:
-        told = {"at_batch": 2, "mixture": one, "sources": sources, "vocabulary": "v"} | change
-        renamed = dataclasses.replace(told["mixture"], sources=one.sources)  # type: ignore[type-var]
+        case = {"at_batch": 2, "mixture": mixture, "sources": sources, "vocabulary": "v"} | change
+        renamed = dataclasses.replace(case["mixture"], sources=mixture.sources)  # type: ignore[type-var]
         with pytest.raises(ManifestError, match=words):
-            prefix = prefix_at(chain, told["at_batch"], renamed, told["vocabulary"])  # type: ignore[arg-type]
-            arrange(renamed, told["sources"], "v", prefix=prefix)  # type: ignore[arg-type]
+            prefix = prefix_at(chain, case["at_batch"], renamed, case["vocabulary"])  # type: ignore[arg-type]
+            arrange(renamed, case["sources"], "v", prefix=prefix)  # type: ignore[arg-type]
 
 
 def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Path) -> None:
-    """Three plans, each amending the one before; their packs are recounted one after the other."""
+    """Three plans, each amending the one before, are recounted one after the other."""
     first = write(create(tmp_path / "a", "plan"), made.plan.blocks, [made.samples], **made.plan.meta)
     more = dataclasses.replace(MIXTURE, seed=9, vision_share=VisionShare(constant=0.2))
     second = compile_plan(more, made.by_source, tiny, amends=(first, 2))
@@ -198,7 +198,7 @@ def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Pat
     tokens: Counter[str] = Counter()
     for plan, batches in ((made.plan, 2), (second, 1), (third, None)):
         packs = materialised(plan, made, tmp_path / f"packs {batches} {plan.meta['plan'][:8]}")
-        found = prove(packs, plan.meta, tiny, seen)
+        proved = prove(packs, plan.meta, tiny, seen)
         if batches is not None:
             prefix = packs.records(0, batches * size)
             counted = recount(prefix, Curve.of(plan.meta["schedule"]), tiny.media_pad_id, tiny.pad_id, seen)
@@ -207,12 +207,12 @@ def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Pat
     for source in third.meta["sources"]:  # like its cap, over the whole run
         assert source["seen_before_tokens"] == tokens[source["name"]] > 0
         assert source["epochs"] * source["tokens"] == pytest.approx(
-            tokens[source["name"]] + found.source_tokens[source["name"]]
+            tokens[source["name"]] + proved.source_tokens[source["name"]]
         )
-    assert max(found.exposures["seen"]) <= 3 and max(found.exposures["read"]) <= 2
-    lie = {**third.meta, "amends": {**third.meta["amends"], "tokens": third.meta["amends"]["tokens"] - 1}}
+    assert max(proved.exposures["seen"]) <= 3 and max(proved.exposures["read"]) <= 2
+    false_claim = {**third.meta, "amends": {**third.meta["amends"], "tokens": third.meta["amends"]["tokens"] - 1}}
     with pytest.raises(StoreError, match="tokens before it"):
-        prove(packs, lie, tiny, seen)
+        prove(packs, false_claim, tiny, seen)
     with pytest.raises(StoreError, match="epochs of seen within 1"):
         sources = [{**source, "max_epochs": 1} for source in third.meta["sources"]]
         prove(packs, {**third.meta, "sources": sources}, tiny, seen)

@@ -65,15 +65,15 @@ class Run:
 @given(st.integers(0, 10**6))
 @settings(max_examples=25, deadline=None)
 def test_every_checkpoint_gives_the_same_blocks_after_it(seed: int) -> None:
-    some = random.Random(seed)
-    corpus = some.choice(list(extremes(some).values()))
-    mixture, sources = made(some.choice(SCHEDULES), corpus, some)
+    rng = random.Random(seed)
+    corpus = rng.choice(list(extremes(rng).values()))
+    mixture, sources = made(rng.choice(SCHEDULES), corpus, rng)
     try:
         whole = Run(mixture, sources)
     except ManifestError:
         return
     check_promises(whole, mixture)
-    for given_blocks, checkpoint in some.sample(whole.checkpoints, min(3, len(whole.checkpoints))):
+    for given_blocks, checkpoint in rng.sample(whole.checkpoints, min(3, len(whole.checkpoints))):
         rest = Run(mixture, sources, checkpoint)
         assert list(map(block_digest, rest.blocks)) == list(map(block_digest, whole.blocks[given_blocks:]))
         assert rest.planner.meta == whole.planner.meta

@@ -1,4 +1,4 @@
-"""Sequence packing: against looking at every pack, against all packings, and how full packs get."""
+"""Sequence packing: compared with the slow version and with the best packing, and the fill that it reaches."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def pieces(draw: st.DrawFn, most: int = 80) -> tuple[list[int], int]:
 
 @given(pieces(most=40))
 @settings(max_examples=150)
-def test_it_packs_as_looking_at_all_pairs_does(case: tuple[list[int], int]) -> None:
+def test_it_packs_like_the_slow_version_that_tries_all_pairs(case: tuple[list[int], int]) -> None:
     lengths, capacity = case
     assert fill_packs(lengths, capacity) == reference.fill_limited([(length,) for length in lengths], [capacity])
 
 
 @st.composite
 def limited(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], list[int]]:
-    """(tokens, patches, media, attention) of text and of pictures with text, and limits that each keeps."""
+    """((tokens, patches, media, attention) of text and of pictures with text, limits that each piece keeps)."""
     capacity = draw(st.sampled_from([13, 64, 513, 2000]))
     text = st.integers(1, capacity).map(lambda tokens: (tokens, 0, 0))
     seen = st.tuples(st.integers(1, capacity), st.integers(1, 4 * capacity), st.integers(1, 5))
     short = st.tuples(st.integers(1, max(1, capacity // 9)), st.integers(0, capacity), st.integers(0, 2))
-    found = draw(st.lists(text | seen | short, min_size=1, max_size=60))
-    costs = [(*cost, cost[0] ** 2) for cost in found]
+    rows = draw(st.lists(text | seen | short, min_size=1, max_size=60))
+    costs = [(*cost, cost[0] ** 2) for cost in rows]
     loose = draw(st.tuples(*(st.sampled_from([1, 2, 4]) for _ in range(3))))
     needed = [max(1, *column) for column in list(zip(*costs, strict=True))[1:]]
     return costs, [capacity, *(most * times for most, times in zip(needed, loose, strict=True))]
@@ -41,7 +41,7 @@ def limited(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], list[int]]:
 
 @given(limited())
 @settings(max_examples=200)
-def test_with_several_limits_it_packs_as_looking_at_all_pairs_does(
+def test_with_several_limits_it_packs_like_the_slow_version(
     case: tuple[list[tuple[int, ...]], list[int]],
 ) -> None:
     costs, limits = case
@@ -116,8 +116,8 @@ def mixed(random: np.random.Generator, packs: int, capacity: int, most_patches: 
         (4096, 1.3, 0.95),
     ],
 )
-def test_mixed_samples_fill_what_binds(capacity: int, patches: float, bar: float) -> None:
-    """`patches`: how many packs there are of them, over how many there are of tokens."""
+def test_mixed_samples_fill_the_binding_limit(capacity: int, patches: float, bar: float) -> None:
+    """`patches`: packs that the patches need over packs that the tokens need."""
     costs = mixed(np.random.default_rng(1), 64 if capacity == 262144 else 128, capacity, capacity // 2)
     per_token = costs.sum(0) / costs[:, 0].sum()
     limits = [

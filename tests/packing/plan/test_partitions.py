@@ -1,4 +1,4 @@
-"""The plan is the same in whatever memory it is made, and so however many parts its pieces are sorted in."""
+"""Plans in little memory: the number of partitions and the use of files have no influence on the plan."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from stores.spill import GIB, Partitions, Scratch
 from tests.packing.corpus import MIXTURE, Made, tiny
 from tests.packing.plan.test_amend import stored
 from tests.packing.plan.test_media_caps import limited, showing, shown_in
-from tests.packing.plan.test_planner import CAPTIONS, INTERLEAVED, TEXT, book, cases, mixture, pieces, supplies
+from tests.packing.plan.test_planner import CAPTIONS, INTERLEAVED, TEXT, book, cases, make_mixture, pieces, supplies
 from tests.packing.plan.test_schedules import SCHEDULES
 
 SMALL = 3_000
-"""Bytes: some hundred pieces are in files, in some ten partitions."""
+"""Bytes of memory that put hundreds of pieces into files, in tens of partitions."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,27 +39,25 @@ def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "LEAST_PARTITION_BYTES", 100)
 
 
-def digest_of(mixed: Mixture, sources: Sequence[SourcePieces], scratch: Scratch) -> str:
-    """Of the plan, or why it is refused."""
+def digest_of(mixture: Mixture, sources: Sequence[SourcePieces], scratch: Scratch) -> str:
+    """Digest of the plan, or the error for an infeasible one."""
     try:
-        return arrange(mixed, sources, "v", scratch=scratch).meta["plan"]
+        return arrange(mixture, sources, "v", scratch=scratch).meta["plan"]
     except ManifestError as error:
         return str(error)
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=80), st.integers(1, 9), st.integers(0, 500))
-def test_partitions_give_back_what_came_in_in_the_order_of_the_hash(
-    words: list[int], count: int, memory_bytes: int
-) -> None:
+def test_partitions_return_all_rows_in_the_order_of_the_hash(words: list[int], count: int, memory_bytes: int) -> None:
     scratch = Scratch(memory_bytes)
     parts = Partitions(scratch, "words", count, np.dtype(np.uint64))
     for first in range(0, len(words), 7):
-        some = np.array(words[first : first + 7], np.uint64)
-        parts.add(some, parts.of(some))
-    found = [parts.read(number) for number in range(count)]
-    assert [word for part in found for word in np.sort(part).tolist()] == sorted(words)
-    kept = [[word for word in words if word in set(part.tolist())] for part in found]
-    assert [part.tolist() for part in found] == kept, "not in the order in which they were added"
+        batch = np.array(words[first : first + 7], np.uint64)
+        parts.add(batch, parts.of(batch))
+    read = [parts.read(number) for number in range(count)]
+    assert [word for part in read for word in np.sort(part).tolist()] == sorted(words)
+    kept = [[word for word in words if word in set(part.tolist())] for part in read]
+    assert [part.tolist() for part in read] == kept, "not in the order in which they were added"
     assert (scratch.file_bytes > 0) == (8 * len(words) > memory_bytes)
 
 
@@ -68,25 +66,28 @@ def test_partitions_give_back_what_came_in_in_the_order_of_the_hash(
 def test_a_plan_does_not_depend_on_the_memory(
     case: tuple[Mixture, list[SourcePieces]], schedule: dict[str, object], memory_bytes: int
 ) -> None:
-    one, sources = case
-    one = dataclasses.replace(one, horizon_tokens=one.horizon_tokens or 2500, vision_share=VisionShare(**schedule))  # type: ignore[arg-type]
-    assert digest_of(one, sources, Scratch(memory_bytes)) == digest_of(one, sources, Scratch(GIB))
+    plain, sources = case
+    share = VisionShare(**schedule)  # type: ignore[arg-type]
+    plain = dataclasses.replace(plain, horizon_tokens=plain.horizon_tokens or 2500, vision_share=share)
+    assert digest_of(plain, sources, Scratch(memory_bytes)) == digest_of(plain, sources, Scratch(GIB))
 
 
-def test_files_are_used_and_gone_afterwards(tmp_path: Path) -> None:
+def test_files_are_used_and_deleted_afterwards(tmp_path: Path) -> None:
     sources = [pieces("scenes", CAPTIONS * 100), pieces("pages", INTERLEAVED * 60), pieces("text", TEXT * 400)]
-    one = mixture(sources)
-    twice = dataclasses.replace(one, sources=tuple(dataclasses.replace(s, max_epochs=2) for s in one.sources))
-    for mixed in (one, twice):
+    plain = make_mixture(sources)
+    twice = dataclasses.replace(plain, sources=tuple(dataclasses.replace(s, max_epochs=2) for s in plain.sources))
+    for mixture in (plain, twice):
         with Scratch(SMALL, tmp_path) as scratch:
-            made = [Supply.from_pieces(mixed, number, some, scratch) for number, some in enumerate(sources)]
-            assert min(len(one.epochs) for one in made) > 20 and len(list(tmp_path.rglob("*"))) > 90
+            made = [Supply.from_pieces(mixture, number, pieces, scratch) for number, pieces in enumerate(sources)]
+            assert min(len(supply.epochs) for supply in made) > 20 and len(list(tmp_path.rglob("*"))) > 90
         with Scratch(SMALL, tmp_path) as scratch:
-            plan = arrange(mixed, sources, "v", in_threads, scratch=scratch)
+            plan = arrange(mixture, sources, "v", in_threads, scratch=scratch)
             left = len(list(tmp_path.rglob("*")))
-            assert scratch.file_bytes > SMALL and (left < 90 or mixed is twice), "what was passed is still there"
+            assert scratch.file_bytes > SMALL and (left < 90 or mixture is twice), (
+                "released partitions still have files"
+            )
         assert not list(tmp_path.iterdir())
-        assert plan.meta == arrange(mixed, sources, "v").meta
+        assert plan.meta == arrange(mixture, sources, "v").meta
 
 
 KILLED = """
@@ -99,7 +100,7 @@ time.sleep(99)
 """
 
 
-def test_files_of_a_killed_process_are_removed_by_the_next_one_and_of_a_living_one_are_not(
+def test_files_of_a_killed_process_are_deleted_by_the_next_one_and_of_a_living_one_kept(
     tmp_path: Path,
 ) -> None:
     folders: list[Path] = []
@@ -122,35 +123,38 @@ def test_files_of_a_killed_process_are_removed_by_the_next_one_and_of_a_living_o
     children[1].wait()
 
 
-def test_a_scratch_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_scratch_folder_is_named(tmp_path: Path) -> None:
     sources = [pieces("text", TEXT * 90)]
     with pytest.raises(StoreError, match=r"nowhere.*\n.*as `scratch`"):
-        arrange(mixture(sources, 0.0), sources, "v", scratch=Scratch(SMALL, tmp_path / "nowhere"))
+        arrange(make_mixture(sources, 0.0), sources, "v", scratch=Scratch(SMALL, tmp_path / "nowhere"))
 
 
 @given(st.lists(shown_in, min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
-def test_what_is_withheld_does_not_depend_on_the_memory(media: list[list[list[int]]], most: int, epochs: int) -> None:
-    sources = [showing(f"s{i}", one) for i, one in enumerate(media)]
-    mixed = limited(sources, most, epochs)
-    told = []
+def test_withheld_pieces_do_not_depend_on_the_memory(media: list[list[list[int]]], most: int, epochs: int) -> None:
+    sources = [showing(f"s{i}", shown) for i, shown in enumerate(media)]
+    mixture = limited(sources, most, epochs)
+    results = []
     for memory_bytes in (100, GIB):
-        made = supplies(mixed, sources, memory_bytes=memory_bytes)
+        made = supplies(mixture, sources, memory_bytes=memory_bytes)
         rows = [
-            [sorted(row["ordinal"] for rows, _ in one.epochs.parts(epoch) for row in rows) for epoch in range(epochs)]
-            for one in made
+            [
+                sorted(row["ordinal"] for rows, _ in supply.epochs.parts(epoch) for row in rows)
+                for epoch in range(epochs)
+            ]
+            for supply in made
         ]
-        told.append((rows, [one.withheld_tokens for one in made]))
-    assert told[0] == told[1]
+        results.append((rows, [supply.withheld_tokens for supply in made]))
+    assert results[0] == results[1]
 
 
 def test_an_amended_plan_does_not_depend_on_the_memory(tmp_path: Path) -> None:
     sources = [pieces("text", TEXT * 90), pieces("pictures", CAPTIONS * 50), book("book", 50)]
-    one = mixture(sources, horizon_tokens=3000)
-    twice = tuple(dataclasses.replace(source, max_epochs=2) for source in one.sources)
-    one = dataclasses.replace(one, sources=twice)
-    chain = [stored(arrange(one, sources, "v"), tmp_path)]
-    more = dataclasses.replace(one, seed=3, horizon_tokens=9000)
+    plain = make_mixture(sources, horizon_tokens=3000)
+    twice = tuple(dataclasses.replace(source, max_epochs=2) for source in plain.sources)
+    plain = dataclasses.replace(plain, sources=twice)
+    chain = [stored(arrange(plain, sources, "v"), tmp_path)]
+    more = dataclasses.replace(plain, seed=3, horizon_tokens=9000)
     digests = set()
     for memory_bytes in (200, GIB):
         scratch = Scratch(memory_bytes)
@@ -159,14 +163,14 @@ def test_an_amended_plan_does_not_depend_on_the_memory(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_samples_of_real_stores_give_the_same_plan_in_little_memory(made: Made) -> None:
+def test_samples_of_stores_give_the_same_plan_in_little_memory(made: Made) -> None:
     scratch = Scratch(SMALL)
     plan = compile_plan(MIXTURE, made.by_source, tiny, in_threads, scratch=scratch)
     assert scratch.file_bytes > SMALL
     assert plan.meta == {name: made.plan.meta[name] for name in plan.meta}
 
 
-def test_samples_that_are_there_twice_come_in_the_order_of_the_store() -> None:
+def test_samples_stored_twice_come_in_the_order_of_the_store() -> None:
     text = pieces("text", TEXT * 60)
     twice = dataclasses.replace(text, keys=np.repeat(text.keys[::2], 2))
     hashes = np.repeat(np.array([5, 3], np.uint64), 3)
@@ -176,5 +180,5 @@ def test_samples_that_are_there_twice_come_in_the_order_of_the_store() -> None:
     assert sort_order(hashes, rows).tolist() == [4, 5, 3, 2, 1, 0]
     for schedule in SCHEDULES:
         sources = [twice, pieces("pictures", CAPTIONS * 60)]
-        one = dataclasses.replace(mixture(sources, horizon_tokens=3000), vision_share=VisionShare(**schedule))  # type: ignore[arg-type]
-        assert digest_of(one, sources, Scratch(SMALL)) == digest_of(one, sources, Scratch(GIB))
+        plain = dataclasses.replace(make_mixture(sources, horizon_tokens=3000), vision_share=VisionShare(**schedule))  # type: ignore[arg-type]
+        assert digest_of(plain, sources, Scratch(SMALL)) == digest_of(plain, sources, Scratch(GIB))

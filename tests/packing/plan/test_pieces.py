@@ -1,4 +1,4 @@
-"""Cutting samples into pieces, against the expanded sample written out token by token."""
+"""Cutting of samples into pieces, compared with expanded samples that are written out token by token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT, WRAPPER, SLOT = range(3)
 
 
 class Group(NamedTuple):
-    """The tokens of one medium in the unexpanded ids, and what it is when expanded."""
+    """Tokens of one medium in the unexpanded ids, and its expanded tokens, slots and patches."""
 
     start: int
     place: int
@@ -41,7 +41,7 @@ def cut(
     most_media: int | None = None,
     even: bool = False,
 ) -> list[tuple[int, ...]] | None:
-    """The pieces of one sample, which lies between two others; None where it is refused."""
+    """Pieces of one sample between two others; None if it is refused."""
     around = [np.array([3, tokens, 3], np.int64), np.array(groups, np.int64).reshape(-1, 6).T.copy()]
     around += [np.array(ends, np.int64) for ends in ([0, 0, len(groups), len(groups)], splits)]
     outcome = np.zeros(3, np.int64)
@@ -91,7 +91,7 @@ def written_out(tokens: int, groups: list[Group], splits: list[int]) -> tuple[li
 
 
 @given(samples(), st.integers(1, 40), st.none() | st.integers(4, 60), st.none() | st.integers(1, 4), st.booleans())
-def test_pieces_follow_each_other_count_what_they_hold_and_keep_the_limits(
+def test_pieces_are_consecutive_count_their_content_and_keep_the_limits(
     sample: tuple[int, list[Group], list[int]],
     capacity: int,
     most_patches: int | None,
@@ -163,15 +163,15 @@ def test_a_long_run_without_splits_is_cut_between_tokens_but_not_in_a_medium() -
     assert cut(30, [picture], [], 7) is None
 
 
-def test_a_sample_that_is_whole_is_refused_rather_than_cut_and_counted(tmp_path: Path) -> None:
+def test_a_sample_that_must_stay_whole_is_refused_and_counted(tmp_path: Path) -> None:
     def sample(name: str, tokens: int, whole: bool) -> Sample:
         runs = np.array([[1, tokens]], np.int64)
         return Sample(record_id("t", name), "t", "agent", np.zeros(tokens, np.uint32), runs, whole=whole)
 
     tiny = Vocabulary.load("tiny")
-    found = [sample("short", 20, True), sample("fits", 64, True), sample("long", 65, True), sample("cut", 65, False)]
-    samples = write(create(tmp_path, "samples"), found, vocabulary=tiny.digest)
-    source = Source(name="talk", store="samples", weight=1.0)
+    records = [sample("short", 20, True), sample("fits", 64, True), sample("long", 65, True), sample("cut", 65, False)]
+    samples = write(create(tmp_path, "samples"), records, vocabulary=tiny.digest)
+    source = Source(name="conversations", store="samples", weight=1.0)
     pieces = pieces_of(samples, source, Mixture(sources=(source,), max_pack_tokens=64, global_batch_packs=1))
     assert dict(pieces.refused) == {WHOLE_TOO_LONG: 1}
     assert sorted(zip(pieces.ordinal.tolist(), pieces.length.tolist(), strict=True)) == [
@@ -189,7 +189,7 @@ def test_a_sample_that_is_whole_is_refused_rather_than_cut_and_counted(tmp_path:
     assert sorted(pieces.length.tolist()) == [15, 20, 50]
 
 
-def test_pictures_end_to_end_are_cut_where_a_pack_has_enough_of_them() -> None:
+def test_consecutive_pictures_are_cut_where_a_pack_is_full_of_them() -> None:
     pictures = [Group(5 * i, 5 * i + 3, 5 * i + 5, tokens=4, slots=4, patches=16) for i in range(7)]
     assert cut(35, pictures, [], 100, most_media=3) == [(0, 24, 12, 48, 3), (24, 24, 12, 48, 3), (48, 8, 4, 16, 1)]
     assert cut(35, pictures, [], 100, most_patches=33) == [
@@ -200,7 +200,7 @@ def test_pictures_end_to_end_are_cut_where_a_pack_has_enough_of_them() -> None:
 
 
 def test_a_book_is_cut_in_time_that_grows_with_its_length() -> None:
-    """A paragraph every 60 tokens or so, a picture every 500."""
+    """A paragraph every 60 tokens, about, and a picture every 500."""
 
     def seconds(tokens: int) -> float:
         random = np.random.default_rng(0)

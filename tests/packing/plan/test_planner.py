@@ -1,4 +1,4 @@
-"""The plan over pieces: what it promises, for corpora ordinary and extreme."""
+"""Plans over pieces: their promises, for ordinary and for extreme corpora."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def book(name: str, count: int) -> SourcePieces:
     return SourcePieces(name, names, np.zeros(count, np.int64), starts, full, 0 * full, 1, 1, {}, 0, 0)
 
 
-def mixture(sources: Sequence[SourcePieces], share: float = 0.1, **values: object) -> Mixture:
+def make_mixture(sources: Sequence[SourcePieces], share: float = 0.1, **values: object) -> Mixture:
     made = tuple(Source(name=source.content_root, store="", weight=1.0) for source in sources)
     common = {"sources": made, "max_pack_tokens": L, "global_batch_packs": 2, "block_packs": 8}
     return Mixture(vision_share=VisionShare(constant=share), **(common | values))  # type: ignore[arg-type]
 
 
 def supplies(
-    one: Mixture, sources: Sequence[SourcePieces], prefix: RunPrefix = NO_PREFIX, memory_bytes: int = GIB
+    mixture: Mixture, sources: Sequence[SourcePieces], prefix: RunPrefix = NO_PREFIX, memory_bytes: int = GIB
 ) -> list[Supply]:
     scratch = Scratch(memory_bytes)
-    made = [Supply.from_pieces(one, number, pieces, scratch, prefix) for number, pieces in enumerate(sources)]
-    cap_media(one, made, scratch)
+    made = [Supply.from_pieces(mixture, number, pieces, scratch, prefix) for number, pieces in enumerate(sources)]
+    cap_media(mixture, made, scratch)
     return made
 
 
@@ -81,7 +81,7 @@ def cases(draw: st.DrawFn) -> tuple[Mixture, list[SourcePieces]]:
     sources = [pieces(f"s{i}", sizes) for i, sizes in enumerate(draw(corpora))]
     if draw(st.booleans()):
         sources.append(book("book", draw(st.integers(1, 60))))
-    one = mixture(
+    mixture = make_mixture(
         sources,
         draw(st.sampled_from([0.0, 0.01, 0.1, 0.25, 0.5])),
         seed=draw(st.integers(0, 3)),
@@ -91,13 +91,13 @@ def cases(draw: st.DrawFn) -> tuple[Mixture, list[SourcePieces]]:
     )
     weighted = tuple(
         dataclasses.replace(source, weight=draw(st.sampled_from([0.5, 1, 3])), max_epochs=draw(st.integers(1, 3)))
-        for source in one.sources
+        for source in mixture.sources
     )
-    return dataclasses.replace(one, sources=weighted), sources
+    return dataclasses.replace(mixture, sources=weighted), sources
 
 
 def compiled(case: tuple[Mixture, list[SourcePieces]]) -> Plan | None:
-    """The plan, or None where it is refused."""
+    """The plan, or None if it is infeasible."""
     try:
         return arrange(*case, "vocabulary")
     except ManifestError:
@@ -140,12 +140,12 @@ def test_no_pack_is_over_full_and_no_piece_is_seen_more_often_than_its_source_al
     plan = compiled(case)
     if plan is None:
         return
-    one, sources = case
+    mixture, sources = case
     assert all(1 <= tokens <= L for tokens in per_pack(plan, "length"))
     rows = list(zip(*(column(plan, name).tolist() for name in ("source", "ordinal", "start", "epoch")), strict=True))
     assert len(set(rows)) == len(rows), "a piece came twice in one epoch"
-    assert all(epoch < one.sources[source].max_epochs for source, _, _, epoch in rows)
-    known = {
+    assert all(epoch < mixture.sources[source].max_epochs for source, _, _, epoch in rows)
+    sizes_of = {
         (i, ordinal, start): (length, slots)
         for i, source in enumerate(sources)
         for ordinal, start, length, slots in zip(
@@ -153,7 +153,7 @@ def test_no_pack_is_over_full_and_no_piece_is_seen_more_often_than_its_source_al
         )
     }
     sizes = zip(column(plan, "length").tolist(), column(plan, "slots").tolist(), strict=True)
-    assert all(known[row[:3]] == size for row, size in zip(rows, sizes, strict=True))
+    assert all(sizes_of[row[:3]] == size for row, size in zip(rows, sizes, strict=True))
 
 
 @given(cases(), st.sampled_from([1, 4, 16]), st.integers(1, 4), st.integers(1, 3), st.booleans())
@@ -161,7 +161,7 @@ def test_no_pack_is_over_full_and_no_piece_is_seen_more_often_than_its_source_al
 def test_every_pack_keeps_every_limit_and_the_bound_on_the_share(
     case: tuple[Mixture, list[SourcePieces]], align: int, patches: int, media: int, attention: bool
 ) -> None:
-    """Four patches a slot, one medium where there are slots; limits that each piece keeps alone."""
+    """Pieces with four patches per slot, and one medium if they have slots; limits that each piece keeps alone."""
     limits = PackLimits(patches=4 * L * patches, media=media, attention=L * L if attention else None)
     sources = [
         dataclasses.replace(
@@ -194,10 +194,10 @@ def test_a_plan_is_whole_global_batches_and_ends_with_the_first_that_reaches_the
     plan = compiled(case)
     if plan is None:
         return
-    one, tokens = case[0], per_pack(plan, "length")
-    assert len(tokens) % one.global_batch_packs == 0 < len(tokens)
-    if one.horizon_tokens is not None:
-        assert sum(tokens) >= one.horizon_tokens > sum(tokens[: -one.global_batch_packs])
+    mixture, tokens = case[0], per_pack(plan, "length")
+    assert len(tokens) % mixture.global_batch_packs == 0 < len(tokens)
+    if mixture.horizon_tokens is not None:
+        assert sum(tokens) >= mixture.horizon_tokens > sum(tokens[: -mixture.global_batch_packs])
     firsts = [block.header["first_pack"] for block in plan.blocks]
     sizes = [len(block.arrays["pack_offsets"]) - 1 for block in plan.blocks]
     assert firsts == [sum(sizes[:i]) for i in range(len(sizes))]
@@ -205,9 +205,9 @@ def test_a_plan_is_whole_global_batches_and_ends_with_the_first_that_reaches_the
 
 def test_without_pictures_everything_is_seen_once_per_epoch() -> None:
     sources = [pieces("a", TEXT * 50), book("b", 30)]
-    one = mixture(sources, 0.0, global_batch_packs=1)
-    twice = tuple(dataclasses.replace(source, max_epochs=2) for source in one.sources)
-    plan = arrange(dataclasses.replace(one, sources=twice), sources, "v")
+    mixture = make_mixture(sources, 0.0, global_batch_packs=1)
+    twice = tuple(dataclasses.replace(source, max_epochs=2) for source in mixture.sources)
+    plan = arrange(dataclasses.replace(mixture, sources=twice), sources, "v")
     seen = Counter(zip(*(column(plan, name).tolist() for name in ("source", "ordinal", "start")), strict=True))
     assert set(seen.values()) == {2}
     assert len(seen) == 230
@@ -221,9 +221,9 @@ def per_epoch(plan: Plan, epoch: int) -> Counter[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("sizes", [[(51, 16)] * 40, [(51, 16)] * 40 + [(30, 10)], [(51, 16)]])
-def test_pictures_that_are_all_alike_are_used_up_at_about_their_own_share(sizes: list[tuple[int, int]]) -> None:
+def test_equal_pictures_are_used_up_at_about_their_own_share(sizes: list[tuple[int, int]]) -> None:
     only = [pieces("only", sizes)]
-    plan = arrange(mixture(only, 0.3137, global_batch_packs=1), only, "v")
+    plan = arrange(make_mixture(only, 0.3137, global_batch_packs=1), only, "v")
     assert plan.meta["tokens"] == sum(length for length, _ in sizes)
     assert plan.meta["largest_error_slots"] <= plan.meta["one_pack_slots"]
 
@@ -232,31 +232,31 @@ MIXED = [pieces("scenes", CAPTIONS * 100), pieces("pages", INTERLEAVED * 60), pi
 
 
 def test_equal_inputs_give_equal_digests_and_others_do_not() -> None:
-    one = mixture(MIXED)
+    mixture = make_mixture(MIXED)
     digests = [
         arrange(other, sources, vocabulary).meta["plan"]
         for other, sources, vocabulary in [
-            (one, MIXED, "v"),
-            (dataclasses.replace(one, seed=1), MIXED, "v"),
-            (dataclasses.replace(one, block_packs=9), MIXED, "v"),
-            (one, MIXED, "w"),
-            (one, [*MIXED[:2], pieces("text", TEXT * 399)], "v"),
+            (mixture, MIXED, "v"),
+            (dataclasses.replace(mixture, seed=1), MIXED, "v"),
+            (dataclasses.replace(mixture, block_packs=9), MIXED, "v"),
+            (mixture, MIXED, "w"),
+            (mixture, [*MIXED[:2], pieces("text", TEXT * 399)], "v"),
         ]
     ]
-    assert digests[0] == arrange(mixture(MIXED), MIXED, "v").meta["plan"]
+    assert digests[0] == arrange(make_mixture(MIXED), MIXED, "v").meta["plan"]
     assert len(set(digests)) == len(digests)
 
 
-def test_the_plan_does_not_depend_on_who_fills_the_blocks_or_when() -> None:
+def test_the_plan_does_not_depend_on_the_mapper_or_the_order_of_blocks() -> None:
     def backwards(fill, blocks: Iterable[Sequence[int]]):  # type: ignore[no-untyped-def]
         return reversed([fill(block) for block in reversed(list(blocks))])
 
-    one = mixture(MIXED)
-    alone = arrange(one, MIXED, "v")
+    mixture = make_mixture(MIXED)
+    alone = arrange(mixture, MIXED, "v")
     with ProcessPoolExecutor(2) as pool:
         assert len(alone.blocks) > 3
-        assert arrange(one, MIXED, "v", pool.map).meta["plan"] == alone.meta["plan"]
-    assert arrange(one, MIXED, "v", backwards).meta["plan"] == alone.meta["plan"]
+        assert arrange(mixture, MIXED, "v", pool.map).meta["plan"] == alone.meta["plan"]
+    assert arrange(mixture, MIXED, "v", backwards).meta["plan"] == alone.meta["plan"]
 
 
 def test_the_plan_does_not_depend_on_how_samples_are_spread_over_shards() -> None:
@@ -264,7 +264,7 @@ def test_the_plan_does_not_depend_on_how_samples_are_spread_over_shards() -> Non
     order = np.random.default_rng(0).permutation(len(text.length))
     moved = dataclasses.replace(text, keys=text.keys[order], length=text.length[order], slots=text.slots[order])
     names = {True: text.keys.tolist(), False: moved.keys.tolist()}
-    plans = {same: arrange(mixture(MIXED), [*MIXED[:2], text if same else moved], "v") for same in (True, False)}
+    plans = {same: arrange(make_mixture(MIXED), [*MIXED[:2], text if same else moved], "v") for same in (True, False)}
     rows = {}
     for same, plan in plans.items():
         ordinals, sources = column(plan, "ordinal").tolist(), column(plan, "source").tolist()
@@ -276,18 +276,18 @@ def test_tokens_follow_the_weights_among_text_and_among_pictures() -> None:
     sources = [
         pieces(name, sizes * 400) for name, sizes in (("a", TEXT), ("b", TEXT), ("c", CAPTIONS), ("d", CAPTIONS))
     ]
-    one = mixture(sources, horizon_tokens=12_000)
+    mixture = make_mixture(sources, horizon_tokens=12_000)
     weights = (3, 1, 1, 4)
-    made = tuple(dataclasses.replace(s, weight=float(w)) for s, w in zip(one.sources, weights, strict=True))
-    plan = arrange(dataclasses.replace(one, sources=made), sources, "v")
+    made = tuple(dataclasses.replace(s, weight=float(w)) for s, w in zip(mixture.sources, weights, strict=True))
+    plan = arrange(dataclasses.replace(mixture, sources=made), sources, "v")
     a, b, c, d = (source["given_tokens"] for source in plan.meta["sources"])
     assert a / (a + b) == pytest.approx(3 / 4, abs=0.02)
     assert d / (c + d) == pytest.approx(4 / 5, abs=0.05)
 
 
-def test_a_source_that_is_used_up_leaves_its_part_to_the_others_and_the_plan_says_when() -> None:
+def test_a_source_that_is_used_up_leaves_its_part_to_the_others_and_meta_has_the_token() -> None:
     sources = [pieces("small", TEXT * 5), pieces("large", TEXT * 100)]
-    plan = arrange(mixture(sources, 0.0, horizon_tokens=3000), sources, "v")
+    plan = arrange(make_mixture(sources, 0.0, horizon_tokens=3000), sources, "v")
     small, large = plan.meta["sources"]
     assert small["given_tokens"] == small["tokens"]
     assert 0 < small["spent_after_tokens"]["poor"] < 3000
@@ -295,19 +295,19 @@ def test_a_source_that_is_used_up_leaves_its_part_to_the_others_and_the_plan_say
     assert small["given_tokens"] + large["given_tokens"] >= 3000
 
 
-def test_a_few_texts_beside_many_pictures_claim_no_share_of_all_text() -> None:
+def test_a_source_of_pictures_with_a_few_texts_claims_no_share_of_all_text() -> None:
     sources = [pieces("scenes", CAPTIONS * 100 + TEXT), pieces("text", TEXT * 300)]
-    one = mixture(sources, horizon_tokens=6000)
-    often = (dataclasses.replace(one.sources[0], max_epochs=50), one.sources[1])
-    plan = arrange(dataclasses.replace(one, sources=often), sources, "v")
+    mixture = make_mixture(sources, horizon_tokens=6000)
+    often = (dataclasses.replace(mixture.sources[0], max_epochs=50), mixture.sources[1])
+    plan = arrange(dataclasses.replace(mixture, sources=often), sources, "v")
     poor = column(plan, "slots") == 0
     from_scenes = int(column(plan, "length")[poor & (column(plan, "source") == 0)].sum())
     assert from_scenes < 0.05 * plan.meta["tokens"]
 
 
 def test_a_plan_is_pinned() -> None:
-    """A change of this digest is a new `plan.VERSION`."""
-    assert arrange(mixture(MIXED), MIXED, "v").meta["plan"][:16] == "cab43bcf89c4697e"
+    """A change of this digest needs a new `PLAN_VERSION`."""
+    assert arrange(make_mixture(MIXED), MIXED, "v").meta["plan"][:16] == "cab43bcf89c4697e"
 
 
 @pytest.mark.parametrize(
@@ -321,38 +321,38 @@ def test_a_plan_is_pinned() -> None:
         (TEXT, 0.0, None, ["fill 2 packs, one global batch needs 8"]),
     ],
 )
-def test_a_plan_that_can_not_keep_its_schedule_is_refused_with_ways_out(
+def test_a_plan_that_can_not_keep_its_schedule_is_refused_with_changes_that_help(
     sizes: list[tuple[int, int]], share: float, horizon: int | None, words: list[str]
 ) -> None:
     only = [pieces("only", sizes)]
     with pytest.raises(ManifestError) as refused:
-        arrange(mixture(only, share, horizon_tokens=horizon, global_batch_packs=8), only, "v")
+        arrange(make_mixture(only, share, horizon_tokens=horizon, global_batch_packs=8), only, "v")
     text = str(refused.value)
     assert all(word in text for word in words), text
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9])
-def test_the_share_that_a_refusal_names_for_media_alone_works(share: float) -> None:
+def test_the_share_that_an_error_names_for_media_alone_works(share: float) -> None:
     only = [pieces("only", [*CAPTIONS, (24, 20)] * 99)]
     with pytest.raises(ManifestError) as refused:
-        arrange(mixture(only, share), only, "v")
+        arrange(make_mixture(only, share), only, "v")
     own = refused.value.fix.split("; or ")[0].removeprefix("vision_share: {constant: ").removesuffix("}")
-    plan = arrange(mixture(only, float(own)), only, "v")
+    plan = arrange(make_mixture(only, float(own)), only, "v")
     assert plan.meta["tokens"] > 0.9 * int(only[0].length.sum())
 
 
-def test_the_ways_out_that_a_refusal_names_work() -> None:
+def test_the_changes_that_an_error_names_work() -> None:
     only = [pieces("only", TEXT * 300 + CAPTIONS * 20)]
-    one = mixture(only, horizon_tokens=16_000)
+    mixture = make_mixture(only, horizon_tokens=16_000)
     with pytest.raises(ManifestError) as refused:
-        arrange(one, only, "v")
+        arrange(mixture, only, "v")
     ways = refused.value.fix.split("; or ")
     shorter = int(ways[0].removeprefix("horizon_tokens: "))
-    assert arrange(dataclasses.replace(one, horizon_tokens=shorter), only, "v").meta["tokens"] >= shorter
+    assert arrange(dataclasses.replace(mixture, horizon_tokens=shorter), only, "v").meta["tokens"] >= shorter
     lower = VisionShare(constant=float(ways[1].removeprefix("vision_share: {constant: ").removesuffix("}")))
-    assert arrange(dataclasses.replace(one, vision_share=lower), only, "v").meta["tokens"] >= 16_000
-    more = (dataclasses.replace(one.sources[0], max_epochs=9),)
-    assert arrange(dataclasses.replace(one, sources=more), only, "v").meta["tokens"] >= 16_000
+    assert arrange(dataclasses.replace(mixture, vision_share=lower), only, "v").meta["tokens"] >= 16_000
+    more = (dataclasses.replace(mixture.sources[0], max_epochs=9),)
+    assert arrange(dataclasses.replace(mixture, sources=more), only, "v").meta["tokens"] >= 16_000
 
 
 def test_captions_code_and_text_fill_packs_nearly_completely() -> None:
@@ -361,7 +361,7 @@ def test_captions_code_and_text_fill_packs_nearly_completely() -> None:
     code = [(int(n), 0) for n in np.concatenate([random.integers(934, 1025, 600), random.integers(20, 1000, 100)])]
     text = [(int(n), 0) for n in random.lognormal(5.2, 1.0, 3000).clip(5, 1024)]
     sources = [pieces("captions", captions), pieces("code", code), pieces("text", text)]
-    one = mixture(sources, max_pack_tokens=1024, block_packs=256, horizon_tokens=400_000)
-    assert arrange(one, sources, "v").meta["fill"] > 0.98
-    only_text = mixture(sources[2:], 0.0, max_pack_tokens=1024, block_packs=256)
+    mixture = make_mixture(sources, max_pack_tokens=1024, block_packs=256, horizon_tokens=400_000)
+    assert arrange(mixture, sources, "v").meta["fill"] > 0.98
+    only_text = make_mixture(sources[2:], 0.0, max_pack_tokens=1024, block_packs=256)
     assert arrange(only_text, sources[2:], "v").meta["fill"] > 0.995
