@@ -82,7 +82,7 @@ def ours(path: str) -> tuple[int, int]:
     from pipelines.ingest.formats.file import FilePiece
     from pipelines.ingest.readers.crawl_files import PAGES_TOGETHER
 
-    found = warc.records(Path(path), True, FilePiece(0, Path(path).stat().st_size, 1, ""))
+    found = warc.read_records(Path(path), True, FilePiece(0, Path(path).stat().st_size, 1, ""))
     wanted = (record for _, record in found if isinstance(record, html.CrawlRecord))
     count = characters = 0
     while together := list(islice(wanted, PAGES_TOGETHER)):

@@ -6,7 +6,7 @@ new format is one module in `readers/` with a function `documents(item, context)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class FormatReader:
     name: str
     """Part of the digest of every item: a renamed reader reads its files again."""
     suffixes: tuple[str, ...]
-    documents: Callable[[FolderItem, ReadContext], Iterator[Document]]
+    documents: Callable[[FolderItem, ReadContext], Iterable[Document]]
     references: References | None = None
     """Function (folder, file, `text_fields`) -> targets of the media that a file refers to. Such media belong to the
     file, and are no records of their own."""
@@ -54,7 +54,7 @@ BY_NAME = {reader.name: reader for reader in READERS}
 BY_SUFFIX = {suffix: reader for reader in READERS for suffix in reader.suffixes}
 
 
-def documents(item: FolderItem, context: ReadContext) -> Iterator[Document]:
+def documents(item: FolderItem, context: ReadContext) -> Iterable[Document]:
     """Return the documents of one item in reading order. Bad records go to quarantine (`context.attempt`).
 
     Raises:
@@ -62,5 +62,5 @@ def documents(item: FolderItem, context: ReadContext) -> Iterator[Document]:
     """
     if item.file is None or item.reader == "refused":
         context.refuse(item.locator, *item.refusal)
-        return iter(())
+        return ()
     return BY_NAME[item.reader].documents(item, context)

@@ -163,15 +163,14 @@ def units(items: Sequence[FolderItem]) -> Iterator[Unit]:
         group.append(item)
         size += item.size
         if size >= UNIT_BYTES or len(group) >= UNIT_ITEMS or int(digest(item.locator)[:4], 16) % 64 == 0:
-            yield _unit(group)
+            yield _unit(group, size)
             group, size = [], 0
     if group:
-        yield _unit(group)
+        yield _unit(group, size)
 
 
-def _unit(items: list[FolderItem]) -> Unit:
-    content = digest(*(item.digest for item in items))
+def _unit(items: list[FolderItem], size: int) -> Unit:
+    content = digest(*[item.digest for item in items])
     stem = re.sub(r"[^a-z0-9]+", "-", items[0].locator.lower()).strip("-")[:40]
     start = items[0].piece.start if items[0].piece else 0
-    size_bytes = sum(item.size for item in items)
-    return Unit(f"{stem or 'unit'}-{digest(items[0].locator, str(start))[:8]}", content, tuple(items), size_bytes)
+    return Unit(f"{stem or 'unit'}-{digest(items[0].locator, str(start))[:8]}", content, tuple(items), size)

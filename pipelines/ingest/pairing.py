@@ -20,7 +20,7 @@ from pipelines.ingest.annotations.captions import is_table
 from pipelines.ingest.documents import BY_SUFFIX, FormatReader, References
 from pipelines.ingest.formats.file import FolderFile, read_file
 from pipelines.ingest.formats.markdown import resolve_target
-from pipelines.ingest.formats.suffixes import CAPTIONS, DATASET_NOTES
+from pipelines.ingest.formats.suffixes import CAPTIONS, DATASET_NOTES, MEDIA_KINDS
 from pipelines.ingest.formats.text import printable
 from pipelines.ingest.readers.context import FolderItem
 from pipelines.ingest.walk import RefusedFile
@@ -56,15 +56,18 @@ class _Folder:
         return {name: files for name, files in by_name.items() if len(files) <= MOST_NAMESAKES}
 
     @cached_property
-    def arrow_folders(self) -> set[str]:
-        """Folders with an Arrow file below them, each with its final `/`; "" is the ingested folder."""
-        folders: set[str] = set()
+    def dataset_notes(self) -> set[str]:
+        """Paths of the JSON files that the library `datasets` saved above its Arrow files."""
+        arrow_folders: set[str] = set()
         for file in self.files:
             folder = file.path if file.suffix == ".arrow" else ""
             while folder:
                 folder = folder.rpartition("/")[0]
-                folders.add(folder + "/" if folder else "")
-        return folders
+                arrow_folders.add(folder)
+        candidates = {file.path: file.path.rpartition("/") for file in self.files}
+        return {
+            path for path, (folder, _, name) in candidates.items() if name in DATASET_NOTES and folder in arrow_folders
+        }
 
     def search(self, path: str, near: FolderFile) -> FolderFile | None:
         """Find the medium whose path ends like `path`, where no file is at `path` itself.
@@ -91,10 +94,10 @@ def pair(
     owned: set[str] = set()
     singles: list[FolderFile] = []
     for file in files:
-        if _describes_dataset(file, folder):
+        if file.path in folder.dataset_notes:
             continue
-        reader = BY_SUFFIX.get(file.suffix) or BY_SUFFIX.get("." + file.suffix.rpartition(".")[2])
-        if coco.looks_like(base, file) and (annotated := _annotated_images(file, folder)):
+        reader = BY_SUFFIX.get(file.suffix)
+        if file.suffix == ".json" and coco.looks_like(base, file) and (annotated := _annotated_images(file, folder)):
             items += annotated
             owned |= {item.file.path for item in annotated if item.file and item.reader == "annotated"}
         elif reader is not None and reader.references is not None:
@@ -103,7 +106,8 @@ def pair(
             items += (FolderItem(reader.name, file.locator, file, piece, media=media) for piece in file.pieces)
         else:
             singles.append(file)
-    captions = {file.path: _captions(file, folder) for file in singles if file.is_medium and file.path not in owned}
+    media_files = [file for file in singles if file.suffix in MEDIA_KINDS]
+    captions = {file.path: _captions(file, folder) for file in media_files if file.path not in owned}
     for file in singles:  # a chart with a table is a record of its own, although a question refers to it
         if file.path in owned and (tables := tuple(filter(is_table, _captions(file, folder)))):
             captions[file.path] = tables
@@ -126,12 +130,6 @@ def _single_items(file: FolderFile, captions: tuple[FolderFile, ...]) -> list[Fo
     return [FolderItem(name, file.locator, file, piece, captions=captions) for piece in file.pieces]
 
 
-def _describes_dataset(file: FolderFile, folder: _Folder) -> bool:
-    """Whether this is a JSON file that `datasets` saved above its Arrow files."""
-    parent, slash, name = file.path.rpartition("/")
-    return name in DATASET_NOTES and parent + slash in folder.arrow_folders
-
-
 def _captions(medium: FolderFile, folder: _Folder) -> tuple[FolderFile, ...]:
     """Files that may hold the caption of a medium, best first."""
     parent, slash, name = medium.path.rpartition("/")
@@ -140,7 +138,8 @@ def _captions(medium: FolderFile, folder: _Folder) -> tuple[FolderFile, ...]:
     places = [parent + slash, *(above + above_slash + sister + "/" for sister in ANNOTATION_FOLDERS)]
     paths = [f"{place}{stem}{suffix}" for place in places for suffix in CAPTIONS]
     paths += [f"{above}{above_slash}{sister}/{stem}.csv" for sister in CSV_FOLDERS]
-    return tuple(folder.by_path[path] for path in paths if path in folder.by_path)
+    by_path = folder.by_path
+    return tuple([by_path[path] for path in paths if path in by_path])
 
 
 def _ends_with(path: str, end: str) -> bool:

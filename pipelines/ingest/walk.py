@@ -1,8 +1,8 @@
-"""Which files lie under a folder, what are their digests, and where may a large one be cut?
+"""List of the files under a folder, with digests, and with the pieces into which a large file is cut.
 
-The first look of `ingest_folder`, in the parent process: names and bytes only, no format is opened. Afterwards
-`pipelines/ingest/pairing.py` decides what belongs together. Links that lead out of the folder, pipes and devices are
-refused by name, so that a folder from a stranger can't make us read anything but itself.
+The first step of `ingest_folder`, in the parent process. It reads names and bytes and parses no format; `pairing.py`
+then groups the files. Links that lead out of the folder, pipes and devices are refused by name, so that a folder from a
+stranger gives access to nothing else on this machine.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pipelines.ingest.formats.file import FilePiece, FolderFile, printable_path,
 from pipelines.ingest.formats.suffixes import CUT_AT_RECORDS
 
 PIECE_BYTES = 16 << 20
-"""Files of lines are cut at the first line end after so many bytes, packed archives of crawls at the first gzip member
-with a record, so that one large file feeds every worker."""
+"""Least size of a piece. A text file is cut at the next line end, a compressed archive of a crawl at the next gzip
+member with a record, so that one large file keeps all workers busy."""
 
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-"""Files that begin so are never cut: in them a line end is more than one byte."""
+"""Byte-order marks of encodings in which a line end has more than one byte. Such files are never cut."""
 
 NEVER_DATA = frozenset({"__pycache__", "__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True)
 class RefusedFile:
-    """Something under the folder that is not opened at all."""
+    """A name under the folder that is never opened."""
 
     path: str
     reason: str
@@ -41,14 +41,16 @@ class RefusedFile:
 
     @property
     def locator(self) -> str:
+        """The path as printable text."""
         return printable_path(self.path)
 
 
 def walk_folder(root: Path, exclude: Sequence[str], cut: frozenset[str]) -> tuple[list[FolderFile], list[RefusedFile]]:
-    """Every file under `root`, sorted by path, with digests. Hidden ones are skipped.
+    """Return the files under `root` and the refused names, each sorted by path. Hidden files are skipped.
 
     Args:
-        exclude: patterns on relative paths (`*` also crosses `/`), left out without a trace.
+        root: a folder, or a single file.
+        exclude: patterns of relative paths (`*` also matches `/`) that are skipped.
         cut: suffixes of files that may be cut at line ends.
     Raises:
         ManifestError: there is nothing at `root`.
@@ -68,11 +70,11 @@ def walk_folder(root: Path, exclude: Sequence[str], cut: frozenset[str]) -> tupl
             refused.append(RefusedFile(name, "unreadable", error.strerror or str(error)))
         except RecordError as error:
             refused.append(RefusedFile(name, error.reason, error.message))
-    return files, sorted(refused, key=lambda one: one.path)
+    return files, sorted(refused, key=lambda file: file.path)
 
 
 def _names(root: Path, refused: list[RefusedFile]) -> Iterator[str]:
-    """Names of everything that could be a file, in any order; folders however deep."""
+    """Relative paths of everything that may be a file, in any order; folders of any depth."""
     folders = [""]
     while folders:
         below = folders.pop()
@@ -87,7 +89,7 @@ def _names(root: Path, refused: list[RefusedFile]) -> Iterator[str]:
                 continue
             try:
                 linked = entry.is_symlink() and entry.is_dir()
-            except OSError as error:  # a link that leads to itself
+            except OSError as error:  # a link to itself
                 refused.append(RefusedFile(name, "unreadable", error.strerror or str(error)))
                 continue
             if linked:
@@ -99,13 +101,14 @@ def _names(root: Path, refused: list[RefusedFile]) -> Iterator[str]:
 
 
 def _look(base: Path, name: str, cut: frozenset[str]) -> FolderFile:
+    """Read a file for its digests and pieces. Raises RecordError: `symlink_outside`, `not_a_file`; OSError."""
     path = resolve_inside(base, name)
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
         raise RecordError("not_a_file", "a pipe, socket or device")
     lower = name.lower()
     if lower.endswith(tuple(CUT_AT_RECORDS)):
-        pieces = _pieces(path, PIECE_BYTES, gzip_members.cut)
+        pieces = _pieces(path, PIECE_BYTES, gzip_members.first_record)
     elif lower.endswith(tuple(cut)) and _has_one_byte_line_ends(path):
         pieces = _pieces(path, PIECE_BYTES)
     else:
@@ -123,10 +126,10 @@ def _after_line(block: bytes) -> int:
 
 
 def _pieces(path: Path, piece_bytes: int, cut: Callable[[bytes], int] = _after_line) -> Iterator[FilePiece]:
-    """Cut after the first line end at or past every `piece_bytes`; an empty file is one empty piece.
+    """Cut a file at the first possible place at or behind every `piece_bytes`. An empty file is one empty piece.
 
     Args:
-        cut: the first place in a block where a piece may begin, -1 for none.
+        cut: function that returns the first offset in a block at which a piece may begin, -1 for none.
     """
     start = position = 0
     line = first_line = 1

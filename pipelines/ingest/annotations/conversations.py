@@ -1,18 +1,18 @@
 """Rows that hold conversations: OpenAI messages, ShareGPT, function calling, SWE-agent trajectories.
 
-Used by `ingest/documents.py`; what a conversation is says `manifests/conversation.py`. The forms differ in the names of
-things more than in the things, so one reader takes them all, field by field:
+`ingest/readers/row_files.py` makes documents of them; `manifests/conversation.py` defines a conversation. The forms
+mainly differ in the names of fields, so that one reader understands them all, field by field:
 
     messages | conversations | conversation | history     a list of messages
-    role | from,  content | value | text                  who says what; content as text or as a list of parts
-    reasoning_content | reasoning | thinking, <think>     what an assistant thinks first
-    tool_calls | function_call, <tool_call>               what it asks tools for; results by id or in order
+    role | from,  content | value | text                  the speaker; content as text or as a list of parts
+    reasoning_content | reasoning | thinking, <think>     an assistant's thoughts before its reply
+    tool_calls | function_call, <tool_call>               its calls of tools; results by id or in order
     trajectory                                            steps of thought, action and observation, under a task
     query + answers                                       one question and the calls that answer it
-    tools | functions | function                          declarations
+    tools | functions | function                          declarations of tools
 
-An unknown role, a result without a call and the like are refused with a reason; nothing is guessed into order, but for
-two messages of the user in a row in an agent's history, which are one.
+An unknown role, a result without a call and the like are refused with a reason. The order of messages is never guessed.
+The only repair: consecutive messages of the user in an agent's history become one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from manifests.conversation import Call, Conversation, Message, Role
 from manifests.errors import RecordError
 from manifests.records import Json, Media, Part, Text
 from pipelines.ingest.annotations import fields
-from pipelines.ingest.formats import rows, text
+from pipelines.ingest.formats.rows import parse_json
+from pipelines.ingest.formats.text import check_text, printable
 
 Load = Callable[[str], Media]
-"""A medium by what a row calls it: a path beside the row's file, or a `data:` URI."""
+"""Function that loads a medium by the path that a row gives, or from a `data:` URI."""
 
 LISTS = ("messages", "conversations", "conversation", "history", "trajectory", "question")
-"""Fields whose value is a conversation when it is a list of maps, in the order in which they are tried."""
+"""Fields that hold a conversation if their value is a list of maps, in the order of trial."""
 AGENTS = ("history", "trajectory")
 
 ROLES: dict[str, Role] = {
@@ -45,14 +46,15 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),
     **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response", "ipython"), "tool"),
 }
+"""Role of a data set -> role of a conversation."""
 MARKER = re.compile(r"<(?:image|video)>\n?")
-"""Where a medium of the row stands in a message, in the form of ShareGPT and LLaVA."""
+"""Place of a medium in a text, as in ShareGPT and LLaVA."""
 
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 _CALL = re.compile(r"\s*<tool_call>(.*?)</tool_call>", re.DOTALL)
 _RESULT = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
 _SHELL = "bash"
-"""Name of the tool that the actions of a trajectory are calls of, where they are no calls already."""
+"""Name of the tool for actions of a trajectory that are plain commands."""
 
 
 def place_media(words: str, loaded: Sequence[Media]) -> list[Part]:
@@ -68,91 +70,101 @@ def place_media(words: str, loaded: Sequence[Media]) -> list[Part]:
 
 
 def holds_conversation(row: Json) -> bool:
-    return isinstance(row, dict) and (_found(row) is not None or _is_query(row))
+    """Whether a row holds a conversation in one of the forms above."""
+    return isinstance(row, dict) and (_message_list(row) is not None or _is_query(row))
 
 
 def read_conversation(row: dict[str, Json], load: Load) -> Conversation:
-    """The conversation of a row that holds one. Raises RecordError: what `Conversation.checked` and `load` raise;
-    `bad_message`, `bad_call`, `bad_tools` for what is not of any known form; `missing_media`, `media_left_over`."""
-    found = _found(row)
-    name, items = found if found is not None else ("", _query(row))
+    """Return the conversation of a row for which `holds_conversation` is true.
+
+    Raises RecordError: `bad_message`, `bad_call`, `bad_tools`, `unknown_role`, `empty_message`, `no_task`,
+    `result_without_call`, `missing_media`, `media_left_over`, and the reasons of `Conversation.checked` and of `load`.
+    """
+    named = _message_list(row)
+    field, items = named if named is not None else ("", _query_messages(row))
     reader = _MessageReader(load, fields.media_references(row))
     system = row.get("system", row.get("system_prompt"))
-    if isinstance(system, str) and system.strip() and not (items and ROLES.get(_said_role(items[0])) == "system"):
+    if isinstance(system, str) and system.strip() and not (items and ROLES.get(_raw_role(items[0])) == "system"):
         reader.add({"role": "system", "content": system})
-    if name == "trajectory" and items and not _said_role(items[0]):
-        items = [*_task(row), *(said for step in items for said in _step(step))]
+    if field == "trajectory" and items and not _raw_role(items[0]):
+        items = [*_task_messages(row), *(message for step in items for message in _step_messages(step))]
     for item in items:
         reader.add(item)
-    return Conversation(tuple(reader.finished(merge=name in AGENTS)), tuple(_tools(row))).checked()
+    return Conversation(tuple(reader.finished(merge=field in AGENTS)), tuple(_tools(row))).checked()
 
 
 def conversation_media(row: Json) -> list[str]:
-    """Paths of the media in the messages of a row, as far as they can be read."""
-    found: list[str] = []
+    """Return the paths of the media in a row's messages, up to the first error."""
+    targets: list[str] = []
 
     def note(target: str) -> Media:
-        found.append(target)
+        targets.append(target)
         return Media("", "image", "", 1, 1)
 
     if holds_conversation(row):
         with suppress(RecordError):
             read_conversation(row, note)
-    return [target for target in dict.fromkeys(found) if not target.startswith("data:")]
+    return [target for target in dict.fromkeys(targets) if not target.startswith("data:")]
 
 
 def data_uri(target: str) -> bytes:
-    """What a `data:` URI holds. Raises RecordError `bad_data_uri`."""
+    """Return the content of a `data:` URI. Raises RecordError `bad_data_uri`."""
     head, _, body = target.partition(",")
     if not head.endswith(";base64"):
-        raise RecordError("bad_data_uri", f"expected base64, got {text.printable(head[:60])}")
+        raise RecordError("bad_data_uri", f"expected base64, got {printable(head[:60])}")
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RecordError("bad_data_uri", str(error)) from None
 
 
-def _found(row: dict[str, Json]) -> tuple[str, list[Json]] | None:
-    for name in LISTS:
-        value = _unpacked(row.get(name))
-        if name == "question" and isinstance(value, list) and all(isinstance(turn, list) for turn in value):
+# ------------------------------------------------------------------------------------------- messages of each form
+
+
+def _message_list(row: dict[str, Json]) -> tuple[str, list[Json]] | None:
+    """(field, messages) of the first field that holds a conversation."""
+    for field in LISTS:
+        value = _parsed(row.get(field))
+        if field == "question" and isinstance(value, list) and all(isinstance(turn, list) for turn in value):
             value = [message for turn in value for message in turn]
-        if isinstance(value, list) and (_begins_one(name, value[0]) if value else name == LISTS[0]):
-            return name, value
+        if isinstance(value, list) and (_is_message(field, value[0]) if value else field == LISTS[0]):
+            return field, value
     return None
 
 
-def _begins_one(name: str, first: Json) -> bool:
-    """Under some names other things are lists of maps, too."""
-    known = isinstance(first, dict) and ("role" in first or "from" in first or "action" in first)
-    return known or (isinstance(first, dict) and name in ("messages", "conversations"))
+def _is_message(field: str, first: Json) -> bool:
+    """Whether the first item of a list is a message. Some fields also hold lists of other maps."""
+    has_role = isinstance(first, dict) and ("role" in first or "from" in first or "action" in first)
+    return has_role or (isinstance(first, dict) and field in ("messages", "conversations"))
 
 
-def _unpacked(value: Json) -> Json:
-    """Columns of tables hold JSON as text."""
+def _parsed(value: Json) -> Json:
+    """The value of JSON in a text cell, as columns of tables have it; any other value unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with suppress(RecordError):
-            return rows.parse_json(value)
+            return parse_json(value)
     return value
 
 
 def _is_query(row: dict[str, Json]) -> bool:
-    return isinstance(row.get("query"), str) and "tools" in row and isinstance(_unpacked(row.get("answers")), list)
+    return isinstance(row.get("query"), str) and "tools" in row and isinstance(_parsed(row.get("answers")), list)
 
 
-def _query(row: dict[str, Json]) -> list[Json]:
-    calls = _unpacked(row["answers"])
+def _query_messages(row: dict[str, Json]) -> list[Json]:
+    calls = _parsed(row["answers"])
     return [{"role": "user", "content": row["query"]}, {"role": "assistant", "tool_calls": calls}]
 
 
-def _task(row: dict[str, Json]) -> list[Json]:
-    told = next((row[name] for name in ("problem_statement", "task", "issue", "instance_id") if name in row), None)
-    if not isinstance(told, str):
-        raise RecordError("no_task", "a trajectory without a history says nowhere what the task is")
-    return [{"role": "user", "content": told}]
+def _task_messages(row: dict[str, Json]) -> list[Json]:
+    """The task of a trajectory as a message of the user. Raises RecordError `no_task`."""
+    task = next((row[name] for name in ("problem_statement", "task", "issue", "instance_id") if name in row), None)
+    if not isinstance(task, str):
+        raise RecordError("no_task", "a trajectory without a history and without a task")
+    return [{"role": "user", "content": task}]
 
 
-def _step(step: Json) -> Iterator[Json]:
+def _step_messages(step: Json) -> Iterator[Json]:
+    """A step of a trajectory as a call and its result. Raises RecordError `bad_message`."""
     if not isinstance(step, dict) or not isinstance(step.get("action"), str):
         raise RecordError("bad_message", "a step without an action")
     call = {"name": _SHELL, "arguments": {"command": step["action"]}}
@@ -161,8 +173,9 @@ def _step(step: Json) -> Iterator[Json]:
 
 
 def _tools(row: dict[str, Json]) -> Iterator[Json]:
-    told: Json = next((row[name] for name in ("tools", "functions", "function") if row.get(name)), [])
-    tools = _unpacked(told)
+    """Declarations of tools in the form of OpenAI. Raises RecordError `bad_tools`."""
+    raw: Json = next((row[name] for name in ("tools", "functions", "function") if row.get(name)), [])
+    tools = _parsed(raw)
     for tool in tools if isinstance(tools, list) else [tools]:
         match tool:
             case {"type": "function", "function": {"name": str()}}:
@@ -170,46 +183,58 @@ def _tools(row: dict[str, Json]) -> Iterator[Json]:
             case {"name": str()}:
                 yield {"type": "function", "function": tool}
             case _:
-                raise RecordError("bad_tools", f"{text.printable(repr(tool)[:80])} declares no function")
+                raise RecordError("bad_tools", f"{printable(repr(tool)[:80])} declares no function")
 
 
-def _said_role(item: Json) -> str:
+def _raw_role(item: Json) -> str:
+    """Role of a message as its data set writes it; "" if there is none."""
     role = item.get("role", item.get("from")) if isinstance(item, dict) else None
     return role if isinstance(role, str) else ""
 
 
 class _MessageReader:
-    """Messages one after the other, with the calls that wait for results and the media that wait for their place."""
+    """Messages in order, with the calls that wait for results and the media that wait for their places."""
 
     def __init__(self, load: Load, media: Sequence[str]) -> None:
+        """
+        Args:
+            media: targets of the row's media, for the markers in the messages.
+        """
         self._load = load
         self._media = list(media)
         self._placed = False
         self._messages: list[Message] = []
         self._waiting: dict[int, tuple[str, str]] = {}
-        """By number of the call: its id and name."""
-        self._called = 0
+        """Number of a call -> its id and name, for the calls without a result."""
+        self._calls = 0
 
     def add(self, item: Json) -> None:
-        said = _said_role(item)
-        role = ROLES.get(said)
+        """Read one message. Raises RecordError."""
+        raw_role = _raw_role(item)
+        role = ROLES.get(raw_role)
         if role is None:
-            what = f"role {said!r}" if said else f"a {type(item).__name__} without a role"
-            raise RecordError("unknown_role", text.printable(what[:80]))
+            message = f"role {raw_role!r}" if raw_role else f"a {type(item).__name__} without a role"
+            raise RecordError("unknown_role", printable(message[:80]))
         content = item.get("content", item.get("value", item.get("text", item.get("system_prompt"))))
-        if said.endswith("_call"):
-            self._assistant(item, None, _unpacked(content))
+        if raw_role.endswith("_call"):
+            self._assistant(item, None, _parsed(content))
         elif role == "assistant":
-            self._assistant(item, content, _unpacked(item.get("tool_calls")) or item.get("function_call") or [])
+            self._assistant(item, content, _parsed(item.get("tool_calls")) or item.get("function_call") or [])
         elif role == "tool":
             self._results(item, content)
         elif parts := self._parts(content):
             self._messages.append(Message(role, parts, name=_name(item, role) if role == "user" else ""))
         elif role == "user":
-            raise RecordError("empty_message", "a user says nothing")
+            raise RecordError("empty_message", "a message of the user without content")
 
     def finished(self, merge: bool) -> Iterator[Message]:
-        """All messages. `merge`: those of a user that follow each other become one."""
+        """Yield all messages. Media without a marker go before the first message of the user.
+
+        Args:
+            merge: join consecutive messages of the user.
+        Raises:
+            RecordError: `media_left_over`, and the reasons of `load`.
+        """
         messages = self._messages
         if self._media and self._placed:
             raise RecordError("media_left_over", f"{len(self._media)} media have no place in the messages")
@@ -228,93 +253,94 @@ class _MessageReader:
         if last is not None:
             yield last
 
-    def _assistant(self, item: dict[str, Json], content: Json, asked: Json) -> None:
+    def _assistant(self, item: dict[str, Json], content: Json, raw_calls: Json) -> None:
+        """Thoughts and calls may be in fields of their own or in tags inside the text."""
         parts = self._parts(content)
         thinking = _thinking(item, content)
         if len(parts) == 1 and isinstance(parts[0], Text):
             words = parts[0].text
             if not thinking and (thought := _THOUGHT.match(words)):
                 thinking, words = thought[1].strip(), words[thought.end() :]
-            if not asked and (tagged := _CALL.findall(words)):
-                asked, words = [_json(call) for call in tagged], _CALL.sub("", words).strip()
+            if not raw_calls and (tagged := _CALL.findall(words)):
+                raw_calls, words = [_tagged_json(call) for call in tagged], _CALL.sub("", words).strip()
             parts = (Text(words),) if words else ()
-        calls = tuple(map(self._call, asked if isinstance(asked, list) else [asked]))
-        self._messages.append(
-            Message("assistant", parts, text.check_text(thinking), calls, name=_name(item, "assistant"))
-        )
+        calls = tuple(map(self._call, raw_calls if isinstance(raw_calls, list) else [raw_calls]))
+        name = _name(item, "assistant")
+        self._messages.append(Message("assistant", parts, check_text(thinking), calls, name=name))
 
-    def _call(self, told: Json) -> Call:
-        function = told.get("function", told) if isinstance(told, dict) else None
+    def _call(self, raw: Json) -> Call:
+        function = raw.get("function", raw) if isinstance(raw, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RecordError("bad_call", f"{text.printable(repr(told)[:80])} calls nothing")
+            raise RecordError("bad_call", f"{printable(repr(raw)[:80])} names no function")
         arguments = function.get("arguments", function.get("parameters"))
         if not isinstance(arguments, str):
             arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-        call_id = told.get("id")
-        self._waiting[self._called] = (call_id if isinstance(call_id, str) else "", function["name"])
-        self._called += 1
-        return Call(text.check_text(function["name"]), text.check_text(arguments))
+        call_id = raw.get("id")
+        self._waiting[self._calls] = (call_id if isinstance(call_id, str) else "", function["name"])
+        self._calls += 1
+        return Call(check_text(function["name"]), check_text(arguments))
 
     def _results(self, item: dict[str, Json], content: Json) -> None:
         ids = item.get("tool_call_ids")
         wanted = item.get("tool_call_id", ids[0] if isinstance(ids, list) and ids else None)
         tagged = _RESULT.findall(content) if isinstance(content, str) else []
-        for one in tagged or [content]:
-            number = self._answered(wanted, item.get("name"))
-            self._messages.append(Message("tool", self._parts(one), answers=number, name=_name(item, "tool")))
+        for result in tagged or [content]:
+            number = self._answered_call(wanted, item.get("name"))
+            self._messages.append(Message("tool", self._parts(result), answers=number, name=_name(item, "tool")))
 
-    def _answered(self, wanted: Json, name: Json) -> int:
-        """The call that waits under this id; without one the first, of this name if it is known."""
+    def _answered_call(self, wanted: Json, name: Json) -> int:
+        """Number of the waiting call with the id `wanted`; if ids are not used, of the first one with this name, or of
+        the first one."""
         if isinstance(wanted, str) and any(call_id for call_id, _ in self._waiting.values()):
-            fitting = [number for number, (call_id, _) in self._waiting.items() if call_id == wanted]
+            matches = [number for number, (call_id, _) in self._waiting.items() if call_id == wanted]
         else:
-            fitting = [number for number, (_, called) in self._waiting.items() if called == name] or [*self._waiting]
-        if not fitting:
-            raise RecordError("result_without_call", "a result of no call that waits for one")
-        del self._waiting[fitting[0]]
-        return fitting[0]
+            matches = [number for number, (_, called) in self._waiting.items() if called == name] or [*self._waiting]
+        if not matches:
+            raise RecordError("result_without_call", "a result, and no call waits for it")
+        del self._waiting[matches[0]]
+        return matches[0]
 
     def _parts(self, content: Json) -> tuple[Part, ...]:
         match content:
             case None:
                 return ()
             case str():
-                return tuple(self._marked(content))
+                return tuple(self._with_media(content))
             case list():
                 return tuple(part for item in content for part in self._part(item))
             case bool() | int() | float():
                 return (Text(str(content)),)
             case dict():
-                return (Text(text.check_text(json.dumps(content, ensure_ascii=False))),)  # the result of a tool
+                return (Text(check_text(json.dumps(content, ensure_ascii=False))),)  # the result of a tool
         raise RecordError("bad_message", f"a {type(content).__name__} where content was expected")
 
     def _part(self, item: Json) -> Iterator[Part]:
         match item:
             case str() | {"type": "text" | "input_text" | "output_text", "text": str()}:
-                yield from self._marked(item if isinstance(item, str) else item["text"])
+                yield from self._with_media(item if isinstance(item, str) else item["text"])
             case {"type": "thinking" | "reasoning"}:
                 return
             case {"type": str(kind)} if (target := _target(item, kind)) is not None:
-                self._media.clear()  # parts that name their media need no list beside them
+                self._media.clear()  # parts that name their media replace the row's own list
                 yield self._load(target)
             case {"type": "image" | "video"}:
-                yield self._next()
+                yield self._next_medium()
             case {"text": str(words)}:
-                yield from self._marked(words)
+                yield from self._with_media(words)
             case _:
-                raise RecordError("bad_message", f"{text.printable(repr(item)[:80])} is no part of a message")
+                raise RecordError("bad_message", f"{printable(repr(item)[:80])} is no part of a message")
 
-    def _marked(self, words: str) -> Iterator[Part]:
-        """Text with the row's media at their markers; where a row has none, a marker is text."""
-        text.check_text(words)
+    def _with_media(self, words: str) -> Iterator[Part]:
+        """Text with the row's media at their markers. In a row without media, a marker is text."""
+        check_text(words)
         pieces = MARKER.split(words) if self._media or self._placed else [words]
         for i, piece in enumerate(pieces):
             if i:
-                yield self._next()
+                yield self._next_medium()
             if piece:
                 yield Text(piece)
 
-    def _next(self) -> Media:
+    def _next_medium(self) -> Media:
         if not self._media:
             raise RecordError("missing_media", "more places for media than media")
         self._placed = True
@@ -335,20 +361,22 @@ def _target(item: dict[str, Json], kind: str) -> str | None:
 
 
 def _thinking(item: dict[str, Json], content: Json) -> str:
-    told: list[Json] = [item.get(name) for name in ("reasoning_content", "reasoning", "thinking")]
+    """Thoughts in a field of the message, or in a part of its content; "" if there are none."""
+    candidates: list[Json] = [item.get(name) for name in ("reasoning_content", "reasoning", "thinking")]
     for part in content if isinstance(content, list) else []:
         if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning"):
-            told.append(part.get("thinking", part.get("text")))
-    return next((words for words in told if isinstance(words, str) and words), "")
+            candidates.append(part.get("thinking", part.get("text")))
+    return next((words for words in candidates if isinstance(words, str) and words), "")
 
 
 def _name(item: dict[str, Json], role: Role) -> str:
+    """Name of the speaker; "" if it is only the role."""
     name = item.get("name")
-    return text.check_text(name) if isinstance(name, str) and name != role else ""
+    return check_text(name) if isinstance(name, str) and name != role else ""
 
 
-def _json(words: str) -> Json:
+def _tagged_json(words: str) -> Json:
     try:
-        return rows.parse_json(words)
+        return parse_json(words)
     except RecordError as error:
         raise RecordError("bad_call", error.message) from None

@@ -1,10 +1,10 @@
-"""What happens when in a clip: subtitles beside it (SRT, WebVTT) and rows of timed events, in one form.
+"""Timed events of a video: subtitles (SRT, WebVTT) and rows of events, in one form.
 
-The text of the document has a line per event, in the order of their beginnings, the notes hold them as `events`:
+The text of the document has one line per event, sorted by start; the notes hold the events as `events`:
 
     0.00-2.50 s: A kettle is put on the stove.
 
-Times count from the clip's first frame; each is a fact `time`.
+Times are seconds from the first frame. Each pair of times is a fact `time`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from manifests.errors import RecordError
 from manifests.records import Json, Media
 from pipelines.ingest.annotations.shapes import LabelText, numbers
-from pipelines.ingest.formats import text
+from pipelines.ingest.formats.text import check_text, decode_text, printable
 
 MOST_EVENTS = 20_000
 SLACK_S = 1.0
-"""By which an event may end behind the clip; it then ends with it."""
-SUBTITLES = (".srt", ".vtt")
-SAID = ("caption", "text", "sentence", "label")
+"""Seconds by which an event may end after the video. It is shortened to the end of the video."""
+CAPTIONS = ("caption", "text", "sentence", "label")
 STARTS, STOPS = ("start", "start_s", "start_time"), ("end", "stop", "end_s", "stop_s", "end_time")
+"""Fields of an event."""
 
 _TIMES = re.compile(r"^\s*(\S{1,20})\s+-->\s+(\S{1,20})")
 _TIME = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})")
@@ -37,39 +37,42 @@ class TimedEvent:
     text: str
 
 
-def events_text(events: Sequence[TimedEvent], clip: Media) -> tuple[LabelText, list[Json]]:
-    """Text, and what stands in the notes. Raises RecordError: `bad_annotation`, `event_outside`, `too_many_events`."""
-    if clip.kind != "video":
-        raise RecordError("bad_annotation", "events happen in clips, not in pictures")
+def events_text(events: Sequence[TimedEvent], video: Media) -> tuple[LabelText, list[Json]]:
+    """Return (text, `notes.events`). Raises RecordError: `bad_annotation`, `event_outside`, `too_many_events`."""
+    if video.kind != "video":
+        raise RecordError("bad_annotation", "events of an image, expected a video")
     if len(events) > MOST_EVENTS:
         raise RecordError("too_many_events", f"{len(events)} events, the limit is {MOST_EVENTS}")
-    frames = clip.frame_times_us
+    frames = video.frame_times_us
     length_s = (frames[-1] + (frames[-1] - frames[0]) / max(1, len(frames) - 1)) / 1e6
     lines: list[str] = []
     facts: list[tuple[str, int, int]] = []
     notes: list[Json] = []
     at = 0
-    for one in sorted(events, key=lambda event: (event.start_s, event.stop_s)):
-        if not 0 <= one.start_s <= one.stop_s:
-            raise RecordError("bad_annotation", f"an event from {one.start_s} to {one.stop_s} s")
-        if one.start_s > length_s or one.stop_s > length_s + SLACK_S:
-            raise RecordError("event_outside", f"{one.start_s} to {one.stop_s} s of a clip of {length_s:.2f} s")
-        stop_s = min(one.stop_s, length_s)
-        times = f"{one.start_s:.2f}-{stop_s:.2f}"
+    for event in sorted(events, key=lambda event: (event.start_s, event.stop_s)):
+        if not 0 <= event.start_s <= event.stop_s:
+            raise RecordError("bad_annotation", f"an event from {event.start_s} to {event.stop_s} s")
+        if event.start_s > length_s or event.stop_s > length_s + SLACK_S:
+            message = f"an event from {event.start_s} to {event.stop_s} s in a video of {length_s:.2f} s"
+            raise RecordError("event_outside", message)
+        stop_s = min(event.stop_s, length_s)
+        times = f"{event.start_s:.2f}-{stop_s:.2f}"
         facts.append(("time", at, at + len(times)))
-        lines.append(f"{times} s: {one.text}")
+        lines.append(f"{times} s: {event.text}")
         at += len(lines[-1]) + 1
-        notes.append({"start_s": one.start_s, "stop_s": stop_s, "text": one.text})
+        notes.append({"start_s": event.start_s, "stop_s": stop_s, "text": event.text})
     return LabelText("\n".join(lines), tuple(facts), ()), notes
 
 
 def subtitles(data: bytes) -> tuple[TimedEvent, ...]:
-    """SRT or WebVTT, without styles, positions and notes. Raises RecordError: `bad_annotation`, and those of
-    `text.decode`."""
-    found = tuple(_cues(text.decode_text(data)[0]))
-    if not found:
+    """Read SRT or WebVTT; styles, positions and notes are dropped.
+
+    Raises RecordError: `bad_annotation`, and the reasons of `decode_text`.
+    """
+    events = tuple(_cues(decode_text(data)[0]))
+    if not events:
         raise RecordError("bad_annotation", "no subtitles")
-    return found
+    return events
 
 
 def _cues(content: str) -> Iterator[TimedEvent]:
@@ -80,49 +83,55 @@ def _cues(content: str) -> Iterator[TimedEvent]:
             continue  # the head of a WebVTT file, a note, a style
         times = _TIMES.match(lines[at])
         if times is None:
-            raise RecordError("bad_annotation", f"no two times: {text.printable(lines[at][:80])}")
-        said = " ".join(_TAG.sub("", " ".join(lines[at + 1 :])).split())
-        if said:
-            yield TimedEvent(_seconds(times[1]), _seconds(times[2]), said)
+            raise RecordError("bad_annotation", f"no two times: {printable(lines[at][:80])}")
+        words = " ".join(_TAG.sub("", " ".join(lines[at + 1 :])).split())
+        if words:
+            yield TimedEvent(_seconds(times[1]), _seconds(times[2]), words)
 
 
-def _seconds(said: str) -> float:
-    found = _TIME.fullmatch(said)
-    if found is None:
-        raise RecordError("bad_annotation", f"no time: {text.printable(said)}")
-    hours, minutes, seconds, rest = found.groups()
+def _seconds(written: str) -> float:
+    """Seconds of a time such as `00:01:02,500`. Raises RecordError `bad_annotation`."""
+    match = _TIME.fullmatch(written)
+    if match is None:
+        raise RecordError("bad_annotation", f"no time: {printable(written)}")
+    hours, minutes, seconds, rest = match.groups()
     return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(rest.ljust(3, "0")) / 1000
 
 
 def in_row(row: Json) -> bool:
+    """Whether a row of JSON holds timed events."""
     if not isinstance(row, dict):
         return False
-    told = row.get("events")
-    if isinstance(told, list) and told:
-        return all(isinstance(one, dict) and not {*STARTS}.isdisjoint(one) for one in told)
+    events = row.get("events")
+    if isinstance(events, list) and events:
+        return all(isinstance(event, dict) and not {*STARTS}.isdisjoint(event) for event in events)
     return all(isinstance(row.get(name), list) for name in ("timestamps", "sentences"))
 
 
 def of_row(row: dict[str, Json]) -> tuple[TimedEvent, ...]:
-    """`{"events": [{"start": 0, "end": 2.5, "caption": "..."}]}`, or lists `timestamps` and `sentences`, as ActivityNet
-    has them; in seconds. Raises RecordError `bad_annotation`."""
+    """Return the events of a row, with times in seconds.
+
+    Forms: `{"events": [{"start": 0, "end": 2.5, "caption": "..."}]}`, or lists `timestamps` and `sentences`, as in
+    ActivityNet Captions. Raises RecordError `bad_annotation`.
+    """
     if row.get("events"):
         return tuple(map(_event, row["events"]))
-    times, said = row["timestamps"], row["sentences"]
-    if len(times) != len(said):
-        raise RecordError("bad_annotation", f"{len(times)} timestamps for {len(said)} sentences")
-    return tuple(_lasting(pair, words) for pair, words in zip(times, said, strict=True))
+    times, sentences = row["timestamps"], row["sentences"]
+    if len(times) != len(sentences):
+        raise RecordError("bad_annotation", f"{len(times)} timestamps for {len(sentences)} sentences")
+    return tuple(_timed(pair, sentence) for pair, sentence in zip(times, sentences, strict=True))
 
 
-def _event(told: dict[str, Json]) -> TimedEvent:
-    start, stop = (next((told[name] for name in names if name in told), None) for names in (STARTS, STOPS))
-    words = next((told[name] for name in SAID if name in told), None)
-    return _lasting([start, stop], words)
+def _event(event: dict[str, Json]) -> TimedEvent:
+    start, stop = (next((event[name] for name in names if name in event), None) for names in (STARTS, STOPS))
+    words = next((event[name] for name in CAPTIONS if name in event), None)
+    return _timed([start, stop], words)
 
 
-def _lasting(times: Json, value: Json) -> TimedEvent:
+def _timed(times: Json, value: Json) -> TimedEvent:
+    """Raises RecordError `bad_annotation`."""
     start_s, stop_s = numbers(times, 2)
-    words = " ".join(text.check_text(value).split()) if isinstance(value, str) else ""
+    words = " ".join(check_text(value).split()) if isinstance(value, str) else ""
     if not words:
-        raise RecordError("bad_annotation", "an event of which nothing is said")
+        raise RecordError("bad_annotation", "an event without text")
     return TimedEvent(start_s, stop_s, words)

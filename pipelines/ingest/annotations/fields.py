@@ -1,7 +1,7 @@
-"""Which fields of a JSON record or table row are its text, and which name an image or a video?
+"""Fields of a JSON record or table row that hold its text, its media, its rights and its domain.
 
-Used by `pipelines/ingest/folder.py` and by the pairing of captions. The rules are few and ordered; where they are wrong
-for some data, `text_fields` in the manifest says it exactly.
+The readers (`ingest/readers/`) and `captions.py` use it. The rules are few and tried in order. If they are wrong for
+some data, `text_fields` in the manifest names the fields of the text.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from dataclasses import dataclass
 
 from manifests.errors import RecordError
 from manifests.records import DOMAINS, Json
-from pipelines.ingest.formats import text
 from pipelines.ingest.formats.suffixes import MEDIA_FIELDS
+from pipelines.ingest.formats.text import check_text, printable
 
 PAIRS = (
     ("question", ("answer", "answers", "final_answer"), "\n"),
-    ("prompt", ("canonical_solution", "completion"), ""),  # a completion goes on where the prompt stops
+    ("prompt", ("canonical_solution", "completion"), ""),  # a completion continues its prompt
     ("prompt", ("response", "answer", "output", "chosen"), "\n"),
     ("problem", ("solution", "answer"), "\n"),
     ("input", ("output", "target", "response"), "\n"),
     ("text", ("code",), "\n"),
 )
-"""(asked, told, what stands between them): the told part becomes the fact `answer`."""
+"""(question field, answer fields, separator). The answer becomes the fact `answer`."""
 SINGLE = ("text", "content", "caption", "captions", "article", "body", "document", "story", "code", "markdown")
+"""Fields that are the text of a record by themselves."""
 KEPT = ("id", "task_id", "instance_id", "source", "title", "lang", "language", "resolved", "exit_status")
+"""Fields that are copied into the notes."""
 LICENCE = ("licence", "license")
 ORIGIN = ("url", "origin", "source_url")
 CONSENT = ("consent",)
@@ -33,21 +35,23 @@ MOST_KEPT_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class RecordText:
+    """Text of a record."""
+
     text: str
     answer: tuple[int, int] | None = None
-    """The told part of a pair, in characters of `text`."""
+    """(start, stop) of the answer of a pair, in characters of `text`."""
 
 
 @dataclass(frozen=True)
 class RecordRights:
-    """Whose a record is, as far as anybody says; "" where nobody does."""
+    """Licence, origin and consent of a record; "" where unknown."""
 
     licence: str = ""
     origin: str = ""
     consent: str = ""
 
     def or_else(self, other: RecordRights) -> RecordRights:
-        """What `other` says where this one says nothing."""
+        """Return these rights, with those of `other` where these are unknown."""
         return RecordRights(self.licence or other.licence, self.origin or other.origin, self.consent or other.consent)
 
 
@@ -55,9 +59,15 @@ NO_RIGHTS = RecordRights()
 
 
 def find_text(record: Json, wanted: Sequence[str] = ()) -> RecordText:
-    """The text of a record. Raises RecordError `no_text_field`."""
+    """Return the text of a record.
+
+    Args:
+        wanted: `text_fields` of the manifest; empty for the rules above.
+    Raises:
+        RecordError: `no_text_field`, `no_text`, `lone_surrogate`, `binary`.
+    """
     if isinstance(record, str):
-        return RecordText(text.check_text(record))
+        return RecordText(check_text(record))
     if not isinstance(record, dict):
         raise RecordError("no_text_field", f"a {type(record).__name__} where a map of fields was expected")
     if wanted:
@@ -79,21 +89,25 @@ def find_text(record: Json, wanted: Sequence[str] = ()) -> RecordText:
 
 
 def question_and_answer(record: Json) -> Json:
-    """A question about a picture in the words of the usual rules. Of several `answers`, as people gave them, the one
-    given most often counts (of equals the first); ChartQA has `query` and `label`."""
+    """Rename the fields of a question about an image to `question` and `answer`; return other records unchanged.
+
+    Of several `answers` (VQA), the most frequent one is taken, of equally frequent ones the first. ChartQA has `query`
+    and `label`.
+    """
     if not isinstance(record, dict) or not media_references(record) or record.get("answer") not in (None, ""):
         return record
     question, answers = record.get("question", record.get("query")), record.get("answers")
-    said = record.get("multiple_choice_answer", record.get("label") if "query" in record else None)
-    if said is None and isinstance(answers, list):
-        given = [one.get("answer") if isinstance(one, dict) else one for one in answers]
-        words = [one for one in given if isinstance(one, str) and one.strip()]
-        said = max(words, key=words.count) if words else None
-    known = isinstance(question, str) and isinstance(said, str | int | float)
-    return record | {"question": question, "answer": said} if known else record
+    answer = record.get("multiple_choice_answer", record.get("label") if "query" in record else None)
+    if answer is None and isinstance(answers, list):
+        given = [item.get("answer") if isinstance(item, dict) else item for item in answers]
+        words = [item for item in given if isinstance(item, str) and item.strip()]
+        answer = max(words, key=words.count) if words else None
+    complete = isinstance(question, str) and isinstance(answer, str | int | float)
+    return record | {"question": question, "answer": answer} if complete else record
 
 
 def has_text(record: Json, wanted: Sequence[str] = ()) -> bool:
+    """Whether a record has a field for its text, even if the text can't be used."""
     try:
         find_text(record, wanted)
     except RecordError as error:
@@ -102,61 +116,58 @@ def has_text(record: Json, wanted: Sequence[str] = ()) -> bool:
 
 
 def media_references(record: Json) -> list[str]:
-    """Paths of the media a record speaks of, in order."""
+    """Return the paths and `data:` URIs of the media of a record, in the order of `MEDIA_FIELDS`."""
     if not isinstance(record, dict):
         return []
-    found: list[str] = []
+    targets: list[str] = []
     for name in MEDIA_FIELDS:
         value = record.get(name)
         values = value if isinstance(value, list) else [value]
-        found += [item for item in values if isinstance(item, str) and item and item not in found]
-    return found
+        targets += [item for item in values if isinstance(item, str) and item and item not in targets]
+    return targets
 
 
 def kept_notes(record: Json) -> dict[str, Json]:
-    """The few short fields that say where a record is from."""
+    """Return the short fields of a record that are copied into the notes."""
     if not isinstance(record, dict):
         return {}
     kept = {name: record[name] for name in KEPT if isinstance(record.get(name), str | int)}
-    return {name: value for name, value in kept.items() if _short(str(value))}
+    return {name: value for name, value in kept.items() if _is_short(str(value))}
 
 
 def record_rights(record: Json) -> RecordRights:
-    """What a record says of its own licence, origin and consent."""
+    """Return the licence, origin and consent that a record states itself."""
     if not isinstance(record, dict):
         return NO_RIGHTS
-    return RecordRights(*(_first(record, names) for names in (LICENCE, ORIGIN, CONSENT)))
+    return RecordRights(*(_first_word(record, names) for names in (LICENCE, ORIGIN, CONSENT)))
 
 
 def record_domain(record: Json) -> str | None:
-    """The domain that a record says it is of, if that is one."""
-    said = record.get("domain") if isinstance(record, dict) else None
-    return said if said in DOMAINS else None
+    """Return the field `domain` of a record if it is a known domain."""
+    domain = record.get("domain") if isinstance(record, dict) else None
+    return domain if domain in DOMAINS else None
 
 
-def _first(record: dict[str, Json], names: Sequence[str]) -> str:
-    """The first of these fields that is a word; consent may also be given as true or false."""
+def _first_word(record: dict[str, Json], names: Sequence[str]) -> str:
+    """The first of these fields with a short text or a boolean (`consent: true`); "" if there is none."""
     for name in names:
         value = record.get(name)
         word = str(value).lower() if isinstance(value, bool) else value.strip() if isinstance(value, str) else ""
-        if word and _short(word):
+        if word and _is_short(word):
             return word
     return ""
 
 
-def _short(value: str) -> bool:
-    return len(value) <= MOST_KEPT_CHARACTERS and _writable(value)
-
-
-def _writable(value: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+def _is_short(value: str) -> bool:
+    return len(value) <= MOST_KEPT_CHARACTERS and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _names(record: dict[str, Json]) -> str:
-    return text.printable(", ".join(sorted(record)[:12])) or "no fields"
+    return printable(", ".join(sorted(record)[:12])) or "no fields"
 
 
 def _string(value: Json) -> str:
+    """A value as text. Raises RecordError `no_text_field` for a map or a nested list."""
     match value:
         case None:
             return ""
@@ -170,12 +181,12 @@ def _string(value: Json) -> str:
             raise RecordError("no_text_field", f"a {type(value).__name__} where text was expected")
 
 
-def _pair(asked: str, between: str, told: str) -> RecordText:
-    whole = _non_empty(asked + between + told).text
-    return RecordText(whole, (len(whole) - len(told), len(whole))) if told else RecordText(whole)
+def _pair(question: str, between: str, answer: str) -> RecordText:
+    whole = _non_empty(question + between + answer).text
+    return RecordText(whole, (len(whole) - len(answer), len(whole))) if answer else RecordText(whole)
 
 
 def _non_empty(value: str) -> RecordText:
     if not value.strip():
         raise RecordError("no_text", "its text field is empty")
-    return RecordText(text.check_text(value))
+    return RecordText(check_text(value))

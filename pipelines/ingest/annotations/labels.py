@@ -1,7 +1,7 @@
-"""Labels of a picture or clip, beyond a caption: what is where, what is written where, what happens when.
+"""Labels of an image or video: shapes, printed text with its places, or timed events.
 
-`ingest/annotations/shapes.py`, `ingest/annotations/ocr.py` and `ingest/annotations/events.py` know one sort each; here
-is which of them a row or a file is, and what domain its document is of. `ingest/documents.py` makes the document.
+`shapes.py`, `ocr.py` and `events.py` each know one sort. This module finds the sort of a row or file, and turns labels
+into text, notes and a domain. The readers (`ingest/readers/`) make the document.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ Labels = AnnotatedImage | PrintedPage | tuple[TimedEvent, ...]
 
 
 def in_row(row: Json) -> bool:
+    """Whether a row holds labels of some sort."""
     return shapes.in_row(row) or ocr.in_row(row) or events.in_row(row)
 
 
 def of_row(row: Json) -> Labels | None:
-    """Raises RecordError where they are of a known sort and broken."""
-    for one in (shapes, ocr, events):
-        if one.in_row(row):
-            return one.of_row(row)
+    """Return the labels of a row, None if it has none. Raises RecordError for labels that are wrong."""
+    for sort in (shapes, ocr, events):
+        if sort.in_row(row):
+            return sort.of_row(row)
     return None
 
 
 def of_file(path: str, data: bytes) -> Labels | None:
-    """Of a file beside a medium; None for endings of other files. Raises RecordError."""
+    """Return the labels in a file of a medium's name, None if its suffix is not one of labels. Raises RecordError."""
     match PurePosixPath(path).suffix.lower():
         case ".xml":
             return xml.labels(data)
@@ -46,14 +47,21 @@ def of_file(path: str, data: bytes) -> Labels | None:
 
 
 def label_text(labels: Labels, medium: Media, kinds: Sequence[ShapeKind]) -> tuple[LabelText, dict[str, Json], str]:
-    """(text, notes, domain). Raises RecordError where labels and medium don't fit."""
+    """Return (text, notes, domain) of a medium with labels.
+
+    Args:
+        kinds: kinds of shapes that the text spells out.
+    Raises:
+        RecordError: the labels do not fit the medium: `bad_annotation`, `wrong_size`, `shape_outside`, `event_outside`,
+            or there are too many.
+    """
     if isinstance(labels, tuple):
-        told, happened = events.events_text(labels, medium)
-        return told, {"events": happened}, "video"
+        text, event_notes = events.events_text(labels, medium)
+        return text, {"events": event_notes}, "video"
     if medium.kind != "image":
-        raise RecordError("bad_annotation", "shapes lie on pictures, not on clips")
+        raise RecordError("bad_annotation", "shapes on a video, expected an image")
     if isinstance(labels, PrintedPage):
-        told, domain = ocr.print_text(labels, medium), "ocr"
+        text, domain = ocr.print_text(labels, medium), "ocr"
     else:
-        told, domain = shapes.shapes_text(labels, medium, kinds), "perception"
-    return told, {"shapes": list(told.shapes)}, domain
+        text, domain = shapes.shapes_text(labels, medium, kinds), "perception"
+    return text, {"shapes": list(text.shapes)}, domain

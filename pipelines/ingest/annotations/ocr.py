@@ -1,7 +1,7 @@
-"""Pictures of print with what it says and where: rows of lines or words, ALTO, hOCR, lists of outlined lines.
+"""Printed text on an image, with its places: rows of lines or words, ALTO, hOCR, lists of outlined lines.
 
-`ingest/documents.py` calls `of_row` and `tell`, `captions.py` the rest. The text of a document is the transcription,
-each piece of it that has a place is a fact `text`, and its shape stands in the notes under the words themselves.
+`labels.py` calls these functions. The text of a document is the transcription. Every line or word with a place is a
+fact `text`, and its shape is in the notes, named by its words.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from xml.etree.ElementTree import Element
 
 from manifests.errors import RecordError
 from manifests.records import Json, Media, Point, Shape
-from pipelines.ingest.annotations.shapes import MOST_INSTANCES, LabelText, box, fitted, noted, numbers, polygon
-from pipelines.ingest.formats import text
+from pipelines.ingest.annotations.shapes import (
+    MOST_INSTANCES,
+    LabelText,
+    box,
+    fit_shape,
+    numbers,
+    polygon,
+    shape_notes,
+)
+from pipelines.ingest.formats.text import check_text, decode_text, printable
 
 PIECES = (("lines", "\n"), ("words", " "))
-"""Fields of a row with its print, and what stands between its pieces."""
+"""(field of a row with printed lines or words, separator between them in the text)."""
 PLACES = ("box", "bbox", "polygon", "points")
+"""Fields with the place of a line or word."""
 
 _HOCR_LINES = frozenset({"ocr_line", "ocr_header", "ocr_textfloat", "ocr_caption"})
 _OUTLINED = re.compile(r"((?:-?\d{1,6},){7}-?\d{1,6}),(.*)")
@@ -32,27 +41,33 @@ _BBOX = re.compile(r"\bbbox\s+(-?\d{1,9})\s+(-?\d{1,9})\s+(-?\d{1,9})\s+(-?\d{1,
 
 @dataclass(frozen=True)
 class PrintedPiece:
-    """A line or word of print."""
+    """A printed line or word."""
 
     text: str
     corners: tuple[Point, ...] = ()
-    """Of its box two, of its polygon more; none where its place is not known."""
+    """Two corners of a box or the corners of a polygon; empty if the place is unknown."""
 
 
 @dataclass(frozen=True)
 class PrintedPage:
+    """The printed text of one image."""
+
     pieces: tuple[PrintedPiece, ...]
     between: str = "\n"
+    """Separator of the pieces in the text."""
     size: tuple[float, float] | None = None
-    """(width, height) in the unit of the corners, where that is not the pixel of the picture."""
+    """(width, height) in the unit of the corners. None: the corners are in pixels of the image."""
 
 
 def print_text(page: PrintedPage, medium: Media) -> LabelText:
-    """Raises RecordError: `no_text`, `bad_annotation`, `shape_outside`, `crossing_polygon`, `too_many_shapes`."""
+    """Return the transcription of an image.
+
+    Raises RecordError: `no_text`, `bad_annotation`, `shape_outside`, `crossing_polygon`, `too_many_shapes`.
+    """
     size = (medium.width_px, medium.height_px)
     scale = (size[0] / page.size[0], size[1] / page.size[1]) if page.size else (1.0, 1.0)
     if len(page.pieces) > MOST_INSTANCES:
-        raise RecordError("too_many_shapes", f"{len(page.pieces)} pieces of print, the limit is {MOST_INSTANCES}")
+        raise RecordError("too_many_shapes", f"{len(page.pieces)} lines or words, the limit is {MOST_INSTANCES}")
     facts: list[tuple[str, int, int]] = []
     shapes: list[Shape] = []
     at = 0
@@ -60,55 +75,62 @@ def print_text(page: PrintedPage, medium: Media) -> LabelText:
         if piece.corners:
             corners = [(x * scale[0], y * scale[1]) for x, y in piece.corners]
             shape = box(piece.text, *corners[0], *corners[1]) if len(corners) == 2 else polygon(piece.text, corners)
-            shapes.append(fitted(shape, size))
+            shapes.append(fit_shape(shape, size))
             facts.append(("text", at, at + len(piece.text)))
         at += len(piece.text) + len(page.between)
-    return LabelText(page.between.join(piece.text for piece in page.pieces), tuple(facts), noted(shapes))
+    return LabelText(page.between.join(piece.text for piece in page.pieces), tuple(facts), shape_notes(shapes))
 
 
 def _page(pieces: Iterator[PrintedPiece], between: str = "\n", size: tuple[float, float] | None = None) -> PrintedPage:
-    found = tuple(piece for piece in pieces if piece.text)
-    if not found:
-        raise RecordError("no_text", "no print that says anything")
-    return PrintedPage(found, between, size if size and min(size) > 0 else None)
+    """Page of the pieces that have text. Raises RecordError `no_text`."""
+    kept = tuple(piece for piece in pieces if piece.text)
+    if not kept:
+        raise RecordError("no_text", "no printed text")
+    return PrintedPage(kept, between, size if size and min(size) > 0 else None)
 
 
 def _words(value: Json) -> str:
     if not isinstance(value, str):
-        raise RecordError("bad_annotation", f"{text.printable(repr(value)[:80])} where text was expected")
-    return " ".join(text.check_text(value).split())
+        raise RecordError("bad_annotation", f"{printable(repr(value)[:80])} where text was expected")
+    return " ".join(check_text(value).split())
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
 def in_row(row: Json) -> bool:
-    return isinstance(row, dict) and _pieces(row) is not None
+    """Whether a row of JSON holds printed lines or words."""
+    return isinstance(row, dict) and _row_pieces(row) is not None
 
 
 def of_row(row: dict[str, Json]) -> PrintedPage:
-    """`{"lines": [{"text": "TOTAL 4.20", "box": [10, 20, 90, 40]}]}`, in pixels; `words` are joined by blanks, and a
-    place may be a `polygon` of [x, y]. Raises RecordError: `no_text`, `bad_annotation`."""
-    found = _pieces(row)
-    assert found is not None, "in_row was asked"
-    return _page((PrintedPiece(_words(one["text"]), _corners(one)) for one in found[0]), found[1])
+    """Read `{"lines": [{"text": "TOTAL 4.20", "box": [10, 20, 90, 40]}]}`, in pixels.
+
+    `words` are joined by blanks instead of line ends. A place may also be a `polygon` of [x, y]. Raises RecordError:
+    `no_text`, `bad_annotation`.
+    """
+    pieces_and_separator = _row_pieces(row)
+    assert pieces_and_separator is not None, "in_row(row) is true"
+    pieces, between = pieces_and_separator
+    return _page((PrintedPiece(_words(piece["text"]), _corners(piece)) for piece in pieces), between)
 
 
-def _pieces(row: dict[str, Json]) -> tuple[list[dict[str, Json]], str] | None:
+def _row_pieces(row: dict[str, Json]) -> tuple[list[dict[str, Json]], str] | None:
     for name, between in PIECES:
-        told = row.get(name)
-        if isinstance(told, list) and told and all(isinstance(one, dict) and "text" in one for one in told):
-            return told, between
+        pieces = row.get(name)
+        if isinstance(pieces, list) and pieces and all(isinstance(piece, dict) and "text" in piece for piece in pieces):
+            return pieces, between
     return None
 
 
 def _corners(piece: dict[str, Json]) -> tuple[Point, ...]:
+    """Corners of a line or word of a row: [left, top, right, bottom], [x, y, x, y, ...] or [[x, y], ...]."""
     place = next((piece[name] for name in PLACES if piece.get(name) is not None), None)
     if place is None:
         return ()
     if isinstance(place, list) and place and isinstance(place[0], list):
-        found = [numbers(corner, 2) for corner in place]
-        return _more_than_two(tuple((x, y) for x, y in found))
+        pairs = [numbers(corner, 2) for corner in place]
+        return _more_than_two(tuple((x, y) for x, y in pairs))
     flat = numbers(place)
     if len(flat) == 4:
         return ((flat[0], flat[1]), (flat[2], flat[3]))
@@ -125,12 +147,12 @@ def _more_than_two(corners: tuple[Point, ...]) -> tuple[Point, ...]:
 
 
 def alto(root: Element) -> PrintedPage:
-    """ALTO XML of any version: `TextLine` with `String`. Raises RecordError: `no_text`, `bad_annotation`."""
-    for one in root.iter():
-        one.tag = one.tag.rpartition("}")[2] if isinstance(one.tag, str) else ""
+    """Read ALTO XML of any version: `TextLine` with `String`. Raises RecordError: `no_text`, `bad_annotation`."""
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
     pages = list(root.iter("Page"))
     if len(pages) != 1:
-        raise RecordError("bad_annotation", f"{len(pages)} pages beside one picture")
+        raise RecordError("bad_annotation", f"{len(pages)} pages for one image")
     return _page(_alto_lines(pages[0]), size=(_attribute(pages[0], "WIDTH", "0"), _attribute(pages[0], "HEIGHT", "0")))
 
 
@@ -141,40 +163,49 @@ def _alto_lines(page: Element) -> Iterator[PrintedPiece]:
         yield PrintedPiece(words, ((left, top), (left + width, top + height)))
 
 
-def _attribute(one: Element, name: str, otherwise: str = "nan") -> float:
+def _attribute(element: Element, name: str, default: str = "nan") -> float:
+    """Number in an attribute. Raises RecordError `bad_annotation`."""
     try:
-        return numbers([float(one.get(name, otherwise))], 1)[0]
+        return numbers([float(element.get(name, default))], 1)[0]
     except ValueError:
-        raise RecordError("bad_annotation", f"{name} of a {one.tag} is no number") from None
+        raise RecordError("bad_annotation", f"{name} of a {element.tag} is no number") from None
 
 
 def outlined(data: bytes) -> PrintedPage:
-    """A line per line of print, eight numbers and the text: x and y of four corners, as at ICDAR. Raises RecordError:
-    `no_text`, `bad_annotation`, and those of `text.decode`."""
-    return _page(map(_outlined, filter(str.strip, text.decode_text(data)[0].split("\n"))))
+    """Read a list of outlined lines, as in ICDAR: per line eight numbers (x and y of four corners) and the text.
+
+    Raises RecordError: `no_text`, `bad_annotation`, and the reasons of `decode_text`.
+    """
+    return _page(map(_outlined_line, filter(str.strip, decode_text(data)[0].split("\n"))))
 
 
-def _outlined(line: str) -> PrintedPiece:
-    found = _OUTLINED.fullmatch(line.strip())
-    if found is None:
-        raise RecordError("bad_annotation", f"no four corners and a text: {text.printable(line[:80])}")
-    flat = list(map(float, found[1].split(",")))
-    return PrintedPiece(_words(found[2]), tuple(zip(flat[::2], flat[1::2], strict=True)))
+def _outlined_line(line: str) -> PrintedPiece:
+    match = _OUTLINED.fullmatch(line.strip())
+    if match is None:
+        raise RecordError("bad_annotation", f"no four corners and a text: {printable(line[:80])}")
+    flat = list(map(float, match[1].split(",")))
+    return PrintedPiece(_words(match[2]), tuple(zip(flat[::2], flat[1::2], strict=True)))
 
 
 def hocr(data: bytes) -> PrintedPage:
-    """hOCR, the HTML of Tesseract and others: words below the last line that was opened, as lines don't lie inside each
-    other. Raises RecordError: `no_text`, and those of `text.decode`."""
+    """Read hOCR, the HTML of Tesseract and others.
+
+    Lines are not nested, so words belong to the last line that was opened. Raises RecordError: `no_text`, and the
+    reasons of `decode_text`.
+    """
     size: tuple[float, float] | None = None
     lines: list[tuple[tuple[Point, ...], list[str]]] = []
-    pieces = _TAG.split(text.decode_text(data)[0])
-    for said, tag in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
-        if lines and said.strip():
-            lines[-1][1].append(unescape(said))
-        known = {one["name"]: one["double"] or one["single"] or one["bare"] or "" for one in _ATTRIBUTE.finditer(tag)}
-        place = _BBOX.search(known.get("title", ""))
+    pieces = _TAG.split(decode_text(data)[0])
+    for words, tag in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
+        if lines and words.strip():
+            lines[-1][1].append(unescape(words))
+        attributes = {
+            match["name"]: match["double"] or match["single"] or match["bare"] or ""
+            for match in _ATTRIBUTE.finditer(tag)
+        }
+        place = _BBOX.search(attributes.get("title", ""))
         left, top, right, bottom = map(float, place.groups()) if place else (0.0,) * 4
-        classes = known.get("class", "").split()
+        classes = attributes.get("class", "").split()
         if "ocr_page" in classes and place:
             size = (right - left, bottom - top)
         elif _HOCR_LINES.intersection(classes):

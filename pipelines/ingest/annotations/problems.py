@@ -1,8 +1,8 @@
-"""What of a row says how an answer is checked: the final answer of a problem, tests of code, choices.
+"""Checkable answers of a row: the final answer of a problem, the tests of code, the choices of a question.
 
-Used by `ingest/documents.py`. It goes into the notes, under names that don't depend on the data set: `answer` (text),
-`answers` (any of these), `choices`, `tests` (a program or list of them, as in the row), `entry_point` (the function
-they call).
+`ingest/readers/row_files.py` puts them into the notes, under names that do not depend on the data set: `answer` (text),
+`answers` (any of several), `choices`, `tests` (a program or a list, as in the row), `entry_point` (the function that
+the tests call).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ ANSWERS = ("final_answer", "answer", "expected_answer", "ground_truth")
 SOLUTIONS = ("solution", "answer", "response", "output")
 CHOICES = ("choices", "options")
 MOST_ANSWER_CHARACTERS = 200
-"""Longer ones, or ones of several lines, are explanations; in them the answer stands after `####` or in a box."""
+"""A longer value, or one of several lines, is a solution. In it the answer follows `####` or is in a `\\boxed{}`."""
 
 _AFTER_HASHES = re.compile(r"####[ \t]*(\S[^\n]*?)[ \t]*$", re.MULTILINE)
 _BOX = "\\boxed{"
 
 
 def checkable(row: Json) -> dict[str, Json]:
-    """The notes of a row; empty where nothing in it can be checked."""
+    """Return the notes of a row; empty if nothing in it can be checked."""
     if not isinstance(row, dict):
         return {}
     notes: dict[str, Json] = {}
@@ -31,17 +31,18 @@ def checkable(row: Json) -> dict[str, Json]:
     if answer:
         notes["answer"] = answer
     several = row.get("answers")
-    if isinstance(several, list) and several and all(isinstance(one, str) for one in several):
+    if isinstance(several, list) and several and all(isinstance(item, str) for item in several):
         notes["answers"] = several
-    for name, names in (("tests", TESTS), ("choices", CHOICES), ("entry_point", ("entry_point",))):
-        value = next((row[one] for one in names if row.get(one)), None)
+    for name, fields in (("tests", TESTS), ("choices", CHOICES), ("entry_point", ("entry_point",))):
+        value = next((row[field] for field in fields if row.get(field)), None)
         if isinstance(value, str | list | dict):
             notes[name] = value
     return notes
 
 
 def locate(answer: Json, text: str, start: int = 0) -> tuple[int, int] | None:
-    """The last place of an answer in a text, from `start` on, where it is not a piece of a longer word or number."""
+    """Return (start, stop) of the last occurrence of an answer in `text[start:]` that is not part of a longer word or
+    number; None if there is none."""
     if not isinstance(answer, str) or not answer:
         return None
     at = text.rfind(answer, start)
@@ -55,10 +56,11 @@ def locate(answer: Json, text: str, start: int = 0) -> tuple[int, int] | None:
 
 
 def _answer(row: dict[str, Json]) -> str:
+    """Final answer of a row, or "": after `####`, in a short answer field, or in the last `\\boxed{}`."""
     for name in SOLUTIONS:
         value = row.get(name)
-        if isinstance(value, str) and (found := _AFTER_HASHES.findall(value)):
-            return found[-1]
+        if isinstance(value, str) and (matches := _AFTER_HASHES.findall(value)):
+            return matches[-1]
     for name in ANSWERS:
         value = row.get(name)
         words = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
@@ -68,7 +70,7 @@ def _answer(row: dict[str, Json]) -> str:
 
 
 def boxed(text: str) -> str:
-    """What the last `\\boxed{...}` holds, braces inside it matched; "" without one."""
+    """Return the content of the last `\\boxed{...}`, with matched braces; "" if there is none."""
     start = text.rfind(_BOX)
     depth = 0
     for at in range(start, len(text)) if start >= 0 else ():

@@ -1,9 +1,9 @@
-"""Masks in run lengths, as COCO has them, to outlines: polygons around their pieces.
+"""Run-length masks of COCO to polygons around their pieces; used by `coco.py`.
 
     size, counts -> runs down the columns -> mask -> edges between in and out -> closed outlines -> fewer corners
 
-Counts are a list, or text with six bits a character. Pieces hang together by sides, not by corners, so that outlines
-don't cross. Polygons know no holes, and of a ragged edge they keep what is further than `TOLERANCE_PX` from a line.
+Counts are a list, or text with six bits per character. The pixels of a piece are connected by sides, not by corners, so
+that outlines don't cross. Polygons have no holes, and an outline is simplified within `TOLERANCE_PX`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,33 @@ from manifests.records import Json
 
 MOST_PIXELS = 64 << 20
 MOST_EDGES = 200_000
-"""A mask that is more ragged is no outline of a thing."""
+"""A mask with more edges is left out as ragged."""
 FEWEST_PIXELS = 16
-"""Of a piece; smaller ones are specks."""
+"""A smaller piece is left out as a speck."""
 TOLERANCE_PX = 1.0
+"""Largest distance of a dropped corner from the simplified outline."""
 MOST_CORNERS = 400
+"""An outline with more corners is simplified with a larger tolerance."""
 
 HOLE, SPECK, RAGGED = "mask_hole", "mask_speck", "ragged_mask"
+"""Reasons why a part of a mask is left out."""
 
 Outline = list[tuple[float, float]]
 
 
-def outlines(told: Json) -> tuple[list[Outline], list[str]]:
-    """Of {size: [height, width], counts}; and what is left out, a reason each.
+def outlines(mask_record: Json) -> tuple[list[Outline], list[str]]:
+    """Return (outlines of the pieces, a reason for each part that is left out).
 
-    Raises RecordError `bad_annotation` for what are no run lengths of such a mask.
+    Args:
+        mask_record: {size: [height, width], counts}.
+    Raises:
+        RecordError: `bad_annotation`.
     """
-    mask = decoded(told)
+    mask = decode_mask(mask_record)
     edges = np.count_nonzero(np.diff(mask, axis=0)) + np.count_nonzero(np.diff(mask, axis=1))
     if edges > MOST_EDGES:
         return [], [RAGGED]
-    found: list[Outline] = []
+    pieces: list[Outline] = []
     left_out: list[str] = []
     for loop in _loops(np.pad(mask, 1)):
         area = _area(loop)
@@ -46,13 +52,14 @@ def outlines(told: Json) -> tuple[list[Outline], list[str]]:
         elif area < FEWEST_PIXELS:
             left_out.append(SPECK)
         else:
-            found.append([(float(x), float(y)) for x, y in _simplified(loop)])
-    return found, left_out
+            pieces.append([(float(x), float(y)) for x, y in _simplified(loop)])
+    return pieces, left_out
 
 
-def decoded(told: Json) -> np.ndarray:
-    """(height, width) bool."""
-    size, counts = (told.get("size"), told.get("counts")) if isinstance(told, dict) else (None, None)
+def decode_mask(mask_record: Json) -> np.ndarray:
+    """Return the mask, (height, width) bool. Raises RecordError `bad_annotation`."""
+    fields = mask_record if isinstance(mask_record, dict) else {}
+    size, counts = fields.get("size"), fields.get("counts")
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise RecordError("bad_annotation", "a mask without its size")
     if size[0] * size[1] > MOST_PIXELS:
@@ -65,8 +72,8 @@ def decoded(told: Json) -> np.ndarray:
 
 
 def _runs(counts: Json) -> list[int]:
-    """A count may be told as the difference to the one before the last."""
-    if isinstance(counts, list) and all(type(one) is int for one in counts):
+    """Lengths of the runs. In text, a count from the third on is the difference to the count two before."""
+    if isinstance(counts, list) and all(type(count) is int for count in counts):
         return counts
     if not isinstance(counts, str):
         raise RecordError("bad_annotation", "run lengths that are neither numbers nor text")
@@ -88,11 +95,14 @@ def _runs(counts: Json) -> list[int]:
 
 
 def _loops(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """(n, 2) corners x, y in pixels of the unpadded mask, inside on the right hand; outer ones have positive area."""
+    """Closed outlines of a padded mask, (n, 2) corners x, y in pixels of the unpadded mask.
+
+    The inside is to the right of each edge; outer outlines have a positive area, holes a negative one.
+    """
     ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (dy, dx), move in (((-1, 0), (0, 1)), ((1, 0), (0, -1)), ((0, -1), (-1, 0)), ((0, 1), (1, 0))):
         rows, columns = np.nonzero(mask & ~np.roll(mask, (-dy, -dx), axis=(0, 1)))
-        first_y = rows + (dy == 1 or dx == -1)  # an edge begins where inside lies on its right
+        first_y = rows + (dy == 1 or dx == -1)  # an edge begins where the inside is to its right
         first_x = columns + (dx == 1 or dy == 1)
         for y, x in zip(first_y.tolist(), first_x.tolist(), strict=True):
             ends.setdefault((y, x), []).append(move)
@@ -122,7 +132,8 @@ def _area(corners: np.ndarray) -> float:
 
 
 def _simplified(corners: np.ndarray) -> np.ndarray:
-    """Fewer corners, none further than a tolerance from the outline (Ramer 1972, Douglas and Peucker 1973)."""
+    """Outline with fewer corners, (n, 2). A dropped corner is within the tolerance of the new outline (Ramer 1972,
+    Douglas and Peucker 1973)."""
     far = int(((corners - corners[0]) ** 2).sum(axis=1).argmax())
     tolerance = TOLERANCE_PX
     while True:
@@ -134,19 +145,19 @@ def _simplified(corners: np.ndarray) -> np.ndarray:
             first, last = parts.pop()
             if last - first < 2:
                 continue
-            apart = _apart(line[first + 1 : last], line[first], line[last])
-            most = int(apart.argmax())
-            if apart[most] > tolerance:
+            distances = _distances(line[first + 1 : last], line[first], line[last])
+            most = int(distances.argmax())
+            if distances[most] > tolerance:
                 kept[first + 1 + most] = True
                 parts += [(first, first + 1 + most), (first + 1 + most, last)]
-        found = corners[kept[:-1]]
-        if len(found) <= MOST_CORNERS:
-            return found if len(found) > 2 else corners
+        simplified = corners[kept[:-1]]
+        if len(simplified) <= MOST_CORNERS:
+            return simplified if len(simplified) > 2 else corners
         tolerance *= 2
 
 
-def _apart(points: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Distance of each point from the stretch between two."""
+def _distances(points: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """(n,) distance of each of the (n, 2) points from the line segment between two corners."""
     along = last - first
     length = float(along @ along)
     share = np.clip((points - first) @ along / length, 0, 1) if length else np.zeros(len(points))

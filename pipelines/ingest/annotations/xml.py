@@ -1,6 +1,7 @@
-"""XML from strangers, beside a picture: Pascal VOC, which says what is where, or ALTO, which says what is written.
+"""XML files of labels: Pascal VOC (objects with boxes) and ALTO (printed text).
 
-Entities are refused before anything is parsed, so that nothing in a file can grow; the size is bounded by the reader.
+`labels.py` calls `labels` for the XML file of an image's name. The files come from strangers: a file that declares
+entities is refused before it is parsed, so that nothing in it can expand, and `captions.py` limits its size.
 """
 
 from __future__ import annotations
@@ -10,23 +11,23 @@ from xml.etree import ElementTree
 from manifests.errors import RecordError
 from pipelines.ingest.annotations import ocr
 from pipelines.ingest.annotations.shapes import MOST_INSTANCES, AnnotatedImage, Instance, box, name_of
-from pipelines.ingest.formats import text
+from pipelines.ingest.formats.text import decode_text, printable
 
 
 def labels(data: bytes) -> AnnotatedImage | ocr.PrintedPage:
-    """Raises RecordError `bad_annotation` for what is no annotation that we know."""
-    found = _root(data)
-    match found.tag.rpartition("}")[2]:
+    """Read Pascal VOC or ALTO. Raises RecordError: `bad_annotation`, `no_text`, and the reasons of `decode_text`."""
+    root = _root(data)
+    match root.tag.rpartition("}")[2]:
         case "annotation":
-            return voc(found)
+            return voc(root)
         case "alto":
-            return ocr.alto(found)
-    raise RecordError("bad_annotation", f"<{text.printable(found.tag[:60])}> is neither Pascal VOC nor ALTO")
+            return ocr.alto(root)
+    raise RecordError("bad_annotation", f"<{printable(root.tag[:60])}> is neither Pascal VOC nor ALTO")
 
 
 def _root(data: bytes) -> ElementTree.Element:
-    """Raises RecordError `bad_annotation`."""
-    content, _ = text.decode_text(data)
+    """Root element of a file. Raises RecordError `bad_annotation`."""
+    content, _ = decode_text(data)
     if "<!DOCTYPE" in content or "<!ENTITY" in content:
         raise RecordError("bad_annotation", "XML that declares entities is not opened")
     try:
@@ -36,9 +37,9 @@ def _root(data: bytes) -> ElementTree.Element:
 
 
 def voc(annotation: ElementTree.Element) -> AnnotatedImage:
-    """Pascal VOC: `<object><name>` with `<bndbox>`. Raises RecordError `bad_annotation`.
+    """Read Pascal VOC: `<object><name>` with `<bndbox>`. Raises RecordError `bad_annotation`.
 
-    Its boxes count pixels from 1 and name the first and the last one, so that box 1, 1, 1, 1 is one pixel large.
+    Boxes count pixels from 1 and give the first and the last pixel. The box 1, 1, 1, 1 is one pixel large.
     """
     objects = annotation.findall("object")
     if len(objects) > MOST_INSTANCES:
@@ -48,21 +49,21 @@ def voc(annotation: ElementTree.Element) -> AnnotatedImage:
     return AnnotatedImage(tuple(map(_object, objects)), size)
 
 
-def _object(one: ElementTree.Element) -> Instance:
-    name = name_of(one.findtext("name"))
-    left, top, right, bottom = (_number(one, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+def _object(element: ElementTree.Element) -> Instance:
+    name = name_of(element.findtext("name"))
+    left, top, right, bottom = (_number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     return Instance(name, (box(name, left - 1, top - 1, right, bottom),))
 
 
-def _number(one: ElementTree.Element, path: str) -> float:
-    """0 where nothing is said; NaN and infinity are no numbers."""
-    said = one.findtext(path)
-    if said is None and path.startswith("size/"):
+def _number(element: ElementTree.Element, path: str) -> float:
+    """Number below an element; 0 for a size that is not given. Raises RecordError `bad_annotation`, also for NaN."""
+    written = element.findtext(path)
+    if written is None and path.startswith("size/"):
         return 0.0
     try:
-        value = float(said or "nan")
+        value = float(written or "nan")
     except ValueError:
         value = float("nan")
     if not abs(value) < 1e9:
-        raise RecordError("bad_annotation", f"{path} is {text.printable(repr(said)[:40])}")
+        raise RecordError("bad_annotation", f"{path} is {printable(repr(written)[:40])}")
     return value

@@ -1,8 +1,8 @@
-"""Where in packed bytes does a record of a crawl begin? Archives are mostly packed one record a gzip member.
+"""Offsets in a compressed crawl archive at which the gzip member of a record begins.
 
-`ingest/walk.py` cuts long archives there, and `ingest/formats/warc.py` goes on there behind what is damaged. Three
-bytes mark a gzip member, and by chance stand once in 16 MiB: a place counts where they unpack to the first line of a
-record.
+Most archives compress every record as a gzip member of its own. `ingest/walk.py` cuts large archives at such offsets,
+and `warc.py` continues there after a damaged member. The three bytes that mark a member occur once in 16 MiB by chance:
+an offset counts if the bytes there decompress to the first line of a record.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ _LINE = (
     rb"(?: [^\r\n]{0,500})? (?P<length>\d{1,15})\r?\n"
 )
 WARC = re.compile(rb"WARC/[01]\.\d{1,3}\r?\n")
+"""First line of a WARC record."""
 ARC = re.compile(_LINE)
+"""First line of an ARC record."""
 START = re.compile(rb"WARC/[01]\.\d{1,3}\r?\n|" + _LINE)
+"""First line of a record of either format."""
 NEXT = re.compile(rb"(?<=\n)(?:WARC/[01]\.\d{1,3}\r?\n|" + _LINE + rb")")
+"""The same, after a line end."""
 
 _MAGIC = b"\x1f\x8b\x08"
 _PEEK_BYTES = 4096
 _BLOCK_BYTES = 1 << 18
 _TRIES = 64
-"""Places in one block that are looked into before it counts as one without."""
+"""Marks per block that are tried by `first_record`."""
 
 
-def cut(block: bytes) -> int:
-    """The first place in a block of packed bytes where a gzip member with a record begins, -1 for none."""
+def first_record(block: bytes) -> int:
+    """Return the first offset in a block of compressed bytes at which a gzip member with a record begins, -1 for
+    none."""
     at = -1
     for _ in range(_TRIES):
         at = block.find(_MAGIC, at + 1)
@@ -39,15 +44,15 @@ def cut(block: bytes) -> int:
     return -1
 
 
-def _begins_record(packed: bytes) -> bool:
+def _begins_record(compressed: bytes) -> bool:
     try:
-        return START.match(zlib.decompressobj(31).decompress(packed, _PEEK_BYTES)) is not None
+        return START.match(zlib.decompressobj(31).decompress(compressed, _PEEK_BYTES)) is not None
     except zlib.error:
         return False
 
 
-def find(file: BinaryIO, start: int, stop: int) -> int | None:
-    """Where the next member begins that holds the start of a record."""
+def next_record(file: BinaryIO, start: int, stop: int) -> int | None:
+    """Return the first offset in [start, stop) at which a gzip member with a record begins, None for none."""
     while start < stop:
         file.seek(start)
         block = file.read(min(_BLOCK_BYTES + _PEEK_BYTES, stop - start))

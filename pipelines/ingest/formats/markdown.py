@@ -1,9 +1,9 @@
 """Markdown to text and links to media, in reading order.
 
-`pipelines/ingest/pairing.py` asks which files a document refers to; `pipelines/ingest/folder.py` turns the result into
-an interleaved document. Understood: `![alt](path "title"){alt='...'}`, reference images, `<img>`, `<video>` with
-`<source>`, and ordinary links to videos. Code is left alone. Every pattern excludes its own opening character, so that
-the time is linear in the text, whatever the text is.
+`ingest/readers/page_files.py` makes interleaved documents of the result. Understood are
+`![alt](path "title"){alt='...'}`, reference images, `<img>`, `<video>` with `<source>`, and ordinary links to videos.
+Code is left alone. Every pattern excludes its own opening character, so that the time is linear in the length of any
+text.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _TARGET = (
 _IMAGE = re.compile(
     "!" + _ALT + "(?:" + _TARGET + r"|\[(?P<label>[^\[\]]{0,200})\])?(?:\{(?P<attributes>[^{}]{0,2000})\})?"
 )
-_CLIP = re.compile(r"(?<!!)" + _ALT + _TARGET)
+_VIDEO_LINK = re.compile(r"(?<!!)" + _ALT + _TARGET)
 _LINKED = re.compile(r"\[\s*(!\[[^\[\]]{0,2000}\]\([^()]{1,2000}\))\s*\]\([^\s()<>]{0,2000}\)")
-"""A picture that is itself a link: only the picture is of interest."""
+"""Image inside a link; the link is dropped."""
 _TAG = re.compile(r"<(?P<tag>img|video|source)\b(?P<inside>[^<>]{0,4000})>|</video\s*>", re.IGNORECASE)
 _ATTRIBUTE = re.compile(
     r"\b(?P<name>src|alt)\s*=\s*(?:\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s\"'>]+))"
@@ -44,16 +44,19 @@ _FRONT = re.compile(r"\A---\n(?P<front>(?:(?!---\n).*\n){0,200})---\n")
 
 @dataclass(frozen=True)
 class MediaLink:
-    """A medium in the text. `alt` stays in the document whether or not the medium does."""
+    """Link to an image or video, at its place in a text."""
 
     target: str
     alt: str
+    """Alternative text. It stays in the document, with or without the medium."""
 
 
 @dataclass(frozen=True)
 class InterleavedText:
+    """Text and links to media in reading order."""
+
     title: str | None
-    """From the front matter, which is no text."""
+    """Title from the front matter, which is no part of the text."""
     pieces: tuple[str | MediaLink, ...]
 
     @property
@@ -62,29 +65,34 @@ class InterleavedText:
 
 
 def read_markdown(text: str) -> InterleavedText:
+    """Split a Markdown text at its links to media."""
     title = None
     if front := _FRONT.match(text):
-        found = re.search(r"^title:[ \t]*(.{1,300})$", front["front"], re.MULTILINE)
-        title = found[1].strip().strip("\"'") if found else None
+        match = re.search(r"^title:[ \t]*(.{1,300})$", front["front"], re.MULTILINE)
+        title = match[1].strip().strip("\"'") if match else None
         text = text[front.end() :]
-    shown, code = _set_code_aside(text)
+    shown, code = _replace_code(text)
     shown = _LINKED.sub(r"\1", _COMMENT.sub("", shown))
-    definitions = {one["label"].casefold(): one["target"] for one in _DEFINITION.finditer(shown)}
+    definitions = {match["label"].casefold(): match["target"] for match in _DEFINITION.finditer(shown)}
     pieces: list[str | MediaLink] = []
     at = 0
     for start, stop, link in _links(shown, definitions):
         if start < at:
             continue
-        pieces += [_put_code_back(shown[at:start], code), link]
+        pieces += [_restore_code(shown[at:start], code), link]
         at = stop
-    pieces.append(_put_code_back(shown[at:], code))
+    pieces.append(_restore_code(shown[at:], code))
     return InterleavedText(title, tuple(piece for piece in pieces if piece))
 
 
 def resolve_target(target: str, document: str) -> str:
-    """The path, relative to the folder that was ingested, of what `document` (such a path too) links to.
+    """Return the path of a link's target, relative to the ingested folder.
 
-    Raises RecordError: `remote_media` for other schemes and hosts, `outside_folder` for paths that leave it.
+    Args:
+        target: as the document gives it.
+        document: path of the document, relative to the ingested folder.
+    Raises:
+        RecordError: `remote_media` for another scheme or host, `outside_folder` for a path that leaves the folder.
     """
     try:
         parts = urlsplit(target)
@@ -100,33 +108,36 @@ def resolve_target(target: str, document: str) -> str:
     return joined
 
 
-def _links(text: str, definitions: dict[str, str]) -> Iterator[tuple[int, int, MediaLink]]:
-    found = [*_bracketed(text, definitions), *_tags(text)]
-    yield from sorted(found, key=lambda one: one[0])
+LocatedLink = tuple[int, int, MediaLink]
+"""(start, stop, link) in characters of the text."""
 
 
-def _bracketed(text: str, definitions: dict[str, str]) -> Iterator[tuple[int, int, MediaLink]]:
+def _links(text: str, definitions: dict[str, str]) -> Iterator[LocatedLink]:
+    yield from sorted([*_bracketed(text, definitions), *_tags(text)], key=lambda link: link[0])
+
+
+def _bracketed(text: str, definitions: dict[str, str]) -> Iterator[LocatedLink]:
+    """Images in Markdown's own form, and links to videos. `definitions` maps labels of references to targets."""
     for match in _IMAGE.finditer(text):
         target = match["angle"] or match["target"] or definitions.get((match["label"] or match["alt"]).casefold())
         if target is not None:
             alt = match["alt"].strip() or _attributes(match["attributes"] or "").get("alt", "")
             yield match.start(), match.end(), MediaLink(target, " ".join(alt.split()))
-    for match in _CLIP.finditer(text):
+    for match in _VIDEO_LINK.finditer(text):
         target = match["angle"] or match["target"]
         if target.lower().endswith(VIDEOS):
             yield match.start(), match.end(), MediaLink(target, " ".join(match["alt"].split()))
 
 
-def _tags(text: str) -> Iterator[tuple[int, int, MediaLink]]:
-    """`<img>` and `<video>`; of a video with several sources the first, and the whole element is replaced."""
+def _tags(text: str) -> Iterator[LocatedLink]:
+    """`<img>` and `<video>`. A video with several sources links to the first one; its whole element is replaced."""
     opened: tuple[int, int] | None = None
     video: MediaLink | None = None
     for match in _TAG.finditer(text):
         tag = (match["tag"] or "/video").lower()
         attributes = _attributes(match["inside"] or "")
-        link = (
-            MediaLink(attributes["src"], " ".join(attributes.get("alt", "").split())) if attributes.get("src") else None
-        )
+        alt = " ".join(attributes.get("alt", "").split())
+        link = MediaLink(attributes["src"], alt) if attributes.get("src") else None
         if tag == "img" and link:
             yield *match.span(), link
         elif tag == "video":
@@ -145,21 +156,22 @@ def _tags(text: str) -> Iterator[tuple[int, int, MediaLink]]:
 
 def _attributes(inside: str) -> dict[str, str]:
     return {
-        one["name"].lower(): html.unescape(one["double"] or one["single"] or one["bare"] or "")
-        for one in _ATTRIBUTE.finditer(inside)
+        match["name"].lower(): html.unescape(match["double"] or match["single"] or match["bare"] or "")
+        for match in _ATTRIBUTE.finditer(inside)
     }
 
 
-_HOLE = "\x00{}\x00"
-"""Stands for code while links are looked for; text with a NUL never gets here."""
+_PLACEHOLDER = "\x00{}\x00"
+"""Replaces a piece of code while links are searched. `decode_text` refuses texts with a NUL."""
 
 
-def _set_code_aside(text: str) -> tuple[str, list[str]]:
+def _replace_code(text: str) -> tuple[str, list[str]]:
+    """(text with placeholders for code, the pieces of code)."""
     code: list[str] = []
 
-    def aside(piece: str) -> str:
+    def replace(piece: str) -> str:
         code.append(piece)
-        return _HOLE.format(len(code) - 1)
+        return _PLACEHOLDER.format(len(code) - 1)
 
     lines: list[str] = []
     fenced: list[str] = []
@@ -169,16 +181,16 @@ def _set_code_aside(text: str) -> tuple[str, list[str]]:
         if mark:
             fenced.append(line)
             if fence and fence[1].startswith(mark) and not line.strip().strip(mark[0]):
-                lines.append(aside("".join(fenced)))
+                lines.append(replace("".join(fenced)))
                 fenced, mark = [], ""
         elif fence:
             fenced, mark = [line], fence[1]
         else:
-            lines.append(_CODE.sub(lambda match: aside(match[0]), line))
+            lines.append(_CODE.sub(lambda match: replace(match[0]), line))
     if fenced:
-        lines.append(aside("".join(fenced)))
+        lines.append(replace("".join(fenced)))
     return "".join(lines), code
 
 
-def _put_code_back(text: str, code: list[str]) -> str:
+def _restore_code(text: str, code: list[str]) -> str:
     return re.sub(r"\x00(\d+)\x00", lambda match: code[int(match[1])], text)

@@ -1,8 +1,8 @@
-"""Parquet and Arrow files to rows, as JSON. Runs in the limited child process.
+"""Parquet and Arrow files to rows in JSON. Runs in the sandbox.
 
-`lines.py` calls `batches` and `rows` through `stores/media/sandbox.py`, as the readers are native code on bytes from
-strangers. A cell that holds a picture ({bytes, path}, as `datasets` writes them, or bytes in a field of `fields.MEDIA`)
-becomes a data URI, or its path where there are no bytes; other bytes become nothing.
+`rows.py` calls `count_batches` and `batch_rows` through `stores/media/sandbox.py`, because the parsers are native code
+on bytes from strangers. A cell with an image ({bytes, path}, as `datasets` writes it, or bytes in one of
+`MEDIA_FIELDS`) becomes a `data:` URI, or its path if there are no bytes. Other bytes become null.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from manifests.records import Json
 from pipelines.ingest.formats.suffixes import MEDIA_FIELDS
 
 MOST_ROW_BYTES = 48 << 20
-"""As JSON, pictures in it."""
+"""Size of a row as JSON, images included."""
 MOST_ANSWER_BYTES = 64 << 20
+"""Size of the answer to one call that the sandbox accepts."""
 ROWS_AT_ONCE = 64
-"""That are decoded together; a batch or row group may hold any number."""
+"""Rows that are decoded together; a batch or row group may hold any number."""
 
 
 def count_batches(path: str) -> int:
-    """How many row groups or record batches a file has. Raises RecordError `bad_table`."""
+    """Return the number of row groups or record batches of a file. Raises RecordError `bad_table`."""
     try:
         return _open(path, Path(path).stat().st_mtime_ns)[1]
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -38,33 +39,36 @@ def count_batches(path: str) -> int:
 
 
 def batch_rows(path: str, batch: int, start: int) -> tuple[int, list[bytes]]:
-    """(row to go on from or -1, rows as JSON from `start` of a batch; nothing for one that is too large).
+    """Read rows of one batch, from row `start` on.
 
-    Raises RecordError `bad_table`.
+    Returns:
+        (row to continue from, or -1 at the end; rows as JSON, b"" for a row that is too large).
+    Raises:
+        RecordError: `bad_table`.
     """
     kind, _, source = _open(path, Path(path).stat().st_mtime_ns)
-    found: list[bytes] = []
+    rows: list[bytes] = []
     size = 0
-    at = 0
+    count = 0
     try:
         for table in _slices(kind, source, batch, start):
             for row in table.to_pylist():
-                told = json.dumps({name: _plain(value, name) for name, value in row.items()}).encode()
-                found.append(told if len(told) <= MOST_ROW_BYTES else b"")
-                size += len(found[-1])
-            at += table.num_rows
-            if size > MOST_ANSWER_BYTES // 4 or at >= 4096:
-                return start + at, found
+                written = json.dumps({name: _plain(value, name) for name, value in row.items()}).encode()
+                rows.append(written if len(written) <= MOST_ROW_BYTES else b"")
+                size += len(rows[-1])
+            count += table.num_rows
+            if size > MOST_ANSWER_BYTES // 4 or count >= 4096:
+                return start + count, rows
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        if found:
-            return start + at, found[:at]  # what is wrong is met again, alone
+        if rows:
+            return start + count, rows[:count]  # the next call meets the error first
         raise RecordError("bad_table", _short(error)) from None
-    return -1, found
+    return -1, rows
 
 
 @lru_cache(maxsize=1)
 def _open(path: str, mtime_ns: int) -> tuple[str, int, Any]:
-    """(kind, number of batches, opened file)."""
+    """(kind, number of batches, open file)."""
     with open(path, "rb") as file:
         head = file.read(8)
     if head.startswith(b"PAR1"):
@@ -73,20 +77,21 @@ def _open(path: str, mtime_ns: int) -> tuple[str, int, Any]:
     if head.startswith(b"ARROW1"):
         opened = pa.ipc.open_file(path)
         return "file", opened.num_record_batches, opened
-    read: list[pa.RecordBatch | RecordError] = []
+    batches: list[pa.RecordBatch | RecordError] = []
     stream = pa.ipc.open_stream(pa.memory_map(path))
     while True:
         try:
-            read.append(stream.read_next_batch())
+            batches.append(stream.read_next_batch())
         except StopIteration:
             break
         except (pa.ArrowException, OSError) as error:
-            read.append(RecordError("bad_table", _short(error)))  # a truncated file has the batches before
+            batches.append(RecordError("bad_table", _short(error)))  # a truncated file keeps the batches before
             break
-    return "stream", len(read), read
+    return "stream", len(batches), batches
 
 
 def _slices(kind: str, source: Any, batch: int, start: int) -> Iterator[pa.RecordBatch]:
+    """Slices of one batch, of at most `ROWS_AT_ONCE` rows, from row `start` on."""
     if kind == "parquet":
         passed = 0
         for part in source.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[batch], use_threads=False):
@@ -103,6 +108,7 @@ def _slices(kind: str, source: Any, batch: int, start: int) -> Iterator[pa.Recor
 
 
 def _plain(value: Any, name: str) -> Json:
+    """A cell of column `name` as JSON."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -115,9 +121,9 @@ def _plain(value: Any, name: str) -> Json:
         case {"bytes": None, "path": str(path)}:
             return path
         case dict():
-            return {str(key): _plain(one, key) for key, one in value.items()}
+            return {str(key): _plain(inner, key) for key, inner in value.items()}
         case list() | tuple():
-            return [_plain(one, name) for one in value]
+            return [_plain(inner, name) for inner in value]
     return str(value)
 
 

@@ -1,9 +1,9 @@
-"""Bytes to text: which encoding is this, and is it text at all?
+"""Bytes to text: the encoding is found, or the file is refused.
 
-Used by every reader of `pipelines/ingest`. Order: byte-order marks, strict UTF-8, then the two encodings of Western
-Europe: Windows-1252 (which is what Latin-1 files really are) or DOS 850, whichever makes letters of the bytes that
-stand inside words. A file that is mostly bytes above 127 without being UTF-8 is in some other script. Two detectors
-must give it the same text: a wrong guess would put mojibake into a corpus, so where they don't, it is refused.
+Every reader of ingest uses `decode_text`. Tried in this order: byte-order marks, strict UTF-8, then the two encodings
+of Western Europe, Windows-1252 (most files that claim Latin-1) and DOS 850, whichever makes more letters of the bytes
+inside words. A file in which many bytes are above 127, and which is not UTF-8, is in another script. Two detectors must
+decode it alike, because a wrong guess would put garbled text into a corpus; otherwise it is refused.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from pipelines.ingest.formats.html import detect_encoding
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16: its mark begins with theirs
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is the first half of this one
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+"""(byte-order mark, encoding)."""
 
 LEAST_SENSE = 0.8
+"""Share of the non-ASCII characters inside words that must be letters or apostrophes in a Western encoding."""
 LEAST_HIGH_BYTES = 100
-"""That a file in another script has if it is to be told in which."""
+"""Bytes above 127 that a file in another script must have for the detectors."""
 _INSIDE = re.compile(r"(?<=[A-Za-z])[^\x00-\x7f](?=[A-Za-z])")
 
 MOST_HIGH_BYTES = 0.3
-"""Share of non-ASCII bytes up to which a Western one-byte encoding is believed: French and Finnish reach 0.05."""
+"""Share of bytes above 127 up to which a Western one-byte encoding is tried. French and Finnish reach 0.05."""
 
 
 def decode_text(data: bytes) -> tuple[str, str]:
-    """(text with `\\n` line ends, name of the encoding). Raises RecordError: empty_file, binary, bad_encoding."""
+    """Return (text with `\\n` line ends, encoding). Raises RecordError: `empty_file`, `binary`, `bad_encoding`."""
     if not data:
         raise RecordError("empty_file", "0 bytes")
     for mark, encoding in BOMS:
@@ -58,8 +60,8 @@ def decode_text(data: bytes) -> tuple[str, str]:
 
 
 def _sense(data: bytes, encoding: str) -> float:
-    """Share of the non-ASCII characters between ASCII letters that are letters or apostrophes; 1 where there are none,
-    -1 where the bytes are not of this encoding."""
+    """Share of letters and apostrophes among the non-ASCII characters between ASCII letters. 1 if there are none, -1 if
+    the bytes are invalid in this encoding."""
     try:
         inside = _INSIDE.findall(data.decode(encoding))
     except UnicodeDecodeError:
@@ -68,7 +70,7 @@ def _sense(data: bytes, encoding: str) -> float:
 
 
 def check_text(text: str) -> str:
-    """`text`, if it can be written down again. Raises RecordError: lone_surrogate, binary."""
+    """Return `text` if it can be encoded as UTF-8 and has no NUL. Raises RecordError: `lone_surrogate`, `binary`."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -79,7 +81,7 @@ def check_text(text: str) -> str:
 
 
 def printable(words: str) -> str:
-    """For messages and notes: what can't be written as UTF-8 is spelled out."""
+    """Spell out the characters that can't be encoded as UTF-8, for messages and notes."""
     return words.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,9 +1,9 @@
-"""Archives of crawls, WARC and ARC, to records: where each begins, and what was taken from the web.
+"""Records of web crawl archives, WARC and ARC, plain or gzip.
 
-`ingest/documents.py` makes documents of them. Only the frame of a record is read here, its length and its first
-headers; what is inside is parsed in a child process (`ingest/formats/html_child.py`). A tear in a gzip member, or a
-header that makes no sense, costs one
-record: reading goes on at the next place that looks like the start of one. Every bound is in bytes.
+`ingest/readers/crawl_files.py` makes documents of them. Only the frame of a record is read here: its length and its
+first headers. The content is parsed in a sandbox (`html_child.py`). A damaged gzip member, or a header that can't be
+read, costs one record; reading continues at the next place that looks like the start of a record. All limits are in
+bytes.
 """
 
 from __future__ import annotations
@@ -15,71 +15,79 @@ from pathlib import Path
 from typing import BinaryIO
 
 from manifests.errors import RecordError
-from pipelines.ingest.formats import gzip_members, text
 from pipelines.ingest.formats.file import FilePiece
+from pipelines.ingest.formats.gzip_members import ARC, NEXT, START, WARC, next_record
 from pipelines.ingest.formats.html import CrawlRecord
+from pipelines.ingest.formats.text import printable
 
 MOST_RECORD_BYTES = 16 << 20
 MOST_HEADER_BYTES = 64 << 10
 MOST_GZIP_RATIO, FREE_GZIP_BYTES = 200, 16 << 20
-"""Of one gzip member, which mostly is one page: HTML packs 3 to 20 times."""
+"""A gzip member may decompress to 200 times its size, or to 16 MiB. It mostly is one page, and HTML compresses 3 to 20
+times."""
 _BLOCK_BYTES = 1 << 18
-_PACKED_BYTES = 1 << 15
-"""Read at a time: what lies behind the end of a member is read again."""
+_COMPRESSED_BYTES = 1 << 15
+"""Size of one read from a compressed file. Bytes behind the end of a member are read again, so it is small."""
 _LONGEST_LINE_BYTES = 4096
 _HEADER_LINE = re.compile(rb"\n")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _KINDS = ("warcinfo", "request", "metadata", "revisit", "continuation")
 
 
-Record = tuple[str, CrawlRecord | str | RecordError]
-"""Where it stands inside its file; and what it is, or why nobody wants it, or what is wrong with it."""
+LocatedRecord = tuple[str, CrawlRecord | str | RecordError]
+"""(place inside the file, record); instead of a record, the reason why its kind is passed over, or its error."""
 
 
-def records(path: Path, packed: bool, piece: FilePiece) -> Iterator[Record]:
-    """The records of one piece of an archive, in order. Places are offsets of gzip members or of plain bytes; a second
-    record of one member has its offset there behind a `+`."""
+def read_records(path: Path, compressed: bool, piece: FilePiece) -> Iterator[LocatedRecord]:
+    """Yield the records of one piece of an archive, in order.
+
+    A place is `#OFFSET`, of a gzip member or in a plain file. A second record in one member has `#OFFSET+INSIDE`.
+    """
     with path.open("rb") as file:
         file.seek(piece.start)
-        stream = _Stream((_unpacked if packed else _plain)(file, piece.start, piece.stop), packed)
-        found, at = True, ""
-        while found:
+        stream = _Stream((_decompressed if compressed else _plain)(file, piece.start, piece.stop), compressed)
+        more, at = True, ""
+        while more:
             try:
                 at = ""
-                found = stream.skip_line_ends()
-                if found:
+                more = stream.skip_line_ends()
+                if more:
                     at = stream.place()
                     yield at, _record(stream)
             except RecordError as error:
                 yield at or stream.place(), error
-                found = yield from _go_on(stream)
+                more = yield from _resume(stream)
 
 
-def _go_on(stream: _Stream) -> Generator[Record, None, bool]:
-    """Pass over what makes no sense, to the next record. Returns whether there is one; tears on the way are told."""
+def _resume(stream: _Stream) -> Generator[LocatedRecord, None, bool]:
+    """Skip to the next record after an error. Yields further damage on the way; returns whether there is a record."""
     while True:
         try:
-            return stream.find(gzip_members.NEXT)
+            return stream.find(NEXT)
         except RecordError as error:
             yield stream.place(), error
 
 
 def _record(stream: _Stream) -> CrawlRecord | str | RecordError:
-    """Raises RecordError where it is unclear what follows."""
+    """Read one record, or the reason why its kind is passed over.
+
+    An error that does not hide the end of the record is returned. Raises RecordError (`bad_record`, `damaged_gzip`,
+    `truncated_archive`) where the next record must be searched.
+    """
     head = stream.take_through(_HEADER_LINE, MOST_HEADER_BYTES)
-    arc = gzip_members.ARC.fullmatch(head)
-    if arc is None and gzip_members.WARC.fullmatch(head) is None:
+    arc = ARC.fullmatch(head)
+    if arc is None and WARC.fullmatch(head) is None:
         raise RecordError("bad_record", "neither a WARC nor an ARC record begins here")
     fields = {} if arc else _fields(stream.take_through(_HEADER_END, MOST_HEADER_BYTES))
     length = (arc["length"].decode() if arc else fields.get("content-length", "")).strip()
     if not re.fullmatch("[0-9]{1,15}", length):
-        raise RecordError("bad_record", f"its length is {text.printable(length[:50])!r}")
-    wanted = "" if arc else _unwanted(fields)
-    if wanted or int(length) > MOST_RECORD_BYTES:
+        raise RecordError("bad_record", f"its length is {printable(length[:50])!r}")
+    unwanted = "" if arc else _unwanted(fields)
+    if unwanted or int(length) > MOST_RECORD_BYTES:
         if stream.drop(int(length)) < int(length):
             raise RecordError("truncated_archive", "the file ends inside this record")
         stream.settle()
-        return wanted or RecordError("too_large", f"{length} bytes, the limit is {MOST_RECORD_BYTES}")
+        return unwanted or RecordError("too_large", f"{length} bytes, the limit is {MOST_RECORD_BYTES}")
     block = stream.take(int(length))
     if len(block) < int(length):
         raise RecordError(
@@ -87,7 +95,7 @@ def _record(stream: _Stream) -> CrawlRecord | str | RecordError:
         )
     stream.settle()
     if arc:
-        url, date, kind = (text.printable(arc[name].decode("utf-8", "replace")) for name in ("url", "date", "type"))
+        url, date, kind = (printable(arc[name].decode("utf-8", "replace")) for name in ("url", "date", "type"))
         if url.startswith("filedesc:"):
             return "archive_warcinfo"
         if url.startswith("dns:"):
@@ -101,6 +109,7 @@ def _record(stream: _Stream) -> CrawlRecord | str | RecordError:
 
 
 def _unwanted(fields: dict[str, str]) -> str:
+    """Reason why a WARC record is passed over, by its kind; "" for a page."""
     kind = fields.get("warc-type", "").strip().lower()
     if fields.get("warc-target-uri", "").strip("<> ").startswith("dns:"):
         return "archive_dns"
@@ -110,21 +119,21 @@ def _unwanted(fields: dict[str, str]) -> str:
 
 
 def _fields(head: bytes) -> dict[str, str]:
-    """Headers of a record; the first of a name counts, and lines that go on are put together."""
+    """Headers of a record by lower-case name. Of several with one name, the first; folded lines are joined."""
     lines = re.sub(rb"\r?\n[ \t]+", b" ", head).decode("utf-8", "replace").splitlines()
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if colon:
-            found.setdefault(name.strip().lower(), text.printable(value.strip()))
-    return found
+            fields.setdefault(name.strip().lower(), printable(value.strip()))
+    return fields
 
 
 # ---------------------------------------------------------------------- bytes
 
 _Block = tuple[int | None, bytes] | RecordError
-"""(offset in the file of the gzip member that begins here, or None, bytes); no bytes and no offset where a member has
-ended well; or what tore the stream here."""
+"""(offset in the file of the gzip member that begins here, else None; bytes). (None, no bytes) marks the sound end of a
+member, a RecordError the damage that ends it."""
 
 
 def _plain(file: BinaryIO, start: int, stop: int) -> Iterator[_Block]:
@@ -135,37 +144,37 @@ def _plain(file: BinaryIO, start: int, stop: int) -> Iterator[_Block]:
         first, left = None, left - len(block)
 
 
-def _unpacked(file: BinaryIO, start: int, stop: int) -> Iterator[_Block]:
-    """The content of gzip members one after the other. One that is damaged ends in an error, and the next follows."""
+def _decompressed(file: BinaryIO, start: int, stop: int) -> Iterator[_Block]:
+    """Content of all gzip members in order. A damaged member ends with its error, and the next one follows."""
     at: int | None = start
     while at is not None and at < stop:
         file.seek(at)
         end = yield from _member(file, at, stop)
-        at = end if end is not None else gzip_members.find(file, at + 1, stop)
+        at = end if end is not None else next_record(file, at + 1, stop)
 
 
 def _member(file: BinaryIO, at: int, stop: int) -> Generator[_Block, None, int | None]:
-    """Yields the blocks of one member and returns where it ends, None where nobody knows."""
+    """Yield the blocks of one gzip member. Returns the offset of its end, None if damage hides it."""
     state = zlib.decompressobj(31)
     taken = given = 0
-    packed = b""
+    compressed = b""
     yield at, b""
     while not state.eof:
-        if not packed:
-            packed = file.read(min(_PACKED_BYTES, stop - at - taken))
-            taken += len(packed)
-            if not packed:
+        if not compressed:
+            compressed = file.read(min(_COMPRESSED_BYTES, stop - at - taken))
+            taken += len(compressed)
+            if not compressed:
                 yield RecordError("truncated_archive", f"the file ends inside the gzip member at {at}")
                 return stop
         try:
-            block = state.decompress(packed, _BLOCK_BYTES)
+            block = state.decompress(compressed, _BLOCK_BYTES)
         except zlib.error as error:
             yield RecordError("damaged_gzip", f"{error}, in the gzip member at {at}")
             return None
-        packed = state.unconsumed_tail
+        compressed = state.unconsumed_tail
         given += len(block)
         if given > max(FREE_GZIP_BYTES, taken * MOST_GZIP_RATIO):
-            yield RecordError("decompression_bomb", f"the gzip member at {at} unpacks to more than {given} bytes")
+            yield RecordError("decompression_bomb", f"the gzip member at {at} decompresses to more than {given} bytes")
             return None
         if block:
             yield None, block
@@ -173,33 +182,33 @@ def _member(file: BinaryIO, at: int, stop: int) -> Generator[_Block, None, int |
     end = at + taken - len(state.unused_data)
     file.seek(end)
     padding = file.read(1)
-    while padding == b"\0" and end < stop:  # some tools fill up to the block of a tape
+    while padding == b"\0" and end < stop:  # some tools pad a member to the block of a tape
         end += 1
         padding = file.read(1)
     return end
 
 
 class _Stream:
-    """Unpacked bytes with a memory of where they come from. A tear is raised once; what follows it can be read."""
+    """Decompressed bytes that know their offsets in the file. Damage is raised once; reading may then continue."""
 
-    def __init__(self, blocks: Iterator[_Block], packed: bool) -> None:
-        self._blocks, self._packed = blocks, packed
+    def __init__(self, blocks: Iterator[_Block], compressed: bool) -> None:
+        self._blocks, self._compressed = blocks, compressed
         self._held = bytearray()
-        self._at = 0  # of the first byte held, in all that was unpacked
-        self._members: list[tuple[int, int]] = []  # (place in all that was unpacked, offset in the file)
+        self._at = 0  # position of the first held byte in the decompressed stream
+        self._members: list[tuple[int, int]] = []  # (position in the decompressed stream, offset in the file)
         self._ended = False
         self._torn: RecordError | None = None
-        self._fresh = False  # what is held stands behind a tear, not behind a line
+        self._fresh = False  # the held bytes follow damage, not a line end
 
     def place(self) -> str:
         while len(self._members) > 1 and self._members[1][0] <= self._at:
             del self._members[0]
         begun, offset = self._members[0] if self._members else (0, 0)
         inside = self._at - begun
-        return f"#{offset}+{inside}" if inside and self._packed else f"#{offset + inside}"
+        return f"#{offset}+{inside}" if inside and self._compressed else f"#{offset + inside}"
 
     def _more(self) -> bool:
-        """Hold one block more. False at the end; raises RecordError at a tear, where what is held is given up."""
+        """Hold one more block. False at the end. At damage, drop the held bytes and raise RecordError."""
         torn, self._torn = self._torn, None
         block = torn or next(self._blocks, None)
         if block is None:
@@ -216,10 +225,10 @@ class _Stream:
         return True
 
     def settle(self) -> None:
-        """Read on to where a gzip member says whether its bytes are right, if it ends here. A missing end is told
-        later: what was read is whole."""
+        """Read to the checksum of the gzip member, if the member ends here. A missing end is raised later, because the
+        record that was read is complete."""
         try:
-            while len(self._held) <= len(b"\r\n\r\n") and self._packed and not self._ended and self._more():
+            while len(self._held) <= len(b"\r\n\r\n") and self._compressed and not self._ended and self._more():
                 pass
         except RecordError as error:
             if error.reason != "truncated_archive":
@@ -227,7 +236,7 @@ class _Stream:
             self._torn = error
 
     def skip_line_ends(self) -> bool:
-        """False at the end of everything."""
+        """Skip line ends. False at the end of the stream."""
         while True:
             left = self._held.lstrip(b"\r\n")
             self._pass(len(self._held) - len(left))
@@ -237,14 +246,14 @@ class _Stream:
                 return False
 
     def take_through(self, end: re.Pattern[bytes], most: int) -> bytes:
-        """Through the first match. Raises RecordError where there is none in `most` bytes."""
+        """Take the bytes through the first match. Raises RecordError if `most` bytes hold no match."""
         while (match := end.search(self._held, 0, most)) is None:
             if len(self._held) >= most or not self._more():
                 raise RecordError("bad_record", "its header does not end")
         return self.take(match.end())
 
     def take(self, count: int) -> bytes:
-        """At most `count` bytes, fewer only at the end."""
+        """Take `count` bytes, fewer only at the end of the stream."""
         while len(self._held) < count and self._more():
             pass
         taken = bytes(memoryview(self._held)[:count])
@@ -252,7 +261,7 @@ class _Stream:
         return taken
 
     def drop(self, count: int) -> int:
-        """Pass over so many bytes and return how many there were."""
+        """Skip `count` bytes and return the number of bytes that there were."""
         passed = 0
         while passed < count and (self._held or self._more()):
             step = min(count - passed, len(self._held))
@@ -261,11 +270,11 @@ class _Stream:
         return passed
 
     def find(self, start: re.Pattern[bytes]) -> bool:
-        """Pass over everything before the next match. False where there is none."""
+        """Skip everything before the next match. False if there is none."""
         while True:
             if self._fresh and self._held:
                 self._fresh = False
-                if gzip_members.START.match(self._held):
+                if START.match(self._held):
                     return True
             if match := start.search(self._held):
                 self._pass(match.start())

@@ -7,7 +7,7 @@ one place that catches a RecordError and puts the record into quarantine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec
@@ -90,11 +90,10 @@ class ReadContext:
 
     def made(
         self, locator: str, make: Callable[P, Document], *arguments: P.args, **named: P.kwargs
-    ) -> Iterator[Document]:
-        """Yield `make(*arguments)`, or nothing after the record has been put into quarantine."""
+    ) -> tuple[Document, ...]:
+        """Return the document `make(*arguments)`; nothing if it failed and the record is in quarantine."""
         document = self.attempt(locator, make, *arguments, **named)
-        if document is not None:
-            yield document
+        return () if document is None else (document,)
 
     def refuse(self, locator: str, reason: str, message: str) -> None:
         """Put a record into quarantine."""

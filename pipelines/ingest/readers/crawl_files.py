@@ -21,9 +21,9 @@ PAGES_TOGETHER, MOST_BYTES_TOGETHER = 16, 4 << 20
 def documents(item: FolderItem, context: ReadContext) -> Iterator[Document]:
     """Yield the pages of one piece of an archive. Records of other kinds are counted and passed over."""
     assert item.file is not None and item.piece is not None
-    path, packed = context.path(item.file), item.file.suffix.endswith(".gz")
+    path, compressed = context.path(item.file), item.file.suffix.endswith(".gz")
     waiting: list[tuple[str, html.CrawlRecord]] = []
-    for place, record in warc.records(path, packed, item.piece):
+    for place, record in warc.read_records(path, compressed, item.piece):
         if isinstance(record, str):
             context.attempt.note(record)
         elif isinstance(record, RecordError):

@@ -6,7 +6,7 @@ its folder (`annotations/captions.py`, `annotations/coco.py`). `annotations/labe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 from manifests.errors import RecordError
 from manifests.records import Document, Fact, Json, Media, Part, Text
@@ -15,13 +15,13 @@ from pipelines.ingest.formats.media import load_media
 from pipelines.ingest.readers.context import FolderItem, ReadContext
 
 
-def documents(item: FolderItem, context: ReadContext) -> Iterator[Document]:
-    """Yield an image or video with the caption of the first file of `item.captions` that can be read."""
+def documents(item: FolderItem, context: ReadContext) -> Sequence[Document]:
+    """Return an image or video with the caption of the first file of `item.captions` that can be read."""
     return context.made(item.locator, _captioned, item, context)
 
 
-def annotated_documents(item: FolderItem, context: ReadContext) -> Iterator[Document]:
-    """Yield an image with the text of `item.annotation`, its part of a COCO file."""
+def annotated_documents(item: FolderItem, context: ReadContext) -> Sequence[Document]:
+    """Return an image with the text of `item.annotation`, its part of a COCO file."""
     return context.made(item.locator, _annotated, item, context)
 
 

@@ -5,7 +5,7 @@ Encodings are the business of `formats/text.py`. A compressed file is read whole
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from manifests.errors import RecordError
 from manifests.records import Document, Text
@@ -18,8 +18,8 @@ from pipelines.ingest.readers.context import FolderItem, ReadContext, encoding_n
 MOST_TEXT_BYTES = 64 << 20
 
 
-def documents(item: FolderItem, context: ReadContext) -> Iterator[Document]:
-    """Yield the document of one piece of a text file. Its locator ends in `#OFFSET` where the piece is not the first.
+def documents(item: FolderItem, context: ReadContext) -> Sequence[Document]:
+    """Return the document of one piece of a text file. Its locator ends in `#OFFSET` where the piece is not the first.
 
     The domain is `code` for the reader `code`, otherwise `text_domain` of the rules.
     """

@@ -70,7 +70,7 @@ def test_loops_around_any_mask_have_its_area_and_runs_come_back(
     seed: int, shape: tuple[int, int], share: float, packed: bool
 ) -> None:
     mask = np.random.default_rng(seed).random(shape) < share
-    assert np.array_equal(rle.decoded(told(mask, packed)), mask)
+    assert np.array_equal(rle.decode_mask(told(mask, packed)), mask)
     assert sum(map(rle._area, rle._loops(np.pad(mask, 1)))) == mask.sum()
 
 
@@ -120,7 +120,7 @@ def test_real_masks_have_the_area_and_the_box_that_stand_beside_them(test_data: 
     annotations = json.loads(file.read_text())["annotations"]
     assert len(annotations) == 50
     for one in annotations:
-        mask = rle.decoded(one["segmentation"])
+        mask = rle.decode_mask(one["segmentation"])
         assert mask.sum() == one["area"]
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         left, top, width, height = one["bbox"]

@@ -51,7 +51,7 @@ def read(path: Path, piece: FilePiece | None = None) -> dict[str, str]:
     """Place -> URL of what was captured, kind of what was passed over, or reason of what was refused."""
     piece = piece or FilePiece(0, path.stat().st_size, 1, "")
     found = {}
-    for at, record in warc.records(path, path.suffix == ".gz", piece):
+    for at, record in warc.read_records(path, path.suffix == ".gz", piece):
         assert at not in found
         if isinstance(record, CrawlRecord):
             found[at] = record.url
@@ -170,10 +170,10 @@ def test_what_packs_too_well_or_is_too_long_costs_itself(tmp_path: Path) -> None
 
 def test_marks_of_gzip_in_plain_bytes_are_no_place_to_cut() -> None:
     member = gzip.compress(five()[0]).ljust(9000, b"\0")
-    assert gzip_members.cut(b"\x1f\x8b\x08" * 20 + gzip.compress(b"no record") + member) == 60 + len(
+    assert gzip_members.first_record(b"\x1f\x8b\x08" * 20 + gzip.compress(b"no record") + member) == 60 + len(
         gzip.compress(b"no record")
     )
-    assert gzip_members.cut(b"\x1f\x8b\x08" * 9000) == -1
+    assert gzip_members.first_record(b"\x1f\x8b\x08" * 9000) == -1
 
 
 def test_both_extractors_find_the_main_text(tmp_path: Path) -> None:
