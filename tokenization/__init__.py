@@ -1,1 +1,1 @@
-"""Which token ids is this text?"""
+"""Tokenization: text, documents and conversations to token ids and back."""

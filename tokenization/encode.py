@@ -1,12 +1,15 @@
-"""Document to sample: ids, the runs that carry loss, where a long document may be cut, facts as spans of ids.
+"""Encoding of a document as a sample: ids, runs with loss, offsets for cutting a long document, facts as spans of ids.
 
-Before this stands ingest and filtering, after it the plan. Samples are *unexpanded*: a medium is one placeholder (an
-image in its wrapper, a video alone), so that other limits of size never re-tokenise anything.
+The node `tokenise` calls it on curated documents; plans and packs are made from the samples. Samples are *unexpanded*:
+a medium is one placeholder (an image with its wrapper, a video without), so another size limit needs no new
+tokenization.
 
-Sources. The image wrapper and the video placeholder are the released prompt form. Inferred, as nothing is published
-about it: a document ends with [EOS] and has no [BOS] (the released chat form emits none either, and attention stays
-inside a sample, so its start needs no mark); parts follow each other without separators; loss falls on all text and
-on [EOS], never on a wrapper or placeholder, and never on the first id, which nothing precedes.
+Sources. The image wrapper and the video placeholder are the released prompt form. Inferred, because nothing is
+published
+about it: a document ends with [EOS] and has no [BOS] (the released chat form has none either, and attention stays
+    inside
+a sample, so its start needs no mark); parts follow each other without separators; loss falls on all text and on [EOS],
+never on a wrapper or placeholder, and never on the first id, which has no predecessor.
 """
 
 from __future__ import annotations
@@ -25,11 +28,15 @@ from tokenization.vocabulary import Vocabulary
 
 
 def encode(document: Document, vocabulary: Vocabulary) -> Sample:
-    """Raises RecordError: `lone_surrogate` for text that is not Unicode, `bad_fact` for a fact outside its text,
-    `bad_shape` for what `notes.shapes` can't mean."""
+    """Encode a document as an unexpanded sample.
+
+    Raises:
+        RecordError: `lone_surrogate` for text that is not Unicode, `bad_fact` for a fact outside its text, `bad_shape`
+            for an entry of `notes.shapes` that is no shape on an image.
+    """
     facts = facts_by_part(document)
     pieces: list[np.ndarray] = []
-    at = 0
+    length = 0
     texts: list[tuple[int, int, str]] = []
     loss: list[tuple[int, int]] = []
     spans: list[Span] = []
@@ -40,20 +47,20 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
         if isinstance(part, Text):
             piece = vocabulary.encode_array(part.text)
             if index in facts:
-                layout = TokenOffsets(part.text, vocabulary.byte_lengths[piece])
-                spans += [layout.span(fact, at) for fact in facts[index]]
-            loss.append((at, at + len(piece)))
-            texts.append((at, at + len(piece), part.text))
+                offsets = TokenOffsets(part.text, vocabulary.byte_lengths[piece])
+                spans += [offsets.span(fact, length) for fact in facts[index]]
+            loss.append((length, length + len(piece)))
+            texts.append((length, length + len(piece), part.text))
         else:
-            stands = placeholder(part, vocabulary)
-            piece = np.array(stands, np.uint32)
+            medium_ids = placeholder(part, vocabulary)
+            piece = np.array(medium_ids, np.uint32)
             media.append(replace(part, payload=None))
-            media_starts.append(at)
+            media_starts.append(length)
             mark = vocabulary.video_placeholder_id if part.kind == "video" else vocabulary.media_pad_id
-            places.append(at + stands.index(mark))
+            places.append(length + medium_ids.index(mark))
         pieces.append(piece)
-        at += len(piece)
-    loss.append((at, at + 1))
+        length += len(piece)
+    loss.append((length, length + 1))
     pieces.append(np.array([vocabulary.eos_id], np.uint32))
     ids = np.concatenate(pieces)
     return Sample(
@@ -71,7 +78,7 @@ def encode(document: Document, vocabulary: Vocabulary) -> Sample:
 
 
 def placeholder(media: Media, vocabulary: Vocabulary) -> list[int]:
-    """The ids that stand for a medium until a plan fixes how many slots it gets."""
+    """Return the ids of a medium in an unexpanded sample."""
     if media.kind == "video":
         return [vocabulary.video_placeholder_id]
     special = vocabulary.special
@@ -85,9 +92,10 @@ def placeholder(media: Media, vocabulary: Vocabulary) -> list[int]:
 
 
 def decode(sample: Sample, vocabulary: Vocabulary) -> tuple[Part, ...]:
-    """The parts that were encoded: neighbouring texts joined, empty ones gone.
+    """Return the encoded parts, with adjacent texts joined and empty ones left out.
 
-    Raises ValueError where ids and media disagree.
+    Raises:
+        ValueError: ids and media disagree.
     """
     ids = sample.ids.astype(np.int64)
     if not len(ids) or ids[-1] != vocabulary.eos_id:
@@ -96,8 +104,7 @@ def decode(sample: Sample, vocabulary: Vocabulary) -> tuple[Part, ...]:
 
 
 def decode_sample(sample: Sample, vocabulary: Vocabulary) -> str:
-    """One text for people, with a mark like `[image 640x480]` where a medium stands, and [EOS] left out. What marks the
-    messages of a conversation stands there by name."""
+    """Return a sample as text to read: media as marks like `[image 640x480]`, special tokens by name, without [EOS]."""
     ids = sample.ids.astype(np.int64)
     ended = len(ids) and ids[-1] == vocabulary.eos_id
     return "".join(
@@ -107,7 +114,7 @@ def decode_sample(sample: Sample, vocabulary: Vocabulary) -> str:
 
 
 def _parts(sample: Sample, ids: np.ndarray, vocabulary: Vocabulary) -> Iterator[Part]:
-    at = 0
+    done = 0
     marks = (vocabulary.special["<|media_begin|>"], vocabulary.video_placeholder_id)
     starts = np.flatnonzero(np.isin(ids, marks))
     if len(starts) != len(sample.media):
@@ -115,31 +122,34 @@ def _parts(sample: Sample, ids: np.ndarray, vocabulary: Vocabulary) -> Iterator[
     for start, medium in zip(starts.tolist(), sample.media, strict=True):
         expected = placeholder(medium, vocabulary)
         if ids[start : start + len(expected)].tolist() != expected:
-            raise ValueError(f"sample {sample.id}: id {start} does not begin the placeholder of its {medium.kind}")
-        if start > at:
-            yield Text(vocabulary.decode(ids[at:start]))
+            raise ValueError(f"sample {sample.id}: expected the placeholder of a {medium.kind} at id {start}")
+        if start > done:
+            yield Text(vocabulary.decode(ids[done:start]))
         yield medium
-        at = start + len(expected)
-    if at < len(ids):
-        yield Text(vocabulary.decode(ids[at:]))
+        done = start + len(expected)
+    if done < len(ids):
+        yield Text(vocabulary.decode(ids[done:]))
 
 
 class TokenOffsets:
-    """Where the tokens of one text begin and end, in bytes of UTF-8."""
+    """Byte offsets of the tokens of one text, to map characters to tokens."""
 
     def __init__(self, text: str, token_bytes: np.ndarray) -> None:
-        """`token_bytes` (n,) int32: length of each token."""
+        """
+        Args:
+            token_bytes: (n,) int32, length of each token of `text` in bytes of UTF-8.
+        """
         self.text = text
         self.token_bytes = token_bytes
 
     def span(self, fact: Fact, offset: int) -> Span:
-        """The tokens that share at least a byte with the fact; `offset` is the sample's id where this text begins."""
+        """Return the tokens that share at least one byte with the fact. `offset`: index of this text's first id."""
         if not 0 <= fact.start < fact.stop <= len(self.text):
-            where = f"characters {fact.start} to {fact.stop} of {len(self.text)}"
-            raise RecordError("bad_fact", f"fact {fact.name!r} covers {where}")
-        before, covered = len(self.text[: fact.start].encode()), len(self.text[fact.start : fact.stop].encode())
+            covered = f"characters {fact.start} to {fact.stop} of {len(self.text)}"
+            raise RecordError("bad_fact", f"fact {fact.name!r} covers {covered}")
+        before, length = len(self.text[: fact.start].encode()), len(self.text[fact.start : fact.stop].encode())
         first = np.searchsorted(self._ends, before, side="right")
-        stop = np.searchsorted(self._ends - self.token_bytes, before + covered, side="left")
+        stop = np.searchsorted(self._ends - self.token_bytes, before + length, side="left")
         return Span(fact.name, offset + int(first), offset + int(stop))
 
     @cached_property
@@ -148,14 +158,18 @@ class TokenOffsets:
 
 
 def cut_quality(ids: np.ndarray, texts: Sequence[tuple[int, int, str]], vocabulary: Vocabulary) -> np.ndarray:
-    """(n,) uint8: how good it is to cut before each id, see `split_loops.py`; `texts` say which ids stand for which
-    text, and between others it is never good."""
-    from tokenization import split_loops  # numba is loaded by who cuts text, and by nobody else
+    """(n,) uint8: quality of a cut before each id, by the constants of `split_loops.py`.
+
+    Args:
+        ids: (n,) uint32.
+        texts: (first id, end, text) of each text among them. A cut at any other id has quality 0.
+    """
+    from tokenization import split_loops  # imports numba, which only tokenization needs
 
     quality = np.full(len(ids), split_loops.NEVER, np.uint8)
     for start, stop, text in texts:
-        read = np.frombuffer(text.encode(), np.uint8)
-        split_loops.judge(read, ids[start:stop], vocabulary.byte_lengths, quality[start:stop])
+        text_bytes = np.frombuffer(text.encode(), np.uint8)
+        split_loops.judge(text_bytes, ids[start:stop], vocabulary.byte_lengths, quality[start:stop])
     return quality
 
 
@@ -170,16 +184,21 @@ def _splits(
 
 
 def facts_by_part(document: Document) -> dict[int, list[Fact]]:
-    found: defaultdict[int, list[Fact]] = defaultdict(list)
+    """Group the facts of a document by the index of their text part.
+
+    Raises:
+        RecordError: `bad_fact` for a fact of a part that is no text.
+    """
+    facts: defaultdict[int, list[Fact]] = defaultdict(list)
     for fact in document.facts:
         if not 0 <= fact.part < len(document.parts) or not isinstance(document.parts[fact.part], Text):
-            raise RecordError("bad_fact", f"fact {fact.name!r} points at part {fact.part}, which is no text")
-        found[fact.part].append(fact)
-    return found
+            raise RecordError("bad_fact", f"fact {fact.name!r} names part {fact.part}, which is no text")
+        facts[fact.part].append(fact)
+    return facts
 
 
 def join_runs(runs: list[tuple[int, int]]) -> np.ndarray:
-    """(R, 2) int64: neighbouring runs made one, empty ones and the very first id left out."""
+    """(R, 2) int64: runs with adjacent ones joined, and without empty ones and the first id of a sample."""
     joined: list[list[int]] = []
     for start, stop in runs:
         start = max(start, 1)
@@ -193,21 +212,27 @@ def join_runs(runs: list[tuple[int, int]]) -> np.ndarray:
 
 
 CORNERS: dict[ShapeKind, range] = {"point": range(1, 2), "box": range(2, 3), "polygon": range(3, 100_000)}
-"""How many each kind of shape has."""
+"""Allowed numbers of corners by kind of shape."""
 
 
 def shapes_of(document: Document) -> dict[int, tuple[Shape, ...]]:
-    """By medium, from `notes.shapes`: maps of `media` (ordinal), `kind`, `name` and `corners`, a list of [x, y]."""
-    found: dict[int, list[Shape]] = defaultdict(list)
-    for told in document.notes.get("shapes", ()):
+    """Read the shapes of each image from `notes.shapes`.
+
+    Each entry is a map of `media` (number of the image), `kind`, `name` and `corners`, a list of [x, y].
+
+    Raises:
+        RecordError: `bad_shape` for an entry that is no shape on an image.
+    """
+    shapes: dict[int, list[Shape]] = defaultdict(list)
+    for raw in document.notes.get("shapes", ()):
         try:
-            ordinal, kind, name = told["media"], told["kind"], told["name"]
-            corners = tuple((float(x), float(y)) for x, y in told["corners"])
+            ordinal, kind, name = raw["media"], raw["kind"], raw["name"]
+            corners = tuple((float(x), float(y)) for x, y in raw["corners"])
             medium = document.media[ordinal]
-            whole = len(corners) in CORNERS[kind] and all(math.isfinite(x + y) for x, y in corners)
+            valid = len(corners) in CORNERS[kind] and all(math.isfinite(x + y) for x, y in corners)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RecordError("bad_shape", f"{type(error).__name__}: {error}") from None
-        if not whole or medium.kind != "image" or not isinstance(name, str):
+        if not valid or medium.kind != "image" or not isinstance(name, str):
             raise RecordError("bad_shape", f"{kind} {name!r} of {len(corners)} corners on the {medium.kind} {ordinal}")
-        found[ordinal].append(Shape(kind, name, corners))
-    return {ordinal: tuple(shapes) for ordinal, shapes in sorted(found.items())}
+        shapes[ordinal].append(Shape(kind, name, corners))
+    return {ordinal: tuple(on_medium) for ordinal, on_medium in sorted(shapes.items())}

@@ -1,14 +1,14 @@
-"""Learn byte-pair ranks from text: the command that made `tiny.tiktoken`.
+"""Learning of byte-pair ranks from text; as a command it made `tiny.tiktoken`.
 
     python -m tokenization.learn_ranks OUT [FILE ...]
 
-The text is this interpreter's own (language reference and library source) plus the UTF-8 files given, so that it needs
-no download. The result depends on the interpreter's version and on the files, which is why it is committed and pinned
-by digest, and never learned anew silently.
+The command's text is the Python interpreter's own (language reference and library source) plus the given UTF-8 files,
+so it needs no download. The result depends on the interpreter's version and on the files; it is therefore committed,
+pinned by digest, and never learned again silently. The node `learn_vocabulary` uses the same functions on documents.
 
 The method is byte-pair encoding (Sennrich et al. 2016, on bytes): starting from single bytes, the most frequent
-neighbours inside the pieces of the split pattern become a token, again and again. Numerals are left out, so each digit
-stays a token of its own (inferred to help small models count; the released vocabulary joins up to three).
+neighbors inside the pieces of the split pattern become a token, again and again. Numerals are left out, so each digit
+stays a token (inferred to help small models count; the released vocabulary joins up to three).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ RANKS = 4096
 
 _SPLIT = regex.compile(PATTERN, regex.VERSION1)
 _NOT_PROSE = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "pydoc_data", "turtledemo"}
-"""Folders of the library that are copies, tables or tests of everything else."""
+"""Folders of the library that hold copies, tables or tests."""
 
 
 def interpreter_text() -> Iterator[str]:
-    """The language reference behind `help()`, then the source of the standard library, in a fixed order."""
+    """Yield the language reference of `help()`, then the source of the standard library, in a fixed order."""
     from pydoc_data.topics import topics
 
     for name in sorted(topics):
@@ -48,7 +48,7 @@ def interpreter_text() -> Iterator[str]:
 
 
 def count_pieces(texts: Iterable[str]) -> Counter[bytes]:
-    """How often each piece occurs, numerals left out."""
+    """Count the pieces of the split pattern, without numerals."""
     pieces: Counter[str] = Counter()
     for text in texts:
         pieces.update(_SPLIT.findall(text))
@@ -56,12 +56,11 @@ def count_pieces(texts: Iterable[str]) -> Counter[bytes]:
 
 
 def learn(pieces: Mapping[bytes, int], ranks: int) -> list[bytes]:
-    """Tokens by rank: the 256 bytes, then `ranks - 256` merges; fewer when nothing occurs twice any more.
+    """Learn tokens by rank: the 256 bytes, then up to `ranks - 256` merges; fewer if no pair occurs twice.
 
-    Neighbours are counted by the bytes they join to (the same bytes between two borders are always cut the same way, so
-    that counts pairs). Of equally frequent ones the smallest bytes win: neither hashing nor the order of the input
-    matters. Counts are kept up to date instead of recounted; entries of the heap may be stale and are checked when they
-    come up.
+    Pairs are counted by the bytes that they join to: equal bytes between two borders are always cut the same way. Of
+    equally frequent pairs the smallest bytes win, so neither hashing nor the order of the input matters. Counts are
+    updated instead of recounted; entries of the heap may be stale and are checked when they are popped.
     """
     tokens = [bytes([i]) for i in range(256)]
     words = [[bytes([b]) for b in piece] for piece in sorted(pieces)]
@@ -77,7 +76,7 @@ def learn(pieces: Mapping[bytes, int], ranks: int) -> list[bytes]:
     while len(tokens) < ranks and heap:
         count, best = heapq.heappop(heap)
         if -count != counts[best]:
-            continue  # stale: whoever changed the count has pushed the new one
+            continue  # stale: the change of this count pushed a new entry
         if -count < 2:
             break
         tokens.append(best)
@@ -98,29 +97,31 @@ def learn(pieces: Mapping[bytes, int], ranks: int) -> list[bytes]:
 
 
 def joins(word: list[bytes]) -> list[bytes]:
+    """Return the joined bytes of each pair of neighbors."""
     return [left + right for left, right in pairwise(word)]
 
 
 def merge(word: list[bytes], token: bytes) -> list[bytes]:
-    """`word` with all neighbours that join to `token`, from the left, replaced by it."""
+    """Replace all neighbors in `word` that join to `token` by it, from the left."""
     merged: list[bytes] = []
-    at = 0
-    while at < len(word):
-        joined = word[at] + word[at + 1] if at + 1 < len(word) else b""
-        merged.append(token if joined == token else word[at])
-        at += 2 if joined == token else 1
+    i = 0
+    while i < len(word):
+        joined = word[i] + word[i + 1] if i + 1 < len(word) else b""
+        merged.append(token if joined == token else word[i])
+        i += 2 if joined == token else 1
     return merged
 
 
 def rank_file(tokens: Sequence[bytes]) -> str:
-    """Tokens by rank in tiktoken's format, as `Vocabulary.load` reads it."""
+    """Write tokens in tiktoken's format, as `Vocabulary.load` reads it."""
     return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tokenization.learn_ranks", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the rank file to write")
-    parser.add_argument("files", type=Path, nargs="*", help="more text beside the interpreter's own")
+    parser.add_argument("files", type=Path, nargs="*", help="UTF-8 files with more text")
     options = parser.parse_args(arguments)
     texts = [*interpreter_text(), *(file.read_text(encoding="utf-8") for file in options.files)]
     tokens = learn(count_pieces(texts), RANKS)

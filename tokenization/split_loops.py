@@ -1,6 +1,6 @@
-"""Where a long text may be cut: compiled loops over its tokens, for `encode.py`.
+"""Compiled loops that choose the offsets at which a plan may cut a long text, for `encode.py`.
 
-How good a place is (`judge`), and which places are taken (`choose`). The slow twin of the first is in `reference.py`.
+`judge` rates a cut before every token, `choose` picks the offsets. `reference.py` has a slow version of `judge`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from numba import types
 from manifests.jit import compiled
 
 NEVER, CHARACTER, WORD, SENTENCE, LINE = range(5)
-"""How good a place for a cut is: inside a character, between two, before white space, after a sentence or a line."""
+"""Quality of a cut: inside a character, between two characters, before white space, after a sentence, after a line."""
 
 SPLIT_MIN = 16
 SPLIT_MAX = 48
-"""Ids of text between two splits: coarse enough that pieces make sense, and so fine that half of it, which is what a
-piece of a long document leaves empty, is less than a two-hundredth of a pack of 4,096."""
+"""Bounds on the ids of text between two splits. A piece of a long document leaves half of that empty on average, which
+is less than 1/200 of a pack of 4,096; with fewer ids pieces would be too short to make sense."""
 
 _READ_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES = types.Array(types.uint8, 1, "C")
@@ -27,13 +27,13 @@ _OFFSETS = types.Array(types.int64, 1, "C")
 
 @compiled(_READ_BYTES, _IDS, _LENGTHS, _BYTES)
 def judge(text: np.ndarray, ids: np.ndarray, token_bytes: np.ndarray, quality: np.ndarray) -> None:
-    """How good it is to cut before each token. The start of a text is as good as that of a line.
+    """Rate a cut before each token. The start of a text counts as the start of a line.
 
     Args:
         text: (bytes,) uint8, UTF-8.
-        ids: (n,) uint32, its tokens.
-        token_bytes: (size,) int32, the length of each that the vocabulary has.
-        quality: (n,) uint8, filled.
+        ids: (n,) uint32, the tokens of `text`.
+        token_bytes: (size,) int32, bytes of each token of the vocabulary.
+        quality: (n,) uint8, the result.
     """
     at = 0
     for i in range(len(ids)):
@@ -57,16 +57,17 @@ def judge(text: np.ndarray, ids: np.ndarray, token_bytes: np.ndarray, quality: n
 
 @compiled(_BYTES, _OFFSETS, _OFFSETS, returns=types.int64)
 def choose(quality: np.ndarray, edges: np.ndarray, splits: np.ndarray) -> int:
-    """Offsets at which to cut, given how good each place is: before every medium, and inside the text that follows it.
+    """Choose the offsets at which a sample may be cut: before every medium, and inside the text behind it.
 
-    There a split comes at the first end of a line after SPLIT_MIN ids; where no line ends within SPLIT_MAX ids, at
-    the last place of the best kind there is. The rest of a stretch is never shorter than SPLIT_MIN.
+    In a text, a split is at the first end of a line after SPLIT_MIN ids; if no line ends within SPLIT_MAX ids, at
+    the last place of the best quality. The rest of a text is never shorter than SPLIT_MIN.
 
     Args:
-        edges: 0, where each medium starts, and the number of ids, ascending.
-        splits: filled from the start; `len(quality) // SPLIT_MIN + len(edges)` always suffice.
+        quality: (n,) uint8 from `judge`; NEVER at ids that are no text.
+        edges: 0, the first id of each medium, and the number of ids, ascending.
+        splits: the result, filled from the start; a length of `n // SPLIT_MIN + len(edges)` always suffices.
     Returns:
-        how many there are.
+        the number of splits.
     """
     count = 0
     for i in range(len(edges) - 1):

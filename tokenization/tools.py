@@ -1,10 +1,9 @@
-"""Tool declarations as the model reads them: TypeScript, as Kimi K2.5 writes them, or compact JSON.
+"""Tool declarations as the model reads them: TypeScript in the form of Kimi K2.5, or compact JSON.
 
-Used by `chat.py`. The form is that of the released encoder (`tool_declaration_ts.py` beside the K2.5 tokenizer): one
-`type` per function in a namespace, required fields first, each group by name, what TypeScript can't say as comments.
-Keys are sorted at every level before, as there. A schema that TypeScript can't express falls back to JSON, for all
-tools of the conversation, as there.
-"""
+`chat.py` puts them into the first message. The form is that of the released encoder (`tool_declaration_ts.py` of the
+K2.5 tokenizer): one `type` per function in a namespace, required fields first, each group sorted by name, and comments
+for constraints that TypeScript can't express. As there, keys are first sorted at every level, and one schema that
+TypeScript can't express makes the declarations of the whole conversation JSON."""
 
 from __future__ import annotations
 
@@ -19,16 +18,16 @@ Form = Literal["typescript", "json"]
 
 INDENT = "  "
 _SCALARS = {"integer": "number"}
-_IN_UNIONS = {name: name for name in ("string", "number", "boolean", "null")}
-_IN_UNIONS |= {"integer": "number", "object": "{}", "array": "Array<any>"}
+_UNION_NAMES = {name: name for name in ("string", "number", "boolean", "null")}
+_UNION_NAMES |= {"integer": "number", "object": "{}", "array": "Array<any>"}
 _CONSTRAINTS = {
     "string": ("maxLength", "minLength", "pattern"),
     "number": ("maximum", "minimum"),
     "integer": ("maximum", "minimum"),
     "array": ("maxItems", "minItems"),
 }
-"""By type, in the order in which they are told."""
-_OF_ENUM: Mapping[str, type | tuple[type, ...]] = {
+"""Constraints that become comments, by type and in this order."""
+_ENUM_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str,
     "number": (int, float),
     "integer": int,
@@ -37,12 +36,12 @@ _OF_ENUM: Mapping[str, type | tuple[type, ...]] = {
 
 
 def declare(tools: Sequence[Json], form: Form) -> str:
-    """The text of the declaration message; "" without tools."""
+    """Return the text of the declaration message; "" without tools."""
     ordered = json.loads(json.dumps(list(tools), sort_keys=True))
     if not ordered:
         return ""
     if form == "typescript":
-        # What a stranger calls a schema may be anything.
+        # a tool's schema comes from the data and may be any JSON
         with contextlib.suppress(_NoTypeScript, KeyError, TypeError, AttributeError, RecursionError):
             if declared := _namespace(ordered):
                 return declared
@@ -70,21 +69,22 @@ def _function(function: Mapping[str, Json]) -> str:
         interfaces.append("interface parameters {" + (f"\n{fields}\n" if fields else "") + "}")
         parameters = "parameters"
     for name, definition in list(types.definitions.items()):
-        comment = _comment(definition.get("description", ""), "")
-        interfaces.append(f"{comment}interface {name} {types.of(definition, '')}")
-    said = _comment(function.get("description") or "", "")[:-1]
+        described = _comment(definition.get("description", ""), "")
+        interfaces.append(f"{described}interface {name} {types.of(definition, '')}")
+    comment = _comment(function.get("description") or "", "")[:-1]
     declared = f"type {function.get('name', 'function')} = (_: {parameters}) => any;"
-    return "\n".join(line for line in (*interfaces, said, declared) if line)
+    return "\n".join(line for line in (*interfaces, comment, declared) if line)
 
 
 class _Types:
-    """Schemas to types, with the definitions that they refer to."""
+    """Converter of JSON schemas to types, with the definitions that they refer to."""
 
     def __init__(self) -> None:
         self.definitions: dict[str, Json] = {}
         self.refers_to_root = False
 
     def of(self, schema: Json, indent: str) -> str:
+        """Return the type of a schema; raises _NoTypeScript if there is none."""
         match schema:
             case bool():
                 return "any" if schema else "null"
@@ -95,7 +95,7 @@ class _Types:
             case {"enum": values}:
                 return _enum(values, schema.get("type"))
             case {"type": list(names)}:
-                return " | ".join(_IN_UNIONS[name] for name in names)
+                return " | ".join(_UNION_NAMES[name] for name in names)
             case {"type": "object"}:
                 return self.object(schema, indent)
             case {"type": "array"}:
@@ -107,6 +107,7 @@ class _Types:
         raise _NoTypeScript
 
     def object(self, schema: Mapping[str, Json], indent: str) -> str:
+        """Return the type of an object schema."""
         self.definitions |= schema.get("$defs") or {}
         fields = self.fields(schema, indent + INDENT)
         others = schema.get("additionalProperties")
@@ -116,20 +117,21 @@ class _Types:
         return f"{{\n{fields}\n{indent}}}" if fields else "{}"
 
     def fields(self, schema: Mapping[str, Json], indent: str, by_name: bool = True) -> str:
+        """Return the fields of an object schema, one per line."""
         properties, required = schema.get("properties", {}), schema.get("required", [])
         names = sorted(properties, key=lambda name: (name not in required, name)) if by_name else properties
         return ",\n".join(self._field(name, properties[name], name not in required, indent) for name in names)
 
     def _field(self, name: str, schema: Json, optional: bool, indent: str) -> str:
-        comments = _told(schema, indent)
+        comments = _type_comments(schema, indent)
         default = schema.get("default") if isinstance(schema, dict) else None
         if default is not None:
-            shown = repr(default) if isinstance(default, int | float) else json.dumps(default, ensure_ascii=False)
-            comments += f"{indent}// Default: {shown}\n"
+            text = repr(default) if isinstance(default, int | float) else json.dumps(default, ensure_ascii=False)
+            comments += f"{indent}// Default: {text}\n"
         return f"{comments}{indent}{name}{'?' if optional else ''}: {self.of(schema, indent)}"
 
     def _array(self, items: Json, indent: str) -> str:
-        comments = _told(items, indent + INDENT)
+        comments = _type_comments(items, indent + INDENT)
         if not comments:
             return f"Array<{self.of(items, indent)}>"
         return f"Array<\n{comments}{indent}{INDENT}{self.of(items, indent + INDENT)}\n{indent}>"
@@ -149,14 +151,14 @@ def _enum(values: Sequence[Json], type_name: Json) -> str:
         if len(type_name) != 1 and not (len(type_name) == 2 and "null" in type_name):
             raise _NoTypeScript
         type_name = next((name for name in type_name if name != "null"), "null")
-    wanted = _OF_ENUM.get(type_name or "", object)
+    wanted = _ENUM_TYPES.get(type_name or "", object)
     if not all(value is None or isinstance(value, wanted) for value in values):
         raise _NoTypeScript
     return " | ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in values)
 
 
-def _told(schema: Json, indent: str) -> str:
-    """Comment lines about a type: its description, then what TypeScript has no word for."""
+def _type_comments(schema: Json, indent: str) -> str:
+    """Return the comment lines of a type: its description, then constraints that TypeScript can't express."""
     if not isinstance(schema, dict) or "$ref" in schema or "anyOf" in schema or "enum" in schema:
         return _comment(schema.get("description", ""), indent) if isinstance(schema, dict) else ""
     names = _CONSTRAINTS.get(schema["type"], ()) if isinstance(schema.get("type"), str) else ()

@@ -1,13 +1,13 @@
-"""Text to token ids and back: a rank file in tiktoken's format, Kimi's split pattern, Kimi's 256 special tokens.
+"""Vocabulary: text to token ids and back, with byte-pair ranks, Kimi's split pattern and Kimi's 256 special tokens.
 
-Before this stands a `Document` or a chat, after it `encode.py`. The engine is tiktoken; `reference.py` is the slow
-twin it is tested against. One class serves the shipped tiny vocabulary (4,096 ranks, `tiny.tiktoken`, made by
-`learn_ranks.py`), a released `tiktoken.model`, where the special tokens start where the ranks end, and other people's
-`tokenizer.json` (`tokenizer_json.py`), with their own pattern and ids.
+`encode.py` and `chat.py` use it for documents and conversations. The engine is tiktoken; tests compare it with
+`reference.py`. One class serves the shipped tiny vocabulary (4,096 ranks, `tiny.tiktoken`, made by `learn_ranks.py`), a
+released `tiktoken.model`, whose special tokens follow its ranks, and any `tokenizer.json` of byte-level BPE
+(`tokenizer_json.py`), with its own pattern and ids.
 
 Sources. Split pattern, the two length caps and the names and offsets of the special tokens: the released tokenizer of
-the Kimi K2 family (`tokenization_kimi.py`, `tokenizer_config.json`), where the ranks end at 163,584. The name of the
-video placeholder is released, too, but not its id, because it never reaches a model; slot 253 is ours.
+the Kimi K2 family (`tokenization_kimi.py`, `tokenizer_config.json`), whose ranks end at 163,584. The name of the video
+placeholder is released as well, but its id is not, because it never reaches a model; offset 253 is ours.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ PATTERN = "|".join(
         r"\s+",
     ]
 )
-"""Pieces that merges never cross. Every alternative is linear in the length of the run it matches."""
+"""Split pattern: merges never cross the pieces that it matches. Every alternative takes time linear in its match."""
 
 _SPACE_BEFORE_WORDS = r"|\s+(?!\S)|\s+"
-"""How this and most patterns end. Only the look-ahead in it needs an engine that goes back."""
+"""End of this pattern and of most others. Its look-ahead alone needs an engine with backtracking."""
 
 MAX_TEXT = 400_000
 MAX_RUN = 25_000
-"""Text is handed to the engine in stretches of at most MAX_TEXT characters, cut again after MAX_RUN characters in a
-row that are all white space or all not: the released caps, so that ids agree on any text and a hostile endless line
-costs linear time and bounded memory."""
+"""Bounds on the text that the engine gets at once: MAX_TEXT characters, and at most MAX_RUN characters in a row that
+are all white space or all not. They are the released caps, so ids agree on any text, and an endless line costs linear
+time and bounded memory."""
 
-_EVERYTHING = "aA1_ \t\n\r\n  'll .,;!?(+\x00\x7f\xa0\u200b中é\u0301ʼ¼٣👩‍👩🏽\ufffd"
-"""A character of every kind, to see that a pattern takes them all."""
+_ALL_KINDS = "aA1_ \t\n\r\n  'll .,;!?(+\x00\x7f\xa0\u200b中é\u0301ʼ¼٣👩‍👩🏽\ufffd"
+"""Characters of every kind, to test that a pattern matches all text."""
 
 _RUN = re.compile(r"\s+|\S+")
 _SPACE = re.compile(r"\s")
@@ -91,27 +91,30 @@ _NAMES: Mapping[int, str] = {
     254: "[UNK]",
     255: "[PAD]",
 }
-"""Offset from the end of the ranks -> name. Offsets without a name are `<|reserved_token_ID|>`, as in the release."""
+"""Names of special tokens by offset from the end of the ranks; all others are `<|reserved_token_ID|>`, as released."""
 
 
 class Vocabulary:
-    """Immutable, safe to share between threads, picklable.
+    """Tokenizer with fixed ids; immutable, safe to share between threads, picklable.
 
-    `special` maps names to ids, in the order of ids; text that spells such a name is ordinary text to `encode`.
+    `special` maps names to ids, in the order of ids. `encode` treats text that spells such a name as ordinary text.
     """
 
     def __init__(
         self, ranks: Mapping[bytes, int], pattern: str = PATTERN, special: Mapping[str, int] | None = None
     ) -> None:
-        """`ranks` holds every single byte; its ids ascend in the order of merging.
-
-        Without `special` the ids are 0, 1, 2 ... and 256 special ones follow. With it, a file's own are kept, and the
-        names that are missing among them get the ids after the last one.
+        """
+        Args:
+            ranks: token bytes -> id; holds every single byte, and ids ascend in the order of merging.
+            pattern: split pattern, a regular expression.
+            special: name -> id of special tokens. Without it the ids of `ranks` are 0, 1, 2 ... and 256 special ids
+                follow. With it these ids are kept, and names of Kimi's that are missing get the ids after the last one.
         """
         self.pattern = pattern
         self.tokens: tuple[bytes, ...] = _by_id(ranks)
-        """Bytes of the ordinary tokens, by id; empty where an id is a special one."""
+        """Bytes of the ordinary tokens by id; empty for the ids of special tokens among them."""
         self.base = len(self.tokens)
+        """Number of ids before the special tokens that are appended."""
         self.special: Mapping[str, int] = MappingProxyType(_specials(self.tokens, special))
         self._engine = tiktoken.Encoding(
             "millrace", pat_str=grouped(pattern), mergeable_ranks=dict(ranks), special_tokens=dict(self.special)
@@ -119,18 +122,21 @@ class Vocabulary:
 
     @classmethod
     def load(cls, name: str | Path = "tiny") -> Vocabulary:
-        """The shipped vocabulary `tiny`, a file in tiktoken's format (one `base64 rank` a line), or a `tokenizer.json`.
+        """Load a vocabulary.
 
-        Raises ManifestError for a file that is not there, not a whole set of ranks, or of another kind of tokenizer.
+        Args:
+            name: `tiny`, a file in tiktoken's format (one `base64 rank` per line), or a `tokenizer.json`.
+        Raises:
+            ManifestError: the file is missing, holds no complete set of ranks, or is another kind of tokenizer.
         """
         if str(name).endswith(".json"):
             try:
-                read = cls(*tokenizer_json.read(Path(name)))
+                vocabulary = cls(*tokenizer_json.read(Path(name)))
             except ValueError as error:
                 raise ManifestError(f"its pattern can't be used ({error})", where=str(name)) from None
-            if read.decode(read.encode(_EVERYTHING)) != _EVERYTHING:
-                raise ManifestError("its pattern leaves out some text", where=str(name))
-            return read
+            if vocabulary.decode(vocabulary.encode(_ALL_KINDS)) != _ALL_KINDS:
+                raise ManifestError("its pattern does not match all text", where=str(name))
+            return vocabulary
         return cls(_read_ranks(TINY if name == "tiny" else Path(name)))
 
     def __reduce__(self) -> tuple[type, tuple[dict[bytes, int], str, dict[str, int]]]:
@@ -139,7 +145,7 @@ class Vocabulary:
 
     @cached_property
     def size(self) -> int:
-        """Rows of the model's embedding: ranks and special tokens."""
+        """Number of rows of the model's embedding: ordinary and special tokens."""
         return self.base + sum(id >= self.base for id in self.special.values())
 
     @property
@@ -160,82 +166,97 @@ class Vocabulary:
 
     @cached_property
     def digest(self) -> str:
-        """Over pattern, special names and tokens: equal digests give equal ids for every text."""
+        """Digest of pattern, special names and tokens. Vocabularies with equal digests give equal ids for every
+        text."""
         return digest("vocabulary", self.pattern, *self.special, *self.tokens)
 
     @cached_property
     def byte_lengths(self) -> np.ndarray:
-        """(size,) int32: bytes of text behind each id, 0 for special tokens."""
+        """(size,) int32: bytes of text of each id, 0 for special tokens."""
         return np.array([len(token) for token in self.tokens] + [0] * (self.size - self.base), np.int32)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; never a special id, whatever the text says.
+        """Return the ids of `text`; never a special id, even for text that spells a special name.
 
-        Raises RecordError(`lone_surrogate`) for a string that is not Unicode text.
+        Raises:
+            RecordError: `lone_surrogate` for a string that is not Unicode text.
         """
         utf8(text)
         ids: list[int] = []
-        for stretch in stretches(text):
-            ids += self._engine.encode_ordinary(stretch)
+        for chunk in text_chunks(text):
+            ids += self._engine.encode_ordinary(chunk)
         return ids
 
     def encode_array(self, text: str) -> np.ndarray:
-        """The same ids, (n,) uint32, for long texts: without a Python number for each."""
+        """Return the same ids as (n,) uint32, without a Python number for each; for long texts."""
         utf8(text)
-        found = [
-            self._engine.encode_to_numpy(stretch, allowed_special=set(), disallowed_special=())
-            for stretch in stretches(text)
+        ids = [
+            self._engine.encode_to_numpy(chunk, allowed_special=set(), disallowed_special=())
+            for chunk in text_chunks(text)
         ]
-        return found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.uint32), *found])
+        return ids[0] if len(ids) == 1 else np.concatenate([np.zeros(0, np.uint32), *ids])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of `ids`; special ones by name. Bytes that are no UTF-8 (a cut inside a character) become U+FFFD.
+        """Return the text of `ids`; special ids by name. Bytes that are no UTF-8 (half a character) become U+FFFD.
 
-        Raises ValueError for an id outside the vocabulary.
+        Raises:
+            ValueError: an id is outside the vocabulary.
         """
         plain = [int(i) for i in ids]
         if plain and not 0 <= min(plain) <= max(plain) < self.size:
-            raise ValueError(f"ids lie in 0 .. {self.size - 1}, got {min(plain)} .. {max(plain)}")
+            raise ValueError(f"expected ids in 0 .. {self.size - 1}, got {min(plain)} .. {max(plain)}")
         return self._engine.decode_bytes(plain).decode(errors="replace")
 
 
 def grouped(pattern: str) -> str:
-    """A pattern that matches the same, a fifth faster: alternatives that need no look-ahead are one group, which the
-    engine tries all at once instead of one after the other. Nothing follows the group, so nothing goes back into it."""
+    """Return an equivalent pattern that is a fifth faster.
+
+    Alternatives without look-ahead become one group, which the engine tries all at once instead of one by one. Nothing
+    follows the group, so the engine never backtracks into it.
+    """
     if not pattern.endswith(_SPACE_BEFORE_WORDS):
         return pattern
     return f"(?:{pattern.removesuffix(_SPACE_BEFORE_WORDS)}){_SPACE_BEFORE_WORDS}"
 
 
 def _by_id(ranks: Mapping[bytes, int]) -> tuple[bytes, ...]:
+    """Return token bytes by id, empty for ids without a token."""
     tokens = [b""] * (max(ranks.values()) + 1)
     for token, rank in ranks.items():
         tokens[rank] = token
     return tuple(tokens)
 
 
-def _specials(tokens: Sequence[bytes], known: Mapping[str, int] | None) -> dict[str, int]:
-    """Name -> id, ascending by id, for every id that is no ordinary token's."""
-    if known is None:
+def _specials(tokens: Sequence[bytes], declared: Mapping[str, int] | None) -> dict[str, int]:
+    """Return name -> id, ascending by id, for every id that is no ordinary token's.
+
+    Args:
+        declared: special tokens of the file; None for Kimi's 256.
+    """
+    if declared is None:
         end = len(tokens)
         return {_NAMES.get(i, f"<|reserved_token_{end + i}|>"): end + i for i in range(SPECIALS)}
-    names = {id: name for name, id in known.items()}
+    names = {id: name for name, id in declared.items()}
     end = max(len(tokens), max(names, default=-1) + 1)
-    names |= {end + i: name for i, name in enumerate(name for name in _NAMES.values() if name not in known)}
+    names |= {end + i: name for i, name in enumerate(name for name in _NAMES.values() if name not in declared)}
     ids = [id for id in range(max(names) + 1) if id >= len(tokens) or not tokens[id]]
     return {names.get(id, f"<|reserved_token_{id}|>"): id for id in ids}
 
 
 def utf8(text: str) -> bytes:
-    """Raises RecordError(`lone_surrogate`) for a string that is not Unicode text."""
+    """Encode `text` as UTF-8.
+
+    Raises:
+        RecordError: `lone_surrogate` for a string that is not Unicode text.
+    """
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise RecordError("lone_surrogate", f"character {error.start} is half of a surrogate pair") from None
 
 
-def stretches(text: str) -> Iterator[str]:
-    """Cut `text` into what the engine is given at once; see MAX_TEXT and MAX_RUN."""
+def text_chunks(text: str) -> Iterator[str]:
+    """Cut `text` into the chunks that the engine gets at once; see MAX_TEXT and MAX_RUN."""
     for first in range(0, len(text), MAX_TEXT):
         chunk = text[first : first + MAX_TEXT]
         cut = 0
@@ -248,7 +269,10 @@ def stretches(text: str) -> Iterator[str]:
 
 
 def _may_hold_long_run(chunk: str) -> bool:
-    """Looks at a few characters only: a run longer than MAX_RUN fills one of the windows of half its length."""
+    """Return False if no run of white space or of other characters is longer than MAX_RUN.
+
+    It reads few characters: a longer run fills at least one window of half that length.
+    """
     half = MAX_RUN // 2
     windows = [(at, at + half) for at in range(0, len(chunk) - half + 1, half)]
     return not all(_SPACE.search(chunk, *window) and _SOLID.search(chunk, *window) for window in windows)

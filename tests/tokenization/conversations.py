@@ -1,4 +1,4 @@
-"""Conversations for the tests of the chat form: random ones that are in order, and what parsing gives of them."""
+"""Random valid conversations for the tests of the chat form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ speakers = st.sampled_from(["", "", "Ann", "system", "<|im_middle|>"])
 
 
 def contents(min_size: int = 0) -> st.SearchStrategy[tuple[Part, ...]]:
-    """Parts as they parse: no empty text, no two texts in a row."""
+    """Parts in parsed form: no empty text, no two texts in a row."""
     media = st.sampled_from([IMAGE, VIDEO])
     parts = st.lists(texts.filter(bool).map(Text) | media, min_size=min_size, max_size=4)
     return parts.map(_joined)
@@ -61,12 +61,12 @@ def conversations(draw: st.DrawFn) -> Conversation:
     for _ in range(draw(st.integers(1, 3))):
         messages.append(Message("user", draw(contents(1)), name=draw(speakers)))
         for _ in range(draw(st.integers(0, 3))):
-            asked = tuple(draw(st.lists(calls, min_size=1, max_size=2)))
-            words = draw(texts)
-            messages.append(Message("assistant", (Text(words),) if words else (), draw(texts), asked))
-            for number in draw(st.permutations(range(called, called + len(asked)))):
-                name = draw(st.sampled_from(["", asked[number - called].name]))
+            requested = tuple(draw(st.lists(calls, min_size=1, max_size=2)))
+            text = draw(texts)
+            messages.append(Message("assistant", (Text(text),) if text else (), draw(texts), requested))
+            for number in draw(st.permutations(range(called, called + len(requested)))):
+                name = draw(st.sampled_from(["", requested[number - called].name]))
                 messages.append(Message("tool", draw(contents()), answers=number, name=name))
-            called += len(asked)
+            called += len(requested)
         messages.append(Message("assistant", (Text(draw(texts.filter(bool))),), draw(texts)))
     return Conversation(tuple(messages)).checked()

@@ -1,4 +1,4 @@
-"""The chat form: what stands where, that it parses back, that ids are only appended, and what carries loss."""
+"""The chat form: exact ids, round trips, ids that are only appended, and loss masks."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ WEATHER = {
 }
 
 
-def words(text: str) -> tuple[Text, ...]:
+def content(text: str) -> tuple[Text, ...]:
     return (Text(text),)
 
 
 STEPS = Conversation(
     (
-        Message("system", words("You are a helpful assistant.")),
-        Message("user", words("Compare the weather in NYC and LA.")),
+        Message("system", content("You are a helpful assistant.")),
+        Message("user", content("Compare the weather in NYC and LA.")),
         Message("assistant", (), "NYC first.", (Call("get_weather", '{"location": "New York, NY"}'),)),
-        Message("tool", words('{"temperature": 72}'), answers=0, name="get_weather"),
-        Message("assistant", words("Now LA."), "", (Call("get_weather", '{"location": "Los Angeles, CA"}'),)),
-        Message("tool", words('{"temperature": 85}'), answers=1),
-        Message("assistant", words("LA is warmer."), "85 is more than 72."),
+        Message("tool", content('{"temperature": 72}'), answers=0, name="get_weather"),
+        Message("assistant", content("Now LA."), "", (Call("get_weather", '{"location": "Los Angeles, CA"}'),)),
+        Message("tool", content('{"temperature": 85}'), answers=1),
+        Message("assistant", content("LA is warmer."), "85 is more than 72."),
     ),
     (WEATHER,),
 )
@@ -78,7 +78,8 @@ STEPS_TEXT = (
 
 
 def spelled(text: str) -> list[int]:
-    """Ids of a text in which the names of special tokens mean these: each stretch between two of them by itself."""
+    """Ids of a text in which names of special tokens stand for these; the text between two of them is encoded at
+    once."""
     ids: list[int] = []
     plain = ""
     while text:
@@ -99,7 +100,8 @@ def sample(conversation: Conversation, chat: Chat = RELEASED, facts: Sequence[Fa
     return encode_conversation(document, conversation, tiny, chat)
 
 
-def learned(made: Sample) -> list[str]:
+def predicted(made: Sample) -> list[str]:
+    """Texts that carry loss."""
     return [tiny.decode(made.ids[start:stop]) for start, stop in made.loss_runs]
 
 
@@ -114,7 +116,7 @@ def test_a_tool_can_be_declared_as_json() -> None:
     assert text.endswith(STEPS_TEXT[STEPS_TEXT.index("<|im_system|>system") :])
 
 
-def test_ids_of_the_release_stand_at_the_published_offsets() -> None:
+def test_special_ids_have_the_published_offsets() -> None:
     ids = {name: tiny.special[name] - tiny.base for name in ("<|im_end|>", "<|im_user|>", "<|im_assistant|>")}
     assert ids == {"<|im_end|>": 2, "<|im_user|>": 3, "<|im_assistant|>": 4}
     assert [tiny.special[f"<|{name}|>"] - tiny.base for name in ("im_system", "im_middle")] == [10, 17]
@@ -122,71 +124,71 @@ def test_ids_of_the_release_stand_at_the_published_offsets() -> None:
     assert [tiny.special[f"<|tool_{name}|>"] - tiny.base for name in calls] == [11, 12, 13, 14, 15]
 
 
-def test_media_stand_in_messages_as_in_documents_with_a_line_end_after_each() -> None:
-    talk = Conversation(
+def test_media_in_messages_are_placeholders_followed_by_a_line_end() -> None:
+    conversation = Conversation(
         (
             Message("user", (IMAGE, Text("What?"), VIDEO, IMAGE)),
             Message("assistant", (), "", (Call("look", "{}"),)),
             Message("tool", (IMAGE, Text("seen")), answers=0),
-            Message("assistant", words("A dog.")),
+            Message("assistant", content("A dog.")),
         )
     )
-    made = sample(talk)
+    made = sample(conversation)
     image = "<|media_begin|>image<|media_content|><|media_pad|><|media_end|>\n"
     expected = [f"user<|im_middle|>{image}What?<|kimi_k25_video_placeholder|>\n{image}<|im_end|>"]
     expected += [f"tool<|im_middle|>## Return of functions.look:0\n{image}seen<|im_end|>"]
     assert all(text in tiny.decode(made.ids) for text in expected)
     assert made.media == (IMAGE, VIDEO, IMAGE, IMAGE)
     marks = {"image": tiny.media_pad_id, "video": tiny.video_placeholder_id}
-    assert [made.ids[place] for place in made.places] == [marks[one.kind] for one in made.media]
+    assert [made.ids[place] for place in made.places] == [marks[medium.kind] for medium in made.media]
     assert "[image 640x480]\nWhat?[video 320x240]" in decode_sample(made, tiny)
     assert (made.whole, made.splits.tolist()) == (True, [])
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_a_generation_prompt_goes_on_where_the_loss_begins(thinking: bool) -> None:
-    """What the model is given at inference is what stands before the first id that it learns."""
-    asked = (Message("system", words("Short.")), Message("user", words("2+2?")))
-    answer = Message("assistant", words("4"), "Two and two." if thinking else "")
-    prompt = render(Conversation(asked), tiny, RELEASED).ids + generation_prompt(tiny, thinking)
+def test_the_generation_prompt_equals_the_ids_before_the_loss(thinking: bool) -> None:
+    """At inference the model gets exactly the ids that precede its first target in training."""
+    question = (Message("system", content("Short.")), Message("user", content("2+2?")))
+    answer = Message("assistant", content("4"), "Two and two." if thinking else "")
+    prompt = render(Conversation(question), tiny, RELEASED).ids + generation_prompt(tiny, thinking)
     end = "<|im_assistant|>assistant<|im_middle|>" + ("<think>" if thinking else "<think></think>")
     assert tiny.decode(prompt).endswith(end)
-    made = sample(Conversation((*asked, answer)))
+    made = sample(Conversation((*question, answer)))
     start = made.loss_runs[0][0]
     assert made.ids[:start].tolist() == prompt
-    assert learned(made) == ["Two and two.</think>4<|im_end|>" if thinking else "4<|im_end|>"]
+    assert predicted(made) == ["Two and two.</think>4<|im_end|>" if thinking else "4<|im_end|>"]
 
 
-def test_thinking_of_past_turns_is_left_out_or_kept_and_without_it_nothing_is_learned() -> None:
-    talk = Conversation(
+def test_thinking_of_past_turns_is_dropped_without_loss_or_kept() -> None:
+    conversation = Conversation(
         (
-            Message("user", words("2+2?")),
-            Message("assistant", words("The answer is 4."), "OLD"),
-            Message("user", words("3+3?")),
-            Message("assistant", words("Instant.")),
-            Message("user", words("4+4?")),
-            Message("assistant", words("Let me see."), "STEP", (Call("add", "{}"),)),
-            Message("tool", words("8"), answers=0),
-            Message("assistant", words("It is 8."), "NEW"),
+            Message("user", content("2+2?")),
+            Message("assistant", content("The answer is 4."), "OLD"),
+            Message("user", content("3+3?")),
+            Message("assistant", content("Instant.")),
+            Message("user", content("4+4?")),
+            Message("assistant", content("Let me see."), "STEP", (Call("add", "{}"),)),
+            Message("tool", content("8"), answers=0),
+            Message("assistant", content("It is 8."), "NEW"),
         )
     )
-    dropped, kept = sample(talk), sample(talk, KEPT)
+    dropped, kept = sample(conversation), sample(conversation, KEPT)
     assert "<think></think>The answer is 4." in tiny.decode(dropped.ids)
     assert "<think>OLD</think>The answer is 4." in tiny.decode(kept.ids)
-    assert all(f"<think>{said}</think>" in tiny.decode(dropped.ids) for said in ("STEP", "NEW"))
+    assert all(f"<think>{thinking}</think>" in tiny.decode(dropped.ids) for thinking in ("STEP", "NEW"))
     call = (
         "<|tool_calls_section_begin|><|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
     )
     call += "<|tool_calls_section_end|><|im_end|>"
     turn = [f"STEP</think>Let me see.{call}", "NEW</think>It is 8.<|im_end|>"]
-    assert learned(dropped) == ["Instant.<|im_end|>", *turn]
-    assert learned(kept) == ["OLD</think>The answer is 4.<|im_end|>", "Instant.<|im_end|>", *turn]
-    assert learned(sample(talk, Chat(train_on="last"))) == turn
+    assert predicted(dropped) == ["Instant.<|im_end|>", *turn]
+    assert predicted(kept) == ["OLD</think>The answer is 4.<|im_end|>", "Instant.<|im_end|>", *turn]
+    assert predicted(sample(conversation, Chat(train_on="last"))) == turn
 
 
 @given(conversations())
 @settings(max_examples=60)
-def test_what_is_rendered_parses_back(conversation: Conversation) -> None:
+def test_rendered_conversations_parse_back(conversation: Conversation) -> None:
     rendering = render(conversation, tiny, KEPT)
     assert parse(np.array(rendering.ids, np.uint32), rendering.media, tiny) == conversation.messages
 
@@ -195,30 +197,31 @@ def test_what_is_rendered_parses_back(conversation: Conversation) -> None:
 @settings(max_examples=25)
 def test_with_past_thinking_dropped_everything_else_parses_back(conversation: Conversation, chat: Chat) -> None:
     rendering = render(conversation, tiny, chat)
-    found = parse(rendering.ids, rendering.media, tiny)
-    assert [replace(message, thinking="") for message in found] == [
+    messages = parse(rendering.ids, rendering.media, tiny)
+    assert [replace(message, thinking="") for message in messages] == [
         replace(message, thinking="") for message in conversation.messages
     ]
-    thought = [message.thinking for message in conversation.messages]
-    assert all(now in ("", was) for now, was in zip([message.thinking for message in found], thought, strict=True))
+    thinking = [message.thinking for message in conversation.messages]
+    parsed = [message.thinking for message in messages]
+    assert all(after in ("", before) for after, before in zip(parsed, thinking, strict=True))
 
 
 @given(conversations())
 @settings(max_examples=25)
 def test_rendering_message_by_message_only_ever_appends(conversation: Conversation) -> None:
     rendering = Rendering(tiny)
-    so_far: list[int] = []
+    earlier: list[int] = []
     for count, message in enumerate(conversation.messages, 1):
         rendering.add(message)
-        assert rendering.ids[: len(so_far)] == so_far
-        so_far = list(rendering.ids)
-        assert so_far == render(Conversation(conversation.messages[:count]), tiny, KEPT).ids
+        assert rendering.ids[: len(earlier)] == earlier
+        earlier = list(rendering.ids)
+        assert earlier == render(Conversation(conversation.messages[:count]), tiny, KEPT).ids
 
 
 @given(conversations())
 @settings(max_examples=25)
-def test_special_ids_come_from_the_form_alone_whatever_is_said(conversation: Conversation) -> None:
-    """As many of each as there are messages, thoughts and calls, also where texts and arguments spell their names."""
+def test_special_ids_come_from_the_chat_form_alone(conversation: Conversation) -> None:
+    """Their counts equal those of messages, thinking and calls, even if texts and arguments spell their names."""
     ids = render(conversation, tiny, KEPT).ids
     counts = {name: ids.count(tiny.special[name]) for name in ("<|im_end|>", "<|im_middle|>", "<think>", "</think>")}
     messages = conversation.messages
@@ -237,53 +240,53 @@ def test_special_ids_come_from_the_form_alone_whatever_is_said(conversation: Con
 @settings(max_examples=25)
 def test_loss_falls_on_the_assistant_and_never_on_prompts_results_or_media(conversation: Conversation) -> None:
     made = sample(conversation, KEPT)
-    carries = np.zeros(len(made.ids), bool)
+    has_loss = np.zeros(len(made.ids), bool)
     for start, stop in made.loss_runs:
-        carries[start:stop] = True
+        has_loss[start:stop] = True
     ends = np.flatnonzero(made.ids == tiny.special["<|im_end|>"]) + 1
     starts = [0, *ends[:-1]]
     for message, start, end in zip(conversation.messages, starts, ends, strict=True):
-        inside = carries[start:end]
+        inside = has_loss[start:end]
         if message.role != "assistant":
             assert not inside.any()
             continue
-        given = spelled("<|im_assistant|>assistant<|im_middle|><think>" + ("" if message.thinking else "</think>"))
-        assert made.ids[start : start + len(given)].tolist() == given
-        assert not inside[: len(given)].any()
-        assert inside[len(given) :].all()
+        prompt = spelled("<|im_assistant|>assistant<|im_middle|><think>" + ("" if message.thinking else "</think>"))
+        assert made.ids[start : start + len(prompt)].tolist() == prompt
+        assert not inside[: len(prompt)].any()
+        assert inside[len(prompt) :].all()
 
 
 @given(st.lists(texts.filter(bool), min_size=3, max_size=3), st.data())
-def test_facts_are_found_in_thinking_content_and_arguments(said: list[str], data: st.DataObject) -> None:
-    talk = Conversation(
+def test_facts_in_thinking_content_and_arguments_become_spans(drawn: list[str], data: st.DataObject) -> None:
+    conversation = Conversation(
         (
             Message("user", (IMAGE, Text("Q"))),
-            Message("assistant", words(said[0]), said[1], (Call("f", said[2]),)),
+            Message("assistant", content(drawn[0]), drawn[1], (Call("f", drawn[2]),)),
         )
     )
-    order = [IMAGE, Text("Q"), Text(said[1]), Text(said[0]), Text(said[2])]
-    assert list(talk.parts) == order
+    order = [IMAGE, Text("Q"), Text(drawn[1]), Text(drawn[0]), Text(drawn[2])]
+    assert list(conversation.parts) == order
     part = data.draw(st.sampled_from([1, 2, 3, 4]))
     text = order[part].text
     start = data.draw(st.integers(0, len(text) - 1))
     stop = data.draw(st.integers(start + 1, len(text)))
-    made = sample(talk, facts=[Fact("answer", part, start, stop)])
+    made = sample(conversation, facts=[Fact("answer", part, start, stop)])
     (span,) = made.spans
     covered = b"".join(tiny.tokens[id] for id in made.ids[span.start : span.stop])
     assert text[start:stop].encode() in covered
 
 
-def test_facts_in_thinking_that_is_left_out_go_with_it() -> None:
-    old, new = Message("assistant", words("a"), "OLD"), Message("assistant", words("b"), "NEW")
-    talk = Conversation((Message("user", words("x")), old, Message("user", words("y")), new))
+def test_facts_in_dropped_thinking_are_dropped() -> None:
+    old, new = Message("assistant", content("a"), "OLD"), Message("assistant", content("b"), "NEW")
+    conversation = Conversation((Message("user", content("x")), old, Message("user", content("y")), new))
     facts = [Fact("answer", 1, 0, 3), Fact("answer", 4, 0, 3)]
-    spans = sample(talk, facts=facts).spans
-    assert [tiny.decode(sample(talk).ids[span.start : span.stop]) for span in spans] == ["NEW"]
+    spans = sample(conversation, facts=facts).spans
+    assert [tiny.decode(sample(conversation).ids[span.start : span.stop]) for span in spans] == ["NEW"]
 
 
-def test_a_conversation_without_words_to_learn_is_refused() -> None:
+def test_a_conversation_without_loss_is_refused() -> None:
     with pytest.raises(RecordError) as caught:
-        sample(Conversation((Message("user", words("Anyone?")),)))
+        sample(Conversation((Message("user", content("Anyone?")),)))
     assert caught.value.reason == "nothing_to_learn"
 
 
@@ -291,7 +294,7 @@ GOOD = spelled(STEPS_TEXT)
 
 
 @pytest.mark.parametrize("cut", [1, 5, len(GOOD) // 2, len(GOOD) - 1])
-def test_half_a_conversation_does_not_parse(cut: int) -> None:
+def test_a_truncated_conversation_does_not_parse(cut: int) -> None:
     assert GOOD[cut - 1] != tiny.special["<|im_end|>"]
     with pytest.raises(RecordError) as caught:
         parse(GOOD[:cut], [], tiny)
@@ -313,13 +316,13 @@ def test_half_a_conversation_does_not_parse(cut: int) -> None:
         ("<|im_user|>user<|im_middle|><|kimi_k25_video_placeholder|>x<|im_end|>", [VIDEO]),
     ],
 )
-def test_what_no_conversation_is_does_not_parse(text: str, media: list) -> None:
+def test_ids_that_no_conversation_renders_to_do_not_parse(text: str, media: list) -> None:
     with pytest.raises(RecordError) as caught:
         parse(spelled(text), media, tiny)
     assert caught.value.reason == "bad_chat"
 
 
-def test_names_of_special_ids_in_text_are_the_hard_cases_here() -> None:
-    """The properties above mean something only while their texts spell what would confuse a parser of text."""
+def test_the_random_texts_spell_names_of_special_tokens() -> None:
+    """Without such names the properties above would test little."""
     assert all(any(name in text for text in NASTY) for name in ("<|im_end|>", "</think>", "<|tool_call_begin|>"))
     assert placeholder(IMAGE, tiny) == spelled("<|media_begin|>image<|media_content|><|media_pad|><|media_end|>")

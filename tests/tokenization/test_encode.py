@@ -1,4 +1,4 @@
-"""Documents to samples and back: placeholders, loss, cuts, facts."""
+"""Documents to samples and back: placeholders, loss, splits, facts."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ parts = st.lists(texts.map(Text) | st.just(image()) | st.just(video()), max_size
 
 
 def joined(parts: tuple[Part, ...]) -> list[str | Media]:
-    """Neighbouring texts as one, empty ones left out: what ids can tell."""
-    found: list[str | Media] = []
+    """Parts with adjacent texts joined and empty ones left out, as ids represent them."""
+    result: list[str | Media] = []
     for part in parts:
         if isinstance(part, Media):
-            found.append(replace(part, payload=None))
-        elif found and isinstance(found[-1], str):
-            found[-1] += part.text
+            result.append(replace(part, payload=None))
+        elif result and isinstance(result[-1], str):
+            result[-1] += part.text
         elif part.text:
-            found.append(part.text)
-    return [p for p in found if p]
+            result.append(part.text)
+    return [part for part in result if part]
 
 
 @given(parts)
@@ -67,14 +67,18 @@ def test_samples_decode_back_to_their_documents(parts):
 
 def test_a_document_becomes_exactly_these_ids():
     sample = encode(document(Text("a red"), image(), Text("dog"), video()), tiny)
-    s = tiny.special
+    special = tiny.special
     assert sample.ids.tolist() == [
         *tiny.encode("a red"),
-        s["<|media_begin|>"], *tiny.encode("image"), s["<|media_content|>"], s["<|media_pad|>"], s["<|media_end|>"],
+        special["<|media_begin|>"],
+        *tiny.encode("image"),
+        special["<|media_content|>"],
+        special["<|media_pad|>"],
+        special["<|media_end|>"],
         *tiny.encode("dog"),
-        s["<|kimi_k25_video_placeholder|>"],
-        s["[EOS]"],
-    ]  # fmt: skip
+        special["<|kimi_k25_video_placeholder|>"],
+        special["[EOS]"],
+    ]
     assert sample.ids.dtype == np.uint32
     assert decode_sample(sample, tiny) == "a red[image 640x480]dog[video 320x240]"
     assert [m.payload for m in sample.media] == [None, None]
@@ -82,54 +86,54 @@ def test_a_document_becomes_exactly_these_ids():
 
 
 @given(parts)
-def test_loss_falls_on_text_and_the_end_and_nowhere_else(parts):
+def test_loss_falls_on_text_and_on_eos_alone(parts):
     sample = encode(document(*parts), tiny)
-    carries = np.zeros(len(sample.ids), bool)
+    has_loss = np.zeros(len(sample.ids), bool)
     for start, stop in sample.loss_runs:
         assert 0 < start < stop
-        assert not carries[start - 1]  # runs are apart
-        carries[start:stop] = True
+        assert not has_loss[start - 1]  # runs do not touch
+        has_loss[start:stop] = True
     expected: list[bool] = []
     for part in parts:
         length = len(tiny.encode(part.text) if isinstance(part, Text) else placeholder(part, tiny))
         expected += [isinstance(part, Text)] * length
-    assert carries.tolist() == [False, *expected[1:], True] if expected else [False]
+    assert has_loss.tolist() == [False, *expected[1:], True] if expected else [False]
 
 
 @given(parts)
-def test_cuts_never_fall_inside_a_medium_or_a_character(parts):
+def test_splits_never_fall_inside_a_medium_or_a_character(parts):
     sample = encode(document(*parts), tiny)
     splits = [0, *sample.splits.tolist(), len(sample.ids)]
     assert splits == sorted(set(splits))
     pieces = []
     for start, stop in pairwise(splits):
-        stretch = sample.ids[start:stop]
-        begins, ends = (np.sum(stretch == tiny.special[name]) for name in ("<|media_begin|>", "<|media_end|>"))
+        piece = sample.ids[start:stop]
+        begins, ends = (np.sum(piece == tiny.special[name]) for name in ("<|media_begin|>", "<|media_end|>"))
         assert begins == ends <= 1
-        pieces.append(tiny.decode(stretch))
+        pieces.append(tiny.decode(piece))
         assert stop - start <= SPLIT_MAX
     assert "".join(pieces) == tiny.decode(sample.ids)
 
 
 @given(texts | st.text(st.sampled_from("ab .!?。！？\n\t字。\u0301é"), max_size=30))
-def test_places_for_cuts_are_judged_as_the_reference_judges_them(text):
+def test_the_quality_of_cuts_equals_that_of_the_reference(text):
     ids = tiny.encode_array(text)
     assert cut_quality(ids, [(0, len(ids), text)], tiny).tolist() == reference.cut_quality(text, tiny)
 
 
-def test_neighbouring_texts_can_be_cut_apart():
+def test_adjacent_texts_have_a_split_between_them():
     half = "one two three four five " * 6
     sample = encode(document(Text(half), Text(half)), tiny)
     assert len(tiny.encode(half)) in sample.splits
 
 
-def test_a_medium_can_be_cut_off_from_what_precedes_it_but_not_from_its_caption():
+def test_splits_are_before_media_and_never_between_a_medium_and_its_caption():
     sample = encode(document(Text("before"), image(), Text("caption"), image(), image(), Text("end")), tiny)
     begins = np.flatnonzero(sample.ids == tiny.special["<|media_begin|>"])
     assert sample.splits.tolist() == begins.tolist()
 
 
-def test_cuts_prefer_line_ends():
+def test_splits_prefer_line_ends():
     lines = [f"This is line number {i} of a longer text that goes on.\n" for i in range(100)]
     sample = encode(document(Text("".join(lines))), tiny)
     gaps = np.diff([0, *sample.splits])
@@ -137,10 +141,12 @@ def test_cuts_prefer_line_ends():
     assert gaps.min() >= SPLIT_MIN and gaps.max() < 2 * SPLIT_MIN
 
 
-def test_cuts_without_line_ends_prefer_ends_of_sentences():
+def test_splits_without_line_ends_prefer_ends_of_sentences():
     sample = encode(document(Text("This sentence is followed by another one of its kind. " * 50)), tiny)
     assert len(sample.splits) > 3
-    assert all(tiny.decode(sample.ids[:at]).endswith(".") for at in sample.splits[:-1])  # the end may leave no choice
+    assert all(
+        tiny.decode(sample.ids[:at]).endswith(".") for at in sample.splits[:-1]
+    )  # the last split may have no choice
 
 
 @given(st.data())
@@ -159,10 +165,10 @@ def test_facts_become_the_tokens_that_overlap_them(data):
     assert text[start:stop] in tiny.decode(sample.ids[span.start : span.stop]) or not text.isascii()
 
 
-def test_a_fact_in_a_caption_is_the_word_with_its_blank():
+def test_a_fact_in_a_caption_is_the_word_with_its_leading_space():
     text = "2 objects , red circle , blue star"
-    at = text.index("circle")
-    sample = encode(document(image(), Text(text), facts=(Fact("shape", 1, at, at + 6),)), tiny)
+    start = text.index("circle")
+    sample = encode(document(image(), Text(text), facts=(Fact("shape", 1, start, start + 6),)), tiny)
     (span,) = sample.spans
     assert tiny.decode(sample.ids[span.start : span.stop]) == " circle"
 
@@ -176,11 +182,11 @@ def test_facts_outside_their_text_are_refused(fact):
     assert caught.value.reason == "bad_fact"
 
 
-def test_samples_whose_ids_and_media_disagree_do_not_decode():
+def test_samples_with_disagreeing_ids_and_media_do_not_decode():
     sample = encode(document(image(), video()), tiny)
     with pytest.raises(ValueError, match="2 placeholders for 1 media"):
         decode(replace(sample, media=sample.media[:1]), tiny)
-    with pytest.raises(ValueError, match="does not begin the placeholder of its video"):
+    with pytest.raises(ValueError, match="expected the placeholder of a video at id"):
         decode(replace(sample, media=sample.media[::-1]), tiny)
     with pytest.raises(ValueError, match=r"\[EOS\]"):
         decode(replace(sample, ids=sample.ids[:-1]), tiny)

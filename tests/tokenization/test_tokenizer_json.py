@@ -1,4 +1,4 @@
-"""Vocabularies out of a `tokenizer.json`, against the library whose files they are."""
+"""Vocabularies from a `tokenizer.json`, compared with the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT = next(interpreter_text()) * 2 + " 中文字 über עברית don't I'LL 12
 
 
 def trained(split: bool) -> Tokenizer:
-    """By the library itself; `split`: with a pattern of its own, and special tokens on both ends."""
+    """A tokenizer trained by the library; `split`: with another pattern, and special tokens at both ends."""
     tokenizer = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split)
     own = pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}|[^\p{L}\p{N}]+"), "isolated")
@@ -43,15 +43,15 @@ def trained(split: bool) -> Tokenizer:
 THEIRS = {split: trained(split) for split in (False, True)}
 
 
-def load(told: str | Json, folder: Path) -> Vocabulary:
+def load(content: str | Json, folder: Path) -> Vocabulary:
     file = folder / "tokenizer.json"
-    file.write_text(told if isinstance(told, str) else json.dumps(told))
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
     return Vocabulary.load(file)
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Vocabulary]:
-    return {split: load(one.to_str(), tmp_path_factory.mktemp("json")) for split, one in THEIRS.items()}
+    return {split: load(theirs.to_str(), tmp_path_factory.mktemp("json")) for split, theirs in THEIRS.items()}
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.lists(
@@ -92,11 +92,11 @@ def test_documents_with_media_and_copies_of_the_vocabulary_work(ours: dict[bool,
     assert ours[True].digest != ours[False].digest
 
 
-def test_kimis_pattern_may_stand_in_such_a_file(tmp_path: Path) -> None:
-    """The shipped vocabulary written down as a tokenizer.json gives the same ids."""
+def test_a_file_may_hold_kimis_pattern(tmp_path: Path) -> None:
+    """The shipped vocabulary written as a tokenizer.json gives the same ids."""
     tiny = Vocabulary.load("tiny")
-    shown = {byte: character for character, byte in BYTES.items()}
-    names = ["".join(shown[byte] for byte in token) for token in tiny.tokens]
+    characters = {byte: character for character, byte in BYTES.items()}
+    names = ["".join(characters[byte] for byte in token) for token in tiny.tokens]
     merges = []
     ranks = {token: rank for rank, token in enumerate(tiny.tokens)}
     for token in tiny.tokens[256:]:
@@ -109,22 +109,23 @@ def test_kimis_pattern_may_stand_in_such_a_file(tmp_path: Path) -> None:
         merges.append([names[ranks[token[:at]]], names[ranks[token[at:]]]])
     split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    told = {
+    content = {
         "model": {"type": "BPE", "vocab": dict(zip(names, range(len(names)), strict=True)), "merges": merges},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "added_tokens": [{"id": id, "content": name, "special": True} for name, id in tiny.special.items()],
     }
-    read = load(told, tmp_path)
-    assert (read.digest, read.special) == (tiny.digest, tiny.special)
+    vocabulary = load(content, tmp_path)
+    assert (vocabulary.digest, vocabulary.special) == (tiny.digest, tiny.special)
 
 
-def change(told: Json, path: str, value: Json) -> Json:
-    *above, last = path.split(".")
-    box = told
-    for name in above:
-        box = box[name]
-    box[last] = value
-    return told
+def changed(content: Json, path: str, value: Json) -> Json:
+    """Content with one value replaced, at a path of keys."""
+    *parents, last = path.split(".")
+    inner = content
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    return content
 
 
 @pytest.mark.parametrize(
@@ -142,24 +143,27 @@ def change(told: Json, path: str, value: Json) -> Json:
     ],
 )
 def test_other_kinds_of_tokenizers_are_refused(tmp_path: Path, path: str, value: Json) -> None:
-    told = json.loads(THEIRS[False].to_str())
+    content = json.loads(THEIRS[False].to_str())
     with pytest.raises(ManifestError):
-        load(change(told, path, value), tmp_path)
+        load(changed(content, path, value), tmp_path)
 
 
-@pytest.mark.parametrize(("pattern", "message"), [(r"\p{L}+", "leaves out"), (r"(", "can't be used")])
-def test_patterns_that_do_not_take_all_text_are_refused(tmp_path: Path, pattern: str, message: str) -> None:
-    told = json.loads(THEIRS[True].to_str())
-    told["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pattern}
+@pytest.mark.parametrize(("pattern", "message"), [(r"\p{L}+", "does not match all text"), (r"(", "can't be used")])
+def test_patterns_that_do_not_match_all_text_are_refused(tmp_path: Path, pattern: str, message: str) -> None:
+    content = json.loads(THEIRS[True].to_str())
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pattern}
     with pytest.raises(ManifestError, match=message):
-        load(told, tmp_path)
+        load(content, tmp_path)
 
 
 def test_tokens_out_of_the_order_of_merges_are_refused(tmp_path: Path) -> None:
-    told = json.loads(THEIRS[False].to_str())
-    told["model"]["merges"][5], told["model"]["merges"][40] = told["model"]["merges"][40], told["model"]["merges"][5]
+    content = json.loads(THEIRS[False].to_str())
+    content["model"]["merges"][5], content["model"]["merges"][40] = (
+        content["model"]["merges"][40],
+        content["model"]["merges"][5],
+    )
     with pytest.raises(ManifestError, match="not in the same order"):
-        load(told, tmp_path)
+        load(content, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": 3}', "\x00"])
@@ -172,7 +176,7 @@ def test_gpt2_is_read_from_its_published_files(test_data: Path, tmp_path: Path) 
     folder = test_data / "tokenizer_gpt2"
     merges = [line.split(" ") for line in (folder / "vocab.bpe").read_text().splitlines()[1:] if line]
     vocabulary = json.loads((folder / "encoder.json").read_text())
-    told = {
+    content = {
         "version": "1.0",
         "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
@@ -181,7 +185,7 @@ def test_gpt2_is_read_from_its_published_files(test_data: Path, tmp_path: Path) 
              "rstrip": False, "normalized": False}
         ],
     }  # fmt: skip
-    ours = load(told, tmp_path)
+    ours = load(content, tmp_path)
     theirs = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for file in sorted((test_data / "udhr_multilingual").rglob("*"))[:12]:
         if file.is_file():

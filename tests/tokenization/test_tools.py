@@ -1,4 +1,4 @@
-"""Tool declarations: the TypeScript that K2.5 is given, type by type, and JSON where there is no type."""
+"""Tool declarations: the TypeScript of K2.5, type by type, and JSON for schemas without a type."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from manifests.records import Json
 from tokenization.tools import declare
 
 
-def function(name: str = "f", said: str = "", **parameters: Json) -> Json:
+def function(name: str = "f", description: str = "", **parameters: Json) -> Json:
     schema = {"type": "object", "properties": parameters}
-    return {"type": "function", "function": {"name": name, "description": said, "parameters": schema}}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
 def typed(schema: Json, required: bool = True) -> str:
-    """What stands between the braces of the only function for a field `x`."""
+    """Return the text between the braces of a function with one parameter `x`."""
     tool = function(x=schema)
     tool["function"]["parameters"]["required"] = ["x"] if required else []
     text = declare([tool], "typescript")
@@ -54,7 +54,7 @@ def test_a_schema_becomes_this_type(schema: Json, text: str) -> None:
     assert typed(schema) == text
 
 
-def test_what_is_not_required_may_be_left_out() -> None:
+def test_a_field_that_is_not_required_is_optional() -> None:
     assert typed({"type": "string"}, required=False) == "  x?: string"
 
 
@@ -81,17 +81,17 @@ def test_definitions_become_interfaces_and_a_schema_may_refer_to_itself() -> Non
         {"type": ["string", "colour"]},
     ],
 )
-def test_a_schema_without_a_type_turns_the_whole_declaration_to_json(bad: Json) -> None:
+def test_a_schema_without_a_type_makes_the_whole_declaration_json(bad: Json) -> None:
     tools = [function("good"), function("bad", x=bad)]
     assert json.loads(declare(tools, "typescript")) == tools
     assert declare(tools, "typescript") == declare(tools, "json")
 
 
-def test_json_is_compact_with_keys_in_order_at_every_level() -> None:
+def test_json_is_compact_with_sorted_keys_at_every_level() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"ü": {}}}}}
     expected = '[{"function":{"name":"f","parameters":{"properties":{"ü":{}},"type":"object"}},"type":"function"}]'
     assert declare([tool], "json") == expected
 
 
-def test_no_tools_are_no_declaration() -> None:
+def test_no_tools_give_no_declaration() -> None:
     assert declare([], "typescript") == declare([], "json") == ""

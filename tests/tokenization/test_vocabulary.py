@@ -1,4 +1,4 @@
-"""Ids and text: round trips, special tokens, the reference, hostile input, the pinned file."""
+"""Vocabularies: round trips, special tokens, the reference, hostile input, the pinned file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from manifests.errors import ManifestError, RecordError
 from tokenization import reference
-from tokenization.vocabulary import MAX_RUN, MAX_TEXT, TINY, Vocabulary, stretches
+from tokenization.vocabulary import MAX_RUN, MAX_TEXT, TINY, Vocabulary, text_chunks
 
 TINY_DIGEST = "ac1d9af39fb24f7582fe94a63a9b9115eb53df5839104d6be8a037071cf82bc3"
-"""Stores, plans and checkpoints name it. It changes only when a new vocabulary is promoted by hand."""
+"""Stores, plans and checkpoints hold this digest. It changes only if a new vocabulary is promoted by hand."""
 
 tiny = Vocabulary.load("tiny")
 
@@ -39,7 +39,7 @@ def test_the_shipped_vocabulary_has_4096_ranks_and_256_special_tokens():
     assert sorted(tiny.special.values()) == list(range(4096, 4352))
 
 
-def test_special_tokens_stand_where_the_released_ones_do():
+def test_special_tokens_have_the_released_offsets():
     released = {
         "[BOS]": 163584, "[EOS]": 163585, "<|im_end|>": 163586, "<|im_user|>": 163587, "<|im_assistant|>": 163588,
         "<|im_system|>": 163594, "<|tool_calls_section_begin|>": 163595, "<|tool_calls_section_end|>": 163596,
@@ -64,7 +64,7 @@ def test_digits_are_single_tokens():
         "image",
     ],
 )
-def test_words_that_scenes_are_made_of_are_one_token(words):
+def test_frequent_words_of_scenes_are_single_tokens(words):
     assert len(tiny.encode(words)) == len(words.split())
 
 
@@ -86,7 +86,7 @@ def test_special_names_in_user_text_stay_ordinary_text(text):
 
 
 @given(st.lists(st.integers(0, tiny.size - 1), max_size=30))
-def test_any_ids_decode_and_special_ones_show_their_name(ids):
+def test_any_ids_decode_and_special_ones_appear_by_name(ids):
     names = {i: name for name, i in tiny.special.items()}
     text = tiny.decode(ids)
     assert all(names[i] in text for i in ids if i in names)
@@ -106,47 +106,47 @@ def test_half_a_surrogate_pair_is_refused_with_a_reason():
 
 @given(st.lists(st.tuples(st.sampled_from(["a", " ", "\n", "x y "]), st.integers(1, 3 * MAX_RUN)), max_size=4))
 @settings(max_examples=30, deadline=None)
-def test_stretches_are_the_text_and_bounded(runs):
+def test_chunks_join_to_the_text_and_are_bounded(runs):
     text = "".join(unit * (count // len(unit)) for unit, count in runs)
-    cut = list(stretches(text))
-    assert "".join(cut) == text
-    for stretch in cut:
-        assert len(stretch) <= MAX_TEXT
-        assert max((len(run) for run in re.findall(r"\s+|\S+", stretch)), default=0) <= MAX_RUN
+    chunks = list(text_chunks(text))
+    assert "".join(chunks) == text
+    for chunk in chunks:
+        assert len(chunk) <= MAX_TEXT
+        assert max((len(run) for run in re.findall(r"\s+|\S+", chunk)), default=0) <= MAX_RUN
 
 
 @pytest.mark.parametrize("before", [0, 1, 12_499, 12_500, 24_999, 40_000, 374_999, 399_999])
 @pytest.mark.parametrize("unit", ["x", " "])
-def test_a_run_just_too_long_is_found_wherever_it_begins(before, unit):
+def test_a_run_over_the_limit_is_cut_at_any_offset(before, unit):
     text = "a " * (before // 2) + "-" * (before % 2) + unit * (MAX_RUN + 1) + ("b" if unit == " " else " ") + "c d "
-    runs = [run for stretch in stretches(text) for run in re.findall(r"\s+|\S+", stretch)]
+    runs = [run for chunk in text_chunks(text) for run in re.findall(r"\s+|\S+", chunk)]
     assert max(map(len, runs)) <= MAX_RUN
 
 
-def test_stretches_are_cut_where_the_released_tokenizer_cuts():
-    assert [len(s) for s in stretches("ab " + "x" * 60_000 + " c")] == [25_003, 25_000, 10_002]
-    assert [len(s) for s in stretches("a b " * 150_000)] == [400_000, 200_000]
+def test_chunks_are_those_of_the_released_tokenizer():
+    assert [len(chunk) for chunk in text_chunks("ab " + "x" * 60_000 + " c")] == [25_003, 25_000, 10_002]
+    assert [len(chunk) for chunk in text_chunks("a b " * 150_000)] == [400_000, 200_000]
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "aA", " \n", "'s", "\u0301", "中", "👩\u200d", "\x00", "🇩"])
 def test_endless_lines_take_linear_time(unit):
     def seconds(characters: int) -> float:
-        began = time.process_time()
+        start = time.process_time()
         assert tiny.decode(tiny.encode(unit * (characters // len(unit)))) == unit * (characters // len(unit))
-        return time.process_time() - began
+        return time.process_time() - start
 
     seconds(50_000)
     assert seconds(1_000_000) < 60 * max(seconds(50_000), 0.005)
 
 
-def test_threads_and_other_processes_get_the_same_ids():
+def test_threads_and_pickled_copies_give_the_same_ids():
     texts = [f"def f{i}(x):\n    return {i} * x  # ünï {'é' * i}\n" for i in range(200)]
     expected = [tiny.encode(text) for text in texts]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(tiny.encode, texts)) == expected
-    travelled = pickle.loads(pickle.dumps(tiny))
-    assert [travelled.encode(text) for text in texts] == expected
-    assert travelled.digest == tiny.digest
+    copied = pickle.loads(pickle.dumps(tiny))
+    assert [copied.encode(text) for text in texts] == expected
+    assert copied.digest == tiny.digest
 
 
 def test_another_rank_file_moves_the_special_tokens(tmp_path: Path):
@@ -161,14 +161,14 @@ def test_another_rank_file_moves_the_special_tokens(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [(b"AA== 0\nAQ== x\n", ":2: expected"), (b"AA== 0\n", "expected every byte"), (b"no base64!\n", ":1: expected"),
      (TINY.read_bytes().replace(b" 4095\n", b" 4094\n"), "without gaps"), (b"", "expected every byte")],
 )  # fmt: skip
-def test_broken_rank_files_are_refused(tmp_path: Path, content, says):
+def test_broken_rank_files_are_refused(tmp_path: Path, content, message):
     file = tmp_path / "broken"
     file.write_bytes(content)
-    with pytest.raises(ManifestError, match=says):
+    with pytest.raises(ManifestError, match=message):
         Vocabulary.load(file)
 
 
