@@ -91,6 +91,8 @@ class Unit:
     """Further arguments for the worker, picklable. They must follow from what `digest` covers."""
     size_bytes: int = 0
     """Bytes that the unit reads; 0 if not known."""
+    records: int = 0
+    """Records that the unit reads, for progress within it; 0 if not known."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def units_below(snapshot: Snapshot) -> tuple[Unit, ...]:
         kept = ordinals - span.start
         content = digest(*(ref.shard for ref in span.shards), kept.astype("<i8").tobytes())
         size_bytes = sum(snapshot.base.entry(ref.shard).read_bytes for ref in span.shards)
-        units.append(Unit(name.rpartition(".")[0] or name, content, span, size_bytes))
+        units.append(Unit(name.rpartition(".")[0] or name, content, span, size_bytes, len(kept)))
     return tuple(units)
 
 

@@ -7,7 +7,7 @@ conversations from `tokenization/chat.py`; this file cuts the work into units.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar, Literal
 
@@ -15,7 +15,7 @@ from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Sample, digest
-from pipelines.node import Attempt, Inputs, StoreNode, Survey, Unit, UnitRange, UnitTask, units_below
+from pipelines.node import Attempt, Inputs, StoreNode, Survey, UnitRange, UnitTask, units_below
 from stores.store import Snapshot, StoreKind, UnitWriter
 from tokenization.chat import Chat, encode_conversation
 from tokenization.encode import encode
@@ -39,12 +39,17 @@ class Tokenise(StoreNode):
     """Template of documents that hold conversations (docs/tokenization.md)."""
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        units = tuple(
-            Unit(f"{wanted}-{unit.name}", digest(wanted, unit.digest), _InputRange(wanted, unit.data), unit.size_bytes)
+        units = [
+            replace(
+                unit,
+                name=f"{wanted}-{unit.name}",
+                digest=digest(wanted, unit.digest),
+                data=_InputRange(wanted, unit.data),
+            )
             for wanted in self.inputs
             for unit in units_below(inputs[wanted].snapshot)
-        )
-        return Survey(units, {"vocabulary": load_vocabulary(self.vocabulary).digest})
+        ]
+        return Survey(tuple(units), {"vocabulary": load_vocabulary(self.vocabulary).digest})
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         source: _InputRange = task.unit.data

@@ -1,1 +1,1 @@
-"""Reading, checking and running a DAG of nodes."""
+"""The command `millrace run`: a manifest becomes a graph of nodes, and the missing ones are made."""

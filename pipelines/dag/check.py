@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from pipelines.filters.watermarks import DropWatermarks, WatermarkVotes
 from pipelines.ingest.folder import FilesNode, IngestFolder
 from pipelines.ingest.repository import IngestRepository
 from pipelines.ingest.scenes import IngestScenes
-from pipelines.node import Node
+from pipelines.node import Mistake, Node
 from pipelines.scenes.generate import Scenes
 from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.scoring.scores import Scores
@@ -42,15 +42,7 @@ PASSES_COLUMNS_ON = frozenset({"materialise", "compact", "transform"})
 Nodes = Mapping[str, Node]
 
 
-@dataclass(frozen=True)
-class Mistake:
-    place: KeyPath
-    """Below `nodes`."""
-    message: str
-    fix: str
-
-
-def found(nodes: Nodes) -> Iterator[Mistake]:
+def mistakes(nodes: Nodes) -> Iterator[Mistake]:
     for name, node in nodes.items():
         yield from _unknown_domains((name,), asdict(cast(Any, node)))
         yield from _inputs(name, node)

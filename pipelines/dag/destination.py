@@ -1,4 +1,4 @@
-"""Where a run goes: its stores to a folder or a URL, and what has to be ordinary files to a folder of this machine."""
+"""Places of a run's output: its stores in a folder or at a URL, ordinary files in a local folder."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from stores.upkeep.run_lock import record_stores_url, run_lock
 
 
 @dataclass(frozen=True)
-class Out:
+class Destination:
     stores: str
-    """Folder or URL: the stores lie right below, each under its node's name."""
+    """Folder or URL. Each store is right below it, under its node's name."""
     folder: Path
-    """For the log, the page, and folders that nodes make, with their receipts. Where the stores are local, theirs."""
+    """Folder of the log, the report, and the folders that nodes make, with their receipts. For local stores the same
+    folder as theirs."""
 
     @classmethod
-    def of(cls, place: str, local: Path) -> Out:
-        """`local` is where the folder is if `place` is a URL."""
+    def of(cls, place: str, local: Path) -> Destination:
+        """Return the destination for `--out PLACE`; `local` is used as the folder if `place` is a URL."""
         folder = local if "://" in place else Path(place)
         return cls(place.rstrip("/") if "://" in place else str(folder), folder)
 
     def store(self, node: str) -> str:
+        """Return the URL of a node's store."""
         return f"{self.stores}/{node}"
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold both places for this process. Raises StoreError where another run holds one."""
+    def locked(self) -> Iterator[None]:
+        """Hold both places for this process. Raises StoreError if another run holds one."""
         local, files = LocalFiles(self.folder), open_files(self.stores)
         with run_lock(local):
             record_stores_url(self.folder, self.stores)

@@ -1,10 +1,9 @@
-"""`millrace run --dry-run`: the nodes in order, what is there already, what would run, why, and what that takes.
+"""Dry run: the nodes in order, which are committed, which would run, why, and the cost; for `millrace run --dry-run`.
 
-Reads manifests, stores, receipts, the run log and the digests of raw files, and touches nothing. Behind the first node
-that would run, identities are not known yet, because they are made of what that node will make. What is known is the
-most that may run there: a node whose units are those of what it reads does at most those that run there, any other one
-all of its units, and all of them where its own parameters changed. If what was made again says the same as before,
-nothing behind it runs.
+Reads manifests, stores, receipts, the run log and the digests of raw files; writes nothing. The identities of nodes
+behind the first one that would run are not known, as they depend on its result. For these the dry run gives an upper
+bound: if a node has the units of its input, at most those that run there; else all of its units; and all of them if its
+own parameters have changed. If a node's new result equals the old one, nothing behind it runs.
 """
 
 from __future__ import annotations
@@ -17,23 +16,21 @@ from dataclasses import dataclass
 from manifests import runlog
 from manifests.records import Json
 from pipelines.dag import graph as dag
-from pipelines.dag.destination import Out
+from pipelines.dag.destination import Destination
 from pipelines.dag.graph import Graph
-from pipelines.dag.products import finished, store_head
-from pipelines.dag.receipts import Receipts
+from pipelines.dag.products import FolderReceipts, finished, store_head
 from pipelines.node import DOCUMENTS, Node, Product, units_below
 
-MOST_SHOWN = 4
-"""Changed values, and units, named on the terminal; `--json` names all."""
-
+ITEMS_SHOWN = 4
+"""Changed values and units named on the terminal; `--json` names all."""
 
 STATES = ("committed", "would run", "may run")
 
 
-def outlook(graph: Graph, out: Out, as_json: bool) -> int:
-    """Print it to stdout; the exit code."""
-    seen = _Seen(out, {}, {})
-    rows = [_row(graph, seen, name) for name in graph.order]
+def dry_run(graph: Graph, out: Destination, as_json: bool) -> int:
+    """Print the result to stdout; returns the exit code."""
+    state = _State(out, {}, {})
+    rows = [_row(graph, state, name) for name in graph.order]
     if as_json:
         print(json.dumps({"name": graph.name, "manifest": graph.manifest.digest, "out": out.stores, "nodes": rows}))
         return 0
@@ -54,33 +51,34 @@ def outlook(graph: Graph, out: Out, as_json: bool) -> int:
 
 
 def _details(row: dict[str, Json]) -> Iterator[str]:
+    """Lines below a node: reasons, units, cost."""
     if row["why"]:
-        yield "because " + _few(row["why"], "; ")
+        yield "because " + _first(row["why"], "; ")
     cost = [f"reads {row['bytes'] / 1e6:,.1f} MB"] if row["bytes"] else []
     cost += [f"about {row['seconds']:,.1f} s, by the last run"] if row["seconds"] is not None else []
-    units = [_few([unit["unit"] for unit in row["units"]], ", ")] if row["units"] else []
+    units = [_first([unit["unit"] for unit in row["units"]], ", ")] if row["units"] else []
     if units or cost:
         yield "; ".join([*units, *cost])
 
 
-def _few(words: Sequence[str], between: str) -> str:
-    more = [f"{len(words) - MOST_SHOWN} more"] if len(words) > MOST_SHOWN else []
-    return between.join([*words[:MOST_SHOWN], *more])
+def _first(items: Sequence[str], separator: str) -> str:
+    more = [f"{len(items) - ITEMS_SHOWN} more"] if len(items) > ITEMS_SHOWN else []
+    return separator.join([*items[:ITEMS_SHOWN], *more])
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is known of the nodes before this one."""
+class _State:
+    """Results for the nodes before the present one."""
 
-    out: Out
+    out: Destination
     products: dict[str, Product]
-    """Of those that are committed."""
+    """Committed nodes."""
     touched: dict[str, frozenset[str] | None]
-    """Of the others, the units that would or may run, as they are named there; None where nothing is there yet."""
+    """Units that would or may run, by node, without the digests of their stored names; None: nothing exists yet."""
 
 
-def _row(graph: Graph, seen: _Seen, name: str) -> dict[str, Json]:
-    node, out = graph.node(name), seen.out
+def _row(graph: Graph, state: _State, name: str) -> dict[str, Json]:
+    node, out = graph.node(name), state.out
     row: dict[str, Json] = {
         "node": name,
         "kind": node.kind,
@@ -95,78 +93,84 @@ def _row(graph: Graph, seen: _Seen, name: str) -> dict[str, Json]:
     }
     before = _Before.of(out, name, node)
     old = {_plain(stored) for stored in before.units}
-    if any(wanted not in seen.products for wanted in node.reads()):
-        return row | _behind(seen, name, node, before, old)
-    inputs = {wanted: seen.products[wanted] for wanted in node.reads()}
+    if any(wanted not in state.products for wanted in node.reads()):
+        return row | _bound(state, name, node, before, old)
+    inputs = {wanted: state.products[wanted] for wanted in node.reads()}
     survey = node.survey(name, inputs)
     row["identity"] = dag.identity(name, node, inputs, survey)
-    found = finished(out, name, node, inputs, row["identity"])
-    if found:
-        seen.products[name] = found[0]
-        return row | {"digest": found[0].digest, "state": "committed"}
+    committed = finished(out, name, node, inputs, row["identity"])
+    if committed:
+        state.products[name] = committed[0]
+        return row | {"digest": committed[0].digest, "state": "committed"}
     if node.PRODUCT == "folder":
         wanted_units = {unit.name: unit for unit in survey.units}
-        done = frozenset(Receipts(out.folder).parts(name, row["identity"]))
+        done = frozenset(FolderReceipts(out.folder).parts(name, row["identity"]))
     else:
         wanted_units, done = dag.unit_names(name, node, survey), before.units
     todo = [unit for stored, unit in wanted_units.items() if stored not in done]
-    gone = old - {unit.name for unit in survey.units}
-    seen.touched[name] = frozenset(unit.name for unit in todo) | gone if before.made_of else None
+    removed = old - {unit.name for unit in survey.units}
+    state.touched[name] = frozenset(unit.name for unit in todo) | removed if before.made_of else None
     return row | {
         "state": f"would run: {len(todo)} of {len(wanted_units)} units",
-        "why": list(_why(before.made_of, dag.made_of(node, inputs, survey), len(gone))),
+        "why": list(_reasons(before.made_of, dag.made_of(node, inputs, survey), len(removed))),
         "units": [{"unit": unit.name, "why": "changed" if unit.name in old else "new"} for unit in todo],
         "bytes": sum(unit.size_bytes for unit in todo),
         "seconds": _seconds(out, name, len(todo)),
     }
 
 
-def _behind(seen: _Seen, name: str, node: Node, before: _Before, old: set[str]) -> dict[str, Json]:
-    """Of a node that reads something which is not there yet: the most that may run of it."""
-    waits = [wanted for wanted in node.reads() if wanted not in seen.products]
-    own = {key: value for key, value in before.made_of.items() if key in dag.made_by(node)}
-    changed = list(_changes(own, dag.made_by(node))) if own else []
-    after = f"after {', '.join(waits)}"
-    if not before.made_of or any(seen.touched[wanted] is None for wanted in waits):
-        seen.touched[name] = None
+def _bound(state: _State, name: str, node: Node, before: _Before, old: set[str]) -> dict[str, Json]:
+    """Upper bound for a node with an input that would or may run.
+
+    Args:
+        old: its units in earlier runs, without digests.
+    """
+    pending = [wanted for wanted in node.reads() if wanted not in state.products]
+    now = dag.made_of_node(node)
+    then = {key: value for key, value in before.made_of.items() if key in now}
+    changed = list(_changes(then, now)) if then else []
+    after = f"after {', '.join(pending)}"
+    if not before.made_of or any(state.touched[wanted] is None for wanted in pending):
+        state.touched[name] = None
         return {"state": f"would run {after}", "why": changed}
     if node.PRODUCT == "folder":
-        seen.touched[name] = frozenset()
+        state.touched[name] = frozenset()
         return {"state": f"{'would' if changed else 'may'} run {after}", "why": changed}
-    may = _followed(seen, node, waits, old) if not changed else None
-    units = old if may is None else may
-    seen.touched[name] = frozenset(units)
-    sizes = _sizes(seen.out, node)
+    affected = _affected(state, node, pending, old) if not changed else None
+    units = old if affected is None else affected
+    state.touched[name] = frozenset(units)
+    sizes = _sizes(state.out, node)
     return {
         "state": f"{'would' if changed else 'may'} run {after}: at most {len(units)} of {len(old | units)} units",
         "why": changed,
         "units": [{"unit": unit, "why": "touched" if unit in old else "new"} for unit in sorted(units)],
         "bytes": sum(sizes.get(unit, 0) for unit in units),
-        "seconds": _seconds(seen.out, name, len(units)),
+        "seconds": _seconds(state.out, name, len(units)),
     }
 
 
-def _followed(seen: _Seen, node: Node, waits: Sequence[str], old: set[str]) -> set[str] | None:
-    """The units that follow from those which run before, by name; None where units are not those of what is read."""
-    found: set[str] = set()
-    for wanted in waits:
-        head = store_head(seen.out, wanted)
-        touched = seen.touched[wanted]
+def _affected(state: _State, node: Node, pending: Sequence[str], old: set[str]) -> set[str] | None:
+    """Return the units that depend on units which run before; None if the units are not those of the inputs."""
+    affected: set[str] = set()
+    for wanted in pending:
+        head = store_head(state.out, wanted)
+        touched = state.touched[wanted]
         if head is None or touched is None:
             return None
-        there = {_plain(stored) for stored in head.units}
-        # Names of what is read beside the first are not taken over as they are: they might be the same by chance.
+        existing = {_plain(stored) for stored in head.units}
+        # Units are named after those of the first input, or after an input and its unit. Plain names of other inputs
+        # don't count: they could be equal by chance.
         for form in ("{wanted}-{unit}", "{unit}") if wanted == node.reads()[0] else ("{wanted}-{unit}",):
-            if {form.format(unit=unit, wanted=wanted) for unit in there} <= old:
-                found |= {form.format(unit=unit, wanted=wanted) for unit in touched}
+            if {form.format(unit=unit, wanted=wanted) for unit in existing} <= old:
+                affected |= {form.format(unit=unit, wanted=wanted) for unit in touched}
                 break
         else:
             return None
-    return found
+    return affected
 
 
-def _sizes(out: Out, node: Node) -> dict[str, int]:
-    """Bytes that units read, by all names that they may have: of what lies there now."""
+def _sizes(out: Destination, node: Node) -> dict[str, int]:
+    """Return the bytes that units read at present, under each name that a unit may have."""
     sizes: dict[str, int] = {}
     for wanted in node.reads():
         head = store_head(out, wanted)
@@ -178,36 +182,37 @@ def _sizes(out: Out, node: Node) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Before:
-    """What earlier runs left of a node."""
+    """Results of earlier runs for a node."""
 
     made_of: Mapping[str, Json]
-    """Empty where there is nothing."""
+    """Empty if there are none."""
     units: frozenset[str]
-    """As they are stored; none of a folder."""
+    """Stored names; none for a folder."""
 
     @classmethod
-    def of(cls, out: Out, name: str, node: Node) -> _Before:
+    def of(cls, out: Destination, name: str, node: Node) -> _Before:
         if node.PRODUCT == "folder":
-            receipt = Receipts(out.folder).last(name)
+            receipt = FolderReceipts(out.folder).last(name)
             return cls(receipt.made_of if receipt else {}, frozenset())
         head = store_head(out, name)
         return cls(head.meta.get("made_of", {}), frozenset(head.units)) if head else cls({}, frozenset())
 
 
-def _why(before: Mapping[str, Json], now: Mapping[str, Json], gone: int) -> Iterator[str]:
+def _reasons(before: Mapping[str, Json], now: Mapping[str, Json], removed: int) -> Iterator[str]:
+    """Reasons why a node would run."""
     if not before:
         yield "nothing is there yet"
         return
     changed = list(_changes(before, now))
     yield from changed
-    if gone:
-        yield f"{gone} units are gone"
-    if not changed and not gone:
-        yield "a run was stopped, or some of what it reads has changed"
+    if removed:
+        yield f"{removed} units were removed"
+    if not changed and not removed:
+        yield "a run was stopped, or some of its input has changed"
 
 
 def _changes(before: Json, now: Json, place: str = "") -> Iterator[str]:
-    """Each value that differs, by its place: `parameters.ops.1.min_characters 8 -> 1`."""
+    """Yield each value that differs, with its place: `parameters.ops.1.min_characters 8 -> 1`."""
     if isinstance(before, list) and isinstance(now, list):
         before, now = dict(enumerate(before)), dict(enumerate(now))
     if not (isinstance(before, dict) and isinstance(now, dict)):
@@ -223,8 +228,8 @@ def _short(value: Json) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _seconds(out: Out, name: str, units: int) -> float | None:
-    """That so many units took in the last run that did some of this node."""
+def _seconds(out: Destination, name: str, units: int) -> float | None:
+    """Return the expected time for so many units, at the rate of the last run that did some of this node."""
     begun = 0
     rate = None
     for row in runlog.read(out.folder / "log.jsonl"):
@@ -236,5 +241,5 @@ def _seconds(out: Out, name: str, units: int) -> float | None:
 
 
 def _plain(stored: str) -> str:
-    """A unit's name without the digest that it is stored under."""
+    """Return the name of a stored unit without its digest."""
     return stored.rpartition(".")[0]

@@ -1,7 +1,7 @@
-"""The nodes of one run, one after the other: what is finished is skipped, what is missing is made and committed.
+"""Execution of a run: its nodes one after the other; finished ones are skipped, the others made and committed.
 
-Called by `dag/command.py` under the run's lock. Units of a node go to the engine side by side; their receipts come back
-in any order and are committed in batches by this one process. The last commit of a node says that it is complete.
+`run.py` calls `execute` under the run's lock. Units of a node go to the engine side by side (`unit.py`); their receipts
+come back in any order, and this process commits them in batches. The last commit of a node marks it as complete.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ from typing import cast
 from manifests.records import Json
 from manifests.runlog import RunLog
 from pipelines.dag import graph as dag
-from pipelines.dag import progress
-from pipelines.dag.destination import Out
+from pipelines.dag.destination import Destination
 from pipelines.dag.graph import Graph, Tolerance
-from pipelines.dag.products import finished, folder_product, parents, store_product
-from pipelines.dag.progress import Meter, Result, Show, Tally, Work
+from pipelines.dag.products import (
+    FolderReceipt,
+    FolderReceipts,
+    finished,
+    folder_product,
+    parents,
+    product_files,
+    store_product,
+)
+from pipelines.dag.progress import RunConsole, duration
 from pipelines.dag.proofs import proved
-from pipelines.dag.receipts import FolderReceipt, Receipts, facts
-from pipelines.dag.summary import closing, proof_lines
+from pipelines.dag.results import NodeResult, NodeWork, RecordCounts
+from pipelines.dag.summary import print_summary
 from pipelines.dag.unit import Outcome, StoreTask, TooManyBad, run_unit, too_many
+from pipelines.dag.usage import Usage, UsageMeter
 from pipelines.engines.child import WorkerError
 from pipelines.engines.choose import open_engine
 from pipelines.engines.engine import Engine, Submission
@@ -37,25 +45,34 @@ from stores.upkeep.verify import ContentCheck
 
 BATCH_UNITS = 32
 BATCH_S = 2.0
-"""A commit waits for so many receipts, or so long. A kill costs at most this much work beside the units in flight."""
+"""A commit waits for this many receipts or this long. A kill costs at most this much work and the units in flight."""
 
 
-def execute(graph: Graph, out: Out, workers: int, as_json: bool) -> int:
-    """Run it and print what it came to; the exit code."""
-    show = Show()
-    with open_engine(graph.manifest.value.engine, workers, show.say) as engine, ExitStack() as more:
+def execute(graph: Graph, out: Destination, workers: int, as_json: bool) -> int:
+    """Run a graph and print the results to stdout; returns the exit code."""
+    console = RunConsole()
+    with open_engine(graph.manifest.value.engine, workers, console.say) as engine, ExitStack() as stack:
         # Workers on other machines don't see this one's folders.
-        beside = more.enter_context(LocalEngine(workers)) if engine.elsewhere else engine
-        return Execution(graph, out, engine, beside, show).run(as_json)
+        local = stack.enter_context(LocalEngine(workers)) if engine.elsewhere else engine
+        return Execution(graph, out, engine, local, console).run(as_json)
 
 
 class Execution:
-    def __init__(self, graph: Graph, out: Out, engine: Engine, beside: Engine, show: Show) -> None:
-        """`beside`: where folders are made."""
-        self.graph, self.out, self.engine, self.beside, self.show = graph, out, engine, beside, show
+    """One run of a graph: the products, results and proofs so far."""
+
+    def __init__(
+        self, graph: Graph, out: Destination, engine: Engine, local_engine: Engine, console: RunConsole
+    ) -> None:
+        """
+        Args:
+            engine: works on the units of stores.
+            local_engine: works on the units of folders, on this machine; may be the same.
+        """
+        self.graph, self.out, self.console = graph, out, console
+        self.engine, self.local_engine = engine, local_engine
         self.log = RunLog(out.folder / "log.jsonl")
         self.products: dict[str, Product] = {}
-        self.results: list[Result] = []
+        self.results: list[NodeResult] = []
         self.proofs: dict[str, ContentCheck] = {}
         """Recount of each packs store, by node."""
 
@@ -69,13 +86,10 @@ class Execution:
         if as_json:
             print(json.dumps([result.as_json() for result in self.results], ensure_ascii=False))
         else:
-            progress.table(self.results)
-            kinds = {result.node: result.kind for result in self.results}
-            for line in [*proof_lines(self.out, self.proofs), *closing(self.out, self.products, kinds)]:
-                print(line)
+            print_summary(self.out, self.results, self.products, self.proofs)
         skipped = sum(result.skipped for result in self.results)
         if skipped == len(self.results):
-            self.show.say(f"{skipped} nodes already committed, same digests")
+            self.console.say(f"{skipped} nodes already committed, same digests")
         return 0
 
     def work(self) -> None:
@@ -86,65 +100,69 @@ class Execution:
         return node.survey(name, inputs)
 
     def _node(self, name: str) -> None:
+        """Skip or make one node."""
         node = self.graph.node(name)
-        start = time.monotonic()
+        start, meter = time.monotonic(), UsageMeter()
         inputs = {wanted: self.products[wanted] for wanted in node.reads()}
         survey = self._survey(name, node, inputs)
         identity = dag.identity(name, node, inputs, survey)
-        found = finished(self.out, name, node, inputs, identity)
-        work = Work()
-        if found is None:
+        existing = finished(self.out, name, node, inputs, identity)
+        work = NodeWork()
+        if existing is None:
             if node.PRODUCT == "folder":
                 made = self._folder(name, cast(FolderNode, node), inputs, survey, identity, work)
             else:
                 made = self._store(name, cast(StoreNode, node), inputs, survey, identity, work)
-        product, tally = found or made
+        product, counts = existing or made
         self.products[name] = product
         if product.kind != "folder":
-            lookup.build(product.snapshot)  # also of what was finished: a kill may have come in between
+            lookup.build(product.snapshot)  # of a finished node, too: a kill may have come in between
         seconds = round(time.monotonic() - start, 3)
-        counts = {} if product.kind == "folder" else product.snapshot.counts
-        size = (counts.get("bytes", 0), counts.get("tokens", 0))
-        result = Result(name, node.kind, identity, product.digest, tally, seconds, found is not None, *size, work)
+        work.usage = work.usage.plus(meter.own())
+        snapshot_counts = {} if product.kind == "folder" else product.snapshot.counts
+        size = (snapshot_counts.get("bytes", 0), snapshot_counts.get("tokens", 0))
+        skipped = existing is not None
+        result = NodeResult(name, node.kind, identity, product.digest, counts, seconds, skipped, *size, work)
         self.results.append(result)
-        self.log.write("node_skip" if found else "node_commit", **result.as_json())
+        self.log.write("node_skip" if skipped else "node_commit", **result.as_json())
         if product.kind == "packs":
             self.proofs[name] = proved(self.out.folder, product)
-        if found is None:
-            self.show.say(f"{name}: {progress.spoken(tally)}, {seconds:.1f} s")
+        if not skipped:
+            self.console.say(_finished_line(result, product))
 
     def _store(
-        self, name: str, node: StoreNode, inputs: Inputs, survey: Survey, identity: str, work: Work
-    ) -> tuple[Product, Tally]:
+        self, name: str, node: StoreNode, inputs: Inputs, survey: Survey, identity: str, work: NodeWork
+    ) -> tuple[Product, RecordCounts]:
         store = Store.open_or_create(self.out.store(name), node.PRODUCT, name)
         head = store.head()
         wanted = dag.unit_names(name, node, survey)
         done = set(head.units) & set(wanted) if head is not None else set()
-        self._begin(name, node, identity, len(wanted), len(done))
+        self._log_start(name, node, identity, len(wanted), len(done))
         tolerance = self.graph.manifest.value.tolerance
         made_of = dag.made_of(node, inputs, survey)
-        earlier = PreviousView.of(store, head, made_of)
+        previous = PreviousView.of(store, head, made_of)
+        limits = (tolerance.in_a_row, tolerance.share)
         submissions = (
             Submission(
                 f"{name}, unit {stored}",
-                StoreTask(
-                    node, store.url, stored, UnitTask(name, unit, inputs, earlier), tolerance.in_a_row, tolerance.share
-                ),
+                StoreTask(node, store.url, stored, UnitTask(name, unit, inputs, previous), *limits),
                 unit.size_bytes,
+                unit.records,
             )
             for stored, unit in wanted.items()
             if stored not in done
         )
-        with self.show.node(name, len(wanted), len(done)) as meter:
+        with self.console.progress(name, len(wanted), len(done)) as progress:
             meta = dict(head.meta) if head is not None and done else {}
             meta["made_of"] = made_of
-            if earlier is not None:
-                meta[PREVIOUS_NUMBER] = earlier.number
-            committer = Committer(store, identity, tuple(wanted), parents(node, inputs), meta, meter)
+            if previous is not None:
+                meta[PREVIOUS_NUMBER] = previous.number
+            committer = Committer(store, identity, tuple(wanted), parents(node, inputs), meta)
             stop = StopRule(name, tolerance)
-            for task, outcome in self.engine.run(name, run_unit, submissions):
+            for task, outcome in self.engine.run(name, run_unit, submissions, progress.under_way):
                 self._log_outcome(name, task.stored_as, outcome)
-                work.add(outcome.tally.seen, outcome.parts)
+                work.add(outcome.counts.seen, outcome.parts, outcome.usage)
+                progress.finished(1, outcome.counts)
                 committer.add(outcome)
                 if (error := stop.after(outcome)) is not None:
                     committer.commit(complete=False)
@@ -153,82 +171,103 @@ class Execution:
         return store_product(name, node, inputs, snapshot)
 
     def _folder(
-        self, name: str, node: FolderNode, inputs: Inputs, survey: Survey, identity: str, work: Work
-    ) -> tuple[Product, Tally]:
-        receipts = Receipts(self.out.folder)
+        self, name: str, node: FolderNode, inputs: Inputs, survey: Survey, identity: str, work: NodeWork
+    ) -> tuple[Product, RecordCounts]:
+        receipts = FolderReceipts(self.out.folder)
         parts = receipts.begin(name, identity)
+        self._log_start(name, node, identity, len(survey.units), len(parts))
         place = OutputFolder(self.out.folder, name)
-        self._begin(name, node, identity, len(survey.units), len(parts))
-        left = [unit for unit in survey.units if unit.name not in parts]
-        todo = [FolderTask(node, UnitTask(name, unit, inputs), place) for unit in left]
-        with self.show.node(name, len(survey.units), len(parts)) as meter:
-            for task, files in self._folder_units(name, node, todo):
-                part = parts[task.task.unit.name] = FolderReceipt(identity, tuple(facts(self.out.folder, files)))
-                receipts.part(name, task.task.unit.name, part)
-                work.add(len(files), {})
-                meter.committed(1, Tally(kept=len(files)))
-        everything = sorted({file for part in parts.values() for file in part.files}, key=lambda file: file.path)
-        receipt = FolderReceipt(identity, tuple(everything), dag.made_of(node, inputs, survey))
+        todo = [unit for unit in survey.units if unit.name not in parts]
+        tasks = [FolderTask(node, UnitTask(name, unit, inputs), place) for unit in todo]
+        for task, files, usage in self._folder_units(name, node, tasks, len(parts)):
+            unit = task.task.unit.name
+            parts[unit] = FolderReceipt(identity, tuple(product_files(self.out.folder, files)))
+            receipts.add_part(name, unit, parts[unit])
+            work.add(len(files), {}, usage)
+        content = {file for part in parts.values() for file in part.files}
+        in_order = tuple(sorted(content, key=lambda file: file.path))
+        receipt = FolderReceipt(identity, in_order, dag.made_of(node, inputs, survey))
         receipts.finish(name, receipt)
         return folder_product(self.out.folder, name, receipt)
 
     def _folder_units(
-        self, name: str, node: FolderNode, todo: Sequence[FolderTask]
-    ) -> Iterator[tuple[FolderTask, list[str]]]:
+        self, name: str, node: FolderNode, tasks: Sequence[FolderTask], done: int
+    ) -> Iterator[tuple[FolderTask, list[str], Usage]]:
+        """Yield each task with the paths of the files that it made, and its usage."""
         if node.ALONE:
-            self.engine.close()  # the child gets the whole machine, and the terminal
-            self.beside.close()
-            for task in todo:
-                yield task, node.make(task.task, task.place)
-        else:
-            names = (Submission(f"{one.task.node}, unit {one.task.unit.name}", one) for one in todo)
-            yield from self.beside.run(name, run_folder_unit, names)
+            self.engine.close()  # the child process gets the whole machine, and the terminal
+            self.local_engine.close()
+            for task in tasks:
+                meter = UsageMeter()
+                yield task, node.make(task.task, task.place), meter.ended_child()
+            return
+        submissions = (Submission(f"{name}, unit {task.task.unit.name}", task) for task in tasks)
+        with self.console.progress(name, done + len(tasks), done) as progress:
+            for task, (files, usage) in self.local_engine.run(name, run_folder_unit, submissions, progress.under_way):
+                progress.finished(1, RecordCounts(kept=len(files)))
+                yield task, files, usage
 
-    def _begin(self, name: str, node: Node, identity: str, units: int, committed: int) -> None:
+    def _log_start(self, name: str, node: Node, identity: str, units: int, committed: int) -> None:
         self.log.write("node_start", node=name, kind=node.kind, identity=identity, units=units, committed=committed)
 
     def _log_outcome(self, node: str, unit: str, outcome: Outcome) -> None:
-        tally = outcome.tally
-        if tally.quarantined or tally.noted:
-            counts: dict[str, Json] = {"reasons": dict(tally.quarantined), "noted": dict(tally.noted)}
-            self.log.write("quarantine", node=node, unit=unit, **counts, details=list(outcome.details))
+        counts = outcome.counts
+        if counts.quarantined or counts.noted:
+            reasons: dict[str, Json] = {"reasons": dict(counts.quarantined), "noted": dict(counts.noted)}
+            self.log.write("quarantine", node=node, unit=unit, **reasons, details=list(outcome.details))
+
+
+def _finished_line(result: NodeResult, product: Product) -> str:
+    """Return the line for people about a node that was just made."""
+    took = duration(result.seconds)
+    if product.kind == "folder":
+        return f"{result.node}: done in {took}"
+    counts = result.counts
+    records = (
+        f"{counts.kept:,} records" if counts.kept == counts.seen else f"{counts.kept:,} of {counts.seen:,} records kept"
+    )
+    return "; ".join(filter(None, [f"{result.node}: {records} in {took}", counts.losses()]))
 
 
 @dataclass(frozen=True)
 class FolderTask:
+    """Arguments of `run_folder_unit`, picklable."""
+
     node: FolderNode
     task: UnitTask
     place: OutputFolder
 
 
-def run_folder_unit(folder: FolderTask, lethal: frozenset[int], tell: Callable[[int], None]) -> list[str]:
-    return folder.node.make(folder.task, folder.place)
+def run_folder_unit(folder: FolderTask, lethal: frozenset[int], mark: Callable[[int], None]) -> tuple[list[str], Usage]:
+    """Make one unit of a folder; returns the paths of its files and the usage. A `WorkFunction` of engines."""
+    meter = UsageMeter()
+    files = folder.node.make(folder.task, folder.place)
+    return files, meter.own(children=True)
 
 
 class Committer:
-    """Publishes receipts of one node, a batch at a time."""
+    """Commits receipts of one node, a batch at a time."""
 
     def __init__(
-        self,
-        store: Store,
-        identity: str,
-        units: Sequence[str],
-        parents: Sequence[Parent],
-        meta: dict[str, Json],
-        meter: Meter,
+        self, store: Store, identity: str, units: Sequence[str], parents: Sequence[Parent], meta: dict[str, Json]
     ) -> None:
-        self.store, self.identity, self.units, self.parents = store, identity, units, parents
-        self.meta, self.meter = meta, meter
+        """
+        Args:
+            units: names of all units of the node, in store order.
+            meta: of the snapshots; entries that units return are added.
+        """
+        self.store, self.identity, self.units, self.parents, self.meta = store, identity, units, parents, meta
         self.waiting: list[Outcome] = []
-        self.last = time.monotonic()
+        self.last_s = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
         self.waiting.append(outcome)
         self.meta |= outcome.meta
-        if len(self.waiting) >= BATCH_UNITS or time.monotonic() - self.last >= BATCH_S:
+        if len(self.waiting) >= BATCH_UNITS or time.monotonic() - self.last_s >= BATCH_S:
             self.commit(complete=False)
 
     def commit(self, complete: bool) -> Snapshot:
+        """Commit all that waits. With `complete`, the snapshot is the finished product of the node."""
         if complete:
             self.meta.pop(PREVIOUS_NUMBER, None)
         snapshot = self.store.commit(
@@ -239,29 +278,26 @@ class Committer:
             parents=self.parents,
             meta=self.meta,
         )
-        tally = Tally()
-        for outcome in self.waiting:
-            tally.add(outcome.tally)
-        self.meter.committed(len(self.waiting), tally)
         self.waiting.clear()
-        self.last = time.monotonic()
+        self.last_s = time.monotonic()
         return snapshot
 
 
 class StopRule:
-    """Many bad records in a row stop a run, also where they are spread over units without a good one."""
+    """Stops a run at many bad records in a row, also if they are spread over several units without a good one."""
 
     def __init__(self, node: str, tolerance: Tolerance) -> None:
         self.node, self.tolerance = node, tolerance
-        self.row = self.good = self.bad = 0
+        self.in_a_row = self.good = self.bad = 0
 
     def after(self, outcome: Outcome) -> TooManyBad | None:
-        self.row = outcome.row if outcome.good else self.row + outcome.row
+        """Count a unit; returns the error that stops the run, if it must stop."""
+        self.in_a_row = outcome.bad_at_end if outcome.good else self.in_a_row + outcome.bad_at_end
         self.good, self.bad = self.good + outcome.good, self.bad + outcome.bad
-        if not too_many(self.tolerance.in_a_row, self.tolerance.share, self.row, self.bad, self.good):
+        if not too_many(self.tolerance.in_a_row, self.tolerance.share, self.in_a_row, self.bad, self.good):
             return None
         return TooManyBad(
-            f"{self.row} records in a row can't be used, the last ones: {dict(outcome.tally.quarantined)}",
+            f"{self.in_a_row} records in a row can't be used, the last ones: {dict(outcome.counts.quarantined)}",
             where=self.node,
-            fix="look at them with `millrace inspect`; repair or exclude what is wrong, or raise `tolerance`",
+            fix="look at them with `millrace inspect`; repair or exclude the bad files, or raise `tolerance`",
         )

@@ -1,8 +1,8 @@
-"""A manifest of nodes, checked and put in order: what depends on what, and when a node has changed.
+"""Graph of a manifest's nodes: checked, in order, with the identity of each node.
 
-manifest (YAML) -> `Graph` -> pipelines/dag/run.py. A node's **identity** is a digest over its name, kind, version,
-parameters, the content of what it reads and what its survey found. Equal identity, equal product: such a node is
-skipped. Paths, times, worker counts and the order of keys are no part of it.
+manifest (YAML) -> `Graph` -> `execute.py`. A node's **identity** is a digest of its name, kind, version and parameters,
+the content of its inputs, and its survey. Equal identity, equal product: such a node is skipped. Paths, times, worker
+counts and the order of keys are no part of it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import pydantic
 
 from manifests import load
 from manifests.errors import ManifestError
-from manifests.load import Manifest, schema
+from manifests.load import KeyPath, Manifest, schema
 from manifests.records import Json, canonical_json, digest
 from pipelines.catalogue import NODES
 from pipelines.dag import check
-from pipelines.dag.check import Mistake
 from pipelines.engines.engine import EngineSettings
-from pipelines.node import Inputs, Node, Survey, Unit
+from pipelines.node import Inputs, Mistake, Node, Survey, Unit
 
 if TYPE_CHECKING:
     AnyNode = Node
@@ -33,37 +32,44 @@ else:
     AnyNode = Annotated[Union[tuple(NODES.values())], pydantic.Field(discriminator="kind")]  # noqa: UP007
 
 RESERVED = frozenset({"receipts", "replaced", "forgotten", "aside", "lock", "leases", "answers"})
-"""Folders of a run that are not nodes."""
+"""Names of folders in a run's folder that no node may have."""
 
 
 @schema
 class Tolerance:
-    """When bad records stop a run: both must hold. Formats that are not read at all don't count."""
+    """Number of bad records that stops a run: both limits must be exceeded. Unreadable formats don't count as bad."""
 
     in_a_row: int = 100
+    """Bad records one after the other."""
     share: float = 0.5
-    """Of all records that the node has seen so far."""
+    """Share of bad records in all records of the node so far."""
 
     def __post_init__(self) -> None:
         if self.in_a_row < 1 or not 0 <= self.share <= 1:
-            raise ValueError("in_a_row is at least 1, share lies in [0, 1]")
+            raise ValueError("in_a_row is at least 1, share is from 0 to 1")
 
 
 @schema
 class Dag:
-    """The top of a data manifest."""
+    """The whole of a data manifest."""
 
     name: str
+    """Name of the run; by default it goes to runs/NAME."""
     nodes: dict[str, AnyNode]
+    """Nodes by name. A node names the ones it reads in `input` or `inputs`."""
     tolerance: Tolerance = Tolerance()
+    """Number of bad records that stops the run."""
     engine: EngineSettings = EngineSettings()
+    """Processes or cluster that do the work."""
 
 
 @dataclass(frozen=True)
 class Graph:
+    """A checked manifest, and the nodes of it that are to run."""
+
     manifest: Manifest[Dag]
     order: tuple[str, ...]
-    """Node names, every one after all it reads; otherwise as in the manifest."""
+    """Node names: each after all that it reads, otherwise as in the manifest."""
 
     @property
     def name(self) -> str:
@@ -74,9 +80,14 @@ class Graph:
 
 
 def read(files: Sequence[Path | str], sets: Sequence[str] = (), until: str | None = None) -> Graph:
-    """Load and check a DAG; with `until`, order that node and what it needs.
+    """Load and check a manifest.
 
-    Raises ManifestError with file and line for anything that could never run.
+    Args:
+        files: manifests, laid over each other from left to right.
+        sets: `KEY=VALUE` changes.
+        until: order this node and those that it needs; by default all.
+    Raises:
+        ManifestError: the manifest could never run; with file and line.
     """
     manifest = load.load(Dag, files, sets)
     nodes = manifest.value.nodes
@@ -90,8 +101,8 @@ def read(files: Sequence[Path | str], sets: Sequence[str] = (), until: str | Non
         for wanted in node.reads():
             _check_input(manifest, name, node, wanted)
     order = _order(manifest, list(nodes))
-    for mistake in check.found(nodes):
-        raise _refused(manifest, mistake)
+    for mistake in check.mistakes(nodes):
+        raise _error(manifest, mistake)
     if until is None:
         return Graph(manifest, order)
     if until not in nodes:
@@ -100,25 +111,29 @@ def read(files: Sequence[Path | str], sets: Sequence[str] = (), until: str | Non
 
 
 def check_here(graph: Graph) -> None:
-    """Raises ManifestError for what nodes name and this machine does not have."""
+    """Check that this machine has the files, programs and keys that the nodes name.
+
+    Raises:
+        ManifestError: something is missing.
+    """
     needed = {name: graph.node(name) for name in graph.order}
     for mistake in check.missing(needed, graph.manifest.value.engine.address is not None):
-        raise _refused(graph.manifest, mistake)
+        raise _error(graph.manifest, mistake)
 
 
-def _refused(manifest: Manifest[Dag], mistake: Mistake) -> ManifestError:
+def _error(manifest: Manifest[Dag], mistake: Mistake) -> ManifestError:
     name = str(mistake.place[0])
     return ManifestError(f"{name}: {mistake.message}", where=manifest.where("nodes", *mistake.place), fix=mistake.fix)
 
 
 def _check_input(manifest: Manifest[Dag], name: str, node: Node, wanted: str) -> None:
     nodes = manifest.value.nodes
-    where = manifest.where("nodes", name, *_place_of(wanted, manifest.data["nodes"][name]))
+    where = manifest.where("nodes", name, *_key_path(wanted, manifest.data["nodes"][name]))
     if wanted not in nodes:
         raise ManifestError(f"{name} reads {wanted!r}, which is no node", where=where, fix=f"one of {', '.join(nodes)}")
     made = nodes[wanted].PRODUCT
     if made not in node.READS:
-        fitting = [other for other, one in nodes.items() if one.PRODUCT in node.READS and other != name]
+        fitting = [other for other, candidate in nodes.items() if candidate.PRODUCT in node.READS and other != name]
         raise ManifestError(
             f"{name} ({node.kind}) reads {' or '.join(sorted(node.READS)) or 'nothing'}, but {wanted} makes {made}",
             where=where,
@@ -126,18 +141,19 @@ def _check_input(manifest: Manifest[Dag], name: str, node: Node, wanted: str) ->
         )
 
 
-def _place_of(wanted: str, told: Json) -> tuple[str | int, ...]:
-    """Where in what a manifest says of a node another node's name stands."""
-    items = told.items() if isinstance(told, dict) else enumerate(told) if isinstance(told, list) else ()
+def _key_path(name: str, value: Json) -> KeyPath:
+    """Return the key path of a reference to the node `name` inside another node's YAML; () if there is none."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, below in items:
-        if below == wanted and key not in ("kind", "name"):
+        if below == name and key not in ("kind", "name"):
             return (key,)
-        if place := _place_of(wanted, below):
-            return (key, *place)
+        if path := _key_path(name, below):
+            return (key, *path)
     return ()
 
 
 def _order(manifest: Manifest[Dag], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the wanted nodes and all that they read, each after its inputs."""
     nodes = manifest.value.nodes
     order: list[str] = []
     path: list[str] = []
@@ -161,50 +177,50 @@ def _order(manifest: Manifest[Dag], wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def identity(name: str, node: Node, inputs: Inputs, survey: Survey) -> str:
-    """64 hex digits; equal exactly when the node would make the same product."""
+    """Return 64 hex digits, equal exactly if the node would make the same product."""
     read = [inputs[wanted].digest for wanted in node.reads()]
     units = [[unit.name, unit.digest] for unit in survey.units]
     return digest("node", recipe(name, node), canonical_json([read, survey.facts, units]))
 
 
 def unit_names(name: str, node: Node, survey: Survey) -> dict[str, Unit]:
-    """Names under which units are committed. Each is bound to all that decides the unit's records, so that a unit found
-    in the store is the wanted one even after other inputs of its node have changed."""
+    """Return the units by the name under which they are committed.
+
+    The name includes a digest of all that decides the unit's records. So a unit found in the store can be kept even if
+    other inputs of its node have changed.
+    """
     common = digest("unit", recipe(name, node), canonical_json(survey.facts))
     return {f"{unit.name}.{digest(common, unit.digest)[:12]}": unit for unit in survey.units}
 
 
 def recipe(name: str, node: Node) -> str:
-    """Digest of the node alone: its name, kind, version and parameters. Known before anything ran."""
-    return digest(name, str(node.VERSION), canonical_json(_parameters(node)))
-
-
-def _parameters(node: Node) -> dict[str, Json]:
-    told = _without_places(node)
-    assert isinstance(told, dict)
-    return told
+    """Return the digest of the node alone, without inputs: its name, kind, version and parameters."""
+    return digest(name, str(node.VERSION), canonical_json(_without_places(node)))
 
 
 def _without_places(value: Any) -> Json:
-    """Fields of dataclasses but for those that say where things lie, of nodes and of ops inside them."""
+    """Return the fields of a node and of ops inside it as JSON, without those in `PLACES`."""
     if dataclasses.is_dataclass(value):
-        names = {one.name for one in dataclasses.fields(value)} - getattr(value, "PLACES", set())
+        names = {field.name for field in dataclasses.fields(value)} - getattr(value, "PLACES", set())
         return {name: _without_places(getattr(value, name)) for name in names}
     if isinstance(value, dict):
-        return {key: _without_places(one) for key, one in value.items()}
+        return {key: _without_places(below) for key, below in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_places(one) for one in value]
+        return [_without_places(below) for below in value]
     return value
 
 
 def made_of(node: Node, inputs: Inputs, survey: Survey) -> dict[str, Json]:
-    """What an identity is a digest of, in the open and without the units: written beside a product, so that a dry run
-    can say what has changed. Nothing else reads it."""
+    """Return the ingredients of an identity in readable form, without the units.
+
+    They are stored with the product, so that a dry run can name what has changed. Nothing else reads them but
+    `PreviousView`.
+    """
     read = {wanted: inputs[wanted].digest for wanted in node.reads()}
-    return json.loads(canonical_json({**made_by(node), "inputs": read, "facts": survey.facts}))
+    return json.loads(canonical_json({**made_of_node(node), "inputs": read, "facts": survey.facts}))
 
 
-def made_by(node: Node) -> dict[str, Json]:
-    """The part of `made_of` that is known before anything ran."""
-    told = {"kind": node.kind, "version": node.VERSION, "parameters": _parameters(node)}
-    return json.loads(canonical_json(told))
+def made_of_node(node: Node) -> dict[str, Json]:
+    """Return the part of `made_of` that doesn't depend on inputs."""
+    own = {"kind": node.kind, "version": node.VERSION, "parameters": _without_places(node)}
+    return json.loads(canonical_json(own))

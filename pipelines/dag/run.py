@@ -1,8 +1,8 @@
-"""`millrace run`: bring every node of a manifest to its finished product, doing only what is not there yet.
+"""Command `millrace run`: make every node of a manifest that is not finished yet.
 
-manifest -> `dag.Graph` -> for each node: survey, identity, skip or work, commit. Progress is what stores and receipts
-say, so a run killed anywhere goes on where it stopped, and one that finished finds nothing to do. Two runs never write
-to one folder: a lock that the kernel frees with its holder keeps the second one out.
+manifest -> `graph.read` -> for each node: survey, identity, then skip it or work and commit (`execute.py`). Stores and
+receipts hold the progress, so a run that was killed continues where it stopped, and a finished one has nothing to do.
+A lock keeps two runs from writing to one folder.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--workers {options.workers}: expected 0 or more")
 
     from pipelines.dag import graph as dag
-    from pipelines.dag.destination import Out
-    from pipelines.dag.dry_run import outlook
+    from pipelines.dag.destination import Destination
+    from pipelines.dag.dry_run import dry_run
     from pipelines.dag.estimate import estimate
     from pipelines.dag.execute import execute
 
@@ -59,10 +59,10 @@ def main(arguments: list[str]) -> int:
     graph = dag.read(options.manifests, [*kind, *options.set], options.until)
     dag.check_here(graph)
     own = Path("runs") / graph.name
-    out = Out.of(options.out or str(own), Path(options.local or own))
+    out = Destination.of(options.out or str(own), Path(options.local or own))
     if options.estimate is not None:
         return estimate(graph, options.estimate, options.workers, options.json)
     if options.dry_run:
-        return outlook(graph, out, options.json)
-    with out.alone():
+        return dry_run(graph, out, options.json)
+    with out.locked():
         return execute(graph, out, options.workers, options.json)

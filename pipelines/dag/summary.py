@@ -1,46 +1,118 @@
-"""The last lines of a run: the proof of its packs, and after a training its losses, the page, and commands to try.
+"""Last screen of a run: a table of its nodes, the proof of its packs, losses of a training, the report, and next steps.
 
-Reads what the trainer left in its folder; `dag/execute.py` prints it.
+`execute.py` prints it to stdout at the end. Losses are read from the files that the trainer left in its folder.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from manifests.records import Json
-from pipelines.dag.destination import Out
+from pipelines.dag.destination import Destination
+from pipelines.dag.progress import duration
+from pipelines.dag.results import NodeResult, by_reason
 from pipelines.inspect import queries
 from pipelines.node import Product
 from stores.upkeep.verify import ContentCheck
 
+WIDTH = 100
+"""Columns of the terminal that the table fits into."""
+NAME_WIDTH = 12
+"""Least columns for a node's name; a longer one is cut if the numbers need the room."""
 MODALITIES = {"loss_text": "text", "loss_vision": "captions and answers about media"}
-"""Columns of the trainer's steps, in words."""
-AT_THE_ENDS = 10
-"""Steps that are averaged at the beginning and at the end."""
+"""Columns of the trainer's steps, and their names on the screen."""
+AVERAGED_STEPS = 10
+"""Steps averaged at the beginning and at the end of a training."""
 
 
-def closing(out: Out, products: dict[str, Product], kinds: dict[str, str]) -> list[str]:
-    """Lines for people; none where no node trains."""
-    trained = next((products[name] for name, kind in kinds.items() if kind == "train" and name in products), None)
-    if trained is None:
-        return []
-    steps = queries.training_steps(trained.folder)
-    lines = ["", f"loss, nats per token, first and last {AT_THE_ENDS} of {len(steps)} steps:"]
-    for column, words in MODALITIES.items():
-        losses = [row[column] for row in steps if isinstance(row.get(column), float)]
-        if losses:
-            lines.append(f"  {words}: {_mean(losses[:AT_THE_ENDS]):.3f} -> {_mean(losses[-AT_THE_ENDS:]):.3f}")
-    lines += _measured(queries.read_json(trained.folder / "evaluation.json") or {})
-    page = out.folder / "report.html"
-    lines += [f"page: {page}"] if page.is_file() else []
-    return [*lines, "next:", *(f"  {_program()} {command}" for command in _commands(out, products, kinds))]
+def print_summary(
+    out: Destination,
+    results: Sequence[NodeResult],
+    products: Mapping[str, Product],
+    proofs: Mapping[str, ContentCheck],
+) -> None:
+    """Print the last screen of a run."""
+    training = next((products[result.node] for result in results if result.kind == "train"), None)
+    report = out.folder / "report.html"
+    lines = [*table(results), total_line(results), *proof_lines(out, proofs)]
+    lines += training_lines(training.folder) if training is not None else []
+    lines += [f"report: {report}"] if report.is_file() else []
+    if training is not None:
+        lines += ["next:", *(f"  {_program()} {command}" for command in _commands(out, results, products))]
+    print("\n".join(lines))
 
 
-def proof_lines(out: Out, proofs: Mapping[str, ContentCheck]) -> list[str]:
-    """One line for each packs store: whether it was proved, and the command that proves it."""
+TITLES = ("node", "in", "kept", "tokens", "size", "time", "CPU", "memory", "records/s", "digest")
+
+
+def table(results: Sequence[NodeResult]) -> list[str]:
+    """Return a table of the nodes, at most `WIDTH` columns wide.
+
+    Time, CPU time, memory (of the largest process) and rate are those of this run; a node that was committed before has
+    none. Lines below a node name the reasons for dropped and quarantined records.
+    """
+    rows = [TITLES, *map(_cells, results)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
+    widths[0] = max(NAME_WIDTH, min(widths[0], WIDTH - rest))
+    lines = [_line(rows[0], widths)]
+    for result, row in zip(results, rows[1:], strict=True):
+        lines.append(_line(row, widths))
+        for word, counts in (("dropped", result.counts.dropped), ("quarantined", result.counts.quarantined)):
+            if reasons := by_reason(counts):
+                lines.append(_cut(f"  {word}: {reasons}", WIDTH))
+    return lines
+
+
+def _cells(result: NodeResult) -> tuple[str, ...]:
+    counts, usage = result.counts, result.work.usage
+    records = (_number(counts.seen), _number(counts.kept)) if counts.seen else ("", "")
+    size = (_number(result.tokens) if result.tokens else "", _bytes(result.bytes) if result.bytes else "")
+    took = (duration(result.seconds), duration(usage.cpu_s), _bytes(usage.peak_bytes), _number(round(result.rate)))
+    spent = ("committed", "", "", "") if result.skipped else took
+    return (result.node, *records, *size, *spent, result.digest[:8])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    name = _cut(cells[0], widths[0]).ljust(widths[0])
+    return "  ".join([name, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _number(value: float) -> str:
+    """Return a count with at most 9 characters: `9,999,999`, `12.3M`, `4.56B`, `7.89T`."""
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if value >= unit and value >= 1e7:
+            return f"{value / unit:.3g}{letter}" if value / unit < 1000 else f"{value / unit:,.0f}{letter}"
+    return f"{value:,.0f}"
+
+
+def _bytes(value: int) -> str:
+    """Return a size as `812 B`, `3.4 MB` or `1.9 GB`; "" for 0."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}" if value / unit < 999.5 else f"{value / unit:,.0f} {name}"
+    return f"{value} B" if value else ""
+
+
+def total_line(results: Sequence[NodeResult]) -> str:
+    """Return the cost of the whole run: time, CPU time, and the node with the largest process."""
+    seconds, cpu_s = sum(result.seconds for result in results), sum(result.work.usage.cpu_s for result in results)
+    largest = max(results, key=lambda result: result.work.usage.peak_bytes, default=None)
+    memory = ""
+    if largest is not None and largest.work.usage.peak_bytes:
+        memory = f", at most {_bytes(largest.work.usage.peak_bytes)} of memory in one process ({largest.node})"
+    return f"took {duration(seconds)}, {duration(cpu_s)} of CPU time{memory}"
+
+
+def proof_lines(out: Destination, proofs: Mapping[str, ContentCheck]) -> list[str]:
+    """Return one line for each packs store: whether it was proved, and the command that proves it."""
     lines = []
     for name, check in proofs.items():
         kept = f"proved: {len(check.proved)} promises of the plan recounted from bytes, all kept"
@@ -49,23 +121,32 @@ def proof_lines(out: Out, proofs: Mapping[str, ContentCheck]) -> list[str]:
     return lines
 
 
-def _program() -> str:
-    """How to call this program from here: the command beside the running interpreter, where it lies below."""
-    command = Path(sys.executable).with_name("millrace")
-    return os.path.relpath(command) if command.is_relative_to(Path.cwd()) else "millrace"
-
-
-def _measured(evaluation: Json) -> list[str]:
+def training_lines(folder: Path) -> list[str]:
+    """Return losses and the result of the evaluation, from the folder of a training."""
+    steps = queries.training_steps(folder)
+    lines = [f"loss, nats per token, first and last {AVERAGED_STEPS} of {len(steps)} steps:"]
+    for column, name in MODALITIES.items():
+        losses = [row[column] for row in steps if isinstance(row.get(column), float)]
+        if losses:
+            lines.append(f"  {name}: {_mean(losses[:AVERAGED_STEPS]):.3f} -> {_mean(losses[-AVERAGED_STEPS:]):.3f}")
+    evaluation: Json = queries.read_json(folder / "evaluation.json") or {}
     held_out = evaluation.get("held_out") or {}
-    losses = ", ".join(f"{domain} {value['loss']:.3f}" for domain, value in sorted(held_out.items()))
-    lines = [f"held-out loss, nats per token: {losses}"] if losses else []
+    losses_by_domain = ", ".join(f"{domain} {value['loss']:.3f}" for domain, value in sorted(held_out.items()))
+    lines += [f"held-out loss, nats per token: {losses_by_domain}"] if losses_by_domain else []
     seeing = evaluation.get("seeing") or {}
     return [*lines, f"visual grounding: {seeing['verdict']}"] if "verdict" in seeing else lines
 
 
-def _commands(out: Out, products: dict[str, Product], kinds: dict[str, str]) -> list[str]:
+def _program() -> str:
+    """Return the command for this program: its path relative to the working directory if it is below, else its name."""
+    command = Path(sys.executable).with_name("millrace")
+    return os.path.relpath(command) if command.is_relative_to(Path.cwd()) else "millrace"
+
+
+def _commands(out: Destination, results: Sequence[NodeResult], products: Mapping[str, Product]) -> list[str]:
+    """Return commands to try after a training."""
     packs = [name for name, product in products.items() if product.kind == "packs"]
-    documents = [name for name, kind in kinds.items() if kind.startswith("ingest_") and name in products]
+    documents = [result.node for result in results if result.kind.startswith("ingest_")]
     commands = [f"inspect {out.folder}"]
     commands += [f"inspect {out.store(name)} --record 0" for name in packs[:1]]
     return commands + [f"inspect {out.store(name)} --quarantine" for name in documents[:1]]

@@ -1,7 +1,7 @@
-"""One unit in a worker: the node's `work`, the store's writer, and the one place that sets bad records aside.
+"""One unit in a worker: the node's `work`, the store's writer, and the quarantine of bad records.
 
-Called by an engine with a task from `pipelines/dag/run.py`; gives back a receipt, which the committer there
-publishes.
+An engine calls `run_unit` with a task from `execute.py`; the result holds a receipt, which `execute.py` commits. Only
+`Attempts` catches errors of records.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from manifests.errors import MillraceError, RecordError
 from manifests.records import Document, Json
-from pipelines.dag.progress import Tally
+from pipelines.dag.results import RecordCounts
+from pipelines.dag.usage import Usage, UsageMeter
 from pipelines.node import StoreNode, UnitTask
 from stores import tombstones
 from stores.store import Receipt, Store, UnitWriter
@@ -28,75 +29,79 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 FORGOTTEN_REASON = "forgotten"
-NOT_OURS = frozenset({"unsupported_format", "unknown_format", FORGOTTEN_REASON})
-"""Reasons that speak of a kind of file, or of somebody's wish, not of damage: they don't stop a run."""
-MOST_DETAILS = 20
+NOT_DAMAGE = frozenset({"unsupported_format", "unknown_format", FORGOTTEN_REASON})
+"""Quarantine reasons that don't stop a run: a kind of file, or a request to forget, rather than damage."""
+MAX_DETAILS = 20
 """Tracebacks kept per unit."""
 
 
 class TooManyBad(MillraceError):
-    """Bad records follow one another: the data or the manifest is wrong, rather than a record."""
+    """Many bad records follow one another: the data or the manifest is wrong, rather than a record."""
 
 
 @dataclass(frozen=True)
 class StoreTask:
-    """Everything a worker needs, picklable."""
+    """Arguments of `run_unit`, picklable."""
 
     node: StoreNode
     url: str
-    """Of the store that is written."""
+    """URL of the store that is written."""
     stored_as: str
     """Name under which the unit is committed."""
     task: UnitTask
     in_a_row: int
     share: float
+    """Tolerance of the manifest."""
 
 
 @dataclass(frozen=True)
 class Outcome:
+    """Result of one unit."""
+
     receipt: Receipt
-    tally: Tally
+    counts: RecordCounts
     good: int
-    """Attempts that gave something."""
+    """Attempts that succeeded."""
     bad: int
-    """Records set aside, those of foreign formats not counted."""
-    row: int
-    """Bad ones at the end of the unit without a good one after them."""
+    """Damaged records; reasons in `NOT_DAMAGE` don't count."""
+    bad_at_end: int
+    """Damaged records after the last good one."""
     meta: Mapping[str, Json]
+    """Entries for the snapshot's meta."""
     details: tuple[str, ...]
-    """Tracebacks of what was not foreseen, for the run log."""
+    """Tracebacks of unexpected errors, for the run log."""
     seconds: float
-    """That the worker took, by the clock."""
+    """Wall-clock time in the worker."""
     parts: Mapping[str, tuple[int, float]]
-    """Of the node, where it says so: records looked at, and seconds."""
+    """Records and seconds by part of the node, such as ops of a filter."""
+    usage: Usage
 
 
-def run_unit(unit: StoreTask, lethal: frozenset[int], tell: Callable[[int], None]) -> Outcome:
-    """Work on one unit.
+def run_unit(unit: StoreTask, lethal: frozenset[int], mark: Callable[[int], None]) -> Outcome:
+    """Do one unit. A `WorkFunction` of engines.
 
     Args:
-        lethal: ordinals of records at which workers died; they are set aside untried.
-        tell: is told the ordinal of the record that is being tried.
+        lethal: ordinals of records that killed workers; they are quarantined untried.
+        mark: called with the ordinal of each record before it is tried.
     """
     start = time.monotonic()
+    meter = UsageMeter()
     writer = Store.open(unit.url).writer(unit.stored_as)
-    attempt = Attempts(writer, unit, lethal, tell, tombstones.read(posixpath.dirname(unit.url)))
+    attempt = Attempts(writer, unit, lethal, mark, tombstones.read(posixpath.dirname(unit.url)))
     meta = unit.node.work(unit.task, writer, attempt)
     receipt = writer.finish()
-    counts = receipt.counts
-    kept = counts.get("kept", counts.get("records", 0))
-    tally = Tally(kept, attempt.dropped, attempt.quarantined, attempt.noted)
-    seconds = time.monotonic() - start
+    kept = receipt.counts.get("kept", receipt.counts.get("records", 0))
     return Outcome(
         receipt,
-        tally,
+        RecordCounts(kept, attempt.dropped, attempt.quarantined, attempt.noted),
         attempt.good,
         attempt.bad,
-        attempt.row,
+        attempt.bad_in_a_row,
         meta or {},
         tuple(attempt.details),
-        seconds,
+        time.monotonic() - start,
         attempt.parts,
+        meter.own(children=True),
     )
 
 
@@ -108,13 +113,13 @@ class Attempts:
         writer: UnitWriter,
         unit: StoreTask,
         lethal: frozenset[int],
-        tell: Callable[[int], None],
+        mark: Callable[[int], None],
         forgotten: Tombstones = tombstones.NO_TOMBSTONES,
     ) -> None:
-        self._writer, self._unit, self._lethal, self._tell = writer, unit, lethal, tell
+        self._writer, self._unit, self._lethal, self._mark = writer, unit, lethal, mark
         self._forgotten = forgotten
         self._ordinal = -1
-        self.good = self.bad = self.row = 0
+        self.good = self.bad = self.bad_in_a_row = 0
         self.dropped: Counter[str] = Counter()
         self.noted: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
@@ -124,36 +129,36 @@ class Attempts:
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         self._ordinal += 1
         if self._forgotten.has_place(self._unit.task.node, locator):
-            self._set_aside("", FORGOTTEN_REASON, "")
+            self._quarantine("", FORGOTTEN_REASON, "")
             return None
         if self._ordinal in self._lethal:
-            self._set_aside(locator, "killed_worker", "two worker processes died while they tried this record")
+            self._quarantine(locator, "killed_worker", "two worker processes died while they tried this record")
             return None
-        self._tell(self._ordinal)
+        self._mark(self._ordinal)
         try:
             made = make(*arguments, **named)
         except RecordError as error:
-            self._set_aside(locator, error.reason, error.message)
+            self._quarantine(locator, error.reason, error.message)
         except MillraceError:
             raise
         except Exception as error:
-            # Readers of other people's data meet what nobody thought of. One record is lost, with its traceback kept.
-            if len(self.details) < MOST_DETAILS:
+            # Other people's data causes errors that nobody foresaw. They cost one record; the traceback is kept.
+            if len(self.details) < MAX_DETAILS:
                 self.details.append(f"{locator}\n{traceback.format_exc()}")
-            self._set_aside(locator, "unexpected_error", f"{type(error).__name__}: {error}")
+            self._quarantine(locator, "unexpected_error", f"{type(error).__name__}: {error}")
         else:
-            self.good, self.row = self.good + 1, 0
+            self.good, self.bad_in_a_row = self.good + 1, 0
             return made
         return None
 
     def store(self, locator: str, record: Any, beside: pa.Table | None = None) -> None:
         if isinstance(record, Document) and self._forgotten.has_document(record):
-            self._set_aside("", FORGOTTEN_REASON, "")
+            self._quarantine("", FORGOTTEN_REASON, "")
             return
         try:
             self._writer.add(record, beside)
         except RecordError as error:
-            self._set_aside(locator, error.reason, error.message)
+            self._quarantine(locator, error.reason, error.message)
 
     def drop(self, reason: str) -> None:
         self.dropped[reason] += 1
@@ -165,24 +170,21 @@ class Attempts:
     def note(self, reason: str) -> None:
         self.noted[reason] += 1
 
-    def _set_aside(self, locator: str, reason: str, message: str) -> None:
+    def _quarantine(self, locator: str, reason: str, message: str) -> None:
         self._writer.quarantine(locator, reason, message)
         self.quarantined[reason] += 1
-        if reason in NOT_OURS:
+        if reason in NOT_DAMAGE:
             return
-        self.bad, self.row = self.bad + 1, self.row + 1
-        if too_many(self._unit.in_a_row, self._unit.share, self.row, self.bad, self.good):
+        self.bad, self.bad_in_a_row = self.bad + 1, self.bad_in_a_row + 1
+        if too_many(self._unit.in_a_row, self._unit.share, self.bad_in_a_row, self.bad, self.good):
+            frequent = ", ".join(f"{reason} {count}" for reason, count in self.quarantined.most_common(3))
             raise TooManyBad(
-                f"{self.row} records in a row can't be used ({_worst(self.quarantined)}); "
-                f"the last one: {reason}: {message}",
+                f"{self.bad_in_a_row} records in a row can't be used ({frequent}); the last one: {reason}: {message}",
                 where=f"{self._unit.task.node}, {locator}",
-                fix="repair or exclude what is wrong, or raise `tolerance` at the top of the manifest",
+                fix="repair or exclude the bad files, or raise `tolerance` at the top of the manifest",
             )
 
 
-def too_many(in_a_row: int, share: float, row: int, bad: int, good: int) -> bool:
-    return row >= in_a_row and bad > share * (bad + good)
-
-
-def _worst(quarantined: Counter[str]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in quarantined.most_common(3))
+def too_many(in_a_row: int, share: float, bad_in_a_row: int, bad: int, good: int) -> bool:
+    """Return whether bad records exceed both limits of the manifest's tolerance."""
+    return bad_in_a_row >= in_a_row and bad > share * (bad + good)

@@ -1,1 +1,1 @@
-"""Where units are worked on: processes of this machine."""
+"""Engines: processes on this machine, a Ray cluster or a Dask cluster, which do the units of a node side by side."""

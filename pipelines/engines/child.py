@@ -1,11 +1,11 @@
-"""One worker process and the unit it is at. Every engine works on units in such a child.
+"""One worker process, which does one unit at a time. Every engine runs units in such a child.
 
-A fresh interpreter, so that nothing is inherited by accident. It ignores Ctrl-C and dies with the thread that started
-it, however that ends. When it dies by itself (the kernel ended it for memory, a decoder crashed), whoever started it
-still knows the record that was being tried: its ordinal lies in memory that both see.
+The child is a fresh interpreter and inherits nothing by accident. It ignores Ctrl-C and dies with the thread that
+started it. If it is killed (out of memory, crash of a decoder), the parent still knows the record under way: the child
+writes the record's ordinal into memory that both processes share.
 
-The bodies of tasks and answers are pickles that only the child and the driver open: a Ray or Dask worker in between
-passes bytes on and needs none of the libraries.
+Task and result travel as pickles between driver and child. A Ray or Dask worker in between passes the bytes on and
+never unpickles them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from pipelines.engines.tether import die_with_parent
 T = TypeVar("T")
 R = TypeVar("R")
 
-Work = Callable[[T, frozenset[int], Callable[[int], None]], R]
-"""work(task, records to pass over, tell(ordinal of the record being tried)) -> result. Module level, so picklable."""
+WorkFunction = Callable[[T, frozenset[int], Callable[[int], None]], R]
+"""work(task, ordinals of records to skip, mark) -> result. It calls mark(ordinal) before it tries a record. Defined at
+module level, so that it can be pickled."""
 
-MOST_LETHAL = 8
+MAX_LETHAL = 8
 """Records of one unit that may kill their worker; more of them look like a broken machine rather than bad records."""
-MOST_DEATHS = 3
-"""Workers that may die over one unit without two of them at the same record."""
+MAX_DEATHS = 3
+"""Workers that may die in one unit if no two of them die at the same record."""
 
 NO_RECORD = -1
 
@@ -54,38 +55,49 @@ class WorkerError(MillraceError):
 
 @dataclass
 class Job:
-    """A unit on its way, and what its workers died of."""
+    """A submitted unit and the deaths of its workers."""
 
     body: bytes
     """Pickle of (work, task)."""
     lethal: set[int] = field(default_factory=set)
+    """Ordinals of records that killed two workers; the next worker skips them."""
     died_at: list[int] = field(default_factory=list)
+    """Ordinals of the records at which workers died once."""
 
     def count_death(self, at: int, code: int | None, name: str) -> None:
-        """Decide what a dead worker means; raises WorkerError when trying again makes no sense."""
+        """Record that a worker died at record `at` with exit code `code` (negative: killed by that signal).
+
+        Raises:
+            WorkerError: another try makes no sense.
+        """
         how = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit code {code}"
         memory = "; signal 9 mostly means that memory ran out" if code == -signal.SIGKILL else ""
         if at in self.died_at and at != NO_RECORD:
             self.lethal.add(at)
             self.died_at.clear()
-            if len(self.lethal) <= MOST_LETHAL:
+            if len(self.lethal) <= MAX_LETHAL:
                 return
             raise WorkerError(
-                f"{len(self.lethal)} records of this unit ended their worker, the last one by {how}{memory}",
+                f"{len(self.lethal)} records of this unit killed their worker, the last one by {how}{memory}",
                 where=name,
                 fix="look at these records, or run with fewer --workers to leave more memory to each",
             )
         self.died_at.append(at)
-        if len(self.died_at) >= MOST_DEATHS:
-            raise WorkerError(f"its worker died {len(self.died_at)} times, at last by {how}{memory}", where=name)
+        if len(self.died_at) >= MAX_DEATHS:
+            fix = "look at the memory of this machine, or run with fewer --workers"
+            raise WorkerError(
+                f"its worker died {len(self.died_at)} times, the last time by {how}{memory}", where=name, fix=fix
+            )
 
 
 class Child:
+    """A running worker process, seen from its parent."""
+
     def __init__(self) -> None:
         self.pipe, theirs = Pipe()
-        memory = os.memfd_create("record being tried")
+        memory = os.memfd_create("record under way")
         os.truncate(memory, 8)
-        self._at = mmap.mmap(memory, 8)
+        self._ordinal = mmap.mmap(memory, 8)
         inherited = (theirs.fileno(), memory)
         command = [sys.executable, "-c", _BEGIN, json.dumps(sys.path), *map(str, inherited), str(os.getpid())]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
@@ -93,28 +105,34 @@ class Child:
         os.close(memory)
 
     def start(self, job: Job) -> None:
-        _mark(self._at, NO_RECORD)
-        with contextlib.suppress(BrokenPipeError):  # it died while idle: whoever waits for the answer will notice
+        """Send a job to the idle child."""
+        _mark(self._ordinal, NO_RECORD)
+        with contextlib.suppress(BrokenPipeError):  # it died while idle: `answer` will raise EOFError
             self.pipe.send((job.body, frozenset(job.lethal)))
 
     def answer(self) -> bytes:
-        """For `opened`. Raises EOFError or ConnectionError when the process died."""
+        """Wait for the result, to be read with `opened`. Raises EOFError or ConnectionError if the process died."""
         return self.pipe.recv_bytes()
+
+    def ordinal(self) -> int:
+        """Return the ordinal of the record under way; NO_RECORD before the first one."""
+        return int.from_bytes(self._ordinal[:8], "little", signed=True)
 
     def kill(self) -> None:
         self._process.kill()
 
     def end(self) -> tuple[int, int]:
-        """The record it was at, and its exit code."""
+        """Kill the process; returns the ordinal of the record under way, and the exit code."""
         self.kill()
         self._process.wait()
         self.pipe.close()
-        with self._at:
-            return int.from_bytes(self._at[:8], "little", signed=True), self._process.returncode
+        ordinal = self.ordinal()
+        self._ordinal.close()
+        return ordinal, self._process.returncode
 
 
 def opened(answer: bytes) -> Any:
-    """The result in a child's answer; raises the error that is there instead."""
+    """Unpickle a child's answer; returns the result, or raises the error that the child met."""
     result, error = pickle.loads(answer)
     if error is not None:
         kind, message, details = error
@@ -123,28 +141,28 @@ def opened(answer: bytes) -> Any:
 
 
 def failed(error: BaseException) -> bytes:
-    """An answer that says what went wrong. What is meant for the user travels as it is; a mistake of ours, or a full
-    disk, with its traceback."""
-    # Class, message and keywords: exceptions with keyword arguments don't travel through a pipe.
+    """Return an answer that makes `opened` raise `error`. Errors meant for the user travel as they are, any other one
+    as a WorkerError with its traceback."""
+    # Class, message and keywords apart: pickle can't rebuild exceptions with keyword arguments.
     if isinstance(error, MillraceError) and not isinstance(error, RecordError):
-        words = {"where": error.where, "fix": error.fix}
+        keywords = {"where": error.where, "fix": error.fix}
         if isinstance(error, WorkerError):
-            words["details"] = error.details
-        return pickle.dumps((None, (type(error), error.message, words)))
-    words = {"where": "in a worker", "details": traceback.format_exc()}
-    return pickle.dumps((None, (WorkerError, f"{type(error).__name__}: {error}", words)))
+            keywords["details"] = error.details
+        return pickle.dumps((None, (type(error), error.message, keywords)))
+    keywords = {"where": "in a worker", "details": traceback.format_exc()}
+    return pickle.dumps((None, (WorkerError, f"{type(error).__name__}: {error}", keywords)))
 
 
-def _mark(at: mmap.mmap, ordinal: int) -> None:
-    at[:8] = ordinal.to_bytes(8, "little", signed=True)
+def _mark(memory: mmap.mmap, ordinal: int) -> None:
+    memory[:8] = ordinal.to_bytes(8, "little", signed=True)
 
 
 def serve() -> None:
-    """A child's life: one task after the other until the pipe closes."""
+    """Main function of the child: do one job after the other until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    pipe_fd, memory, parent = map(int, sys.argv[2:])
+    pipe_fd, memory_fd, parent = map(int, sys.argv[2:])
     die_with_parent(parent)
-    pipe, at = Connection(pipe_fd), mmap.mmap(memory, 8)
+    pipe, memory = Connection(pipe_fd), mmap.mmap(memory_fd, 8)
     while True:
         try:
             body, lethal = pipe.recv()
@@ -152,7 +170,7 @@ def serve() -> None:
             return
         try:
             work, task = pickle.loads(body)
-            answer = pickle.dumps((work(task, lethal, lambda ordinal: _mark(at, ordinal)), None))
+            answer = pickle.dumps((work(task, lethal, lambda ordinal: _mark(memory, ordinal)), None))
         except BaseException as error:
             answer = failed(error)
         pipe.send_bytes(answer)

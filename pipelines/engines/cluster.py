@@ -1,12 +1,12 @@
-"""What the engines `ray` and `dask` share: units go to workers that may be anywhere, receipts come back.
+"""Common part of the engines `ray` and `dask`: units go to workers on any machine, receipts come back.
 
-    driver: Window -> submit(body of a unit) ... answer -> opened -> committed by `dag/execute.py`
-    worker: work_here(body) -> a child of this worker's thread does the unit (`child.py`) -> answer
+    driver: InFlightWindow -> submit(pickled unit) ... answer -> opened -> committed by `dag/execute.py`
+    worker: run_in_child(pickled unit) -> a child of this worker's thread does the unit (`child.py`) -> answer
 
-Only descriptions of units and receipts travel; what units read and write lies in stores that every worker reaches by
-URL. The unit is done in a child of the worker, as on `local`: a record that kills its process costs itself, on every
-engine alike, and the cluster never notices. When a worker vanishes with its machine, the unit goes again, a few times.
-Whatever a vanished worker still does when it comes back changes nothing: nobody waits for its receipt.
+Only descriptions of units and receipts travel; units read and write stores, which every worker reaches by URL. A record
+that kills its process kills the child, as with the engine `local`, and the cluster never notices. If a worker vanishes
+with its machine, the unit is submitted again, up to MAX_LOST times. A worker that vanished and comes back later does no
+harm: nobody waits for its receipt, and a unit is committed once.
 """
 
 from __future__ import annotations
@@ -24,30 +24,43 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from manifests.errors import MillraceError
-from pipelines.engines.child import Child, Job, Work, WorkerError, failed, opened
-from pipelines.engines.engine import BYTES_PER_CPU, EngineSettings, Flight, Submission, Window
+from pipelines.engines.child import Child, Job, WorkerError, WorkFunction, failed, opened
+from pipelines.engines.engine import (
+    BYTES_PER_CPU,
+    POLL_S,
+    EngineSettings,
+    Flight,
+    InFlightWindow,
+    OnWait,
+    Submission,
+    ignore_wait,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST_LOST = 3
-"""Workers that may vanish with one unit before it is given up."""
+MAX_LOST = 3
+"""Workers that may vanish with one unit before the run stops."""
 FLIGHTS_PER_CPU = 2
 """One unit is worked on, the next one is there already."""
-LOOK_AGAIN_S = 5.0
-"""How often the size of the cluster is asked for, at most."""
+RESIZE_S = 5.0
+"""Shortest time between two questions for the size of the cluster."""
 
-_own = threading.local()
+_thread = threading.local()
 _children: set[Child] = set()
-"""Of all threads of this process."""
+"""Children of all threads of this process."""
 _stopping = threading.Event()
 
 
-def work_here(body: bytes, name: str, code: str) -> bytes:
-    """In a worker of a cluster: one unit, in the child of this thread.
+def run_in_child(body: bytes, name: str, code: str) -> bytes:
+    """Do one unit in the child of this thread; runs in a worker of the cluster.
 
     Args:
-        code: `code_digest()` of the process that asks.
+        body: pickle of (work, task).
+        name: of the unit, for messages.
+        code: `code_digest()` of the driver.
+    Returns:
+        An answer for `opened`.
     """
     try:
         if code != code_digest():
@@ -59,13 +72,13 @@ def work_here(body: bytes, name: str, code: str) -> bytes:
         job = Job(body)
         while True:
             if _stopping.is_set():
-                raise WorkerError("this worker is going down", where=name)
+                raise WorkerError("this worker is shutting down", where=name)
             child = _own_child()
             child.start(job)
             try:
                 return child.answer()
             except (EOFError, ConnectionError):
-                _own.child = None
+                _thread.child = None
                 _children.discard(child)
                 job.count_death(*child.end(), name)
     except Exception as error:
@@ -73,16 +86,16 @@ def work_here(body: bytes, name: str, code: str) -> bytes:
 
 
 def _own_child() -> Child:
-    child: Child | None = getattr(_own, "child", None)
+    child: Child | None = getattr(_thread, "child", None)
     if child is None:
-        child = _own.child = Child()
+        child = _thread.child = Child()
         _children.add(child)
     return child
 
 
 @contextmanager
-def nobody_works_here() -> Iterator[None]:
-    """Units that threads of this process are at end now, and none begins."""
+def no_units_here() -> Iterator[None]:
+    """Kill the units that run in threads of this process, and let none begin while the body runs."""
     _stopping.set()
     for child in list(_children):
         child.kill()
@@ -93,7 +106,7 @@ def nobody_works_here() -> Iterator[None]:
 
 @cache
 def code_digest() -> str:
-    """Of all that decides what a unit becomes."""
+    """SHA-256 of the Python version and of all our code that decides the content of a unit, 64 hex digits."""
     root = Path(__file__).parents[2]
     rooms = ("manifests", "stores", "tokenization", "packing", "pipelines")
     files = sorted(file for room in rooms for file in (root / room).rglob("*.py"))
@@ -104,24 +117,31 @@ def code_digest() -> str:
 
 
 class WorkerLost(Exception):
-    """The worker of a unit vanished, in words of its cluster."""
+    """The worker of a unit vanished; the message is the cluster's."""
 
 
 class ClusterEngine(ABC):
+    """Base of the engines that submit units to a cluster."""
+
     def __init__(self, settings: EngineSettings, workers: int, say: Callable[[str], None]) -> None:
+        """
+        Args:
+            workers: processors of an embedded cluster, started if the settings name no address.
+            say: prints a line for the person at the terminal.
+        """
         self.settings, self.workers, self.say = settings, workers, say
         self.elsewhere = settings.address is not None
 
     @abstractmethod
     def _connect(self) -> int:
-        """Have a cluster, started or joined, unless there is one; its processors."""
+        """Start or join the cluster unless that is done; returns its number of processors."""
 
     @abstractmethod
     def _submit(self, node: str, flight: Flight[Any]) -> None: ...
 
     @abstractmethod
-    def _landed(self) -> tuple[Flight[Any], bytes | WorkerLost]:
-        """Wait until one of those submitted has ended."""
+    def _landed(self, timeout_s: float) -> tuple[Flight[Any], bytes | WorkerLost] | None:
+        """Wait until a submitted unit has ended; None if none has after `timeout_s`."""
 
     @abstractmethod
     def _cancel_all(self) -> None: ...
@@ -130,38 +150,44 @@ class ClusterEngine(ABC):
     def close(self) -> None:
         """As `Engine.close`."""
 
-    def run(self, node: str, work: Work[T, R], submissions: Iterable[Submission[T]]) -> Iterator[tuple[T, R]]:
-        """As `Engine.run`."""
+    def run(
+        self, node: str, work: WorkFunction[T, R], submissions: Iterable[Submission[T]], on_wait: OnWait = ignore_wait
+    ) -> Iterator[tuple[T, R]]:
+        """As `Engine.run`. The driver doesn't see records under way: `on_wait` gets zeros, as a sign of life."""
         submissions = iter(submissions)
         first = next(submissions, None)
         if first is None:
             return
-        window = Window(work, chain([first], submissions), 0, 0)
-        look_again = 0.0
+        window = InFlightWindow(work, chain([first], submissions), 0, 0)
+        resize_at = 0.0
         try:
             while True:
-                if time.monotonic() >= look_again:
-                    self._fit(window)
-                    look_again = time.monotonic() + LOOK_AGAIN_S
+                if time.monotonic() >= resize_at:
+                    self._resize(window)
+                    resize_at = time.monotonic() + RESIZE_S
                 for flight in window:
                     self._submit(node, flight)
                 if not window.units:
                     return
-                flight, answer = self._landed()
+                landed = self._landed(POLL_S)
+                if landed is None:
+                    on_wait(0.0, 0)
+                    continue
+                flight, answer = landed
                 if isinstance(answer, WorkerLost):
                     _count_loss(flight, answer)
                     window.again(flight)
                     continue
                 window.landed(flight)
-                yield flight.submission.data, opened(answer)
+                yield flight.submission.task, opened(answer)
         finally:
             self._cancel_all()
 
-    def _fit(self, window: Window[Any]) -> None:
-        """To the cluster as it is now: workers come and go."""
+    def _resize(self, window: InFlightWindow[Any]) -> None:
+        """Fit the window to the present size of the cluster, as workers come and go."""
         cpus = max(self._connect(), 1)
-        window.most_units = self.settings.in_flight_units or cpus * FLIGHTS_PER_CPU
-        window.most_bytes = self.settings.in_flight_bytes or cpus * BYTES_PER_CPU
+        window.max_units = self.settings.in_flight_units or cpus * FLIGHTS_PER_CPU
+        window.max_bytes = self.settings.in_flight_bytes or cpus * BYTES_PER_CPU
 
     def __enter__(self) -> ClusterEngine:
         return self
@@ -172,17 +198,18 @@ class ClusterEngine(ABC):
 
 def _count_loss(flight: Flight[Any], loss: WorkerLost) -> None:
     flight.lost += 1
-    if flight.lost >= MOST_LOST:
+    if flight.lost >= MAX_LOST:
         raise WorkerError(
-            f"its worker vanished {flight.lost} times, at last: {loss}",
+            f"its worker vanished {flight.lost} times, the last time: {loss}",
             where=flight.submission.name,
-            fix="look at the memory and the logs of that machine; what was committed stays",
+            fix="look at the memory and the logs of that machine, then run again; what was committed stays",
         )
 
 
-def unreachable(kind: str, address: str | None, error: Exception, more: str = "") -> MillraceError:
+def unreachable(kind: str, address: str | None, error: Exception, hint: str = "") -> MillraceError:
+    """Return the error for a cluster that doesn't answer. `hint` is added to the fix."""
     return MillraceError(
         f"no {kind} cluster answers: {type(error).__name__}: {error}",
         where=address or "embedded",
-        fix=f"start it, or correct `engine.address`{more}; then run the same command again",
+        fix=f"start it, or correct `engine.address`{hint}; then run the same command again",
     )

@@ -1,26 +1,28 @@
-"""The engine `dask`: one task of Dask's scheduler per unit, in groups that bear the names of nodes.
+"""The engine `dask`: one task of Dask's scheduler per unit, grouped by node in its dashboard.
 
-An embedded cluster is threads of this process, each with its child: units are done in processes anyway, and a second
-layer of them would cost seconds and memory. When a worker vanishes, Dask's scheduler sends its units elsewhere, as
-often as its `allowed-failures` says.
+An embedded cluster is threads of this process, each with its own child: units are done in child processes anyway, and
+Dask worker processes on top would cost seconds and memory. If a worker vanishes, Dask's scheduler moves its units to
+another one, as often as its setting `allowed-failures` permits.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from distributed import Client, Future, KilledWorker, LocalCluster
 
 from manifests.errors import MillraceError
 from pipelines.engines.child import WorkerError
-from pipelines.engines.cluster import ClusterEngine, WorkerLost, code_digest, nobody_works_here, unreachable, work_here
+from pipelines.engines.cluster import ClusterEngine, WorkerLost, code_digest, no_units_here, run_in_child, unreachable
 from pipelines.engines.engine import EngineSettings, Flight
 
 CONNECT_S = 10
+"""Time in which the scheduler must answer."""
 
 
 class DaskEngine(ClusterEngine):
@@ -29,7 +31,9 @@ class DaskEngine(ClusterEngine):
         self._cluster: LocalCluster | None = None
         self._client: Client | None = None
         self._sent: dict[Any, tuple[Future, Flight[Any]]] = {}
+        """Units under way, by the key of their Dask task."""
         self._ended: SimpleQueue[Any] = SimpleQueue()
+        """Keys of tasks that have ended."""
 
     def _connect(self) -> int:
         if self._client is None:
@@ -52,21 +56,27 @@ class DaskEngine(ClusterEngine):
     def _submit(self, node: str, flight: Flight[Any]) -> None:
         assert self._client is not None
         name = flight.submission.name
-        key = (node, name, uuid.uuid4().hex)  # the first word is what the dashboard groups by
-        future = self._client.submit(work_here, flight.job.body, name, code_digest(), key=key, pure=False, retries=0)
+        key = (node, name, uuid.uuid4().hex)  # the dashboard groups tasks by the first element
+        future = self._client.submit(run_in_child, flight.job.body, name, code_digest(), key=key, pure=False, retries=0)
         self._sent[key] = (future, flight)
         future.add_done_callback(lambda future: self._ended.put(future.key))
 
-    def _landed(self) -> tuple[Flight[Any], bytes | WorkerLost]:
-        while (key := self._ended.get()) not in self._sent:
-            pass  # cancelled before
+    def _landed(self, timeout_s: float) -> tuple[Flight[Any], bytes | WorkerLost] | None:
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                key = self._ended.get(timeout=max(0.0, deadline_s - time.monotonic()))
+            except Empty:
+                return None
+            if key in self._sent:  # else it was cancelled
+                break
         future, flight = self._sent.pop(key)
         if future.status == "finished":
             return flight, future.result()
         if future.status == "error":
-            raise _in_words(future.exception(), flight.submission.name)
+            raise _worker_error(future.exception(), flight.submission.name)
         raise MillraceError(
-            "the Dask scheduler is gone",
+            "the Dask scheduler has stopped",
             where=self.settings.address or "embedded",
             fix="start it again, then run the same command; what was committed stays",
         )
@@ -81,15 +91,16 @@ class DaskEngine(ClusterEngine):
         if self._client is not None:
             self._client.close()
         if self._cluster is not None:
-            with nobody_works_here():  # the cluster would wait for the units that are under way
+            with no_units_here():  # else the cluster waits for the units under way
                 self._cluster.close()
         self._client = self._cluster = None
 
 
-def _in_words(error: BaseException, name: str) -> WorkerError:
+def _worker_error(error: BaseException, name: str) -> WorkerError:
+    """Return the error of a Dask task that failed outside `run_in_child`, which itself returns every failure."""
     if isinstance(error, KilledWorker):
-        fix = "look at the memory and the logs of these machines; what was committed stays"
+        fix = "look at the memory and the logs of these machines, then run again; what was committed stays"
         return WorkerError(f"its workers vanished, the last one: {error.last_worker.address}", where=name, fix=fix)
-    # Our own function gives every failure back as an answer, so this came before it: a worker without our code.
+    # This came before any code of ours ran: the worker can't import it.
     fix = "install the same millrace and its libraries on every machine of the cluster"
     return WorkerError(f"{type(error).__name__}: {error}", where=f"{name}, in a Dask worker", fix=fix)

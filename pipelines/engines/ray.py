@@ -1,39 +1,43 @@
-"""The engine `ray`: one Ray task per unit, named after it in Ray's dashboard.
+"""The engine `ray`: one Ray task per unit, with the unit's name in Ray's dashboard.
 
-A task says when it begins, so that the driver can tell a unit that takes long from one that waits for a CPU. Actors
-that hold every CPU of a cluster would let all units wait for ever: then one unit at a time asks for none.
+A task first yields BEGUN, so that the driver can tell a unit that takes long from one that waits for a CPU. Actors that
+hold every CPU of a cluster would make all units wait for ever; then one unit at a time runs without asking for a CPU.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: Ray looks at it then
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it when it is imported
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines.engines.child import WorkerError
-from pipelines.engines.cluster import ClusterEngine, WorkerLost, code_digest, unreachable, work_here
+from pipelines.engines.cluster import ClusterEngine, WorkerLost, code_digest, run_in_child, unreachable
 from pipelines.engines.engine import EngineSettings, Flight
 
 OBJECT_STORE_BYTES = 80 << 20
-"""Next to the least that Ray takes: nothing large of ours lies there, and left alone it takes a third of the memory."""
-TOKEN = "; where it asks for its token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here as on its nodes"
+"""Near the least that Ray accepts: our tasks are small, and by default Ray takes a third of the memory."""
+TOKEN_HINT = "; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here as on its nodes"
 BEGUN = b""
-HURRY_S = 0.2
-"""How long to wait for a CPU once it is known that others hold them all."""
+STARVED_AGAIN_S = 0.2
+"""`starved_s` once it is known that others hold every CPU."""
 
 
 def unit(body: bytes, name: str, code: str) -> Iterator[bytes]:
+    """The Ray task: yield BEGUN, then the answer of the unit."""
     yield BEGUN
-    yield work_here(body, name, code)
+    yield run_in_child(body, name, code)
 
 
 @dataclass
 class _Sent:
+    """A unit under way."""
+
     node: str
     flight: Flight[Any]
     free: bool
@@ -45,7 +49,10 @@ class RayEngine(ClusterEngine):
     def __init__(self, settings: EngineSettings, workers: int, say: Callable[[str], None]) -> None:
         super().__init__(settings, workers, say)
         self._sent: dict[Any, _Sent] = {}
+        """Units under way, by the handle of their Ray task."""
         self._starved = self._connected = False
+        self._alive_s = 0.0
+        """Last time at which a unit was known to run, or all units were new."""
 
     def _connect(self) -> int:
         if not self._connected:
@@ -65,7 +72,7 @@ class RayEngine(ClusterEngine):
                         **quiet,
                     )
             except (ConnectionError, RayError, RuntimeError) as error:
-                raise unreachable("Ray", address, error, TOKEN if address else "") from None
+                raise unreachable("Ray", address, error, TOKEN_HINT if address else "") from None
             self._connected = True
         return int(ray.cluster_resources().get("CPU", 0))
 
@@ -75,30 +82,40 @@ class RayEngine(ClusterEngine):
             name=name,
             num_cpus=0 if free else self.settings.cpus_per_unit,
             num_returns="streaming",
-            max_retries=0,  # counted in cluster.py
+            max_retries=0,  # cluster.py counts and retries
         )
+        if not self._sent:
+            self._alive_s = time.monotonic()
         self._sent[task.remote(flight.job.body, name, code_digest())] = _Sent(node, flight, free)
 
-    def _landed(self) -> tuple[Flight[Any], bytes | WorkerLost]:
-        while True:
+    def _landed(self, timeout_s: float) -> tuple[Flight[Any], bytes | WorkerLost] | None:
+        deadline_s = time.monotonic() + timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
             waiting = not any(sent.begun or sent.free for sent in self._sent.values())
-            patience_s = HURRY_S if self._starved else self.settings.starved_s
-            ready, _ = ray.wait(list(self._sent), timeout=patience_s if waiting else None)
+            if not waiting:
+                self._alive_s = time.monotonic()
+            starved_s = STARVED_AGAIN_S if self._starved else self.settings.starved_s
+            patience_s = max(0.0, self._alive_s + starved_s - time.monotonic())
+            ready, _ = ray.wait(list(self._sent), timeout=min(left_s, patience_s) if waiting else left_s)
             if not ready:
-                if ray.available_resources().get("CPU", 0) < self.settings.cpus_per_unit:
-                    self._send_without_cpu()
+                if waiting and time.monotonic() >= self._alive_s + starved_s:
+                    self._alive_s = time.monotonic()
+                    if ray.available_resources().get("CPU", 0) < self.settings.cpus_per_unit:
+                        self._send_without_cpu()
                 continue
-            said = _said(ready[0])
-            if isinstance(said, bytes) and said == BEGUN:
+            self._alive_s = time.monotonic()
+            answer = _next_answer(ready[0])
+            if isinstance(answer, bytes) and answer == BEGUN:
                 self._sent[ready[0]].begun = True
                 self._starved = self._starved and self._sent[ready[0]].free
                 continue
-            return self._sent.pop(ready[0]).flight, said
+            return self._sent.pop(ready[0]).flight, answer
+        return None
 
     def _send_without_cpu(self) -> None:
-        """No unit has begun: others hold every CPU, perhaps for good."""
+        """Submit the oldest unit again, without a CPU: none has begun, as others hold every CPU, perhaps for ever."""
         if not self._starved:
-            self.say("others hold every CPU of the Ray cluster; going on with one unit at a time, which asks for none")
+            self.say("others hold every CPU of the Ray cluster; one unit at a time now runs without asking for a CPU")
         self._starved = True
         handle, sent = next(iter(self._sent.items()))
         del self._sent[handle]
@@ -118,12 +135,13 @@ class RayEngine(ClusterEngine):
         self._connected = False
 
 
-def _said(handle: Any) -> bytes | WorkerLost:
+def _next_answer(handle: Any) -> bytes | WorkerLost:
+    """Return what a Ray task yielded next. Raises WorkerError if the worker can't run our code."""
     try:
         return ray.get(next(handle))
-    except RayTaskError as error:  # of a task before any code of ours ran, or a worker without our code
+    except RayTaskError as error:
         fix = "install the same millrace and its libraries on every machine of the cluster"
         raise WorkerError(str(error.cause), where="in a Ray worker", fix=fix, details=str(error)) from None
     except (RayError, StopIteration) as error:
-        words = str(error).partition("\n")[0]
-        return WorkerLost(f"{type(error).__name__}: {words}")
+        first_line = str(error).partition("\n")[0]
+        return WorkerLost(f"{type(error).__name__}: {first_line}")

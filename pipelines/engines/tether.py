@@ -1,7 +1,7 @@
-"""A process that ends when the one that started it does, however that ends.
+"""Child processes that end when their parent ends, however it ends.
 
-Workers call `die_with_parent` themselves; commands are started through this file, which does so and then becomes the
-command: `python tether.py PARENT_PID COMMAND ...`. Only the standard library is imported here.
+Worker processes (`child.py`) call `die_with_parent` themselves. Other commands are started through this file: `python
+tether.py PARENT_PID COMMAND ...` calls it and then replaces itself by the command. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when the thread that started it ends; end at once if that has happened already."""
+    """Ask Linux to kill this process when the thread that started it ends; exit at once if it has ended already.
+
+    Args:
+        parent: expected process id of the parent.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -23,7 +27,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def tethered(command: list[str]) -> list[str]:
-    """The command line that runs `command` tied to this process."""
+    """Return the command line that runs `command` and kills it when this process ends."""
     return [sys.executable, "-I", os.path.abspath(__file__), str(os.getpid()), *command]
 
 

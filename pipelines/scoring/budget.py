@@ -20,7 +20,7 @@ Needs = Callable[[int, Sequence[MediaKind]], int]
 
 
 @schema
-class Budget:
+class RequestBudget:
     """The most that is asked for. Who does not fit is left out: documents come in the order of a hash of their ids,
     each counted with as many requests as it could need. Retries are not counted."""
 
@@ -40,7 +40,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenDocuments:
     """Of one unit."""
 
     stretch: UnitRange
@@ -54,8 +54,8 @@ class Chosen:
             return self.ordinals.tolist()
         return snapshot.kept(self.stretch.start, self.stretch.stop).tolist()
 
-    def nobody(self) -> Chosen:
-        """The same unit, nothing asked."""
+    def empty(self) -> ChosenDocuments:
+        """Return the same unit without documents."""
         return replace(self, ordinals=np.zeros(0, np.int64), left_out=0)
 
 
@@ -65,7 +65,7 @@ def chosen_units(
     """Those below, each with the `Chosen` that fit into `most` requests."""
     units = units_below(snapshot)
     if most is None:
-        return tuple(replace(unit, data=Chosen(unit.data)) for unit in units)
+        return tuple(replace(unit, data=ChosenDocuments(unit.data)) for unit in units)
     return tuple(_within(most, snapshot, units, _needed(snapshot, domains, needs), seed))
 
 
@@ -81,7 +81,7 @@ def _within(most: int, snapshot: Snapshot, units: Sequence[Unit], needed: np.nda
         inside = np.flatnonzero(fits[here])
         left_out = int(np.count_nonzero(needed[here])) - len(inside)
         content = digest(unit.digest, inside.astype("<i8").tobytes(), str(left_out))
-        yield replace(unit, digest=content, data=Chosen(unit.data, inside + unit.data.start, left_out))
+        yield replace(unit, digest=content, data=ChosenDocuments(unit.data, inside + unit.data.start, left_out))
 
 
 def _needed(snapshot: Snapshot, domains: Sequence[str], needs: Needs) -> np.ndarray:

@@ -21,7 +21,7 @@ from manifests.records import Document, Json, Media, MediaKind, digest
 from pipelines.deferred import tried
 from pipelines.filters.media_rules import images
 from pipelines.node import Inputs, Survey, UnitTask
-from pipelines.scoring.budget import Budget, chosen_units
+from pipelines.scoring.budget import RequestBudget, chosen_units
 from pipelines.scoring.scores import Scored, Scores
 from stores.endpoint import Endpoint, EndpointClient, image_part, usable_text
 from stores.prefetch import prefetch
@@ -52,7 +52,7 @@ class _Asked(Scores):
     """So many pictures are shown, from the first."""
     seed: int = 0
     """Of the request, and by which a budget chooses."""
-    budget: Budget = Budget()
+    budget: RequestBudget = RequestBudget()
     """Documents that do not fit have no score, and pass."""
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Drop, Json
 from pipelines.filters.op import concerns
 from pipelines.node import Attempt, UnitRange, UnitTask, ViewNode, write_decisions
-from pipelines.scoring.budget import OVER_BUDGET, Chosen
+from pipelines.scoring.budget import OVER_BUDGET, ChosenDocuments
 from stores.store import Snapshot, UnitWriter
 
 LIMITS = ("min_score", "max_score")
@@ -55,7 +55,7 @@ class Scores(ViewNode):
         raise NotImplementedError
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
-        chosen: Chosen = task.unit.data
+        chosen: ChosenDocuments = task.unit.data
         snapshot = task.inputs[self.input].snapshot
         for _ in range(chosen.left_out):
             attempt.note(OVER_BUDGET)

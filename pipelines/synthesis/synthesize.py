@@ -19,7 +19,7 @@ from manifests.records import FORGOTTEN, Document, Json, Media, canonical_json, 
 from pipelines.deferred import tried
 from pipelines.filters.op import concerns
 from pipelines.node import Attempt, DocumentsNode, Inputs, Survey, UnitTask
-from pipelines.scoring.budget import OVER_BUDGET, Budget, Chosen, chosen_units
+from pipelines.scoring.budget import OVER_BUDGET, ChosenDocuments, RequestBudget, chosen_units
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, ChatMessage, Variant
 from stores.endpoint import Answer, Endpoint, EndpointClient, request_digest
@@ -53,7 +53,7 @@ class Synthesise(DocumentsNode):
     answer_tokens: int = 4096
     """The most that one answer may have (`max_tokens` of the request), thinking included."""
     seed: int = 0
-    budget: Budget = Budget()
+    budget: RequestBudget = RequestBudget()
 
     def __post_init__(self) -> None:
         if self.answer_tokens < 1 or not 0 <= self.temperature <= 2:
@@ -66,7 +66,7 @@ class Synthesise(DocumentsNode):
         return Survey(units, {"prompts": prompts_digest()})
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
-        chosen: Chosen = task.unit.data
+        chosen: ChosenDocuments = task.unit.data
         product = task.inputs[self.input]
         answers = EndpointClient(posixpath.dirname(product.place), self.endpoint)
         for _ in range(chosen.left_out):
@@ -80,7 +80,7 @@ class Synthesise(DocumentsNode):
                     attempt.store(locator, document)
         return {"synthetic": True, "task": self.task.kind, "model": self.model}
 
-    def _documents(self, snapshot: Snapshot, chosen: Chosen, attempt: Attempt) -> Iterator[Document]:
+    def _documents(self, snapshot: Snapshot, chosen: ChosenDocuments, attempt: Attempt) -> Iterator[Document]:
         """Those to be asked about, with the bytes of their media."""
         for document in snapshot.documents(chosen.kept(snapshot)):
             if document.source == FORGOTTEN or not concerns(self.domains, document):

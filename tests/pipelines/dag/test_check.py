@@ -94,7 +94,7 @@ MISTAKES = {
     "an empty list of nodes": ("inputs: [clean]", "inputs: []", "inputs names no node", "name one"),
     "a node named twice": ("inputs: [clean]", "inputs: [clean, clean]", "names a node twice", "once"),
     "data held against itself": ("against: [tests]", "against: [seen]", "seen is held against itself", "evaluations"),
-    "a share above one": ("share: 0.5", "share: 50", "share lies in [0, 1]", ""),
+    "a share above one": ("share: 0.5", "share: 50", "share is from 0 to 1", ""),
     "an engine without units": ("kind: local}", "kind: dask, in_flight_units: 0}", "in_flight_units is 0", ""),
     "a pack of no tokens": ("max_pack_tokens: 512", "max_pack_tokens: 0", "max_pack_tokens is 0", ""),
     "pages too fine": (

@@ -15,7 +15,7 @@ from stores.store import Store
 from tests.pipelines import small_data
 
 DAG = """
-name: outlook
+name: dry_run
 nodes:
   documents: {kind: ingest_folder, path: ./data}
   filtered:
@@ -41,7 +41,7 @@ class Runs:
         assert run.main([str(self.folder / "dag.yaml"), "--out", str(self.out), "--workers", "0", *options]) == 0
         return self._capsys.readouterr().out
 
-    def outlook(self, *options: str) -> dict[str, dict[str, Any]]:
+    def dry_run(self, *options: str) -> dict[str, dict[str, Any]]:
         return {row["node"]: row for row in json.loads(self("--dry-run", "--json", *options))["nodes"]}
 
     def work(self) -> dict[str, int]:
@@ -70,7 +70,7 @@ def told(row: dict[str, Json]) -> tuple[str, list[str]]:
 def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_changed(runs: Runs) -> None:
     units = runs.work()["samples"]
     assert units >= 3
-    seen = runs.outlook("--set", THRESHOLD)
+    seen = runs.dry_run("--set", THRESHOLD)
     assert told(seen["documents"]) == ("committed", [])
     assert told(seen["filtered"]) == (
         f"would run: {units} of {units} units",
@@ -83,7 +83,7 @@ def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_change
     assert told(seen["unique"]) == ("may run after filtered: at most 1 of 1 units", [])
     assert told(seen["page"]) == ("may run after samples", [])
     runs("--until", "filtered", "--set", THRESHOLD)
-    seen = runs.outlook("--set", THRESHOLD)
+    seen = runs.dry_run("--set", THRESHOLD)
     assert told(seen["samples"]) == (f"would run: 1 of {units} units", ["inputs.filtered changed"])
     (unit,) = seen["samples"]["units"]
     short = Store.open(str(runs.out / "documents")).head().table(["locator", "unit"]).to_pylist()  # type: ignore[union-attr]
@@ -95,21 +95,21 @@ def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_change
 
 def test_a_changed_file_is_named_by_its_unit(runs: Runs) -> None:
     (runs.folder / "data" / "3" / "short.txt").write_text("another short text\n")
-    row = runs.outlook()["documents"]
-    assert row["why"] == ["a run was stopped, or some of what it reads has changed"]
+    row = runs.dry_run()["documents"]
+    assert row["why"] == ["a run was stopped, or some of its input has changed"]
     assert [unit["why"] for unit in row["units"]] == ["changed"] and row["bytes"] > 0
     talk = runs("--dry-run")
     unit = row["units"][0]["unit"]
     assert f"{unit}; reads" in talk and "may run after filtered: at most 1 of " in talk
     assert "nodes: 1 would run, 4 may run" in talk and max(map(len, talk.splitlines()[1:])) < 110
-    seen = runs.outlook()
+    seen = runs.dry_run()
     assert [row["unit"] for row in seen["filtered"]["units"]] == [unit]
     assert [row["unit"] for row in seen["samples"]["units"]] == [f"filtered-{unit}"]
     runs()
     assert {name: count for name, count in runs.work().items() if name != "page"} == {
         "documents": 1, "filtered": 1, "samples": 1, "unique": 1,
     }  # fmt: skip
-    assert told(runs.outlook()["documents"]) == ("committed", [])
+    assert told(runs.dry_run()["documents"]) == ("committed", [])
 
 
 def test_a_first_run_and_one_of_other_code_say_so(runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_first_run_and_one_of_other_code_say_so(runs: Runs, monkeypatch: pytes
 
     version = Tokenise.VERSION
     monkeypatch.setattr(Tokenise, "VERSION", version + 1)
-    assert runs.outlook()["samples"]["why"] == [f"version {version} -> {version + 1}"]
-    assert runs.outlook("--set", THRESHOLD)["samples"]["why"] == [f"version {version} -> {version + 1}"]
+    assert runs.dry_run()["samples"]["why"] == [f"version {version} -> {version + 1}"]
+    assert runs.dry_run("--set", THRESHOLD)["samples"]["why"] == [f"version {version} -> {version + 1}"]
     runs.out = tmp_path / "elsewhere"
-    assert runs.outlook()["documents"]["why"] == ["nothing is there yet"] and not runs.out.exists()
+    assert runs.dry_run()["documents"]["why"] == ["nothing is there yet"] and not runs.out.exists()

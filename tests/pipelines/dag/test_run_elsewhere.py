@@ -14,7 +14,7 @@ import pytest
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import canonical_json
-from pipelines.dag.destination import Out
+from pipelines.dag.destination import Destination
 from pipelines.inspect import queries
 from stores.files.open import open_files
 from stores.forget.forget import forget
@@ -76,9 +76,9 @@ def test_killed_in_the_middle_and_started_again_it_ends_as_on_a_disk(folder: Pat
     assert all(same(one, other) for one, other in zip(*(pack.records() for pack in packs if pack), strict=True))
     pages = [(run / "report.html").read_text() for run in (local, folder / "calm")]
     assert pages[0].count("data:image") == pages[1].count("data:image") > 0
-    with pytest.raises(ManifestError, match="its stores at"), Out.of(f"{url}-other", local).alone():
+    with pytest.raises(ManifestError, match="its stores at"), Destination.of(f"{url}-other", local).locked():
         pass
-    with pytest.raises(ManifestError, match="its stores at"), Out.of(str(local), local).alone():
+    with pytest.raises(ManifestError, match="its stores at"), Destination.of(str(local), local).locked():
         pass
 
 
@@ -92,7 +92,7 @@ def test_what_is_forgotten_in_the_stores_leaves_the_page_and_the_log_beside_them
             shutil.copyfile(path, aside)
             target.publish(aside, path.relative_to(source).as_posix())
         target.sync()
-    with Out.of(anywhere, tmp_path).alone():
+    with Destination.of(anywhere, tmp_path).locked():
         (tmp_path / "report.html").write_text("number 3.")
         (tmp_path / "log.jsonl").write_text(json.dumps({"event": "quarantine", "details": ["number 3."]}) + "\n")
     place, nothing = "books/3/0003.txt", frozenset[str]()

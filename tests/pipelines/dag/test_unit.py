@@ -72,7 +72,7 @@ def test_each_kind_of_bad_record_costs_itself_and_nothing_else(odd: ModuleType, 
     assert aside["deadly"][0] == "killed_worker"
     assert aside["surprise"] == ("unexpected_error", "KeyError: 'not there'")
     assert aside["d"][0] == "duplicate_id"
-    assert dict(outcome.tally.noted) == {"seen": 1} and outcome.meta == {"from": "odd"}
+    assert dict(outcome.counts.noted) == {"seen": 1} and outcome.meta == {"from": "odd"}
     (details,) = outcome.details
     assert details.startswith("surprise\n") and 'return {}["not there"]' in details
 
@@ -86,6 +86,6 @@ def test_a_unit_stops_at_many_bad_records_in_a_row_only_where_they_are_the_most(
     odd: ModuleType, tmp_path: Path
 ) -> None:
     outcome, _ = work(odd, tmp_path / "good", [*"abcdefgh", "bad", "bad", "bad"])
-    assert (outcome.bad, outcome.row) == (3, 3)
+    assert (outcome.bad, outcome.bad_at_end) == (3, 3)
     with pytest.raises(Exception, match="3 records in a row can't be used"):
         work(odd, tmp_path / "bad", ["bad", "bad", "bad", *"abcdefgh"])

@@ -146,7 +146,7 @@ def transformed(folder: Path, documents: list[Document], node: Transform) -> tup
     task = StoreTask(node, str(folder / "made"), unit.name, UnitTask("made", unit, inputs), 100, 1.0)
     outcome = run_unit(task, frozenset(), lambda ordinal: None)
     head = made.commit([outcome.receipt], node="made", units=[unit.name])
-    return head, {"dropped": dict(outcome.tally.dropped), "noted": dict(outcome.tally.noted)}
+    return head, {"dropped": dict(outcome.counts.dropped), "noted": dict(outcome.counts.noted)}
 
 
 def test_the_node_keeps_documents_and_media_and_counts_its_edits(tmp_path: Path):

@@ -26,7 +26,7 @@ from pipelines.dag.run import main as millrace_run
 from pipelines.dag.unit import StoreTask
 from pipelines.engines.child import WorkerError, opened
 from pipelines.engines.choose import open_engine
-from pipelines.engines.cluster import work_here
+from pipelines.engines.cluster import run_in_child
 from pipelines.engines.engine import Engine, EngineSettings, Submission
 from pipelines.node import Unit, UnitTask
 from stores.store import Store
@@ -42,17 +42,17 @@ from pathlib import Path
 from manifests.records import Document, Text, record_id
 from pipelines.dag.unit import run_unit
 
-def double(task, lethal, tell):
+def double(task, lethal, mark):
     return 2 * task
 
-def lose_the_worker_once(task, lethal, tell):
+def lose_the_worker_once(task, lethal, mark):
     try:
         open(task, "x").close()
     except FileExistsError:
         return "done"
     os.kill(os.getppid(), signal.SIGKILL)
 
-def lose_the_worker(task, lethal, tell):
+def lose_the_worker(task, lethal, mark):
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
 
@@ -68,8 +68,8 @@ class Held:
             text = f"made in {Path.cwd().name}"
             attempt.store(name, Document(record_id("n", name), "n", name, "web", (Text(text),)))
 
-def keep_the_receipt(unit, lethal, tell):
-    outcome = run_unit(unit, lethal, tell)
+def keep_the_receipt(unit, lethal, mark):
+    outcome = run_unit(unit, lethal, mark)
     Path("receipt").write_bytes(pickle.dumps(outcome.receipt))
     return outcome
 """
@@ -203,7 +203,9 @@ def test_late_killed_and_returning_workers_lose_and_double_nothing(machines: Mac
     until(lambda: (zombie / "begun").exists() and (killed / "begun").exists())
     with Client(machines.address, set_as_default=False) as client:  # as its dashboard does
         keys = client.run_on_scheduler(lambda dask_scheduler: [*dask_scheduler.tasks])
-    assert {key[0] for key in keys} == {"node"} and {key[1].partition(" UnitTask")[0] for key in keys} == {"node, unit"}
+    assert {key[0] for key in keys} == {"node"} and {key[1].partition(" StoreTask")[0] for key in keys} == {
+        "node, unit"
+    }
     machines.send("killed", signal.SIGKILL)
     machines.send("zombie", signal.SIGSTOP)  # the scheduler takes it for dead and gives its unit away
     late = machines.start_worker("late")
@@ -249,7 +251,7 @@ def test_a_run_on_machines_that_share_only_a_bucket_ends_as_on_one(machines: Mac
 
 def test_a_worker_with_other_code_is_refused() -> None:
     with pytest.raises(MillraceError, match="other code than the run") as caught:
-        opened(work_here(b"", "node, unit 1", "0" * 64))
+        opened(run_in_child(b"", "node, unit 1", "0" * 64))
     assert "node, unit 1" in caught.value.where
 
 

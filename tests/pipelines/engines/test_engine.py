@@ -18,7 +18,7 @@ import pytest
 from manifests.errors import StoreError
 from pipelines.engines.child import WorkerError
 from pipelines.engines.choose import open_engine
-from pipelines.engines.engine import Engine, EngineSettings, Submission, Window
+from pipelines.engines.engine import Engine, EngineSettings, InFlightWindow, Submission
 from pipelines.engines.local import LocalEngine
 
 ROOT = Path(__file__).parents[3]
@@ -27,47 +27,47 @@ WORK = """
 import os, signal, time
 from manifests.errors import StoreError
 
-def double(task, lethal, tell):
+def double(task, lethal, mark):
     time.sleep(0.02 * (task % 3))
     return 2 * task
 
-def fail_at_three(task, lethal, tell):
+def fail_at_three(task, lethal, mark):
     if task == 3:
         raise StoreError("three is broken", where="here", fix="leave it out")
     return task
 
-def mistake(task, lethal, tell):
+def mistake(task, lethal, mark):
     return [][task]
 
-def die_at_record_two(task, lethal, tell):
+def die_at_record_two(task, lethal, mark):
     done = []
     for record in range(5):
         if record in lethal:
             continue
-        tell(record)
+        mark(record)
         if record == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         done.append(record)
     return done
 
-def die_once(task, lethal, tell):
-    tell(7)
+def die_once(task, lethal, mark):
+    mark(7)
     try:
         open(task, "x").close()
     except FileExistsError:
         return sorted(lethal)
     os.kill(os.getpid(), signal.SIGSEGV)
 
-def die_everywhere(task, lethal, tell):
+def die_everywhere(task, lethal, mark):
     for record in range(1000):
         if record not in lethal:
-            tell(record)
+            mark(record)
             os.kill(os.getpid(), signal.SIGKILL)
 
-def die_without_a_record(task, lethal, tell):
+def die_without_a_record(task, lethal, mark):
     os._exit(5)
 
-def note_pid_and_wait(task, lethal, tell):
+def note_pid_and_wait(task, lethal, mark):
     with open(os.path.join(task, str(os.getpid())), "w"):
         time.sleep(600)
 """
@@ -135,27 +135,27 @@ def test_a_unit_full_of_deadly_records_fails_instead_of_going_on_for_ever(work: 
 
 
 def test_a_worker_that_dies_outside_of_records_fails_its_unit(engine: Engine, work: ModuleType) -> None:
-    with pytest.raises(WorkerError, match="died 3 times, at last by exit code 5") as caught:
+    with pytest.raises(WorkerError, match="died 3 times, the last time by exit code 5") as caught:
         run(engine, work.die_without_a_record, [1])
     assert caught.value.where == "node, unit 1"
 
 
 def test_no_more_is_under_way_than_units_and_bytes_allow(work: ModuleType) -> None:
-    window = Window(work.double, [Submission(str(size), size, size) for size in (5, 4, 2, 30, 1)], 3, 10)
+    window = InFlightWindow(work.double, [Submission(str(size), size, size) for size in (5, 4, 2, 30, 1)], 3, 10)
     five, four = window
-    assert [five.submission.data, four.submission.data] == [5, 4] and list(window) == []
+    assert [five.submission.task, four.submission.task] == [5, 4] and list(window) == []
     window.again(five)
     assert list(window) == [five]
     window.landed(five)
     (two,) = window
-    assert two.submission.data == 2
+    assert two.submission.task == 2
     window.landed(four)
     assert list(window) == []
     window.landed(two)
     (alone,) = window
-    assert alone.submission.data == 30
+    assert alone.submission.task == 30
     window.landed(alone)
-    assert [one.submission.data for one in window] == [1]
+    assert [one.submission.task for one in window] == [1]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -167,7 +167,7 @@ def test_workers_end_with_the_process_that_started_them(work: ModuleType, tmp_pa
         f"sys.path.insert(0, {str(Path(str(work.__file__)).parent)!r})\n"
         "import work_of_this_test as work\n"
         "from pipelines.engines.choose import open_engine\n"
-        "from pipelines.engines.engine import Engine, EngineSettings, Submission, Window\n"
+        "from pipelines.engines.engine import EngineSettings, Submission\n"
         "from pipelines.engines.local import LocalEngine\n"
         "if __name__ == '__main__':\n"
         "    with LocalEngine(2) as engine:\n"

@@ -24,7 +24,7 @@ WORK = """
 import json, os, sys, time
 from pathlib import Path
 
-def where(task, lethal, tell):
+def where(task, lethal, mark):
     here = Path(os.environ["MACHINE"])
     (here / "begun").touch()
     while (here / "hold").exists():

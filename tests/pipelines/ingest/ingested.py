@@ -33,7 +33,7 @@ def worked(node: IngestFolder | IngestRepository, store: Path) -> tuple[Snapshot
         task = StoreTask(node, str(store), name, UnitTask("own", unit, {}), 10**9, 1.0)
         outcome = run_unit(task, frozenset(), lambda ordinal: None)
         receipts.append(outcome.receipt)
-        noted.update(outcome.tally.noted)
+        noted.update(outcome.counts.noted)
     return made.commit(receipts, node="node", units=list(units)), noted
 
 

@@ -114,7 +114,7 @@ def reasons(view: Snapshot) -> dict[str, str]:
 
 
 def noted(outcomes: list[Outcome]) -> dict[str, int]:
-    return dict(sum((outcome.tally.noted for outcome in outcomes), Counter()))
+    return dict(sum((outcome.counts.noted for outcome in outcomes), Counter()))
 
 
 # -------------------------------------------------------------------- code

@@ -62,7 +62,7 @@ def made(
     random.Random(seed).shuffle(todo)
     tasks = [StoreTask(node, store.url, stored_as, UnitTask("made", unit, inputs), 9, 0.5) for stored_as, unit in todo]
     outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]
-    noted = dict(sum((outcome.tally.noted for outcome in outcomes), Counter()))
+    noted = dict(sum((outcome.counts.noted for outcome in outcomes), Counter()))
     return store.commit([one.receipt for one in outcomes], node="n", units=list(wanted)), noted
 
 

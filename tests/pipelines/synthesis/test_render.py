@@ -339,7 +339,7 @@ def test_pairs_say_where_they_come_from_and_what_is_not_drawn_why(here: Path) ->
     assert told["language"] == "svg" and told["browser"] == found().version and told["look"]["width_px"] == 200
     assert pair.media[0].payload is not None and pixels(pair.media[0].payload)[40, 40].tolist() == [255, 0, 0]
     assert (pair.media[0].width_px, pair.media[0].height_px) == (120, 80)
-    assert sum((outcome.tally.noted for outcome in outcomes), Counter()) == {"no_page": 2}
+    assert sum((outcome.counts.noted for outcome in outcomes), Counter()) == {"no_page": 2}
     aside = {row["locator"]: row["reason"] for row in snapshot.quarantined().to_pylist()}
     assert aside == {record_id("raw", "poor.html"): "needs_network", record_id("raw", "bad.svg"): "malformed_svg"}
 

@@ -88,7 +88,7 @@ def made(
 
 
 def noted(outcomes: list[Outcome]) -> dict[str, int]:
-    return dict(sum((outcome.tally.noted for outcome in outcomes), Counter()))
+    return dict(sum((outcome.counts.noted for outcome in outcomes), Counter()))
 
 
 def reasons(snapshot: Snapshot) -> dict[str, str]:
