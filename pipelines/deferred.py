@@ -1,4 +1,4 @@
-"""What is made in a thread, and fails there, fails later: where one record is set aside (`dag/unit.py`)."""
+"""Deferred results: an exception of a thread is raised later, where the record is quarantined (`dag/unit.py`)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from manifests.errors import MillraceError, RecordError
 T = TypeVar("T")
 
 
-def tried(make: Callable[[], T]) -> Callable[[], T]:
-    """What gives the result of `make`, or raises what it raised. An endpoint that is gone stops everything at once."""
+def deferred(make: Callable[[], T]) -> Callable[[], T]:
+    """Call `make` now; return a function that returns its result or raises its exception.
+
+    Raises:
+        MillraceError: at once, for errors that concern more than one record, e.g. an endpoint that doesn't answer.
+    """
     try:
-        made = make()
+        result = make()
     except MillraceError as error:
         if not isinstance(error, RecordError):
             raise
         return partial(_fail, error)
-    except Exception as error:  # as in `dag/unit.py`, which sees it next
+    except Exception as error:  # `dag/unit.py` catches it next
         return partial(_fail, error)
-    return lambda: made
+    return lambda: result
 
 
 def _fail(error: Exception) -> NoReturn:

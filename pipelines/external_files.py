@@ -1,53 +1,78 @@
-"""Files that a manifest names beside its data: models, code, lists. What is in them is part of a node's identity.
+"""Files and keys that a manifest names besides its data: models, code, word lists, keys of endpoints.
 
-A name is a path, or a URL that fsspec knows.
+The content of such a file is part of a node's identity, its path is not. A path is local, or a URL that fsspec opens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import IO, cast
 
 import fsspec
 
 from manifests.errors import ManifestError
+from manifests.load import KeyPath
+from pipelines.node import Mistake
+from stores.endpoint import Endpoint
+
+CHUNK_BYTES = 1 << 20
 
 
 def file_digest(path: str, where: str) -> str:
-    """SHA-256, 64 hex digits; read once in a process as long as size and time of the file stay.
+    """Return the SHA-256 of a file, 64 hex digits. Cached in the process while size and time of the file stay.
 
-    Raises ManifestError, which names `where`, for what can't be read.
+    Args:
+        where: place named in the error.
+    Raises:
+        ManifestError: the file can't be read.
     """
     try:
-        return _digest(path, state(path) or _unchanged(path))
+        return _digest(path, file_state(path) or _url_state(path))
     except (OSError, ValueError, ImportError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise ManifestError(f"{path} can't be read ({told})", where=where, fix="check the path") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ManifestError(f"{path} can't be read ({reason})", where=where, fix="check the path") from None
 
 
-def open_named(path: str) -> IO[bytes]:
+def open_external(path: str) -> IO[bytes]:
+    """Open a local path or a URL for reading."""
     return cast(IO[bytes], fsspec.open(path, "rb").open() if "://" in path else open(path, "rb"))
 
 
-def state(path: str) -> str:
-    """Changes when the file does, as far as a glance can tell. "" of a URL: to ask costs a request."""
+def file_state(path: str) -> str:
+    """Return a text that changes when a local file does, from its time and size; "" for a URL, as a look at it costs a
+    request."""
     if "://" in path:
         return ""
-    known = os.stat(path)
-    return f"{known.st_mtime_ns} {known.st_size}"
+    stat = os.stat(path)
+    return f"{stat.st_mtime_ns} {stat.st_size}"
 
 
-def _unchanged(url: str) -> str:
-    files, inside = fsspec.core.url_to_fs(url)
-    return str(files.ukey(inside))
+def missing_file(place: KeyPath, path: str) -> Iterator[Mistake]:
+    """Yield a mistake at `place` if a local file or folder doesn't exist; for `NodeBase.missing`."""
+    if "://" not in path and not Path(path).expanduser().exists():
+        yield Mistake(place, f"there is no {path}", "check the path")
+
+
+def missing_key(endpoint: Endpoint, elsewhere: bool) -> Iterator[Mistake]:
+    """Yield a mistake if the key of an endpoint is not in this environment; for `NodeBase.missing`."""
+    if endpoint.key_from and not elsewhere and not os.environ.get(endpoint.key_from):
+        message = f"the endpoint's key is not set: {endpoint.key_from} is no variable of the environment"
+        yield Mistake(("endpoint", "key_from"), message, f"export {endpoint.key_from}=...")
+
+
+def _url_state(url: str) -> str:
+    files, path = fsspec.core.url_to_fs(url)
+    return str(files.ukey(path))
 
 
 @lru_cache(maxsize=64)
-def _digest(path: str, known: str) -> str:
-    with open_named(path) as file:
+def _digest(path: str, state: str) -> str:
+    with open_external(path) as file:
         digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
         return digest.hexdigest()

@@ -6,7 +6,7 @@ conversations from `tokenization/chat.py`; this file cuts the work into units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar, Literal
@@ -15,7 +15,8 @@ from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Sample, digest
-from pipelines.node import Attempt, Inputs, StoreNode, Survey, UnitRange, UnitTask, units_below
+from pipelines.external_files import missing_file
+from pipelines.node import Attempt, Inputs, Mistake, StoreNode, Survey, UnitRange, UnitTask, units_below
 from stores.store import Snapshot, StoreKind, UnitWriter
 from tokenization.chat import Chat, encode_conversation
 from tokenization.encode import encode
@@ -37,6 +38,10 @@ class Tokenise(StoreNode):
     """`tiny`, or the path of a file in tiktoken's format or of a `tokenizer.json`."""
     chat: Chat = Chat()
     """Template of documents that hold conversations (docs/tokenization.md)."""
+
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        if self.vocabulary != "tiny":
+            yield from missing_file(("vocabulary",), self.vocabulary)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         units = [

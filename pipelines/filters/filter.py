@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -18,7 +17,7 @@ import pydantic
 
 from manifests.load import schema
 from manifests.records import DOMAINS, FORGOTTEN, Document, Drop, Json
-from pipelines.external_files import file_digest
+from pipelines.external_files import file_digest, missing_file
 from pipelines.filters import (
     blocklist,
     caption_rules,
@@ -115,8 +114,7 @@ class Filter(ViewNode):
         for number, op in enumerate(self.ops):
             for key in sorted(op.PLACES):
                 for path in getattr(op, key):
-                    if "://" not in path and not Path(path).expanduser().exists():
-                        yield Mistake(("ops", number, key), f"there is no {path}", "check the path")
+                    yield from missing_file(("ops", number, key), path)
 
     def number_columns(self, name: str) -> Iterator[str]:
         for op in self.ops:

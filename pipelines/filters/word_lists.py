@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 
 from manifests.errors import ManifestError, StoreError
-from pipelines.external_files import open_named, state
+from pipelines.external_files import file_state, open_external
 from pipelines.filters.text_stats import text_stats
 
 MAX_HOST_CHARACTERS = 253
@@ -51,7 +51,7 @@ def sites(entries: Sequence[str], files: Sequence[str]) -> np.ndarray:
         ManifestError: a file is no list.
         StoreError: a file can't be read.
     """
-    return _sites(tuple(entries), tuple(files), tuple(map(state, files)))
+    return _sites(tuple(entries), tuple(files), tuple(map(file_state, files)))
 
 
 def origin_hashes(origin: str) -> np.ndarray:
@@ -107,7 +107,7 @@ def _site_hashes(block: bytes) -> np.ndarray:
 def _blocks(path: str) -> Iterator[bytes]:
     """Yield whole lines of a plain or gzip file, in blocks of some MB."""
     try:
-        with open_named(path) as file:
+        with open_external(path) as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             opened = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
@@ -131,7 +131,7 @@ def words(entries: Sequence[str], files: Sequence[str]) -> dict[int, np.ndarray]
         ManifestError: a file is no list.
         StoreError: a file can't be read.
     """
-    return _words(tuple(entries), tuple(files), tuple(map(state, files)))
+    return _words(tuple(entries), tuple(files), tuple(map(file_state, files)))
 
 
 @lru_cache(maxsize=16)

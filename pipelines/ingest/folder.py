@@ -19,6 +19,7 @@ from manifests.errors import ManifestError
 from manifests.load import schema
 from manifests.records import ShapeKind, TextDomain, digest
 from pipelines.edits import normalize
+from pipelines.external_files import missing_file
 from pipelines.ingest.annotations.captions import Fallback
 from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.documents import documents
@@ -138,8 +139,7 @@ class IngestFolder(FilesNode):
     """A folder, or a single file."""
 
     def missing(self, elsewhere: bool) -> Iterator[Mistake]:
-        if "://" not in self.path and not self.place("").exists():
-            yield Mistake(("path",), f"there is no {self.path}", "check the path")
+        yield from missing_file(("path",), self.path)
         yield from super().missing(elsewhere)
 
     def place(self, node: str) -> Path:

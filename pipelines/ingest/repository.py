@@ -16,6 +16,7 @@ from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, Text, digest
 from pipelines.edits import normalize
+from pipelines.external_files import missing_file
 from pipelines.ingest.annotations.fields import NO_RIGHTS, RecordRights, kept_notes, record_rights
 from pipelines.ingest.formats.file import FolderFile, read_file, resolve_inside
 from pipelines.ingest.formats.rows import read_rows
@@ -59,8 +60,7 @@ class IngestRepository(DocumentsNode):
         return Path(self.path).expanduser()
 
     def missing(self, elsewhere: bool) -> Iterator[Mistake]:
-        if "://" not in self.path and not self._base.exists():
-            yield Mistake(("path",), f"there is no {self.path}", "check the path")
+        yield from missing_file(("path",), self.path)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         files, refused = walk_folder(self._base, self.exclude, frozenset())

@@ -1,1 +1,1 @@
-"""Scores that a user's model gives: of his own code, of a fastText file, of an endpoint."""
+"""Nodes that score documents with a user's model: Python code, a fastText file, or an endpoint."""

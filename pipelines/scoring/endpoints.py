@@ -1,9 +1,8 @@
-"""Nodes that ask for scores behind an OpenAI-compatible endpoint: `score_endpoint` a model's opinion, `score_agreement`
-how near the embeddings of words and pictures are.
+"""The nodes `score_endpoint` and `score_agreement`: scores from a model behind an OpenAI-compatible endpoint.
 
-As `synthesise` asks: each request once, its answer kept beside the stores of the run, within a budget
-(docs/synthesis.md).
-"""
+`score_endpoint` asks a chat model to rate a document, `score_agreement` compares embeddings of its text and pictures.
+As for `synthesise`, a budget limits the requests, and responses are cached next to the stores of the run
+(`stores/endpoint.py`, docs/synthesis.md)."""
 
 from __future__ import annotations
 
@@ -11,18 +10,19 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, digest
-from pipelines.deferred import tried
+from pipelines.deferred import deferred
+from pipelines.external_files import missing_key
 from pipelines.filters.media_rules import images
-from pipelines.node import Inputs, Survey, UnitTask
+from pipelines.node import Inputs, Mistake, Survey, UnitTask
 from pipelines.scoring.budget import RequestBudget, chosen_units
-from pipelines.scoring.scores import Scored, Scores
+from pipelines.scoring.scores import Scored, ScoreNode
 from stores.endpoint import Endpoint, EndpointClient, image_part, usable_text
 from stores.prefetch import prefetch
 
@@ -38,35 +38,42 @@ _SCORE = re.compile(r'"score"\s*:\s*(-?\d{1,15}(?:\.\d{1,15})?)|\A\s*(-?\d{1,15}
 
 
 @schema
-class _Asked(Scores):
-    """What both nodes have in common."""
+class _EndpointNode(ScoreNode):
+    """Base of both nodes."""
 
-    PLACES: ClassVar[frozenset[str]] = frozenset({"endpoint"})
+    PLACES = frozenset({"endpoint"})
 
     endpoint: Endpoint
+    """Address and limits of the endpoint."""
     model: str
-    """As the endpoint calls it."""
+    """Name of the model, as the endpoint knows it."""
     characters: int
-    """Of the text, so many from its beginning are shown."""
+    """Characters of the text that are sent, from its beginning."""
     pictures: int
-    """So many pictures are shown, from the first."""
+    """Pictures that are sent, from the first."""
     seed: int = 0
-    """Of the request, and by which a budget chooses."""
+    """Seed of the request, and of the choice of documents within a budget."""
     budget: RequestBudget = RequestBudget()
-    """Documents that do not fit have no score, and pass."""
+    """Limit on the requests; documents that don't fit have no score and pass."""
 
     def __post_init__(self) -> None:
         if self.characters < 1 or self.pictures < 0:
             raise ValueError("characters is at least 1, pictures at least 0")
 
-    def shows_media(self) -> bool:
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        return missing_key(self.endpoint, elsewhere)
+
+    def needs_media(self) -> bool:
         return self.pictures > 0
 
     def scored(self, task: UnitTask, documents: Iterable[Document]) -> Iterator[Scored]:
-        answers = EndpointClient(posixpath.dirname(task.inputs[self.input].place), self.endpoint)
-        return prefetch(lambda one: tried(partial(self._score, one, answers)), documents, self.endpoint.at_once)
+        client = EndpointClient(posixpath.dirname(task.inputs[self.input].place), self.endpoint)
+        return prefetch(
+            lambda document: deferred(partial(self._score, document, client)), documents, self.endpoint.at_once
+        )
 
-    def _score(self, document: Document, answers: EndpointClient) -> float:
+    def _score(self, document: Document, client: EndpointClient) -> float:
+        """Ask for one score; raises RecordError if there is none."""
         raise NotImplementedError
 
     def _shown(self, document: Document) -> list[Media]:
@@ -74,28 +81,28 @@ class _Asked(Scores):
 
 
 @schema
-class ScoreEndpoint(_Asked):
-    """The number with which a model answers your `question` about a document, its text and first `pictures`."""
+class ScoreEndpoint(_EndpointNode):
+    """Score by a model: its answer to `question` about the text and the first `pictures` of a document."""
 
     kind: Literal["score_endpoint"]
     question: str
-    """What is rated, and what the numbers mean."""
+    """Quality to rate, and the meaning of the numbers."""
     scale: tuple[float, float] = (0.0, 5.0)
-    """An answer outside sets the document aside."""
+    """Lowest and highest score; a document with an answer outside is quarantined."""
     characters: int = 8000
     pictures: int = 0
     answer_tokens: int = 1024
-    """The most that an answer may have, thinking included."""
+    """Most tokens of an answer, thinking included (`max_tokens` of the request)."""
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.scale[0] < self.scale[1] or self.answer_tokens < 1 or not 0 <= self.temperature <= 2:
-            raise ValueError("scale ascends, answer_tokens is at least 1, temperature lies in [0, 2]")
+            raise ValueError("scale ascends, answer_tokens is at least 1, temperature is from 0 to 2")
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        most = self.budget.requests(self.answer_tokens)
-        units = chosen_units(inputs[self.input].snapshot, most, self.domains, self.seed, self._needs)
+        requests = self.budget.requests(self.answer_tokens)
+        units = chosen_units(inputs[self.input].snapshot, requests, self.domains, self.seed, self._needs)
         return Survey(units, {"prompt": digest(SYSTEM, QUESTION)})
 
     def _needs(self, characters: int, media: Sequence[MediaKind]) -> int:
@@ -104,44 +111,44 @@ class ScoreEndpoint(_Asked):
     def passed_over(self, document: Document) -> str | None:
         return None if document.text.strip() or self._shown(document) else "nothing_to_show"
 
-    def _score(self, document: Document, answers: EndpointClient) -> float:
+    def _score(self, document: Document, client: EndpointClient) -> float:
         low, high = self.scale
         text = document.text[: self.characters]
         shown = self._shown(document)
-        asked = {"type": "text", "text": QUESTION.format(question=self.question, text=text, low=low, high=high)}
+        question = {"type": "text", "text": QUESTION.format(question=self.question, text=text, low=low, high=high)}
         request: dict[str, Json] = {
             "model": self.model,
             "messages": [
                 {"role": "system", "content": SYSTEM},
-                {"role": "user", "content": [*map(image_part, shown), asked] if shown else asked["text"]},
+                {"role": "user", "content": [*map(image_part, shown), question] if shown else question["text"]},
             ],
             "temperature": self.temperature,
             "max_tokens": self.answer_tokens,
             "seed": self.seed,
         }
-        said = usable_text(answers.ask(document.id, request, {one.digest: one for one in shown}))
-        found = _SCORE.findall(said)
-        if not found:
+        answer = usable_text(client.ask(document.id, request, {medium.digest: medium for medium in shown}))
+        matches = _SCORE.findall(answer)
+        if not matches:
             raise RecordError("no_score", "the answer holds no score")
-        score = float("".join(found[-1]))
+        score = float("".join(matches[-1]))
         if not low <= score <= high:
             raise RecordError("score_off_scale", f"{score:g} is not from {low:g} to {high:g}")
         return score
 
 
 @schema
-class ScoreAgreement(_Asked):
-    """How well the words of a document agree with its pictures: the cosine of their embeddings, -1 to 1, of the picture
-    that agrees best. As CLIP scores filter pairs (LAION-400M, Schuhmann et al. 2021, drops below 0.3 of its model).
+class ScoreAgreement(_EndpointNode):
+    """Agreement of a document's text with its pictures: the largest cosine of their embeddings, -1 to 1.
 
-    Text is sent as `input`, pictures as `messages` with an `image_url`, which is how vLLM embeds them.
+    Filters pairs as CLIP scores do; LAION-400M (Schuhmann et al. 2021) drops pairs below 0.3 of its model. Text is sent
+    as `input`, pictures as `messages` with an `image_url`, as vLLM expects them.
     """
 
     kind: Literal["score_agreement"]
     characters: int = 1000
     pictures: int = 4
     picture_words: str = ""
-    """Beside each picture, where the model wants an instruction there."""
+    """Instruction that is sent with each picture, if the model needs one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,8 +158,8 @@ class ScoreAgreement(_Asked):
             raise ValueError("embeddings have no answer tokens: give budget.max_requests")
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        most = self.budget.max_requests
-        units = chosen_units(inputs[self.input].snapshot, most, self.domains, self.seed, self._needs)
+        requests = self.budget.max_requests
+        units = chosen_units(inputs[self.input].snapshot, requests, self.domains, self.seed, self._needs)
         return Survey(units)
 
     def _needs(self, characters: int, media: Sequence[MediaKind]) -> int:
@@ -164,26 +171,26 @@ class ScoreAgreement(_Asked):
             return "no_image"
         return None if document.text.strip() else "no_text"
 
-    def _score(self, document: Document, answers: EndpointClient) -> float:
-        words = _direction(self._embedded(document.id, {"input": document.text[: self.characters]}, {}, answers))
-        found = [self._of_picture(document.id, one, answers) for one in self._shown(document)]
-        if any(one.shape != words.shape for one in found):
+    def _score(self, document: Document, client: EndpointClient) -> float:
+        text = _unit_vector(self._embedded(document.id, {"input": document.text[: self.characters]}, {}, client))
+        pictures = [self._embedded_picture(document.id, medium, client) for medium in self._shown(document)]
+        if any(vector.shape != text.shape for vector in pictures):
             raise RecordError("wrong_schema", "embeddings of words and pictures differ in length")
-        return round(max(float(words @ one) for one in found), 6)
+        return round(max(float(text @ vector) for vector in pictures), 6)
 
-    def _of_picture(self, document: str, medium: Media, answers: EndpointClient) -> np.ndarray:
+    def _embedded_picture(self, document: str, medium: Media, client: EndpointClient) -> np.ndarray:
         content: list[Json] = [image_part(medium)]
         if self.picture_words:
             content.append({"type": "text", "text": self.picture_words})
-        asked = {"messages": [{"role": "user", "content": content}]}
-        return _direction(self._embedded(document, asked, {medium.digest: medium}, answers))
+        messages = {"messages": [{"role": "user", "content": content}]}
+        return _unit_vector(self._embedded(document, messages, {medium.digest: medium}, client))
 
     def _embedded(
-        self, document: str, asked: Mapping[str, Json], pictures: Mapping[str, Media], answers: EndpointClient
+        self, document: str, content: Mapping[str, Json], pictures: Mapping[str, Media], client: EndpointClient
     ) -> np.ndarray:
-        return answers.embed(document, {"model": self.model, **asked, "encoding_format": "float"}, pictures)
+        return client.embed(document, {"model": self.model, **content, "encoding_format": "float"}, pictures)
 
 
-def _direction(vector: np.ndarray) -> np.ndarray:
+def _unit_vector(vector: np.ndarray) -> np.ndarray:
     wide = vector.astype(np.float64)
     return wide / np.linalg.norm(wide)

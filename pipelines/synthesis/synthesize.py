@@ -16,9 +16,10 @@ import pydantic
 
 from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media, canonical_json, derived_id, digest
-from pipelines.deferred import tried
+from pipelines.deferred import deferred
+from pipelines.external_files import missing_key
 from pipelines.filters.op import concerns
-from pipelines.node import Attempt, DocumentsNode, Inputs, Survey, UnitTask
+from pipelines.node import Attempt, DocumentsNode, Inputs, Mistake, Survey, UnitTask
 from pipelines.scoring.budget import OVER_BUDGET, ChosenDocuments, RequestBudget, chosen_units
 from pipelines.synthesis import prompts, tasks
 from pipelines.synthesis.tasks import TASKS, ChatMessage, Variant
@@ -59,6 +60,9 @@ class Synthesise(DocumentsNode):
         if self.answer_tokens < 1 or not 0 <= self.temperature <= 2:
             raise ValueError("answer_tokens is at least 1, temperature lies in [0, 2]")
 
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        return missing_key(self.endpoint, elsewhere)
+
     def survey(self, name: str, inputs: Inputs) -> Survey:
         most = self.budget.requests(self.answer_tokens)
         snapshot = inputs[self.input].snapshot
@@ -94,7 +98,7 @@ class Synthesise(DocumentsNode):
     def _written(self, node: str, document: Document, ask: Ask) -> list[tuple[str, Callable[[], Document]]]:
         """All variants, by locator; in a thread, so that what went wrong is raised later, where it is set aside."""
         variants = self.task.variants(document, self.seed)
-        return [(_locator(document, one), tried(partial(self._made, node, document, one, ask))) for one in variants]
+        return [(_locator(document, one), deferred(partial(self._made, node, document, one, ask))) for one in variants]
 
     def _made(self, node: str, document: Document, variant: Variant, ask: Ask) -> Document:
         asked: list[str] = []

@@ -93,7 +93,7 @@ MISTAKES = {
     "two ops that share a column": ("fineweb, domains: [web]", "too_short", "two ops of kind too_short", "`domains`"),
     "an empty list of nodes": ("inputs: [clean]", "inputs: []", "inputs names no node", "name one"),
     "a node named twice": ("inputs: [clean]", "inputs: [clean, clean]", "names a node twice", "once"),
-    "data held against itself": ("against: [tests]", "against: [seen]", "seen is held against itself", "evaluations"),
+    "data held against itself": ("against: [tests]", "against: [seen]", "seen is compared with itself", "evaluations"),
     "a share above one": ("share: 0.5", "share: 50", "share is from 0 to 1", ""),
     "an engine without units": ("kind: local}", "kind: dask, in_flight_units: 0}", "in_flight_units is 0", ""),
     "a pack of no tokens": ("max_pack_tokens: 512", "max_pack_tokens: 0", "max_pack_tokens is 0", ""),
