@@ -145,13 +145,13 @@ def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[in
         return _view_edits(snapshot, entry, stones)
     known = snapshot.reader.index(entry)
     if snapshot.kind == "packs":
-        found = enumerate(
-            redact_shard.named_segments(line, stones.has_name)
-            for line in redact_shard.read_lines(snapshot.files, known)
-        )
-        gone = {row: numbers for row, numbers in found if numbers}
-        pad_id = redact_shard.pad_id_of(snapshot) if gone else 0
-        return {row: redact_shard.redact_pack(snapshot.files, known, row, set(gone[row]), pad_id) for row in gone}
+        lines = redact_shard.read_lines(snapshot.files, known)
+        named = {row: redact_shard.named_segments(line, stones.has_name) for row, line in enumerate(lines)}
+        return {
+            row: redact_shard.redact_pack(snapshot.files, known, row, segments, snapshot.meta["pad_id"])
+            for row, segments in named.items()
+            if segments
+        }
     sources = known.core.column("source")
     rows = {row for row, _, _ in matches(known, stones.has_name)}
     make, left = redact_shard.REDACT[snapshot.kind], sorted(row for row in rows if sources[row].as_py() != FORGOTTEN)
