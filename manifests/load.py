@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, dataclass_transform
 
 import pydantic
 import yaml
+from pydantic_core import PydanticCustomError
 
 from manifests import records
 from manifests.errors import ManifestError
@@ -31,9 +32,24 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def schema(cls: type) -> type:
-    """Make a frozen, keyword-only dataclass out of `cls` that refuses unknown keys and wrong types."""
+    """Make a frozen, keyword-only dataclass out of `cls` that refuses unknown keys and wrong types.
+
+    A class may have `RENAMED: ClassVar[dict[str, str]]`: keys of earlier versions, each with its new key, or with a
+    sentence where it is not just another key. A manifest with such a key is refused with a message that names the new
+    one.
+    """
+    if getattr(cls, "RENAMED", None):
+        validator = pydantic.model_validator(mode="before")
+        cls._refuse_renamed_keys = validator(classmethod(_refuse_renamed_keys))  # type: ignore[attr-defined]
     config = pydantic.ConfigDict(extra="forbid", strict=True)
     return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+
+
+def _refuse_renamed_keys(cls: Any, values: Any) -> Any:
+    for old, new in cls.RENAMED.items():
+        if isinstance(values, dict) and old in values:
+            raise PydanticCustomError(RENAMED_KEY, "renamed", {"old": old, "new": new})
+    return values
 
 
 @dataclass(frozen=True)
@@ -227,12 +243,17 @@ def _where(lines: dict[KeyPath, str], place: KeyPath) -> str:
 
 
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+RENAMED_KEY = "renamed_key"
+"""Types of pydantic's errors."""
 
 
 def _explain(error: pydantic.ValidationError, data: Json, lines: dict[KeyPath, str]) -> ManifestError:
     """The first complaint, in the words of the manifest. Where a value could be one of several types, each of them
     complains, and the one that got furthest into the value, up to judging what it says, is what was meant."""
     located = [(problem, *_locate(problem, data)) for problem in error.errors(include_url=False)]
+    for problem, place, _ in located:
+        if problem["type"] == RENAMED_KEY:
+            return _renamed((*place, problem["ctx"]["old"]), problem["ctx"]["new"], lines)
     unknown = [one for one in located if one[0]["type"] in UNKNOWN_KEY]
     first = (unknown or located)[0][1]  # a misspelt key is missing as well: say what was written
     same = [one for one in located if one[1][: len(first)] == first]
@@ -246,6 +267,16 @@ def _explain(error: pydantic.ValidationError, data: Json, lines: dict[KeyPath, s
         case _:
             message = f"{name} is {_short(below)}: {problem['msg'][0].lower() + problem['msg'][1:]}"
     return ManifestError(message, where=_where(lines, place), fix="see manifests/README.md for the keys")
+
+
+def _renamed(place: KeyPath, new: str, lines: dict[KeyPath, str]) -> ManifestError:
+    """The error for a key of an earlier version; `new` is its new key, or a sentence."""
+    name = ".".join(map(str, place))
+    if new.isidentifier():
+        message, fix = f"{name} is now called {new}", f"write {new}"
+    else:
+        message, fix = f"{name} is no key any more", new
+    return ManifestError(message, where=_where(lines, place), fix=fix)
 
 
 def _locate(problem: Mapping[str, Any], data: Json) -> tuple[KeyPath, Json]:

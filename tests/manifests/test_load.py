@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 import pytest
@@ -20,6 +20,8 @@ from manifests.schedule import VisionShare
 
 @schema
 class Cut:
+    RENAMED: ClassVar[dict[str, str]] = {"place": "at", "length": "write `at`, the number of words that stay"}
+
     kind: Literal["cut"]
     at: int = 1
 
@@ -88,6 +90,21 @@ def test_the_digest_ignores_order_and_comments_but_no_value(tmp_path: Path) -> N
     same = read(tmp_path, "# a comment\nvision:\n    constant: 0.2\nname: 'a'\n")
     other = read(tmp_path, "name: a\nvision: {constant: 0.3}\n")
     assert one.digest == same.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("key", "message", "fix"),
+    [
+        ("place: 3", "ops.1.place is now called at", "write at"),
+        ("length: 3", "ops.1.length is no key any more", "write `at`, the number of words that stay"),
+    ],
+)
+def test_a_renamed_key_is_refused_with_its_new_name(tmp_path: Path, key: str, message: str, fix: str) -> None:
+    text = refusal(tmp_path, f"name: a\nops:\n- {{kind: cut}}\n- kind: cut\n  {key}")
+    assert text.startswith(f"/0.yaml:5: {message}") and f"fix: {fix}" in text
+    with pytest.raises(ManifestError, match=message) as caught:
+        read(tmp_path, "name: a\nops:\n- {kind: cut}\n- {kind: cut}", sets=(f"ops.1.{key.replace(': ', '=')}",))
+    assert caught.value.where == f"--set ops.1.{key.replace(': ', '=')}"
 
 
 @pytest.mark.parametrize(
