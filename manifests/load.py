@@ -7,6 +7,7 @@ to the file that says it, or to the working directory when it comes from `--set`
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -18,10 +19,10 @@ from typing import Any, Generic, TypeVar, dataclass_transform
 
 import pydantic
 import yaml
-from pydantic_core import PydanticCustomError
 
 from manifests import records
 from manifests.errors import ManifestError
+from manifests.fields import classes_at, field_docs, kinds_of
 from manifests.records import Json
 
 T = TypeVar("T")
@@ -35,21 +36,11 @@ def schema(cls: type) -> type:
     """Make a frozen, keyword-only dataclass out of `cls` that refuses unknown keys and wrong types.
 
     A class may have `RENAMED: ClassVar[dict[str, str]]`: keys of earlier versions, each with its new key, or with a
-    sentence where it is not just another key. A manifest with such a key is refused with a message that names the new
-    one.
+    sentence if it is not just another key; and `RENAMED_KINDS`, the same for values of `kind`. A manifest with such a
+    key or kind is refused with a message that names the new one.
     """
-    if getattr(cls, "RENAMED", None):
-        validator = pydantic.model_validator(mode="before")
-        cls._refuse_renamed_keys = validator(classmethod(_refuse_renamed_keys))  # type: ignore[attr-defined]
     config = pydantic.ConfigDict(extra="forbid", strict=True)
     return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
-
-
-def _refuse_renamed_keys(cls: Any, values: Any) -> Any:
-    for old, new in cls.RENAMED.items():
-        if isinstance(values, dict) and old in values:
-            raise PydanticCustomError(RENAMED_KEY, "renamed", {"old": old, "new": new})
-    return values
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ def load(kind: type[T], files: Sequence[Path | str], sets: Sequence[str] = ()) -
     try:
         value = pydantic.TypeAdapter(kind).validate_json(json.dumps(paths), strict=True)
     except pydantic.ValidationError as error:
-        raise _explain(error, data, lines) from None
+        raise _explain(kind, error, data, lines) from None
     return Manifest(value, data, records.digest(records.canonical_json(data)), lines)
 
 
@@ -243,40 +234,72 @@ def _where(lines: dict[KeyPath, str], place: KeyPath) -> str:
 
 
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
-RENAMED_KEY = "renamed_key"
+UNKNOWN_KIND = ("union_tag_invalid", "union_tag_not_found")
 """Types of pydantic's errors."""
 
 
-def _explain(error: pydantic.ValidationError, data: Json, lines: dict[KeyPath, str]) -> ManifestError:
-    """The first complaint, in the words of the manifest. Where a value could be one of several types, each of them
-    complains, and the one that got furthest into the value, up to judging what it says, is what was meant."""
+def _explain(schema_type: Any, error: pydantic.ValidationError, data: Json, lines: dict[KeyPath, str]) -> ManifestError:
+    """Return the first problem in the words of the manifest.
+
+    If a value may have one of several types, each type reports a problem. The one that got furthest into the value is
+    the type that was meant; at equal depth, a class's own check comes before a wrong type.
+    """
     located = [(problem, *_locate(problem, data)) for problem in error.errors(include_url=False)]
-    for problem, place, _ in located:
-        if problem["type"] == RENAMED_KEY:
-            return _renamed((*place, problem["ctx"]["old"]), problem["ctx"]["new"], lines)
-    unknown = [one for one in located if one[0]["type"] in UNKNOWN_KEY]
-    first = (unknown or located)[0][1]  # a misspelt key is missing as well: say what was written
-    same = [one for one in located if one[1][: len(first)] == first]
-    problem, place, below = max(same, key=lambda one: (len(one[1]), one[0]["type"] == "value_error"))
+    unknown = [entry for entry in located if entry[0]["type"] in UNKNOWN_KEY]
+    first = (unknown or located)[0][1]  # a misspelled key is missing as well: report the key that was written
+    same = [entry for entry in located if entry[1][: len(first)] == first]
+    problem, place, below = max(same, key=lambda entry: (len(entry[1]), entry[0]["type"] == "value_error"))
     name = ".".join(map(str, place)) or "manifest"
+    fix = "see manifests/README.md and `millrace run --kinds`"
     match problem["type"]:
         case "missing" | "missing_argument":
             message = f"{name} is missing"
         case kind if kind in UNKNOWN_KEY:
-            message = f"{name} is not a known key"
+            message, fix = _unknown_key(name, classes_at(schema_type, data, place[:-1]))
+        case kind if kind in UNKNOWN_KIND:
+            written = str(below["kind"]) if isinstance(below, dict) and "kind" in below else None
+            message, fix = _unknown_kind(f"{name}.kind", written, classes_at(schema_type, data, place))
         case _:
             message = f"{name} is {_short(below)}: {problem['msg'][0].lower() + problem['msg'][1:]}"
-    return ManifestError(message, where=_where(lines, place), fix="see manifests/README.md for the keys")
-
-
-def _renamed(place: KeyPath, new: str, lines: dict[KeyPath, str]) -> ManifestError:
-    """The error for a key of an earlier version; `new` is its new key, or a sentence."""
-    name = ".".join(map(str, place))
-    if new.isidentifier():
-        message, fix = f"{name} is now called {new}", f"write {new}"
-    else:
-        message, fix = f"{name} is no key any more", new
     return ManifestError(message, where=_where(lines, place), fix=fix)
+
+
+def _unknown_key(name: str, classes: Sequence[type]) -> tuple[str, str]:
+    """Return message and fix for an unknown key: its new name if it was renamed, a similar key, or all keys.
+
+    Args:
+        name: key path with dots; the last word is the key.
+        classes: schema classes that the map around it may belong to.
+    """
+    key = name.rpartition(".")[2]
+    for cls in classes:
+        if (new := getattr(cls, "RENAMED", {}).get(key)) is not None:
+            return _renamed(name, new)
+    keys = list(dict.fromkeys(field.name for cls in classes for field in field_docs(cls)))
+    return f"{name} is not a known key", _similar(key, keys, "keys here: ")
+
+
+def _unknown_kind(name: str, kind: str | None, classes: Sequence[type]) -> tuple[str, str]:
+    """Return message and fix for an unknown kind, or for none: its new name, a similar kind, or all kinds."""
+    kinds = [known for cls in classes for known in kinds_of(cls)]
+    if kind is None:
+        return f"{name} is missing", f"one of {', '.join(kinds)}"
+    for cls in classes:
+        if (new := getattr(cls, "RENAMED_KINDS", {}).get(kind)) is not None:
+            return _renamed(f"{name} {kind}", new)
+    return f"{name} is {kind!r}, which is no kind here", _similar(kind, kinds, "one of ")
+
+
+def _similar(word: str, known: Sequence[str], all_of_them: str) -> str:
+    similar = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean '{similar[0]}'?" if similar else all_of_them + ", ".join(known)
+
+
+def _renamed(name: str, new: str) -> tuple[str, str]:
+    """Return message and fix for a key or kind of an earlier version; `new` is its new name, or a sentence."""
+    if new.isidentifier():
+        return f"{name} is now called {new}", f"write {new}"
+    return f"{name} does not exist any more", new
 
 
 def _locate(problem: Mapping[str, Any], data: Json) -> tuple[KeyPath, Json]:

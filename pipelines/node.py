@@ -224,7 +224,9 @@ class NodeBase:
     PASSES_COLUMNS: ClassVar[bool] = False
     """Columns that earlier nodes added to the documents of `input` stay with its product."""
     RENAMED: ClassVar[Mapping[str, str]] = {}
-    """Former key -> present key, for the message about an unknown key."""
+    """Former key -> present key, or a sentence; for the error about an unknown key."""
+    RENAMED_KINDS: ClassVar[Mapping[str, str]] = {}
+    """Former kind -> present kind, or a sentence; for the error about an unknown kind."""
 
     def reads(self) -> tuple[str, ...]:
         """Names of the nodes it reads: `input` or `inputs` first, then the side inputs."""
