@@ -1,1 +1,1 @@
-"""What travels between rooms? Records, geometry, schedules, manifests, errors and the run log."""
+"""Types and arithmetic that travel between rooms: records, geometry, schedules, manifests, errors and the run log."""

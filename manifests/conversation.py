@@ -1,11 +1,10 @@
-"""A conversation, and how a `Document` holds one: messages, thinking, tool calls and what they returned.
+"""Conversations (messages, thinking, tool calls and their results), and their form inside a `Document`.
 
     ingest -> Conversation -> Document -> `tokenization/chat.py`
 
-The words of a conversation stand once, in the order in which they are said, as the parts of its document;
-`notes["messages"]` says to which message and field each part belongs, `notes["tools"]` which tools were declared. So
-filters, facts, cleaning, deduplication and forgetting meet an ordinary document and need to know nothing of roles.
-"""
+The texts and media of a conversation are the parts of its document, once and in order; `notes["messages"]` maps each
+part to its message and field, `notes["tools"]` holds the declared tools. Filters, facts, cleaning, deduplication and
+forgetting therefore see an ordinary document and need to know nothing about roles."""
 
 from __future__ import annotations
 
@@ -25,38 +24,44 @@ DECLARATION = "tool_declare"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An assistant asks for a tool. Calls are counted through the whole conversation, from 0."""
+    """Call of a tool by an assistant. Calls are numbered through the whole conversation, from 0."""
 
     name: str
     arguments: str
-    """As the model writes them: JSON, kept as it was written."""
+    """JSON text, byte for byte as the model writes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """One message of a conversation."""
+
     role: Role
     content: tuple[Part, ...] = ()
     thinking: str = ""
-    """What an assistant thinks before it says its content."""
+    """Thinking of an assistant before its content."""
     calls: tuple[Call, ...] = ()
-    """After the content of an assistant."""
+    """Tool calls of an assistant, after its content."""
     answers: int = -1
-    """The call whose result a tool message is."""
+    """Number of the call whose result this tool message is."""
     name: str = ""
-    """Who speaks, where it is not said by the role: the name of a tool or of one of several users."""
+    """Name of the speaker if the role is not enough: of a tool, or of one of several users."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
+    """Messages in order, with the declared tools."""
+
     messages: tuple[Message, ...]
     tools: tuple[Json, ...] = ()
     """Declarations as JSON: `{"type": "function", "function": {"name": ..., "parameters": {...}}}`."""
 
     def checked(self) -> Conversation:
-        """Itself, if everybody speaks in turn.
+        """Validate the order of roles and the fields of messages, and return this conversation.
 
-        Raises RecordError: `empty_conversation`, `empty_message`, `unknown_role`, `roles_out_of_order`,
-        `result_without_call`, `call_without_result` (but for calls at the very end), `media_in_answer`, `bad_name`.
+        Raises:
+            RecordError: `empty_conversation`, `empty_message`, `unknown_role`, `roles_out_of_order`,
+                `result_without_call`, `call_without_result` (calls at the very end may have none), `media_in_answer`,
+                `bad_name`.
         """
         if not self.messages:
             raise RecordError("empty_conversation", "no messages")
@@ -64,18 +69,18 @@ class Conversation:
         calls: list[str] = []
         waiting: set[int] = set()
         for number, message in enumerate(self.messages):
-            at = f"message {number}"
+            where = f"message {number}"
             if message.role not in ROLES:
-                raise RecordError("unknown_role", f"{at}: {message.role!r}")
-            _check_fields(message, at)
+                raise RecordError("unknown_role", f"{where}: {message.role!r}")
+            _check_fields(message, where)
             if message.role == "tool":
                 if message.answers not in waiting:
-                    raise RecordError("result_without_call", f"{at} is the result of no call that waits for one")
+                    raise RecordError("result_without_call", f"{where}: no open call has number {message.answers}")
                 waiting.remove(message.answers)
             elif waiting:
-                raise RecordError("call_without_result", f"{at} follows calls without results")
+                raise RecordError("call_without_result", f"{where} follows calls without results")
             if before not in _MAY_FOLLOW[message.role]:
-                raise RecordError("roles_out_of_order", f"{at}: {message.role} after {before or 'nothing'}")
+                raise RecordError("roles_out_of_order", f"{where}: {message.role} after {before or 'nothing'}")
             before = message.role
             waiting |= set(range(len(calls), len(calls) + len(message.calls)))
             calls += [call.name for call in message.calls]
@@ -83,14 +88,14 @@ class Conversation:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All that is said, in order: of a message its thinking, its content, the arguments of its calls."""
+        """Parts of the document, in order: of each message its thinking, its content, the arguments of its calls."""
         return tuple(part for message in self.messages for part in _parts(message))
 
     @property
     def notes(self) -> dict[str, Json]:
-        """What a document of these parts has to note."""
-        told: dict[str, Json] = {"messages": [_noted(message) for message in self.messages]}
-        return told | ({"tools": list(self.tools)} if self.tools else {})
+        """Notes of the document, which map its parts to messages."""
+        notes: dict[str, Json] = {"messages": [_message_note(message) for message in self.messages]}
+        return notes | ({"tools": list(self.tools)} if self.tools else {})
 
 
 _MAY_FOLLOW: Mapping[Role, tuple[Role | None, ...]] = {
@@ -102,43 +107,45 @@ _MAY_FOLLOW: Mapping[Role, tuple[Role | None, ...]] = {
 
 
 def conversation_in(document: Document) -> Conversation | None:
-    """The conversation that a document holds, if it holds one.
+    """Return the conversation that a document holds; None if it holds none.
 
-    Raises RecordError `bad_conversation` where notes and parts no longer fit together.
+    Raises:
+        RecordError: `bad_conversation` if notes and parts do not match.
     """
-    noted = document.notes.get("messages")
-    if noted is None:
+    notes = document.notes.get("messages")
+    if notes is None:
         return None
     parts = iter(document.parts)
     try:
-        messages = tuple(_message(told, parts) for told in noted)
+        messages = tuple(_message(note, parts) for note in notes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"notes.messages does not fit the parts: {type(error).__name__} {error}"
         raise RecordError("bad_conversation", message) from None
     if next(parts, None) is not None:
-        raise RecordError("bad_conversation", "notes.messages leaves parts over")
+        raise RecordError("bad_conversation", "notes.messages names fewer parts than the document has")
     return Conversation(messages, tuple(document.notes.get("tools", ())))
 
 
-def _check_fields(message: Message, at: str) -> None:
-    own = message.role == "assistant"
-    if (message.thinking or message.calls) and not own:
-        raise RecordError("roles_out_of_order", f"{at}: a {message.role} neither thinks nor calls tools")
-    if own and any(isinstance(part, Media) for part in message.content):
-        raise RecordError("media_in_answer", f"{at}: an assistant speaks in words")
-    says = message.calls or any(isinstance(part, Media) or part.text for part in _parts(message))
-    if not says and message.role != "tool":  # a command may have nothing to print
-        raise RecordError("empty_message", f"{at} says nothing")
+def _check_fields(message: Message, where: str) -> None:
+    is_assistant = message.role == "assistant"
+    if (message.thinking or message.calls) and not is_assistant:
+        raise RecordError("roles_out_of_order", f"{where}: a {message.role} neither thinks nor calls tools")
+    if is_assistant and any(isinstance(part, Media) for part in message.content):
+        raise RecordError("media_in_answer", f"{where}: an assistant message holds media")
+    has_content = message.calls or any(isinstance(part, Media) or part.text for part in _parts(message))
+    if not has_content and message.role != "tool":  # the result of a tool may be empty
+        raise RecordError("empty_message", f"{where} has no content")
     if message.role == "system" and message.name not in ("", DECLARATION):
-        raise RecordError("bad_name", f"{at}: a system message can't be named {message.name!r}")
+        raise RecordError("bad_name", f"{where}: a system message can't be named {message.name!r}")
     if message.role == "tool" and message.name in ("system", DECLARATION):
-        raise RecordError("bad_name", f"{at}: a tool can't be named {message.name!r}")
+        raise RecordError("bad_name", f"{where}: a tool can't be named {message.name!r}")
     for call in message.calls:
         if not call.name or any(character.isspace() or character == ":" for character in call.name):
-            raise RecordError("bad_name", f"{at}: a tool can't be named {call.name!r}")
+            raise RecordError("bad_name", f"{where}: a tool can't be named {call.name!r}")
 
 
 def _parts(message: Message) -> Iterator[Part]:
+    """Yield the parts of one message in order."""
     if message.thinking:
         yield Text(message.thinking)
     yield from message.content
@@ -146,29 +153,31 @@ def _parts(message: Message) -> Iterator[Part]:
         yield Text(call.arguments)
 
 
-def _noted(message: Message) -> dict[str, Json]:
-    noted: dict[str, Json] = {"role": message.role, "content": len(message.content)}
-    noted |= {"name": message.name} if message.name else {}
-    noted |= {"thinking": True} if message.thinking else {}
-    noted |= {"calls": [call.name for call in message.calls]} if message.calls else {}
-    return noted | ({"answers": message.answers} if message.role == "tool" else {})
+def _message_note(message: Message) -> dict[str, Json]:
+    """Return the entry of `notes["messages"]` for a message."""
+    note: dict[str, Json] = {"role": message.role, "content": len(message.content)}
+    note |= {"name": message.name} if message.name else {}
+    note |= {"thinking": True} if message.thinking else {}
+    note |= {"calls": [call.name for call in message.calls]} if message.calls else {}
+    return note | ({"answers": message.answers} if message.role == "tool" else {})
 
 
-def _message(told: Mapping[str, Json], parts: Iterator[Part]) -> Message:
-    thinking = _words(_next(parts)) if told.get("thinking") else ""
-    content = tuple(_next(parts) for _ in range(told["content"]))
-    calls = tuple(Call(name, _words(_next(parts))) for name in told.get("calls", ()))
-    return Message(told["role"], content, thinking, calls, told.get("answers", -1), told.get("name", ""))
+def _message(note: Mapping[str, Json], parts: Iterator[Part]) -> Message:
+    """Build a message from its entry in the notes and the next parts of the document."""
+    thinking = _text(_next_part(parts)) if note.get("thinking") else ""
+    content = tuple(_next_part(parts) for _ in range(note["content"]))
+    calls = tuple(Call(name, _text(_next_part(parts))) for name in note.get("calls", ()))
+    return Message(note["role"], content, thinking, calls, note.get("answers", -1), note.get("name", ""))
 
 
-def _next(parts: Iterator[Part]) -> Part:
+def _next_part(parts: Iterator[Part]) -> Part:
     part = next(parts, None)
     if part is None:
-        raise ValueError("more parts than there are")
+        raise ValueError("the document has too few parts")
     return part
 
 
-def _words(part: Part) -> str:
+def _text(part: Part) -> str:
     if isinstance(part, Media):
-        raise ValueError("a medium where words are expected")
+        raise ValueError("expected a text part, got a medium")
     return part.text

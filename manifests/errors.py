@@ -1,15 +1,18 @@
-"""The errors people see: what went wrong, where, expected against got, and the next step.
+"""Errors for users: the problem, its place, expected and actual values, and the next step.
 
-Three tolerances. Manifests fail before work starts (`ManifestError`); bad records are set aside with a reason and
-many in a row stop the run (`RecordError`); restoring tolerates nothing (`ResumeError`). `StoreError` says that bytes
-on disk are not what the store promised. Every one of them carries the exit code of the command line.
+Three tolerances. Manifests fail before work starts (`ManifestError`); bad records are quarantined with a reason, and
+many in a row stop the run (`RecordError`); restoring tolerates no difference (`ResumeError`). `StoreError` means that
+bytes on disk are not what the store promised. Each class has the exit code of the command line.
 """
 
 from __future__ import annotations
 
 
 class MillraceError(Exception):
-    """Base of every error that is meant for the user. `fix` is the next step, printed on a line of its own."""
+    """Base of every error that is meant for users.
+
+    `where` is the place of the problem (file:line, store, record), `fix` the next step; `str` puts `fix` on its own
+    line."""
 
     exit_code = 1
 
@@ -23,15 +26,15 @@ class MillraceError(Exception):
 
 
 class ManifestError(MillraceError):
-    """A manifest or a command line asks for something that can't be: found before any work starts."""
+    """A manifest or a command line is invalid; raised before any work starts."""
 
     exit_code = 2
 
 
 class RecordError(MillraceError):
-    """One record is unusable. Caught in exactly one place, which sends the record to quarantine.
+    """One record is unusable. Exactly one place catches it and quarantines the record.
 
-    `reason` is a stable code (`truncated_image`, `no_text`), counted and shown by `millrace inspect`.
+    `reason` is a stable code (`truncated_image`, `no_text`) that `millrace inspect` counts and shows.
     """
 
     def __init__(self, reason: str, message: str = "", *, where: str = "") -> None:
@@ -39,14 +42,14 @@ class RecordError(MillraceError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return (RecordError, (self.reason, self.message))  # travels back from worker processes
+        return (RecordError, (self.reason, self.message))  # pickled by worker processes
 
 
 class StoreError(MillraceError):
-    """A store is missing, damaged, of another kind, or was changed by someone else at the same time."""
+    """A store is missing, damaged, of another kind, or was changed by another writer at the same time."""
 
 
 class ResumeError(MillraceError):
-    """Saved state and the present set-up disagree; continuing would change what is trained."""
+    """Saved state and the current setup disagree; continuing would change the training."""
 
     exit_code = 3

@@ -1,9 +1,9 @@
-"""The records that travel between rooms. Who knows these knows the data path.
+"""Records that travel between rooms; they are the data path in types.
 
     file -> Document -> Sample -> (plan) -> Pack -> batch
 
-All are frozen; arrays inside are read-only by convention. How a record becomes tar members is `stores/shards/kinds.py`;
-the arithmetic from pixels to slots is `manifests/geometry.py`.
+All are frozen; arrays inside are read-only by convention. `stores/shards/kinds.py` turns records into tar members;
+`manifests/geometry.py` has the arithmetic from pixels to slots.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 Json = Any
-"""What `json.loads` gives."""
+"""Result of `json.loads`."""
 
 TextDomain = Literal["web", "code", "math", "knowledge"]
 TEXT_DOMAINS = get_args(TextDomain)
 VISION_DOMAINS = ("caption", "interleaved", "ocr", "knowledge", "perception", "video", "agent")
-"""K2.5 report, App. B. Every document is of one of these; which one, `pipelines/ingest/README.md` says."""
+"""Domains of the Kimi K2.5 report, App. B. Every document has one domain; `pipelines/ingest/README.md` lists the
+choice."""
 
 DOMAINS = tuple(dict.fromkeys((*TEXT_DOMAINS, *VISION_DOMAINS)))
 
@@ -31,18 +32,19 @@ MediaKind = Literal["image", "video"]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where the bytes of a medium lie: a byte range of one shard."""
+    """Byte range of a medium in one shard."""
 
     shard: str
-    """Content digest of the tar (its file name without `.tar`)."""
+    """Content digest of the tar, its file name without `.tar`."""
     offset: int
-    """Of the first payload byte, after the tar header."""
+    """Offset of the first payload byte, after the tar header."""
     length: int
+    """Payload bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """An image or a video in its original encoding, known by the digest of those bytes."""
+    """An image or a video in its original encoding, identified by the digest of those bytes."""
 
     digest: str
     """SHA-256 of the encoded bytes, 64 hex digits."""
@@ -50,37 +52,39 @@ class Media:
     format: str
     """File ending without a dot, as in tar members: jpg, png, webp, gif, mp4, webm ..."""
     width_px: int
-    """Upright, that is after EXIF orientation or the video's rotation."""
+    """Width when upright, after EXIF orientation or the video's rotation."""
     height_px: int
     frame_times_us: tuple[int, ...] = ()
-    """Presentation time of *every* frame that really decodes, from the first frame, ascending; empty for images."""
+    """Presentation times of *all* frames that decode, relative to the first frame, ascending; empty for images."""
     container_fps: float | None = None
-    """The average rate that the container tells of a video; None where it tells none, and for images."""
+    """Average frame rate that the container of a video declares; None if it declares none, and for images."""
     payload: bytes | None = field(default=None, repr=False, compare=False)
-    """The encoded bytes, only between ingest and the writer."""
+    """Encoded bytes, present only between ingest and the writer."""
     location: Location | None = field(default=None, compare=False)
-    """Set by whoever reads the record from a store."""
+    """Set when the record is read from a store."""
 
 
 Point = tuple[float, float]
-"""(x, y) in pixels of the upright picture; (0, 0) is the outer corner of the first one."""
+"""(x, y) in pixels of the upright image; (0, 0) is the outer corner of the first pixel."""
 
 ShapeKind = Literal["point", "box", "polygon"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Where something lies on an image."""
+    """Named point, box or polygon on an image."""
 
     kind: ShapeKind
     name: str
-    """What lies there."""
+    """Name of the object at that place."""
     corners: tuple[Point, ...]
-    """Of a point one, of a box left top and right bottom, of a polygon three or more, whose edges don't cross."""
+    """One corner of a point, left top and right bottom of a box, three or more of a polygon; its edges don't cross."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """A text part of a document."""
+
     text: str
 
 
@@ -89,65 +93,66 @@ Part = Text | Media
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A named stretch of one text part whose truth is known: an attribute, an answer, a value."""
+    """Named range of characters in a text part whose value is known to be true: an attribute, an answer, a count."""
 
     name: str
     """colour, shape, count, value, answer ..."""
     part: int
     """Index of the text part."""
     start: int
-    """In characters of that part; `stop` is exclusive."""
+    """First character in that part; `stop` is exclusive."""
     stop: int
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One curated or raw record: ordered text and media, with where it came from."""
+    """One raw or curated record: ordered text and media, with provenance."""
 
     id: str
     """32 hex digits: `record_id(source, locator)` at ingest, `derived_id(...)` where a node makes new records."""
     source: str
     """Name of the ingest node."""
     locator: str
-    """Where in the source, stable between runs: relative path, and `#record` inside a file."""
+    """Place in the source, stable between runs: relative path, and `#record` inside a file."""
     domain: str
     """One of `TEXT_DOMAINS` and `VISION_DOMAINS`."""
     parts: tuple[Part, ...]
     facts: tuple[Fact, ...] = ()
     notes: Mapping[str, Json] = field(default_factory=dict)
-    """Whatever else is known and can be checked: answers, timed events, and `shapes`, points, boxes and polygons on
-    images, of which samples and packs know, too (docs/loader.md)."""
+    """Other verifiable facts: answers, timed events, and `shapes`, the points, boxes and polygons on images, which
+    samples and packs carry as well (docs/loader.md)."""
     parents: tuple[str, ...] = ()
     licence: str = ""
-    """SPDX identifier where there is one; these three are "" where nothing is known, and columns of every store."""
+    """SPDX identifier if there is one. This and the next two are "" if unknown, and columns of every store."""
     origin: str = ""
-    """URL, or what else says where the record came from before it was a file here."""
+    """URL, or another name of the record's origin before it was a file here."""
     consent: str = ""
-    """What its makers agreed to, in the words of the source: `opt-in`, `opt-out`, `public-domain` ..."""
+    """Consent of its authors, in the words of the source: `opt-in`, `opt-out`, `public-domain` ..."""
 
     @property
     def text(self) -> str:
-        """All text parts, joined by blank lines: what text filters look at."""
+        """All text parts, joined by blank lines, as text filters read them."""
         return "\n\n".join(p.text for p in self.parts if isinstance(p, Text))
 
     @property
     def media(self) -> tuple[Media, ...]:
+        """Images and videos in the order of the parts."""
         return tuple(p for p in self.parts if isinstance(p, Media))
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """What an op returns instead of a record. Kept as a column, so that drops can be browsed like any view."""
+    """Decision of an op to drop a record. It is stored as a column, so drops can be browsed like any view."""
 
     reason: str
     """Stable code, e.g. `too_short`."""
     score: float | None = None
-    """The number that was compared with the threshold, where there is one."""
+    """Number that was compared with the threshold, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A named stretch of a sample's *unexpanded* ids: a `Fact` after tokenisation."""
+    """Named range of a sample's *unexpanded* ids: a `Fact` after tokenization."""
 
     name: str
     start: int
@@ -156,37 +161,38 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A tokenised document, unexpanded: one placeholder id per medium, so that no other limit ever re-tokenises it."""
+    """A tokenized document, unexpanded: one placeholder id per medium, so another size limit needs no new
+    tokenization."""
 
     id: str
-    """The document's id: one document, one sample."""
+    """Id of the document; a document gives one sample."""
     source: str
     domain: str
     ids: np.ndarray
     """(T,) uint32. An image is begin, "image", content, one pad, end; a video is one video placeholder."""
     loss_runs: np.ndarray
-    """(R, 2) int64, half-open runs of `ids` that the model is asked to predict. Placeholders are never inside."""
+    """(R, 2) int64, half-open runs of `ids` that the model learns to predict. Placeholders are never inside."""
     media: tuple[Media, ...] = ()
-    """In the order of their placeholders, without payload."""
+    """Media in the order of their placeholders, without payload."""
     splits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Ascending offsets into `ids` at which a long document may be cut; never inside a medium."""
+    """(S,) int64: ascending offsets in `ids` at which a long document may be cut; never inside a medium."""
     spans: tuple[Span, ...] = ()
     places: tuple[int, ...] = ()
-    """One per medium: offset in `ids` of the id that stands for it. Stands in the index, so that plans read no ids."""
+    """Per medium the offset in `ids` of its placeholder. A column of the index, so plans need not read ids."""
     shapes: Mapping[int, tuple[Shape, ...]] = field(default_factory=dict)
-    """By ordinal of the medium, where there are any."""
+    """Shapes by number of the medium, for media that have any."""
     whole: bool = False
-    """Never cut: a conversation that is longer than a pack is refused by the plan, and counted."""
+    """Never cut: a plan refuses and counts a conversation that is longer than a pack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What the encoder sees as one unit, its patches attending to each other: an image, or a chunk of frames."""
+    """Unit of the vision encoder, whose patches attend to each other: an image, or a chunk of frames."""
 
     grid: tuple[int, int, int]
     """(t, h, w) in 14-px patches, h and w even."""
     slot: int
-    """Position of its first slot in the pack's row; it fills `h * w // 4` consecutive slots."""
+    """Position of its first slot in the row; it fills `h * w // 4` consecutive slots."""
     frames: tuple[int, ...] = ()
     """Ordinals of the frames in the video; empty for an image."""
 
@@ -197,35 +203,35 @@ class PackedMedia:
 
     media: Media
     size_px: tuple[int, int]
-    """(width, height) after resizing, before padding: fixed by the plan's limits."""
+    """(width, height) after resizing and before padding, fixed by the plan's limits."""
     items: tuple[Item, ...]
     shapes: tuple[Shape, ...] = ()
-    """On the upright original."""
+    """Shapes on the upright original."""
     fact_names: tuple[str, ...] = ()
-    """Names of the facts in its sample's text, ascending: what has to stay true of the pixels."""
+    """Names of the facts in its sample's text, ascending; they have to stay true of the pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A sample's piece inside a pack. Attention and positions stay inside it."""
+    """A sample, or a piece of one, in a pack. Attention and positions stay inside it."""
 
     sample: str
     source: str
     start: int
-    """First token of the piece, in the *expanded* sample; > 0 marks a continuation."""
+    """First token of the piece in the *expanded* sample; > 0 marks a continuation."""
     length: int
     padding: int = 0
-    """Pad tokens behind it, up to where `segment_align` lets the next one begin. Attention counts them to it."""
+    """Pad tokens behind it, up to the next multiple of `segment_align`. Attention counts them as part of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanBlock:
-    """Consecutive packs of a plan, and the pieces of samples that each holds; see `packing/plan/planner.py`."""
+    """Consecutive packs of a plan, with the pieces of samples in each; see `packing/plan/planner.py`."""
 
     header: Mapping[str, Json]
-    """Small facts, among them `block` (its number) and `first_pack` (its place in training order)."""
+    """Small values, among them `block` (its number) and `first_pack` (number of its first pack in training order)."""
     arrays: Mapping[str, np.ndarray]
-    """Named, one-dimensional, of integers."""
+    """Named one-dimensional integer arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,32 +241,32 @@ class Pack:
     ids: np.ndarray
     """(L,) uint32, padded at the end with the pad id; media slots hold the media-pad id."""
     loss_mask: np.ndarray
-    """(L,) bool: position i is a *target*: the model predicts ids[i] from what precedes it in its segment."""
+    """(L,) bool: position i is a *target*: the model predicts ids[i] from the ids before it in its segment."""
     segments: tuple[Segment, ...]
-    """From position 0 on, each behind the last one's padding; what follows all of them is padding."""
+    """Segments from position 0 on, each behind the padding of the one before; the rest of the row is padding."""
     media: tuple[PackedMedia, ...] = ()
 
 
-def starts(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int, int]]:
-    """Each segment with its first position in the row and the one after its last token."""
-    at = 0
+def segment_ranges(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int, int]]:
+    """Yield each segment with its first position in the row and the position after its last token."""
+    start = 0
     for segment in segments:
-        yield segment, at, at + segment.length
-        at += segment.length + segment.padding
+        yield segment, start, start + segment.length
+        start += segment.length + segment.padding
 
 
 FORGOTTEN = ""
-"""Source of a record or segment whose content was forgotten: its id, its place and, of a segment, its length are left.
-No node is named so."""
+"""Source of a forgotten record or segment. Its id and its place are kept, and the length of a segment. No node has this
+name."""
 
 
 def canonical_json(value: Json) -> str:
-    """One text for one value: sorted keys, no blanks. What digests are taken of."""
+    """Return the one text of a JSON value for digests: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(*parts: str | bytes) -> str:
-    """SHA-256 over length-prefixed parts, 64 hex digits, so that no two lists of parts share one."""
+    """Return the SHA-256 of length-prefixed parts, 64 hex digits; no two lists of parts share one."""
     state = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -270,10 +276,10 @@ def digest(*parts: str | bytes) -> str:
 
 
 def record_id(source: str, locator: str) -> str:
-    """Identity of an ingested record, 32 hex digits (128 bits)."""
+    """Return the id of an ingested record: 32 hex digits (128 bits)."""
     return digest("record", source, locator)[:32]
 
 
 def derived_id(parents: Iterable[str], node: str, ordinal: int) -> str:
-    """Identity of a record that a node made out of others."""
+    """Return the id of a record that a node made from others."""
     return digest("derived", *parents, node, str(ordinal))[:32]

@@ -1,16 +1,17 @@
-"""The vision share as a function of tokens seen, in exact integers.
+"""Schedule of the vision share: a function of the tokens seen, in exact integers.
 
     vision_share: {constant: 0.10}                                 # early fusion, the default
-    vision_share: {steps: [[0, 0.0], [0.5, 0.20]]}                 # none at first, a fifth from the middle on
+    vision_share: {steps: [[0, 0.0], [0.5, 0.20]]}                 # none at first, 20 % from the middle on
     vision_share: {linear: [0.05, 0.25]}                           # from the first token to the horizon
-    vision_share: {piecewise: [[0, 0.0], [2e9, 0.1], [8e9, 0.1]]}  # straight lines between points, then as at the last
+    vision_share: {piecewise: [[0, 0.0], [2e9, 0.1], [8e9, 0.1]]}  # straight lines between points, then constant
 
-A position is a fraction of `horizon_tokens` where it is at most 1, rounded down to a whole token, and a number of
-tokens above; one schedule has one kind of them. It counts from the first token of the run. Of two points of `piecewise`
-at one position the second is where the curve jumps to. Shares are decimals of at most six digits: a curve is then made
-of integers (millionths), and no block of a plan ever rounds differently.
+Mixtures hold a schedule (`packing/mixture.py`), and the planner asks it one question: after n non-padding tokens, how
+many of them should have been vision slots?
 
-A schedule answers one question: after `tokens` non-padding tokens, how many of them should have been vision slots?
+A position up to 1 is a fraction of `horizon_tokens`, rounded down to a whole token; a larger one is a number of tokens.
+All positions of a schedule are of one kind, counted from the first token of the run. With two points of `piecewise` at
+one position, the curve jumps to the second. Shares are decimals of at most six digits, so a curve consists of integers
+(millionths) and every block of a plan rounds alike.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from manifests.load import schema
 
 MILLION = 1_000_000
 LONGEST_RAMP_TOKENS = 1 << 44
-"""17 trillion: what the compiled loop of a plan can square in 64 bits."""
+"""17.6 trillion; the compiled loop of a plan squares it in 64 bits."""
 
 SharePoint = tuple[float, float]
 """(position, share)."""
@@ -33,60 +34,67 @@ SharePoint = tuple[float, float]
 
 @schema
 class VisionShare:
-    """Vision slots over non-padding tokens, said in one of four ways. A constant 0.10 won the K2.5 report's ablation
-    (Table 1)."""
+    """Vision slots over non-padding tokens, given in one of four ways.
+
+    The default is a constant 0.10, the best of the ablation in the K2.5 report (Table 1).
+    """
 
     constant: float | None = None
     steps: tuple[SharePoint, ...] | None = None
-    """The share from each position on."""
+    """Share from each position on."""
     linear: tuple[float, float] | None = None
-    """The first share and the share at the horizon."""
+    """Share at the first token, share at the horizon."""
     piecewise: tuple[SharePoint, ...] | None = None
+    """Points of a curve of straight lines."""
 
     def __post_init__(self) -> None:
-        said = self.said
-        if not said:
+        declared = self.declared
+        if not declared:
             object.__setattr__(self, "constant", 0.10)
-        if len(said) > 1:
+        if len(declared) > 1:
             raise ValueError(
-                f"a vision share is said in one way, not as {' and '.join(said)}; --set replaces all of it"
+                f"expected one form of vision share, got {' and '.join(declared)}; --set replaces all of it"
             )
         points = self.steps if self.steps is not None else self.piecewise
         shares = (self.constant,) if self.constant is not None else self.linear or [share for _, share in points or ()]
         for share in shares:
             if not 0 <= share < 1:
-                raise ValueError(f"a vision share lies in [0, 1), got {share}")
+                raise ValueError(f"expected a vision share in [0, 1), got {share}")
             if (Fraction(str(share)) * MILLION).denominator > 1:
-                raise ValueError(f"a vision share has at most six decimals, got {share}")
+                raise ValueError(f"expected a vision share of at most six decimals, got {share}")
         if points is not None:
             _check_positions([position for position, _ in points], repeated=self.piecewise is not None)
 
     @property
-    def said(self) -> dict[str, object]:
-        """What stands in the manifest."""
+    def declared(self) -> dict[str, object]:
+        """Form and value as in the manifest."""
         values = {name: getattr(self, name) for name in ("constant", "steps", "linear", "piecewise")}
         return {name: value for name, value in values.items() if value is not None}
 
     def over(self, horizon_tokens: int | None) -> Curve:
-        """Raises ValueError where a position is a fraction of a horizon that is not known."""
+        """Return the curve over tokens.
+
+        Raises:
+            ValueError: a position is a fraction, and `horizon_tokens` is None.
+        """
         if self.constant is not None:
             return Curve.of([(0, self.constant, self.constant)])
         points = self.steps or self.piecewise or ()
         if self.linear is not None:
             points = ((0, self.linear[0]), (1, self.linear[1]))
-        placed = [(_token(position, horizon_tokens), share) for position, share in points]
+        shares = [(_token(position, horizon_tokens), share) for position, share in points]
         if self.steps is not None:
-            return Curve.of([(place, share, share) for place, share in placed])
-        ramps = [(place, share, following) for (place, share), (_, following) in pairwise(placed)]
-        return Curve.of([*ramps, (*placed[-1], placed[-1][1])])
+            return Curve.of([(token, share, share) for token, share in shares])
+        ramps = [(token, share, following) for (token, share), (_, following) in pairwise(shares)]
+        return Curve.of([*ramps, (*shares[-1], shares[-1][1])])
 
 
 def _check_positions(positions: Sequence[float], repeated: bool) -> None:
     if not positions or positions[0] != 0:
-        raise ValueError(f"the positions of a vision share begin at 0, got {list(positions)}")
+        raise ValueError(f"expected positions of a vision share from 0 on, got {list(positions)}")
     steps = [after - before for before, after in pairwise(positions)]
     if any(step < 0 or step == 0 and not repeated for step in steps):
-        raise ValueError(f"the positions of a vision share ascend, got {list(positions)}")
+        raise ValueError(f"expected ascending positions of a vision share, got {list(positions)}")
     fractions = [position for position in positions if 0 < position <= 1]
     tokens = [position for position in positions if position > 1]
     if fractions and tokens:
@@ -95,10 +103,11 @@ def _check_positions(positions: Sequence[float], repeated: bool) -> None:
             "give all positions of a vision share in one of them"
         )
     if any(position != int(position) for position in tokens):
-        raise ValueError(f"tokens are whole, got {tokens}; fractions of the horizon are at most 1")
+        raise ValueError(f"expected whole numbers of tokens, got {tokens}; fractions of the horizon are at most 1")
 
 
 def _token(position: float, horizon_tokens: int | None) -> int:
+    """Return the token at a position."""
     if position == 0 or position > 1:
         return int(position)
     if horizon_tokens is None:
@@ -108,48 +117,50 @@ def _token(position: float, horizon_tokens: int | None) -> int:
 
 @dataclass(frozen=True)
 class Curve:
-    """A schedule over tokens: straight pieces, the last one level and without an end."""
+    """Schedule over tokens: straight pieces, the last one level and without an end."""
 
     starts: tuple[int, ...]
     """First token of each piece; the first is 0."""
     first: tuple[int, ...]
     """Share at the start of each piece, in millionths."""
     last: tuple[int, ...]
-    """And at its end."""
+    """Share at the end of each piece, in millionths."""
 
     @classmethod
     def of(cls, pieces: Iterable[Sequence[float]]) -> Curve:
-        """Of (first token, share there, share at the end of the piece), as `rows` gives them. Empty pieces drop out."""
+        """Build a curve from pieces (first token, share there, share at its end), as `rows` gives them. Empty pieces
+        drop out."""
         rows = [
             (int(start), int(Fraction(str(a)) * MILLION), int(Fraction(str(b)) * MILLION)) for start, a, b in pieces
         ]
         kept = [row for row, after in pairwise(rows) if row[0] < after[0]] + rows[-1:]
         for row, after in pairwise(kept):
             if row[1] != row[2] and after[0] - row[0] >= LONGEST_RAMP_TOKENS:
-                raise ValueError(f"a vision share changes steadily over {after[0] - row[0]:,} tokens, 2^44 is the most")
+                raise ValueError(f"expected a ramp of less than 2^44 tokens, got {after[0] - row[0]:,}")
         starts, first, last = zip(*kept, strict=True)
         return cls(starts, first, last)
 
     @property
     def rows(self) -> list[list[float]]:
-        """[first token, share there, share at the end] of each piece; JSON."""
+        """[first token, share there, share at the end] of each piece, as JSON."""
         return [
             [start, a / MILLION, b / MILLION] for start, a, b in zip(self.starts, self.first, self.last, strict=True)
         ]
 
     @property
     def highest(self) -> Fraction:
+        """Largest share of the curve."""
         return Fraction(max(*self.first, *self.last), MILLION)
 
     @property
     def breaks(self) -> tuple[int, ...]:
-        """Tokens at which the share changes at once, or from which on vision is wanted, or wanted no longer."""
+        """Tokens at which the share jumps, or a piece of share 0 begins or ends."""
         level = [a == b == 0 for a, b in zip(self.first, self.last, strict=True)]
         pairs = zip(self.starts[1:], pairwise(level), self.last, self.first[1:], strict=False)
         return tuple(start for start, (none, none_after), a, b in pairs if none != none_after or a != b)
 
     def at(self, tokens: int) -> Fraction:
-        """The share wanted from token number `tokens` on."""
+        """Return the share from token number `tokens` on."""
         piece = bisect_right(self.starts, tokens) - 1
         rise = self.last[piece] - self.first[piece]
         if not rise:
@@ -158,7 +169,7 @@ class Curve:
         return Fraction(self.first[piece] * length + rise * (tokens - self.starts[piece]), length * MILLION)
 
     def slots_until(self, tokens: int) -> Fraction:
-        """Vision slots wanted among the first `tokens` tokens: the integral of `at`."""
+        """Return the scheduled vision slots among the first `tokens` tokens: the integral of `at`."""
         doubled = Fraction(0)  # in millionths
         for piece, start in enumerate(self.starts):
             if tokens <= start:

@@ -1,6 +1,6 @@
-"""The one clean form of text in documents: Unicode NFC, `\\n` line ends, nothing invisible.
+"""Normal form of text in documents: Unicode NFC, `\\n` line ends, no invisible characters.
 
-`pipelines/filters/text_rules.py` brings all ingested text into it.
+`pipelines/edits/normalize.py` brings all ingested text into it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from manifests.errors import RecordError
 
 _LINE_END = re.compile("\r\n?|[\x85\u2028]")
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufdd0-\ufdef\ufffe\uffff]")
-"""Control characters but tab and line feed, zero-width space, word joiner, byte-order mark, non-characters. Joiners
-(U+200C, U+200D) and direction marks stay: Persian, Indic scripts and emoji are spelled with them."""
+"""Control characters except tab and line feed, zero-width space, word joiner, byte-order mark, non-characters. Joiners
+(U+200C, U+200D) and direction marks stay: Persian, Indic scripts and emoji need them."""
 
 _TOO_MANY_MARKS = regex.compile(r"\p{M}{31}")
-"""Unicode's stream-safe format allows 30 in a row; sorting them for NFC takes time quadratic in their number."""
+"""More combining marks than the 30 in a row of Unicode's stream-safe format; NFC takes time quadratic in their
+number."""
 
 
 def clean(text: str) -> str:
-    """Raises RecordError: `lone_surrogate`; `combining_marks` for more than 30 in a row."""
+    """Return `text` in normal form.
+
+    Raises:
+        RecordError: `lone_surrogate`; `combining_marks` for more than 30 in a row.
+    """
     if text.isascii():
         return _INVISIBLE.sub("", _LINE_END.sub("\n", text))
     try:

@@ -22,7 +22,7 @@ import numpy as np
 
 from manifests.errors import StoreError
 from manifests.geometry import MERGE
-from manifests.records import FORGOTTEN, Json, Pack, starts
+from manifests.records import FORGOTTEN, Json, Pack, segment_ranges
 from manifests.schedule import MILLION, Curve
 from stores.spill import NAME_PARTITIONS, RowsByName
 from stores.store import Snapshot
@@ -171,7 +171,7 @@ def recount(
         if problem := _contradiction(pack, media_pad_id, pad_id, room // max(1, number)):
             raise StoreError(problem, where=f"pack {number}", fix="make the packs store again from its plan")
         is_slot = pack.ids == media_pad_id
-        for segment, at, end in starts(pack.segments):
+        for segment, at, end in segment_ranges(pack.segments):
             alignment = gcd(alignment, at, segment.length + segment.padding)
             if segment.source == FORGOTTEN:
                 forgotten += segment.length
@@ -315,9 +315,9 @@ def _contradiction(pack: Pack, media_pad_id: int, pad_id: int, row_tokens: int) 
     """
     padding = pack.ids == pad_id
     kept, forgotten = np.zeros((2, len(pack.ids)), bool)
-    for segment, at, end in starts(pack.segments):
+    for segment, at, end in segment_ranges(pack.segments):
         (forgotten if segment.source == FORGOTTEN else kept)[at:end] = True
-    firsts = [at for _, at, _ in starts(pack.segments)]
+    firsts = [at for _, at, _ in segment_ranges(pack.segments)]
     used = sum(segment.length + segment.padding for segment in pack.segments)
     covered = np.zeros(len(pack.ids), bool)
     for packed in pack.media:

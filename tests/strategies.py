@@ -1,4 +1,4 @@
-"""Hypothesis strategies for the records of `manifests/records.py`, and a comparison that looks into arrays."""
+"""Hypothesis strategies for the records of `manifests/records.py`, and a comparison of records with arrays."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def token_ids(count: int) -> st.SearchStrategy[np.ndarray]:
 
 @st.composite
 def media(draw: st.DrawFn, with_payload: bool = True) -> Media:
-    """An image or video whose bytes are not really one; with payload, or located in some other store."""
+    """A medium of random bytes, with payload or located in another store."""
     kind = draw(st.sampled_from(["image", "video"]))
     payload = draw(st.binary(max_size=700))
     times = draw(st.lists(st.integers(0, 2**40), min_size=1, max_size=8, unique=True)) if kind == "video" else []
@@ -116,8 +116,8 @@ def packed_media(draw: st.DrawFn) -> PackedMedia:
     frames = st.lists(st.integers(0, 99), max_size=4).map(tuple)
     items = st.lists(st.builds(Item, grid, st.integers(0, PACK_TOKENS - 1), frames), min_size=1, max_size=2)
     size = draw(st.tuples(st.integers(1, 999), st.integers(1, 999)))
-    told = tuple(sorted(draw(st.sets(names))))
-    return PackedMedia(draw(media()), size, tuple(draw(items)), tuple(draw(st.lists(shapes, max_size=2))), told)
+    fact_names = tuple(sorted(draw(st.sets(names))))
+    return PackedMedia(draw(media()), size, tuple(draw(items)), tuple(draw(st.lists(shapes, max_size=2))), fact_names)
 
 
 @st.composite
@@ -149,11 +149,11 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "plan": st.lists(plan_blocks(), max_size=4),
     "packs": st.lists(packs(), max_size=4),
 }
-"""Lists of records that one unit may hold, by kind of store."""
+"""Lists of records of one unit, by kind of store."""
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equality of records, with arrays equal in type, shape and value; payload and location of media don't count."""
+    """Compare records: arrays by type, shape and value; payload and location of media are ignored."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
     if dataclasses.is_dataclass(a):

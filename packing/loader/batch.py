@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from manifests.geometry import CHANNELS, MERGE, PATCH_PX
-from manifests.records import Item, Pack, PackedMedia, Segment, starts
+from manifests.records import Item, Pack, PackedMedia, Segment, segment_ranges
 
 IGNORED = -100
 """Label of a position without a target; `ignore_index` of the released model."""
@@ -99,7 +99,7 @@ def placed_items(media: Sequence[Sequence[PackedMedia]]) -> list[PlacedItem]:
 
 def segment_at(segments: Sequence[Segment], position: int) -> tuple[Segment, int]:
     """Return the segment that holds `position` of a row, and its first position."""
-    for segment, start, end in starts(segments):
+    for segment, start, end in segment_ranges(segments):
         if position < end:
             return segment, start
     raise IndexError(f"position {position} is in the padding of its row")
@@ -126,7 +126,7 @@ def token_rows(
     positions = np.zeros_like(wide)
     for row, row_segments in enumerate(segments):
         row_muted = (muted or {}).get(numbers[row], ())
-        for _, start, end in starts(row_segments):
+        for _, start, end in segment_ranges(row_segments):
             positions[row, start:end] = np.arange(end - start)
             if not any(start <= position < end for position in row_muted):
                 next_ids, next_targets = wide[row, start + 1 : end], targets[row, start + 1 : end]

@@ -315,7 +315,7 @@ def _scaled(share: VisionShare, scale: Fraction) -> VisionShare | None:
 
 def _as_yaml(share: VisionShare) -> str:
     """A share as a manifest writes it."""
-    ((kind, value),) = share.said.items()
+    ((kind, value),) = share.declared.items()
     if isinstance(value, float):
         return f"{{{kind}: {value:g}}}"
     text = re.sub(r"(?<=\d)[.]0(?=[],])", "", json.dumps(value))  # tokens are whole

@@ -321,7 +321,7 @@ class Planner:
             "max_pack_tokens": mixture.max_pack_tokens,
             "global_batch_packs": mixture.global_batch_packs,
             "horizon_tokens": mixture.horizon_tokens,
-            "vision_share": mixture.vision_share.said,
+            "vision_share": mixture.vision_share.declared,
             "schedule": mixture.curve.rows,
             "amends": prefix.as_json(),
             "max_media_exposures": mixture.max_media_exposures,

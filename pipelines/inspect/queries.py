@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from manifests import runlog
 from manifests.errors import StoreError
-from manifests.records import FORGOTTEN, Json, Pack, starts
+from manifests.records import FORGOTTEN, Json, Pack, segment_ranges
 from stores.files.open import open_files
 from stores.snapshot import ViewSnapshot
 from stores.store import Snapshot, Store
@@ -287,7 +287,7 @@ def shorten(text: str, most: int) -> str:
 def pack_segments(pack: Pack) -> Iterator[tuple[int, int, str, str, list[tuple[int, int]]]]:
     """(first position, length, source, sample, [(first slot, slots)]) of each segment of a pack."""
     runs = [(item.slot, item.grid[1] * item.grid[2] // 4) for packed in pack.media for item in packed.items]
-    for segment, at, end in starts(pack.segments):
+    for segment, at, end in segment_ranges(pack.segments):
         inside = [run for run in runs if at <= run[0] < end]
         yield at, segment.length, source_label(segment.source), segment.sample, inside
 

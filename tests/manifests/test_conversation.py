@@ -1,4 +1,4 @@
-"""Conversations: who may speak after whom, and how a document holds one."""
+"""Conversations: order of roles, and their form in a document."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def test_a_document_holds_the_conversation_that_it_was_made_of(conversation: Con
     conversation = replace(conversation, tools=({"type": "function", "function": {"name": "f"}},))
     made = document(conversation)
     assert conversation_in(made) == conversation
-    said = [message.thinking for message in conversation.messages] + [
+    texts = [message.thinking for message in conversation.messages] + [
         call.arguments for message in conversation.messages for call in message.calls
     ]
-    assert all(words in made.text for words in said)
+    assert all(text in made.text for text in texts)
 
 
-def test_an_ordinary_document_holds_none() -> None:
+def test_an_ordinary_document_holds_no_conversation() -> None:
     assert conversation_in(Document("0" * 32, "test", "1", "web", (Text("a"),))) is None
 
 
 USER, ANSWER = Message("user", (Text("Q"),)), Message("assistant", (Text("A"),))
-ASKS = Message("assistant", calls=(Call("f", "{}"), Call("g", "{}")))
+CALLS = Message("assistant", calls=(Call("f", "{}"), Call("g", "{}")))
 IMAGE = Media("0" * 64, "image", "jpg", 8, 8)
 
 
@@ -55,32 +55,32 @@ def result(number: int) -> Message:
         ([USER, ANSWER, Message("system", (Text("x"),)), USER, ANSWER], "roles_out_of_order"),
         ([Message("user", (Text("x"),), thinking="y"), ANSWER], "roles_out_of_order"),
         ([USER, result(0), ANSWER], "result_without_call"),
-        ([USER, ASKS, result(0), result(2), ANSWER], "result_without_call"),
-        ([USER, ASKS, result(0), result(0), ANSWER], "result_without_call"),
-        ([USER, ASKS, result(1), ANSWER], "call_without_result"),
-        ([USER, ASKS, USER, ANSWER], "call_without_result"),
+        ([USER, CALLS, result(0), result(2), ANSWER], "result_without_call"),
+        ([USER, CALLS, result(0), result(0), ANSWER], "result_without_call"),
+        ([USER, CALLS, result(1), ANSWER], "call_without_result"),
+        ([USER, CALLS, USER, ANSWER], "call_without_result"),
         ([USER, Message("assistant", (IMAGE,))], "media_in_answer"),
         ([USER, Message("assistant", calls=(Call("a b", "{}"),))], "bad_name"),
         ([Message("system", (Text("x"),), name="Ann"), USER, ANSWER], "bad_name"),
-        ([USER, ASKS, replace(result(0), name="tool_declare"), result(1), ANSWER], "bad_name"),
+        ([USER, CALLS, replace(result(0), name="tool_declare"), result(1), ANSWER], "bad_name"),
     ],
 )
-def test_what_is_no_conversation_is_refused_with_a_reason(messages: list[Message], reason: str) -> None:
+def test_an_invalid_conversation_is_refused_with_a_reason(messages: list[Message], reason: str) -> None:
     with pytest.raises(RecordError) as caught:
         Conversation(tuple(messages)).checked()
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(
-    "messages", [[USER], [USER, ASKS], [USER, ASKS, result(1), result(0), ANSWER], [USER, ASKS, result(0)]]
+    "messages", [[USER], [USER, CALLS], [USER, CALLS, result(1), result(0), ANSWER], [USER, CALLS, result(0)]]
 )
-def test_calls_may_be_answered_in_any_order_and_wait_at_the_end(messages: list[Message]) -> None:
+def test_results_may_come_in_any_order_and_be_missing_at_the_end(messages: list[Message]) -> None:
     assert Conversation(tuple(messages)).checked().messages == tuple(messages)
 
 
 @pytest.mark.parametrize("parts", [(), (Text("Q"),), (Text("Q"), Text("A"), Text("B")), (IMAGE, IMAGE)])
-def test_notes_that_do_not_fit_the_parts_are_refused(parts: tuple[Text | Media, ...]) -> None:
-    asks = Conversation((USER, Message("assistant", calls=(Call("f", "{}"),))))
+def test_notes_that_do_not_match_the_parts_are_refused(parts: tuple[Text | Media, ...]) -> None:
+    conversation = Conversation((USER, Message("assistant", calls=(Call("f", "{}"),))))
     with pytest.raises(RecordError) as caught:
-        conversation_in(replace(document(asks), parts=parts))
+        conversation_in(replace(document(conversation), parts=parts))
     assert caught.value.reason == "bad_conversation"

@@ -1,7 +1,8 @@
-"""The vision share as an exact schedule."""
+"""Exact schedules of the vision share."""
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from itertools import pairwise
 
@@ -30,7 +31,7 @@ def schedules(draw: st.DrawFn) -> VisionShare:
 
 
 @given(schedules(), tokens, st.integers(0, 10**6))
-def test_slots_wanted_are_the_integral_of_the_share(schedule: VisionShare, before: int, more: int) -> None:
+def test_scheduled_slots_are_the_integral_of_the_share(schedule: VisionShare, before: int, more: int) -> None:
     curve = schedule.over(HORIZON)
     inside = [before, *(start for start in curve.starts if before < start < before + more), before + more]
     by_trapezoids = Fraction(0)
@@ -50,14 +51,14 @@ def _end(curve: Curve, token: int) -> Fraction:
 
 
 @given(thousandths=st.integers(0, 999), count=tokens)
-def test_a_decimal_means_what_it_says(thousandths: int, count: int) -> None:
+def test_a_decimal_share_is_exact(thousandths: int, count: int) -> None:
     """0.1 is a tenth, not the nearest binary fraction."""
     curve = VisionShare(constant=thousandths / 1000).over(None)
     assert curve.slots_until(count * 1000) == thousandths * count
     assert curve.at(count) == Fraction(thousandths, 1000)
 
 
-def test_each_kind_says_what_it_says() -> None:
+def test_each_form_gives_its_curve() -> None:
     steps = VisionShare(steps=((0, 0.0), (0.5, 0.2))).over(1000)
     assert [steps.at(t) for t in (0, 499, 500, 10**9)] == [0, 0, Fraction(1, 5), Fraction(1, 5)]
     assert (steps.slots_until(500), steps.slots_until(1000), steps.breaks) == (0, 100, (500,))
@@ -72,8 +73,8 @@ def test_each_kind_says_what_it_says() -> None:
     assert VisionShare().over(None) == VisionShare(constant=0.1).over(None)
 
 
-def test_the_three_arms_of_the_ablation_want_equal_vision_and_text() -> None:
-    """Table 1 of the report: (1 - start) * share is constant."""
+def test_the_three_arms_of_the_ablation_schedule_equal_numbers_of_slots() -> None:
+    """Table 1 of the K2.5 report: (1 - start) * share is constant."""
     arms = [
         VisionShare(constant=0.1),
         VisionShare(steps=((0, 0.0), (0.5, 0.2))),
@@ -84,7 +85,7 @@ def test_the_three_arms_of_the_ablation_want_equal_vision_and_text() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_share_outside_zero_to_one_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="a vision share lies in"):
+    with pytest.raises(ValueError, match=re.escape("expected a vision share in [0, 1), got")):
         VisionShare(constant=share)
 
 
@@ -92,17 +93,17 @@ def test_a_share_outside_zero_to_one_is_refused(share: float) -> None:
     ("values", "message"),
     [
         ({"constant": 0.1234567}, "at most six decimals"),
-        ({"constant": 0.1, "linear": (0.1, 0.2)}, "in one way"),
-        ({"steps": ()}, "begin at 0"),
-        ({"steps": ((0.5, 0.1),)}, "begin at 0"),
-        ({"steps": ((0, 0.1), (0.5, 0.2), (0.5, 0.3))}, "ascend"),
-        ({"piecewise": ((0, 0.1), (0.5, 0.2), (0.25, 0.3))}, "ascend"),
+        ({"constant": 0.1, "linear": (0.1, 0.2)}, "expected one form of vision share, got constant and linear"),
+        ({"steps": ()}, "from 0 on"),
+        ({"steps": ((0.5, 0.1),)}, "from 0 on"),
+        ({"steps": ((0, 0.1), (0.5, 0.2), (0.5, 0.3))}, "expected ascending"),
+        ({"piecewise": ((0, 0.1), (0.5, 0.2), (0.25, 0.3))}, "expected ascending"),
         ({"steps": ((0, 0.1), (0.5, 0.2), (1e9, 0.3))}, "0.5 is a fraction of the horizon and 1e\\+09 a number of tok"),
-        ({"steps": ((0, 0.1), (1.5, 0.2))}, "tokens are whole"),
-        ({"linear": (0.1, 1.2)}, "lies in"),
+        ({"steps": ((0, 0.1), (1.5, 0.2))}, "expected whole numbers of tokens"),
+        ({"linear": (0.1, 1.2)}, "expected a vision share in"),
     ],
 )
-def test_what_can_be_read_in_two_ways_is_refused(values: dict[str, object], message: str) -> None:
+def test_an_invalid_vision_share_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VisionShare(**values)  # type: ignore[arg-type]
 

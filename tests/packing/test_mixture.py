@@ -67,7 +67,7 @@ def test_the_digest_covers_all_that_decides_the_plan_but_not_the_location_of_sto
         ("groups={web: 1}", "groups with a weight"),
         ("sources.0.group=web", "groups with a weight"),
         ("vision_share={linear: [0.1, 0.2]}", "needs horizon_tokens"),
-        ("vision_share={constant: 0.1, linear: [0.1, 0.2]}", "in one way"),
+        ("vision_share={constant: 0.1, linear: [0.1, 0.2]}", "expected one form of vision share"),
         ("vision_share={steps: [[0, 0.1], [0.5, 0.2], [9000, 0.1]]}", "is a fraction of the horizon"),
         ("max_media_exposures=0", "max_media_exposures is 0"),
         ("sources=[]", "there must be one"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from manifests.errors import ManifestError, StoreError
-from manifests.records import Item, Pack, Sample, Segment, starts
+from manifests.records import Item, Pack, Sample, Segment, segment_ranges
 from manifests.schedule import VisionShare
 from packing.loader.loader import Loader
 from packing.mixture import PackLimits
@@ -287,7 +287,7 @@ def test_segments_begin_at_multiples_and_have_padding_between_them(tmp_path: Pat
     expanded = {sample.id: expand(sample, MIXTURE.limits, tiny) for sample in made.samples.records()}
     for pack in packs(made):
         used = np.zeros(len(pack.ids), bool)
-        for segment, at, end in starts(pack.segments):
+        for segment, at, end in segment_ranges(pack.segments):
             assert at % 16 == (segment.length + segment.padding) % 16 == 0 <= segment.padding < 16
             whole = expanded[segment.sample].ids
             assert pack.ids[at:end].tolist() == whole[segment.start : segment.start + segment.length].tolist()
@@ -300,7 +300,7 @@ def test_segments_begin_at_multiples_and_have_padding_between_them(tmp_path: Pat
             assert (rows.labels[rows.ids == tiny.pad_id] == -100).all()
             assert batch.tokens == int((rows.ids != tiny.pad_id).sum())
             for row, pack in enumerate(batch.packs):
-                firsts = [first for _, first, _ in starts(pack.segments)]
+                firsts = [first for _, first, _ in segment_ranges(pack.segments)]
                 assert firsts == [0, *np.cumsum(rows.segment_lengths[row])[:-1].tolist()]
                 assert not rows.positions[row, firsts].any()
 
