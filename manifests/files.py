@@ -1,6 +1,6 @@
-"""Write a local file whole or not at all, and hold a lock file: used by every room that keeps files of its own.
+"""Atomic writer of local files, and lock files, for every room that keeps files of its own.
 
-Stores have their own protocol (`stores/files/`), because they also lie on object stores.
+Stores have their own protocol (`stores/files/`), because they may be on object storage.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 POLL_S = 0.5
+"""Seconds between two attempts to take a lock."""
 
 
 def write_whole(path: Path, data: str | bytes) -> None:

@@ -1,4 +1,4 @@
-"""The progress bar of every verb: one line that always keeps its bar, count, rate and time left.
+"""Progress bar of every verb: one line that always keeps its bar, count, rate and time left.
 
 On a terminal it is a bar that repaints itself, elsewhere a line at most every ten seconds, on stderr; no program reads
 it back. `run`, `train` and `store` draw theirs with this.
@@ -42,7 +42,7 @@ class ProgressBar:
             done: finished units, counted as `total` is; a fraction stands for the part of a unit under way.
             items: what the rate is taken of (records, tokens, bytes) since this process began.
             detail: free text behind the rate, cut at the terminal's width.
-            total: a new total, where it became known only now.
+            total: a new total, if it became known only now.
         """
         self.done, self.items, self.detail = done, items, detail
         self.total = self.total if total is None else total

@@ -1,4 +1,4 @@
-"""Whole files and lock files: a reader never sees half of a file, and one process at a time holds a lock."""
+"""Atomic writes and lock files: a reader never sees half of a file, and one process at a time holds a lock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with held_file(Path(sys.argv[1])):
 
 
 @given(contents=st.lists(st.one_of(st.text(), st.binary()), min_size=1, max_size=4))
-def test_the_last_content_is_all_there_is(quick_folder: Path, contents: list[str | bytes]) -> None:
+def test_the_last_content_is_the_only_file(quick_folder: Path, contents: list[str | bytes]) -> None:
     path = quick_folder / "whole" / "file"
     path.parent.mkdir(exist_ok=True)
     for content in contents:

@@ -1,4 +1,4 @@
-"""The progress bar: what a narrow terminal keeps, what a pipe gets, and how the time left is worked out."""
+"""Progress bar: columns on a narrow terminal, lines in a pipe, and the time left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def text_of(console: Console) -> str:
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_bar_count_rate_and_time_left_stay_whatever_the_details(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_count_rate_and_time_left_stay_with_long_details(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     console = screen(width)
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
