@@ -6,7 +6,7 @@ A stage is as long as the plan unless `steps` is less; the learning rate is a pu
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from manifests.load import schema
 from packing.augment import Augmentation
@@ -44,7 +44,7 @@ class Schedule:
 
 
 @schema
-class Seeing:
+class GroundingTest:
     """Visual grounding test: loss with a scene's own image against loss with the image of another unseen scene.
 
     Every number is fixed before training, so that the verdict can't be chosen afterwards.
@@ -75,13 +75,16 @@ class Seeing:
 class Evaluation:
     """Evaluation after the last step."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"seeing": "grounding"}
+
     held_out: tuple[str, ...] = ()
     """URLs of samples stores that training never saw; each domain is reported separately."""
     tokens_per_domain: int = 20_000
     """Expanded tokens evaluated per domain; samples are taken in seeded order."""
     seed: int = 0
     """Seed of the order in which samples are taken."""
-    seeing: Seeing | None = None
+    grounding: GroundingTest | None = None
+    """Visual grounding test; none by default."""
 
 
 @schema

@@ -133,8 +133,8 @@ def training_lines(folder: Path) -> list[str]:
     held_out = evaluation.get("held_out") or {}
     losses_by_domain = ", ".join(f"{domain} {value['loss']:.3f}" for domain, value in sorted(held_out.items()))
     lines += [f"held-out loss, nats per token: {losses_by_domain}"] if losses_by_domain else []
-    seeing = evaluation.get("seeing") or {}
-    return [*lines, f"visual grounding: {seeing['verdict']}"] if "verdict" in seeing else lines
+    grounding = evaluation.get("grounding") or {}
+    return [*lines, f"visual grounding: {grounding['verdict']}"] if "verdict" in grounding else lines
 
 
 def _program() -> str:

@@ -128,7 +128,7 @@ def run_overview(folder: Path) -> dict[str, Json]:
         }
         found["does it see? other image minus own, nats per token"] = [
             {"attribute": name} | {key: one.get(key) for key in ("difference", "low", "high", "tokens", "scenes")}
-            for name, one in evaluation.get("seeing", {}).get("attributes", {}).items()
+            for name, one in evaluation.get("grounding", {}).get("attributes", {}).items()
             if one["scenes"]
         ]
     if (folder / "report.html").is_file():

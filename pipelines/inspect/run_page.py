@@ -192,7 +192,7 @@ def _evaluation(training: Path) -> list[str]:
         rows = [(domain, float(v["loss"]), int(v["targets"]), int(v["documents"])) for domain, v in held_out.items()]
         table = panels.table(("domain", "nats per token", "tokens", "documents"), rows)
         parts.append(panels.section("Held out", "documents that training never saw, by domain", table))
-    seeing = found.get("seeing", {})
+    seeing = found.get("grounding", {})
     measured = {name: one for name, one in seeing.get("attributes", {}).items() if one["scenes"]}
     if measured:
         bars = [(name, one["difference"], one["low"], one["high"]) for name, one in measured.items()]

@@ -59,7 +59,7 @@ checkpoint_every_steps: 3
 evaluation:
   held_out: [./held_out]
   tokens_per_domain: 400
-  seeing: {store: ./held_out, scenes: 40, must_exceed: {all: 0, colour: 0}, resamples: 200}
+  grounding: {store: ./held_out, scenes: 40, must_exceed: {all: 0, colour: 0}, resamples: 200}
 """
 
 

@@ -53,10 +53,10 @@ def test_done_json_names_the_weights(straight: Path) -> None:
 
 def test_a_model_learns_to_use_its_image(straight: Path) -> None:
     found = json.loads((straight / "evaluation.json").read_text())
-    colour = found["seeing"]["attributes"]["colour"]
-    assert found["seeing"]["sees"] and colour["low"] > 0.3
+    colour = found["grounding"]["attributes"]["colour"]
+    assert found["grounding"]["sees"] and colour["low"] > 0.3
     assert colour["accuracy_own"] > colour["accuracy_other"] + 0.2
-    assert found["seeing"]["attributes"]["shape"] == {"scenes": 0, "tokens": 0}
+    assert found["grounding"]["attributes"]["shape"] == {"scenes": 0, "tokens": 0}
     assert set(found["held_out"]) == {"caption", "math"}
 
 
@@ -133,10 +133,10 @@ def test_another_run_is_refused_by_name(
 
 
 def test_a_changed_evaluation_runs_without_training(corpus, straight: Path, tmp_path: Path) -> None:
-    train(corpus.stage("evaluation.seeing.scenes=20"), tmp_path)
+    train(corpus.stage("evaluation.grounding.scenes=20"), tmp_path)
     first = json.loads((tmp_path / "evaluation.json").read_text())
     train(corpus.stage(), tmp_path)
-    assert first["seeing"]["scenes"] == 20
+    assert first["grounding"]["scenes"] == 20
     assert (tmp_path / "evaluation.json").read_bytes() == (straight / "evaluation.json").read_bytes()
     assert curve(tmp_path) == curve(straight)
 
@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(corpus, tmp
     ("change", "message"),
     [
         ("steps=10000", "steps is 10000, the plan has"),
-        ("evaluation.seeing.scenes=500", "needs 500 scenes .* held_out has 60"),
+        ("evaluation.grounding.scenes=500", "needs 500 scenes .* held_out has 60"),
         ("evaluation.held_out=[./nowhere]", "no store here"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Packed scoring against the plainest way there is, and the seeing test with a model that can't see."""
+"""Packed scoring against the plainest way there is, and the visual grounding test with a model that can't see."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from train.judge.evaluate import (
 )
 from train.judge.score import ScoringItem, score
 from train.loop import train
-from train.stage import Evaluation, Seeing
+from train.stage import Evaluation, GroundingTest
 
 ROW = 64
 
@@ -40,14 +40,14 @@ def frame(corpus) -> RowFormat:
 
 
 @pytest.fixture(scope="module")
-def settings(corpus) -> Seeing:
-    seeing = corpus.stage().value.evaluation.seeing
-    assert seeing is not None
-    return seeing
+def settings(corpus) -> GroundingTest:
+    grounding = corpus.stage().value.evaluation.grounding
+    assert grounding is not None
+    return grounding
 
 
 @pytest.fixture(scope="module")
-def scenes(corpus, frame: RowFormat, settings: Seeing) -> list[GroundingScene]:
+def scenes(corpus, frame: RowFormat, settings: GroundingTest) -> list[GroundingScene]:
     return choose_scenes(opened(corpus, "held_out"), settings, frame)
 
 
@@ -136,7 +136,7 @@ def test_a_swapped_image_brings_its_own_pixels(frame: RowFormat, scenes: list[Gr
 
 
 def test_a_model_shown_gray_images_fails(
-    frame: RowFormat, scenes: list[GroundingScene], settings: Seeing, model: MultimodalModel, corpus
+    frame: RowFormat, scenes: list[GroundingScene], settings: GroundingTest, model: MultimodalModel, corpus
 ) -> None:
     """The same weights, every image a grey sheet of its own size: what is left is the prior."""
     seen = grounding_test(model, scenes, settings, frame)
@@ -155,7 +155,7 @@ def blindfolded(scene: GroundingScene) -> GroundingScene:
 
 
 def test_the_numbers_add_up(
-    frame: RowFormat, scenes: list[GroundingScene], settings: Seeing, model: MultimodalModel
+    frame: RowFormat, scenes: list[GroundingScene], settings: GroundingTest, model: MultimodalModel
 ) -> None:
     found = grounding_test(model, scenes, settings, frame)["attributes"]["colour"]
     assert found["scenes"] == len(scenes) == 40
@@ -167,7 +167,7 @@ def test_the_numbers_add_up(
     assert found["loss_own"] == pytest.approx(total / found["tokens"])
 
 
-def test_the_same_scenes_are_chosen_however_the_store_is_cut(corpus, frame: RowFormat, settings: Seeing) -> None:
+def test_the_same_scenes_are_chosen_however_the_store_is_cut(corpus, frame: RowFormat, settings: GroundingTest) -> None:
     few = dataclasses.replace(settings, scenes=10)
     held_out = opened(corpus, "held_out")
     chosen = [scene.sample.id for scene in choose_scenes(held_out, few, frame)]
@@ -198,5 +198,5 @@ def test_the_identity_of_an_evaluation_ignores_urls(corpus, frame: RowFormat, tm
 
 
 def load_evaluation(values: dict[str, Any]) -> Evaluation:
-    seeing = Seeing(**{**values["seeing"], "attributes": tuple(values["seeing"]["attributes"])})
-    return Evaluation(**{**values, "held_out": tuple(values["held_out"]), "seeing": seeing})
+    grounding = GroundingTest(**{**values["grounding"], "attributes": tuple(values["grounding"]["attributes"])})
+    return Evaluation(**{**values, "held_out": tuple(values["held_out"]), "grounding": grounding})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.stage import Schedule, Seeing, Stage
+from train.stage import GroundingTest, Schedule, Stage
 
 schedules = st.builds(
     Schedule,
@@ -57,4 +57,4 @@ def test_an_impossible_stage_is_refused(wrong: dict[str, int]) -> None:
 
 def test_a_verdict_on_an_attribute_that_is_not_measured_is_refused() -> None:
     with pytest.raises(ValueError, match="texture"):
-        Seeing(store="s", must_exceed={"texture": 0.0})
+        GroundingTest(store="s", must_exceed={"texture": 0.0})

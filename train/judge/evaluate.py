@@ -27,7 +27,7 @@ from stores.store import Snapshot, Store
 from tokenization.vocabulary import Vocabulary
 from train.judge.interval import bootstrap, derangement
 from train.judge.score import Score, ScoringItem, score
-from train.stage import Evaluation, Seeing
+from train.stage import Evaluation, GroundingTest
 
 ALL = "all"
 """Name under which all attributes together are reported."""
@@ -55,24 +55,24 @@ class Evaluator:
     """Evaluation of one run. Opens its stores before training, so that a missing one fails at once."""
 
     def __init__(self, settings: Evaluation, frame: RowFormat) -> None:
-        self.frame, self.seeing = frame, settings.seeing
+        self.frame, self.grounding = frame, settings.grounding
         stores = [_opened(url) for url in settings.held_out]
         self.documents = [_choose(store, settings, frame) for store in stores]
         self.scenes: list[GroundingScene] = []
-        if settings.seeing is not None:
-            stores.append(_opened(settings.seeing.store))
-            self.scenes = choose_scenes(stores[-1], settings.seeing, frame)
+        if settings.grounding is not None:
+            stores.append(_opened(settings.grounding.store))
+            self.scenes = choose_scenes(stores[-1], settings.grounding, frame)
         values = asdict(settings) | {"held_out": len(settings.held_out)}
-        if settings.seeing is not None:
-            values["seeing"] = {key: value for key, value in values["seeing"].items() if key != "store"}
+        if settings.grounding is not None:
+            values["grounding"] = {key: value for key, value in values["grounding"].items() if key != "store"}
         self.identity = digest("evaluation", canonical_json(values), *(store.content_root for store in stores))
         """Digest over the settings and the contents of the stores, not over their URLs."""
 
     def measure(self, model: MultimodalModel) -> Json:
         """Evaluate a model; plain values without times, so that equal weights and stores give equal results."""
         results: dict[str, Json] = {"held_out": self._held_out(model)}
-        if self.seeing is not None:
-            results["seeing"] = grounding_test(model, self.scenes, self.seeing, self.frame)
+        if self.grounding is not None:
+            results["grounding"] = grounding_test(model, self.scenes, self.grounding, self.frame)
         return results
 
     def _held_out(self, model: MultimodalModel) -> Json:
@@ -97,8 +97,8 @@ def summary(results: Json) -> str:
     if results["held_out"]:
         losses = "  ".join(f"{domain} {result['loss']:.3f}" for domain, result in results["held_out"].items())
         lines.append(f"held-out loss, nats per token: {losses}")
-    if "seeing" in results:
-        lines.append(f"visual grounding: {results['seeing']['verdict']}")
+    if "grounding" in results:
+        lines.append(f"visual grounding: {results['grounding']['verdict']}")
     return "\n".join(lines)
 
 
@@ -132,7 +132,7 @@ def attribute_positions(expanded: Expanded, names: Iterable[str]) -> np.ndarray:
     return np.array(sorted({i for span in spans for i in range(span.start, span.stop)}), np.int64)
 
 
-def choose_scenes(store: Snapshot, settings: Seeing, frame: RowFormat) -> list[GroundingScene]:
+def choose_scenes(store: Snapshot, settings: GroundingTest, frame: RowFormat) -> list[GroundingScene]:
     """Choose `settings.scenes` scenes, seeded by id, that fit a row and have one image and an attribute after it.
 
     Raises:
@@ -148,14 +148,14 @@ def choose_scenes(store: Snapshot, settings: Seeing, frame: RowFormat) -> list[G
         raise ManifestError(
             f"the grounding test needs {settings.scenes} scenes with one image and a marked attribute, "
             f"{store.name} has {len(fitting)}",
-            where="evaluation.seeing",
-            fix="make more held-out scenes, or lower evaluation.seeing.scenes",
+            where="evaluation.grounding",
+            fix="make more held-out scenes, or lower evaluation.grounding.scenes",
         )
     return sorted(fitting, key=lambda scene: digest("scene", str(settings.seed), scene.sample.id))[: settings.scenes]
 
 
 def grounding_test(
-    model: MultimodalModel, scenes: Sequence[GroundingScene], settings: Seeing, frame: RowFormat
+    model: MultimodalModel, scenes: Sequence[GroundingScene], settings: GroundingTest, frame: RowFormat
 ) -> Json:
     """Run the grounding test for each attribute and for all together; see the module's docstring."""
     partners = derangement(len(scenes), np.random.default_rng(settings.seed))
@@ -179,7 +179,7 @@ def _sums(scored: Score, positions: np.ndarray) -> tuple[float, float]:
     return float(scored.losses[positions].sum()), float(scored.hits[positions].sum())
 
 
-def _compared(rows: np.ndarray, settings: Seeing) -> Json:
+def _compared(rows: np.ndarray, settings: GroundingTest) -> Json:
     """Compare rows (S, 5): per scene tokens, loss and hits with the own image, loss and hits with the other image."""
     if not len(rows):
         return {"scenes": 0, "tokens": 0}
@@ -199,7 +199,7 @@ def _compared(rows: np.ndarray, settings: Seeing) -> Json:
     }
 
 
-def _verdict(results: Mapping[str, Json], settings: Seeing) -> Json:
+def _verdict(results: Mapping[str, Json], settings: GroundingTest) -> Json:
     """Return the verdict: `sees` is True if every attribute in `must_exceed` exceeds its threshold."""
     passed = {name: results[name].get("low", -np.inf) > threshold for name, threshold in settings.must_exceed.items()}
     measured = ", ".join(

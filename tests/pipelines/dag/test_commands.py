@@ -28,8 +28,8 @@ def test_a_command_that_succeeds_is_waited_for(tmp_path: Path) -> None:
     ("code", "error", "says"),
     [
         ("raise SystemExit(4)", MillraceError, "ended with exit code 4"),
-        ("raise SystemExit(3)", ResumeError, "refuses to go on"),
-        ("import os; os.kill(os.getpid(), 9)", MillraceError, "was ended by signal 9"),
+        ("raise SystemExit(3)", ResumeError, "refuses to continue"),
+        ("import os; os.kill(os.getpid(), 9)", MillraceError, "was killed by signal 9"),
     ],
 )
 def test_a_command_that_fails_says_how(code: str, error: type[MillraceError], says: str) -> None:
@@ -71,7 +71,7 @@ nodes:
     kind: plan
     mixture: {sources: [{name: own, store: samples, weight: 1}], max_pack_tokens: 64, global_batch_packs: 1}
   packs: {kind: pack, input: plan}
-  train: {kind: train, manifest: ./stage.yaml, packs: packs, held_out: [samples], set: [seed=4]}
+  train: {kind: train, manifest: ./stage.yaml, inputs: [packs], held_out: [samples], set: [seed=4]}
 """
 
 
@@ -114,7 +114,7 @@ def test_the_trainer_is_told_where_the_stores_of_this_run_are(tmp_path: Path) ->
     changes = node._changes(UnitTask("train", Unit("stage", ""), inputs).inputs)  # type: ignore[union-attr]
     here = Path.cwd() / "runs/x, y"
     assert changes == [f'packs="{here}/packs"', f'evaluation.held_out=["{here}/samples"]', "seed=4"]
-    node = graph(tmp_path, "nodes.train.packs=[packs, samples]").node("train")
+    node = graph(tmp_path, "nodes.train.inputs=[packs, samples]").node("train")
     assert node.reads() == ("packs", "samples")
     changes = node._changes(UnitTask("train", Unit("stage", ""), inputs).inputs)  # type: ignore[union-attr]
     assert changes[0] == f'packs=["{here}/packs", "{here}/samples"]'
