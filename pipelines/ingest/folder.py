@@ -70,7 +70,7 @@ class FilesNode(DocumentsNode):
 
     def __post_init__(self) -> None:
         if not 36 <= self.pdf_dpi <= 600 or self.pdf_pages < 1:
-            raise ValueError("pdf_dpi lies in [36, 600], pdf_pages is at least 1")
+            raise ValueError("pdf_dpi must be in [36, 600], and pdf_pages at least 1")
 
     def missing(self, elsewhere: bool) -> Iterator[Mistake]:
         if importlib.util.find_spec(self.html_extractor) is None:

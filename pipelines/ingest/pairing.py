@@ -112,7 +112,7 @@ def pair(
         if file.path in owned and (tables := tuple(filter(is_table, _captions(file, folder)))):
             captions[file.path] = tables
             owned.remove(file.path)
-    owned |= {caption.path for found in captions.values() for caption in found}
+    owned |= {caption.path for group in captions.values() for caption in group}
     # A JSON file that turned out to be a caption is in the list as an item of rows.
     items = [item for item in items if item.reader != "rows" or (item.file and item.file.path not in owned)]
     for file in singles:

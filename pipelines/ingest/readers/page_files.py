@@ -40,10 +40,10 @@ def html_references(base: Path, file: FolderFile, text_fields: Sequence[str]) ->
     return iter(html.image_targets(read_file(base, file, MOST_PAGE_BYTES)))
 
 
-Read = Callable[[FolderFile, ReadContext], tuple[markdown.InterleavedText, str]]
+_ReadPage = Callable[[FolderFile, ReadContext], tuple[markdown.InterleavedText, str]]
 
 
-def _documents(item: FolderItem, context: ReadContext, read: Read, text_domain: str) -> Iterator[Document]:
+def _documents(item: FolderItem, context: ReadContext, read: _ReadPage, text_domain: str) -> Iterator[Document]:
     """A missing medium is left out of the document and noted. A damaged one is also put into quarantine."""
     assert item.file is not None
     content_and_encoding = context.attempt(item.locator, read, item.file, context)
@@ -111,7 +111,7 @@ def _interleaved(
     text_domain: str,
     context: ReadContext,
 ) -> Document:
-    """Media in their places in the text. The alternative text of a link follows its medium, or stands for it."""
+    """Media at the places of their links. The alternative text follows its medium, and replaces a missing one."""
     parts: list[Part] = []
     words = ""
     for piece in content.pieces:

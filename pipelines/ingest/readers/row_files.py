@@ -1,8 +1,8 @@
 """Reader of files with one record per row: JSON, JSON lines, CSV, TSV, Parquet, Arrow.
 
 `formats/rows.py` parses the rows. A row becomes a document of text, of text and media, of labels
-(`annotations/labels.py`) or of a conversation (`annotations/conversations.py`); `annotations/fields.py` says which of
-its fields are the text.
+(`annotations/labels.py`) or of a conversation (`annotations/conversations.py`). `annotations/fields.py` has the rules
+for the fields of its text.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def media_references(base: Path, file: FolderFile, text_fields: Sequence[str]) -
     If none of the first rows refers to one, the rest is not read. A file with conversations is read to its end, because
     there a row with media may follow many without.
     """
-    seen = found = conversation_rows = 0
+    seen = referred = conversation_rows = 0
     for piece in file.pieces:
         for _, parse in read_rows(base / file.path, file.suffix, piece):
             seen += 1
@@ -61,9 +61,9 @@ def media_references(base: Path, file: FolderFile, text_fields: Sequence[str]) -
                 yield from conversations.conversation_media(row)
             elif fields.has_text(row, text_fields) or labels.in_row(row):
                 targets = [target for target in fields.media_references(row) if not target.startswith("data:")]
-                found += len(targets)
+                referred += len(targets)
                 yield from targets
-            if seen >= JUDGED_ROWS and not found and not conversation_rows:
+            if seen >= JUDGED_ROWS and not referred and not conversation_rows:
                 return
 
 

@@ -100,7 +100,7 @@ MISTAKES = {
     "pages too fine": (
         "path: ./data\n  good",
         "path: ./data\n    pdf_dpi: 9000\n  good",
-        "pdf_dpi lies in [36, 600]",
+        "pdf_dpi must be in [36, 600]",
         "",
     ),
 }

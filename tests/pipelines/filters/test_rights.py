@@ -9,11 +9,9 @@ import pytest
 
 from manifests import load
 from manifests.errors import ManifestError
-from manifests.records import Document, Drop, Json, Text, record_id
+from manifests.records import Document, Drop, Text, record_id
 from pipelines.filters.filter import Filter
 from pipelines.filters.rights import RequiredRights
-from pipelines.ingest.annotations import fields
-from pipelines.ingest.annotations.fields import RecordRights
 from tests.pipelines.dag.test_run import head, run
 
 DAG = """
@@ -30,28 +28,6 @@ nodes:
 
 def document(licence: str = "", origin: str = "", consent: str = "", domain: str = "web") -> Document:
     return Document(record_id("t", "1"), "t", "1", domain, (Text("a"),), (), {}, (), licence, origin, consent)
-
-
-@pytest.mark.parametrize(
-    ("record", "rights"),
-    [
-        (
-            {"license": "MIT", "url": "https://a.example/1", "consent": "opt-in"},
-            RecordRights("MIT", "https://a.example/1", "opt-in"),
-        ),
-        ({"licence": " CC0-1.0 ", "license": "MIT"}, RecordRights("CC0-1.0")),
-        ({"origin": "archive", "source_url": "x"}, RecordRights("", "archive")),
-        ({"consent": True}, RecordRights("", "", "true")),
-        ({"licence": 7, "url": "x" * 501, "consent": "\ud800"}, RecordRights()),
-        ("only text", RecordRights()),
-    ],
-)
-def test_rights_are_read_from_fields_of_a_record(record: Json, rights: RecordRights) -> None:
-    assert fields.record_rights(record) == rights
-
-
-def test_fields_of_a_record_come_before_parameters_of_the_node() -> None:
-    assert RecordRights("MIT").or_else(RecordRights("CC0-1.0", "here")) == RecordRights("MIT", "here")
 
 
 @pytest.mark.parametrize(

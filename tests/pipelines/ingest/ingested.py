@@ -1,4 +1,4 @@
-"""A folder through `ingest_folder` in this process: documents by locator, and what was set aside."""
+"""Helpers for tests of ingest: run a node in this process, read its documents and its quarantine."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from stores.store import Snapshot, Store
 
 
 def ingest(data: Path, store: Path, **options: Any) -> Snapshot:
+    """Ingest the folder `data` with `ingest_folder`; `options` are its keys."""
     return ingest_counted(data, store, **options)[0]
 
 
 def ingest_counted(data: Path, store: Path, **options: Any) -> tuple[Snapshot, Counter[str]]:
-    """The snapshot, and what cost no record by reason."""
-    return worked(IngestFolder(kind="ingest_folder", path=str(data), **options), store)
+    """(snapshot, number of notes by reason)."""
+    return ingest_node(IngestFolder(kind="ingest_folder", path=str(data), **options), store)
 
 
-def worked(node: IngestFolder | IngestRepository, store: Path) -> tuple[Snapshot, Counter[str]]:
+def ingest_node(node: IngestFolder | IngestRepository, store: Path) -> tuple[Snapshot, Counter[str]]:
+    """(snapshot, number of notes by reason)."""
     units = unit_names("own", node, node.survey("own", {}))
-    made = Store.open_or_create(str(store), "documents", "own")
+    opened = Store.open_or_create(str(store), "documents", "own")
     receipts = []
     noted: Counter[str] = Counter()
     for name, unit in units.items():
@@ -34,19 +36,20 @@ def worked(node: IngestFolder | IngestRepository, store: Path) -> tuple[Snapshot
         outcome = run_unit(task, frozenset(), lambda ordinal: None)
         receipts.append(outcome.receipt)
         noted.update(outcome.counts.noted)
-    return made.commit(receipts, node="node", units=list(units)), noted
+    return opened.commit(receipts, node="node", units=list(units)), noted
 
 
 def documents(snapshot: Snapshot) -> dict[str, Document]:
+    """Locator -> document."""
     return {document.locator: document for document in snapshot.records()}
 
 
-def aside(snapshot: Snapshot) -> dict[str, str]:
-    """Reasons by locator."""
+def quarantined(snapshot: Snapshot) -> dict[str, str]:
+    """Locator -> reason."""
     return {row["locator"]: row["reason"] for row in snapshot.quarantined().to_pylist()}
 
 
-def told(document: Document) -> list[tuple[str, str]]:
-    """Facts with the words they cover."""
+def fact_words(document: Document) -> list[tuple[str, str]]:
+    """(name, text) of each fact."""
     words = [getattr(part, "text", "") for part in document.parts]
     return [(fact.name, words[fact.part][fact.start : fact.stop]) for fact in document.facts]

@@ -1,4 +1,4 @@
-"""Data sets by their name on a hub: the real libraries against a small hub on loopback."""
+"""`ingest_hub`: the real libraries against a small hub on loopback."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def environment(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_split_at_a_commit_becomes_documents_and_is_fetched_once(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "dag.yaml").write_text(DAG.replace("COMMIT", COMMIT))
     run(tmp_path / "dag.yaml", tmp_path / "out")
-    found = {one.locator: one for one in head(tmp_path / "out", "documents").records()}
+    by_locator = {document.locator: document for document in head(tmp_path / "out", "documents").records()}
     texts = {
         "data/train-00000.parquet#0.0": "one",
         "data/train-00000.parquet#0.1": "two",
         "data/train-[1].parquet#0.0": "three",
     }
-    assert {name: one.text for name, one in found.items()} == texts
-    assert {one.origin for one in found.values()} == {f"hf://datasets/mill/grain@{COMMIT}"}
+    assert {name: document.text for name, document in by_locator.items()} == texts
+    assert {document.origin for document in by_locator.values()} == {f"hf://datasets/mill/grain@{COMMIT}"}
     hub.down = True
     run(tmp_path / "dag.yaml", tmp_path / "again")
     hub.down = False
@@ -89,25 +89,25 @@ for fields in json.loads(sys.argv[1]):
         fields = {"kind": "ingest_hub", "dataset": "mill/grain", **fields}
         place = pydantic.TypeAdapter(IngestHub).validate_json(json.dumps(fields)).place("n")
         files = (str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
-        told = sorted(path for path in files if not path.startswith("."))
+        answer = sorted(path for path in files if not path.startswith("."))
     except ManifestError as error:
-        told = str(error)
-    print(json.dumps(told))
+        answer = str(error)
+    print(json.dumps(answer))
 """
 
 
 def ask(*fields: dict[str, Any]) -> list[Any]:
-    """Files, or what is said; in one process: the libraries take seconds to import."""
+    """Files or error message for each choice. One process answers all, because the libraries take seconds to import."""
     command = [sys.executable, "-c", ASK, json.dumps(fields)]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), timeout=200)
-    assert told.returncode == 0, told.stderr
-    return [json.loads(line) for line in told.stdout.splitlines()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), timeout=200)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.usefixtures("environment")
-def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
+def test_a_wrong_choice_is_answered_with_the_available_ones(tmp_path: Path) -> None:
     pinned = {"revision": COMMIT, "cache": str(tmp_path / "cache")}
-    told = ask(
+    answers = ask(
         pinned | {"config": "talk"},
         pinned | {"files": ["data/t*-00000.*"]},
         pinned | {"config": "song"},
@@ -117,8 +117,8 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
         pinned | {"revision": "f" * 40},
         pinned | {"dataset": "mill/dust"},
     )
-    assert told[:2] == [["talk/a.jsonl"], ["data/test-00000.parquet", "data/train-00000.parquet"]]
-    said = [
+    assert answers[:2] == [["talk/a.jsonl"], ["data/test-00000.parquet", "data/train-00000.parquet"]]
+    messages = [
         "Available: ['default', 'talk']",
         "there are train, test",
         "no file matches *.csv",
@@ -126,16 +126,16 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
         "f" * 40,
         "mill/dust",
     ]
-    for words, one in zip(said, told[2:], strict=True):
-        assert isinstance(one, str) and words in one
+    for words, answer in zip(messages, answers[2:], strict=True):
+        assert isinstance(answer, str) and words in answer
 
 
-def test_without_a_network_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_names_ingest_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     pinned = {"revision": COMMIT, "cache": str(tmp_path / "cache")}
-    (told,) = ask(pinned | {"revision": "main"})
-    assert "Connection refused" in told and "ingest_folder" in told
+    (message,) = ask(pinned | {"revision": "main"})
+    assert "Connection refused" in message and "ingest_folder" in message
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # otherwise the libraries try again for half a minute
-    for told in ask(pinned, pinned | {"files": ["*"]}):
-        assert "can't be fetched" in told and "ingest_folder" in told
+    for message in ask(pinned, pinned | {"files": ["*"]}):
+        assert "can't be fetched" in message and "ingest_folder" in message

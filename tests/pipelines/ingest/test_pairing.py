@@ -1,4 +1,4 @@
-"""What belongs together: no file is lost, whatever lies side by side."""
+"""Files of a folder to items: every file is part of one, with its captions and media."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ names = st.builds(
 def content(name: str, shown: list[str]) -> str:
     match Path(name).suffix:
         case ".md":
-            return "".join(f"![{one}](/{one}) ![]({one})\n" for one in shown)
+            return "".join(f"![{path}](/{path}) ![]({path})\n" for path in shown)
         case ".jsonl":
-            return "".join(json.dumps({"file_name": one, "text": one}) + "\n" for one in shown)
+            return "".join(json.dumps({"file_name": path, "text": path}) + "\n" for path in shown)
         case _:
             return f"of {name}"
 
 
 def items_of(folder: Path) -> tuple[list[FolderFile], list[FolderItem]]:
-    found, refused = walk.walk_folder(folder, [], CUT_AT_LINES)
-    return found, pairing.pair(folder, found, refused, ())
+    files, refused = walk.walk_folder(folder, [], CUT_AT_LINES)
+    return files, pairing.pair(folder, files, refused, ())
 
 
 @given(st.sets(names, min_size=1, max_size=10))
-def test_every_file_is_in_some_item_and_every_item_in_one_unit(chosen: set[str]) -> None:
+def test_every_file_is_in_an_item_and_every_item_in_one_unit(chosen: set[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for name in sorted(chosen):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(content(name, sorted(chosen)))
-        found, items = items_of(folder)
-    assert {file.path for file in found} == chosen
+        files, items = items_of(folder)
+    assert {file.path for file in files} == chosen
     covered = {item.file.path for item in items if item.file}
     covered |= {caption.path for item in items for caption in item.captions}
-    covered |= {one.path for item in items for one in (item.media or {}).values() if one.is_medium}
+    covered |= {file.path for item in items for file in (item.media or {}).values() if file.is_medium}
     assert covered == chosen
     locators = [item.locator for item in items]
     assert locators == sorted(set(locators))
     assert [item for unit in units(items) for item in unit.data] == items
 
 
-def test_a_picture_takes_the_caption_beside_it_and_one_in_annotations(tmp_path: Path) -> None:
+def test_an_image_takes_captions_from_its_folder_and_from_annotations(tmp_path: Path) -> None:
     for name in ("JPEGImages/x.jpg", "JPEGImages/x.txt", "Annotations/x.xml", "Annotations/y.xml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     _, items = items_of(tmp_path)
-    told = {item.locator: (item.reader, [caption.path for caption in item.captions]) for item in items}
-    assert told == {
+    captions = {item.locator: (item.reader, [caption.path for caption in item.captions]) for item in items}
+    assert captions == {
         "JPEGImages/x.jpg": ("image", ["JPEGImages/x.txt", "Annotations/x.xml"]),
         "Annotations/y.xml": ("refused", []),
     }
 
 
-def test_what_an_item_reads_is_in_its_digest(tmp_path: Path) -> None:
+def test_the_digest_of_an_item_covers_every_file_that_it_reads(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("![a](a.png)")
     (tmp_path / "a.png").write_bytes(b"one")
     (tmp_path / "b.png").write_bytes(b"two")
@@ -84,12 +84,12 @@ def test_what_an_item_reads_is_in_its_digest(tmp_path: Path) -> None:
     assert again["b.png"] != before["b.png"] and again["page.md"] == changed["page.md"]
 
 
-def test_a_picture_that_is_not_beside_its_row_is_looked_for_by_the_end_of_its_path(tmp_path: Path) -> None:
+def test_a_missing_image_is_searched_by_the_end_of_its_path(tmp_path: Path) -> None:
     for name in ("a/test/png/x.png", "b/test/png/x.png", "b/train/y.png", "b/test/y.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     for name in ("png/x.png", "x.png", "y.png", "z.png"):
         (tmp_path / "a" / f"{name.replace('/', '-')}.jsonl").write_text(json.dumps({"image": name, "text": "x"}))
     _, items = items_of(tmp_path)
-    shown = {item.locator: [one.path for one in (item.media or {}).values()] for item in items if item.media}
+    shown = {item.locator: [file.path for file in (item.media or {}).values()] for item in items if item.media}
     assert shown == {"a/png-x.png.jsonl": ["a/test/png/x.png"], "a/x.png.jsonl": ["a/test/png/x.png"]}

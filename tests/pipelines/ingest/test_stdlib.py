@@ -1,4 +1,4 @@
-"""The interpreter's own library as text and code: bounded, split without overlap, without tests and tables."""
+"""Python's own library as text and code: within budgets, split without overlap, without tests and tables."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def ingest(node: IngestStdlib, folder: Path) -> list[Document]:
 
 
 def sources(node: IngestStdlib) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {"topics": set(), "docstrings": set(), "source": set()}
+    by_use: dict[str, set[str]] = {"topics": set(), "docstrings": set(), "source": set()}
     for unit in node.survey("own", {}).units:
-        for source in unit.data:
-            assert isinstance(source, LibraryFile)
-            found[source.use].add(source.path)
-    return found
+        for file in unit.data:
+            assert isinstance(file, LibraryFile)
+            by_use[file.use].add(file.path)
+    return by_use
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_budgets_hold_up_to_one_file(documents: list[Document]) -> None:
     assert 150_000 <= code <= 250_000
 
 
-def test_held_out_shares_no_module_and_no_topic_with_training() -> None:
+def test_train_and_held_out_share_no_module_and_no_topic() -> None:
     train = IngestStdlib(kind="ingest_stdlib")
     held_out = IngestStdlib(kind="ingest_stdlib", split="held_out")
     seen, unseen = sources(train), sources(held_out)
@@ -69,7 +69,7 @@ def test_held_out_shares_no_module_and_no_topic_with_training() -> None:
     assert all(train._in_split(name) != held_out._in_split(name) for name in ("if", "lambda", "json/decoder.py"))
 
 
-def test_no_tests_no_tables_and_nothing_that_was_installed() -> None:
+def test_tests_tables_and_installed_packages_are_left_out() -> None:
     paths = set().union(*sources(IngestStdlib(kind="ingest_stdlib", text_bytes=10**9, code_bytes=10**9)).values())
     parts = {part for path in paths for part in path.split("/")[:-1]}
     assert not parts & {"test", "tests", "idlelib", "encodings", "site-packages"} and "json" in parts

@@ -1,4 +1,4 @@
-"""A store of one run is a source of another: what is kept there arrives as it was, whatever becomes of it."""
+"""`ingest_store`: kept documents of a view arrive unchanged, and stay after their store is deleted."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ nodes:
 """
 
 
-def test_what_a_view_keeps_arrives_with_its_media_and_stays_when_the_store_goes(tmp_path: Path) -> None:
+def test_kept_documents_arrive_with_media_and_survive_their_store(tmp_path: Path) -> None:
     small_data.write(tmp_path / "data", texts=30)
     (tmp_path / "dag.yaml").write_text(small_data.DAG)
     run(tmp_path / "dag.yaml", tmp_path / "first", "--until", "unique")
     unique = head(tmp_path / "first", "unique")
     wanted = list(unique.documents(unique.kept().tolist()))
-    assert 0 < len(wanted) < len(unique.table(["id"])) and any(one.media for one in wanted)
+    assert 0 < len(wanted) < len(unique.table(["id"])) and any(document.media for document in wanted)
 
     other = tmp_path / "other.yaml"
     other.write_text(OTHER.format(store=tmp_path / "first" / "unique", more=""))
     run(other, tmp_path / "second")
     documents = head(tmp_path / "second", "documents")
-    found = list(documents.documents(range(len(wanted))))
-    assert {one.id: (one.text, [medium.payload for medium in one.media]) for one in found} == {
-        one.id: (one.text, [medium.payload for medium in one.media]) for one in wanted
+    copies = list(documents.documents(range(len(wanted))))
+    assert {copy.id: (copy.text, [medium.payload for medium in copy.media]) for copy in copies} == {
+        document.id: (document.text, [medium.payload for medium in document.media]) for document in wanted
     }
     assert "filtered.too_short.visible_characters" in documents.table().column_names
     assert "already committed" in run(other, tmp_path / "second")
@@ -42,7 +42,7 @@ def test_what_a_view_keeps_arrives_with_its_media_and_stays_when_the_store_goes(
     assert len(list(head(tmp_path / "second", "longer").documents(range(3)))) == 3
 
 
-def test_what_can_not_be_read_is_refused_before_work(tmp_path: Path) -> None:
+def test_a_store_of_another_kind_is_refused_before_work(tmp_path: Path) -> None:
     small_data.write(tmp_path / "data", texts=10)
     (tmp_path / "dag.yaml").write_text(small_data.DAG)
     run(tmp_path / "dag.yaml", tmp_path / "first", "--until", "samples")

@@ -1,4 +1,4 @@
-"""Listing a folder: digests, cuts at line ends, and nothing that leads outside."""
+"""Listing a folder: digests, cuts at line ends, refused links and special files."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def test_every_file_is_listed_once_with_its_digest(tmp_path: Path) -> None:
     (tmp_path / "b" / "two.txt").write_bytes(b"two")
     (tmp_path / "one.txt").write_bytes(b"one")
     (tmp_path / ".hidden").write_bytes(b"no")
-    found, refused = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
-    assert [file.path for file in found] == ["b/two.txt", "one.txt"]
-    assert found[1].digest == hashlib.sha256(b"one").hexdigest()
+    files, refused = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
+    assert [file.path for file in files] == ["b/two.txt", "one.txt"]
+    assert files[1].digest == hashlib.sha256(b"one").hexdigest()
     assert refused == []
 
 
-def test_what_is_no_file_of_the_folder_is_refused_by_name(tmp_path: Path) -> None:
+def test_links_outside_and_special_files_are_refused_by_name(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (tmp_path / "secret.txt").write_text("secret")
     (data / "out.txt").symlink_to(tmp_path / "secret.txt")
-    (data / "gone.txt").symlink_to(tmp_path / "nothing")
+    (data / "broken.txt").symlink_to(tmp_path / "nothing")
     (data / "inner").mkdir()
     (data / "loop").symlink_to(data)
     (data / "itself.txt").symlink_to("itself.txt")
     os.mkfifo(data / "pipe.txt")
-    found, refused = walk.walk_folder(data, [], CUT_AT_LINES)
-    assert found == []
-    assert {one.path: one.reason for one in refused} == {
+    files, refused = walk.walk_folder(data, [], CUT_AT_LINES)
+    assert files == []
+    assert {file.path: file.reason for file in refused} == {
         "out.txt": "symlink_outside",
-        "gone.txt": "symlink_outside",
+        "broken.txt": "symlink_outside",
         "loop": "symlinked_folder",
         "itself.txt": "unreadable",
         "pipe.txt": "not_a_file",
@@ -52,16 +52,16 @@ def test_what_is_no_file_of_the_folder_is_refused_by_name(tmp_path: Path) -> Non
 
 def test_names_that_are_not_text_get_a_printable_locator(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"bad\xff.txt")).write_bytes(b"x")
-    found, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
-    assert found[0].locator == "bad\\xff.txt"
-    assert read_file(tmp_path, found[0], 10) == b"x"
+    files, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
+    assert files[0].locator == "bad\\xff.txt"
+    assert read_file(tmp_path, files[0], 10) == b"x"
 
 
 def test_excluded_patterns_are_left_out(tmp_path: Path) -> None:
     for name in ("a.txt", "a.csv"):
         (tmp_path / name).write_bytes(b"x")
-    found, _ = walk.walk_folder(tmp_path, ["*.csv"], CUT_AT_LINES)
-    assert [file.path for file in found] == ["a.txt"]
+    files, _ = walk.walk_folder(tmp_path, ["*.csv"], CUT_AT_LINES)
+    assert [file.path for file in files] == ["a.txt"]
 
 
 def test_a_missing_folder_is_a_manifest_error(tmp_path: Path) -> None:
@@ -87,13 +87,13 @@ def test_pieces_cover_a_file_and_end_after_line_ends(lines: list[bytes], piece_b
         assert piece.first_line == 1 + content[: piece.start].count(b"\n")
 
 
-def test_wide_characters_are_never_cut_between_two_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_in_wide_encodings_are_never_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "PIECE_BYTES", 10)
     content = "line\n" * 20
     (tmp_path / "wide.txt").write_bytes(content.encode("utf-16"))
     (tmp_path / "plain.txt").write_bytes(content.encode())
-    found, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
-    assert [len(file.pieces) for file in found] == [10, 1]
+    files, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
+    assert [len(file.pieces) for file in files] == [10, 1]
 
 
 def test_folders_deeper_than_pythons_stack_are_walked(tmp_path: Path) -> None:
@@ -106,31 +106,31 @@ def test_folders_deeper_than_pythons_stack_are_walked(tmp_path: Path) -> None:
         Path("deep.txt").write_text("x")
     finally:
         os.chdir(here)
-    found, refused = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
-    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest's own cleaning up would recurse
-    assert [file.path for file in found] == ["d/" * 1200 + "deep.txt"] and refused == []
+    files, refused = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # the cleanup of pytest would recurse
+    assert [file.path for file in files] == ["d/" * 1200 + "deep.txt"] and refused == []
 
 
 def test_a_single_file_is_a_folder_of_one(tmp_path: Path) -> None:
     for name in ("one.txt", "two.txt"):
         (tmp_path / name).write_bytes(b"x")
-    found, _ = walk.walk_folder(tmp_path / "one.txt", [], CUT_AT_LINES)
-    assert [file.path for file in found] == ["one.txt"]
+    files, _ = walk.walk_folder(tmp_path / "one.txt", [], CUT_AT_LINES)
+    assert [file.path for file in files] == ["one.txt"]
 
 
-def test_a_file_that_is_gone_when_its_turn_comes_ends_the_run_in_words(tmp_path: Path) -> None:
+def test_a_file_that_disappears_during_the_run_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"x")
-    found, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
+    files, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
     (tmp_path / "a.txt").unlink()
     with pytest.raises(StoreError, match="changed while"):
-        check_unchanged(tmp_path, found[0])
+        check_unchanged(tmp_path, files[0])
 
 
-def test_reading_is_bounded_and_notices_changes(tmp_path: Path) -> None:
+def test_read_file_checks_the_limit_and_changes(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"12345")
-    found, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
+    files, _ = walk.walk_folder(tmp_path, [], CUT_AT_LINES)
     with pytest.raises(RecordError, match="5 bytes"):
-        read_file(tmp_path, found[0], 4)
+        read_file(tmp_path, files[0], 4)
     (tmp_path / "a.txt").write_bytes(b"123456")
     with pytest.raises(StoreError, match="changed"):
-        read_file(tmp_path, found[0], 100)
+        read_file(tmp_path, files[0], 100)

@@ -1,4 +1,4 @@
-"""Rows of conversations and of problems to documents: every form, what is refused, and real files."""
+"""Rows of conversations and of problems to documents: every form, every refusal, and real files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def user(text: str) -> Message:
     return Message("user", (Text(text),))
 
 
-def says(text: str, thinking: str = "", *calls: Call) -> Message:
+def reply(text: str, thinking: str = "", *calls: Call) -> Message:
     return Message("assistant", (Text(text),) if text else (), thinking, calls)
 
 
@@ -40,7 +40,7 @@ def result(text: str, answers: int, name: str = "") -> Message:
 
 F = {"name": "f", "parameters": {"type": "object", "properties": {}}}
 WRAPPED = {"type": "function", "function": F}
-ASKED = [
+CALLS = [
     {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":  1}'}},
     {"id": "b", "type": "function", "function": {"name": "g", "arguments": {"y": "é"}}},
 ]
@@ -55,7 +55,7 @@ TWO = (Call("f", '{"x":  1}'), Call("g", '{"y": "é"}'))
                 "messages": [
                     {"role": "developer", "content": "S"},
                     {"role": "user", "content": [{"type": "text", "text": "Q"}], "name": "Ann"},
-                    {"role": "assistant", "content": None, "reasoning_content": "T", "tool_calls": ASKED},
+                    {"role": "assistant", "content": None, "reasoning_content": "T", "tool_calls": CALLS},
                     {"role": "tool", "tool_call_id": "b", "content": "rb"},
                     {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "ra"}], "name": "f"},
                     {"role": "assistant", "content": "A"},
@@ -66,10 +66,10 @@ TWO = (Call("f", '{"x":  1}'), Call("g", '{"y": "é"}'))
                 (
                     Message("system", (Text("S"),)),
                     Message("user", (Text("Q"),), name="Ann"),
-                    says("", "T", *TWO),
+                    reply("", "T", *TWO),
                     result("rb", 1),
                     result("ra", 0, "f"),
-                    says("A"),
+                    reply("A"),
                 ),
                 (WRAPPED,),
             ),
@@ -89,9 +89,9 @@ TWO = (Call("f", '{"x":  1}'), Call("g", '{"y": "é"}'))
                 (
                     Message("system", (Text("S"),)),
                     user("Q"),
-                    says("", "", Call("f", '{"x": 1}')),
+                    reply("", "", Call("f", '{"x": 1}')),
                     result("r", 0),
-                    says("A", "T"),
+                    reply("A", "T"),
                 ),
                 (WRAPPED,),
             ),
@@ -115,10 +115,10 @@ TWO = (Call("f", '{"x":  1}'), Call("g", '{"y": "é"}'))
             Conversation(
                 (
                     user("Q"),
-                    says("So.", "", Call("f", "{}"), Call("g", "{}")),
+                    reply("So.", "", Call("f", "{}"), Call("g", "{}")),
                     result("1", 0),
                     result("2", 1),
-                    says("A"),
+                    reply("A"),
                 )
             ),
         ),
@@ -130,11 +130,11 @@ TWO = (Call("f", '{"x":  1}'), Call("g", '{"y": "é"}'))
                     {"role": "function", "name": "f", "content": "r"},
                 ]
             },
-            Conversation((user("Q"), says("", "", Call("f", "{}")), result("r", 0, "f"))),
+            Conversation((user("Q"), reply("", "", Call("f", "{}")), result("r", 0, "f"))),
         ),
         (
             {"query": "Q", "tools": json.dumps([F]), "answers": '[{"name": "f", "arguments": {"x": 1}}]'},
-            Conversation((user("Q"), says("", "", Call("f", '{"x": 1}'))), (WRAPPED,)),
+            Conversation((user("Q"), reply("", "", Call("f", '{"x": 1}'))), (WRAPPED,)),
         ),
         (
             {
@@ -147,9 +147,9 @@ TWO = (Call("f", '{"x":  1}'), Call("g", '{"y": "é"}'))
             Conversation(
                 (
                     user("Fix it."),
-                    says("Look.", "", Call("bash", '{"command": "ls"}')),
+                    reply("Look.", "", Call("bash", '{"command": "ls"}')),
                     result("a.py", 0),
-                    says("Done.", "", Call("bash", '{"command": "submit"}')),
+                    reply("Done.", "", Call("bash", '{"command": "submit"}')),
                     Message("tool", answers=1),
                 )
             ),
@@ -167,7 +167,7 @@ def test_every_form_gives_the_same_kind_of_conversation(row: dict[str, Json], ex
     assert conversations.read_conversation(json.loads(json.dumps(row)), load) == expected
 
 
-def shown(*names: str) -> list[str]:
+def digests(*names: str) -> list[str]:
     return [digest(name) for name in names]
 
 
@@ -176,28 +176,28 @@ def shown(*names: str) -> list[str]:
     [
         (
             {"image": "a.png", "conversations": [{"from": "human", "value": "<image>\nQ"}]},
-            [*shown("a.png"), "Q"],
+            [*digests("a.png"), "Q"],
         ),
-        ({"image": "a.png", "conversations": [{"from": "human", "value": "Q"}]}, [*shown("a.png"), "Q"]),
+        ({"image": "a.png", "conversations": [{"from": "human", "value": "Q"}]}, [*digests("a.png"), "Q"]),
         (
             {"images": ["a", "b"], "messages": [{"role": "user", "content": "one <image> two <image>"}]},
-            ["one ", *shown("a"), " two ", *shown("b")],
+            ["one ", *digests("a"), " two ", *digests("b")],
         ),
         (
             {
                 "images": ["a"],
                 "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}],
             },
-            [*shown("a"), "Q"],
+            [*digests("a"), "Q"],
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x/a.png"}}, "Q"]}]},
-            [*shown("x/a.png"), "Q"],
+            [*digests("x/a.png"), "Q"],
         ),
         ({"messages": [{"role": "user", "content": "no <image> here"}]}, ["no <image> here"]),
     ],
 )
-def test_media_stand_where_the_row_says(row: dict[str, Json], order: list[str]) -> None:
+def test_media_are_placed_at_their_markers(row: dict[str, Json], order: list[str]) -> None:
     (message,) = conversations.read_conversation(row, load).messages
     assert [part.text if isinstance(part, Text) else part.digest for part in message.content] == order
 
@@ -216,8 +216,8 @@ U, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
         ({"messages": [U, U, A]}, "roles_out_of_order"),
         ({"messages": [U, A, {"role": "system", "content": "x"}]}, "roles_out_of_order"),
         ({"messages": [U, {"role": "tool", "content": "x"}, A]}, "result_without_call"),
-        ({"messages": [U, {**A, "tool_calls": ASKED}, {"role": "tool", "tool_call_id": "z"}]}, "result_without_call"),
-        ({"messages": [U, {**A, "tool_calls": ASKED}, {"role": "tool", "content": "x"}, A]}, "call_without_result"),
+        ({"messages": [U, {**A, "tool_calls": CALLS}, {"role": "tool", "tool_call_id": "z"}]}, "result_without_call"),
+        ({"messages": [U, {**A, "tool_calls": CALLS}, {"role": "tool", "content": "x"}, A]}, "call_without_result"),
         ({"messages": [U, {**A, "tool_calls": [{"name": 3}]}]}, "bad_call"),
         ({"conversations": [{"from": "human", "value": "Q"}, {"from": "function_call", "value": "f()"}]}, "bad_call"),
         ({"messages": [U, {**A, "content": "<tool_call>{f}</tool_call>"}]}, "bad_call"),
@@ -270,12 +270,12 @@ def test_other_lists_are_no_conversations(row: Json) -> None:
         ("text", {}),
     ],
 )
-def test_what_checks_an_answer_is_noted(row: Json, notes: dict[str, Json]) -> None:
+def test_answers_tests_and_choices_go_into_the_notes(row: Json, notes: dict[str, Json]) -> None:
     assert problems.checkable(row) == notes
 
 
 @pytest.mark.parametrize(
-    ("answer", "text", "found"),
+    ("answer", "text", "marked"),
     [
         ("4", "14 and 4, 24", "14 and >4<, 24"),
         ("4", "14", None),
@@ -283,13 +283,13 @@ def test_what_checks_an_answer_is_noted(row: Json, notes: dict[str, Json]) -> No
         ("(a)", "(a)(a)", "(a)>(a)<"),
     ],
 )
-def test_an_answer_is_found_where_it_stands_alone(answer: str, text: str, found: str | None) -> None:
+def test_locate_skips_an_answer_inside_a_longer_word(answer: str, text: str, marked: str | None) -> None:
     place = problems.locate(answer, text)
-    assert (f"{text[: place[0]]}>{answer}<{text[place[1] :]}" if place else None) == found
+    assert (f"{text[: place[0]]}>{answer}<{text[place[1] :]}" if place else None) == marked
 
 
 DAG = """
-name: talks
+name: conversations
 nodes:
   documents: {{kind: ingest_folder, path: {data}}}
   samples:
@@ -309,7 +309,7 @@ nodes:
 """
 
 
-def test_conversations_of_a_folder_reach_the_packs_whole(tmp_path: Path) -> None:
+def test_conversations_of_a_folder_reach_the_packs_complete(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "pictures").mkdir(parents=True)
     (data / "pictures" / "a.png").write_bytes(image(1))
@@ -330,9 +330,9 @@ def test_conversations_of_a_folder_reach_the_packs_whole(tmp_path: Path) -> None
     (tmp_path / "dag.yaml").write_text(DAG.format(data=data))
     run(tmp_path / "dag.yaml", tmp_path / "out")
 
-    made = {document.locator: document for document in head(tmp_path / "out", "documents").records()}
-    assert sorted(made) == ["talk.jsonl#1", "talk.jsonl#3", "talk.jsonl#4"]
-    first: Document = made["talk.jsonl#1"]
+    by_locator = {document.locator: document for document in head(tmp_path / "out", "documents").records()}
+    assert sorted(by_locator) == ["talk.jsonl#1", "talk.jsonl#3", "talk.jsonl#4"]
+    first: Document = by_locator["talk.jsonl#1"]
     assert [part.kind for part in first.media] == ["image", "image"]
     (fact,) = first.facts
     assert (fact.name, first.parts[fact.part].text[fact.start : fact.stop]) == ("answer", "4")
@@ -354,23 +354,23 @@ def test_trajectories_of_swe_agent_become_conversations_that_render(test_data: P
     files = sorted((test_data / "swe_agent_trajectories").rglob("*.traj"))
     kinds = set()
     for file in files:
-        talk = conversations.read_conversation(json.loads(file.read_text()), load)
-        called = sum(len(message.calls) for message in talk.messages)
+        conversation = conversations.read_conversation(json.loads(file.read_text()), load)
+        called = sum(len(message.calls) for message in conversation.messages)
         kinds.add(called > 0)
-        document = Document("0" * 32, "t", file.name, "agent", talk.parts, notes=talk.notes)
-        assert conversation_in(document) == talk
-        sample = encode_conversation(document, talk, tiny, Chat())
-        spoken = sum(message.role == "assistant" for message in talk.messages)
-        assert len(sample.loss_runs) == spoken > 0
+        document = Document("0" * 32, "t", file.name, "agent", conversation.parts, notes=conversation.notes)
+        assert conversation_in(document) == conversation
+        sample = encode_conversation(document, conversation, tiny, Chat())
+        replies = sum(message.role == "assistant" for message in conversation.messages)
+        assert len(sample.loss_runs) == replies > 0
         assert decode_sample(sample, tiny).count("<|tool_call_begin|>") == called
     assert len(files) == 11 and kinds == {True, False}
 
 
 def test_questions_of_function_calling_keep_their_tools(test_data: Path) -> None:
     rows = [json.loads(line) for line in (test_data / "bfcl_function_calling" / "BFCL_v4_multiple.json").open()]
-    talks = [conversations.read_conversation(row, load) for row in rows]
-    assert all(talk.messages[-1].role == "user" and len(talk.tools) > 1 for talk in talks)
-    assert len(talks) == 200
+    parsed = [conversations.read_conversation(row, load) for row in rows]
+    assert all(conversation.messages[-1].role == "user" and len(conversation.tools) > 1 for conversation in parsed)
+    assert len(parsed) == 200
 
 
 def test_answers_of_real_math_and_tests_of_real_code_are_noted(test_data: Path) -> None:

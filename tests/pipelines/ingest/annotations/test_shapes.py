@@ -1,4 +1,4 @@
-"""What is where on a picture: COCO, Pascal VOC and rows of our own to one form, and on to samples."""
+"""Shapes on images: COCO, Pascal VOC and rows with `shapes` to one form, and on to samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from manifests.errors import RecordError
 from manifests.records import Json, Media, Shape
 from pipelines.ingest.annotations import coco, xml
 from pipelines.ingest.annotations.shapes import AnnotatedImage, Instance, box, polygon, shapes_text
-from tests.pipelines.ingest.ingested import aside, documents, ingest, told
+from tests.pipelines.ingest.ingested import documents, fact_words, ingest, quarantined
 from tests.pipelines.small_data import image
 from tokenization.encode import encode
 from tokenization.vocabulary import Vocabulary
@@ -30,8 +30,8 @@ def picture(folder: Path, name: str, seed: int = 1) -> None:
 def instances(annotations: list[Json], **more: Json) -> Json:
     images = [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 50, "license": 3} for i in (1, 2)]
     person = {"id": 7, "name": "person", "keypoints": ["nose", "left_eye"]}
-    known = {"images": images, "categories": [person, {"id": 8, "name": "cat"}], "licenses": [{"id": 3, "name": "CC0"}]}
-    return {"info": {"year": 2026}, **known, "annotations": annotations, **more}
+    lists = {"images": images, "categories": [person, {"id": 8, "name": "cat"}], "licenses": [{"id": 3, "name": "CC0"}]}
+    return {"info": {"year": 2026}, **lists, "annotations": annotations, **more}
 
 
 def annotation(number: int, picture: int | str, bbox: Json, category: int = 8, **more: Json) -> Json:
@@ -52,19 +52,19 @@ def test_coco_objects_become_counts_boxes_points_and_polygons(tmp_path: Path) ->
     ]
     (data / "annotations" / "instances.json").write_text(json.dumps(instances(found)))
     snapshot = ingest(data, tmp_path / "store")
-    assert aside(snapshot) == {}
-    one, other = (documents(snapshot)[f"annotations/instances.json#{i}"] for i in (1, 2))
-    assert one.text == (
+    assert quarantined(snapshot) == {}
+    objects, crowd = (documents(snapshot)[f"annotations/instances.json#{i}"] for i in (1, 2))
+    assert objects.text == (
         "2 cat: [0.100, 0.200, 0.400, 0.600], [0.505, 0.100, 0.605, 0.500]\n"
         "1 person: [0.000, 0.000, 1.000, 1.000] nose (0.200, 0.500)"
     )
-    assert told(one)[:2] == [("count", "2"), ("box", "[0.100, 0.200, 0.400, 0.600]")]
-    assert told(one)[-1] == ("point", "(0.200, 0.500)")
-    assert (one.domain, one.licence, one.notes["file_name"]) == ("perception", "CC0", "val/1.png")
-    assert other.text.startswith("cat: [")  # how many there are in the crowd is not known
-    assert [name for name, _ in told(other)] == ["box", "box"]
+    assert fact_words(objects)[:2] == [("count", "2"), ("box", "[0.100, 0.200, 0.400, 0.600]")]
+    assert fact_words(objects)[-1] == ("point", "(0.200, 0.500)")
+    assert (objects.domain, objects.licence, objects.notes["file_name"]) == ("perception", "CC0", "val/1.png")
+    assert crowd.text.startswith("cat: [")  # a crowd is not counted
+    assert [name for name, _ in fact_words(crowd)] == ["box", "box"]
 
-    sample = encode(one, Vocabulary.load("tiny"))
+    sample = encode(objects, Vocabulary.load("tiny"))
     assert sample.shapes[0] == (
         Shape("box", "cat", ((10, 10), (40, 30))),
         Shape("polygon", "cat", ((10, 10), (40, 10), (40, 30))),
@@ -101,22 +101,22 @@ def test_coco_captions_and_referring_expressions(tmp_path: Path) -> None:
     assert (found["captions.json#1"].text, found["captions.json#1"].domain) == ("A cat.\nA grey cat.", "caption")
     place = "[0.100, 0.200, 0.400, 0.600]"
     assert found["refs.json#1"].text == f"left cat: {place}\nthe grey cat: {place}"
-    assert told(found["refs.json#1"]) == [("box", place)] * 2
+    assert fact_words(found["refs.json#1"]) == [("box", place)] * 2
 
 
-def test_pictures_of_lvis_are_known_by_their_url(tmp_path: Path) -> None:
+def test_images_of_lvis_are_found_by_their_url(tmp_path: Path) -> None:
     picture(tmp_path / "data", "train2017/000000000009.png")
     url = "http://images.example/train2017/000000000009.png"
     image = {"id": 9, "coco_url": url, "width": 100, "height": 50, "neg_category_ids": [3]}
-    known = {"images": [image], "categories": [{"id": 8, "name": "cat", "synset": "cat.n.01", "frequency": "f"}]}
+    lists = {"images": [image], "categories": [{"id": 8, "name": "cat", "synset": "cat.n.01", "frequency": "f"}]}
     (tmp_path / "data" / "lvis.json").write_text(
-        json.dumps(known | {"annotations": [annotation(1, 9, [10, 10, 30, 20])]})
+        json.dumps(lists | {"annotations": [annotation(1, 9, [10, 10, 30, 20])]})
     )
     (one,) = documents(ingest(tmp_path / "data", tmp_path / "store")).values()
     assert one.text == "1 cat: [0.100, 0.200, 0.400, 0.600]" and one.origin == url
 
 
-def test_each_bad_annotation_costs_its_picture_and_no_other(tmp_path: Path) -> None:
+def test_a_bad_annotation_refuses_its_own_image_only(tmp_path: Path) -> None:
     data = tmp_path / "data"
     bad: dict[str, Json] = {
         "outside": [90, 10, 30, 20],
@@ -132,17 +132,17 @@ def test_each_bad_annotation_costs_its_picture_and_no_other(tmp_path: Path) -> N
         "outside": "shape_outside",
         "far": "shape_outside",
         "nan": "not_a_number",
-        "gone": "missing_media",
+        "missing": "missing_media",
         "up": "outside_folder",
         "small": "wrong_size",
         "deep": "too_deep",
         "nameless": "bad_annotation",
     }
     images = [{"id": name, "file_name": f"{name}.png", "width": 100, "height": 50} for name in [*reasons, "good"]]
-    for one in images:
-        one |= {"file_name": "../up.png"} if one["id"] == "up" else {"width": 99} if one["id"] == "small" else {}
-        if one["id"] not in ("gone", "up"):
-            picture(data, str(one["file_name"]))
+    for entry in images:
+        entry |= {"file_name": "../up.png"} if entry["id"] == "up" else {"width": 99} if entry["id"] == "small" else {}
+        if entry["id"] not in ("missing", "up"):
+            picture(data, str(entry["file_name"]))
     annotations = [annotation(i, name, bad.get(name, [1, 1, 2, 2])) for i, name in enumerate([*reasons, "good"])]
     deep: Json = []
     for _ in range(80):
@@ -150,10 +150,10 @@ def test_each_bad_annotation_costs_its_picture_and_no_other(tmp_path: Path) -> N
     annotations[[*reasons].index("deep")]["segmentation"] = deep
     annotations[[*reasons].index("nameless")]["category_id"] = 99
     annotations.append(annotation(99, 12345, [1, 1, 2, 2]))
-    told_of = {"images": images, "categories": [{"id": 8, "name": "cat"}], "annotations": annotations}
-    (data / "a.json").write_text(json.dumps(told_of))
+    lists = {"images": images, "categories": [{"id": 8, "name": "cat"}], "annotations": annotations}
+    (data / "a.json").write_text(json.dumps(lists))
     snapshot = ingest(data, tmp_path / "store")
-    assert aside(snapshot) == {f"a.json#{name}": reason for name, reason in reasons.items()} | {
+    assert quarantined(snapshot) == {f"a.json#{name}": reason for name, reason in reasons.items()} | {
         "a.json": "unknown_picture"
     }
     assert documents(snapshot).keys() == {"a.json#good"}
@@ -176,17 +176,13 @@ def test_a_file_that_is_no_coco_is_refused_as_a_whole(content: str, reason: str)
     assert caught.value.reason == reason
 
 
-def test_one_changed_annotation_concerns_its_own_picture() -> None:
+def test_a_changed_annotation_changes_its_own_image_only() -> None:
     boxes = [annotation(1, 1, [1, 1, 2, 2]), annotation(2, 2, [1, 1, 2, 2])]
     before = coco.scan_coco(json.dumps(instances(boxes)).encode()).images
     boxes[1]["bbox"] = [1, 1, 3, 3]
     after = coco.scan_coco(json.dumps(instances(boxes), indent=2).encode().replace(b"\n", b" ")).images
-    assert [
-        json.loads(one.annotation) == json.loads(two.annotation) for one, two in zip(before, after, strict=True)
-    ] == [
-        True,
-        False,
-    ]
+    pairs = zip(before, after, strict=True)
+    assert [json.loads(old.annotation) == json.loads(new.annotation) for old, new in pairs] == [True, False]
 
 
 def voc(*objects: tuple[str, float, float, float, float], size: tuple[int, int] = SIZE) -> str:
@@ -212,17 +208,17 @@ def test_voc_boxes_become_counts_and_shapes_from_the_outer_corner(tmp_path: Path
     (data / "Annotations" / "c.xml").write_text(voc(("RBC", 9, 9, 10, 10), size=(50, 100)))
     (data / "Annotations" / "d.xml").write_text('<!DOCTYPE x [<!ENTITY a "aaaa">]><annotation>&a;</annotation>')
     snapshot = ingest(data, tmp_path / "store")
-    assert aside(snapshot) == {
+    assert quarantined(snapshot) == {
         "JPEGImages/b.png": "shape_outside",
         "JPEGImages/c.png": "wrong_size",
         "JPEGImages/d.png": "bad_caption",
     }
     found = documents(snapshot)["JPEGImages/a.png"]
-    assert [words for name, words in told(found) if name == "count"] == ["2", "1"]
-    assert [one["corners"] for one in found.notes["shapes"]] == [
+    assert [words for name, words in fact_words(found) if name == "count"] == ["2", "1"]
+    assert [shape["corners"] for shape in found.notes["shapes"]] == [
         [[0, 1], [30, 40]],
         [[4, 5], [7, 8]],
-        [[8, 8], [100, 50]],  # a pixel outside is a rounding
+        [[8, 8], [100, 50]],  # one pixel outside is a rounding error
     ]
 
 
@@ -245,31 +241,31 @@ def test_hostile_xml_is_refused(content: str) -> None:
     assert caught.value.reason == "bad_annotation"
 
 
-def test_rows_with_shapes_of_our_own(tmp_path: Path) -> None:
+def test_rows_with_shapes_in_the_form_of_the_notes(tmp_path: Path) -> None:
     data = tmp_path / "data"
     picture(data, "a.png")
     shape = {"kind": "box", "name": "red mill", "corners": [[10, 10], [40, 30]]}
-    point = {"kind": "point", "name": "the wheel on the left", "corners": [[20, 25]]}
+    referred = {"kind": "point", "name": "the wheel on the left", "corners": [[20, 25]]}
     crossing = {"kind": "polygon", "name": "x", "corners": [[0, 0], [40, 30], [40, 0], [0, 30]]}
     rows: list[Json] = [
         {"image": "a.png", "shapes": [shape, shape]},
-        {"image": "a.png", "shapes": [point], "counted": False, "domain": "agent"},
+        {"image": "a.png", "shapes": [referred], "counted": False, "domain": "agent"},
         {"image": "a.png", "shapes": [crossing]},
         {"image": "a.png", "shapes": [shape | {"kind": "circle"}]},
-        {"image": "gone.png", "shapes": [shape]},
+        {"image": "missing.png", "shapes": [shape]},
         {"shapes": [shape]},
     ]
     (data / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     snapshot = ingest(data, tmp_path / "store")
-    assert aside(snapshot) == {
+    assert quarantined(snapshot) == {
         "own.jsonl#3": "crossing_polygon",
         "own.jsonl#4": "bad_annotation",
         "own.jsonl#5": "missing_media",
         "own.jsonl#6": "no_text_field",
     }
-    two, one = documents(snapshot).values()
-    assert two.text == "2 red mill: [0.100, 0.200, 0.400, 0.600], [0.100, 0.200, 0.400, 0.600]"
-    assert (one.text, one.domain) == ("the wheel on the left: (0.200, 0.500)", "agent")
+    boxes, point = documents(snapshot).values()
+    assert boxes.text == "2 red mill: [0.100, 0.200, 0.400, 0.600], [0.100, 0.200, 0.400, 0.600]"
+    assert (point.text, point.domain) == ("the wheel on the left: (0.200, 0.500)", "agent")
 
 
 corners = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=9)
@@ -277,7 +273,7 @@ corners = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, 
 
 @given(corners)
 def test_polygons_that_are_kept_have_no_crossing_edges(outline: list[tuple[int, int]]) -> None:
-    """Against the definition: two edges cross where each has its ends strictly on both sides of the other."""
+    """Definition: two edges cross if the ends of each are strictly on both sides of the other."""
 
     def turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
         return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

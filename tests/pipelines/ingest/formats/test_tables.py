@@ -1,4 +1,4 @@
-"""Parquet, Arrow, saved `datasets` and zstd: rows as of JSON, pictures out of cells, nothing that raises."""
+"""Parquet, Arrow, folders saved by `datasets`, and zstd: rows like those of JSON, images in cells, damaged files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manifests.errors import RecordError
 from manifests.records import Json, Media
 from pipelines.ingest.formats.file import FilePiece
 from pipelines.ingest.formats.rows import read_rows
-from tests.pipelines.ingest.ingested import aside, documents, ingest
+from tests.pipelines.ingest.ingested import documents, ingest, quarantined
 from tests.pipelines.small_data import image
 
 TEXTS = [{"text": f"Row {i} of the mill.", "url": f"https://mill.example/{i}"} for i in range(200)]
@@ -33,72 +33,72 @@ def write(path: Path, table: pa.Table) -> None:
 
 
 def rows(path: Path) -> list[Json]:
-    """Rows; a refused one is its reason."""
-    found: list[Json] = []
+    """Rows of a file, and reasons instead of refused rows."""
+    results: list[Json] = []
     for _, parse in read_rows(path, path.suffix, FilePiece(0, path.stat().st_size, 1, "")):
         try:
-            found.append(parse())
+            results.append(parse())
         except RecordError as error:
-            found.append(error.reason)
-    return found
+            results.append(error.reason)
+    return results
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
-def test_rows_of_columns_are_those_of_json(tmp_path: Path, suffix: str) -> None:
+def test_columnar_rows_become_documents_like_json_rows(tmp_path: Path, suffix: str) -> None:
     data = tmp_path / "data"
     data.mkdir()
     write(data / f"own{suffix}", pa.Table.from_pylist(TEXTS))
-    made = documents(ingest(data, tmp_path / "store"))
-    assert len(made) == 200
-    last = made[f"own{suffix}#2.59"]
+    by_locator = documents(ingest(data, tmp_path / "store"))
+    assert len(by_locator) == 200
+    last = by_locator[f"own{suffix}#2.59"]
     assert (last.text, last.origin, last.domain) == ("Row 199 of the mill.", "https://mill.example/199", "knowledge")
 
 
-def test_pictures_in_cells_become_media(tmp_path: Path) -> None:
+def test_images_in_cells_become_media(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "beside.png").write_bytes(image(2))
+    (data / "other.png").write_bytes(image(2))
     cells = [
         {"image": {"bytes": image(1), "path": None}, "text": "A mill.", "score": float("nan")},
-        {"image": {"bytes": None, "path": "beside.png"}, "text": "A wheel.", "score": 1.0},
-        {"image": {"bytes": b"no picture", "path": "x.png"}, "text": "Nothing.", "score": 1.0},
+        {"image": {"bytes": None, "path": "other.png"}, "text": "A wheel.", "score": 1.0},
+        {"image": {"bytes": b"no image", "path": "x.png"}, "text": "Nothing.", "score": 1.0},
     ]
     write(data / "own.parquet", pa.Table.from_pylist(cells))
     snapshot = ingest(data, tmp_path / "store")
-    made = documents(snapshot)
-    assert sorted(made) == ["own.parquet#0.0", "own.parquet#0.1"]
-    payloads = [part.payload for one in made.values() for part in one.parts if isinstance(part, Media)]
-    assert len(payloads) == 2 and {one.domain for one in made.values()} == {"caption"}
-    assert list(aside(snapshot)) == ["own.parquet#0.2"]
+    by_locator = documents(snapshot)
+    assert sorted(by_locator) == ["own.parquet#0.0", "own.parquet#0.1"]
+    payloads = [part.payload for document in by_locator.values() for part in document.parts if isinstance(part, Media)]
+    assert len(payloads) == 2 and {document.domain for document in by_locator.values()} == {"caption"}
+    assert list(quarantined(snapshot)) == ["own.parquet#0.2"]
 
 
-def test_saved_datasets_are_read_without_their_notes(tmp_path: Path) -> None:
+def test_the_json_files_of_saved_datasets_are_skipped(tmp_path: Path) -> None:
     import datasets
 
     datasets.disable_progress_bars()
     saved = datasets.Dataset.from_list(TEXTS[:5])
     datasets.DatasetDict({"train": saved}).save_to_disk(str(tmp_path / "data"))
     snapshot = ingest(tmp_path / "data", tmp_path / "store")
-    assert len(documents(snapshot)) == 5 and aside(snapshot) == {}
+    assert len(documents(snapshot)) == 5 and quarantined(snapshot) == {}
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
-def test_damaged_columns_cost_rows_and_never_raise(tmp_path: Path, suffix: str) -> None:
+def test_damaged_columnar_files_give_reasons_and_never_raise(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"own{suffix}"
     write(path, pa.Table.from_pylist(TEXTS))
     whole = path.read_bytes()
     for at in range(0, len(whole), len(whole) // 20):
         path.write_bytes(whole[:at])
-        found = rows(path)
-        assert len(found) <= 201 and isinstance(found[-1], str), at
-        torn = bytearray(whole)
-        torn[at] ^= 0x55
-        path.write_bytes(torn)
+        results = rows(path)
+        assert len(results) <= 201 and isinstance(results[-1], str), at
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x55
+        path.write_bytes(damaged)
         assert rows(path)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
-def test_zstd_is_read_as_gzip_is(tmp_path: Path, suffix: str) -> None:
+def test_zstd_files_are_read_and_bombs_refused(tmp_path: Path, suffix: str) -> None:
     data = tmp_path / "data"
     data.mkdir()
     plain = {".jsonl": json.dumps({"text": "A mill."}), ".csv": "text\nA mill.\n", ".txt": "A mill."}[suffix]
@@ -106,11 +106,11 @@ def test_zstd_is_read_as_gzip_is(tmp_path: Path, suffix: str) -> None:
     (data / f"own{suffix}.zst").write_bytes(packed)
     (data / f"two{suffix}.zst").write_bytes(packed[:-3])
     snapshot = ingest(data, tmp_path / "store")
-    assert [one.text for one in documents(snapshot).values()][:1] == ["A mill."]
+    assert [document.text for document in documents(snapshot).values()][:1] == ["A mill."]
     bomb = io.BytesIO()
     with zstandard.ZstdCompressor().stream_writer(bomb, closefd=False) as sink:
         for _ in range(40):
             sink.write(b" " * (1 << 20))
     (data / f"own{suffix}.zst").write_bytes(bomb.getvalue())
-    refused = aside(ingest(data, tmp_path / "again"))
+    refused = quarantined(ingest(data, tmp_path / "again"))
     assert "decompression_bomb" in {reason for at, reason in refused.items() if at.startswith("own")}

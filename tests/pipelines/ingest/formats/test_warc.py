@@ -1,4 +1,4 @@
-"""Archives of crawls: every whole record of a damaged one arrives, and what is no page is counted by its kind."""
+"""Web crawls: all complete records of a damaged archive are read, and records of other kinds are counted."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def five() -> list[bytes]:
 
 
 def read(path: Path, piece: FilePiece | None = None) -> dict[str, str]:
-    """Place -> URL of what was captured, kind of what was passed over, or reason of what was refused."""
+    """Place -> URL of a page, kind of another record, or reason of a refused one."""
     piece = piece or FilePiece(0, path.stat().st_size, 1, "")
-    found = {}
+    results = {}
     for at, record in warc.read_records(path, path.suffix == ".gz", piece):
-        assert at not in found
+        assert at not in results
         if isinstance(record, CrawlRecord):
-            found[at] = record.url
+            results[at] = record.url
         else:
-            found[at] = record.reason if isinstance(record, RecordError) else record
-    return found
+            results[at] = record.reason if isinstance(record, RecordError) else record
+    return results
 
 
 URLS = [f"https://mill.example/{i}" for i in range(5)]
 
 
-def test_pages_become_documents_with_their_address_date_and_title(tmp_path: Path) -> None:
+def test_pages_become_documents_with_url_date_and_title(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     records = [
@@ -73,7 +73,7 @@ def test_pages_become_documents_with_their_address_date_and_title(tmp_path: Path
         warc_record(b"", "https://mill.example/again", kind="revisit"),
         warc_record(b"20260102030405\n192.0.2.1\n", "dns:mill.example", kind="response", content="text/dns"),
         warc_record(http(b"\x89PNG", "image/png"), "https://mill.example/x.png"),
-        warc_record(http(page("Not here."), status="404 Not Found"), "https://mill.example/gone"),
+        warc_record(http(page("Not here."), status="404 Not Found"), "https://mill.example/missing"),
         warc_record(b"Grain, flour, bread. " * 4, kind="conversion", content="text/plain"),
         warc_record(http(page("Das Rad dreht sich, schön.", "Mühle", "cp1252"), "text/html; charset=iso-8859-1")),
         warc_record(http(gzip.compress(page("Packed twice.")), more="Content-Encoding: gzip\r\n")),
@@ -103,41 +103,41 @@ def test_pages_become_documents_with_their_address_date_and_title(tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", [".warc", ".warc.gz", ".arc", ".arc.gz"])
-def test_an_archive_cut_anywhere_yields_all_whole_records(tmp_path: Path, suffix: str) -> None:
+def test_an_archive_truncated_anywhere_yields_all_complete_records(tmp_path: Path, suffix: str) -> None:
     records = five() if "warc" in suffix else [arc(http(page("An old page.")), url) for url in URLS]
-    packed = [gzip.compress(one) if suffix.endswith(".gz") else one for one in records]
+    packed = [gzip.compress(record) if suffix.endswith(".gz") else record for record in records]
     whole = b"".join(packed)
     ends = [sum(map(len, packed[: i + 1])) for i in range(5)]
     path = tmp_path / f"cut{suffix}"
     for stop in range(0, len(whole), 7):
         path.write_bytes(whole[:stop])
-        found = list(read(path).values())
+        results = list(read(path).values())
         expected = URLS[: sum(end <= stop for end in ends)]
-        assert found[: len(expected)] == expected and len(found) <= len(expected) + 2, stop
+        assert results[: len(expected)] == expected and len(results) <= len(expected) + 2, stop
 
 
 def test_a_damaged_gzip_member_costs_its_record(tmp_path: Path) -> None:
-    packed = [gzip.compress(one) for one in five()]
+    packed = [gzip.compress(record) for record in five()]
     path = tmp_path / "torn.warc.gz"
     for at in range(0, len(packed[2]), 3):
-        torn = bytearray(packed[2])
-        torn[at] ^= 0x55
-        path.write_bytes(b"".join([*packed[:2], torn, *packed[3:]]))
-        found = list(read(path).values())
-        assert [one for one in found if one.startswith("https")] in (URLS[:2] + URLS[3:], URLS), at
+        damaged = bytearray(packed[2])
+        damaged[at] ^= 0x55
+        path.write_bytes(b"".join([*packed[:2], damaged, *packed[3:]]))
+        results = list(read(path).values())
+        assert [url for url in results if url.startswith("https")] in (URLS[:2] + URLS[3:], URLS), at
 
 
-def test_flipped_bytes_never_raise_and_never_invent(tmp_path: Path) -> None:
+def test_a_flipped_byte_never_raises_and_costs_at_most_two_records(tmp_path: Path) -> None:
     whole = b"".join(five())
     path = tmp_path / "flipped.warc"
     for at in range(0, len(whole), 5):
-        torn = bytearray(whole)
-        torn[at] ^= 0x1F
-        path.write_bytes(torn)
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x1F
+        path.write_bytes(damaged)
         assert len(set(read(path).values()) & set(URLS)) >= 3, at
 
 
-def test_a_long_packed_archive_is_cut_at_records_and_nothing_is_lost(
+def test_a_large_compressed_archive_is_cut_at_records_without_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walk, "PIECE_BYTES", 40_000)
@@ -155,7 +155,7 @@ def test_a_long_packed_archive_is_cut_at_records_and_nothing_is_lost(
     assert read_pieces == urls
 
 
-def test_what_packs_too_well_or_is_too_long_costs_itself(tmp_path: Path) -> None:
+def test_a_bomb_or_a_record_that_is_too_long_costs_one_record(tmp_path: Path) -> None:
     bomb = gzip.compress(warc_record(b" " * (40 << 20)))
     path = tmp_path / "bomb.warc.gz"
     path.write_bytes(gzip.compress(five()[0]) + bomb + gzip.compress(five()[1]))
@@ -168,7 +168,7 @@ def test_what_packs_too_well_or_is_too_long_costs_itself(tmp_path: Path) -> None
     assert isinstance(refused, RecordError) and refused.reason == "too_large"
 
 
-def test_marks_of_gzip_in_plain_bytes_are_no_place_to_cut() -> None:
+def test_chance_marks_of_gzip_are_no_place_to_cut() -> None:
     member = gzip.compress(five()[0]).ljust(9000, b"\0")
     assert gzip_members.first_record(b"\x1f\x8b\x08" * 20 + gzip.compress(b"no record") + member) == 60 + len(
         gzip.compress(b"no record")
@@ -181,13 +181,13 @@ def test_both_extractors_find_the_main_text(tmp_path: Path) -> None:
     for extractor in ("resiliparse", "trafilatura"):
         if extractor == "trafilatura":
             pytest.importorskip(extractor, reason="an extra: pip install 'millrace[trafilatura]'", exc_type=ImportError)
-        found, _ = html.read_html(page(words), extractor)
-        [piece] = found.pieces
+        text, _ = html.read_html(page(words), extractor)
+        [piece] = text.pieces
         assert isinstance(piece, str) and "Home" not in piece
-        assert piece.split() == words.split() and found.title == "A mill"
+        assert piece.split() == words.split() and text.title == "A mill"
 
 
-def test_pictures_of_a_page_stand_where_it_shows_them(tmp_path: Path) -> None:
+def test_images_of_a_page_keep_their_places_in_the_text(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "img").mkdir(parents=True)
     (data / "img" / "wheel one.png").write_bytes(image(1))
@@ -200,8 +200,8 @@ def test_pictures_of_a_page_stand_where_it_shows_them(tmp_path: Path) -> None:
     snapshot, noted = ingest_counted(data, tmp_path / "out")
     [document] = snapshot.records()
     assert isinstance(document, Document) and document.domain == "interleaved"
-    before, picture, after = document.parts
-    assert isinstance(before, Text) and isinstance(picture, Media) and isinstance(after, Text)
+    before, medium, after = document.parts
+    assert isinstance(before, Text) and isinstance(medium, Media) and isinstance(after, Text)
     assert before.text.split() == ["How", "it", "works", "First", "the", "water."]
     assert after.text.split() == ["the", "wheel", "Then", "the", "stone.", "outside"]
     assert document.notes["media_left_out"] == [
@@ -222,17 +222,16 @@ def test_pictures_of_a_page_stand_where_it_shows_them(tmp_path: Path) -> None:
         ("Die Mühle, schön und groß.", "utf-16", "text/html", ""),
     ],
 )
-def test_pages_in_other_encodings_are_read_as_they_say_or_look(words: str, encoding: str, kind: str, meta: str) -> None:
+def test_pages_are_decoded_by_declaration_or_bytes(words: str, encoding: str, kind: str, meta: str) -> None:
     body = page(words, charset=encoding)
     if meta:
         body = body.replace(b"<title>", f"<meta charset={meta}><title>".encode())
-    [found] = html.extract_pages([CrawlRecord("", "", True, "", http(body, kind))], "resiliparse")
-    assert isinstance(found, html.PageText)
-    assert (found.words.split(), found.title) == (words.split(), "A mill")
+    [result] = html.extract_pages([CrawlRecord("", "", True, "", http(body, kind))], "resiliparse")
+    assert isinstance(result, html.PageText)
+    assert (result.words.split(), result.title) == (words.split(), "A mill")
 
 
-def test_a_page_that_takes_too_long_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-
+def test_a_page_that_takes_too_long_costs_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox(cpu_s=1) as child:
         monkeypatch.setattr(html, "_child", lambda: child)
         with pytest.raises(RecordError) as caught:
