@@ -1,6 +1,6 @@
 """Last screen of a run: a table of its nodes, the proof of its packs, losses of a training, the report, and next steps.
 
-`execute.py` prints it to stdout at the end. Losses are read from the files that the trainer left in its folder.
+`execute.py` prints it to stdout at the end. `pipelines/inspect/training.py` reads the losses.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from manifests.records import Json
 from pipelines.dag.destination import Destination
 from pipelines.dag.progress import duration
 from pipelines.dag.results import NodeResult, by_reason
-from pipelines.inspect import queries
+from pipelines.inspect.training import training_lines
 from pipelines.node import Product
 from stores.upkeep.verify import ContentCheck
 
@@ -22,10 +21,6 @@ WIDTH = 100
 """Columns of the terminal that the table fits into."""
 NAME_WIDTH = 12
 """Least columns for a node's name; a longer one is cut if the numbers need the room."""
-MODALITIES = {"loss_text": "text", "loss_vision": "captions and answers about media"}
-"""Columns of the trainer's steps, and their names on the screen."""
-AVERAGED_STEPS = 10
-"""Steps averaged at the beginning and at the end of a training."""
 
 
 def print_summary(
@@ -121,22 +116,6 @@ def proof_lines(out: Destination, proofs: Mapping[str, ContentCheck]) -> list[st
     return lines
 
 
-def training_lines(folder: Path) -> list[str]:
-    """Return losses and the result of the evaluation, from the folder of a training."""
-    steps = queries.training_steps(folder)
-    lines = [f"loss, nats per token, first and last {AVERAGED_STEPS} of {len(steps)} steps:"]
-    for column, name in MODALITIES.items():
-        losses = [row[column] for row in steps if isinstance(row.get(column), float)]
-        if losses:
-            lines.append(f"  {name}: {_mean(losses[:AVERAGED_STEPS]):.3f} -> {_mean(losses[-AVERAGED_STEPS:]):.3f}")
-    evaluation: Json = queries.read_json(folder / "evaluation.json") or {}
-    held_out = evaluation.get("held_out") or {}
-    losses_by_domain = ", ".join(f"{domain} {value['loss']:.3f}" for domain, value in sorted(held_out.items()))
-    lines += [f"held-out loss, nats per token: {losses_by_domain}"] if losses_by_domain else []
-    grounding = evaluation.get("grounding") or {}
-    return [*lines, f"visual grounding: {grounding['verdict']}"] if "verdict" in grounding else lines
-
-
 def _program() -> str:
     """Return the command for this program: its path relative to the working directory if it is below, else its name."""
     command = Path(sys.executable).with_name("millrace")
@@ -150,7 +129,3 @@ def _commands(out: Destination, results: Sequence[NodeResult], products: Mapping
     commands = [f"inspect {out.folder}"]
     commands += [f"inspect {out.store(name)} --record 0" for name in packs[:1]]
     return commands + [f"inspect {out.store(name)} --quarantine" for name in documents[:1]]
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

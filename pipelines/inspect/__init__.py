@@ -1,1 +1,1 @@
-"""Looking at what was made: reads artefacts only, never writes into them."""
+"""Inspection of runs and stores. It reads artefacts only, and never imports the nodes that made them."""

@@ -1,7 +1,7 @@
-"""`millrace explain`: why is this document, image or URL in or out? From where it came from to the steps that saw it.
+"""`millrace explain`: why a document, an image or a URL is in or out of a run, from its source to the training steps.
 
-Reads the stores of a run: documents by their look-up, what every view decided and measured, duplicates and whom they
-lost to, quarantine, samples, plans, packs, and the folders that were trained in. Never writes.
+It reads the stores of the run: documents by their lookup index, every decision and score of the views, duplicates,
+quarantine, records derived from a document, samples, plans, packs, and the folders of trainings. It never writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
-from pipelines.inspect import command, queries
+from pipelines.inspect import queries, terminal
 from pipelines.inspect.plan_view import PlannedSegment, PlanView
 from stores.files.open import open_files
 from stores.forget import exposure
@@ -28,17 +28,20 @@ from stores.lookup.find import By
 from stores.store import RecordRef, Snapshot
 
 DECISIONS = ("keep", "reason", "score", "duplicate_of")
+"""Columns of views that are decisions, not facts of the document."""
 STEPS = 12
-"""Steps are named one by one up to here, in words; `--json` names all."""
-CHILDREN = 10
-"""And what was made of a record up to here."""
+"""Most steps, packs or segments that the terminal lists; `--json` lists all."""
+DERIVED = 10
+"""Most derived records that the terminal lists."""
 ID_DIGITS = 32
+"""Hexadecimal digits of a record id."""
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="millrace explain",
-        description="Why is this in or out? Every score and limit, whom a duplicate lost to, and where it is seen.",
+        description="Explain why a document, an image or a URL is in or out: every score with its limit, the record "
+        "that a duplicate lost to, and the packs and training steps that contain it.",
         epilog="example:\n  millrace explain runs/quickstart https://example.org/page.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,35 +49,50 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name", help="id of a document, its locator or URL, or the SHA-256 of an image or video")
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
     options = parser.parse_args(arguments)
-    found = explain(options.run, options.name)
-    if options.json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
-    else:
-        command.show(_for_display(found))
+    print_explanation(options.run, options.name, options.json)
     return 0
 
 
+def print_explanation(run: Path, name: str, as_json: bool) -> None:
+    """Print the explanation of a record to stdout, as text or as JSON."""
+    result = explain(run, name)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, indent=1))
+    else:
+        terminal.show(for_display(result))
+
+
 def explain(run: Path, name: str) -> dict[str, Json]:
-    """Raises StoreError where no store of the run, nor its quarantine, knows the name."""
+    """Explain all records with this name: documents of any store of the run, and quarantined records.
+
+    Args:
+        run: folder of the run.
+        name: id of a document, its locator or URL, or the SHA-256 of an image or video.
+    Raises:
+        StoreError: no store contains a record with this name, and it is not quarantined.
+    """
     if not run.is_dir():
         raise ManifestError("there is no such run", where=str(run), fix="give the folder of a run, runs/NAME")
-    stores, unread = queries.run_stores(run)
-    documents = {node: s for node, s in stores.items() if s.kind == "documents"}
-    records = [(node, snapshot, place) for node, snapshot in documents.items() for place in _find(snapshot, name)]
-    ids = {snapshot.row(place.ordinal)["id"] for _, snapshot, place in records}
-    aside = list(quarantined_records(stores, name, ids))
-    if not records and not aside:
-        where = ", ".join(documents) or "no store of documents"
-        fix = "give an id, a locator or URL, or the SHA-256 of an image or video; `millrace inspect STORE` lists them"
-        where += "".join(f"; {node} can't be read: {why}" for node, why in unread.items())
-        raise StoreError(f"{name!r} is known nowhere in this run ({where})", where=str(run), fix=fix)
-    made = _derived_by_parent(documents, ids, unread)
-    told = [_record(run, stores, node, snapshot, place, unread) for node, snapshot, place in records]
+    stores, unreadable = queries.run_stores(run)
+    documents = {node: snapshot for node, snapshot in stores.items() if snapshot.kind == "documents"}
+    refs = [(node, snapshot, ref) for node, snapshot in documents.items() for ref in _find(snapshot, name)]
+    ids = {snapshot.row(ref.ordinal)["id"] for _, snapshot, ref in refs}
+    quarantined = list(quarantined_records(stores, name, ids))
+    if not refs and not quarantined:
+        searched = ", ".join(documents) or "there is no store of documents"
+        searched += "".join(f"; {node} can't be read: {reason}" for node, reason in unreadable.items())
+        raise StoreError(
+            f"no record of this run has the name {name!r} (searched: {searched})",
+            where=str(run),
+            fix="give an id, a locator or URL, or the SHA-256 of an image or video",
+        )
+    derived = _derived_by_parent(documents, ids, unreadable)
+    records = [_explain_record(run, stores, node, snapshot, ref, unreadable) for node, snapshot, ref in refs]
     return {
         "asked": name,
-        "records": [one | {"made of it": made[one["facts"]["id"]]} for one in told],
-        "quarantine": aside,
-        "can't be read": unread,
+        "records": [record | {"made of it": derived[record["facts"]["id"]]} for record in records],
+        "quarantine": quarantined,
+        "can't be read": unreadable,
     }
 
 
@@ -83,33 +101,29 @@ def _find(snapshot: Snapshot, name: str) -> list[RecordRef]:
     return snapshot.find(by, name)
 
 
-def _derived_by_parent(
-    stores: Mapping[str, Snapshot], ids: Set[str], unread: dict[str, str]
-) -> dict[str, list[dict[str, Json]]]:
-    """By parent. A child that lies in several stores, as `materialise` copies it, is named in the first."""
-    found: dict[str, dict[str, dict[str, Json]]] = {one: {} for one in ids}
-    for node, documents in stores.items():
-        for parent, child in queries.read_or_note(node, unread, derived_records, node, documents, ids) or []:
-            found[parent].setdefault(child["id"], child)
-    return {parent: list(some.values()) for parent, some in found.items()}
+# ---------------------------------------------------------------------------------------------- derived records
 
 
 def derived_records(node: str, documents: Snapshot, ids: Collection[str]) -> list[tuple[str, dict[str, Json]]]:
-    """What lies in this store and was made of these records, each with its parent."""
-    if not documents.parents:  # what was read from raw files was made of no record
+    """(parent, record) for each record of a store that was derived from one of these documents.
+
+    A node that derives records (rephrasings, renders, augmented copies) names the parent in their locator, `PARENT` or
+    `PARENT/VARIANT`. Therefore the index suffices, and no record is read.
+    """
+    if not documents.parents:  # a store of raw files has no derived records
         return []
-    among, found = pa.array(sorted(ids), pa.string()), []
+    parents, derived = pa.array(sorted(ids), pa.string()), []
     for _, table, _ in documents.facts(("id", "locator"), ()):
-        begins = pc.utf8_slice_codeunits(table["locator"], 0, ID_DIGITS)
-        for row in table.filter(pc.is_in(begins, value_set=among)).to_pylist():
+        beginnings = pc.utf8_slice_codeunits(table["locator"], 0, ID_DIGITS)
+        for row in table.filter(pc.is_in(beginnings, value_set=parents)).to_pylist():
             parent, _, variant = row["locator"].partition("/")
             if parent in ids:
-                found.append((parent, {"node": node, "id": row["id"].hex(), "variant": variant}))
-    return found
+                derived.append((parent, {"node": node, "id": row["id"].hex(), "variant": variant}))
+    return derived
 
 
 def quarantined_records(stores: Mapping[str, Snapshot], name: str, ids: Collection[str]) -> Iterator[dict[str, Json]]:
-    """What is quarantined under this name, and what should have been made of the records with these ids."""
+    """Quarantined records with this locator, and those that should have been derived from records with these ids."""
     for node, snapshot in stores.items():
         if snapshot.counts.get("quarantined"):
             for row in snapshot.quarantined().to_pylist():
@@ -118,228 +132,247 @@ def quarantined_records(stores: Mapping[str, Snapshot], name: str, ids: Collecti
                     yield {"node": node} | row
 
 
-def _record(
-    run: Path, stores: Mapping[str, Snapshot], node: str, snapshot: Snapshot, place: RecordRef, unread: dict[str, str]
+def _derived_by_parent(
+    stores: Mapping[str, Snapshot], ids: Set[str], unreadable: dict[str, str]
+) -> dict[str, list[dict[str, Json]]]:
+    """Parent -> derived records. A record that several stores contain, as `materialise` copies it, is listed once."""
+    derived: dict[str, dict[str, dict[str, Json]]] = {parent: {} for parent in ids}
+    for node, documents in stores.items():
+        for parent, record in queries.read_or_note(node, unreadable, derived_records, node, documents, ids) or []:
+            derived[parent].setdefault(record["id"], record)
+    return {parent: list(records.values()) for parent, records in derived.items()}
+
+
+# ---------------------------------------------------------------------------------------------- one record
+
+
+def _explain_record(
+    run: Path,
+    stores: Mapping[str, Snapshot],
+    node: str,
+    documents: Snapshot,
+    ref: RecordRef,
+    unreadable: dict[str, str],
 ) -> dict[str, Json]:
-    """What can't be told because something is gone is said in `unread`, by node."""
-    facts = _facts(snapshot, place)
-    decisions = [
-        one
-        for name, view in stores.items()
-        if view.kind == "view" and view.base.content_root == snapshot.content_root
-        for one in _decisions(name, view, place)
-    ]
-    samples = _samples(stores, facts["id"])
-    plans = list(_planned(stores, facts["id"], unread))
-    seen = []
+    """Explain one document. Reasons why a store can't be read are written to `unreadable`, by node."""
+    facts = _facts(documents, ref)
+    plans = list(_plans(stores, facts["id"], unreadable))
+    exposures = []
     for name, packs in stores.items():
-        told = queries.read_or_note(name, unread, _seen, packs, facts["id"]) if packs.kind == "packs" else None
-        seen += [(name, *told)] if told is not None else []
-    training = [
-        told
-        for _, exposed, _ in seen
-        for told in exposure.training_exposures(open_files(str(run)), [exposed] if exposed.global_batches else [])
-    ]
-    found = {
+        if packs.kind == "packs":
+            result = queries.read_or_note(name, unreadable, _exposure, packs, facts["id"])
+            exposures += [(name, *result)] if result is not None else []
+    explanation = {
         "store": node,
-        "lies in": {"shard": place.shard, "row": place.row, "unit": place.unit, "ordinal": place.ordinal},
+        "lies in": {"shard": ref.shard, "row": ref.row, "unit": ref.unit, "ordinal": ref.ordinal},
         "facts": facts,
-        "decisions": decisions,
-        "samples": samples,
+        "decisions": [
+            decision
+            for name, view in stores.items()
+            if view.kind == "view" and view.base.content_root == documents.content_root
+            for decision in _decisions(name, view, ref)
+        ],
+        "samples": _samples(stores, facts["id"]),
         "plans": plans,
         "packs": [
-            {"node": name, "packs": list(one.ordinals), "global batches": list(one.global_batches), "shards": shards}
-            for name, one, shards in seen
+            {"node": name, "packs": list(e.ordinals), "global batches": list(e.global_batches), "shards": shards}
+            for name, e, shards in exposures
         ],
-        "training": training,
+        "training": [
+            training
+            for _, e, _ in exposures
+            for training in exposure.training_exposures(open_files(str(run)), [e] if e.global_batches else [])
+        ],
     }
-    return {"verdict": _verdict(found)} | found
+    return {"verdict": _verdict(explanation)} | explanation
 
 
-def _facts(snapshot: Snapshot, place: RecordRef) -> dict[str, Json]:
-    told = snapshot.row(place.ordinal)
+def _facts(snapshot: Snapshot, ref: RecordRef) -> dict[str, Json]:
+    """Columns of a document, without decisions, empty values and MinHash bands."""
     return {
         name: value
-        for name, value in told.items()
+        for name, value in snapshot.row(ref.ordinal).items()
         if name not in (*DECISIONS, "unit", "shard") and ".band_" not in name and value != ""
     }
 
 
 def _decisions(node: str, view: Snapshot, base: RecordRef) -> Iterator[dict[str, Json]]:
-    """What one view decided about a record: a line per op of a filter, one line for any other node."""
-    place = next((one for one in view.find("id", base_id(view, base)) if one.shard == base.shard), None)
-    if place is None:
+    """Decisions of one view about a record of its base: a row per score of a filter, one row for any other node."""
+    record = view.base.row(base.ordinal)["id"]
+    ref = next((ref for ref in view.find("id", record) if ref.shard == base.shard), None)
+    if ref is None:
         return
-    told = view.row(place.ordinal)
-    reached = bool(queries.view_input(view).row(place.ordinal)["keep"])
-    if not reached:
-        yield {"node": node, "decided": "not looked at: dropped before"}
+    row = view.row(ref.ordinal)
+    if not queries.view_input(view).row(ref.ordinal)["keep"]:
+        yield {"node": node, "decided": "not examined: dropped by an earlier node"}
         return
     for op in view.meta.get("ops", ()):
-        yield from _op(node, op, told)
+        yield from _op_decisions(node, op, row)
     if not view.meta.get("ops"):
-        row = {"node": node, "decided": "kept" if told["keep"] else "dropped", "reason": told.get("reason")}
-        if told.get("duplicate_of"):
-            row["lost to"] = told["duplicate_of"]
-        own = {name: value for name, value in told.items() if name.startswith(f"{node}.") and ".band_" not in name}
-        yield row | {name: value for name, value in own.items() if not isinstance(value, list)}
+        decision = {"node": node, "decided": "kept" if row["keep"] else "dropped", "reason": row.get("reason")}
+        if row.get("duplicate_of"):
+            decision["lost to"] = row["duplicate_of"]
+        own = {name: value for name, value in row.items() if name.startswith(f"{node}.") and ".band_" not in name}
+        yield decision | {name: value for name, value in own.items() if not isinstance(value, list)}
 
 
-def base_id(view: Snapshot, base: RecordRef) -> str:
-    return view.base.row(base.ordinal)["id"]
-
-
-def _op(node: str, op: Json, told: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
-    if op["domains"] and told["domain"] not in op["domains"]:
-        yield {"node": node, "op": op["kind"], "decided": f"not for {told['domain']}"}
+def _op_decisions(node: str, op: Json, row: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
+    """One decision per choice and per limit of an op, from the columns of the filter."""
+    if op["domains"] and row["domain"] not in op["domains"]:
+        yield {"node": node, "op": op["kind"], "decided": f"not for {row['domain']}"}
         return
     for choice in op.get("choices", ()):
-        label = told.get(choice["column"])
-        other = label is not None and choice["among"] and label not in choice["among"]
+        value = row.get(choice["column"])
+        excluded = value is not None and choice["among"] and value not in choice["among"]
         yield {
             "node": node,
             "op": op["kind"],
             "score": choice["column"].rpartition(".")[2],
-            "value": label,
+            "value": value,
             "limit": f"one of {', '.join(choice['among'])}" if choice["among"] else "any",
-            "decided": f"dropped: {choice['reason']}" if other else "passed",
+            "decided": f"dropped: {choice['reason']}" if excluded else "passed",
         }
     for limit in op["limits"]:
-        value = told.get(limit["column"])
+        value = row.get(limit["column"])
+        score = limit["column"].rpartition(".")[2]
         if value is None or np.isnan(value):
-            score = limit["column"].rpartition(".")[2]
             yield {"node": node, "op": op["kind"], "score": score, "value": None, "decided": "nothing to measure"}
             continue
         at = limit["at"]
-        forbidden = at is not None and (value < at if limit["drops"] == "below" else value > at)
+        violated = at is not None and (value < at if limit["drops"] == "below" else value > at)
         yield {
             "node": node,
             "op": op["kind"],
-            "score": limit["column"].rpartition(".")[2],
+            "score": score,
             "value": value,
             "limit": "none" if at is None else f"{'at least' if limit['drops'] == 'below' else 'at most'} {at:g}",
-            "decided": f"dropped: {limit['reason']}" if forbidden else "passed",
+            "decided": f"dropped: {limit['reason']}" if violated else "passed",
         }
     if "column" in op:
-        reason = told.get(op["column"])
+        reason = row.get(op["column"])
         yield {"node": node, "op": op["kind"], "decided": f"dropped: {reason}" if reason else "passed"}
 
 
-def _samples(stores: Mapping[str, Snapshot], name: str) -> list[dict[str, Json]]:
+def _samples(stores: Mapping[str, Snapshot], record: str) -> list[dict[str, Json]]:
+    """The sample of a document in each store of samples."""
     return [
-        {"node": node}
-        | {key: told[key] for key in ("tokens", "loss_tokens", "images", "videos")}
-        | {"shard": place.shard}
+        {"node": node} | {key: row[key] for key in ("tokens", "loss_tokens", "images", "videos")} | {"shard": ref.shard}
         for node, samples in stores.items()
         if samples.kind == "samples"
-        for place in samples.find("id", name)
-        for told in [samples.row(place.ordinal)]
+        for ref in samples.find("id", record)
+        for row in [samples.row(ref.ordinal)]
     ]
 
 
-def _planned(stores: Mapping[str, Snapshot], name: str, unread: dict[str, str]) -> Iterator[dict[str, Json]]:
-    """Where each plan shows it, up to the batch from which on another plan takes its place."""
+def _plans(stores: Mapping[str, Snapshot], record: str, unreadable: dict[str, str]) -> Iterator[dict[str, Json]]:
+    """Segments of a document in each plan. Of an amended plan, those before the batch at which the amendment begins."""
     plans = {node: snapshot for node, snapshot in stores.items() if snapshot.kind == "plan"}
-    amended = [plan.meta["amends"] for plan in plans.values() if plan.meta["amends"]]
+    amendments = [plan.meta["amends"] for plan in plans.values() if plan.meta["amends"]]
     for node, plan in plans.items():
-        stop = min([one["at_batch"] for one in amended if one["plan"] == plan.meta["plan"]], default=None)
-        found = queries.read_or_note(node, unread, _shown, plan, name) or []
-        places = [place for place in found if stop is None or place.step < stop]
-        if places:
-            yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(place) for place in places]}
+        stop = min([a["at_batch"] for a in amendments if a["plan"] == plan.meta["plan"]], default=None)
+        segments = queries.read_or_note(node, unreadable, _segments, plan, record) or []
+        trained = [segment for segment in segments if stop is None or segment.step < stop]
+        if trained:
+            yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(segment) for segment in trained]}
 
 
-def _shown(plan: Snapshot, name: str) -> list[PlannedSegment]:
-    return PlanView(plan).places(name)
+def _segments(plan: Snapshot, record: str) -> list[PlannedSegment]:
+    return PlanView(plan).segments_of(record)
 
 
-def _seen(packs: Snapshot, name: str) -> tuple[PackExposure, list[str]]:
-    """The packs that hold a segment of it, by the plan that they were made from, and their shards."""
+def _exposure(packs: Snapshot, record: str) -> tuple[PackExposure, list[str]]:
+    """(packs and global batches that contain a segment of a document, their shards), found through the plan."""
     planned = PlanView(packs)
-    places = planned.places(name)
-    begin = planned.first_step
-    ordinals = sorted({(place.step - begin) * planned.batch_packs + place.row for place in places})
-    batches = sorted({place.step for place in places})
-    held = [ordinal for ordinal in ordinals if ordinal < packs.counts["records"]]
-    shards = list(dict.fromkeys(packs.shard_of(ordinal).shard for ordinal in held))
-    told = PackExposure(packs.url, packs.content_root, packs.meta["plan"], len(places), tuple(held), tuple(batches))
-    return told, shards
+    segments = planned.segments_of(record)
+    first = planned.first_step
+    ordinals = sorted({(segment.step - first) * planned.batch_packs + segment.row for segment in segments})
+    batches = sorted({segment.step for segment in segments})
+    existing = [ordinal for ordinal in ordinals if ordinal < packs.counts["records"]]
+    shards = list(dict.fromkeys(packs.shard_of(ordinal).shard for ordinal in existing))
+    plan = packs.meta["plan"]
+    return PackExposure(packs.url, packs.content_root, plan, len(segments), tuple(existing), tuple(batches)), shards
 
 
-def _verdict(found: Mapping[str, Json]) -> str:
-    for one in found["decisions"]:
-        if one["decided"].startswith("dropped"):
-            lost = f", which duplicates {one['lost to']}" if one.get("lost to") else ""
-            value = one.get("value")
-            told = f"{value:g}" if isinstance(value, (int, float)) else value
-            compared = f" ({one['score']} {told}, {one['limit']})" if "score" in one else ""
-            why = one.get("reason") or one["decided"].partition(": ")[2]
-            return f"out: {one['node']} dropped it as {why}{compared}{lost}"
-    steps = sorted({step for run in found["training"] for step in run["steps_that_saw_it"]})
+def _verdict(explanation: Mapping[str, Json]) -> str:
+    """One sentence: in or out, and why."""
+    for decision in explanation["decisions"]:
+        if decision["decided"].startswith("dropped"):
+            winner = f", a duplicate of {decision['lost to']}" if decision.get("lost to") else ""
+            value = decision.get("value")
+            number = f"{value:g}" if isinstance(value, (int, float)) else value
+            score = f" ({decision['score']} {number}, {decision['limit']})" if "score" in decision else ""
+            reason = decision.get("reason") or decision["decided"].partition(": ")[2]
+            return f"out: {decision['node']} dropped it as {reason}{score}{winner}"
+    steps = sorted({step for training in explanation["training"] for step in training["steps_that_saw_it"]})
     if steps:
-        return f"in: seen by {len(steps)} steps of training"
-    seen = sum(len(one["seen"]) for one in found["plans"])
-    if seen:
-        return f"in: plans show it in {seen} {'piece' if seen == 1 else 'pieces'}"
-    return "in the samples, in no plan" if found["samples"] else "kept, and not tokenised"
+        return f"in: {len(steps)} training {'step' if len(steps) == 1 else 'steps'} saw it"
+    segments = sum(len(plan["seen"]) for plan in explanation["plans"])
+    if segments:
+        return f"in: planned in {segments} {'segment' if segments == 1 else 'segments'}"
+    return "tokenized, in no plan" if explanation["samples"] else "kept, not tokenized"
 
 
-def _for_display(found: Mapping[str, Json]) -> dict[str, Json]:
-    """For people: one block after the other."""
-    told: dict[str, Json] = {}
-    for number, record in enumerate(found["records"]):
-        mark = f" {number + 1}" if len(found["records"]) > 1 else ""
-        told[f"record{mark}"] = record["verdict"]
-        told[f"where{mark}"] = {"store": record["store"], **record["lies in"], **record["facts"]}
-        told[f"decisions{mark}"] = list(_decision_rows(record["decisions"]))
-        if any(record["facts"]["id"] == one["facts"]["id"] for one in found["records"][:number]):
-            continue  # a copy, as `compact` makes them: what became of it is said already
-        made = record["made of it"]
-        first = f", the first {CHILDREN} of {len(made):,}" if len(made) > CHILDREN else ""
-        told[f"made of it{mark}{first}"] = made[:CHILDREN]
-        told[f"samples{mark}"] = record["samples"]
+# ---------------------------------------------------------------------------------------------- for people
+
+
+def for_display(result: Mapping[str, Json]) -> dict[str, Json]:
+    """An explanation as sections for the terminal; sections of several records are numbered."""
+    sections: dict[str, Json] = {}
+    records = result["records"]
+    for number, record in enumerate(records):
+        mark = f" {number + 1}" if len(records) > 1 else ""
+        sections[f"verdict{mark}"] = record["verdict"]
+        sections[f"record{mark}"] = {"store": record["store"], **record["lies in"], **record["facts"]}
+        sections[f"decisions{mark}"] = list(_decision_rows(record["decisions"]))
+        if any(record["facts"]["id"] == other["facts"]["id"] for other in records[:number]):
+            continue  # a copy, as `compact` makes them: the first one shows samples, plans and packs
+        derived = record["made of it"]
+        first = f", the first {DERIVED} of {len(derived):,}" if len(derived) > DERIVED else ""
+        sections[f"derived records{mark}{first}"] = derived[:DERIVED]
+        sections[f"samples{mark}"] = record["samples"]
         for plan in record["plans"]:
-            told[f"{plan['node']}{mark}"] = plan["seen"][:STEPS]
-        told[f"packs{mark}"] = [
+            sections[f"segments in {plan['node']}{mark}"] = plan["seen"][:STEPS]
+        sections[f"packs{mark}"] = [
             {
-                "node": one["node"],
-                "packs": _short_list(one["packs"]),
-                "global batches": _short_list(one["global batches"]),
-                "shards": ", ".join(shard[:12] for shard in one["shards"][:STEPS]),
+                "node": packs["node"],
+                "packs": _short_list(packs["packs"]),
+                "global batches": _short_list(packs["global batches"]),
+                "shards": ", ".join(shard[:12] for shard in packs["shards"][:STEPS]),
             }
-            for one in record["packs"]
-            if one["packs"]
+            for packs in record["packs"]
+            if packs["packs"]
         ]
-        told[f"training{mark}"] = [
+        sections[f"training{mark}"] = [
             {
-                "run": one["run"],
-                "steps done": one["steps_done"],
-                "steps that saw it": _short_list(one["steps_that_saw_it"]),
+                "run": training["run"],
+                "steps done": training["steps_done"],
+                "steps that saw it": _short_list(training["steps_that_saw_it"]),
             }
-            for one in record["training"]
+            for training in record["training"]
         ]
-    told["quarantine"] = found["quarantine"]
-    told["can't be read"] = [f"{node}: {why}" for node, why in found["can't be read"].items()]
-    return {name: value for name, value in told.items() if value}
+    sections["quarantine"] = result["quarantine"]
+    sections["can't be read"] = [f"{node}: {reason}" for node, reason in result["can't be read"].items()]
+    return {title: value for title, value in sections.items() if value}
 
 
 def _decision_rows(decisions: Sequence[Mapping[str, Json]]) -> Iterator[dict[str, Json]]:
-    """A line each, however many columns a node has: who, what it measured, its limit, what came of it."""
-    over = ""
-    for one in decisions:
-        by = ".".join(one[key] for key in ("node", "op") if key in one)
-        if "score" in one:
-            if by != over:
+    """Rows of the table of decisions: one per score of a filter, below the name of its op; one per other node."""
+    previous = ""
+    for decision in decisions:
+        by = ".".join(decision[key] for key in ("node", "op") if key in decision)
+        if "score" in decision:
+            if by != previous:
                 yield {"by": by, "value": "", "limit": "", "decided": ""}
-            over = by
-            yield {"by": f"  {one['score']}", **{key: one.get(key) for key in ("value", "limit", "decided")}}
+            previous = by
+            yield {"by": f"  {decision['score']}", **{key: decision.get(key) for key in ("value", "limit", "decided")}}
             continue
-        lost = f" of {one['lost to']}" if one.get("lost to") else ""
-        why = f": {one['reason']}{lost}" if one.get("reason") else ""
-        more = {name.rpartition(".")[2]: value for name, value in one.items() if "." in name and value is not None}
-        measured = ", ".join(f"{name} {value}" for name, value in more.items())
-        yield {"by": by, "value": measured, "limit": "", "decided": f"{one['decided']}{why}"}
+        winner = f" of {decision['lost to']}" if decision.get("lost to") else ""
+        reason = f": {decision['reason']}{winner}" if decision.get("reason") else ""
+        scores = {key.rpartition(".")[2]: value for key, value in decision.items() if "." in key and value is not None}
+        values = ", ".join(f"{name} {value}" for name, value in scores.items())
+        yield {"by": by, "value": values, "limit": "", "decided": f"{decision['decided']}{reason}"}
 
 
 def _short_list(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:STEPS])) + (f" and {len(numbers) - STEPS} more" if len(numbers) > STEPS else "")
+    more = f" and {len(numbers) - STEPS} more" if len(numbers) > STEPS else ""
+    return ", ".join(map(str, numbers[:STEPS])) + more

@@ -1,6 +1,7 @@
-"""Every picture there is: pure functions from plain values to HTML and SVG text.
+"""Panels of the HTML pages: pure functions from plain values to HTML and SVG text.
 
-Nothing here reads a store. Colours are CSS variables of the page, so that light and dark both work.
+They read no store. Colors are CSS variables of the page, so that light and dark mode both work. `run_page.py` and
+`step_view.py` compose the pages.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from manifests.geometry import MERGE, PATCH_PX, Fit
 
 COLOURS = ("--c0", "--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7")
 MAX_POINTS = 400
+"""Points of a line; longer ones are averaged."""
 
 STYLE = """
 :root { --bg: #fbfaf7; --fg: #22272b; --dim: #6d757c; --line: #ddd8cf; --card: #ffffff;
@@ -50,6 +52,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 
 @dataclass(frozen=True)
 class ChartLine:
+    """One line of a chart."""
+
     name: str
     x: Sequence[float]
     y: Sequence[float]
@@ -57,7 +61,7 @@ class ChartLine:
 
 
 def page(title: str, lead: str, body: Sequence[str]) -> str:
-    """A whole self-contained page: no script, no font, no link to anywhere."""
+    """A self-contained page without scripts, fonts or links."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
@@ -66,21 +70,23 @@ def page(title: str, lead: str, body: Sequence[str]) -> str:
 
 
 def section(title: str, lead: str, *content: str) -> str:
+    """A heading, one sentence about the section, and its content in a frame; `content` is HTML."""
     inner = "".join(content)
     return f'<h2>{escape(title)}</h2><p class="lead">{escape(lead)}</p><section class="card">{inner}</section>'
 
 
 def tiles(values: Mapping[str, str]) -> str:
+    """Large figures with their labels: label -> value."""
     cells = "".join(f'<div class="tile"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in values.items())
     return f'<div class="tiles">{cells}</div>'
 
 
 class Raw(str):
-    """HTML that goes into a cell as it is."""
+    """HTML for a table cell, which is not escaped."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
-    """Numbers are set flush right; everything but `Raw` is escaped."""
+    """A table; numbers are right-aligned, and every text except `Raw` is escaped."""
     head = "".join(f"<th>{escape(h)}</th>" for h in header)
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -93,6 +99,7 @@ def _cell(value: str | int | float) -> str:
 
 
 def legend(colours: Mapping[str, str]) -> str:
+    """Names beside their colors: name -> CSS variable."""
     spans = "".join(
         f'<span><i class="swatch" style="background:var({colour})"></i>{escape(name)}</span>'
         for name, colour in colours.items()
@@ -101,15 +108,15 @@ def legend(colours: Mapping[str, str]) -> str:
 
 
 def palette(names: Sequence[str]) -> dict[str, str]:
-    """One colour per name, the same for the same sorted set of names."""
+    """Name -> CSS variable of a color; equal sets of names have equal colors."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(sorted(set(names)))}
 
 
 def line_chart(series: Sequence[ChartLine], x_label: str, y_label: str, width: int = 960, height: int = 280) -> str:
-    """Lines over a common pair of linear axes. Long series are thinned to `MAX_POINTS` by averaging neighbours."""
+    """Lines on common linear axes. Lines of more than `MAX_POINTS` points are averaged over neighbors."""
     drawn = [_thin(s) for s in series if len(s.x)]
     if not drawn:
-        return '<p class="dim">nothing recorded yet</p>'
+        return '<p class="dim">no values yet</p>'
     left, right, top, bottom = 58, 22, 26, 40
     xs = np.concatenate([np.asarray(s.x, float) for s in drawn])
     ys = np.concatenate([np.asarray(s.y, float) for s in drawn])
@@ -158,7 +165,7 @@ def _thin(series: ChartLine) -> ChartLine:
 
 
 def _short(value: float) -> str:
-    """200000 as 200k, 1200000 as 1.2M."""
+    """Number with a unit prefix: 200k, 1.2M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
@@ -166,7 +173,7 @@ def _short(value: float) -> str:
 
 
 def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
-    """Round numbers that cover [low, high]."""
+    """About `wanted` round numbers that cover [low, high]."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return [0.0, 1.0]
     if high <= low:
@@ -178,7 +185,7 @@ def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 
 
 def intervals(rows: Sequence[tuple[str, float, float, float]], unit: str, width: int = 960) -> str:
-    """One line per (name, mean, low, high) with its interval, and zero marked: does the interval leave it out?"""
+    """Confidence intervals: one row per (name, mean, low, high), in color if the interval lies above zero."""
     low = min([0.0, *(r[2] for r in rows)])
     high = max([0.0, *(r[3] for r in rows)]) or 1.0
     left, right, row_height = 130, 110, 26
@@ -205,20 +212,21 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], unit: str, width:
 
 @dataclass(frozen=True)
 class BarSegment:
-    """A stretch of a row: what it is called, its colour class, and which positions in it are slots."""
+    """A segment of a pack, drawn as part of a bar; positions are tokens of the pack."""
 
     name: str
     group: str
+    """Segments of one group have one color."""
     start: int
     length: int
     slots: Sequence[tuple[int, int]] = ()
-    """(first, count) in row positions."""
+    """(first position, count) of each run of vision slots."""
 
 
 def pack_rows(
     rows: Sequence[Sequence[BarSegment]], row_tokens: int, colours: Mapping[str, str], width: int = 960
 ) -> str:
-    """Packs as bars: a segment has the colour of its group, slots are marked on top, what is left over is padding."""
+    """Packs as bars: segments in the color of their group, slots marked on top, padding in a neutral color."""
     height, gap = 30, 10
     out = [f'<svg viewBox="0 0 {width} {len(rows) * (height + gap)}" width="100%" role="img">']
     for r, row in enumerate(rows):
@@ -240,7 +248,7 @@ def pack_rows(
 
 
 def picture(rgb: np.ndarray, fitted: Fit, caption: str) -> str:
-    """An image as the encoder gets it: resized, padded, cut into patches, 2x2 of which make one slot.
+    """An image as the encoder reads it: resized, padded, divided into patches, of which 2x2 make one slot.
 
     Args:
         rgb: (height, width, 3) uint8, already resized to `fitted`.

@@ -1,7 +1,7 @@
-"""What a plan says about itself when its own arrays are counted.
+"""Statistics of a plan: sources, domains, fill, repetition and balance, counted from its blocks.
 
-Figures come from the plan's blocks and the indexes of the samples, which are read shard by shard: 4 bytes a sample and
-12 a medium stay in memory. What the shards of a packs store really hold, `packing/proof.py` recounts.
+The indexes of the samples are read shard by shard; 4 bytes per sample and 12 bytes per medium stay in memory.
+`packing/proof.py` recounts the shards of a packs store instead.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
 BALANCED_PACKS = 512
-"""About so many packs are made to say how evenly batches can be dealt."""
+"""Packs that are made, in about this number, to measure the balance between ranks."""
 LONGEST_SAMPLE_TOKENS = 1 << 32
-"""More than any has, expanded."""
+"""More tokens than any sample has with its vision slots."""
 RANKS = 8
-"""At most so many numbers of ranks are tried."""
+"""Largest number of rank counts for which the balance is measured."""
 MEMORY_BYTES = 1 << 30
+"""Memory for counting repetition; the rest spills to disk."""
 PARTS = 64
-"""In which ids and digests are counted one after the other."""
+"""Partitions of ids and of media digests, counted one after the other."""
 TIMES = np.dtype([("name", np.uint64), ("times", np.uint32)])
+"""A row per record or medium: first eight bytes of its id or digest, and the number of exposures."""
 
 
 def plan_statistics(planned: PlanView) -> dict[str, Json]:
-    """Everything about a plan that its arrays and the indexes of its samples say."""
+    """Count the blocks of a plan and the indexes of its samples; one section per topic."""
     plan, room = planned.plan, int(planned.plan.meta["max_pack_tokens"])
     limits, vocabulary = MediaLimits(**plan.meta["limits"]), vocabulary_of(plan)
     domains: dict[str, int] = {}
@@ -44,7 +46,7 @@ def plan_statistics(planned: PlanView) -> dict[str, Json]:
     by_source = {name: np.zeros(3, np.int64) for name in planned.samples}
     whole = np.zeros(3, np.int64)  # packs, tokens, slots
     with_media = np.zeros(2, np.int64)  # packs, tokens
-    limited = np.zeros((2, 4), np.int64)  # sum and most of a pack: tokens, patches, media, attention
+    limited = np.zeros((2, 4), np.int64)  # sum over packs, and highest: tokens, patches, media, attention
     continued = 0
     for block in planned.blocks():
         arrays = block.arrays
@@ -65,7 +67,9 @@ def plan_statistics(planned: PlanView) -> dict[str, Json]:
         limited = np.stack([limited[0] + of_pack.sum(0), np.maximum(limited[1], of_pack.max(0))])
     packs, tokens_seen, slots_seen = whole.tolist()
     return {
-        "sources": [_source(planned, told, by_source[told["name"]], tokens_seen) for told in plan.meta["sources"]],
+        "sources": [
+            _source(planned, source, by_source[source["name"]], tokens_seen) for source in plan.meta["sources"]
+        ],
         "domains": [
             {"domain": name, "tokens": int(t), "share": t / tokens_seen, "slots": int(s), "segments": int(n)}
             for name, (t, s, n) in sorted(zip(domains, by_domain.tolist(), strict=True))
@@ -80,7 +84,7 @@ def plan_statistics(planned: PlanView) -> dict[str, Json]:
         },
         "fill by limit": _fill(planned, packs, limited),
         "splits": {
-            "documents cut": sum(told["cut_samples"] for told in plan.meta["sources"]),
+            "documents cut": sum(source["cut_samples"] for source in plan.meta["sources"]),
             "segments that continue a document": continued,
         },
         "repetition": _repetition(seen),
@@ -88,27 +92,27 @@ def plan_statistics(planned: PlanView) -> dict[str, Json]:
     }
 
 
-def _source(planned: PlanView, told: Json, counted: np.ndarray, whole: int) -> dict[str, Json]:
+def _source(planned: PlanView, source: Json, counted: np.ndarray, whole: int) -> dict[str, Json]:
     given, slots, segments = counted.tolist()
-    spent = {kind: planned.step_of(until) for kind, until in told["spent_after_tokens"].items() if until is not None}
+    spent = {kind: planned.step_of(until) for kind, until in source["spent_after_tokens"].items() if until is not None}
     return {
-        "source": told["name"],
-        "weight": told["weight"],
+        "source": source["name"],
+        "weight": source["weight"],
         "tokens": given,
         "share": given / whole,
         "slots": slots,
         "segments": segments,
-        "epochs of the run": (told["seen_before_tokens"] + given) / max(1, told["tokens"]),
-        "of at most": told["max_epochs"],
+        "epochs of the run": (source["seen_before_tokens"] + given) / max(1, source["tokens"]),
+        "of at most": source["max_epochs"],
         "text spent at step": spent.get("poor"),
         "vision spent at step": spent.get("rich"),
-        "refused": sum(told["refused"].values()),
-        "media shrunk": told["shrunk_media"],
+        "refused": sum(source["refused"].values()),
+        "media shrunk": source["shrunk_media"],
     }
 
 
 def _fill(planned: PlanView, packs: int, limited: np.ndarray) -> list[dict[str, Json]]:
-    """What packs hold of each thing that may be limited."""
+    """Use of each limit of a pack: tokens, patches, media and attention."""
     meta = planned.plan.meta
     limits = {"tokens": meta["max_pack_tokens"], **meta["pack_limits"]}
     return [
@@ -124,37 +128,41 @@ def _fill(planned: PlanView, packs: int, limited: np.ndarray) -> list[dict[str, 
 
 
 def _padding(counted: np.ndarray, room: int) -> float | None:
-    """Of so many packs with so many tokens."""
+    """Share of padding in `counted` = (packs, tokens); None without packs."""
     packs, tokens = counted.tolist()
     return 1 - tokens / (packs * room) if packs else None
 
 
 class _SourceExposure:
-    """What a plan shows of a source's samples and their media."""
+    """Exposure counts of the samples of one source and of their media."""
 
     def __init__(self, samples: Snapshot, limits: MediaLimits, vocabulary: Vocabulary, domains: dict[str, int]) -> None:
-        """`domains` are numbered as they come."""
+        """`domains`: domain -> number, shared by all sources; new domains are added to it."""
         self._samples = samples
         self.domains = np.zeros(samples.counts["records"], np.uint16)
-        """Number of each sample's."""
+        """(samples,) number of each sample's domain."""
         for ref, core, _ in samples.facts(["domain"], []):
             words = core["domain"].cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
             numbers = [domains.setdefault(word, len(domains)) for word in words.dictionary.to_pylist()]
             here = slice(ref.first, ref.first + ref.records)
             self.domains[here] = np.array(numbers, np.uint16)[words.indices.to_numpy()]
         self._begun = np.zeros(len(self.domains), np.uint16)
-        """How often each sample's beginning was seen."""
+        """(samples,) how often the first token of each sample is shown."""
         parts, patches = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
         for ordinals, places, seen in media_positions(samples, limits, vocabulary):
             parts.append(ordinals * LONGEST_SAMPLE_TOKENS + places)
             patches.append(seen)
         self._at = np.concatenate(parts)
         self._patches = np.cumsum(np.concatenate(patches))
-        """Of all media before each."""
+        """(media + 1,) patches of all media before each."""
         self._changes = np.zeros(len(self._at) + 1, np.int32)
 
     def add(self, ordinals: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Segments of samples. (N, 2) int64: patches and media of each."""
+        """Count segments: sample `ordinals`, first tokens `starts`, `lengths`, each (N,).
+
+        Returns:
+            (N, 2) int64: patches and media of each segment.
+        """
         np.add.at(self._begun, ordinals[starts == 0], 1)
         first = ordinals.astype(np.int64) * LONGEST_SAMPLE_TOKENS + starts
         begin, end = np.searchsorted(self._at, first), np.searchsorted(self._at, first + lengths)
@@ -167,7 +175,7 @@ class _SourceExposure:
         return len(self._at) > 0
 
     def times(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """How often the samples, and how often the media, of some of its samples were seen: rows of TIMES."""
+        """(samples, media) of one shard after the other, as rows of `TIMES`."""
         shown = np.cumsum(self._changes[:-1], dtype=np.int32)
         done = 0
         for ref, core, media in self._samples.facts(["id"], ["digest"]):
@@ -179,54 +187,57 @@ class _SourceExposure:
 
 
 def _named(column: pa.ChunkedArray, times: np.ndarray) -> np.ndarray:
-    """Rows of TIMES of what was seen, by the first eight bytes of its name."""
+    """Rows of `TIMES` for all ids or digests with at least one exposure."""
     rows = np.empty(len(times), TIMES)
     rows["name"], rows["times"] = index.uint64_words(column)[:, 0], times
     return rows[rows["times"] > 0]
 
 
 def _repetition(seen: Mapping[str, _SourceExposure]) -> dict[str, Json]:
-    """How often documents and media are seen. A document counts as often as its beginning."""
+    """Exposure counts of documents and media. A document counts as often as its first token is shown."""
     scratch = Scratch(MEMORY_BYTES)
     documents, media = (Partitions(scratch, name, PARTS, TIMES) for name in ("documents", "media"))
-    found: dict[str, Json] = dict.fromkeys(
+    of_documents: dict[str, Json] = dict.fromkeys(
         ("documents seen", "seen more than once", "most often", "in more than one source"), 0
     )
-    told: dict[str, Json] = dict.fromkeys(("media seen", "media seen more than once", "one medium most often"), 0)
+    of_media: dict[str, Json] = dict.fromkeys(("media seen", "media seen more than once", "one medium most often"), 0)
     for source in seen.values():
         for begun, shown in source.times():
-            found["documents seen"] += len(begun)
-            found["seen more than once"] += int(np.count_nonzero(begun["times"] > 1))
-            found["most often"] = max(found["most often"], int(begun["times"].max(initial=0)))
+            of_documents["documents seen"] += len(begun)
+            of_documents["seen more than once"] += int(np.count_nonzero(begun["times"] > 1))
+            of_documents["most often"] = max(of_documents["most often"], int(begun["times"].max(initial=0)))
             documents.add(begun, documents.of(begun["name"]))
             media.add(shown, media.of(shown["name"]))
     for number in range(PARTS):
-        found["in more than one source"] += int(
+        of_documents["in more than one source"] += int(
             np.count_nonzero(np.unique(documents.read(number)["name"], return_counts=True)[1] > 1)
         )
         rows = media.read(number)
         names, which = np.unique(rows["name"], return_inverse=True)
         times = np.bincount(which, rows["times"], len(names))
-        told["media seen"] += len(names)
-        told["media seen more than once"] += int(np.count_nonzero(times > 1))
-        told["one medium most often"] = max(told["one medium most often"], int(times.max(initial=0)))
-    return found | (told if any(source.has_media for source in seen.values()) else {})
+        of_media["media seen"] += len(names)
+        of_media["media seen more than once"] += int(np.count_nonzero(times > 1))
+        of_media["one medium most often"] = max(of_media["one medium most often"], int(times.max(initial=0)))
+    return of_documents | (of_media if any(source.has_media for source in seen.values()) else {})
 
 
 def _balance(planned: PlanView) -> list[dict[str, Json]]:
-    """For some numbers of ranks: what the busiest has over max(mean, largest item), in the worst batch looked at."""
+    """Load of the busiest rank over max(mean load, largest item), for several rank counts, in the worst batch sampled.
+
+    `rows` is the load of the language model, `media` that of the encoder.
+    """
     size = planned.batch_packs
     ranks = [count for count in range(1, size + 1) if size % count == 0]
-    looked_at = evenly_spaced(planned.steps, max(2, BALANCED_PACKS // size))
-    batches = [planned.batch(step, payload=False) for step in looked_at]
+    steps = evenly_spaced(planned.steps, max(2, BALANCED_PACKS // size))
+    batches = [planned.batch(step, payload=False) for step in steps]
     rows = [[llm_cost(segment.length for segment in pack.segments) for pack in batch] for batch in batches]
-    items = [[encoder_cost(i.grid) for pack in b for one in pack.media for i in one.items] for b in batches]
+    items = [[encoder_cost(i.grid) for pack in b for packed in pack.media for i in packed.items] for b in batches]
     return [
         {
             "ranks": count,
             "rows": max(_busiest(costs, count, equal_counts=True) for costs in rows),
             "media": max(_busiest(costs, count, equal_counts=False) for costs in items),
-            "batches looked at": len(looked_at),
+            "batches looked at": len(steps),
         }
         for count in evenly_spaced(ranks, RANKS)
     ]

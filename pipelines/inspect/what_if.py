@@ -1,6 +1,6 @@
-"""What would a filter keep with other limits? Decided again from the columns that it wrote; nothing is measured.
+"""Records that a filter would keep with other limits, decided again from its columns; nothing is measured.
 
-A filter records in its view's meta which columns are compared with which limits (`pipelines/filters/filter.py`).
+A filter records in the meta of its view which columns it compares with which limits (`pipelines/filters/filter.py`).
 """
 
 from __future__ import annotations
@@ -17,23 +17,42 @@ from manifests.records import Json
 from stores.files.open import open_files
 from stores.store import Snapshot, Store
 
+TITLES = {
+    "kept": "documents that the filter keeps",
+    "would come in": "examples of documents that it would keep in addition",
+    "would go": "examples of documents that it would drop in addition",
+}
+"""Section of a result -> title for people."""
+LIMIT_HEADINGS = {"is": "limit", "what if": "changed limit"}
+HEADINGS = {
+    "which": "group",
+    "what if": "documents with change",
+    "then": "characters with change",
+    "then about": "tokens with change (estimate)",
+}
+"""Key of a row -> heading for people."""
 EXAMPLES = 5
-"""Documents are shown that come, and as many that go."""
+"""Documents that are shown of those newly kept, and of those newly dropped."""
 
 
 def what_if(view: Snapshot, changes: Sequence[str]) -> dict[str, Json]:
-    """`changes`: `OP.PARAMETER=NUMBER` each.
+    """Compare the records that a filter keeps with those it would keep.
 
-    Raises ManifestError for a change of something that is not there, StoreError for a view that no filter made.
+    Args:
+        view: the view of a filter.
+        changes: new limits, each `OP.PARAMETER=NUMBER`.
+    Raises:
+        ManifestError: the filter has no such limit.
+        StoreError: no filter made this view.
     """
     limits = _limits(view)
-    moved = dict(_change(one, limits, view) for one in changes)
+    moved = dict(_change(change, limits, view) for change in changes)
     table = view.table()
     below = table["keep"].to_numpy() | _dropped_here(view, table)
     before = below & ~_forbidden(view, table, limits)
     after = below & ~_forbidden(view, table, [limit.moved(moved) for limit in limits])
     tokens = _tokens(view, table)
-    found: dict[str, Json] = {
+    result: dict[str, Json] = {
         "limits": [
             {"op": limit.op, "parameter": limit.parameter, "is": limit.at, "what if": moved.get(limit.name, limit.at)}
             for limit in limits
@@ -44,33 +63,41 @@ def what_if(view: Snapshot, changes: Sequence[str]) -> dict[str, Json]:
     for name in ("domain", "language"):
         column = _named(table, name)
         if column is not None:
-            words = np.array(column.to_pylist(), object)
-            groups = sorted({word for word in words[below].tolist() if word})
-            found[f"by {name}"] = [_row(word, words == word, before, after, table, tokens) for word in groups]
-    shown = [limit for limit in limits if limit.name in moved]
-    found["would come in"] = _examples(table, after & ~before, shown)
-    found["would go"] = _examples(table, before & ~after, shown)
-    return {name: value for name, value in found.items() if value}
+            values = np.array(column.to_pylist(), object)
+            groups = sorted({value for value in values[below].tolist() if value})
+            result[f"by {name}"] = [_row(group, values == group, before, after, table, tokens) for group in groups]
+    changed = [limit for limit in limits if limit.name in moved]
+    result["would come in"] = _examples(table, after & ~before, changed)
+    result["would go"] = _examples(table, before & ~after, changed)
+    return {name: value for name, value in result.items() if value}
 
 
-def for_display(found: Mapping[str, Json]) -> dict[str, Json]:
-    """For people: without the groups of which nothing is kept either way."""
-    groups = ("by domain", "by language")
-    return {
-        title: [row for row in rows if row["documents"] or row["what if"]] if title in groups else rows
-        for title, rows in found.items()
-    }
+def for_display(result: Mapping[str, Json]) -> dict[str, Json]:
+    """The result in words for people, without the groups of which nothing is kept either way."""
+    sections: dict[str, Json] = {}
+    for key, rows in result.items():
+        if key in ("by domain", "by language"):
+            rows = [row for row in rows if row["documents"] or row["what if"]]
+        headings = LIMIT_HEADINGS if key == "limits" else HEADINGS
+        sections[TITLES.get(key, key)] = [
+            {headings.get(name, name): value for name, value in row.items()} for row in rows
+        ]
+    return sections
 
 
 @dataclass(frozen=True)
 class _Limit:
+    """One limit of one op of the filter."""
+
     op: str
     parameter: str
     column: str
     drops: str
+    """`below` or `above`: the side on which a value is dropped."""
     at: float | None
-    """None where none is set."""
+    """None for a limit that is not set."""
     domains: tuple[str, ...]
+    """Domains of the op; empty for all."""
 
     @property
     def name(self) -> str:
@@ -80,7 +107,7 @@ class _Limit:
         return _Limit(self.op, self.parameter, self.column, self.drops, to.get(self.name, self.at), self.domains)
 
     def forbids(self, table: pa.Table) -> np.ndarray:
-        """(records,) bool. What was not measured is NaN and passes."""
+        """(records,) bool: records that violate the limit. A value that was not measured is NaN and passes."""
         if self.at is None:
             return np.zeros(len(table), bool)
         values = table[self.column].to_numpy()
@@ -89,7 +116,7 @@ class _Limit:
 
 
 def _concerned(table: pa.Table, domains: Sequence[str]) -> np.ndarray:
-    """(records,) bool: those of the domains; none given: all."""
+    """(records,) bool: records of these domains; of any domain if there are none."""
     if not domains:
         return np.ones(len(table), bool)
     return np.isin(np.array(table["domain"].to_pylist(), object), domains)
@@ -97,38 +124,38 @@ def _concerned(table: pa.Table, domains: Sequence[str]) -> np.ndarray:
 
 def _limits(view: Snapshot) -> list[_Limit]:
     if view.kind != "view" or "ops" not in view.meta:
-        what = "limits belong to views that a filter made, this is not one"
-        raise StoreError(what, where=view.url, fix="name the store of a node of kind filter")
+        message = f"no filter made this store of kind {view.kind}, so it has no limits"
+        raise StoreError(message, where=view.url, fix="give the store of a node of kind filter")
     return [
-        _Limit(op["kind"], one["parameter"], one["column"], one["drops"], one["at"], tuple(op["domains"]))
+        _Limit(op["kind"], limit["parameter"], limit["column"], limit["drops"], limit["at"], tuple(op["domains"]))
         for op in view.meta["ops"]
-        for one in op["limits"]
+        for limit in op["limits"]
     ]
 
 
-def _change(words: str, limits: Sequence[_Limit], view: Snapshot) -> tuple[str, float]:
-    name, mark, number = words.partition("=")
-    known = dict.fromkeys(limit.name for limit in limits)
+def _change(text: str, limits: Sequence[_Limit], view: Snapshot) -> tuple[str, float]:
+    """Parse `OP.PARAMETER=NUMBER` into (name of the limit, new value)."""
+    name, _, number = text.partition("=")
+    names = dict.fromkeys(limit.name for limit in limits)
     try:
         value = float(number)
     except ValueError:
-        mark = ""
-    if not mark:
-        raise ManifestError(f"can't read {words!r}", where="--what-if", fix="write OP.PARAMETER=NUMBER")
-    if name not in known:
-        raise ManifestError(f"no limit {name!r} here", where=view.name, fix=f"one of {', '.join(known)}")
+        raise ManifestError(f"can't read {text!r}", where="--what-if", fix="write OP.PARAMETER=NUMBER") from None
+    if name not in names:
+        fix = f"use one of {', '.join(names)}" if names else "look at a filter whose ops have limits"
+        raise ManifestError(f"the filter has no limit {name!r}", where=view.name, fix=fix)
     return name, value
 
 
 def _dropped_here(view: Snapshot, table: pa.Table) -> np.ndarray:
-    """(records,) bool: what reached this filter and was dropped by it."""
+    """(records,) bool: records that reached this filter and that it dropped."""
     over = view.parents[0]
     reached = Store.open(over.url).snapshot(over.number).table(["keep"])["keep"].to_numpy()
     return reached & ~table["keep"].to_numpy()
 
 
 def _forbidden(view: Snapshot, table: pa.Table, limits: Sequence[_Limit]) -> np.ndarray:
-    """(records,) bool: what these limits drop, choices that stay as they are, and ops that compare nothing."""
+    """(records,) bool: records that these limits drop, or an op without limits, which stays as it is."""
     forbidden = np.isin(np.array(table["reason"].to_pylist(), object), ("unusable", "forgotten"))
     for limit in limits:
         forbidden |= limit.forbids(table)
@@ -144,26 +171,28 @@ def _forbidden(view: Snapshot, table: pa.Table, limits: Sequence[_Limit]) -> np.
 
 
 def _tokens(view: Snapshot, table: pa.Table) -> np.ndarray | None:
-    """(records,) of each document, where samples of the same run know them; estimated by its characters where they only
-    know others of its domain. None where there are no samples."""
-    known: dict[str, int] = {}
+    """(records,) tokens of each document, from the samples of the same run; None if the run has no samples.
+
+    Tokens of a document that was never tokenized are estimated from its characters.
+    """
+    tokens_by_id: dict[str, int] = {}
     run = open_files(posixpath.dirname(view.url))
     for name in run.folders():
         if not run.exists(f"{name}/store.json"):
             continue
         head = Store.open(f"{run.url}/{name}").head()
         if head is not None and head.kind == "samples":
-            told = head.table(["id", "tokens"])
-            known |= dict(zip(told["id"].to_pylist(), told["tokens"].to_pylist(), strict=True))
-    if not known:
+            columns = head.table(["id", "tokens"])
+            tokens_by_id |= dict(zip(columns["id"].to_pylist(), columns["tokens"].to_pylist(), strict=True))
+    if not tokens_by_id:
         return None
-    tokens = np.array([known.get(one, -1) for one in table["id"].to_pylist()], np.float64)
+    tokens = np.array([tokens_by_id.get(name, -1) for name in table["id"].to_pylist()], np.float64)
     characters = table["characters"].to_numpy()
-    seen = tokens >= 0
-    if not seen.any():
+    counted = tokens >= 0
+    if not counted.any():
         return None
-    rate = tokens[seen].sum() / max(1, characters[seen].sum())
-    return np.where(seen, tokens, characters * rate)
+    rate = tokens[counted].sum() / max(1, characters[counted].sum())
+    return np.where(counted, tokens, characters * rate)
 
 
 def _row(
@@ -183,8 +212,8 @@ def _row(
 
 
 def _examples(table: pa.Table, which: np.ndarray, limits: Sequence[_Limit]) -> list[dict[str, Json]]:
-    places = np.flatnonzero(which)[:EXAMPLES].tolist()
-    rows = table.take(pa.array(places, pa.int64())).to_pylist()
+    ordinals = np.flatnonzero(which)[:EXAMPLES].tolist()
+    rows = table.take(pa.array(ordinals, pa.int64())).to_pylist()
     return [
         {"id": row["id"], "locator": row["locator"]}
         | {limit.column.rpartition(".")[2]: row[limit.column] for limit in limits}
@@ -193,6 +222,6 @@ def _examples(table: pa.Table, which: np.ndarray, limits: Sequence[_Limit]) -> l
 
 
 def _named(table: pa.Table, name: str) -> pa.ChunkedArray | None:
-    """A column of that name, or what a filter measured under it."""
-    found = next((one for one in table.column_names if one == name or one.endswith(f".{name}")), None)
-    return None if found is None else table[found]
+    """The column of this name, or the column `NODE.OP.name` of a filter; None if there is neither."""
+    column = next((full for full in table.column_names if full == name or full.endswith(f".{name}")), None)
+    return None if column is None else table[column]

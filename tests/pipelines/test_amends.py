@@ -66,7 +66,7 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
         assert step_summary(chained, step, 200) == step_summary(PlanView(head(tmp_path / "out", "plan")), step, 200)
     assert step_summary(chained, 4, 200) == step_summary(PlanView(second), 4, 200)
     sample = second.record(0).segments[0].sample
-    assert {place.step for place in chained.places(sample)} <= set(chained.steps)
+    assert {place.step for place in chained.segments_of(sample)} <= set(chained.steps)
     explained = explain(tmp_path / "out", sample)["records"][0]
     steps = {one["node"]: [place["step"] for place in one["seen"]] for one in explained["plans"]}
     assert 4 in steps["plan_2"] and all(step < 4 for step in steps.get("plan", []))

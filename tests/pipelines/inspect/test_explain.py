@@ -1,4 +1,4 @@
-"""Whatever is asked for, the answer is what the stores hold: scores and limits, who won, packs, steps of training."""
+"""Explanations of records agree with the stores: scores, limits, duplicates, packs, training steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dag.yaml").write_text(small_data.DAG)
     run(folder / "dag.yaml", folder / "out")
     packs = head(folder / "out", "packs")
-    trained = folder / "out" / "train"  # as far as exposure reads it: how far it came, and off which packs
+    trained = folder / "out" / "train"  # the files that exposure reads: the packs and the steps done
     trained.mkdir()
     (trained / "done.json").write_text(json.dumps({"packs": packs.content_root}))
     lines = [
@@ -33,15 +33,15 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_every_record_is_explained_as_its_view_decided(out: Path) -> None:
+def test_explanations_equal_the_decisions_of_the_views(out: Path) -> None:
     table = head(out, "unique").table(["id", "locator", "keep", "reason", "duplicate_of"])
     reasons = Counter(table["reason"].to_pylist())
     assert reasons["too_short"] and reasons["exact_duplicate"]
-    asked = {row["reason"]: row for row in table.to_pylist()}
-    for row in asked.values():
+    by_reason = {row["reason"]: row for row in table.to_pylist()}
+    for row in by_reason.values():
         (record,) = explain.explain(out, row["id"])["records"]
         assert explain.explain(out, row["locator"])["records"] == [record]
-        dropped = [one for one in record["decisions"] if one["decided"].startswith("dropped")]
+        dropped = [row for row in record["decisions"] if row["decided"].startswith("dropped")]
         assert bool(dropped) != row["keep"]
         assert record["verdict"].startswith("in" if row["keep"] else f"out: {dropped[0]['node']}")
         assert bool(record["samples"]) == bool(record["packs"][0]["packs"]) == row["keep"]
@@ -51,23 +51,23 @@ def test_every_record_is_explained_as_its_view_decided(out: Path) -> None:
             assert dropped[0]["value"] < 8 and dropped[0]["limit"] == "at least 8"
 
 
-def test_an_image_is_followed_to_its_packs_and_the_steps_that_saw_it(out: Path) -> None:
+def test_an_image_is_traced_to_its_packs_and_training_steps(out: Path) -> None:
     packs = head(out, "packs")
     held = [
-        (ordinal, one.media.digest, segment.sample)
+        (ordinal, packed.media.digest, segment.sample)
         for ordinal, pack in enumerate(packs.records())
-        for one in pack.media
+        for packed in pack.media
         for segment in pack.segments
-        if one.media.digest in {m.digest for m in _media_of(out, segment.sample)}
+        if packed.media.digest in {m.digest for m in _media_of(out, segment.sample)}
     ]
     assert held
     ordinal, digest, sample = held[0]
-    found = explain.explain(out, digest)["records"]
-    (record,) = [one for one in found if one["facts"]["id"] == sample]
+    records = explain.explain(out, digest)["records"]
+    (record,) = [record for record in records if record["facts"]["id"] == sample]
     assert ordinal in record["packs"][0]["packs"]
     steps = [step for run in record["training"] for step in run["steps_that_saw_it"]]
     assert steps == [batch + 1 for batch in record["packs"][0]["global batches"]]
-    assert record["verdict"] == f"in: seen by {len(steps)} steps of training"
+    assert record["verdict"] == f"in: {len(steps)} training {'step' if len(steps) == 1 else 'steps'} saw it"
     assert explain.main([str(out), digest]) == 0
 
 
@@ -76,20 +76,21 @@ def _media_of(out: Path, sample: str):
     return [medium for place in samples.find("id", sample) for medium in samples.record(place.ordinal).media]
 
 
-def test_what_was_set_aside_says_why(out: Path) -> None:
+def test_a_quarantined_record_has_its_reason(out: Path) -> None:
     for locator, reason in small_data.HOSTILE.items():
         found = explain.explain(out, locator)
         assert reason in [row["reason"] for row in found["quarantine"]]
 
 
-def test_of_a_record_and_its_copies_is_said_once_what_became_of_them(out: Path) -> None:
+def test_samples_and_packs_of_copies_are_shown_once(out: Path) -> None:
     found = explain.explain(out, head(out, "unique").table(["locator"])["locator"][0].as_py())
-    alone = explain._for_display(found)
-    told = explain._for_display(found | {"records": found["records"] * 2})
-    assert set(told) == {f"{name} 1" for name in alone} | {"record 2", "where 2", "decisions 2"} and "samples" in alone
+    single = explain.for_display(found)
+    double = explain.for_display(found | {"records": found["records"] * 2})
+    numbered = {f"{name} 1" for name in single} | {"verdict 2", "record 2", "decisions 2"}
+    assert set(double) == numbered and "samples" in single
 
 
-def test_tables_fit_80_columns_and_the_work_of_nodes_and_ops_adds_up(
+def test_tables_fit_80_columns_and_the_counts_of_nodes_and_ops_add_up(
     out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
@@ -100,7 +101,8 @@ def test_tables_fit_80_columns_and_the_work_of_nodes_and_ops_adds_up(
     for name in names.values():
         assert explain.main([str(out), name]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(len(line) for line in lines if not line.startswith(("record ", "page ", "store "))) <= 80
+    free = ("verdict ", "page", "store ", str(out), "  millrace", "packs: proved")
+    assert max(len(line) for line in lines if not line.startswith(free)) <= 80
     command.main([str(out), "--json"])
     work = {row["node"]: row for row in json.loads(capsys.readouterr().out)["work"]}
     command.main([str(out / "filtered"), "--json"])
@@ -124,35 +126,35 @@ def test_every_kind_of_store_is_described(out: Path, name: str, capsys: pytest.C
 
 
 def test_an_unknown_name_is_an_error_with_a_next_step(out: Path) -> None:
-    with pytest.raises(StoreError, match="is known nowhere in this run"):
+    with pytest.raises(StoreError, match="no record of this run has the name"):
         explain.explain(out, "https://example.org/nothing")
 
 
-def test_what_is_gone_is_said_in_a_line_and_the_rest_is_told(out: Path, tmp_path: Path) -> None:
+def test_a_missing_store_is_named_and_the_rest_is_explained(out: Path, tmp_path: Path) -> None:
     name = head(out, "unique").table(["id"])["id"][0].as_py()
     copied = Path(shutil.copytree(out, tmp_path / "out"))
     shutil.rmtree(copied / "samples")
-    told = explain.explain(copied, name)
-    assert told["records"][0]["decisions"] == explain.explain(out, name)["records"][0]["decisions"]
-    assert set(told["can't be read"]) == {"plan", "packs"} and not told["records"][0]["plans"]
+    result = explain.explain(copied, name)
+    assert result["records"][0]["decisions"] == explain.explain(out, name)["records"][0]["decisions"]
+    assert set(result["can't be read"]) == {"plan", "packs"} and not result["records"][0]["plans"]
 
 
-def test_a_run_whose_documents_are_gone_is_inspected_but_for_the_views_over_them(
+def test_views_over_deleted_documents_are_shown_as_unreadable(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copied = Path(shutil.copytree(out, tmp_path / "out"))
     shutil.rmtree(copied / "documents")
-    with pytest.raises(StoreError, match=r"known nowhere in this run .*unique can't be read: .*there is no store here"):
+    with pytest.raises(StoreError, match=r"no record of this run has .*unique can't be read: .*there is no store here"):
         explain.explain(copied, "anything")
     assert command.main([str(copied)]) == 0
-    said = capsys.readouterr().out
-    assert "can't be read" in said and f"unique: {copied}/documents: there is no store here" in said and "packs" in said
+    output = capsys.readouterr().out
+    assert f"unreadable: filtered, unique: {copied}/documents: there is no store here" in output and "packs" in output
     run_page.write(copied, copied / "page.html")
     assert "there is no store here" in (copied / "page.html").read_text()
 
 
-@pytest.mark.parametrize("gone", STORES)
-def test_whatever_store_is_gone_the_page_is_drawn_without_what_needs_it(out: Path, tmp_path: Path, gone: str) -> None:
+@pytest.mark.parametrize("deleted", STORES)
+def test_a_page_without_one_store_has_all_other_sections(out: Path, tmp_path: Path, deleted: str) -> None:
     def sections(run: Path) -> dict[str, str]:
         run_page.write(run, tmp_path / "page.html")
         _, *parts = (tmp_path / "page.html").read_text().split("<h2>")
@@ -160,20 +162,20 @@ def test_whatever_store_is_gone_the_page_is_drawn_without_what_needs_it(out: Pat
 
     whole = sections(out)
     copied = Path(shutil.copytree(out, tmp_path / out.name))
-    shutil.rmtree(copied / gone)
-    found = sections(copied)
-    said = found.pop("What can&#x27;t be read", "")
+    shutil.rmtree(copied / deleted)
+    rest = sections(copied)
+    unreadable = rest.pop("Unreadable", "")
     needs = {"documents": ["filtered", "unique"], "filtered": ["unique"], "samples": ["packs"], "plan": ["packs"]}
-    assert re.findall("<tr><td>([a-z]+)</td>", said) == needs.get(gone, [])
-    assert said.count(f"{copied}/{gone}: ") == len(needs.get(gone, []))
-    lost = {"documents": {"What the encoder sees"}, "packs": {"What the encoder sees", "Packs", "Vision share"}}
-    assert set(whole) - set(found) == lost.get(gone, set())
-    without_words = gone in ("samples", "plan", "packs")
-    assert ("its first segments" in whole["Packs"]) and (
-        "its first segments" in found.get("Packs", "")
-    ) != without_words
-    kept = set(found) - {"Packs", "What did not go in"}
-    assert {name: found[name] for name in kept} == {name: whole[name] for name in kept}
+    assert re.findall("<tr><td>([a-z]+)</td>", unreadable) == needs.get(deleted, [])
+    assert unreadable.count(f"{copied}/{deleted}: ") == len(needs.get(deleted, []))
+    images = "Images as the encoder reads them"
+    lost = {"documents": {images}, "packs": {images, "Packs", "Vision share"}}
+    assert set(whole) - set(rest) == lost.get(deleted, set())
+    without_text = deleted in ("samples", "plan", "packs")
+    title = "First segments of pack"
+    assert title in whole["Packs"] and (title in rest.get("Packs", "")) != without_text
+    kept = set(rest) - {"Packs", "Left out"}
+    assert {name: rest[name] for name in kept} == {name: whole[name] for name in kept}
 
 
 COPIES = """
@@ -186,7 +188,7 @@ nodes:
 """
 
 
-def test_what_was_made_of_a_record_is_named_once_and_the_first_ten_in_words(
+def test_derived_records_are_listed_once_and_the_terminal_shows_ten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "data" / "kettle"
@@ -195,13 +197,13 @@ def test_what_was_made_of_a_record_is_named_once_and_the_first_ten_in_words(
         (photos / f"{i}.png").write_bytes(small_data.image(i))
     (tmp_path / "dag.yaml").write_text(COPIES)
     run(tmp_path / "dag.yaml", tmp_path / "out")
-    made = [one for name in ("noisy", "twice") for one in head(tmp_path / "out", name).records()]
+    made = [record for name in ("noisy", "twice") for record in head(tmp_path / "out", name).records()]
     assert len(made) == 3 * 12 * 2
     for name in ("documents", "noisy", "twice"):
-        for one in head(tmp_path / "out", name).records():
-            for record in explain.explain(tmp_path / "out", one.id)["records"]:
-                told = [(child["node"], child["id"]) for child in record["made of it"]]
-                assert told == [(child.source, child.id) for child in made if child.parents == (one.id,)]
+        for parent in head(tmp_path / "out", name).records():
+            for record in explain.explain(tmp_path / "out", parent.id)["records"]:
+                derived = [(child["node"], child["id"]) for child in record["made of it"]]
+                assert derived == [(child.source, child.id) for child in made if child.parents == (parent.id,)]
     assert explain.main([str(tmp_path / "out"), "kettle/0.png"]) == 0
-    said = capsys.readouterr().out
-    assert "made of it, the first 10 of 12" in said and sum(child.id in said for child in made) == 10
+    output = capsys.readouterr().out
+    assert "derived records, the first 10 of 12" in output and sum(child.id in output for child in made) == 10

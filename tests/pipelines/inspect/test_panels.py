@@ -1,4 +1,4 @@
-"""Pictures are well-formed, self-contained and true to their numbers."""
+"""Panels are well-formed, self-contained, and drawn to scale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def drawing(text: str) -> ElementTree.Element:
 
 
 @given(st.lists(numbers, min_size=1, max_size=1500))
-def test_a_line_stays_inside_its_axes_however_long(values: list[float]) -> None:
+def test_a_line_of_any_length_stays_inside_its_axes(values: list[float]) -> None:
     root = drawing(panels.line_chart([ChartLine("a", range(len(values)), values)], "x", "y", width=960, height=280))
     line = root.find("polyline")
     assert line is not None
@@ -55,12 +55,12 @@ def test_a_picture_shows_one_line_between_every_two_patches(width: int, height: 
     assert len(root.findall("g/path")) == place.cols - 1 + place.rows - 1
 
 
-def test_intervals_that_touch_zero_are_not_shown_as_seen() -> None:
+def test_an_interval_that_contains_zero_has_no_colour() -> None:
     root = drawing(panels.intervals([("sees", 1.0, 0.5, 1.5), ("blind", 0.1, -0.1, 0.3)], "nats"))
     assert [c.attrib["fill"] for c in root.findall("circle")] == ["var(--c2)", "var(--dim)"]
 
 
-def test_text_of_the_data_can_not_become_markup() -> None:
+def test_text_of_the_data_is_escaped() -> None:
     evil = "<script>alert(1)</script>"
     shown = panels.page(
         evil, evil, [panels.section(evil, evil, panels.table([evil], [(evil,)]), panels.tiles({evil: evil}))]
@@ -72,7 +72,7 @@ def test_text_of_the_data_can_not_become_markup() -> None:
     assert "<script" not in shown
 
 
-def test_a_page_asks_no_other_machine_for_anything() -> None:
+def test_a_page_links_to_nothing_outside() -> None:
     page = panels.page("t", "l", [panels.picture(np.zeros((14, 14, 3), np.uint8), fit(14, 14, 4), "c")])
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'>\s]*)""", page)
     assert addresses and all(address.startswith("data:") for address in addresses)

@@ -1,4 +1,4 @@
-"""What inspection says of a plan is what its packs hold, and a step looks the same before and after packing."""
+"""Statistics of a plan agree with its packs, and a step is the same before and after packing."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ def planned(out: Path) -> PlanView:
     return PlanView(head(out, "plan"))
 
 
-def test_figures_are_what_the_shards_hold(out: Path, planned: PlanView) -> None:
-    found = plan_statistics(planned)
+def test_statistics_equal_the_recount_of_the_packs(out: Path, planned: PlanView) -> None:
+    statistics = plan_statistics(planned)
     packs = head(out, "packs")
     counted = prove(packs, planned.plan.meta, Vocabulary.load())
-    assert {row["source"]: row["tokens"] for row in found["sources"]} == counted.source_tokens
-    assert sum(row["tokens"] for row in found["domains"]) == counted.tokens
-    assert sum(row["slots"] for row in found["domains"]) == counted.slots
-    assert found["room"]["padding"] == pytest.approx(1 - counted.fill)
-    for row, held in zip(found["fill by limit"], limited(counted), strict=True):
+    assert {row["source"]: row["tokens"] for row in statistics["sources"]} == counted.source_tokens
+    assert sum(row["tokens"] for row in statistics["domains"]) == counted.tokens
+    assert sum(row["slots"] for row in statistics["domains"]) == counted.slots
+    assert statistics["room"]["padding"] == pytest.approx(1 - counted.fill)
+    for row, held in zip(statistics["fill by limit"], limited(counted), strict=True):
         assert (row["mean"], row["most"]) == (pytest.approx(held.mean()), held.max()), row
     seen = Counter(segment.sample for pack in packs.records() for segment in pack.segments if segment.start == 0)
-    media = Counter(one.media.digest for pack in packs.records() for one in pack.media)
-    assert found["repetition"]["documents seen"] == len(seen)
-    assert found["repetition"]["most often"] == max(seen.values()) == 3
-    assert found["repetition"]["media seen"] == len(media)
-    assert found["repetition"]["one medium most often"] == max(media.values())
+    media = Counter(packed.media.digest for pack in packs.records() for packed in pack.media)
+    assert statistics["repetition"]["documents seen"] == len(seen)
+    assert statistics["repetition"]["most often"] == max(seen.values()) == 3
+    assert statistics["repetition"]["media seen"] == len(media)
+    assert statistics["repetition"]["one medium most often"] == max(media.values())
     continued = sum(segment.start > 0 for pack in packs.records() for segment in pack.segments)
-    assert found["splits"]["segments that continue a document"] == continued > 0
-    assert all(row["rows"] >= 1 for row in found["balance"])
+    assert statistics["splits"]["segments that continue a document"] == continued > 0
+    assert all(row["rows"] >= 1 for row in statistics["balance"])
 
 
 def limited(counted: Recount) -> tuple[np.ndarray, ...]:
     return counted.pack_tokens, counted.pack_patches, counted.pack_media, counted.pack_attention
 
 
-def test_a_step_looks_the_same_before_and_after_packing(out: Path, planned: PlanView) -> None:
+def test_a_step_is_the_same_before_and_after_packing(out: Path, planned: PlanView) -> None:
     packed = PlanView(head(out, "packs"))
     assert packed.steps == planned.steps
     for step in (0, planned.steps.stop // 2, planned.steps.stop - 1):
@@ -73,27 +73,27 @@ def test_a_step_looks_the_same_before_and_after_packing(out: Path, planned: Plan
         before, after = step_view.step_page(planned, step), step_view.step_page(packed, step)
         assert before == after
         assert before.count("<image ") == sum(
-            max(1, min(step_view.FRAMES, sum(len(item.frames) for item in one.items)))
+            max(1, min(step_view.FRAMES, sum(len(item.frames) for item in packed.items)))
             for pack in planned.batch(step)
-            for one in pack.media
+            for packed in pack.media
         )
     with pytest.raises(StoreError, match="has no step"):
         planned.batch(planned.steps.stop)
 
 
-def test_a_step_shows_its_words_and_what_is_predicted(planned: PlanView) -> None:
+def test_a_step_shows_its_texts_and_its_tokens_with_loss(planned: PlanView) -> None:
     vocabulary = Vocabulary.load()
     for step in planned.steps[::7]:
-        told = step_view.step_summary(planned, step, 1 << 30)
+        summary = step_view.step_summary(planned, step, 1 << 30)
         packs = planned.batch(step, payload=False)
-        assert sum(row["loss"] for row in told["segments"]) == sum(int(p.loss_mask.sum()) for p in packs)
-        row = told["segments"][0]
+        assert sum(row["loss"] for row in summary["segments"]) == sum(int(p.loss_mask.sum()) for p in packs)
+        row = summary["segments"][0]
         ids = packs[0].ids[: row["tokens"]]
         if not row["slots"]:
             assert row["text"] == " ".join(vocabulary.decode(ids).split())
 
 
-def test_every_step_that_sees_a_sample_is_named(planned: PlanView) -> None:
+def test_every_segment_of_a_sample_is_statistics(planned: PlanView) -> None:
     wanted = np.random.default_rng(0).choice(sorted({s.sample for p in planned.batch(1) for s in p.segments}), 2)
     for sample in wanted.tolist():
         expected = [
@@ -103,7 +103,7 @@ def test_every_step_that_sees_a_sample_is_named(planned: PlanView) -> None:
             for segment in pack.segments
             if segment.sample == sample
         ]
-        places = planned.places(sample)
+        places = planned.segments_of(sample)
         assert [(p.step, p.row, p.start, p.length) for p in places] == sorted(expected)
         assert len({place.epoch for place in places}) == 3
 
@@ -118,19 +118,21 @@ def test_the_command_gives_json_and_a_page(out: Path, capsys: pytest.CaptureFixt
     assert "balance" in shown and max(map(len, shown.splitlines())) <= 100
 
 
-def test_media_count_with_the_pieces_that_show_them(tmp_path: Path) -> None:
-    """Of a document that is cut, some pieces are seen more often than others where the horizon ends an epoch."""
+def test_exposures_of_media_are_those_of_the_segments_that_contain_them(tmp_path: Path) -> None:
+    """A document is split, and the horizon ends in the middle of an epoch: segments have different exposure counts."""
     pictures = [corpus.medium(corpus.picture(i, 60, 60, "PNG")) for i in range(27)]
     words = Text("a red square beside a circle, and many more of them.\n" * 4)
     pages = [
-        corpus.document(f"page {i}", "page", *(part for one in pictures[9 * i : 9 * i + 9] for part in (words, one)))
+        corpus.document(
+            f"page {i}", "page", *(part for picture in pictures[9 * i : 9 * i + 9] for part in (words, picture))
+        )
         for i in range(3)
     ]
     texts = [corpus.document(f"text {i}", "text", Text(f"{i} {words.text}")) for i in range(80)]
-    one = dataclasses.replace(corpus.MIXTURE.sources[0], domains=("page", "text"), max_epochs=4)
+    source = dataclasses.replace(corpus.MIXTURE.sources[0], domains=("page", "text"), max_epochs=4)
     share = VisionShare(constant=0.025)
     mixture = dataclasses.replace(
-        corpus.MIXTURE, sources=(one,), global_batch_packs=2, horizon_tokens=10_500, vision_share=share
+        corpus.MIXTURE, sources=(source,), global_batch_packs=2, horizon_tokens=10_500, vision_share=share
     )
     made = corpus.make(tmp_path, pages + texts, mixture)
     plan = Store.open(str(tmp_path / "plan")).head()
@@ -138,7 +140,7 @@ def test_media_count_with_the_pieces_that_show_them(tmp_path: Path) -> None:
     shown = prove(made.packs, plan.meta, corpus.tiny).after.media
     often = np.concatenate(list(shown.counts()))
     assert often.min() < shown.most == often.max()
-    found = plan_statistics(PlanView(plan))["repetition"]
-    assert found["media seen"] == len(often)
-    assert found["media seen more than once"] == np.count_nonzero(often > 1)
-    assert found["one medium most often"] == shown.most
+    statistics = plan_statistics(PlanView(plan))["repetition"]
+    assert statistics["media seen"] == len(often)
+    assert statistics["media seen more than once"] == np.count_nonzero(often > 1)
+    assert statistics["one medium most often"] == shown.most

@@ -1,4 +1,4 @@
-"""A limit moved afterwards gives what the filter would have given with it."""
+"""A changed limit gives the same records as a filter that ran with it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
-def test_moving_a_limit_gives_what_running_again_gives(folder: Path, number: int) -> None:
+def test_a_changed_limit_gives_the_records_of_another_run(folder: Path, number: int) -> None:
     view = head(folder / "out", "first")
     found = what_if(view, [f"{LIMITS[name]}={value}" for name, value in CASES[number].items()])
     table, old = head(folder / "out", f"case_{number}").table(), view.table()
@@ -61,7 +61,7 @@ def test_moving_a_limit_gives_what_running_again_gives(folder: Path, number: int
     assert bool(flipped.any()) == bool(found.get("would come in") or found.get("would go"))
 
 
-def test_what_was_measured_stands_in_columns_also_where_another_op_dropped(folder: Path) -> None:
+def test_scores_are_columns_also_of_records_that_another_op_dropped(folder: Path) -> None:
     table = head(folder / "out", "second").table()
     short = table["first.too_short.visible_characters"].to_numpy()
     assert np.array_equal(short < 300, np.array([reason == "too_short" for reason in table["reason"].to_pylist()]))
@@ -71,17 +71,17 @@ def test_what_was_measured_stands_in_columns_also_where_another_op_dropped(folde
     assert np.isnan(letters[~head(folder / "out", "first").table(["keep"])["keep"].to_numpy()]).all()
 
 
-def test_wrong_questions_are_answered_in_words(folder: Path) -> None:
+def test_wrong_changes_are_rejected_with_a_message(folder: Path) -> None:
     view = head(folder / "out", "first")
     with pytest.raises(ManifestError, match=r"no limit 'too_short\.max'"):
         what_if(view, ["too_short.max=3"])
     with pytest.raises(ManifestError, match="can't read"):
         what_if(view, ["too_short.min_characters"])
-    with pytest.raises(StoreError, match="views that a filter made"):
+    with pytest.raises(StoreError, match="no filter made this store"):
         what_if(head(folder / "out", "documents"), ["too_short.min_characters=3"])
 
 
-def test_a_filter_by_language_keeps_labels_and_a_moved_limit_respects_them(tmp_path: Path) -> None:
+def test_a_language_filter_writes_labels_and_a_changed_limit_uses_them(tmp_path: Path) -> None:
     dag = """
 name: languages
 nodes:
@@ -117,8 +117,8 @@ nodes:
     assert {row["which"] for row in found["by language"]} >= {"en", "de", "fr"}
     assert what_if(view, ["language.min_confidence=1.5"])["kept"][0]["what if"] == 0
     (record,) = explain(tmp_path / "out", "fr.txt")["records"]
-    told = [row for row in record["decisions"] if row.get("score") == "language"]
-    assert [(row["value"], row["limit"], row["decided"]) for row in told] == [
+    decisions = [row for row in record["decisions"] if row.get("score") == "language"]
+    assert [(row["value"], row["limit"], row["decided"]) for row in decisions] == [
         ("fr", "one of en, de", "dropped: other_language")
     ]
     assert record["verdict"].startswith("out: spoken") and "(language fr, one of en, de)" in record["verdict"]

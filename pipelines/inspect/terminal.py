@@ -1,0 +1,238 @@
+"""Text output of `millrace inspect` and `millrace explain`: plain values as lines and tables that fit the terminal.
+
+A heading is wrapped between words and never inside one. Numbers, ids and digests are never wrapped, so that they can be
+read and copied. A table that can't fit is printed as one block per row.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console
+
+from manifests.records import Json
+
+LEAST_WIDTH = 80
+"""Columns that are used at least, also in a narrower terminal."""
+PIPED_WIDTH = 100
+"""Columns where the output is no terminal and COLUMNS is not set."""
+GAP = 2
+"""Spaces between two columns of a table."""
+TITLE_WIDTH = 14
+"""Width of the name in a line `name value`."""
+
+BREAKS = re.compile(r"(?<=[ _/|>])|(?<=[.:-])(?=[A-Za-z])")
+"""Positions at which a long word may be wrapped: `dedup_` + `exact`."""
+ID, NUMBER = re.compile("[0-9a-f]{12,}"), re.compile(r"[-\d.,]*")
+"""Ids and digests, and numbers, which are never wrapped."""
+UNPRINTABLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""Control characters of the data, which could move the cursor of a terminal."""
+
+LABELS = {
+    "at": "first position",
+    "batches looked at": "batches sampled",
+    "balance": "balance: load of the busiest rank over the ideal load",
+    "by": "node and op",
+    "can't be read": "unreadable",
+    "contaminated": "contaminated by evaluations",
+    "counted in the index": "tokens",
+    "decided": "decision",
+    "documents cut": "documents that are split",
+    "dropped, set aside": "dropped or quarantined",
+    "drops (as the first)": "dropped (by no earlier op)",
+    "epochs of the run": "epochs",
+    "fill by limit": "fill of each pack limit",
+    "from": "first token",
+    "from token": "first token",
+    "in more than one source": "documents in more than one source",
+    "loss": "with loss",
+    "loss_tokens": "tokens with loss",
+    "made of it": "derived records",
+    "most": "highest",
+    "most often": "highest count of one document",
+    "media seen": "media shown",
+    "media seen more than once": "media shown more than once",
+    "one medium most often": "highest count of one medium",
+    "documents seen": "documents shown",
+    "seen more than once": "documents shown more than once",
+    "of a pack": "per pack",
+    "of at most": "max epochs",
+    "ops": "ops: effect of each op on all documents that reach the filter",
+    "per s": "per second",
+    "predicted": "tokens with loss",
+    "refused": "pieces that fit no pack",
+    "room": "use of all token positions",
+    "running": "so far",
+    "s": "seconds",
+    "seen in": "segments of this sample",
+    "splits": "split documents",
+    "start": "first token",
+    "text spent at step": "text used up at step",
+    "the same name": "other records with this name",
+    "vision spent at step": "vision used up at step",
+}
+"""Key of a result -> words for people, where the key alone is not clear. `--json` prints the keys."""
+
+
+def label(key: str) -> str:
+    """Words for a key of a result."""
+    return LABELS.get(key, key)
+
+
+def console() -> Console:
+    """A console on stdout as wide as the terminal, which prints text as it is."""
+    columns = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
+    return Console(width=max(LEAST_WIDTH, columns), highlight=False, markup=False, emoji=False)
+
+
+def show(values: Mapping[str, Json]) -> None:
+    """Print a result: scalars as lines, a mapping as two columns, a list of mappings as a table."""
+    out = console()
+    after_section = False
+    for key, value in values.items():
+        title = label(key)
+        is_section = isinstance(value, (dict, list))
+        if after_section and not is_section:
+            _line(out, "")
+        after_section = is_section
+        if isinstance(value, dict):
+            _line(out, f"\n{title}")
+            print_lines(out, two_columns(value, out.width))
+        elif isinstance(value, list):
+            _line(out, f"\n{title}" if value else f"\n{title}: none")
+            if value and isinstance(value[0], dict):
+                print_lines(out, table(value, out.width))
+            else:
+                for inner in value:
+                    text = cell(inner).replace("\n", "\n  ")
+                    _line(out, f"  {text}")
+        else:
+            _line(out, f"{title:{TITLE_WIDTH}}{cell(value)}")
+
+
+def print_lines(out: Console, lines: Sequence[str]) -> None:
+    """Print lines as they are, with control characters replaced."""
+    for line in lines:
+        _line(out, line)
+
+
+def _line(out: Console, line: str) -> None:
+    out.print(line.translate(UNPRINTABLE), soft_wrap=True)
+
+
+def cell(value: Json) -> str:
+    """A value as text: numbers with thousands separators, lists and mappings as JSON."""
+    match value:
+        case None:
+            return ""
+        case bool() | str():
+            return str(value)
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4f}".rstrip("0").rstrip(".")
+    return json.dumps(value, ensure_ascii=False)
+
+
+def two_columns(values: Mapping[str, Json], width: int) -> list[str]:
+    """Lines `key  value`, indented by two, for values that are not empty; long values are wrapped."""
+    named = [(label(key), value) for key, value in values.items() if value is not None and value != ""]
+    first = max((cell_len(name) for name, _ in named), default=0)
+    lines = []
+    for name, value in named:
+        parts = [part for text in cell(value).split("\n") for part in wrap(text, width - first - 2 * GAP)] or [""]
+        lines += [f"  {_pad(name if i == 0 else '', first)}  {part}".rstrip() for i, part in enumerate(parts)]
+    return lines
+
+
+def table(rows: Sequence[Mapping[str, Json]], width: int, optional: Sequence[str] = ()) -> list[str]:
+    """Lines of a table with a heading; columns in the order in which the keys first appear.
+
+    A table that is too wide with every column wrapped loses its `optional` columns, one after the other. If it still
+    does not fit, it becomes one block of lines `key  value` per row.
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    headings = [label(key) for key in keys]
+    columns = [[" ".join(cell(row.get(key)).split("\n")) for row in rows] for key in keys]
+    numeric = [all(isinstance(row.get(key), (int, float, type(None))) for row in rows) for key in keys]
+    widths = _fit(headings, columns, width)
+    if widths is None and optional:
+        without = [{key: value for key, value in row.items() if key != optional[0]} for row in rows]
+        return table(without, width, optional[1:])
+    if widths is None:
+        blocks = [{key: row[key] for key in keys if row.get(key) not in (None, "")} for row in rows]
+        return [line for block in blocks for line in (*two_columns(block, width), "")][:-1]
+    lines = _row(headings, widths, numeric)
+    for texts in zip(*columns, strict=True):
+        lines += _row(texts, widths, numeric)
+    return lines
+
+
+def _fit(headings: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """Width of each column, or None if the table can't fit.
+
+    Long headings are wrapped first, then the cells of the widest column that may be wrapped.
+    """
+    longest = [max(map(cell_len, texts)) for texts in columns]
+    words = [max(map(cell_len, heading.split())) for heading in headings]
+    parts = [max(cell_len(part.rstrip()) for text in texts for part in BREAKS.split(text)) for texts in columns]
+    wrappable = [_may_wrap(texts) for texts in columns]
+    steps: tuple[Callable[[int], int], ...] = (  # longest part of a cell without a break -> narrowest column
+        lambda part: max(16, part),
+        lambda part: max(8, part),
+        lambda part: min(16, part),
+    )
+    limits = [[max(pair) for pair in zip(longest, words, strict=True)]]
+    for narrowest in steps:
+        cells = [
+            min(wide, narrowest(part)) if may_wrap else wide
+            for wide, part, may_wrap in zip(longest, parts, wrappable, strict=True)
+        ]
+        limits.append([max(pair) for pair in zip(cells, words, strict=True)])
+    widths = [max(cell_len(heading), wide) for heading, wide in zip(headings, longest, strict=True)]
+    free = width - GAP * (len(widths) - 1)
+    for limit in limits:
+        while sum(widths) > free:
+            excess = [(wide, i) for i, wide in enumerate(widths) if wide > limit[i]]
+            if not excess:
+                break
+            widths[max(excess)[1]] -= 1
+    return widths if sum(widths) <= free else None
+
+
+def _may_wrap(texts: Sequence[str]) -> bool:
+    """Return whether the cells of a column may be wrapped: it holds no id, and not only numbers."""
+    return not (any(ID.fullmatch(text) for text in texts) or all(NUMBER.fullmatch(text) for text in texts))
+
+
+def _row(texts: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> list[str]:
+    """The lines of one row; numbers are right-aligned."""
+    wrapped = [wrap(text, wide) for text, wide in zip(texts, widths, strict=True)]
+    return [
+        (" " * GAP).join(_pad(*part) for part in zip(parts, widths, numeric, strict=True)).rstrip()
+        for parts in zip_longest(*wrapped, fillvalue="")
+    ]
+
+
+def _pad(text: str, width: int, right: bool = False) -> str:
+    spaces = " " * (width - cell_len(text))
+    return spaces + text if right else text + spaces
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Wrap a text at spaces, and inside longer words at `_`, `/` and the like; only as a last resort anywhere."""
+    lines, line = [], ""
+    for part in BREAKS.split(text):
+        if cell_len((line + part).rstrip()) > width and line:
+            lines.append(line.rstrip())
+            line = ""
+        line += part
+        if cell_len(line.rstrip()) > width:
+            *full, line = chop_cells(line, width)
+            lines += full
+    return [*lines, line.rstrip()]
