@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from manifests.load import schema
 from manifests.records import canonical_json, digest
-from pipelines.node import Inputs, OutputFolder, ProductKind, Survey, Unit, UnitTask
+from pipelines.node import FolderNode, Inputs, OutputFolder, Survey, Unit, UnitTask
 from pipelines.scenes.damage import DAMAGES
 from pipelines.scenes.elements.entities import font_files
 from pipelines.scenes.elements.split import SPLITS, Split
@@ -34,17 +34,13 @@ HELD_OUT = {
 
 
 @schema
-class Scenes:
+class Scenes(FolderNode):
     """Draw a folder of visual tasks with annotations: about 8,900 media with the default counts.
 
     The splits share no layout, and held-out scenes contain values that training never shows.
     """
 
-    PRODUCT: ClassVar[ProductKind] = "folder"
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 1
-    PLACES: ClassVar[frozenset[str]] = frozenset()
-    ALONE: ClassVar[bool] = False
 
     kind: Literal["scenes"]
     seed: int = 0
@@ -61,9 +57,6 @@ class Scenes:
                 raise ValueError(f"no category {unknown[0]!r}; the categories are {', '.join(CATEGORIES)}")
         if min(0, self.damaged, *self.train.values(), *self.held_out.values()) < 0:
             raise ValueError("a count of scenes is negative, expected at least 0")
-
-    def reads(self) -> tuple[str, ...]:
-        return ()
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         """Split the scenes into units. Raises ManifestError for a type family that is not installed."""
