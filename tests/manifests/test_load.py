@@ -33,8 +33,17 @@ class Keep:
 
 
 @schema
+class Oven:
+    RENAMED: ClassVar[dict[str, str]] = {"heat": "degrees"}
+
+    degrees: tuple[int, ...] = ()
+
+
+@schema
 class Recipe:
     name: str
+    oven: str | tuple[str, ...] | Oven = ""
+    ovens: dict[str, Oven] = field(default_factory=dict)
     out: str = ""
     vision: VisionShare = VisionShare()
     ops: tuple[Annotated[Cut | Keep, pydantic.Field(discriminator="kind")], ...] = ()
@@ -92,6 +101,14 @@ def test_the_digest_ignores_order_and_comments_but_no_value(tmp_path: Path) -> N
     assert one.digest == same.digest != other.digest
 
 
+def test_a_renamed_key_in_a_union_or_a_map_is_refused_with_its_new_name(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "name: a\noven:\n  heat: [3]").startswith("/0.yaml:3: oven.heat is now called degrees")
+    text = refusal(tmp_path, "name: a\novens:\n  one: {degrees: [3]}\n  two: {heat: [3]}")
+    assert text.startswith("/0.yaml:4: ovens.two.heat is now called degrees")
+    assert read(tmp_path, "name: a\noven: {degrees: [3]}").value.oven == Oven(degrees=(3,))
+    assert "oven.hate is not a known key" in refusal(tmp_path, "name: a\noven: {hate: 3}")
+
+
 @pytest.mark.parametrize(
     ("key", "message", "fix"),
     [
@@ -99,7 +116,9 @@ def test_the_digest_ignores_order_and_comments_but_no_value(tmp_path: Path) -> N
         ("length: 3", "ops.1.length does not exist any more", "write `at`, the number of words that stay"),
     ],
 )
-def test_a_renamed_key_is_refused_with_its_new_name(tmp_path: Path, key: str, message: str, fix: str) -> None:
+def test_a_renamed_key_is_refused_with_its_new_name(
+    tmp_path: Path, key: str, message: str, fix: str
+) -> None:
     text = refusal(tmp_path, f"name: a\nops:\n- {{kind: cut}}\n- kind: cut\n  {key}")
     assert text.startswith(f"/0.yaml:5: {message}") and f"fix: {fix}" in text
     with pytest.raises(ManifestError, match=message) as caught:
