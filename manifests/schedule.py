@@ -4,6 +4,7 @@
     vision_share: {steps: [[0, 0.0], [0.5, 0.20]]}                 # none at first, 20 % from the middle on
     vision_share: {linear: [0.05, 0.25]}                           # from the first token to the horizon
     vision_share: {piecewise: [[0, 0.0], [2e9, 0.1], [8e9, 0.1]]}  # straight lines between points, then constant
+    vision_share: {from_data: true}                                # share of all samples, for any data
 
 Mixtures hold a schedule (`packing/mixture.py`), and the planner asks it one question: after n non-padding tokens, how
 many of them should have been vision slots?
@@ -34,7 +35,7 @@ SharePoint = tuple[float, float]
 
 @schema
 class VisionShare:
-    """Vision slots over non-padding tokens, given in one of four ways.
+    """Vision slots over non-padding tokens, given in one of five ways.
 
     The default is a constant 0.10, the best of the ablation in the K2.5 report (Table 1).
     """
@@ -46,6 +47,9 @@ class VisionShare:
     """Share at the first token, share at the horizon."""
     piecewise: tuple[SharePoint, ...] | None = None
     """Points of a curve of straight lines."""
+    from_data: bool = False
+    """Constant share of all samples of the mixture, rounded down to ten-thousandths, so that text alone or pictures
+    alone can be planned. The planner computes it."""
 
     def __post_init__(self) -> None:
         declared = self.declared
@@ -69,14 +73,18 @@ class VisionShare:
     def declared(self) -> dict[str, object]:
         """Form and value as in the manifest."""
         values = {name: getattr(self, name) for name in ("constant", "steps", "linear", "piecewise")}
-        return {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
+        return given | ({"from_data": True} if self.from_data else {})
 
     def over(self, horizon_tokens: int | None) -> Curve:
         """Return the curve over tokens.
 
         Raises:
-            ValueError: a position is a fraction, and `horizon_tokens` is None.
+            ValueError: a position is a fraction, and `horizon_tokens` is None; or the share is `from_data`, which the
+                planner has to replace first.
         """
+        if self.from_data:
+            raise ValueError("a vision share from the data is not known before they are read")
         if self.constant is not None:
             return Curve.of([(0, self.constant, self.constant)])
         points = self.steps or self.piecewise or ()

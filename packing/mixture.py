@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Mapping
 from fractions import Fraction
 from math import isqrt
-from typing import Literal
+from typing import ClassVar, Literal
 
 from manifests.geometry import RELEASED_LIMITS, MediaLimits
 from manifests.load import schema
@@ -42,7 +42,7 @@ class Source:
     domains: tuple[str, ...] = ()
     """Domains of the samples that are used; all if empty."""
     min_tokens: int = 0
-    """Least tokens of a sample that is used, counted after `limits` of the mixture shrank its media."""
+    """Least tokens of a sample that is used, counted after `media_limits` shrank its media."""
     max_tokens: int | None = None
     """Most tokens of a sample that is used. Two sources of one store, one on each side of a length, mix long and short
     documents by their weights."""
@@ -93,6 +93,8 @@ class PackLimits:
 class Mixture:
     """Everything that people decide about a plan. Field names are the keys of the YAML."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"limits": "media_limits"}
+
     sources: tuple[Source, ...]
     max_pack_tokens: int
     """Length of every row, with padding."""
@@ -102,12 +104,14 @@ class Mixture:
     horizon_tokens: int | None = None
     """Non-padding tokens of the run; None takes the sources as far as they go."""
     vision_share: VisionShare = VisionShare()
-    """Vision slots over non-padding tokens (`manifests/schedule.py`)."""
-    limits: MediaLimits = RELEASED_LIMITS
+    """Vision slots over non-padding tokens (`manifests/schedule.py`); `{from_data: true}` takes the share of the
+    samples."""
+    media_limits: MediaLimits = RELEASED_LIMITS
     """Limits of one image or video; larger media are shrunk to them. Smaller limits make media fit smaller packs."""
     pixels: Pixels = "exact"
     """Decoding of pictures when batches are made: `exact` gives the released processor's pixels. `fast` decodes a JPEG
-    that `limits` shrink to less than half at a half, a quarter or an eighth of its size before it is resized: close to
+    that `media_limits` shrink to less than half at a half, a quarter or an eighth of its size before it is resized:
+        close to
     those pixels, not equal (docs/loader.md)."""
     pack_limits: PackLimits = PackLimits()
     """Limits of a pack besides `max_pack_tokens`: {patches: 16384, media: 64, attention: 50000000}."""
@@ -140,11 +144,12 @@ class Mixture:
         for name, weight in self.groups.items():
             if not 0 < weight < float("inf"):
                 raise ValueError(f"the weight of group {name} is {weight}, expected a number > 0")
-        self.vision_share.over(self.horizon_tokens)  # fails if positions are fractions and there is no horizon
+        if not self.vision_share.from_data:
+            self.vision_share.over(self.horizon_tokens)  # raises if positions need a horizon
 
     @property
     def curve(self) -> Curve:
-        """The vision share as a function of tokens."""
+        """The vision share as a function of tokens. Raises ValueError while it is `from_data`."""
         return self.vision_share.over(self.horizon_tokens)
 
     @property

@@ -33,7 +33,7 @@ PLAN_FACTS = (
     "vision_share",
     "schedule",
     "amends",
-    "limits",
+    "media_limits",
     "pixels",
     "pack_limits",
     "segment_align",
@@ -123,7 +123,7 @@ def _expander(block: PlanBlock, samples: Mapping[str, Snapshot], vocabulary: Voc
             where=f"plan block {header['block']}",
             fix="run the plan again, or use the vocabulary that it was made with",
         )
-    limits = MediaLimits(**header["limits"])
+    limits = MediaLimits(**header["media_limits"])
     names = header["sources"]
 
     @lru_cache(maxsize=EXPANDED_KEPT)

@@ -83,7 +83,7 @@ class SeenPieces:
             raise ManifestError(
                 f"source {self.source} is cut into other pieces than in the plan that is amended",
                 where="mixture",
-                fix="keep its domains and lengths, `limits` and `pack_limits` as they were",
+                fix="keep its domains and lengths, `media_limits` and `pack_limits` as they were",
             )
 
     def _read(self, part: int) -> np.ndarray:

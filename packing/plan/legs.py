@@ -58,5 +58,7 @@ def legs_of(curve: Curve, longest: int) -> list[Leg]:
 
 
 def thresholds(mixture: Mixture) -> list[int]:
-    """Distinct thresholds of all legs, in millionths, ascending."""
+    """Distinct thresholds of all legs, in millionths, ascending; none while the share is `from_data`."""
+    if mixture.vision_share.from_data:
+        return []
     return sorted({leg.threshold for leg in legs_of(mixture.curve, mixture.max_pack_tokens)})

@@ -140,7 +140,7 @@ def _pieces_in_shard(
     wanted &= tokens > 0  # a forgotten sample leaves an empty row
     if source.domains:
         wanted &= pc.is_in(core["domain"].cast(pa.string()), pa.array(source.domains)).to_numpy()
-    media = _Media(media_table, wanted, mixture.limits, vocabulary)
+    media = _Media(media_table, wanted, mixture.media_limits, vocabulary)
     expanded = tokens + media.per_record(media.tokens - 1, len(tokens))
     wanted &= (expanded >= source.min_tokens) & (expanded <= (source.max_tokens or UNLIMITED))
     slots = media.per_record(media.slots, len(tokens))

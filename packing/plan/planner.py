@@ -54,6 +54,7 @@ from typing import Any
 import numpy as np
 
 from manifests.records import Json, PlanBlock, canonical_json, digest
+from manifests.schedule import VisionShare
 from packing.mixture import Mixture
 from packing.plan.amend import NO_PREFIX, RunPrefix, plan_chain, prefix_at
 from packing.plan.blocks import A, BlockTask, Mapper, T, WholeBatches, block_tasks, compile_block, error_bound
@@ -69,8 +70,11 @@ from stores.spill import Scratch
 from stores.store import Snapshot
 from tokenization.vocabulary import Vocabulary
 
-PLAN_VERSION = 7
+PLAN_VERSION = 8
 """Raised when the same mixture and snapshots would give another plan."""
+
+SHARE_STEPS = 10_000
+"""A vision share from the data is rounded down to ten-thousandths."""
 
 Rebuild = Callable[[Mixture, Scratch], Sequence[Supply]]
 """Function that makes the supplies of the same samples for a changed mixture."""
@@ -217,8 +221,8 @@ class Planner:
             resume_from: a state that another planner passed to `on_checkpoint`; this one gives the blocks after it.
             on_checkpoint: called with the state at each checkpoint (`legs.py`).
         """
-        mixture, supplies = inputs.mixture, inputs.supplies
-        self._inputs, self._mapper = inputs, mapper
+        mixture, supplies = with_share_of_data(inputs.mixture, inputs.supplies), inputs.supplies
+        self._inputs, self._mapper = dataclasses.replace(inputs, mixture=mixture), mapper
         self._goal, self._on_checkpoint = goal_tokens(mixture), on_checkpoint
         for supply in supplies:
             supply.set_thresholds(thresholds(mixture))
@@ -231,7 +235,7 @@ class Planner:
         self._constants = {
             "sources": [source.name for source in mixture.sources],
             "max_pack_tokens": mixture.max_pack_tokens,
-            "limits": dataclasses.asdict(mixture.limits),
+            "media_limits": dataclasses.asdict(mixture.media_limits),
             **({} if mixture.pixels == "exact" else {"pixels": mixture.pixels}),
             "segment_align": mixture.segment_align,
             "vocabulary": inputs.vocabulary,
@@ -325,7 +329,7 @@ class Planner:
             "schedule": mixture.curve.rows,
             "amends": prefix.as_json(),
             "max_media_exposures": mixture.max_media_exposures,
-            "limits": self._constants["limits"],
+            "media_limits": self._constants["media_limits"],
             "pixels": mixture.pixels,
             "pack_limits": dataclasses.asdict(mixture.pack_limits),
             "segment_align": mixture.segment_align,
@@ -341,6 +345,15 @@ class Planner:
             any(supply.totals_of_side(threshold, side)[0] for supply in self._inputs.supplies) for side in (True, False)
         )
         return (rich or threshold == 0) and poor
+
+
+def with_share_of_data(mixture: Mixture, supplies: Sequence[Supply]) -> Mixture:
+    """The mixture with a constant vision share in place of `from_data`: slots over tokens of all supplies."""
+    if not mixture.vision_share.from_data:
+        return mixture
+    tokens, slots = sum(supply.tokens for supply in supplies), sum(supply.slots for supply in supplies)
+    share = slots * SHARE_STEPS // max(tokens, 1) / SHARE_STEPS
+    return dataclasses.replace(mixture, vision_share=VisionShare(constant=share))
 
 
 def column_types(mixture: Mixture, records: int) -> dict[str, np.dtype]:

@@ -150,7 +150,7 @@ class Supply:
         if self.refused[TOO_LONG] or self.refused[TOO_MANY_PATCHES]:
             limits = limits_that_fit(mixture)
             names = ("max_image_patches", "max_frame_patches", "max_video_frames")
-            changes.append(f"limits: {{{', '.join(f'{name}: {getattr(limits, name)}' for name in names)}}}")
+            changes.append(f"media_limits: {{{', '.join(f'{name}: {getattr(limits, name)}' for name in names)}}}")
         return [*changes, f"drop source {self.source.name}"]
 
     def set_thresholds(self, thresholds: Sequence[int]) -> None:
@@ -306,7 +306,7 @@ def limits_that_fit(mixture: Mixture) -> MediaLimits:
     image, frame = 2 * tokens, 2 * (tokens // chunks - 24)
     if patches is not None:
         image, frame = min(image, patches // 2), min(frame, patches // (2 * CHUNK_FRAMES * chunks))
-    own = mixture.limits
+    own = mixture.media_limits
     return dataclasses.replace(
         own,
         max_image_patches=max(MERGE**2, min(image, own.max_image_patches)),

@@ -6,15 +6,12 @@ and the mixture, and its checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from fractions import Fraction
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from manifests import load
 from manifests.load import schema
 from manifests.records import Json, canonical_json, digest
-from manifests.schedule import VisionShare
 from packing.mixture import Mixture
 from packing.plan.amend import NO_PREFIX, plan_chain, prefix_at
 from packing.plan.checkpoint import CheckpointFile
@@ -24,9 +21,6 @@ from pipelines.build.samples import shared_vocabulary
 from pipelines.node import Attempt, Inputs, StoreNode, Survey, Unit, UnitTask
 from stores.spill import GIB, Scratch
 from stores.store import StoreKind, UnitWriter
-
-SHARE_STEPS = 10_000
-"""A vision share taken from the data is rounded down to ten-thousandths."""
 
 
 @schema
@@ -47,14 +41,14 @@ class PlanNode(StoreNode):
     READS: ClassVar[frozenset[str]] = frozenset({"samples", "plan"})
     VERSION: ClassVar[int] = 2
     PLACES: ClassVar[frozenset[str]] = frozenset({"mixture", "memory_gib", "scratch"})
+    RENAMED: ClassVar[dict[str, str]] = {
+        "vision_share": "delete it; in place of `of_the_data` write `vision_share: {from_data: true}` in the mixture"
+    }
 
     kind: Literal["plan"]
     mixture: str | tuple[str, ...] | Mixture
     """The mixture itself, the path of its file, or paths of several files, laid over each other in this order. `store`
     of a source names the node with its samples."""
-    vision_share: Literal["of_the_mixture", "of_the_data"] = "of_the_mixture"
-    """`of_the_data` takes the share that the samples have, so that text alone or pictures alone can be planned, too;
-    the mixture's own `vision_share` is then not used."""
     amends: Amends | None = None
     """Earlier plan of the same run that this one continues (docs/plan.md)."""
     memory_gib: float = 4.0
@@ -100,8 +94,6 @@ class PlanNode(StoreNode):
                 return read_supplies(changed, samples, vocabulary, scratch, prefix)
 
             supplies = rebuild(mixture, scratch)
-            if self.vision_share == "of_the_data":
-                mixture = replace(mixture, vision_share=VisionShare(constant=_vision_share(supplies)))
             identity = (PLAN_VERSION, mixture.digest, vocabulary.digest, prefix.as_json(), writer.url, writer.unit)
             roots = [supply.content_root for supply in supplies]
             checkpoint = CheckpointFile(self.scratch, canonical_json(identity), *roots) if self.scratch else None
@@ -121,9 +113,3 @@ class PlanNode(StoreNode):
             if checkpoint:
                 checkpoint.delete()
             return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}
-
-
-def _vision_share(sources: Sequence[Supply]) -> float:
-    """Share of media tokens in all tokens of the samples, rounded down to ten-thousandths."""
-    tokens, slots = sum(source.tokens for source in sources), sum(source.slots for source in sources)
-    return int(Fraction(slots * SHARE_STEPS, max(tokens, 1))) / SHARE_STEPS

@@ -39,7 +39,7 @@ TIMES = np.dtype([("name", np.uint64), ("times", np.uint32)])
 def plan_statistics(planned: PlanView) -> dict[str, Json]:
     """Count the blocks of a plan and the indexes of its samples; one section per topic."""
     plan, room = planned.plan, int(planned.plan.meta["max_pack_tokens"])
-    limits, vocabulary = MediaLimits(**plan.meta["limits"]), vocabulary_of(plan)
+    limits, vocabulary = MediaLimits(**plan.meta["media_limits"]), vocabulary_of(plan)
     domains: dict[str, int] = {}
     seen = {name: _SourceExposure(samples, limits, vocabulary, domains) for name, samples in planned.samples.items()}
     by_domain = np.zeros((len(domains), 3), np.int64)  # tokens, slots, segments

@@ -39,7 +39,7 @@ def write(run: Path, file: Path) -> None:
     documents = next((s for s in stores.values() if s.kind == "documents" and s.counts.get("images", 0)), None)
     packs = queries.last_of_kind(stores, "packs")
     if documents is not None and packs is not None:
-        limits = MediaLimits(**packs.meta["limits"])
+        limits = MediaLimits(**packs.meta["media_limits"])
         parts.append(queries.read_or_note(documents.name, unreadable, _pictures, documents, limits))
     if packs is not None:
         parts.append(queries.read_or_note(packs.name, unreadable, _pack_bars, packs, unreadable))

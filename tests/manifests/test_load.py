@@ -116,9 +116,7 @@ def test_a_renamed_key_in_a_union_or_a_map_is_refused_with_its_new_name(tmp_path
         ("length: 3", "ops.1.length does not exist any more", "write `at`, the number of words that stay"),
     ],
 )
-def test_a_renamed_key_is_refused_with_its_new_name(
-    tmp_path: Path, key: str, message: str, fix: str
-) -> None:
+def test_a_renamed_key_is_refused_with_its_new_name(tmp_path: Path, key: str, message: str, fix: str) -> None:
     text = refusal(tmp_path, f"name: a\nops:\n- {{kind: cut}}\n- kind: cut\n  {key}")
     assert text.startswith(f"/0.yaml:5: {message}") and f"fix: {fix}" in text
     with pytest.raises(ManifestError, match=message) as caught:

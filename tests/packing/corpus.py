@@ -121,7 +121,7 @@ MIXTURE = Mixture(
     max_pack_tokens=256,
     global_batch_packs=12,
     seed=5,
-    limits=MediaLimits(max_image_patches=24, max_frame_patches=16, max_video_frames=10),
+    media_limits=MediaLimits(max_image_patches=24, max_frame_patches=16, max_video_frames=10),
     block_packs=20,
 )
 
@@ -161,6 +161,6 @@ def make(folder: Path, records: list[Document], mixture: Mixture = MIXTURE) -> M
             writer.add(pack)
         receipts.append(writer.finish())
     units = [receipt.unit for receipt in receipts]
-    above = [blocks.as_parent]
-    packs = store.commit(receipts, node="test", units=units, parents=above, meta=packs_meta(blocks.meta))
+    meta = packs_meta(blocks.meta) | {"pad_id": tiny.pad_id}
+    packs = store.commit(receipts, node="test", units=units, parents=[blocks.as_parent], meta=meta)
     return Made({record.id: record for record in records}, samples, plan, packs, folder)

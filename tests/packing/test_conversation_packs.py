@@ -99,7 +99,7 @@ class Made:
             sources=(Source(name="talks", store="samples", weight=1.0),),
             max_pack_tokens=1024,
             global_batch_packs=BATCH,
-            limits=MediaLimits(max_image_patches=16),
+            media_limits=MediaLimits(max_image_patches=16),
             vision_share=VisionShare(constant=0.065),
         )
         by_source = {"talks": self.samples}
@@ -161,7 +161,7 @@ def test_labels_of_a_batch_are_the_targets_of_its_packs(made: Made) -> None:
 
 
 def test_a_conversation_longer_than_a_pack_is_refused_and_counted_in_the_statistics(made: Made) -> None:
-    limits = MediaLimits(**made.plan.meta["limits"])
+    limits = MediaLimits(**made.plan.meta["media_limits"])
     too_long = {sample.id for sample in made.samples.records() if len(expand(sample, limits, tiny).ids) > 1024}
     assert made.long in too_long and not too_long & {sample for sample, _ in segments(made.packs)}
     assert made.plan.meta["sources"][0]["refused"] == {"conversation_longer_than_pack": len(too_long)}

@@ -138,7 +138,7 @@ def make_mixture(samples: Snapshot, tokens: int, share: float, limits: MediaLimi
         max_pack_tokens=tokens,
         global_batch_packs=1,
         vision_share=VisionShare(constant=share),
-        limits=limits,
+        media_limits=limits,
         pack_limits=pack_limits,
     )
 
@@ -165,8 +165,8 @@ def changed(mixture: Mixture, change: str) -> Mixture:
             )
         elif key == "pack_limits":
             mixture = dataclasses.replace(mixture, pack_limits=PackLimits(**setting))
-        elif key == "limits":
-            mixture = dataclasses.replace(mixture, limits=dataclasses.replace(mixture.limits, **setting))
+        elif key == "media_limits":
+            mixture = dataclasses.replace(mixture, media_limits=dataclasses.replace(mixture.media_limits, **setting))
         else:
             mixture = dataclasses.replace(mixture, **{key: setting})
     return mixture

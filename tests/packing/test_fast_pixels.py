@@ -24,7 +24,7 @@ EXACT = Mixture(
     ),
     max_pack_tokens=64,
     global_batch_packs=4,
-    limits=MediaLimits(max_image_patches=24),
+    media_limits=MediaLimits(max_image_patches=24),
 )
 SIZE = EXACT.global_batch_packs
 

@@ -35,7 +35,7 @@ def test_there_are_shipped_mixtures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "digest"), [("early", "51e25d3be404f164"), ("mid", "d6c61be6ea00147d"), ("late", "4c83fa590988543")]
+    ("name", "digest"), [("early", "9258bd534df70abe"), ("mid", "7264ef6261f7ef0b"), ("late", "a7d662aba1db4b9e")]
 )
 def test_digests_of_the_arms_are_pinned(name: str, digest: str) -> None:
     """The identity of a plan contains this digest."""
@@ -62,18 +62,20 @@ def test_the_digest_covers_all_that_decides_the_plan_but_not_the_location_of_sto
         ("sources.0.max_epochs=0", "max_epochs of text is 0"),
         ("sources.0.wieght=1", "not a known key"),
         ("global_batch_packs=0", "global_batch_packs is 0"),
-        ("limits.max_image_patches=many", "max_image_patches"),
+        ("media_limits.max_image_patches=many", "max_image_patches"),
         ("vision_share.constant=1.0", "vision share"),
         ("groups={web: 1}", "groups with a weight"),
         ("sources.0.group=web", "groups with a weight"),
         ("vision_share={linear: [0.1, 0.2]}", "needs horizon_tokens"),
         ("vision_share={constant: 0.1, linear: [0.1, 0.2]}", "expected one form of vision share"),
+        ("vision_share={constant: 0.1, from_data: true}", "one form of vision share, got constant and from_data"),
         ("vision_share={steps: [[0, 0.1], [0.5, 0.2], [9000, 0.1]]}", "is a fraction of the horizon"),
         ("max_media_exposures=0", "max_media_exposures is 0"),
         ("sources=[]", "there must be one"),
         ("segment_align=24", "segment_align is 24, expected a divisor of max_pack_tokens, 64"),
         ("pack_limits.patches=0", "patches is 0, expected at least 1"),
         ("pack_limits.pixels=9", "not a known key"),
+        ("limits={max_image_patches: 64}", "limits is now called media_limits"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(key: str, message: str, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def packs(made: Made) -> list[Pack]:
 
 
 def test_every_segment_is_a_slice_of_its_expanded_sample(made: Made) -> None:
-    expanded = {sample.id: expand(sample, MIXTURE.limits, tiny) for sample in made.samples.records()}
+    expanded = {sample.id: expand(sample, MIXTURE.media_limits, tiny) for sample in made.samples.records()}
     for pack in packs(made):
         at = 0
         for segment in pack.segments:
@@ -56,7 +56,7 @@ def test_token_rows_decode_back_to_their_documents(made: Made) -> None:
     for sample in made.samples.records():
         by_start = pieces.get(sample.id, {})
         joined = np.concatenate([by_start[start] for start in sorted(by_start)] or [np.zeros(0, np.uint32)])
-        if len(joined) < len(expand(sample, MIXTURE.limits, tiny).ids):
+        if len(joined) < len(expand(sample, MIXTURE.media_limits, tiny).ids):
             continue  # the plan ended before all segments of this sample
         ids = without_slots(joined, sample)
         decoded = decode(dataclasses.replace(sample, ids=ids), tiny)
@@ -85,7 +85,7 @@ def without_slots(ids: np.ndarray, sample: Sample) -> np.ndarray:
 def test_media_in_packs_keep_their_bytes_and_patches(made: Made) -> None:
     expected = {}
     for sample in made.samples.records():
-        for packed in expand(sample, MIXTURE.limits, tiny).media:
+        for packed in expand(sample, MIXTURE.media_limits, tiny).media:
             payload = made.samples.read(packed.media.location)
             expected[packed.media.digest] = patches_of(packed, payload)
     seen = set()
@@ -172,7 +172,7 @@ def test_equal_documents_give_equal_plans_and_packs(made: Made, tmp_path: Path) 
 
 
 def test_pieces_from_the_index_have_the_expanded_length_of_every_sample(made: Made) -> None:
-    source, limits = MIXTURE.sources[0], MIXTURE.limits
+    source, limits = MIXTURE.sources[0], MIXTURE.media_limits
     wide = dataclasses.replace(MIXTURE, max_pack_tokens=100_000)
     pieces = pieces_of(made.samples, dataclasses.replace(source, domains=()), wide)
     expanded = [expand(sample, limits, tiny) for sample in made.samples.records()]
@@ -192,7 +192,7 @@ def test_a_clip_is_planned_and_expanded_by_the_rate_of_its_container(tmp_path: P
     samples = write(create(tmp_path, "samples"), encoded, vocabulary=tiny.digest, vocabulary_file="tiny")
     wide = dataclasses.replace(MIXTURE, max_pack_tokens=100_000)
     pieces = pieces_of(samples, dataclasses.replace(MIXTURE.sources[0], domains=("video",)), wide)
-    expanded = [expand(sample, MIXTURE.limits, tiny) for sample in samples.records()]
+    expanded = [expand(sample, MIXTURE.media_limits, tiny) for sample in samples.records()]
     frames = {one.media[0].media.container_fps: sum(len(i.frames) for i in one.media[0].items) for one in expanded}
     assert frames == rates
     assert pieces.length.tolist() == [len(expanded[at].ids) for at in pieces.ordinal]
@@ -204,7 +204,7 @@ def test_a_sample_with_a_medium_longer_than_a_pack_is_refused_and_counted(made: 
     too_long = {
         ordinal
         for ordinal, sample in enumerate(made.samples.records())
-        if any(media_tokens(media, lay_out(media, MIXTURE.limits), tiny) > 64 for media in sample.media)
+        if any(media_tokens(media, lay_out(media, MIXTURE.media_limits), tiny) > 64 for media in sample.media)
     }
     assert too_long
     plan = compile_plan(short, made.by_source, tiny)
@@ -272,7 +272,7 @@ def test_a_medium_over_the_patches_of_a_pack_is_refused_with_its_reason(made: Ma
     over = {
         ordinal
         for ordinal, sample in enumerate(made.samples.records())
-        if any(lay_out(media, MIXTURE.limits).patches > 40 for media in sample.media)
+        if any(lay_out(media, MIXTURE.media_limits).patches > 40 for media in sample.media)
     }
     pieces = pieces_of(made.samples, MIXTURE.sources[0], tight)
     assert pieces.refused == {"medium_over_patches_of_pack": len(over)} and over
@@ -284,7 +284,7 @@ def test_segments_begin_at_multiples_and_have_padding_between_them(tmp_path: Pat
     proof = prove(made.packs, made.plan.meta, tiny)
     assert proof.alignment == 16
     assert made.plan.meta["fill"] == proof.fill < 0.97
-    expanded = {sample.id: expand(sample, MIXTURE.limits, tiny) for sample in made.samples.records()}
+    expanded = {sample.id: expand(sample, MIXTURE.media_limits, tiny) for sample in made.samples.records()}
     for pack in packs(made):
         used = np.zeros(len(pack.ids), bool)
         for segment, at, end in segment_ranges(pack.segments):

@@ -32,12 +32,12 @@ nodes:
     inputs: [unique]
   plan:
     kind: plan
-    vision_share: of_the_data
     mixture:
+      vision_share: {from_data: true}
       max_pack_tokens: 512
       global_batch_packs: 2
       block_packs: 8
-      limits: {max_image_patches: 64, max_frame_patches: 16, max_video_frames: 8}
+      media_limits: {max_image_patches: 64, max_frame_patches: 16, max_video_frames: 8}
       sources: [{name: own, store: samples, weight: 1}]
   packs:
     kind: pack

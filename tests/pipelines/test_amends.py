@@ -24,12 +24,12 @@ AMENDED = """
   plan_2:
     kind: plan
     amends: {plan: plan, at_batch: 4}
-    vision_share: of_the_data
     mixture:
+      vision_share: {from_data: true}
       max_pack_tokens: 128
       global_batch_packs: 2
       seed: 5
-      limits: {max_image_patches: 64, max_frame_patches: 16, max_video_frames: 8}
+      media_limits: {max_image_patches: 64, max_frame_patches: 16, max_video_frames: 8}
       sources: [{name: own, store: samples, weight: 1, max_epochs: 2}]
   packs_2:
     kind: pack

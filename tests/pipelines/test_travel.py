@@ -27,8 +27,8 @@ nodes:
   samples: {kind: tokenise, inputs: [moved, turned]}
   plan:
     kind: plan
-    vision_share: of_the_data
     mixture:
+      vision_share: {from_data: true}
       max_pack_tokens: 4096
       global_batch_packs: 1
       sources: [{name: all, store: samples, weight: 1}]

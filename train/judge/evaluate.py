@@ -44,7 +44,7 @@ class RowFormat:
     @classmethod
     def of(cls, packs: Mapping[str, Json], vocabulary: Vocabulary) -> RowFormat:
         """Read the format from the meta of a packs store."""
-        return cls(MediaLimits(**packs["limits"]), packs["max_pack_tokens"], vocabulary)
+        return cls(MediaLimits(**packs["media_limits"]), packs["max_pack_tokens"], vocabulary)
 
     def expand(self, sample: Sample) -> Expanded:
         """Expand the media of a sample to slots."""

@@ -42,7 +42,7 @@ MIXTURE = Mixture(
     ),
     max_pack_tokens=96,
     global_batch_packs=6,
-    limits=MediaLimits(max_image_patches=24, max_frame_patches=16, max_video_frames=8),
+    media_limits=MediaLimits(max_image_patches=24, max_frame_patches=16, max_video_frames=8),
 )
 
 

@@ -307,7 +307,7 @@ def test_a_source_of_pictures_with_a_few_texts_claims_no_share_of_all_text() -> 
 
 def test_a_plan_is_pinned() -> None:
     """A change of this digest needs a new `PLAN_VERSION`."""
-    assert arrange(make_mixture(MIXED), MIXED, "v").meta["plan"][:16] == "cab43bcf89c4697e"
+    assert arrange(make_mixture(MIXED), MIXED, "v").meta["plan"][:16] == "469fcf5b1d7feaf0"
 
 
 @pytest.mark.parametrize(
@@ -353,6 +353,16 @@ def test_the_changes_that_an_error_names_work() -> None:
     assert arrange(dataclasses.replace(mixture, vision_share=lower), only, "v").meta["tokens"] >= 16_000
     more = (dataclasses.replace(mixture.sources[0], max_epochs=9),)
     assert arrange(dataclasses.replace(mixture, sources=more), only, "v").meta["tokens"] >= 16_000
+
+
+@pytest.mark.parametrize("sizes", [TEXT * 60, CAPTIONS * 60, TEXT * 60 + CAPTIONS * 60])
+def test_a_share_from_data_is_that_of_all_pieces(sizes: list[tuple[int, int]]) -> None:
+    only = [pieces("only", sizes)]
+    share = sum(slots for _, slots in sizes) * 10_000 // sum(length for length, _ in sizes) / 10_000
+    free = dataclasses.replace(make_mixture(only), vision_share=VisionShare(from_data=True))
+    plan = arrange(free, only, "v")
+    assert plan.meta["vision_share"] == {"constant": share}
+    assert plan.meta == arrange(make_mixture(only, share), only, "v").meta
 
 
 def test_captions_code_and_text_fill_packs_nearly_completely() -> None:

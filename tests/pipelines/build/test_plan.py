@@ -45,3 +45,11 @@ def test_a_mistake_in_a_mixture_file_is_named_with_its_line(tmp_path: Path) -> N
 def test_the_shipped_arms_are_overlays_of_their_base() -> None:
     node = PlanNode(kind="plan", mixture=(str(MIXTURES / "base.yaml"), str(MIXTURES / "late.yaml")))
     assert node.loaded_mixture == load(Mixture, [MIXTURES / "base.yaml", MIXTURES / "late.yaml"]).value
+
+
+def test_the_former_key_of_the_vision_share_is_refused_with_its_new_place(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "node.yaml").write_text("kind: plan\nvision_share: of_the_data\nmixture: ./base.yaml\n")
+    with pytest.raises(ManifestError, match="vision_share does not exist any more") as refused:
+        load(PlanNode, [tmp_path / "node.yaml"])
+    assert refused.value.where == f"{tmp_path / 'node.yaml'}:2" and "{from_data: true}" in refused.value.fix

@@ -28,11 +28,11 @@ nodes:
   samples: {{kind: tokenise, inputs: [few, pairs]}}
   plan:
     kind: plan
-    vision_share: of_the_data
     mixture:
+      vision_share: {{from_data: true}}
       max_pack_tokens: 512
       global_batch_packs: 1
-      limits: {{max_image_patches: 64}}
+      media_limits: {{max_image_patches: 64}}
       sources: [{{name: all, store: samples, weight: 1}}]
 """
 

@@ -298,12 +298,12 @@ nodes:
     chat: {{train_on: last}}
   plan:
     kind: plan
-    vision_share: of_the_data
     mixture:
+      vision_share: {{from_data: true}}
       max_pack_tokens: 256
       global_batch_packs: 1
       block_packs: 8
-      limits: {{max_image_patches: 16, max_frame_patches: 16, max_video_frames: 8}}
+      media_limits: {{max_image_patches: 16, max_frame_patches: 16, max_video_frames: 8}}
       sources: [{{name: own, store: samples, weight: 1}}]
   packs: {{kind: pack, input: plan}}
 """
