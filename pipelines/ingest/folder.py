@@ -62,7 +62,7 @@ class FilesNode(DocumentsNode):
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
     licence: str = ""
-    """Licence of the records without a field `licence` or `license`; an SPDX identifier where there is one."""
+    """License of the records without a field `licence` or `license`; an SPDX identifier where there is one."""
     origin: str = ""
     """Origin of the records without a field `url`, `origin` or `source_url`."""
     consent: str = ""

@@ -51,9 +51,11 @@ class IngestRepository(DocumentsNode):
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out."""
     licence: str = ""
-    """Licence of the records that have none of their own; so are `origin` and `consent`."""
+    """License of the records that state none."""
     origin: str = ""
+    """Origin of the records that state none, e.g. the repository's URL."""
     consent: str = ""
+    """Consent of the makers of the records that state none."""
 
     @property
     def _base(self) -> Path:

@@ -21,7 +21,7 @@ from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.formats.media import make_image, make_video
 from pipelines.ingest.formats.rows import parse_json
 from pipelines.ingest.readers.context import new_document
-from pipelines.node import Attempt, DocumentsNode, Inputs, Mistake, Node, Survey, Unit, UnitTask
+from pipelines.node import Attempt, DocumentsNode, Inputs, Mistake, Node, Survey, Unit, UnitTask, name_node
 from stores.store import UnitWriter
 
 ANNOTATIONS = "annotations.jsonl"
@@ -45,9 +45,7 @@ class IngestScenes(DocumentsNode):
     def check(self, name: str, nodes: Mapping[str, Node]) -> Iterator[Mistake]:
         kind = nodes[self.input].kind
         if kind != "scenes":
-            names = ", ".join(other for other, node in nodes.items() if node.kind == "scenes")
-            fix = "name a node of kind scenes" + (f": {names}" if names else "")
-            yield Mistake(("input",), f"{self.input} ({kind}) makes no scenes", fix)
+            yield Mistake(("input",), f"{self.input} ({kind}) makes no scenes", name_node("scenes", nodes))
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         """One unit per annotation file. Its digest covers the media too, because the lines hold their digests."""

@@ -281,7 +281,7 @@ def _instance(annotation: dict[str, Json], name: str, keypoints: Sequence[Json],
             left_out.append(error.reason)
     points = _groups(annotation.get("keypoints", []), 3)
     for part, (x, y, visibility) in zip(keypoints, points, strict=False):
-        if visibility:  # 0: not labelled
+        if visibility:  # 0: the point has no label
             shapes.append(Shape("point", f"{name} {name_of(part)}", ((x, y),)))
     return Instance(name, tuple(shapes), several)
 

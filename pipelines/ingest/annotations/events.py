@@ -32,6 +32,8 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|<\d[\d:.]{0,15}>|\{\\[^{}]{0,100}\}
 
 @dataclass(frozen=True)
 class TimedEvent:
+    """An event of a video, with times in seconds from its first frame."""
+
     start_s: float
     stop_s: float
     text: str

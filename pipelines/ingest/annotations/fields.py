@@ -44,7 +44,7 @@ class RecordText:
 
 @dataclass(frozen=True)
 class RecordRights:
-    """Licence, origin and consent of a record; "" where unknown."""
+    """License, origin and consent of a record; "" where unknown."""
 
     licence: str = ""
     origin: str = ""
@@ -136,7 +136,7 @@ def kept_notes(record: Json) -> dict[str, Json]:
 
 
 def record_rights(record: Json) -> RecordRights:
-    """Return the licence, origin and consent that a record states itself."""
+    """Return the license, origin and consent that a record states itself."""
     if not isinstance(record, dict):
         return NO_RIGHTS
     return RecordRights(*(_first_word(record, names) for names in (LICENCE, ORIGIN, CONSENT)))

@@ -1,8 +1,8 @@
-"""The work of one reader (`FolderItem`) and everything that it may use (`ReadContext`).
+"""Arguments of a reader: the files to read (`FolderItem`), and folder, rules and quarantine (`ReadContext`).
 
-`ingest/pairing.py` makes the items, `ingest/documents.py` hands each item to its reader. A reader makes every document
-with `ReadContext.document`, and calls every step that can fail on a bad file through `ReadContext.attempt`: it is the
-one place that catches a RecordError and puts the record into quarantine.
+`ingest/pairing.py` makes the items, `ingest/documents.py` passes each item to its reader. A reader makes its documents
+with `ReadContext.document`. It calls every step that a bad file can break through `ReadContext.attempt`, the only place
+that catches a RecordError and puts the record into quarantine.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ class ReadContext:
     """Name of the ingest node."""
     rules: ReadRules
     attempt: Attempt
+    """Quarantine and counters of the unit; `pipelines/node.py` describes its methods."""
 
-    def made(
+    def attempt_document(
         self, locator: str, make: Callable[P, Document], *arguments: P.args, **named: P.kwargs
     ) -> tuple[Document, ...]:
         """Return the document `make(*arguments)`; nothing if it failed and the record is in quarantine."""
@@ -130,9 +131,12 @@ def new_document(
     notes: Mapping[str, Json] | None = None,
     rights: RecordRights = NO_RIGHTS,
 ) -> Document:
-    """Return a document of an ingest node, with its text in Unicode normal form. Every ingest node makes its documents
-    here; the id follows from source and locator.
+    """Return a document of an ingest node, with its text in Unicode normal form.
 
+    Every ingest node makes its documents here.
+
+    Args:
+        source: name of the ingest node. It decides the id of the document, together with `locator`.
     Raises:
         RecordError: the reasons of `normalize`.
     """

@@ -42,7 +42,7 @@ def _pages(records: Sequence[tuple[str, html.CrawlRecord]], context: ReadContext
         if isinstance(page, html.PageText) and page.passed_over:
             context.attempt.note(page.passed_over)
         else:
-            yield from context.made(locator, _page_document, locator, record, page, context)
+            yield from context.attempt_document(locator, _page_document, locator, record, page, context)
 
 
 def _page_document(

@@ -17,12 +17,12 @@ from pipelines.ingest.readers.context import FolderItem, ReadContext
 
 def documents(item: FolderItem, context: ReadContext) -> Sequence[Document]:
     """Return an image or video with the caption of the first file of `item.captions` that can be read."""
-    return context.made(item.locator, _captioned, item, context)
+    return context.attempt_document(item.locator, _captioned, item, context)
 
 
 def annotated_documents(item: FolderItem, context: ReadContext) -> Sequence[Document]:
     """Return an image with the text of `item.annotation`, its part of a COCO file."""
-    return context.made(item.locator, _annotated, item, context)
+    return context.attempt_document(item.locator, _annotated, item, context)
 
 
 def _captioned(item: FolderItem, context: ReadContext) -> Document:
@@ -48,7 +48,7 @@ def _with_caption(
 ) -> Document:
     notes = {"caption_from": origin}
     if caption.labels is not None:
-        return labelled_document(locator, medium, caption.labels, notes, caption.rights, context)
+        return labeled_document(locator, medium, caption.labels, notes, caption.rights, context)
     domain = "video" if medium.kind == "video" else caption.domain
     return context.document(locator, domain, _medium_and_text(medium, caption.text), (), notes, caption.rights)
 
@@ -62,12 +62,12 @@ def _annotated(item: FolderItem, context: ReadContext) -> Document:
     if annotation.annotated is not None:
         for reason in annotation.annotated.left_out:
             context.attempt.note(reason)
-        return labelled_document(item.locator, medium, annotation.annotated, notes, annotation.rights, context)
+        return labeled_document(item.locator, medium, annotation.annotated, notes, annotation.rights, context)
     parts = _medium_and_text(medium, "\n".join(annotation.captions))
     return context.document(item.locator, "caption", parts, (), notes, annotation.rights)
 
 
-def labelled_document(
+def labeled_document(
     locator: str,
     medium: Media,
     label: labels.Labels,

@@ -58,7 +58,9 @@ def _documents(item: FolderItem, context: ReadContext, read: _ReadPage, text_dom
     notes: dict[str, Json] = encoding_note(encoding)
     notes |= {"title": content.title} if content.title else {}
     notes |= {"media_left_out": left_out} if left_out else {}
-    yield from context.made(item.locator, _interleaved, item.locator, content, loaded, notes, text_domain, context)
+    yield from context.attempt_document(
+        item.locator, _interleaved, item.locator, content, loaded, notes, text_domain, context
+    )
 
 
 def _read_markdown(file: FolderFile, context: ReadContext) -> tuple[markdown.InterleavedText, str]:

@@ -31,7 +31,7 @@ def documents(item: FolderItem, context: ReadContext) -> Iterator[Document]:
     for first in range(0, count, step):
         numbers = range(first, min(count, first + step))
         locator = item.locator + (f"#{first + 1}" if count > step else "")
-        yield from context.made(locator, _pages_document, locator, path, numbers, title, context)
+        yield from context.attempt_document(locator, _pages_document, locator, path, numbers, title, context)
 
 
 def _pages_document(locator: str, path: str, numbers: range, title: str, context: ReadContext) -> Document:

@@ -21,7 +21,7 @@ from pipelines.ingest.formats.media import load_media, make_image
 from pipelines.ingest.formats.rows import read_rows
 from pipelines.ingest.formats.text import printable
 from pipelines.ingest.readers.context import FolderItem, ReadContext
-from pipelines.ingest.readers.media_files import labelled_document
+from pipelines.ingest.readers.media_files import labeled_document
 
 JUDGED_ROWS = 20
 """If none of the first rows of a file has text, the file is no table of records and is refused as a whole."""
@@ -39,7 +39,7 @@ def documents(item: FolderItem, context: ReadContext) -> Iterator[Document]:
         return
     for place, parse in chain(head, rows):
         locator = item.locator + place
-        yield from context.made(locator, _row_document, item, context, locator, parse)
+        yield from context.attempt_document(locator, _row_document, item, context, locator, parse)
 
 
 def media_references(base: Path, file: FolderFile, text_fields: Sequence[str]) -> Iterator[str]:
@@ -73,8 +73,8 @@ def _has_no_text(parse: Callable[[], Json], context: ReadContext) -> bool:
         row = fields.question_and_answer(parse())
     except RecordError:
         return False
-    labelled = labels.in_row(row) or conversations.holds_conversation(row)
-    return not (labelled or fields.has_text(row, context.rules.text_fields))
+    has_labels = labels.in_row(row) or conversations.holds_conversation(row)
+    return not (has_labels or fields.has_text(row, context.rules.text_fields))
 
 
 def _describe_fields(row: Json) -> str:
@@ -94,7 +94,7 @@ def _row_document(item: FolderItem, context: ReadContext, locator: str, parse: C
     if label is not None:
         if len(loaded) != 1:
             raise RecordError("bad_annotation", f"labels for {len(loaded)} images or videos, expected one")
-        return labelled_document(locator, loaded[0], label, notes, rights, context, row)
+        return labeled_document(locator, loaded[0], label, notes, rights, context, row)
     text = fields.find_text(row, context.rules.text_fields)
     answer = text.answer
     if answer and "answer" in notes:

@@ -24,7 +24,7 @@ def documents(item: FolderItem, context: ReadContext) -> Sequence[Document]:
     The domain is `code` for the reader `code`, otherwise `text_domain` of the rules.
     """
     locator = item.locator + (f"#{item.piece.start}" if item.piece and item.piece.start else "")
-    return context.made(locator, _document, item, context, locator)
+    return context.attempt_document(locator, _document, item, context, locator)
 
 
 def _document(item: FolderItem, context: ReadContext, locator: str) -> Document:
