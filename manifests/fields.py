@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from manifests.records import Json
 
-KeyPath = Sequence[str | int]
+KeyPath = tuple[str | int, ...]
+"""Keys and list indexes from the top of a manifest to a value."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Strict loading of manifests: YAML files laid over each other, `--set`, errors with file and line, one digest.
+"""Strict loading of manifests: YAML files, overlays, `--set`, errors with file and line, and a digest.
 
-A schema is a frozen dataclass made with `@schema`, living in the room that obeys it. Unknown keys fail, nothing is
-coerced, overlays merge maps and replace everything else. A string that starts with `./` or `../` is a path: relative
-to the file that says it, or to the working directory when it comes from `--set`.
+Commands load their manifests with it; the result is an instance of the schema. A schema is a frozen dataclass made with
+`@schema`, in the room that uses it. Unknown keys fail, nothing is converted, overlays merge maps and replace everything
+else. A string that starts with `./` or `../` is a path, relative to the file that contains it, or to the working
+directory if it comes from `--set`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,10 @@ import yaml
 
 from manifests import records
 from manifests.errors import ManifestError
-from manifests.fields import classes_at, field_docs, kinds_of
+from manifests.fields import KeyPath, classes_at, field_docs, kinds_of
 from manifests.records import Json
 
 T = TypeVar("T")
-
-KeyPath = tuple[str | int, ...]
-"""Keys and list indexes from the top of a manifest to a value."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -45,22 +43,30 @@ def schema(cls: type) -> type:
 
 @dataclass(frozen=True)
 class Manifest(Generic[T]):
+    """A loaded manifest."""
+
     value: T
     data: Json
     """The resolved manifest as plain JSON values, with paths as written."""
     digest: str
-    """Over `data`: key order does not matter, values do."""
+    """Digest of `data`; it does not depend on the order of keys."""
     lines: dict[KeyPath, str]
+    """`file:line` of each value, or its `--set` argument."""
 
     def where(self, *place: str | int) -> str:
-        """`file:line` of a value, or of the nearest thing around it."""
+        """Return `file:line` of a value, or of the nearest value around it."""
         return _where(self.lines, place)
 
 
 def load(kind: type[T], files: Sequence[Path | str], sets: Sequence[str] = ()) -> Manifest[T]:
-    """Read `files` left to right, lay `sets` (`a.b.0.c=value`, values are YAML) over them and check against `kind`.
+    """Load a manifest.
 
-    Raises ManifestError with file and line for anything that is missing, unknown or of the wrong type.
+    Args:
+        kind: schema class of the manifest.
+        files: YAML files; each is an overlay of those before it.
+        sets: arguments of `--set`, `a.b.0.c=value` with a YAML value; they apply after the files, in order.
+    Raises:
+        ManifestError: a file can't be read, or a key is missing, unknown or of the wrong type; with file and line.
     """
     data: Json = {}
     lines: dict[KeyPath, str] = {}
@@ -69,7 +75,7 @@ def load(kind: type[T], files: Sequence[Path | str], sets: Sequence[str] = ()) -
         layer = _read(file, lines, bases)
         if not isinstance(layer, dict):
             raise ManifestError(
-                "a manifest is a map of keys to values", where=f"{file}:1", fix="begin with `key: value` lines"
+                "expected a map of keys to values", where=f"{file}:1", fix="begin with `key: value` lines"
             )
         data = _overlay(data, layer)
     for text in sets:
@@ -83,7 +89,7 @@ def load(kind: type[T], files: Sequence[Path | str], sets: Sequence[str] = ()) -
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """YAML 1.1 with the one change everybody wants: 2e9 and 1e-3 are numbers."""
+    """YAML 1.1, with 2e9 and 1e-3 as numbers."""
 
 
 _YamlLoader.add_implicit_resolver(
@@ -94,6 +100,7 @@ _YamlLoader.add_implicit_resolver(
 
 
 def _read(file: Path, lines: dict[KeyPath, str], bases: dict[KeyPath, Path]) -> Json:
+    """Read one file; add the line of each value to `lines` and the file's folder to `bases`."""
     try:
         reader = _YamlLoader(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -109,8 +116,8 @@ def _read(file: Path, lines: dict[KeyPath, str], bases: dict[KeyPath, Path]) -> 
     except yaml.YAMLError as error:
         raise _not_yaml(file, error) from None
     except RecursionError:
-        message = "nested too deeply, or an alias that holds itself"
-        raise ManifestError(message, where=str(file), fix="write it out flat, without aliases") from None
+        message = "nested too deeply, or an alias that contains itself"
+        raise ManifestError(message, where=str(file), fix="write the values in full, without aliases") from None
     finally:
         reader.dispose()
 
@@ -131,23 +138,23 @@ def _walk(
     lines: dict[KeyPath, str],
     bases: dict[KeyPath, Path],
 ) -> Json:
-    """Build plain values out of YAML nodes and note on which line each stands. A key given twice is refused."""
+    """Convert a YAML node to JSON values, with the line of each in `lines`. A key given twice is refused."""
     lines[place] = f"{file}:{node.start_mark.line + 1}"
     bases[place] = file.parent
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Json] = {}
         for key_node, value_node in node.value:
             key = reader.construct_object(key_node, deep=True)
-            here = f"{file}:{key_node.start_mark.line + 1}"
+            where = f"{file}:{key_node.start_mark.line + 1}"
             if not isinstance(key, str):
-                raise ManifestError(f"key {key!r} is not a word", where=here, fix="put it in quotes")
+                raise ManifestError(f"key {key!r} is no text", where=where, fix="put it in quotes")
             if key in result:
                 before = lines[(*place, key)]
                 raise ManifestError(
-                    f"key {key!r} is given twice", where=here, fix=f"delete one; the other is at {before}"
+                    f"key {key!r} is given twice", where=where, fix=f"delete one; the other is at {before}"
                 )
             result[key] = _walk(reader, value_node, (*place, key), file, lines, bases)
-            lines[(*place, key)] = here
+            lines[(*place, key)] = where
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_walk(reader, item, (*place, i), file, lines, bases) for i, item in enumerate(node.value)]
@@ -155,7 +162,7 @@ def _walk(
 
 
 def _plain(value: Any, where: str) -> Json:
-    """YAML also knows dates, bytes and infinities; a manifest is what JSON can say."""
+    """Return a YAML value as JSON; dates, bytes and infinities, which JSON does not have, are refused."""
     if isinstance(value, dict):
         return {key: _plain(item, where) for key, item in value.items()}
     if isinstance(value, list):
@@ -166,12 +173,14 @@ def _plain(value: Any, where: str) -> Json:
 
 
 def _overlay(below: Json, above: Json) -> Json:
+    """Merge two values: maps key by key, else the upper one wins."""
     if isinstance(below, dict) and isinstance(above, dict):
         return below | {key: _overlay(below.get(key), value) for key, value in above.items()}
     return above
 
 
 def _set(data: Json, text: str, lines: dict[KeyPath, str], bases: dict[KeyPath, Path]) -> Json:
+    """Apply one argument of `--set`."""
     where = f"--set {text}"
     key, sign, raw = text.partition("=")
     if not sign or not key:
@@ -196,9 +205,9 @@ def _set(data: Json, text: str, lines: dict[KeyPath, str], bases: dict[KeyPath, 
         else:
             place.append(word)
             below = below.get(word) if isinstance(below, dict) else None
-    for said in (lines, bases):  # by files, about what is replaced
-        for inside in [known for known in said if known[: len(place)] == tuple(place)]:
-            del said[inside]
+    for by_place in (lines, bases):  # drop the entries of the replaced value
+        for inside in [other for other in by_place if other[: len(place)] == tuple(place)]:
+            del by_place[inside]
     for i in range(len(place)):
         lines[tuple(place[: i + 1])] = lines.get(tuple(place[: i + 1]), where)
     bases[tuple(place)] = Path(os.getcwd())
@@ -206,6 +215,7 @@ def _set(data: Json, text: str, lines: dict[KeyPath, str], bases: dict[KeyPath, 
 
 
 def _put(data: Json, place: KeyPath, value: Json) -> Json:
+    """Return a copy of `data` with `value` at `place`; missing maps are added."""
     if not place:
         return value
     first, rest = place[0], place[1:]
@@ -216,6 +226,7 @@ def _put(data: Json, place: KeyPath, value: Json) -> Json:
 
 
 def _resolve(data: Json, place: KeyPath, bases: dict[KeyPath, Path]) -> Json:
+    """Make relative paths absolute, or relative to the working directory, by the folder of their file."""
     if isinstance(data, dict):
         return {key: _resolve(value, (*place, key), bases) for key, value in data.items()}
     if isinstance(data, list):
@@ -281,18 +292,19 @@ def _unknown_key(name: str, classes: Sequence[type]) -> tuple[str, str]:
 
 def _unknown_kind(name: str, kind: str | None, classes: Sequence[type]) -> tuple[str, str]:
     """Return message and fix for an unknown kind, or for none: its new name, a similar kind, or all kinds."""
-    kinds = [known for cls in classes for known in kinds_of(cls)]
+    kinds = [value for cls in classes for value in kinds_of(cls)]
     if kind is None:
         return f"{name} is missing", f"one of {', '.join(kinds)}"
     for cls in classes:
         if (new := getattr(cls, "RENAMED_KINDS", {}).get(kind)) is not None:
             return _renamed(f"{name} {kind}", new)
-    return f"{name} is {kind!r}, which is no kind here", _similar(kind, kinds, "one of ")
+    return f"{name} is {kind!r}, expected a known kind", _similar(kind, kinds, "one of ")
 
 
-def _similar(word: str, known: Sequence[str], all_of_them: str) -> str:
-    similar = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{similar[0]}'?" if similar else all_of_them + ", ".join(known)
+def _similar(word: str, names: Sequence[str], prefix: str) -> str:
+    """Return a hint: the most similar name, or `prefix` and all names."""
+    similar = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean '{similar[0]}'?" if similar else prefix + ", ".join(names)
 
 
 def _renamed(name: str, new: str) -> tuple[str, str]:
@@ -303,7 +315,7 @@ def _renamed(name: str, new: str) -> tuple[str, str]:
 
 
 def _locate(problem: Mapping[str, Any], data: Json) -> tuple[KeyPath, Json]:
-    """Where in the manifest a complaint is about, and what stands there."""
+    """Return the key path of a problem in the manifest, and the value there."""
     place: KeyPath = ()
     below = data
     for step in problem["loc"]:  # pydantic names union members too; they are not in the file

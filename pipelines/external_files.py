@@ -15,7 +15,7 @@ from typing import IO, cast
 import fsspec
 
 from manifests.errors import ManifestError
-from manifests.load import KeyPath
+from manifests.fields import KeyPath
 from pipelines.node import Mistake
 from stores.endpoint import Endpoint
 

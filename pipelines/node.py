@@ -31,7 +31,8 @@ from typing import Any, ClassVar, Literal, ParamSpec, Protocol, TypeAlias, TypeV
 import numpy as np
 import pyarrow as pa
 
-from manifests.load import KeyPath, schema
+from manifests.fields import KeyPath
+from manifests.load import schema
 from manifests.records import Json, digest
 from pipelines.previous import PreviousView
 from stores.prefetch import prefetch

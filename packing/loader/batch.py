@@ -43,7 +43,7 @@ class TokenRows:
 
 
 @dataclass(frozen=True, slots=True)
-class MediaBatch:
+class MediaItems:
     """Media items that one rank encodes."""
 
     patches: np.ndarray
@@ -142,10 +142,10 @@ def rows_of_packs(packs: Sequence[Pack]) -> TokenRows:
     return token_rows(range(len(packs)), [pack.segments for pack in packs], ids, targets)
 
 
-def media_batch(items: Sequence[PlacedItem], patches: np.ndarray) -> MediaBatch:
+def media_items(items: Sequence[PlacedItem], patches: np.ndarray) -> MediaItems:
     """Combine items with their patches, (N, 3, 14, 14) uint8 in the order of `items`."""
     grids = np.array([placed.item.grid for placed in items], np.int64).reshape(-1, 3)
-    return MediaBatch(
+    return MediaItems(
         patches=patches,
         grids=grids,
         rows=np.array([placed.row for placed in items], np.int64),

@@ -26,10 +26,10 @@ from packing.loader.balance import deal, encoder_cost, llm_cost
 from packing.loader.batch import (
     STAND_IN,
     Failure,
-    MediaBatch,
+    MediaItems,
     PlacedItem,
     TokenRows,
-    media_batch,
+    media_items,
     patch_memory,
     placed_items,
     segment_at,
@@ -106,7 +106,7 @@ class GlobalBatch:
         with self._reader.timer.timed("collate"):
             return token_rows(numbers, [self.packs[row].segments for row in numbers], ids, targets, muted)
 
-    def media(self, rank: int) -> MediaBatch:
+    def media(self, rank: int) -> MediaItems:
         """Return the items that `rank` encodes; waits for its decoder jobs.
 
         Raises:
@@ -123,7 +123,7 @@ class GlobalBatch:
                 self._decoding[placed.row, placed.medium].result()
         with self._reader.timer.timed("collate"):
             items = [self._items[i] for i in self._dealt_items[rank]]
-            return media_batch(items, self._patches[rank] if items else patch_memory(items)[0])
+            return media_items(items, self._patches[rank] if items else patch_memory(items)[0])
 
     @property
     def shapes(self) -> dict[tuple[int, int], tuple[VisibleShape, ...]]:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from manifests.files import write_whole
-from packing.loader.batch import MediaBatch, TokenRows
+from packing.loader.batch import MediaItems, TokenRows
 from packing.loader.global_batch import GlobalBatch
 from packing.loader.loader import DecodeOptions, Loader, LoaderState
 from packing.loader.stand_ins import StandIns
@@ -45,7 +45,7 @@ def _row_hashes(rows: TokenRows) -> Iterator[tuple[tuple[int, int], str]]:
         yield (row, -1), sha256(b"".join(array.tobytes() for array in arrays) + lengths).hexdigest()
 
 
-def _item_hashes(media: MediaBatch) -> Iterator[tuple[tuple[int, int], str]]:
+def _item_hashes(media: MediaItems) -> Iterator[tuple[tuple[int, int], str]]:
     start = 0
     for i, grid in enumerate(media.grids):
         patches = media.patches[start : (start := start + int(grid.prod()))]

@@ -1,7 +1,7 @@
 """Tensors of the loader's two streams; the only file of this room that imports torch.
 
 `loader/loader.py` feeds it, and `model/multimodal.py` reads it: `RowTensors` and `MediaTensors` satisfy its protocols
-`Rows` and `Media`. Three interfaces: tensors of one batch, an `IterableDataset` with a state, and the iterator that
+`RowBatch` and `MediaBatch`. Three interfaces: tensors of one batch, an `IterableDataset` with a state, and the iterator that
 Megatron's training loops expect.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from packing.augment_shapes import VisibleShape
-from packing.loader.batch import Failure, MediaBatch, TokenRows
+from packing.loader.batch import Failure, MediaItems, TokenRows
 from packing.loader.global_batch import GlobalBatch
 from packing.loader.loader import Loader, LoaderState
 from packing.loader.stand_ins import Agree
@@ -50,7 +50,7 @@ class RowTensors:
 
 @dataclass(frozen=True, slots=True)
 class MediaTensors:
-    """`MediaBatch` as tensors: N patches of M items, which fill S slots."""
+    """`MediaItems` as tensors: N patches of M items, which fill S slots."""
 
     patches: torch.Tensor
     """(N, 3, 14, 14) uint8, a quarter of the bytes of float32; the model normalizes."""
@@ -81,7 +81,7 @@ def rows_to(rows: TokenRows, device: Device) -> RowTensors:
     return RowTensors(ids, labels, loss_mask, positions, rows.segment_lengths)
 
 
-def media_to(media: MediaBatch, row_tokens: int, device: Device) -> MediaTensors:
+def media_to(media: MediaItems, row_tokens: int, device: Device) -> MediaTensors:
     """Copy media items to a device. `row_tokens` is L, the length of the rows that hold their slots."""
     firsts = torch.from_numpy(media.rows * row_tokens + media.first_slots)
     counts = torch.from_numpy(media.slots)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, cast
 
-from manifests.load import KeyPath
+from manifests.fields import KeyPath
 from manifests.records import DOMAINS, Json
 from pipelines.node import Mistake, Node
 

@@ -19,7 +19,8 @@ import pydantic
 
 from manifests import load
 from manifests.errors import ManifestError
-from manifests.load import KeyPath, Manifest, schema
+from manifests.fields import KeyPath
+from manifests.load import Manifest, schema
 from manifests.records import Json, canonical_json, digest
 from pipelines.catalogue import NODES
 from pipelines.dag import check

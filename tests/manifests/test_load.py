@@ -1,4 +1,4 @@
-"""Manifests: what is written arrives, and what is wrong is refused at its own line before any work starts."""
+"""Loading of manifests: values arrive unchanged, and mistakes are refused with file and line."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ recipes = st.builds(
 
 
 @given(recipe=recipes, flow=st.booleans())
-def test_what_is_dumped_as_yaml_or_json_loads_again(
+def test_a_manifest_dumped_as_yaml_or_json_loads_again(
     tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, flow: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("dump")
@@ -125,12 +125,12 @@ def test_a_renamed_key_is_refused_with_its_new_name(tmp_path: Path, key: str, me
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("name: a\nvisoin: 1", "/0.yaml:2: visoin is not a known key"),
         ("name: a\nvision:\n  constant: 0.1\n  konstant: 0.1", "/0.yaml:4: vision.konstant is not a known key"),
         ("name: a\nops:\n- {kind: cut}\n- kind: cut\n  att: 3", "/0.yaml:5: ops.1.att is not a known key"),
-        ("name: a\nops:\n- {kind: trim}", "/0.yaml:3: ops.0.kind is 'trim', which is no kind here"),
+        ("name: a\nops:\n- {kind: trim}", "/0.yaml:3: ops.0.kind is 'trim', expected a known kind"),
         ("name: a\nops:\n- {at: 3}", "/0.yaml:3: ops.0.kind is missing"),
         ("name: a\nops: [{kind: cut, at: 1.5}]", "/0.yaml:2: ops.0.at is 1.5"),
         ("name: a\nops: [{kind: cut, at: '2'}]", '/0.yaml:2: ops.0.at is "2"'),
@@ -140,20 +140,20 @@ def test_a_renamed_key_is_refused_with_its_new_name(tmp_path: Path, key: str, me
         ("", "/0.yaml:1: name is missing"),
         ("name: a\nvision:\n  constant: 1.5", "/0.yaml:2: vision is"),
         ("name: a\nname: b", "/0.yaml:2: key 'name' is given twice"),
-        ("name: a\n1: b", "/0.yaml:2: key 1 is not a word"),
-        ("- name", "/0.yaml:1: a manifest is a map"),
+        ("name: a\n1: b", "/0.yaml:2: key 1 is no text"),
+        ("- name", "/0.yaml:1: expected a map"),
         ("name: a\n\tvision: 1", "/0.yaml:2: not valid YAML"),
         ("name: !!python/name:os.system x", "/0.yaml:1: not valid YAML"),
         ("name: a\nout: 2024-01-01", "/0.yaml:2: datetime.date(2024, 1, 1) is no text"),
         ("name: a\nweights: {x: .inf}", "/0.yaml:2: inf is no text or finite number"),
-        ("name: &a [*a]", "/0.yaml: nested too deeply, or an alias that holds itself"),
+        ("name: &a [*a]", "/0.yaml: nested too deeply, or an alias that contains itself"),
     ],
 )
-def test_a_mistake_is_refused_where_it_stands(tmp_path: Path, text: str, wanted: str) -> None:
-    assert refusal(tmp_path, text).startswith(wanted)
+def test_a_mistake_is_refused_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    assert refusal(tmp_path, text).startswith(expected)
 
 
-def test_files_that_can_not_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere\.yaml: can't be read"):
         load(Recipe, [tmp_path / "nowhere.yaml"])
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
@@ -163,16 +163,16 @@ def test_files_that_can_not_be_read_are_named(tmp_path: Path) -> None:
 
 def test_overlays_merge_maps_and_replace_everything_else(tmp_path: Path) -> None:
     base = "name: a\nweights: {x: 1.0, y: 2.0}\nops: [{kind: cut, at: 5}, {kind: cut, at: 6}]\n"
-    laid = read(tmp_path, base, "weights: {y: 3.0, z: 4.0}\nops: [{kind: cut}]\n")
-    assert laid.value == Recipe(name="a", weights={"x": 1.0, "y": 3.0, "z": 4.0}, ops=(Cut(kind="cut"),))
-    assert laid.where("weights", "x").endswith("0.yaml:2") and laid.where("weights", "y").endswith("1.yaml:1")
+    overlaid = read(tmp_path, base, "weights: {y: 3.0, z: 4.0}\nops: [{kind: cut}]\n")
+    assert overlaid.value == Recipe(name="a", weights={"x": 1.0, "y": 3.0, "z": 4.0}, ops=(Cut(kind="cut"),))
+    assert overlaid.where("weights", "x").endswith("0.yaml:2") and overlaid.where("weights", "y").endswith("1.yaml:1")
     assert refusal(tmp_path, base, "\nweights: {y: no}").startswith("/1.yaml:2: weights.y is false")
 
 
-def test_set_reaches_into_maps_and_lists_and_speaks_yaml(tmp_path: Path) -> None:
+def test_set_changes_values_in_maps_and_lists(tmp_path: Path) -> None:
     sets = ("vision.constant=5e-1", "ops.1.at=7", "weights={x: 2e9}", "name=*a=b: c")
-    got = read(tmp_path, "name: a\nops: [{kind: cut}, {kind: cut}]\n", sets=sets).value
-    assert got == Recipe(
+    loaded = read(tmp_path, "name: a\nops: [{kind: cut}, {kind: cut}]\n", sets=sets).value
+    assert loaded == Recipe(
         name="*a=b: c",
         vision=VisionShare(constant=0.5),
         ops=(Cut(kind="cut"), Cut(kind="cut", at=7)),
@@ -181,7 +181,7 @@ def test_set_reaches_into_maps_and_lists_and_speaks_yaml(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("vision.konstant=1", "--set vision.konstant=1: vision.konstant is not a known key"),
         ("ops.2.at=1", "--set ops.2.at=1: '2' is not an index below 1"),
@@ -191,11 +191,11 @@ def test_set_reaches_into_maps_and_lists_and_speaks_yaml(tmp_path: Path) -> None
         ("weights.x=.nan", "--set weights.x=.nan: nan is no text or finite number"),
     ],
 )
-def test_a_mistake_in_set_is_named(tmp_path: Path, text: str, wanted: str) -> None:
-    assert refusal(tmp_path, "name: a\nops: [{kind: cut}]", sets=(text,)).startswith(wanted)
+def test_a_mistake_in_set_is_refused_with_its_argument(tmp_path: Path, text: str, expected: str) -> None:
+    assert refusal(tmp_path, "name: a\nops: [{kind: cut}]", sets=(text,)).startswith(expected)
 
 
-def test_paths_start_from_whoever_says_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_their_file_or_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "base" / "m.yaml").write_text("name: ./beside\nout: ../up/x\nvision: {}\n")
@@ -209,7 +209,7 @@ def test_paths_start_from_whoever_says_them(tmp_path: Path, monkeypatch: pytest.
     assert load(Recipe, [base, over], ["out=plain/name"]).value.out == "plain/name"
 
 
-def test_a_map_given_with_set_forgets_the_files_it_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_given_with_set_replaces_lines_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @schema
     class Folders:
         read: dict[str, str]
@@ -217,12 +217,12 @@ def test_a_map_given_with_set_forgets_the_files_it_replaces(tmp_path: Path, monk
     (tmp_path / "m.yaml").write_text("read: {raw: ./raw}\n")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    got = load(Folders, [tmp_path / "m.yaml"], ["read={raw: ./mine}"])
-    assert got.value.read == {"raw": str(tmp_path / "elsewhere" / "mine")}
-    assert got.where("read", "raw") == "--set read={raw: ./mine}"
+    loaded = load(Folders, [tmp_path / "m.yaml"], ["read={raw: ./mine}"])
+    assert loaded.value.read == {"raw": str(tmp_path / "elsewhere" / "mine")}
+    assert loaded.where("read", "raw") == "--set read={raw: ./mine}"
 
 
-def test_moving_a_manifest_changes_its_paths_and_not_its_digest(tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_place_of_the_file(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "m.yaml").write_text("name: a\nout: ./stores\n")
@@ -240,7 +240,7 @@ class Nested:
     recipe: str | Recipe
 
 
-def test_a_value_of_several_types_is_explained_by_the_type_that_was_meant(tmp_path: Path) -> None:
+def test_a_mistake_in_a_union_is_explained_by_the_closest_type(tmp_path: Path) -> None:
     file = tmp_path / "nested.yaml"
     file.write_text("recipe:\n  name: a\n  vision:\n    constant: lots\n")
     with pytest.raises(ManifestError, match=r"nested.yaml:4: recipe.vision.constant is \"lots\""):

@@ -15,7 +15,7 @@ import torch
 from manifests.geometry import CHANNELS, MERGE, PATCH_PX
 from manifests.records import Pack, Segment
 from model.multimodal import MultimodalModel, real_positions
-from packing.loader.batch import MediaBatch, rows_of_packs
+from packing.loader.batch import MediaItems, rows_of_packs
 from packing.loader.torch_batches import media_to, rows_to
 from packing.navit import Expanded
 from packing.plan.fill import fill_packs
@@ -95,7 +95,7 @@ def _pack(texts: Sequence[ScoringItem], row_tokens: int, pad_id: int) -> Pack:
     return Pack(ids, mask, tuple(segments))
 
 
-def _media(rows: Sequence[Sequence[ScoringItem]]) -> MediaBatch:
+def _media(rows: Sequence[Sequence[ScoringItem]]) -> MediaItems:
     placed, patches = [], [np.zeros((0, CHANNELS, PATCH_PX, PATCH_PX), np.uint8)]
     for number, row in enumerate(rows):
         at = 0
@@ -105,7 +105,7 @@ def _media(rows: Sequence[Sequence[ScoringItem]]) -> MediaBatch:
             patches += text.pixels
             at += text.tokens
     grids = np.array([grid for _, _, grid in placed], np.int64).reshape(-1, 3)
-    return MediaBatch(
+    return MediaItems(
         patches=np.concatenate(patches),
         grids=grids,
         rows=np.array([row for row, _, _ in placed], np.int64),
