@@ -1,8 +1,8 @@
 """Tensors of the loader's two streams; the only file of this room that imports torch.
 
 `loader/loader.py` feeds it, and `model/multimodal.py` reads it: `RowTensors` and `MediaTensors` satisfy its protocols
-`RowBatch` and `MediaBatch`. Three interfaces: tensors of one batch, an `IterableDataset` with a state, and the iterator that
-Megatron's training loops expect.
+`RowBatch` and `MediaBatch`. Three interfaces: tensors of one batch, an `IterableDataset` with a state, and the iterator
+that Megatron's training loops expect.
 """
 
 from __future__ import annotations

@@ -41,12 +41,12 @@ def test_nodes_run_after_all_they_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says", "line"),
     [
-        (("kind: ingest_folder", "kind: ingest_fodler"), "'ingest_fodler'.*'ingest_folder'", 7),
+        (("kind: ingest_folder", "kind: ingest_fodler"), "(?s)'ingest_fodler'.*'ingest_folder'", 7),
         (("path: ./data", "path: ./data\n    paht: x"), "paht is not a known key", 10),
         (("input: documents", "input: document"), "reads 'document', which is no node", 12),
         (("input: documents", "input: samples"), "makes samples", 12),
         (("min_characters: 5", "min_characters: five"), 'min_characters is "five"', 14),
-        (("kind: too_short", "kind: too_shrot"), "too_shrot.*'too_short'", 14),
+        (("kind: too_short", "kind: too_shrot"), "(?s)too_shrot.*'too_short'", 14),
         (("  documents:", "  Docs.v1:"), "'Docs.v1' can't be used", 7),
         (("  documents:", "  receipts:"), "'receipts' can't be used", 7),
     ],
