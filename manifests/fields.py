@@ -88,8 +88,12 @@ def kinds_of(cls: type) -> tuple[str, ...]:
 
 
 def classes_in(annotation: Any) -> list[type]:
-    """Return the schema classes that a value of this type may belong to; in unions all of them."""
-    return [member for member in _members(annotation) if _is_schema(member)]
+    """Return the schema classes inside a type: members of unions, items of lists, values of maps."""
+    classes: list[type] = []
+    for member in _members(annotation):
+        inner = typing.get_args(member) if typing.get_origin(member) is not Literal else ()
+        classes += [member] if _is_schema(member) else [cls for part in inner for cls in classes_in(part)]
+    return list(dict.fromkeys(classes))
 
 
 def classes_at(annotation: Any, data: Json, place: KeyPath) -> list[type]:

@@ -12,17 +12,17 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from manifests import load
+from manifests import extras, load
 from manifests.errors import ManifestError, MillraceError, ResumeError
 from manifests.load import schema
 from manifests.records import Json
 from pipelines.engines.tether import tethered
-from pipelines.node import FolderNode, Inputs, OutputFolder, Product, Survey, Unit, UnitTask
+from pipelines.node import FolderNode, Inputs, Mistake, OutputFolder, Product, Survey, Unit, UnitTask
 
 PATIENCE_S = 5.0
 """Time for an interrupted child to write its last files."""
@@ -55,23 +55,23 @@ class Train(FolderNode):
     def __post_init__(self) -> None:
         if not self.inputs:
             raise ValueError("inputs names no node")
-        self._facts()  # reports an unreadable stage before any work
+        self._digests()  # reports an unreadable stage before any work
+
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        if absent := extras.missing("train"):
+            yield Mistake((), f"training needs {', '.join(absent)}, not installed here", extras.install("train"))
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
-        return Survey((Unit("stage", ""),), self._facts())
+        versions = {"torch": version("torch").partition("+")[0], "megatron-core": version("megatron-core")}
+        return Survey((Unit("stage", ""),), self._digests() | versions)
 
-    def _facts(self) -> dict[str, Json]:
-        """Return digests of the stage and its model, and versions of the libraries that compute."""
+    def _digests(self) -> dict[str, Json]:
+        """Return digests of the stage and its model."""
         stage = load.load(dict[str, Json], [self.manifest], self.set)
         model = stage.value.get("model")
         if not isinstance(model, str):
             raise ManifestError("a stage names its model", where=stage.where("model"), fix="add `model: PATH`")
-        return {
-            "stage": stage.digest,
-            "model": load.load(dict[str, Json], [model]).digest,
-            "torch": version("torch").partition("+")[0],
-            "megatron-core": version("megatron-core"),
-        }
+        return {"stage": stage.digest, "model": load.load(dict[str, Json], [model]).digest}
 
     def make(self, task: UnitTask, place: OutputFolder) -> list[str]:
         program = importlib.util.find_spec("millrace")

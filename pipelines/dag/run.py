@@ -15,40 +15,67 @@ from pathlib import Path
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="millrace run",
-        description="Run a DAG of nodes from raw files to shards, plans, packs and a trained model. What is committed "
-        "is never done twice; stop it whenever you like and run the same command again.",
+        usage="millrace run MANIFEST... [options]\n       millrace run --kinds [KIND] | --schema",
+        description="Make every node of a manifest that is not finished yet: from raw files to shards, plans, packs\n"
+        "and a trained model. Committed work is never repeated: stop the run at any time, then run the\n"
+        "same command again.",
         epilog="examples:\n"
         "  millrace run manifests/data/quickstart.yaml\n"
-        "  millrace run manifests/data/own_data.yaml --set nodes.documents.path=./my_folder --out runs/mine",
+        "  millrace run manifests/data/own_data.yaml --set nodes.documents.path=./my_folder --out runs/mine\n"
+        "  millrace run manifests/data/quickstart.yaml --dry-run\n"
+        "  millrace run --kinds filter",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="YAML; later ones are laid over earlier ones")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
-    parser.add_argument("--out", metavar="FOLDER|URL", help="where everything goes (default: runs/NAME)")
-    parser.add_argument(
-        "--local",
-        metavar="FOLDER",
-        help="beside a URL: where the log, the page and what nodes make as plain files go (default: runs/NAME)",
+    parser.add_argument("manifests", nargs="*", metavar="MANIFEST", help="YAML file; later ones overlay earlier ones")
+    place = parser.add_argument_group("what runs, and where")
+    place.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value; repeatable")
+    place.add_argument("--until", metavar="NODE", help="make only this node and those that it needs")
+    place.add_argument("--out", metavar="FOLDER|URL", help="place of all stores and files (default: runs/NAME)")
+    place.add_argument(
+        "--local", metavar="FOLDER", help="if --out is a URL: folder of the log and of plain files (default: runs/NAME)"
     )
-    parser.add_argument("--until", metavar="NODE", help="only this node and what it needs")
-    parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; 0 works in this one"
+    place.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="worker processes (default: one per CPU); 0 works in this process",
     )
-    parser.add_argument("--engine", choices=("local", "ray", "dask"), help="where: short for --set engine.kind=...")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and touch nothing")
-    parser.add_argument(
+    place.add_argument(
+        "--engine", choices=("local", "ray", "dask"), help="short for --set engine.kind=...: processes, Ray or Dask"
+    )
+    look = parser.add_argument_group("look first")
+    look.add_argument("--dry-run", action="store_true", help="print the nodes that would run, why and how long")
+    look.add_argument(
         "--estimate",
         type=float,
         nargs="?",
         const=0.02,
         metavar="SHARE",
-        help="run a share of the units first (0.02), aside, and say what all of it gives and takes",
+        help="run a share of the units (default: 0.02) in a temporary folder; print size and time of the whole",
     )
-    parser.add_argument("--json", action="store_true", help="the table at the end as JSON on stdout")
+    look.add_argument(
+        "--kinds", nargs="?", const="", metavar="KIND", help="print all kinds of nodes, or the keys of one kind or op"
+    )
+    look.add_argument("--schema", action="store_true", help="print the JSON Schema of a manifest, for YAML editors")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
     if options.workers < 0:
         parser.error(f"--workers {options.workers}: expected 0 or more")
+    if options.kinds is not None or options.schema:
+        from pipelines.dag import kinds
 
+        if options.schema:
+            kinds.print_schema()
+        else:
+            kinds.print_kinds(options.kinds)
+        return 0
+    if not options.manifests:
+        parser.error("name a MANIFEST, for example manifests/data/quickstart.yaml")
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     from pipelines.dag import graph as dag
     from pipelines.dag.destination import Destination
     from pipelines.dag.dry_run import dry_run
@@ -58,8 +85,8 @@ def main(arguments: list[str]) -> int:
     kind = [f"engine.kind={options.engine}"] if options.engine else []
     graph = dag.read(options.manifests, [*kind, *options.set], options.until)
     dag.check_here(graph)
-    own = Path("runs") / graph.name
-    out = Destination.of(options.out or str(own), Path(options.local or own))
+    default = Path("runs") / graph.name
+    out = Destination.of(options.out or str(default), Path(options.local or default))
     if options.estimate is not None:
         return estimate(graph, options.estimate, options.workers, options.json)
     if options.dry_run:

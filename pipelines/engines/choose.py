@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from manifests.errors import ManifestError
+from manifests.extras import require
 from pipelines.engines.engine import Engine, EngineSettings
 from pipelines.engines.local import LocalEngine
 
@@ -22,14 +23,11 @@ def open_engine(settings: EngineSettings, workers: int, say: Callable[[str], Non
         return LocalEngine(workers, settings.in_flight_bytes)
     if workers == 0 and settings.address is None:
         raise ManifestError("0 workers work in this process, not on a cluster", where="--workers", fix="give 1 or more")
-    try:
-        if settings.kind == "ray":
-            from pipelines.engines.ray import RayEngine
+    require(settings.kind, f"the engine {settings.kind}", "engine.kind")
+    if settings.kind == "ray":
+        from pipelines.engines.ray import RayEngine
 
-            return RayEngine(settings, workers, say)
-        from pipelines.engines.dask import DaskEngine
+        return RayEngine(settings, workers, say)
+    from pipelines.engines.dask import DaskEngine
 
-        return DaskEngine(settings, workers, say)
-    except ModuleNotFoundError as error:
-        fix = f"pip install 'millrace[{settings.kind}]'"
-        raise ManifestError(f"{error.name} is not installed", where="engine.kind", fix=fix) from None
+    return DaskEngine(settings, workers, say)

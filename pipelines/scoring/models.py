@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from manifests import extras
 from manifests.errors import ManifestError, RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, canonical_json
@@ -156,16 +157,15 @@ class ScoreFastText(ScoreNode):
 
     def missing(self, elsewhere: bool) -> Iterator[Mistake]:
         yield from missing_file(("model",), self.model)
-        if importlib.util.find_spec("fasttext") is None:
-            yield Mistake((), "fastText is not installed", "pip install 'millrace[fasttext]'")
+        if extras.missing("fasttext"):
+            yield Mistake((), "fastText is not installed", extras.install("fasttext"))
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         units = chosen_units(inputs[self.input].snapshot, None, self.domains, 0, lambda characters, media: 1)
         try:
             library = version(LIBRARY)
         except PackageNotFoundError:
-            fix = "pip install 'millrace[fasttext]'"
-            raise ManifestError("fastText is not installed", where=name, fix=fix) from None
+            raise ManifestError("fastText is not installed", where=name, fix=extras.install("fasttext")) from None
         digest = file_digest(self.model, name)
         _fasttext(self.model, digest, self._label, name)
         return Survey(units, {"model": digest, "fasttext": library})
