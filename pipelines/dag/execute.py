@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
+from manifests.quantities import duration_text
 from manifests.records import Json
 from manifests.runlog import RunLog
 from pipelines.dag import graph as dag
@@ -27,7 +28,7 @@ from pipelines.dag.products import (
     product_files,
     store_product,
 )
-from pipelines.dag.progress import RunConsole, duration
+from pipelines.dag.progress import RunConsole
 from pipelines.dag.proofs import proved
 from pipelines.dag.results import NodeResult, NodeWork, RecordCounts
 from pipelines.dag.summary import print_summary
@@ -219,7 +220,7 @@ class Execution:
 
 def _finished_line(result: NodeResult, product: Product) -> str:
     """Return the line for people about a node that was just made."""
-    took = duration(result.seconds)
+    took = duration_text(result.seconds)
     if product.kind == "folder":
         return f"{result.node}: done in {took}"
     counts = result.counts

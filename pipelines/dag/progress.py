@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from manifests.progress import ProgressBar, progress_bar
+from manifests.quantities import duration_text
 from pipelines.dag.results import RecordCounts
 
 
@@ -42,7 +43,7 @@ class NodeProgress:
 
     def _show(self) -> None:
         records = self.counts.seen + self._records
-        detail = self.counts.losses() if records else f"{duration(time.monotonic() - self._start_s)} so far"
+        detail = self.counts.losses() if records else f"{duration_text(time.monotonic() - self._start_s)} so far"
         self._bar.update(self._done + self._units, records, detail)
 
 
@@ -75,14 +76,3 @@ class QuietConsole(RunConsole):
 
     def say(self, text: str) -> None:
         pass
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as `4.2 s`, `4:27`, `1:04:27` or `12 d`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, whole = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 100:
-        return f"{hours / 24:,.0f} d"
-    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from manifests.quantities import count_text, duration_text, size_text
 from pipelines.dag.destination import Destination
-from pipelines.dag.progress import duration
 from pipelines.dag.results import NodeResult, by_reason
 from pipelines.inspect.training import training_lines
 from pipelines.node import Product
@@ -64,9 +64,10 @@ def table(results: Sequence[NodeResult]) -> list[str]:
 
 def _cells(result: NodeResult) -> tuple[str, ...]:
     counts, usage = result.counts, result.work.usage
-    records = (_number(counts.seen), _number(counts.kept)) if counts.seen else ("", "")
-    size = (_number(result.tokens) if result.tokens else "", _bytes(result.bytes) if result.bytes else "")
-    took = (duration(result.seconds), duration(usage.cpu_s), _bytes(usage.peak_bytes), _number(round(result.rate)))
+    records = (count_text(counts.seen), count_text(counts.kept)) if counts.seen else ("", "")
+    size = (count_text(result.tokens) if result.tokens else "", size_text(result.bytes) if result.bytes else "")
+    times = (duration_text(result.seconds), duration_text(usage.cpu_s))
+    took = (*times, size_text(usage.peak_bytes), count_text(round(result.rate)))
     spent = ("committed", "", "", "") if result.skipped else took
     return (result.node, *records, *size, *spent, result.digest[:8])
 
@@ -80,30 +81,14 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _number(value: float) -> str:
-    """Return a count with at most 9 characters: `9,999,999`, `12.3M`, `4.56B`, `7.89T`."""
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if value >= unit and value >= 1e7:
-            return f"{value / unit:.3g}{letter}" if value / unit < 1000 else f"{value / unit:,.0f}{letter}"
-    return f"{value:,.0f}"
-
-
-def _bytes(value: int) -> str:
-    """Return a size as `812 B`, `3.4 MB` or `1.9 GB`; "" for 0."""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= unit:
-            return f"{value / unit:.3g} {name}" if value / unit < 999.5 else f"{value / unit:,.0f} {name}"
-    return f"{value} B" if value else ""
-
-
 def total_line(results: Sequence[NodeResult]) -> str:
     """Return the cost of the whole run: time, CPU time, and the node with the largest process."""
     seconds, cpu_s = sum(result.seconds for result in results), sum(result.work.usage.cpu_s for result in results)
     largest = max(results, key=lambda result: result.work.usage.peak_bytes, default=None)
     memory = ""
     if largest is not None and largest.work.usage.peak_bytes:
-        memory = f", at most {_bytes(largest.work.usage.peak_bytes)} of memory in one process ({largest.node})"
-    return f"took {duration(seconds)}, {duration(cpu_s)} of CPU time{memory}"
+        memory = f", at most {size_text(largest.work.usage.peak_bytes)} of memory in one process ({largest.node})"
+    return f"took {duration_text(seconds)}, {duration_text(cpu_s)} of CPU time{memory}"
 
 
 def proof_lines(out: Destination, proofs: Mapping[str, ContentCheck]) -> list[str]:

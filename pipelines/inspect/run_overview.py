@@ -12,6 +12,7 @@ from typing import Literal
 
 from manifests import runlog
 from manifests.errors import StoreError
+from manifests.quantities import count_text, duration_text, size_text
 from manifests.records import Json
 from pipelines.inspect import queries, terminal
 from pipelines.inspect.store_overview import rate
@@ -195,31 +196,18 @@ def _cells(row: NodeRow) -> dict[str, Json]:
         "node": row.node,
         "kind": row.kind,
         "state": f"{row.state}, {done:,} of {units:,} units" if units else STATES.get(row.state, row.state),
-        "in": (row.records or 0) + sum(row.dropped.values()) + quarantined if counted else None,
-        "kept": row.records,
+        "in": count_text((row.records or 0) + sum(row.dropped.values()) + quarantined) if counted else "",
+        "kept": "" if row.records is None else count_text(row.records),
         "dropped: top reason": _with_top_reason(row.dropped),
-        "quarantined": quarantined or None,
-        "size": _size(row.bytes) if row.bytes else "",
-        "time": "" if row.seconds is None else _duration(row.seconds),
+        "quarantined": count_text(quarantined) if quarantined else "",
+        "size": size_text(row.bytes),
+        "time": "" if row.seconds is None else duration_text(row.seconds),
     }
 
 
 def _with_top_reason(counts: Mapping[str, int]) -> str:
     """Count of all reasons and the most frequent reason: `16: repeated_lines`."""
-    return f"{sum(counts.values()):,}: {next(iter(counts))}" if counts else ""
-
-
-def _size(count: int) -> str:
-    units = ((9, "GB"), (6, "MB"), (3, "kB"), (0, "B"))
-    size, unit = next((count / 10**power, unit) for power, unit in units if count >= 10**power)
-    return f"{size:.1f} {unit}" if size < 10 and unit != "B" else f"{size:,.0f} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+    return f"{count_text(sum(counts.values()))}: {next(iter(counts))}" if counts else ""
 
 
 def _failures(run: Path, rows: list[NodeRow], unreadable: Mapping[str, str]) -> list[str]:
@@ -267,7 +255,7 @@ def _commands(run: Path, rows: list[NodeRow], training: Path | None, width: int)
         commands.append((f"millrace inspect {run}/{packs.node} --record 0", "one pack, segment by segment"))
     if training is not None:
         commands.append((f"millrace inspect {run}/{training.name}", "losses and evaluation"))
-    commands.append((f"millrace inspect {run} --record NAME", "why a document, image or URL is in or out"))
+    commands.append((f"millrace inspect {run} --record NAME", "why a record is in or out"))
     longest = max(len(command) for command, _ in commands)
     lines = [f"  {command:{longest}}   {words}" for command, words in commands]
     return lines if max(map(len, lines)) <= width else [f"  {command}" for command, _ in commands]

@@ -28,8 +28,10 @@ TITLE_WIDTH = 14
 
 BREAKS = re.compile(r"(?<=[ _/|>])|(?<=[.:-])(?=[A-Za-z])")
 """Positions at which a long word may be wrapped: `dedup_` + `exact`."""
-ID, NUMBER = re.compile("[0-9a-f]{12,}"), re.compile(r"[-\d.,]*")
-"""Ids and digests, and numbers, which are never wrapped."""
+ID = re.compile("[0-9a-f]{12,}")
+"""Ids and digests, which are never wrapped."""
+QUANTITY = re.compile(r"-?[\d.,:]+[MBT]?( ([kMGT]?B|s|d))?")
+"""Numbers, sizes and durations, which are never wrapped; a column of them is right-aligned."""
 UNPRINTABLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """Control characters of the data, which could move the cursor of a terminal."""
 
@@ -159,7 +161,7 @@ def table(rows: Sequence[Mapping[str, Json]], width: int, optional: Sequence[str
     keys = list(dict.fromkeys(key for row in rows for key in row))
     headings = [label(key) for key in keys]
     columns = [[" ".join(cell(row.get(key)).split("\n")) for row in rows] for key in keys]
-    numeric = [all(isinstance(row.get(key), (int, float, type(None))) for row in rows) for key in keys]
+    right = [all(QUANTITY.fullmatch(text) for text in texts if text) for texts in columns]
     widths = _fit(headings, columns, width)
     if widths is None and optional:
         without = [{key: value for key, value in row.items() if key != optional[0]} for row in rows]
@@ -167,9 +169,9 @@ def table(rows: Sequence[Mapping[str, Json]], width: int, optional: Sequence[str
     if widths is None:
         blocks = [{key: row[key] for key in keys if row.get(key) not in (None, "")} for row in rows]
         return [line for block in blocks for line in (*two_columns(block, width), "")][:-1]
-    lines = _row(headings, widths, numeric)
+    lines = _row(headings, widths, right)
     for texts in zip(*columns, strict=True):
-        lines += _row(texts, widths, numeric)
+        lines += _row(texts, widths, right)
     return lines
 
 
@@ -207,14 +209,14 @@ def _fit(headings: Sequence[str], columns: Sequence[Sequence[str]], width: int) 
 
 def _may_wrap(texts: Sequence[str]) -> bool:
     """Return whether the cells of a column may be wrapped: it holds no id, and not only numbers."""
-    return not (any(ID.fullmatch(text) for text in texts) or all(NUMBER.fullmatch(text) for text in texts))
+    return not (any(ID.fullmatch(text) for text in texts) or all(QUANTITY.fullmatch(text) for text in texts if text))
 
 
-def _row(texts: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> list[str]:
-    """The lines of one row; numbers are right-aligned."""
+def _row(texts: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
+    """The lines of one row; `right` tells the columns that are right-aligned."""
     wrapped = [wrap(text, wide) for text, wide in zip(texts, widths, strict=True)]
     return [
-        (" " * GAP).join(_pad(*part) for part in zip(parts, widths, numeric, strict=True)).rstrip()
+        (" " * GAP).join(_pad(*part) for part in zip(parts, widths, right, strict=True)).rstrip()
         for parts in zip_longest(*wrapped, fillvalue="")
     ]
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from manifests.quantities import duration_text
 from pipelines.dag import summary
-from pipelines.dag.progress import RunConsole, duration
+from pipelines.dag.progress import RunConsole
 from pipelines.dag.results import NodeResult, NodeWork, RecordCounts
 from pipelines.dag.usage import PROCESS, Usage, UsageMeter
 from pipelines.engines.choose import open_engine
@@ -42,7 +43,7 @@ def test_the_total_names_time_cpu_and_the_largest_process() -> None:
 
 
 def test_durations_are_read_like_a_clock() -> None:
-    assert [duration(s) for s in (0.04, 4.25, 59.96, 267, 3867, 1e6)] == [
+    assert [duration_text(s) for s in (0.04, 4.25, 59.96, 267, 3867, 1e6)] == [
         "0.0 s",
         "4.2 s",
         "1:00",
