@@ -40,7 +40,7 @@ class ProgressBar:
 
         Args:
             done: finished units, counted as `total` is; a fraction stands for the part of a unit under way.
-            items: what the rate is taken of (records, tokens, bytes) since this process began.
+            items: count for the rate (records, tokens, bytes), from the start of this process.
             detail: free text behind the rate, cut at the terminal's width.
             total: a new total, if it became known only now.
         """
@@ -102,8 +102,8 @@ def progress_bar(
     Args:
         total: units in all; None where that is not known yet.
         done: units that earlier processes finished; they don't count for the time left.
-        unit: plural noun of what `done` and `total` count.
-        rate_unit: plural noun of what `items` of `update` counts; empty shows no rate.
+        unit: plural noun of the things that `done` and `total` count.
+        rate_unit: plural noun of the things that `items` of `update` counts; "" shows no rate.
         console: where to draw; by default a console on stderr.
     """
     from rich.console import Console

@@ -1,1 +1,1 @@
-"""Which samples share a pack, in which order, and what does a batch look like?"""
+"""Packing: plans of which samples share a pack, packs made from plans, and the loader of global batches."""
