@@ -303,7 +303,7 @@ def _verdict(explanation: Mapping[str, Json]) -> str:
             score = f" ({decision['score']} {number}, {decision['limit']})" if "score" in decision else ""
             reason = decision.get("reason") or decision["decided"].partition(": ")[2]
             return f"out: {decision['node']} dropped it as {reason}{score}{winner}"
-    steps = sorted({step for training in explanation["training"] for step in training["steps_that_saw_it"]})
+    steps = sorted({step for training in explanation["training"] for step in training["exposed_steps"]})
     if steps:
         return f"in: {len(steps)} training {'step' if len(steps) == 1 else 'steps'} saw it"
     segments = sum(len(plan["seen"]) for plan in explanation["plans"])
@@ -345,8 +345,8 @@ def for_display(result: Mapping[str, Json]) -> dict[str, Json]:
         sections[f"training{mark}"] = [
             {
                 "run": training["run"],
-                "steps done": training["steps_done"],
-                "steps that saw it": _short_list(training["steps_that_saw_it"]),
+                "steps": training["steps"],
+                "exposed steps": _short_list(training["exposed_steps"]),
             }
             for training in record["training"]
         ]

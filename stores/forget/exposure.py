@@ -1,7 +1,8 @@
-"""Where had it been? Plans, packs, global batches and steps of training that held what is forgotten.
+"""Report of the plans, packs, global batches and training steps that contained forgotten records.
 
-Read from what is left: ids stay in the rows of packs, the order of packs is that of training, and a folder that was
-trained in says how far it came and off which packs. The answer is the same before and after the stores are blanked.
+Used by `forget.py` for its receipt. The ids of samples stay in the rows of redacted packs, packs are in training order,
+and a training folder records its steps and the content root of its packs. Therefore the report is the same before and
+after redaction.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from stores.tombstones import Tombstones
 
 @dataclass(frozen=True)
 class PackExposure:
-    """One packs store that held some of it."""
+    """A packs store with segments of forgotten samples."""
 
     packs: str
-    """URL."""
+    """URL of the store."""
     content_root: str
     plan: str
     """Digest of the plan."""
     segments: int
+    """Number of such segments."""
     ordinals: tuple[int, ...]
-    """Of the packs, in training order."""
+    """Ordinals of the packs with such segments, in training order."""
     global_batches: tuple[int, ...]
+    """Numbers of the global batches with such packs."""
 
     def as_json(self, folder: str) -> dict[str, Json]:
         return {
@@ -47,60 +50,61 @@ class PackExposure:
 
 @dataclass(frozen=True)
 class PlanExposure:
-    """A plan that ordered some of it, whether or not its packs are there."""
+    """A plan with pieces of forgotten samples, whether or not its packs exist."""
 
     store: str
-    """URL."""
+    """URL of the store."""
     plan: str
+    """Digest of the plan."""
     ordinals: tuple[int, ...]
+    """Ordinals of the packs with such pieces."""
 
     def as_json(self, folder: str) -> dict[str, Json]:
         return {"store": posixpath.relpath(self.store, folder), "plan": self.plan, "packs": list(self.ordinals)}
 
 
-def plan_exposures(stores: Iterable[Store], stones: Tombstones) -> list[PlanExposure]:
-    """Every plan with a piece of these samples."""
+def plan_exposures(stores: Iterable[Store], deny_list: Tombstones) -> list[PlanExposure]:
+    """Return every plan with a piece of a sample on the deny list."""
     heads = [head for store in stores if store.kind == "plan" and (head := store.head()) is not None]
-    found = [PlanExposure(head.url, head.meta["plan"], tuple(_planned(head, stones))) for head in heads]
-    return [one for one in found if one.ordinals]
+    exposures = [PlanExposure(head.url, head.meta["plan"], tuple(_planned_packs(head, deny_list))) for head in heads]
+    return [exposure for exposure in exposures if exposure.ordinals]
 
 
-def _planned(plan: Snapshot, stones: Tombstones) -> Iterator[int]:
-    gone: dict[str, np.ndarray] = {}
+def _planned_packs(plan: Snapshot, deny_list: Tombstones) -> Iterator[int]:
+    """Yield the ordinals of the packs with a piece of a sample on the deny list."""
+    denied: dict[str, np.ndarray] = {}
+    """Name of a samples store -> (n,) bool, one per sample."""
     for parent in plan.parents:
         samples = Store.open(parent.url).head()
         assert samples is not None
-        names = samples.table(["id"]).column("id").to_pylist()
-        gone[samples.name] = np.array([stones.has_name("ids", name) for name in names], bool)
+        ids = samples.table(["id"]).column("id").to_pylist()
+        denied[samples.name] = np.array([deny_list.has_name("ids", sample) for sample in ids], bool)
     for block in plan.records():
-        hit = np.zeros(len(block.arrays["ordinal"]), bool)
+        pieces = np.zeros(len(block.arrays["ordinal"]), bool)
         for number, source in enumerate(block.header["sources"]):
-            mine = block.arrays["source"] == number
-            hit[mine] = gone[plan.meta["stores"][source]][block.arrays["ordinal"][mine]]
-        packs = np.searchsorted(block.arrays["pack_offsets"], np.flatnonzero(hit), side="right") - 1
+            own = block.arrays["source"] == number
+            pieces[own] = denied[plan.meta["stores"][source]][block.arrays["ordinal"][own]]
+        packs = np.searchsorted(block.arrays["pack_offsets"], np.flatnonzero(pieces), side="right") - 1
         yield from (block.header["first_pack"] + np.unique(packs)).tolist()
 
 
-def pack_exposures(stores: Iterable[Store], stones: Tombstones) -> list[PackExposure]:
-    """Of every packs store that held a segment of these samples."""
-    found = []
-    for store in stores:
-        head = store.head() if store.kind == "packs" else None
-        if head is not None and (exposure := _exposure(head, stones)).segments:
-            found.append(exposure)
-    return found
+def pack_exposures(stores: Iterable[Store], deny_list: Tombstones) -> list[PackExposure]:
+    """Return every packs store with a segment of a sample on the deny list."""
+    heads = [head for store in stores if store.kind == "packs" and (head := store.head()) is not None]
+    exposures = [_pack_exposure(head, deny_list) for head in heads]
+    return [exposure for exposure in exposures if exposure.segments]
 
 
-def _exposure(packs: Snapshot, stones: Tombstones) -> PackExposure:
+def _pack_exposure(packs: Snapshot, deny_list: Tombstones) -> PackExposure:
     ordinals: list[int] = []
     segments = first = 0
     for receipt in packs.receipts:
         for entry in receipt.shards:
-            known = packs.reader.index(entry)
-            for row, line in enumerate(redact_shard.read_lines(packs.files, known)):
-                here = sum(stones.has_name("ids", name) for name, *_ in line["segments"])
-                segments += here
-                ordinals += [first + row] if here else []
+            lines = redact_shard.read_lines(packs.files, packs.reader.index(entry))
+            for row, line in enumerate(lines):
+                denied = sum(deny_list.has_name("ids", sample) for sample, *_ in line["segments"])
+                segments += denied
+                ordinals += [first + row] if denied else []
             first += entry.records
     size, begin = packs.meta["global_batch_packs"], first_batch(packs)
     batches = sorted({begin + ordinal // size for ordinal in ordinals})
@@ -108,36 +112,36 @@ def _exposure(packs: Snapshot, stones: Tombstones) -> PackExposure:
 
 
 def first_batch(packs: Snapshot) -> int:
-    """Of a plan or packs store: the global batch of the run at which it begins, or amends the one before."""
+    """Return the number of the first global batch of a plan or packs store: not 0 where it amends an earlier plan."""
     return (packs.meta.get("amends") or {"at_batch": 0})["at_batch"]
 
 
-def training_exposures(files: Files, found: Sequence[PackExposure]) -> list[dict[str, Json]]:
-    """Folders below that were trained in off these packs, with the steps that saw a batch that held some of it.
+def training_exposures(files: Files, exposures: Sequence[PackExposure]) -> list[dict[str, Json]]:
+    """Return the training runs below a folder that read these packs, with the steps whose batch held a forgotten
+    record.
 
-    Step n takes global batch n - 1. Steps after the last checkpoint of an unfinished run count as well: it may still be
-    running on, and metrics were made of them.
-    """
+    Step n reads global batch n - 1. Steps after the last checkpoint of an unfinished run count: its process may still
+    be running, and metrics were made of them."""
     runs = []
     for log in [info.path for info in files.listing("") if posixpath.basename(info.path) == "metrics.jsonl"]:
         folder = posixpath.dirname(log)
-        below = [info.path for info in files.listing(folder)]
-        states = [path for path in below if posixpath.basename(path) in ("state.json", "done.json")]
-        said = " ".join(files.read(path).decode() for path in states)
-        for exposure in found:
-            if exposure.content_root in said:
-                steps = _steps(files.read(log))
-                saw = [batch + 1 for batch in exposure.global_batches if batch < steps]
-                runs.append({"run": folder, "packs": exposure.packs, "steps_done": steps, "steps_that_saw_it": saw})
+        paths = [info.path for info in files.listing(folder)]
+        states = [path for path in paths if posixpath.basename(path) in ("state.json", "done.json")]
+        text = " ".join(files.read(path).decode() for path in states)
+        for exposure in exposures:
+            if exposure.content_root in text:
+                steps = _last_step(files.read(log))
+                exposed = [batch + 1 for batch in exposure.global_batches if batch < steps]
+                runs.append({"run": folder, "packs": exposure.packs, "steps": steps, "exposed_steps": exposed})
     return runs
 
 
-def _steps(log: bytes) -> int:
-    most = 0
+def _last_step(log: bytes) -> int:
+    last = 0
     for line in log.splitlines():
         try:
-            told = json.loads(line)
-        except ValueError:  # torn by a kill
+            event = json.loads(line)
+        except ValueError:  # the process was killed while it wrote the line
             continue
-        most = max(most, told.get("step", 0))
-    return most
+        last = max(last, event.get("step", 0))
+    return last

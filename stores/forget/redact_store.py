@@ -1,8 +1,8 @@
-"""One store without what is forgotten: blanked shards under a new root, and the older roots gone that still reach it.
+"""Redaction of one store: a new root over redacted shards, and expiry of the older snapshots with forgotten records.
 
-Between `forget/closure.py`, which says what goes, and the receipt of `forget/command.py`. Units, rows, ordinals,
-content root and the node's identity are those of before. Everything can be done again: what is blank already is left
-alone.
+`closure.py` finds the records, `redact_shard.py` redacts a shard, `forget.py` calls this for every store and writes the
+receipt. Units, rows, ordinals, content root and the identity of the node stay as they are. Every step may be repeated:
+a redacted record is left alone.
 """
 
 from __future__ import annotations
@@ -32,30 +32,33 @@ from stores.upkeep.certificates import certificate_path
 from stores.upkeep.log import expired_path, object_paths, tag, tags, untag
 
 LEASE = "forgetting"
-"""One at a time does that."""
-STAY = ("keep", "reason")
-"""What a view still says of a forgotten record: they fix which records come after it, and hold nothing of it."""
+"""Name of the lease that garbage collection respects while a store is redacted."""
+KEPT_COLUMNS = ("keep", "reason")
+"""Columns of a view that keep their values for a forgotten record. They decide which records are read, and contain
+nothing of its content."""
 
 
-def redact(store: Store, stones: Tombstones, sources: Collection[str], heads: Mapping[str, Snapshot]) -> Snapshot:
-    """Swap in a root without what is forgotten; the newest snapshot, which is the old one where nothing had to change.
+def redact(store: Store, deny_list: Tombstones, sources: Collection[str], heads: Mapping[str, Snapshot]) -> Snapshot:
+    """Publish a root in which all records on the deny list are redacted.
 
     Args:
-        sources: names under which records of this folder were ingested.
-        heads: newest snapshots of the other stores by URL; parents of equal content are named by these.
+        sources: names of all ingest nodes of the run.
+        heads: newest snapshots of the stores redacted before, by URL. The new root names them as parents.
+    Returns:
+        The newest snapshot: the old one if nothing had to change.
     Raises:
-        StoreError: somebody else committed meanwhile, or a shard lies outside the store.
+        StoreError: another process committed meanwhile, or a byte of the store is damaged.
     """
     head = store.head()
     assert head is not None
     lease = Lease(store.files, LEASE)
     units: list[NextUnit] = []
-    for place, receipt in enumerate(head.receipts):
-        changed = _receipt(head, receipt, stones, sources, lease)
-        units.append(place if changed == receipt else changed)
-    parents = tuple(_moved(parent, heads) for parent in head.parents)
+    for number, receipt in enumerate(head.receipts):
+        redacted = _redact_unit(head, receipt, deny_list, sources, lease)
+        units.append(number if redacted == receipt else redacted)
+    parents = tuple(_newest_parent(parent, heads) for parent in head.parents)
     if units == list(range(len(units))) and parents == head.parents:
-        leases.release_units(store.files, [LEASE])  # of a call that was killed after its root was there
+        leases.release_units(store.files, [LEASE])  # left by a call that was killed after it published
         return head
     lease.renew()
     root = publish_lists(store.files, replace(head.root, parents=parents), head, units)
@@ -64,70 +67,73 @@ def redact(store: Store, stones: Tombstones, sources: Collection[str], heads: Ma
     return store.snapshot(number)
 
 
-def expire(store: Store, stones: Tombstones, sources: Collection[str]) -> list[int]:
-    """Let all older snapshots expire where one of them still reaches what is forgotten; their numbers.
+def expire(store: Store, deny_list: Tombstones, sources: Collection[str]) -> list[int]:
+    """Expire all older snapshots if one of them still holds a forgotten record. Returns their numbers.
 
-    What only they reach is deleted, their roots stay (`upkeep/gc.py`). A tag goes over to the newest snapshot where
-    that is the same work, else it goes.
+    Objects that only they reach are deleted; their roots stay (`upkeep/gc.py`). A tag moves to the newest snapshot if
+    that has the same content root, otherwise it is deleted.
     """
-    *doomed, head = snapshots(store)
-    if not any(_reaches(snapshot, stones, sources) for snapshot in doomed):
+    *older, head = snapshots(store)
+    if not any(_holds_forgotten(snapshot, deny_list, sources) for snapshot in older):
         return []
-    numbers = [snapshot.number for snapshot in doomed]
-    for name, told in tags(store.files).items():
-        if told["number"] in numbers and told["content_root"] == head.content_root:
+    numbers = [snapshot.number for snapshot in older]
+    for name, target in tags(store.files).items():
+        if target["number"] in numbers and target["content_root"] == head.content_root:
             tag(store, name, head, move=True)
-        elif told["number"] in numbers:
+        elif target["number"] in numbers:
             untag(store, name)
-    staying = object_paths(head)
-    for snapshot in doomed:  # lists last: killed before, this begins again with it
+    needed = object_paths(head)
+    for snapshot in older:  # lists last: a call that is killed before finds the snapshot again
         store.files.touch(expired_path(snapshot.number))
         if (path := certificate_path(snapshot)) != certificate_path(head):
             store.files.delete(path)
-        for path in sorted(object_paths(snapshot) - staying, key=lambda path: path.startswith("lists/")):
+        for path in sorted(object_paths(snapshot) - needed, key=lambda path: path.startswith("lists/")):
             store.files.delete(path)
     return numbers
 
 
-def adopted_tars(head: Snapshot, stones: Tombstones) -> list[str]:
-    """URLs of adopted tars that hold what was forgotten: they are not ours to change."""
+def adopted_tars(head: Snapshot, deny_list: Tombstones) -> list[str]:
+    """Return the URLs of adopted tars that hold media of forgotten records. They are not ours to change."""
     entries = (entry for receipt in head.receipts for entry in receipt.shards)
     adopting = (entry for entry in entries if entry.media_url is not None)
-    return [str(entry.media_url) for entry in adopting if any(matches(head.reader.index(entry), stones.has_name))]
+    return [str(entry.media_url) for entry in adopting if any(matches(head.reader.index(entry), deny_list.has_name))]
 
 
-def _reaches(snapshot: Snapshot, stones: Tombstones, sources: Collection[str]) -> bool:
-    """Whether anything of what is forgotten can be read from here; so it is where too little is left to tell."""
+def _holds_forgotten(snapshot: Snapshot, deny_list: Tombstones, sources: Collection[str]) -> bool:
+    """Whether anything of a forgotten record can be read from a snapshot; True if it is too damaged to decide."""
     try:
         return any(
-            list(_cleaned(snapshot, receipt, stones, sources)) != quarantine_lines(snapshot.files, receipt)
-            or any(_edits(snapshot, entry, stones) for entry in receipt.shards)
+            list(_redact_quarantine(snapshot, receipt, deny_list, sources)) != quarantine_lines(snapshot.files, receipt)
+            or any(_redactions(snapshot, entry, deny_list) for entry in receipt.shards)
             for receipt in snapshot.receipts
         )
     except StoreError:
         return True
 
 
-def _moved(parent: Parent, heads: Mapping[str, Snapshot]) -> Parent:
+def _newest_parent(parent: Parent, heads: Mapping[str, Snapshot]) -> Parent:
+    """Return the newest snapshot of a parent store instead of an older one of equal content."""
     head = heads.get(parent.url)
     return parent if head is None or head.content_root != parent.content_root else head.as_parent
 
 
-def _receipt(
-    snapshot: Snapshot, receipt: Receipt, stones: Tombstones, sources: Collection[str], lease: Lease
+def _redact_unit(
+    snapshot: Snapshot, receipt: Receipt, deny_list: Tombstones, sources: Collection[str], lease: Lease
 ) -> Receipt:
+    """Publish redacted shards and quarantine of a unit. Returns its new receipt, equal to the old one if nothing
+    changed."""
     shards = []
     for entry in receipt.shards:
-        edits = _edits(snapshot, entry, stones)
-        if edits:
+        redactions = _redactions(snapshot, entry, deny_list)
+        if redactions:
             lease.renew()
-        if not edits:
+        if not redactions:
             shards.append(entry)
         elif snapshot.kind == "view":
-            shards.append(_without(snapshot, entry, edits))
+            shards.append(_redact_columns(snapshot, entry, redactions))
         else:
-            shards.append(redact_shard.publish_redacted(snapshot.files, snapshot.reader.index(entry), edits))
-    lines = list(_cleaned(snapshot, receipt, stones, sources))
+            shards.append(redact_shard.publish_redacted(snapshot.files, snapshot.reader.index(entry), redactions))
+    lines = list(_redact_quarantine(snapshot, receipt, deny_list, sources))
     quarantine = receipt.quarantine
     if lines != quarantine_lines(snapshot.files, receipt):
         data = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
@@ -137,62 +143,64 @@ def _receipt(
     return replace(receipt, shards=tuple(shards), quarantine=quarantine)
 
 
-def _edits(snapshot: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Redaction]:
-    """What has to change in a shard, by row; in a view, rows with something to say beside `keep` and `reason`."""
+def _redactions(snapshot: Snapshot, entry: ShardEntry, deny_list: Tombstones) -> dict[int, Redaction]:
+    """Return the redactions that a shard needs, by row; of a view, those of rows with values in other columns than
+    KEPT_COLUMNS."""
     if snapshot.kind == "plan":
-        return {}  # ordinals and lengths
+        return {}  # a plan holds ordinals and lengths only
     if snapshot.kind == "view":
-        return _view_edits(snapshot, entry, stones)
-    known = snapshot.reader.index(entry)
+        return _view_redactions(snapshot, entry, deny_list)
+    shard = snapshot.reader.index(entry)
     if snapshot.kind == "packs":
-        lines = redact_shard.read_lines(snapshot.files, known)
-        named = {row: redact_shard.named_segments(line, stones.has_name) for row, line in enumerate(lines)}
+        lines = redact_shard.read_lines(snapshot.files, shard)
+        named = {row: redact_shard.named_segments(line, deny_list.has_name) for row, line in enumerate(lines)}
         return {
-            row: redact_shard.redact_pack(snapshot.files, known, row, segments, snapshot.meta["pad_id"])
+            row: redact_shard.redact_pack(snapshot.files, shard, row, segments, snapshot.meta["pad_id"])
             for row, segments in named.items()
             if segments
         }
-    sources = known.core.column("source")
-    rows = {row for row, _, _ in matches(known, stones.has_name)}
-    make, left = redact_shard.REDACT[snapshot.kind], sorted(row for row in rows if sources[row].as_py() != FORGOTTEN)
-    return {row: make(snapshot.files, known, row) for row in left}
+    sources = shard.core.column("source")
+    rows = {row for row, _, _ in matches(shard, deny_list.has_name)}
+    redact_record = redact_shard.REDACT[snapshot.kind]
+    remaining = sorted(row for row in rows if sources[row].as_py() != FORGOTTEN)
+    return {row: redact_record(snapshot.files, shard, row) for row in remaining}
 
 
-def _view_edits(view: Snapshot, entry: ShardEntry, stones: Tombstones) -> dict[int, Redaction]:
+def _view_redactions(view: Snapshot, entry: ShardEntry, deny_list: Tombstones) -> dict[int, Redaction]:
     own = view.reader.table("columns", entry.files["columns"])
-    names = [name for name in own.column_names if name not in STAY]
-    saying = {row for name in names for row, value in enumerate(own.column(name).to_pylist()) if value is not None}
-    if not saying:
+    names = [name for name in own.column_names if name not in KEPT_COLUMNS]
+    filled = {row for name in names for row, value in enumerate(own.column(name).to_pylist()) if value is not None}
+    if not filled:
         return {}
-    known = view.base.reader.index(view.base.entry(entry.shard))
-    rows = {row for row, source in enumerate(known.core.column("source").to_pylist()) if source == FORGOTTEN}
-    rows |= {row for row, _, _ in matches(known, stones.has_name)}
-    return {row: Redaction({}, dict.fromkeys(names), ()) for row in sorted(saying & rows)}
+    shard = view.base.reader.index(view.base.entry(entry.shard))
+    rows = {row for row, source in enumerate(shard.core.column("source").to_pylist()) if source == FORGOTTEN}
+    rows |= {row for row, _, _ in matches(shard, deny_list.has_name)}
+    return {row: Redaction({}, dict.fromkeys(names), ()) for row in sorted(filled & rows)}
 
 
-def _without(view: Snapshot, entry: ShardEntry, edits: Mapping[int, Redaction]) -> ShardEntry:
-    """The view's entry with columns in which the edited rows say nothing more."""
+def _redact_columns(view: Snapshot, entry: ShardEntry, redactions: Mapping[int, Redaction]) -> ShardEntry:
+    """Publish the columns of a view without the values of these rows. Returns the new entry."""
     own = view.reader.table("columns", entry.files["columns"])
-    table = index.without_values(own, edits, STAY)
+    table = index.without_values(own, redactions, KEPT_COLUMNS)
     data = index.to_parquet(table)
     digest = sha256(data).hexdigest()
     publish_bytes(view.files, data, index.path("columns", digest))
     return replace(entry, files={"columns": digest}, redacted_index=index.logical_digest({"columns": table}))
 
 
-def _cleaned(
-    snapshot: Snapshot, receipt: Receipt, stones: Tombstones, sources: Collection[str]
+def _redact_quarantine(
+    snapshot: Snapshot, receipt: Receipt, deny_list: Tombstones, sources: Collection[str]
 ) -> Iterator[dict[str, str]]:
-    """The lines of a quarantine file; of what is named only that there was something."""
-    elsewhere = replace(stones, sources=frozenset())  # of which source a line of another store speaks, it does not say
+    """Yield the quarantine lines of a unit; a line about a forgotten record keeps only the reason `forgotten`."""
+    any_source = replace(deny_list, sources=frozenset())  # a line does not name the source of its record
     for line in quarantine_lines(snapshot.files, receipt):
-        named = stones.has_place(snapshot.name, line["locator"])
-        named = named or any(elsewhere.has_place(source, line["locator"]) for source in sources)
+        named = deny_list.has_place(snapshot.name, line["locator"])
+        named = named or any(any_source.has_place(source, line["locator"]) for source in sources)
         yield {"locator": "", "message": "", "reason": "forgotten"} if named else line
 
 
 def in_dependency_order(stores: Sequence[Store]) -> list[Store]:
-    """Every store after those that it was made from."""
+    """Return the stores with commits, each after the stores that it was made from."""
     waiting = {store.url: store for store in stores}
     placed: list[Store] = []
 

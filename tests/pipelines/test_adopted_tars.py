@@ -254,7 +254,7 @@ def test_forgetting_erases_our_copy_of_the_text_and_names_the_tar_with_the_pictu
     assert isinstance(gone, Document) and gone.media[0].location is not None
     names: dict[NameKind, frozenset[str]] = {"ids": frozenset([gone.id]), "sources": frozenset()}
     receipt = forget(str(out), names | {"places": frozenset(), "media": frozenset()})
-    assert receipt["outside"] == [str(calm / "data" / "0.tar")] and receipt["records"]["documents"] == 1
+    assert receipt["adopted_tars"] == [str(calm / "data" / "0.tar")] and receipt["records"]["documents"] == 1
     after = head(out, "documents")
     assert after.record(3) == Document(gone.id, FORGOTTEN, "", "", ()) and after.content_root == before.content_root
     others = [ordinal for ordinal in range(len(shown)) if ordinal != 3]

@@ -53,8 +53,8 @@ def test_a_run_resumes_over_padding_and_lists_the_steps_exposed(
     (packs,) = [entry for entry in receipt["packs"] if entry["store"] == "packs"]
     assert EMPTIED in packs["global_batches"]
     (seen,) = [one for one in receipt["training"] if one["packs"] == "packs"]
-    assert seen["run"] == "train" and seen["steps_done"] == STOPPED
-    assert seen["steps_that_saw_it"] == [batch + 1 for batch in packs["global_batches"] if batch < STOPPED]
+    assert seen["run"] == "train" and seen["steps"] == STOPPED
+    assert seen["exposed_steps"] == [batch + 1 for batch in packs["global_batches"] if batch < STOPPED]
 
     train(here.stage(), out)
     before, after = (runlog.read(folder / "metrics.jsonl", "step") for folder in (straight, out))

@@ -99,7 +99,7 @@ def test_what_is_forgotten_in_the_stores_leaves_the_page_and_the_log_beside_them
     receipt = forget(
         str(tmp_path), {"ids": nothing, "sources": nothing, "places": frozenset([place]), "media": nothing}
     )
-    assert receipt["records"] == {"documents": 1} and receipt["talk"]["logs_emptied"] == ["log.jsonl"]
+    assert receipt["records"] == {"documents": 1} and receipt["free_text"]["logs_emptied"] == ["log.jsonl"]
     assert not (tmp_path / "report.html").exists() and "number 3" not in (tmp_path / "log.jsonl").read_text()
     head = Store.open(f"{anywhere}/documents").head()
     assert head is not None and place not in head.table(["locator"])["locator"].to_pylist()

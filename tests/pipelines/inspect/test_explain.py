@@ -65,7 +65,7 @@ def test_an_image_is_traced_to_its_packs_and_training_steps(out: Path) -> None:
     records = explain.explain(out, digest)["records"]
     (record,) = [record for record in records if record["facts"]["id"] == sample]
     assert ordinal in record["packs"][0]["packs"]
-    steps = [step for run in record["training"] for step in run["steps_that_saw_it"]]
+    steps = [step for run in record["training"] for step in run["exposed_steps"]]
     assert steps == [batch + 1 for batch in record["packs"][0]["global batches"]]
     assert record["verdict"] == f"in: {len(steps)} training {'step' if len(steps) == 1 else 'steps'} saw it"
     assert explain.main([str(out), digest]) == 0

@@ -317,7 +317,7 @@ def test_what_was_set_aside_keeps_its_place_in_the_count_and_nothing_else(run: P
 
 def test_pages_go_and_logs_lose_their_free_text(run: Path) -> None:
     receipt = forget.forget(str(run), names(ids=[ids(5)]))
-    assert receipt["talk"] == {"pages_deleted": ["report.html"], "logs_emptied": ["log.jsonl"]}
+    assert receipt["free_text"] == {"pages_deleted": ["report.html"], "logs_emptied": ["log.jsonl"]}
     assert [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] == [
         {"event": "quarantine", "details": []},
         {"event": "run_stop", "error": ""},
@@ -337,8 +337,8 @@ def test_the_receipt_names_packs_batches_and_the_steps_that_saw_them(run: Path) 
     ]
     assert receipt["plans"] == [{"store": "plan", "plan": "p", "packs": [2, 3]}]
     assert receipt["training"] == [
-        {"run": "far", "packs": "packs", "steps_done": 2, "steps_that_saw_it": [2]},
-        {"run": "near", "packs": "packs", "steps_done": 1, "steps_that_saw_it": []},
+        {"run": "far", "packs": "packs", "steps": 2, "exposed_steps": [2]},
+        {"run": "near", "packs": "packs", "steps": 1, "exposed_steps": []},
     ]
     assert json.loads((run / "forgotten/receipts/000001-1.json").read_text()) == receipt
     assert ids(6) not in json.dumps(receipt)
@@ -526,7 +526,7 @@ def test_where_a_store_is_gone_the_rest_is_forgotten_and_it_is_not_called_comple
     bytes_of = {path: path.read_bytes() for path in (run / left).rglob("*") if path.is_file()}
     assert forget.main([str(run), "--id", ids(6), "--id", ids(11)]) == 1
     said = capsys.readouterr()
-    assert f"not complete: {left} can't be looked into: {run / gone}: there is no store here" in said.err
+    assert f"incomplete: {left} can't be searched: {run / gone}: there is no store here" in said.err
     assert {path: path.read_bytes() for path in bytes_of} == bytes_of
     whole = [name for name in KINDS if name not in (gone, left)]
     assert (
@@ -540,6 +540,6 @@ def test_where_a_store_is_gone_the_rest_is_forgotten_and_it_is_not_called_comple
 def test_a_name_that_may_stand_where_nobody_can_look_is_refused_with_that_said(run: Path) -> None:
     shutil.rmtree(run / "raw")
     with pytest.raises(
-        StoreError, match=r"found in no store: --url nowhere; nothing was changed; judged can't be looked"
+        StoreError, match=r"found in no store: --url nowhere; nothing was changed; judged can't be searched"
     ):
         forget.forget(str(run), names(places=["nowhere"]))
