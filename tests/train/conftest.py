@@ -123,8 +123,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     )
     plan = compile_plan(mixture, {"all": samples["train"]}, tiny)
     packs = [pack for block in plan.blocks for pack in pack_unit(block, {"all": samples["train"]}, tiny)]
-    write(folder / "packs", "packs", packs, [samples["train"]], **packs_meta(plan.meta))
-    write(folder / "other", "packs", packs[::-1], [samples["train"]], **packs_meta(plan.meta))
+    write(folder / "packs", "packs", packs, [samples["train"]], **packs_meta(plan.meta), pad_id=tiny.pad_id)
+    write(folder / "other", "packs", packs[::-1], [samples["train"]], **packs_meta(plan.meta), pad_id=tiny.pad_id)
     (folder / "model.yaml").write_text(MODEL)
     (folder / "stage.yaml").write_text(STAGE)
     return Corpus(folder)

@@ -1,7 +1,7 @@
-"""How a manifest, or Energon, names what stands in a sample: an ending, or a value inside a JSON member.
+"""Field map of a tar sample: names of the members and JSON values that are its media, text and rights.
 
-For `ingest/tars/layouts.py`. `jpg` is the member KEY.jpg, `json[turns][0][text]` a value in KEY.json, `jpg,png`
-whichever is there.
+Given in a manifest or by Energon (`energon.py`); read by `layouts.py`. `jpg` is the member KEY.jpg,
+`json[turns][0][text]` a value in KEY.json, and `jpg,png` the first of the two that exists.
 """
 
 from __future__ import annotations
@@ -12,49 +12,52 @@ from collections.abc import Sequence
 from manifests.load import schema
 from manifests.records import Json
 
-_ACCESS = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
+_PLACE = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
 
 
 @schema
-class Fields:
-    """Where things stand in a sample: an ending (`jpg`), a value in a JSON member (`json[conversations][0][value]`),
-    or several of these, of which the first that is there counts: `jpg,png,webp`. The way in which Energon says it."""
+class FieldMap:
+    """Places of media, text and rights in a sample, in Energon's notation: an ending (`jpg`), a value in a JSON member
+    (`json[conversations][0][value]`), or several of these, of which the first that exists counts: `jpg,png,webp`."""
 
     media: tuple[str, ...] = ()
-    """In order, each one medium; those that a sample lacks are passed over. None given: all that it has."""
+    """Places of media in order, one medium each; missing ones are skipped. Empty: all media of the sample."""
     text: tuple[str, ...] = ()
-    """Joined by line feeds. None given: the usual rules."""
+    """Places of texts, which are joined by line feeds. Empty: the rules of the layout."""
     licence: str = ""
     origin: str = ""
     consent: str = ""
 
     def places(self) -> list[str]:
-        """All that are named."""
-        named = [*self.media, *self.text, self.licence, self.origin, self.consent]
-        return [place for some in named if some for place in options(some)]
+        """Return all places of the map."""
+        entries = [*self.media, *self.text, self.licence, self.origin, self.consent]
+        return [place for entry in entries if entry for place in split_options(entry)]
 
     @property
     def endings(self) -> frozenset[str]:
-        return frozenset(access(place)[0] for place in self.places())
+        """Endings of the members that the map names."""
+        return frozenset(split_place(place)[0] for place in self.places())
 
 
 def is_place(place: str) -> bool:
-    return _ACCESS.fullmatch(place) is not None
+    """Whether a string has the form of a place."""
+    return _PLACE.fullmatch(place) is not None
 
 
-def options(some: str) -> list[str]:
-    return [one.strip() for one in some.split(",")]
+def split_options(entry: str) -> list[str]:
+    """Return the places of an entry: `jpg, png` -> ["jpg", "png"]."""
+    return [place.strip() for place in entry.split(",")]
 
 
-def access(place: str) -> tuple[str, list[str]]:
-    """`json[a][0]` -> ("json", ["a", "0"])."""
-    found = _ACCESS.fullmatch(place)
-    assert found is not None, place  # the survey looked
-    return found[1].lower(), re.findall(r"\[([^\[\]]+)\]", found[2])
+def split_place(place: str) -> tuple[str, list[str]]:
+    """Return ending and path in its JSON: `json[a][0]` -> ("json", ["a", "0"])."""
+    match = _PLACE.fullmatch(place)
+    assert match is not None, place  # the survey checks with `is_place`
+    return match[1].lower(), re.findall(r"\[([^\[\]]+)\]", match[2])
 
 
 def value_at(value: Json, path: Sequence[str]) -> Json:
-    """None where nothing is there."""
+    """Return the value at a path in JSON; None if there is none."""
     for key in path:
         try:
             value = value[int(key)] if isinstance(value, list) else value[key]

@@ -29,8 +29,8 @@ from pipelines.ingest.annotations import conversations, fields
 from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.formats import media, rows
 from pipelines.ingest.readers.context import new_document
-from pipelines.ingest.tars.field_map import Fields, access, options, value_at
-from pipelines.ingest.tars.members import TarSample, medium_kind, split
+from pipelines.ingest.tars.field_map import FieldMap, split_options, split_place, value_at
+from pipelines.ingest.tars.members import TarSample, medium_kind, split_name
 from pipelines.ingest.tars.orders import is_interleaved, read_order
 from stores.shards.layout import ADOPTED
 from stores.shards.scan_tar import Member
@@ -50,7 +50,7 @@ class TarRules:
     source: str
     text_domain: str
     layout: TarLayout
-    fields: Fields
+    fields: FieldMap
     rights: RecordRights
 
 
@@ -78,7 +78,7 @@ Check = Callable[[Member], Media]
 """Decodes a member and returns the medium without its bytes."""
 
 
-def detect(samples: Sequence[TarSample], rules: TarRules) -> Expected:
+def detect_layout(samples: Sequence[TarSample], rules: TarRules) -> Expected:
     """Form of a tar's samples, from the first of them."""
     sound = [sample for sample in samples if sample.problem is None]
     with_media = sum(any(map(medium_kind, sample.members)) for sample in sound)
@@ -145,16 +145,16 @@ def _domain(content: _Content, text_domain: str) -> str:
 def _checked(member: Member) -> Media:
     """The medium of a member, decoded once. Raises RecordError with the decoder's reason."""
     assert member.payload is not None
-    keyed = split(member.name)
+    keyed = split_name(member.name)
     is_video = keyed is not None and medium_kind(keyed[1]) == "video"
     medium = media.make_video(member.payload) if is_video else media.make_image(member.payload)
     return replace(medium, payload=None, location=Location(ADOPTED, member.offset, member.size))
 
 
-def _media_members(sample: TarSample, wanted: Fields) -> list[Member]:
+def _media_members(sample: TarSample, wanted: FieldMap) -> list[Member]:
     """Members that are media: those that the field map names, else all, by the numbers in their endings."""
     if wanted.media:
-        endings = [next((one for one in options(names) if one in sample.members), "") for names in wanted.media]
+        endings = [next((one for one in split_options(names) if one in sample.members), "") for names in wanted.media]
         return [sample.members[ending] for ending in endings if ending]
     endings = [ending for ending in sample.members if medium_kind(ending)]
     return [sample.members[ending] for ending in sorted(endings, key=_by_number)]
@@ -180,12 +180,12 @@ def _text(sample: TarSample, ending: str) -> str | None:
         raise RecordError("bad_encoding", f"not UTF-8 at offset {error.start}") from None
 
 
-def _rights(sample: TarSample, record: Json, wanted: Fields) -> RecordRights:
+def _rights(sample: TarSample, record: Json, wanted: FieldMap) -> RecordRights:
     """RecordRights that the field map names, else those that the sample's JSON declares."""
     named: dict[str, Json] = {}
     for name in ("licence", "origin", "consent"):
-        for place in options(getattr(wanted, name)) if getattr(wanted, name) else ():
-            ending, path = access(place)
+        for place in split_options(getattr(wanted, name)) if getattr(wanted, name) else ():
+            ending, path = split_place(place)
             value = value_at(_json(sample, ending), path) if path else _text(sample, ending)
             named[name] = value if named.get(name) is None else named[name]
     return fields.record_rights(named).or_else(fields.record_rights(record))
@@ -210,11 +210,11 @@ def _captioned(sample: TarSample, record: Json, shown: Sequence[Media]) -> _Cont
     return _Content([*shown, Text(_text(sample, ending) or "")], "caption", notes=notes)
 
 
-def _from_fields(sample: TarSample, record: Json, wanted: Fields, shown: Sequence[Media]) -> _Content:
+def _from_fields(sample: TarSample, record: Json, wanted: FieldMap, shown: Sequence[Media]) -> _Content:
     """Media, then the texts that the field map names, one per line."""
     texts = []
     for names in wanted.text:
-        present = [text for place in options(names) if (text := _text_at(sample, place)) is not None]
+        present = [text for place in split_options(names) if (text := _text_at(sample, place)) is not None]
         if not present:
             raise RecordError("no_text_field", f"nothing at {names!r}; there are {', '.join(sample.members)}")
         texts.append(present[0])
@@ -224,7 +224,7 @@ def _from_fields(sample: TarSample, record: Json, wanted: Fields, shown: Sequenc
 
 def _text_at(sample: TarSample, place: str) -> str | None:
     """Text at one place of the field map, None where there is none; the values of a list are joined by line feeds."""
-    ending, path = access(place)
+    ending, path = split_place(place)
     if not path:
         return _text(sample, ending)
     value = value_at(_json(sample, ending), path)

@@ -1,8 +1,7 @@
-"""Lists in JSON that give the order of texts and images, in the forms of OBELICS, MINT and MMC4, and plain ones.
+"""Order of texts and images in the JSON of an interleaved sample: the forms of OBELICS, MINT, MMC4 and plain lists.
 
-For the interleaved layout of `ingest/tars/layouts.py`. Images are members of their own: several pages of one TIFF, as
-in the PDF part of MINT, are not told apart, and such a sample is set aside.
-"""
+Used by the interleaved layout of `layouts.py`. Every image must be a member of its own. Several pages in one TIFF, as
+in the PDF part of MINT, can't be told apart, and such a sample goes to quarantine."""
 
 from __future__ import annotations
 
@@ -15,15 +14,16 @@ from pipelines.ingest.tars.field_map import value_at
 from pipelines.ingest.tars.members import medium_kind
 
 INTERLEAVED = (("texts", "images"), ("text_list", "image_info"))
-"""Fields of parallel lists with a gap where the other one goes on, as in OBELICS and MINT; and those of MMC4."""
+"""(texts, images): parallel lists of OBELICS and MINT, with null where the other list has the item; lists of MMC4."""
 SEQUENCES = ("sequence", "content", "items", "interleaved")
+"""Fields with one list of texts and images."""
 
 OrderedItem = tuple[Literal["text", "image"], str]
 """A text, or the name of an image."""
 
 
 def is_interleaved(record: Json) -> bool:
-    """Whether it looks like one of these lists."""
+    """Whether a sample's JSON has one of these forms."""
     return isinstance(record, list) or (
         isinstance(record, dict)
         and (
@@ -63,13 +63,13 @@ def read_order(record: Json) -> Iterator[OrderedItem]:
 
 
 def _mmc4(record: Mapping[str, Json]) -> Iterator[OrderedItem]:
-    """Each image stands before the text that it matches."""
+    """Yield each image before the text that it matches."""
     before: dict[int, list[str]] = {}
-    for told in record["image_info"] if isinstance(record.get("image_info"), list) else []:
-        if isinstance(told, dict) and isinstance(name := told.get("image_name"), str):
-            at = told.get("matched_text_index")
-            before.setdefault(at if isinstance(at, int) else 0, []).append(name)
-    for at, text in enumerate(record["text_list"]):
-        yield from (("image", name) for name in before.get(at, []))
+    for image in record["image_info"] if isinstance(record.get("image_info"), list) else []:
+        if isinstance(image, dict) and isinstance(name := image.get("image_name"), str):
+            index = image.get("matched_text_index")
+            before.setdefault(index if isinstance(index, int) else 0, []).append(name)
+    for index, text in enumerate(record["text_list"]):
+        yield from (("image", name) for name in before.get(index, []))
         if isinstance(text, str) and text:
             yield "text", text
