@@ -95,9 +95,11 @@ def proof_lines(out: Destination, proofs: Mapping[str, ContentCheck]) -> list[st
     """Return one line for each packs store: whether it was proved, and the command that proves it."""
     lines = []
     for name, check in proofs.items():
-        kept = f"proved: {len(check.proved)} promises of the plan recounted from bytes, all kept"
-        result = kept if check.proved else f"not proved: {check.skipped}"
-        lines.append(f"{name}: {result}; to prove: {_program()} store verify {out.store(name)}")
+        if check.proved:
+            result = f"proved, {len(check.proved)} promises of the plan recounted from bytes; again with"
+        else:
+            result = f"not proved, {check.skipped}; prove with"
+        lines.append(f"{name}: {result}: {_program()} store verify {out.store(name)}")
     return lines
 
 
