@@ -164,7 +164,7 @@ class EndpointClient:
         try:
             answer = read(
                 self._requests.run(
-                    lambda try_s: self._post(url, body, try_s), where=url, passes=_passes, size=len(body)
+                    lambda try_s: self._post(url, body, try_s), where=url, is_transient=_is_transient, size=len(body)
                 )
             )
         except StoreError as error:
@@ -236,7 +236,7 @@ class _Passing(Exception):
     """What another try may get past."""
 
 
-def _passes(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """`OSError`: refused, reset, timed out, a name that is not found; `HTTPException`: cut off."""
     return isinstance(error, (_Passing, OSError, http.client.HTTPException))
 

@@ -123,7 +123,7 @@ class Snapshot:
     @property
     def units(self) -> tuple[str, ...]:
         """Names of the committed units, in store order."""
-        return tuple(self.lists.name(unit) for unit in range(len(self.receipts)))
+        return tuple(self.lists.unit_name(unit) for unit in range(len(self.receipts)))
 
     @cached_property
     def shards(self) -> Shards:
@@ -326,8 +326,8 @@ class Snapshot:
         """
         found = []
         for base_place, row in self.base.lookup.rows(by, name):
-            place = int(np.searchsorted(self.shards.places, base_place))
-            if place < len(self.shards) and self.shards.places[place] == base_place:
+            place = int(np.searchsorted(self.shards.positions, base_place))
+            if place < len(self.shards) and self.shards.positions[place] == base_place:
                 ref = self.shards[place]
                 found.append(RecordRef(ref.first + row, ref.unit, ref.shard, row))
         return found
@@ -344,7 +344,7 @@ class Snapshot:
     def shard_of(self, ordinal: int) -> ShardRef:
         if not 0 <= ordinal < self._total:
             raise IndexError(f"record {ordinal} of {self._total} in {self.name}")
-        return self.shards.holding(ordinal)
+        return self.shards.containing(ordinal)
 
     def read(self, location: Location) -> bytes:
         """The encoded bytes of a medium, compared with its checksum; found in this store or in what it was made from.
@@ -504,13 +504,13 @@ class ViewSnapshot(Snapshot):
         below, decided = self.viewed.shards, self.lists.directory.prefixes
         if len(decided) == len(below):
             return below
-        prefixes = self.base.lists.directory.prefixes[below.places]
-        return Shards(self.base.lists, below.places[np.isin(prefixes, decided)])
+        prefixes = self.base.lists.directory.prefixes[below.positions]
+        return Shards(self.base.lists, below.positions[np.isin(prefixes, decided)])
 
     def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         stop = self._stop(stop)
         found = [np.zeros(0, np.int64)]
-        touched = self.shards.between(start, stop)
+        touched = self.shards.overlapping(start, stop)
         keeps = prefetch(lambda ref: self._shard_table(ref.shard, ["keep"]).column("keep"), touched, self.at_once)
         for ref, keep in zip(touched, keeps, strict=True):
             found.append(ref.first + np.flatnonzero(keep.to_numpy()))

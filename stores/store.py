@@ -1,18 +1,18 @@
-"""A store: a folder, or any fsspec URL, whose content is whatever its newest root reaches.
+"""Store: a folder, or any fsspec URL, whose content is everything that its newest root reaches.
 
-    worker: store.writer(unit) -> add ... -> finish() -> Receipt     (files aside, visible to nobody)
+    worker: store.writer(unit) -> add ... -> finish() -> Receipt     (new files, invisible to readers)
     one committer per node: store.commit(receipts, ...) -> Snapshot  (swaps in the next root)
-    anybody: store.head() -> Snapshot
+    reader: store.head() -> Snapshot
 
-    store.json                kind, schema, name, what commits swap by, and the lock where that is another place
+    store.json                kind, schema, name, primitive of the swap, and the lock if commits need one
     roots/000007.json         immutable; the highest number is the head
-    lists/DIGEST.jsonl        units with their shards, about a thousand shards each; .bin is the directory over all
+    lists/DIGEST.jsonl        units with their shards, about a thousand shards each; DIGEST.bin is the directory over all
     shards/DIGEST.tar         ordinary WebDataset tars
-    index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet: what views, or else, say of records
-    lookup/                   where records lie by id, URL and digest: derived, may be deleted (`lookup/find.py`)
-    quarantine/DIGEST.jsonl   records set aside, per unit
+    index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet: columns of views, or brought along
+    lookup/                   index from id, URL and digest to record: derived, may be deleted (`lookup/find.py`)
+    quarantine/DIGEST.jsonl   quarantined records of a unit
     aside/                    files being written, or left by killed writers
-    leases/                   units that are being written; tags/: names of snapshots
+    leases/                   units being written; tags/: names of snapshots
 
 The first commit of a unit wins, so retries, duplicates and late receipts change nothing.
 """
@@ -45,19 +45,27 @@ StoreKind = Literal["documents", "view", "samples", "plan", "packs"]
 
 
 class Store:
+    """Store at a URL: writers for its units, commits, and its snapshots."""
+
     def __init__(self, files: Files, meta: Mapping[str, Json]) -> None:
+        """Use `create`, `open` or `open_or_create` instead.
+
+        Args:
+            meta: content of `store.json`.
+        """
         self.files, self.meta = files, meta
-        self._known = 0
-        """A root that exists; none did at 0."""
+        self._existing_root = 0
+        """Number of a root that exists; 0 if none is known to."""
 
     @classmethod
     def create(cls, url: str, kind: StoreKind, name: str, *, lock: str | None = None) -> Store:
-        """
+        """Create an empty store.
+
         Args:
-            lock: local path or URL of a folder where commits are decided, for a filesystem that can't
-            (`files/swap_lock.py`).
+            lock: local path or URL of a folder where commits are decided, for a filesystem without a swap
+                (`files/swap_lock.py`).
         Raises:
-            StoreError: there is a store already, or commits would not be safe although they should.
+            StoreError: there is a store already, or the swap of the filesystem overwrites.
         """
         if kind not in get_args(StoreKind):
             raise ValueError(f"{kind!r} is no kind of store")
@@ -67,7 +75,7 @@ class Store:
         meta = {"kind": kind, "schema": SCHEMA, "name": name, "swap": "lock" if lock else files.swap_by}
         if lock:
             meta["lock"] = lock if "://" in lock else os.path.abspath(lock)
-            _decide_there(files, meta)
+            _use_lock(files, meta)
         files.check_swap()
         publish_bytes(files, canonical_json(meta).encode(), "store.json")
         files.sync()
@@ -75,16 +83,16 @@ class Store:
 
     @classmethod
     def open(cls, url: str) -> Store:
-        """Raises StoreError where there is none, or one of another schema."""
+        """Open a store. Raises StoreError if there is none, or one of another schema."""
         files = open_files(url)
         meta = read_meta(files)
         if "lock" in meta:
-            _decide_there(files, meta)
+            _use_lock(files, meta)
         return cls(files, meta)
 
     @classmethod
     def open_or_create(cls, url: str, kind: StoreKind, name: str) -> Store:
-        """Raises StoreError where there is a store of another kind."""
+        """Open a store, or create it. Raises StoreError if there is a store of another kind."""
         files = open_files(url)
         store = cls.open(url) if files.exists("store.json") else cls.create(url, kind, name)
         if store.kind != kind:
@@ -104,16 +112,16 @@ class Store:
         return self.meta["name"]
 
     def head(self) -> Snapshot | None:
-        """The newest snapshot; None before the first commit."""
-        self._known = newest_root(self.files, self._known)
-        return self.snapshot(self._known) if self._known else None
+        """Return the newest snapshot; None before the first commit."""
+        self._existing_root = newest_root(self.files, self._existing_root)
+        return self.snapshot(self._existing_root) if self._existing_root else None
 
     def snapshot(self, number: int) -> Snapshot:
-        """Raises StoreError where there is none of that number."""
+        """Return a snapshot by number. Raises StoreError if there is none."""
         return snapshot_of(self.files, self.meta, number)
 
     def writer(self, unit: str, shard_bytes: int = SHARD_BYTES) -> UnitWriter:
-        """Use one writer per unit, in any process."""
+        """Return a writer for one unit; use one per unit, in any process."""
         return UnitWriter(self.files, self.kind, unit, shard_bytes)
 
     def commit(
@@ -126,17 +134,17 @@ class Store:
         parents: Sequence[Parent] = (),
         meta: Mapping[str, Json] | None = None,
     ) -> Snapshot:
-        """Publish the units of `receipts` beside those that are committed already.
+        """Publish the units of `receipts` together with the committed ones.
 
         Args:
             node: identity of the node.
-            units: names of all units that the store shall have in the end, in store order; others drop out.
-            complete: whether this makes it all of them.
-            parents: what the store was made from; for a view, first what it looks at.
-            meta: whatever else readers should know, JSON.
+            units: names of all units that the finished store shall have, in store order; other units are dropped.
+            complete: whether all of them are in with this commit.
+            parents: snapshots that the store was made from; for a view, the viewed one first.
+            meta: JSON values for readers.
         Raises:
-            StoreError: `complete` is said while units are missing, a view does not fit its base, or this filesystem
-                has no compare-and-swap yet.
+            StoreError: units are missing although `complete`, a view does not fit its base, or the filesystem has no
+                compare-and-swap.
         """
         if len(set(units)) != len(units):
             raise ValueError("a unit is named twice")
@@ -144,16 +152,19 @@ class Store:
         for receipt in receipts:
             arrived.setdefault(receipt.unit, receipt)
         lease = leases.unique_lease(self.files, "a commit")
-        if not arrived:  # else their leases hold what is published before the swap
+        if not arrived:  # else the leases of the units protect the files published before the swap
             lease.renew()
         while True:
             head = self.head()
-            places = head.lists.directory.places if head is not None else {}
-            have = {unit: place for unit in units if (place := places.get(key_of(unit), arrived.get(unit))) is not None}
-            if complete and len(have) < len(units):
-                self._refuse_incomplete([unit for unit in units if unit not in have])
-            new = [one for one in have.values() if isinstance(one, Receipt)]
-            self._check_there(new)
+            committed = head.lists.directory.positions if head is not None else {}
+            next_units: dict[str, NextUnit] = {}
+            for unit in units:
+                choice = committed.get(key_of(unit), arrived.get(unit))
+                if choice is not None:
+                    next_units[unit] = choice
+            if complete and len(next_units) < len(units):
+                self._refuse_incomplete([unit for unit in units if unit not in next_units])
+            self._check_files([unit for unit in next_units.values() if isinstance(unit, Receipt)])
             root = Root(
                 kind=self.kind,
                 node=node,
@@ -162,15 +173,15 @@ class Store:
                 meta=json.loads(canonical_json(dict(meta or {}))),
             )
             if self.kind == "view":
-                self._check_view(root, head, list(have.values()))
-            root = publish_lists(self.files, root, head, list(have.values()))
+                self._check_view(root, head, list(next_units.values()))
+            root = publish_lists(self.files, root, head, list(next_units.values()))
             self.files.sync()
             if head is not None and _adds_nothing(root, head.root):
                 leases.release_units(self.files, arrived)
                 lease.release()
                 return head
             number = swap_root(self.files, root, head)
-            self._known += 1  # ours or another committer's: there is one
+            self._existing_root += 1  # ours or another committer's
             if number is not None:
                 leases.release_units(self.files, arrived)
                 lease.release()
@@ -183,34 +194,38 @@ class Store:
             fix="commit their receipts first, or with complete=False",
         )
 
-    def _check_there(self, receipts: Sequence[Receipt]) -> None:
-        """What a receipt names may be gone: its writer was taken for dead, and the garbage collected."""
+    def _check_files(self, receipts: Sequence[Receipt]) -> None:
+        """Check that all files of the receipts exist: a writer taken for dead may have lost them to `gc`."""
         units = {path: receipt.unit for receipt in receipts for path in unit_paths(receipt, self.kind)}
-        gone = min(self.files.missing(units, must_exist=True), default=None)
-        if gone is not None:
+        missing = min(self.files.missing(units, must_exist=True), default=None)
+        if missing is not None:
             raise StoreError(
-                f"unit {units[gone]!r} names a file that is not there",
-                where=f"{self.url}/{gone}",
+                f"unit {units[missing]!r} names a file that does not exist",
+                where=f"{self.url}/{missing}",
                 fix="write the unit again: run the same command once more",
             )
 
-    def _check_view(self, root: Root, head: Snapshot | None, wanted: Sequence[NextUnit]) -> None:
-        """A view decides about every record of its base, once it is complete, and about nothing else. Nothing of the
-        root is published before that is sure."""
+    def _check_view(self, root: Root, head: Snapshot | None, units: Sequence[NextUnit]) -> None:
+        """Check that a view's units have columns for shards of its base only, and a complete view for all of them.
+
+        Runs before anything of the root is published.
+        """
         if not root.parents:
-            raise StoreError("a view needs a parent to look at", where=self.url)
+            raise StoreError("a view needs a parent: the snapshot that it is over", where=self.url)
         view = ViewSnapshot(self.files, self.name, root)
-        new = Directory.of([one for one in wanted if isinstance(one, Receipt)])
-        stays = [one for one in wanted if isinstance(one, int)]
-        decided = Directory.joined([*([head.lists.directory.chosen(stays)] if head is not None else []), new])
-        below = view.viewed.shards
-        there = view.base.lists.directory
-        sizes = dict(zip(there.prefixes[below.places].tolist(), there.records[below.places].tolist(), strict=True))
+        new = Directory.from_receipts([unit for unit in units if isinstance(unit, Receipt)])
+        unchanged = [unit for unit in units if isinstance(unit, int)]
+        old = [head.lists.directory.select(unchanged)] if head is not None else []
+        decided = Directory.concatenate([*old, new])
+        positions = view.viewed.shards.positions
+        base = view.base.lists.directory
+        sizes = dict(zip(base.prefixes[positions].tolist(), base.records[positions].tolist(), strict=True))
         for prefix, records in zip(decided.prefixes.tolist(), decided.records.tolist(), strict=True):
-            expected = sizes.get(prefix, "no place there")
+            expected = sizes.get(prefix)
             if records != expected:
+                has = "is not in the base" if expected is None else f"has {expected} records"
                 raise StoreError(
-                    f"columns for {records} records of the base's shard {prefix:016x}, which has {expected}",
+                    f"columns for {records} records of shard {prefix:016x}, which {has}",
                     where=self.url,
                     fix="write the view's columns over the parent that it is committed with",
                 )
@@ -219,11 +234,11 @@ class Store:
 
 
 def _adds_nothing(root: Root, head: Root) -> bool:
-    """Whether `head` says all that `root` would: equal but for its place, or the finished work of the same node."""
+    """Tell whether `head` already holds `root`: equal but for the number, or the finished work of the same node."""
     if head.complete and not root.complete:
         return (root.node, root.lists) == (head.node, head.lists)
     return replace(root, number=head.number, previous=head.previous) == head
 
 
-def _decide_there(files: Files, meta: Mapping[str, Json]) -> None:
+def _use_lock(files: Files, meta: Mapping[str, Json]) -> None:
     files.lock = SwapLock(meta["lock"], canonical_json(meta).encode())

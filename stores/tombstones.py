@@ -1,10 +1,10 @@
-"""What must never come back: the list that ingest asks before it stores a record, and `forget/command.py` obeys.
+"""Deny lists of forgotten records: ingest checks them before it stores a record, and `forget` deletes by them.
 
     FOLDER/forgotten/000001.json    create-only, one per `millrace store forget`; FOLDER holds the stores of a run
 
-A list names nothing: it holds SHA-256 digests of ids, names of sources, places (locators, URLs, origins) and media. Who
-has a name can ask whether it is on the list; who has the list learns no name. It is the one thing of a run that must be
-kept when everything else is deleted and made again.
+A list contains no names. It holds SHA-256 digests of ids, sources, places (locators, URLs, origins) and media. With a
+name one can look it up; from the list no name can be read. The lists are the one part of a run to keep when all else is
+deleted and made again.
 """
 
 from __future__ import annotations
@@ -22,26 +22,29 @@ from stores.files.deny_lists import FOLDER, list_path
 from stores.files.open import open_files
 
 LINK = " -> "
-"""Stands between a document and its figure in the locator of a figure that was set aside."""
+"""Separator in the locator of a quarantined figure: document, then figure."""
 
 NameKind = Literal["ids", "sources", "places", "media"]
 
 NameMatcher = Callable[[NameKind, str], bool]
-"""Whether something is to be forgotten."""
+"""Tells whether a name is to be forgotten."""
 
 
-def tombstone(what: NameKind, name: str) -> str:
-    """64 hex digits. A list of another kind of names has another digest for the same name."""
-    return digest("forgotten", what, name)
+def tombstone(kind: NameKind, name: str) -> str:
+    """Return the digest of a name, 64 hex digits; the kind enters it."""
+    return digest("forgotten", kind, name)
 
 
 @dataclass(frozen=True)
 class Tombstones:
+    """Digests of forgotten names, by kind."""
+
     ids: frozenset[str] = field(default=frozenset())
     sources: frozenset[str] = field(default=frozenset())
     places: frozenset[str] = field(default=frozenset())
     """Locators, URLs and origins."""
     media: frozenset[str] = field(default=frozenset())
+    """Of SHA-256 digests of media."""
 
     def __bool__(self) -> bool:
         return bool(self.ids or self.sources or self.places or self.media)
@@ -51,13 +54,13 @@ class Tombstones:
             self.ids | other.ids, self.sources | other.sources, self.places | other.places, self.media | other.media
         )
 
-    def has_name(self, what: NameKind, name: str) -> bool:
-        """An empty name says nothing, and is on no list."""
-        known = getattr(self, what)
-        return bool(known) and bool(name) and tombstone(what, name) in known
+    def has_name(self, kind: NameKind, name: str) -> bool:
+        """Tell whether a name is on the list; an empty name never is."""
+        digests = getattr(self, kind)
+        return bool(digests) and bool(name) and tombstone(kind, name) in digests
 
     def has_place(self, source: str, locator: str) -> bool:
-        """Whether a record is named by where it stands, before anything of it is read."""
+        """Tell whether the record at a place is on the list, by source, locator or id; reads nothing of the record."""
         if not self:
             return False
         parts = (locator, *locator.split(LINK)) if LINK in locator else (locator,)
@@ -66,7 +69,7 @@ class Tombstones:
         )
 
     def has_document(self, document: Document) -> bool:
-        """Whether a document, or anything it shows or was made from, is named."""
+        """Tell whether a document, one of its media or one of its parents is on the list."""
         return bool(self) and (
             self.has_name("ids", document.id)
             or self.has_name("sources", document.source)
@@ -79,41 +82,46 @@ class Tombstones:
 NO_TOMBSTONES = Tombstones()
 
 
-def tombstones_of(named: Mapping[NameKind, Iterable[str]]) -> Tombstones:
-    """Tombstones of names in plain words."""
-    return Tombstones(**{what: frozenset(tombstone(what, name) for name in names) for what, names in named.items()})
+def tombstones_of(names: Mapping[NameKind, Iterable[str]]) -> Tombstones:
+    """Return the tombstones of plain names."""
+    return Tombstones(**{kind: frozenset(tombstone(kind, name) for name in of_kind) for kind, of_kind in names.items()})
 
 
-def union(some: Iterable[Tombstones]) -> Tombstones:
-    return reduce(or_, some, NO_TOMBSTONES)
+def union(lists: Iterable[Tombstones]) -> Tombstones:
+    """Return all tombstones of several lists."""
+    return reduce(or_, lists, NO_TOMBSTONES)
 
 
 def read_all(folder: str) -> dict[int, Tombstones]:
-    """All lists of a folder of stores by number, from 1. Raises StoreError for a file that is none."""
+    """Read all deny lists of a folder of stores, by number from 1.
+
+    Raises:
+        StoreError: a list is damaged.
+    """
     files = open_files(f"{folder}/{FOLDER}")
-    found: dict[int, Tombstones] = {}
+    lists: dict[int, Tombstones] = {}
     while True:
-        number = len(found) + 1
+        number = len(lists) + 1
         path = list_path(number)
         try:
-            told = json.loads(files.read(path))
-            found[number] = Tombstones(**{what: frozenset(told[what]) for what in get_args(NameKind)})
+            digests = json.loads(files.read(path))
+            lists[number] = Tombstones(**{kind: frozenset(digests[kind]) for kind in get_args(NameKind)})
         except (FileNotFoundError, NotADirectoryError):
-            return found
+            return lists
         except (ValueError, KeyError, TypeError):
-            fix = "restore it from a copy: what it names would come back"
-            raise StoreError("this list of the forgotten is damaged", where=f"{files.url}/{path}", fix=fix) from None
+            fix = "restore it from a copy: without it, forgotten records would come back"
+            raise StoreError("this deny list is damaged", where=f"{files.url}/{path}", fix=fix) from None
 
 
 def read(folder: str) -> Tombstones:
-    """Everything that is forgotten in a folder of stores."""
+    """Return all tombstones of a folder of stores."""
     return union(read_all(folder).values())
 
 
-def publish_list(folder: str, stones: Tombstones) -> int:
-    """Publish a list durably; its number. Nobody takes it back."""
+def publish_list(folder: str, tombstones: Tombstones) -> int:
+    """Publish a deny list durably and for good; return its number."""
     files = open_files(f"{folder}/{FOLDER}")
-    data = canonical_json({what: sorted(names) for what, names in asdict(stones).items()}).encode()
+    data = canonical_json({kind: sorted(digests) for kind, digests in asdict(tombstones).items()}).encode()
     number = len(read_all(folder)) + 1
     while not files.swap(list_path(number), data):
         number += 1

@@ -1,7 +1,8 @@
-"""The directory of a snapshot: its units and shards in store order, 20 bytes a unit and 12 a shard, read as a whole.
+"""Directory of a snapshot: all its units and shards in store order, as arrays of 20 bytes per unit and 12 per shard.
 
-It answers in memory what would else open every list: in which shard record i is, which list has a shard, which units
-are there. Per unit it has a key and how many shards, per shard how its digest begins and how many records it has.
+Read as a whole, it answers in memory what would otherwise open every list: the shard of record i, the list of a shard,
+whether a unit is there. It has a key and the number of shards per unit; the begin of the digest and the number of
+records per shard. `commit.py` writes it, `commits/lists.py` reads it.
 """
 
 from __future__ import annotations
@@ -18,26 +19,28 @@ KEY_BYTES = 16
 
 
 def key_of(unit: str) -> bytes:
+    """Return the key of a unit in the directory: KEY_BYTES of a digest of its name."""
     return bytes.fromhex(digest("unit", unit))[:KEY_BYTES]
 
 
 class Directory:
-    """Units and shards of a snapshot in store order, as arrays."""
+    """Units and shards of a snapshot in store order. A position is an index in that order."""
 
     def __init__(self, keys: bytes, spans: np.ndarray, prefixes: np.ndarray, records: np.ndarray) -> None:
         self.keys = keys
-        """KEY_BYTES per unit, end to end."""
+        """KEY_BYTES per unit, one after the other."""
         self.spans = spans
-        """(U,) uint32: shards of each unit."""
+        """(U,) uint32: number of shards of each unit."""
         self.prefixes = prefixes
-        """(S,) uint64: the first 8 bytes of each shard's digest."""
+        """(S,) uint64: first 8 bytes of each shard's digest."""
         self.records = records
-        """(S,) uint32."""
+        """(S,) uint32: number of records of each shard."""
         self.stops = np.cumsum(spans, dtype=np.int64)
-        """(U,) one past each unit's last shard."""
+        """(U,) int64: position after each unit's last shard."""
 
     @classmethod
-    def of(cls, receipts: Iterable[Receipt]) -> Directory:
+    def from_receipts(cls, receipts: Iterable[Receipt]) -> Directory:
+        """Build the directory of some units."""
         receipts = list(receipts)
         entries = [entry for receipt in receipts for entry in receipt.shards]
         return cls(
@@ -48,13 +51,20 @@ class Directory:
         )
 
     @classmethod
-    def joined(cls, parts: Sequence[Directory]) -> Directory:
-        parts = [cls.of([]), *parts]
+    def concatenate(cls, parts: Sequence[Directory]) -> Directory:
+        """Join directories, in their order."""
+        parts = [cls.from_receipts([]), *parts]
         arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("spans", "prefixes", "records"))
         return cls(b"".join(part.keys for part in parts), *arrays)
 
     @classmethod
-    def read(cls, data: bytes, units: int, shards: int) -> Directory:
+    def from_bytes(cls, data: bytes, units: int, shards: int) -> Directory:
+        """Read the bytes that `to_bytes` wrote.
+
+        Args:
+            units: number of units.
+            shards: number of shards.
+        """
         keys_end = units * KEY_BYTES
         spans_end = keys_end + units * 4
         return cls(
@@ -65,10 +75,11 @@ class Directory:
         )
 
     def to_bytes(self) -> bytes:
+        """Return the bytes of the file: keys, spans, prefixes, records, little-endian."""
         return self.keys + self.spans.tobytes() + self.prefixes.tobytes() + self.records.tobytes()
 
-    def part(self, units: range) -> Directory:
-        """Neighbouring units."""
+    def slice(self, units: range) -> Directory:
+        """Return the directory of neighboring units, by their positions."""
         first = self.first_shard(units.start)
         stop = int(self.stops[units.stop - 1]) if units else first
         keys = self.keys[units.start * KEY_BYTES : units.stop * KEY_BYTES]
@@ -76,47 +87,52 @@ class Directory:
             keys, self.spans[units.start : units.stop], self.prefixes[first:stop], self.records[first:stop]
         )
 
-    def chosen(self, units: Sequence[int]) -> Directory:
-        """Any units, in their order here."""
-        those = np.zeros(len(self), bool)
-        those[list(units)] = True
-        shards = np.repeat(those, self.spans)
-        keys = b"".join(self.key(unit) for unit in np.flatnonzero(those).tolist())
-        return Directory(keys, self.spans[those], self.prefixes[shards], self.records[shards])
+    def select(self, units: Sequence[int]) -> Directory:
+        """Return the directory of any units, by their positions; they keep their order here."""
+        selected = np.zeros(len(self), bool)
+        selected[list(units)] = True
+        shards = np.repeat(selected, self.spans)
+        keys = b"".join(self.key(unit) for unit in np.flatnonzero(selected).tolist())
+        return Directory(keys, self.spans[selected], self.prefixes[shards], self.records[shards])
 
     def __len__(self) -> int:
+        """Return the number of units."""
         return len(self.spans)
 
     def key(self, unit: int) -> bytes:
+        """Return the key of the unit at a position."""
         return self.keys[unit * KEY_BYTES : (unit + 1) * KEY_BYTES]
 
     def first_shard(self, unit: int) -> int:
+        """Return the position of a unit's first shard."""
         return int(self.stops[unit - 1]) if unit else 0
 
     def unit_of(self, shard: int) -> int:
+        """Return the position of the unit that has the shard at a position."""
         return int(np.searchsorted(self.stops, shard, side="right"))
 
     @cached_property
-    def places(self) -> Mapping[bytes, int]:
-        """Place of each unit, by key."""
+    def positions(self) -> Mapping[bytes, int]:
+        """Key of a unit -> its position."""
         return {self.key(unit): unit for unit in range(len(self))}
 
-    def candidates(self, shard: str) -> list[int]:
-        """Places of shards whose digest begins like this one's: one or none, but for accidents."""
-        return self.beginning_with(int(_prefix(shard)))
+    def find_shard(self, shard: str) -> list[int]:
+        """Return the positions of shards whose digest begins as `shard` does: at most one, but for hash collisions."""
+        return self.find_prefix(int(_prefix(shard)))
 
-    def beginning_with(self, prefix: int) -> list[int]:
-        """The same for the first 8 bytes of a digest, as in `prefixes`."""
+    def find_prefix(self, prefix: int) -> list[int]:
+        """Return the positions of shards with this value in `prefixes`."""
         prefixes, order = self._sorted
-        place = int(np.searchsorted(prefixes, np.uint64(prefix)))
-        found = []
-        while place < len(prefixes) and prefixes[place] == prefix:
-            found.append(int(order[place]))
-            place += 1
-        return found
+        at = int(np.searchsorted(prefixes, np.uint64(prefix)))
+        positions = []
+        while at < len(prefixes) and prefixes[at] == prefix:
+            positions.append(int(order[at]))
+            at += 1
+        return positions
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """(prefixes in ascending order, position of each)."""
         order = np.argsort(self.prefixes, kind="stable")
         return self.prefixes[order].astype(np.uint64), order
 

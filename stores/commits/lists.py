@@ -1,7 +1,9 @@
-"""The lists of a snapshot, each with the units of about a thousand shards, opened when something in them is asked for.
+"""Lists of a snapshot: units with their shards, about a thousand shards per list, each list read when it is needed.
 
-lists/DIGEST.jsonl   per unit a line, followed by a line per shard of it
-lists/DIGEST.bin     the directory over all of them (`commits/directory.py`)
+    lists/DIGEST.jsonl   per unit one line, followed by one line per shard of the unit
+    lists/DIGEST.bin     the directory over all lists (`commits/directory.py`)
+
+`commit.py` writes both, `snapshot.py` reads them. A position is an index into the units, or the shards, in store order.
 """
 
 from __future__ import annotations
@@ -23,31 +25,34 @@ from stores.shards.entry import ShardEntry
 from stores.shards.reader import read_whole
 
 LISTS_BYTES = 64 << 20
-"""Of lists kept in memory, as they lie on disk: a hundred of them."""
+"""Lists kept in memory, by the size of their files: about a hundred lists."""
 
 ENTRIES = 4096
 """Decoded entries kept in memory."""
 
 
 def list_path(digest: str) -> str:
+    """Return the path of a list in the store."""
     return f"lists/{digest}.jsonl"
 
 
 def directory_path(digest: str) -> str:
+    """Return the path of a directory in the store."""
     return f"lists/{digest}.bin"
 
 
 def list_paths(root: Root) -> set[str]:
-    """Lists and directory of a snapshot."""
+    """Return the paths of the lists and the directory of a snapshot."""
     return {list_path(entry.digest) for entry in root.lists} | {directory_path(root.directory)}
 
 
 def list_bytes(receipts: Iterable[Receipt]) -> bytes:
+    """Return the file of a list with these units."""
     lines: list[Json] = []
     for receipt in receipts:
-        told = asdict(receipt)
-        shards = told.pop("shards")
-        lines += [told | {"shards": len(shards)}, *shards]
+        unit = asdict(receipt)
+        shards = unit.pop("shards")
+        lines += [unit | {"shards": len(shards)}, *shards]
     return "".join(canonical_json(line) + "\n" for line in lines).encode()
 
 
@@ -64,7 +69,7 @@ def quarantine_lines(files: Files, receipt: Receipt) -> list[dict[str, str]]:
 
 
 class _List:
-    """A list as it lies on disk, and where its lines begin."""
+    """File of a list, with the ends of its lines."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -76,49 +81,54 @@ class _List:
 
 
 class Lists:
-    """Reads the units of one snapshot; a list is opened when something in it is asked for."""
+    """Units and shards of one snapshot by position; a list is read when something in it is needed."""
 
     def __init__(self, files: Files, root: Root) -> None:
         self._files, self._entries, self._directory = files, root.lists, root.directory
-        self._open: Cache[_List] = Cache(LISTS_BYTES, lambda one: len(one.data))
+        self._open: Cache[_List] = Cache(LISTS_BYTES, lambda opened: len(opened.data))
         self._unit_stops = np.cumsum([entry.units for entry in root.lists], dtype=np.int64)
-        self.shard = lru_cache(ENTRIES)(self._shard)
+        self.entry_at = lru_cache(ENTRIES)(self._entry_at)
+        """(name of the unit, entry) of the shard at a position."""
         self.entry_of = lru_cache(ENTRIES)(self._entry_of)
+        """Entry of the shard with a digest; None if the snapshot has no such shard."""
 
     @cached_property
     def directory(self) -> Directory:
+        """Directory over all lists. Raises StoreError where its file is missing or damaged."""
         data = read_whole(self._files, directory_path(self._directory), self._directory)
-        return Directory.read(
+        return Directory.from_bytes(
             data, sum(entry.units for entry in self._entries), sum(entry.shards for entry in self._entries)
         )
 
     def units_of(self, number: int) -> range:
-        """Places of the units of list `number`."""
+        """Return the positions of the units of list `number`."""
         stop = int(self._unit_stops[number])
         return range(stop - self._entries[number].units, stop)
 
     def list_of(self, unit: int) -> int:
+        """Return the number of the list that has the unit at a position."""
         return int(np.searchsorted(self._unit_stops, unit, side="right"))
 
-    def name(self, unit: int) -> str:
+    def unit_name(self, unit: int) -> str:
+        """Return the name of the unit at a position."""
         return self._line(unit, 0)["unit"]
 
     def receipt(self, unit: int) -> Receipt:
-        told = self._line(unit, 0)
-        shards = tuple(ShardEntry(**self._line(unit, 1 + shard)) for shard in range(told.pop("shards")))
-        return Receipt(shards=shards, **told)
+        """Return the receipt of the unit at a position."""
+        fields = self._line(unit, 0)
+        shards = tuple(ShardEntry(**self._line(unit, 1 + shard)) for shard in range(fields.pop("shards")))
+        return Receipt(shards=shards, **fields)
 
-    def _shard(self, place: int) -> tuple[str, ShardEntry]:
-        """Name of its unit and entry of the shard at that place in store order."""
-        unit = self.directory.unit_of(place)
-        return self.name(unit), ShardEntry(**self._line(unit, 1 + place - self.directory.first_shard(unit)))
+    def _entry_at(self, shard: int) -> tuple[str, ShardEntry]:
+        unit = self.directory.unit_of(shard)
+        return self.unit_name(unit), ShardEntry(**self._line(unit, 1 + shard - self.directory.first_shard(unit)))
 
     def _entry_of(self, shard: str) -> ShardEntry | None:
-        """Of the shard with that digest."""
-        found = (self.shard(place)[1] for place in self.directory.candidates(shard))
-        return next((entry for entry in found if entry.shard == shard), None)
+        entries = (self.entry_at(position)[1] for position in self.directory.find_shard(shard))
+        return next((entry for entry in entries if entry.shard == shard), None)
 
     def _line(self, unit: int, line: int) -> Json:
+        """Return a line of a unit: 0 is the unit itself, then come its shards."""
         number = self.list_of(unit)
         first = self.units_of(number).start
         shards = self.directory.first_shard(unit) - self.directory.first_shard(first)
@@ -130,7 +140,7 @@ class Lists:
 
 
 class Receipts(Sequence[Receipt]):
-    """All units of a snapshot in store order, read as they are looked at."""
+    """Receipts of all units of a snapshot in store order, read on access."""
 
     def __init__(self, lists: Lists) -> None:
         self._lists = lists
@@ -139,69 +149,79 @@ class Receipts(Sequence[Receipt]):
         return len(self._lists.directory)
 
     @overload
-    def __getitem__(self, place: int) -> Receipt: ...
+    def __getitem__(self, position: int) -> Receipt: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Receipt]: ...
-    def __getitem__(self, place: int | slice) -> Receipt | list[Receipt]:
-        found = range(len(self))[place]
-        return self._lists.receipt(found) if isinstance(found, int) else [self._lists.receipt(one) for one in found]
+    def __getitem__(self, position: slice) -> list[Receipt]: ...
+    def __getitem__(self, position: int | slice) -> Receipt | list[Receipt]:
+        units = range(len(self))[position]
+        return self._lists.receipt(units) if isinstance(units, int) else [self._lists.receipt(unit) for unit in units]
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """A shard in its place in the store's order."""
+    """Shard of a snapshot, with the ordinals of its records."""
 
     unit: str
     shard: str
+    """Digest that names the shard."""
     first: int
     """Ordinal of its first record."""
     records: int
+    """Number of records."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordRef:
-    """Where a record lies."""
+    """Record of a snapshot, with its place in a shard."""
 
     ordinal: int
+    """Index in store order."""
     unit: str
     shard: str
+    """Digest that names the shard."""
     row: int
+    """Index in the shard."""
 
 
 class Shards(Sequence[ShardRef]):
-    """Shards of a snapshot in store order, read from its lists as they are looked at."""
+    """Shards of a snapshot in store order, read on access."""
 
-    def __init__(self, lists: Lists, places: np.ndarray) -> None:
-        """`places`: which of the shards in `lists`, ascending."""
-        self.places, self._lists = places, lists
-        self._stops = np.cumsum(lists.directory.records[places], dtype=np.int64)
-        """One past the ordinal of each shard's last record."""
+    def __init__(self, lists: Lists, positions: np.ndarray) -> None:
+        """
+        Args:
+            positions: (S,) int, ascending: the shards of `lists` that belong to the snapshot.
+        """
+        self.positions, self._lists = positions, lists
+        self._stops = np.cumsum(lists.directory.records[positions], dtype=np.int64)
+        """(S,) int64: ordinal after each shard's last record."""
 
     @property
     def records(self) -> int:
+        """Number of records in all shards."""
         return int(self._stops[-1]) if len(self) else 0
 
-    def holding(self, ordinal: int) -> ShardRef:
+    def containing(self, ordinal: int) -> ShardRef:
+        """Return the shard that has the record with this ordinal."""
         return self._ref(int(np.searchsorted(self._stops, ordinal, side="right")))
 
-    def between(self, start: int, stop: int) -> list[ShardRef]:
-        """Those that hold any of the records from ordinal `start` up to `stop`."""
+    def overlapping(self, start: int, stop: int) -> list[ShardRef]:
+        """Return the shards that have any of the records from ordinal `start` up to `stop`."""
         if start >= stop:
             return []
         first, last = np.searchsorted(self._stops, [start, stop - 1], side="right").tolist()
         return self[first : last + 1]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     @overload
-    def __getitem__(self, place: int) -> ShardRef: ...
+    def __getitem__(self, number: int) -> ShardRef: ...
     @overload
-    def __getitem__(self, place: slice) -> list[ShardRef]: ...
-    def __getitem__(self, place: int | slice) -> ShardRef | list[ShardRef]:
-        found = range(len(self))[place]
-        return self._ref(found) if isinstance(found, int) else [self._ref(one) for one in found]
+    def __getitem__(self, number: slice) -> list[ShardRef]: ...
+    def __getitem__(self, number: int | slice) -> ShardRef | list[ShardRef]:
+        numbers = range(len(self))[number]
+        return self._ref(numbers) if isinstance(numbers, int) else [self._ref(each) for each in numbers]
 
-    def _ref(self, place: int) -> ShardRef:
-        unit, entry = self._lists.shard(int(self.places[place]))
-        return ShardRef(unit, entry.shard, int(self._stops[place]) - entry.records, entry.records)
+    def _ref(self, number: int) -> ShardRef:
+        unit, entry = self._lists.entry_at(int(self.positions[number]))
+        return ShardRef(unit, entry.shard, int(self._stops[number]) - entry.records, entry.records)

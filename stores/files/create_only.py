@@ -1,7 +1,7 @@
-"""Filesystems with a swap of their own: fsspec's memory, and what `files/s3.py` and `files/gcs.py` share with it.
+"""Filesystems whose servers create an object only where none exists, in one request, which serves as the swap.
 
-Each creates an object only where none is, in one request that the server decides. A server may not know how and
-overwrite: before the first swap of a process that is tried out.
+Base class of S3 (`files/s3.py`) and GCS (`files/gcs.py`), and fsspec's files in memory. A server may ignore the
+condition and overwrite. Therefore each process tries it out before its first swap.
 """
 
 from __future__ import annotations
@@ -17,36 +17,40 @@ from stores.files.protocol import FileInfo
 from stores.files.remote import SMALL_BYTES, RemoteFiles
 
 TRANSIENT = (408, 409, 429)
-"""Statuses below 500 that say: later, perhaps."""
+"""HTTP statuses below 500 after which a retry may help."""
 
 
 class CreateOnlyFiles(RemoteFiles):
-    """One object is one request, whole or not at all, and there are no folders."""
+    """Files of an object store: a request writes an object whole or not at all, and there are no folders."""
 
-    _proven = False
+    _checked = False
+    """Whether this object has tried out the swap."""
 
     def check_swap(self) -> None:
-        if self.lock is not None or self._proven:
+        if self.lock is not None or self._checked:
             return
         probe = f"aside/{uuid.uuid4().hex}.probe"
         first, second = self._create(probe, b"first"), self._create(probe, b"second")
         self.delete(probe)
         if not first or second:
             raise StoreError(
-                f"this server does not do what {self.primitive} asks for and overwrites: commits would get lost",
+                f"this server ignores {self.primitive} and overwrites: commits would get lost",
                 where=self.url,
-                fix="use a server that knows conditional writes, or name a lock (docs/stores.md)",
+                fix="use a server with conditional writes, or name a lock (docs/stores.md)",
             )
-        self._proven = True
+        self._checked = True
 
     def _swap(self, path: str, data: bytes) -> bool:
         self.check_swap()
         return self._create(path, data)
 
     def _create(self, path: str, data: bytes) -> bool:
-        """Whether `path` holds `data` now. Where the answer to our own request was lost, what is there is ours."""
+        """Create an object; return whether `path` holds `data` now.
+
+        Where the answer to a successful try was lost, the next try finds the object, with our bytes.
+        """
         try:
-            self._ask(path, lambda seconds: self._put_new(seconds, path, data), len(data))
+            self._request(path, lambda seconds: self._put_new(seconds, path, data), len(data))
             return True
         except FileExistsError:
             return self._read(path, must_exist=True) == data
@@ -63,27 +67,27 @@ class CreateOnlyFiles(RemoteFiles):
         return StoreError(str(error), where=self.url, fix="make the bucket first, or check its name")
 
     def _put_new(self, seconds: float, path: str, data: bytes) -> None:
-        """Raises FileExistsError."""
+        """Create an object, in one try. Raises FileExistsError."""
         self._call(seconds, "pipe_file", self._path(path), data, mode="create")
 
     def _put(self, path: str, data: bytes) -> None:
-        self._ask(path, lambda seconds: self._call(seconds, "pipe_file", self._path(path), data), len(data))
+        self._request(path, lambda seconds: self._call(seconds, "pipe_file", self._path(path), data), len(data))
 
-    def _is_there(self, path: str, size: int) -> bool:
-        """To send a small one again costs less than to ask."""
-        return size > SMALL_BYTES and super()._is_there(path, size)
+    def _is_uploaded(self, path: str, size: int) -> bool:
+        """As in the base class; a small object is sent again, which costs less than asking for its size."""
+        return size > SMALL_BYTES and super()._is_uploaded(path, size)
 
-    def _send(self, aside: Path, path: str, size: int) -> None:
-        self._ask(path, lambda seconds: self._call(seconds, "put_file", str(aside), self._path(path)), size)
+    def _send(self, temporary: Path, path: str, size: int) -> None:
+        self._request(path, lambda seconds: self._call(seconds, "put_file", str(temporary), self._path(path)), size)
 
 
 class MemoryFiles(CreateOnlyFiles):
-    """fsspec's files in the memory of this process, which are no more careful of threads than a dictionary is."""
+    """Files in the memory of this process, by fsspec; a lock makes them thread-safe."""
 
     primitive = "process"
     cached = False
-    _one_at_a_time: ClassVar = threading.RLock()
+    _call_lock: ClassVar = threading.RLock()
 
     def _call(self, seconds: float, name: str, *arguments: Any, **options: Any) -> Any:
-        with self._one_at_a_time:
+        with self._call_lock:
             return super()._call(seconds, name, *arguments, **options)

@@ -1,8 +1,8 @@
-"""Google Cloud Storage, by gcsfs: an object is created if its generation is 0, which only one that is not there has.
-Credentials come from where Google's own tools take them.
+"""Google Cloud Storage, through gcsfs: an object is created on the condition that its generation is 0 (it is absent).
 
-Each request is asked for once: gcsfs would repeat it, but knows no total deadline. Its class for buckets that can be
-appended to is not used: it asks another service about every bucket, and what it appends is there before it is whole.
+Credentials come from where Google's own tools take them. gcsfs is kept from retrying, because it knows no deadline for
+all tries together. Its class for zonal (appendable) buckets is not used: it asks another service about every bucket,
+and an appended object can be read before it is whole.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from google.auth.exceptions import GoogleAuthError
 from stores.files.create_only import TRANSIENT, CreateOnlyFiles
 
 
-class Once(GCSFileSystem):
+class SingleTryGCS(GCSFileSystem):
+    """gcsfs without retries, with PermissionError for 401 and 403."""
+
     async def _request(self, *arguments: Any, **options: Any) -> Any:
         try:
             return await GCSFileSystem._request.__wrapped__(self, *arguments, **options)
@@ -28,19 +30,21 @@ class Once(GCSFileSystem):
                 raise PermissionError(str(error)) from error
             raise
         except OSError as error:
-            if str(error).startswith("Forbidden"):  # the words by which gcsfs knows it, too
+            if str(error).startswith("Forbidden"):  # gcsfs itself recognizes it by this word
                 raise PermissionError(str(error)) from error
             raise
 
 
 class GCSFiles(CreateOnlyFiles):
+    """Files in a GCS bucket."""
+
     primitive = "generation"
 
     def _connect(self) -> tuple[Any, str]:
-        options = {"use_listings_cache": False, "consistency": "md5"}  # what the server stored is compared with ours
+        options = {"use_listings_cache": False, "consistency": "md5"}  # compare what the server stored with our bytes
         if os.environ.get("STORAGE_EMULATOR_HOST"):
-            options["token"] = "anon"  # as Google's clients do: an emulator knows nobody
-        filesystem = Once(**options)
+            options["token"] = "anon"  # as Google's clients do: an emulator has no accounts
+        filesystem = SingleTryGCS(**options)
         return filesystem, filesystem._strip_protocol(self.url)
 
     def _size(self, seconds: float, path: str) -> int | None:
@@ -52,13 +56,13 @@ class GCSFiles(CreateOnlyFiles):
     def _errors(self) -> tuple[type[Exception], ...]:
         return (OSError, EOFError, ClientError, HttpError, ChecksumError, GoogleAuthError, ValueError)
 
-    def _passes(self, error: Exception) -> bool:
+    def _is_transient(self, error: Exception) -> bool:
         match error:
             case HttpError():
                 status = int(error.code or 0)
                 return status in TRANSIENT or status >= 500
             case GoogleAuthError():
                 return bool(error.retryable)
-            case ValueError():  # what gcsfs makes of 400; half of an answer in JSON
+            case ValueError():  # gcsfs raises it for 400, and for a truncated JSON answer
                 return isinstance(error, json.JSONDecodeError)
-        return super()._passes(error)
+        return super()._is_transient(error)

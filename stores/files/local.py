@@ -1,4 +1,4 @@
-"""Files of a store in a local folder: `Files` by system calls, the swap by a hard link."""
+"""Files of a store in a local folder: system calls for reading, a hard link for the swap."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ OPEN_FILES = 128
 
 
 class LocalFiles:
+    """`Files` of a local folder. Thread-safe for reading."""
+
     lock: SwapDecider | None = None
     at_once = 1
 
@@ -27,7 +29,8 @@ class LocalFiles:
         self.url = os.path.normpath(self.root)
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
-        self._unsettled: list[tuple[Path, Path]] = []
+        self._unsynced: list[tuple[Path, Path]] = []
+        """(temporary file, final path) of everything published since the last `sync`."""
 
     @property
     def swap_by(self) -> str:
@@ -38,20 +41,20 @@ class LocalFiles:
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         # pread rather than mmap: equally fast out of the page cache, and a truncated file is short instead of a SIGBUS.
-        file = self._opened(path)
+        file = self._open_file(path)
         return os.pread(file.descriptor, length, offset)
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
-        file = self._opened(path)
+        file = self._open_file(path)
         done = 0
-        while done < len(buffer):  # one call gives 2 GiB at the most
+        while done < len(buffer):  # one call reads 2 GiB at most
             read = os.preadv(file.descriptor, [buffer[done:]], offset + done)
             if not read:
                 break
             done += read
         return done
 
-    def _opened(self, path: str) -> _OpenFile:
+    def _open_file(self, path: str) -> _OpenFile:
         with self._lock:
             file = self._open.get(path)
             if file is None:
@@ -65,9 +68,9 @@ class LocalFiles:
         return [self.read_range(path, offset, length) for offset, length in ranges]
 
     def uncached(self) -> Files:
-        fresh = LocalFiles(self.root)
-        fresh.lock = self.lock
-        return fresh
+        files = LocalFiles(self.root)
+        files.lock = self.lock
+        return files
 
     def exists(self, path: str) -> bool:
         return (self.root / path).exists()
@@ -83,8 +86,8 @@ class LocalFiles:
                     yield FileInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
 
     def glob(self, pattern: str) -> list[tuple[str, int]]:
-        found = [path for path in self.root.glob(pattern) if path.is_file()]
-        return sorted((path.relative_to(self.root).as_posix(), path.stat().st_size) for path in found)
+        paths = [path for path in self.root.glob(pattern) if path.is_file()]
+        return sorted((path.relative_to(self.root).as_posix(), path.stat().st_size) for path in paths)
 
     def folders(self) -> list[str]:
         return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()) if self.root.is_dir() else []
@@ -105,8 +108,8 @@ class LocalFiles:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / uuid.uuid4().hex
 
-    def publish(self, aside: Path, path: str) -> None:
-        self._unsettled.append((aside, self.root / path))
+    def publish(self, temporary: Path, path: str) -> None:
+        self._unsynced.append((temporary, self.root / path))
 
     def swap(self, path: str, data: bytes) -> bool:
         if self.lock is not None and not self.exists(path):
@@ -115,33 +118,34 @@ class LocalFiles:
         return self._create(path, data) or self.read(path) == data
 
     def check_swap(self) -> None:
-        """A hard link is never made over a file."""
+        """Nothing to check: a hard link never overwrites a file."""
 
     def _create(self, path: str, data: bytes) -> bool:
-        aside = self.temporary_path()
-        aside.write_bytes(data)
-        fsync_path(aside)
-        made = _link(aside, self.root / path)
-        aside.unlink()
+        """Create `path` durably; return False where it exists."""
+        temporary = self.temporary_path()
+        temporary.write_bytes(data)
+        fsync_path(temporary)
+        created = _link(temporary, self.root / path)
+        temporary.unlink()
         fsync_path((self.root / path).parent)
-        return made
+        return created
 
     def sync(self) -> None:
         # First all contents, then all names, then the folders: half as many journal commits as file by file.
-        waiting, self._unsettled = self._unsettled, []
-        for aside, _ in waiting:
-            fsync_path(aside)
-        for aside, target in waiting:
-            if not _link(aside, target) and target.stat().st_size != aside.stat().st_size:
-                os.replace(aside, target)  # what lay there was torn after it was made: its name says so
+        waiting, self._unsynced = self._unsynced, []
+        for temporary, _ in waiting:
+            fsync_path(temporary)
+        for temporary, target in waiting:
+            if not _link(temporary, target) and target.stat().st_size != temporary.stat().st_size:
+                os.replace(temporary, target)  # equal names mean equal bytes, so the file there was truncated later
             else:
-                aside.unlink()
+                temporary.unlink()
         for folder in sorted({target.parent for _, target in waiting}):
             fsync_path(folder)
 
 
 class _OpenFile:
-    """A descriptor that closes once nobody reads from it any more, also when it was put out of the cache meanwhile."""
+    """File descriptor that closes with its last user, even after it was evicted from the table of open files."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -152,7 +156,7 @@ class _OpenFile:
 
 
 def fsync_path(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
+    """Sync a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -160,22 +164,22 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _link(aside: Path, target: Path) -> bool:
-    """Whether `target` is now `aside`; False where it existed. Atomic, and never overwrites."""
+def _link(temporary: Path, target: Path) -> bool:
+    """Give `temporary` the name `target` as well, atomically; return False where `target` exists."""
     while True:
         try:
-            os.link(aside, target)
+            os.link(temporary, target)
             return True
         except FileExistsError:
             return False
         except FileNotFoundError:
-            if not aside.exists():
+            if not temporary.exists():
                 raise
-            target.parent.mkdir(parents=True, exist_ok=True)  # another worker may be first
+            target.parent.mkdir(parents=True, exist_ok=True)  # another worker may create it first
             fsync_path(target.parent.parent)
         except OSError as error:
             raise StoreError(
-                f"no hard links here ({error.strerror}), so commits can't be made safely",
+                f"this filesystem can't make hard links ({error.strerror}), so commits would not be safe",
                 where=str(target),
                 fix="put the store on a local filesystem such as ext4, xfs or btrfs",
             ) from error

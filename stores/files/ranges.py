@@ -1,21 +1,21 @@
-"""Which requests read these ranges of a file: neighbours in one, and what is long in several."""
+"""Plan of the requests that read some byte ranges of a file: close ranges in one request, long ranges in several."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 GAP_BYTES = 128 << 10
-"""Bytes between two ranges that are read and thrown away rather than asked around: on the network about what the wait
-for one more answer costs."""
+"""Largest gap between two ranges that is read and discarded: on the network it costs about as much as another request.
+"""
 MOST_BYTES = 8 << 20
-"""One request asks for no more: longer ranges are read in pieces, side by side."""
+"""Most bytes of one request; longer ranges are read in parts, in parallel."""
 
 Span = tuple[int, int]
-"""(offset, length)"""
+"""(offset, length) in bytes."""
 
 
 def spans(ranges: Iterable[Span], gap: int = GAP_BYTES, most: int = MOST_BYTES) -> list[Span]:
-    """Ascending requests that cover all `ranges`, none over `most` bytes."""
+    """Return ascending requests that cover all `ranges`, each at most `most` bytes long."""
     runs: list[list[int]] = []
     for offset, length in sorted(ranges):
         if length == 0:
@@ -27,12 +27,12 @@ def spans(ranges: Iterable[Span], gap: int = GAP_BYTES, most: int = MOST_BYTES) 
     return [(at, min(most, stop - at)) for start, stop in runs for at in range(start, stop, most)]
 
 
-def cut(read: Sequence[tuple[int, bytes]], offset: int, length: int) -> bytes:
-    """One range out of (offset, bytes) that were read, ascending; shorter where the file ends before."""
-    if len(read) == 1 and read[0][0] == offset and len(read[0][1]) <= length:
-        return read[0][1]
-    found = bytearray()
-    for at, data in read:
-        if at < offset + length and at + len(data) > offset:
-            found += memoryview(data)[max(0, offset - at) : offset + length - at]
-    return bytes(found)
+def cut(parts: Sequence[tuple[int, bytes]], offset: int, length: int) -> bytes:
+    """Return one range out of `parts`, ascending (offset, bytes); shorter where the file ends earlier."""
+    if len(parts) == 1 and parts[0][0] == offset and len(parts[0][1]) <= length:
+        return parts[0][1]
+    data = bytearray()
+    for at, part in parts:
+        if at < offset + length and at + len(part) > offset:
+            data += memoryview(part)[max(0, offset - at) : offset + length - at]
+    return bytes(data)

@@ -1,8 +1,8 @@
-"""Requests to filesystems on the network: how many at once, how often, how long one may take, and when to give up.
+"""Requests over the network: limits of rate and concurrency, retries with backoff, one deadline for all tries.
 
-What fails for a while (503, a reset, a stall, an answer cut short) is asked again, each time after a longer pause of a
-random length, so that workers who failed together don't come back together. What bounds it is time, not a count: a
-request whose `deadline_s` is over is an error that says so.
+A transient failure (503, connection reset, stall, truncated answer) is retried after a pause that doubles and has a
+random part, so that workers that failed together don't come back together. Time bounds the retries, not a count: after
+`deadline_s` a request fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from manifests.errors import ManifestError, StoreError
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 8.0
 LONGEST_TRY_S = 30.0
 SLOWEST = 1 << 20
-"""Bytes per second at the least: a request for many bytes may take longer by what they take at this rate."""
+"""Bytes per second: a request for many bytes may take longer by the time that they need at this rate."""
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -31,77 +31,93 @@ A = TypeVar("A")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one process. `MILLRACE_` and a field's name in capitals, in the environment, sets it: workers inherit that."""
+    """Limits of one process. The environment variable `MILLRACE_` + field name in capitals sets each one."""
 
     deadline_s: float = 120.0
-    """From the first try of a request until it is an error."""
+    """From the first try of a request until it fails."""
     requests_at_once: float = 16
     requests_per_s: float = 500.0
     longest_try_s: float = LONGEST_TRY_S
 
     @classmethod
     def from_environment(cls) -> Limits:
-        """Raises ManifestError for what is no number above 0."""
-        given = {}
+        """Read the limits from the environment.
+
+        Raises:
+            ManifestError: a variable is not a number above 0.
+        """
+        limits = {}
         for name in cls.__slots__:
             variable = f"MILLRACE_{name.upper()}"
             text = os.environ.get(variable)
             if text is None:
                 continue
             try:
-                given[name] = float(text)
+                limits[name] = float(text)
             except ValueError:
-                given[name] = 0.0
-            if not given[name] > 0:
-                raise ManifestError(f"{text!r} is no number above 0", where=variable, fix="set one, or unset it")
-        return cls(**given)
+                limits[name] = 0.0
+            if not limits[name] > 0:
+                message = f"expected a number above 0, got {text!r}"
+                raise ManifestError(message, where=variable, fix="set one, or unset the variable")
+        return cls(**limits)
 
     @property
     def try_s(self) -> float:
-        """One try; a stall costs a quarter of the deadline at the most."""
+        """Time limit of one try: a stall costs at most a quarter of the deadline."""
         return min(self.longest_try_s, self.deadline_s / 4)
 
 
 class Requests:
+    """Runs requests within `Limits`. Threads may share one object."""
+
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._room = threading.BoundedSemaphore(max(1, int(limits.requests_at_once)))
+        self._slots = threading.BoundedSemaphore(max(1, int(limits.requests_at_once)))
         self._lock = threading.Lock()
         self._next = 0.0
-        """When the next request may go out: a bucket that holds a tenth of a second's worth."""
+        """Earliest time of the next request: a token bucket that holds a tenth of a second's worth."""
 
-    def run(self, ask: Callable[[float], T], *, where: str, passes: Callable[[Exception], bool], size: int = 0) -> T:
-        """`ask(seconds that it may take)`, again while `passes(error)` says that trying helps.
+    def run(
+        self, attempt: Callable[[float], T], *, where: str, is_transient: Callable[[Exception], bool], size: int = 0
+    ) -> T:
+        """Run one request, with retries.
 
-        `ask` must not call this in turn. `size` is how many bytes travel.
-
-        Raises StoreError after the deadline, and whatever `ask` raised that does not pass.
+        Args:
+            attempt: one try, given its time limit in seconds. It must not call `run` itself.
+            where: path or URL, for the error.
+            is_transient: tells whether a retry may help after an error.
+            size: bytes that travel.
+        Raises:
+            StoreError: the deadline passed. Errors that are not transient pass through.
         """
-        extra = size / SLOWEST
-        began = time.monotonic()
-        ends = began + self.limits.deadline_s + extra
+        extra_s = size / SLOWEST
+        start_s = time.monotonic()
+        deadline_s = start_s + self.limits.deadline_s + extra_s
         tries = 0
         while True:
             tries += 1
             try:
-                with self._turn(ends):
-                    return ask(max(0.01, min(self.limits.try_s + extra, ends - time.monotonic())))
+                with self._slot(deadline_s):
+                    return attempt(max(0.01, min(self.limits.try_s + extra_s, deadline_s - time.monotonic())))
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**tries)
-                if time.monotonic() + pause >= ends:
-                    what = str(error) or type(error).__name__
+                if time.monotonic() + pause >= deadline_s:
+                    last = str(error) or type(error).__name__
                     raise StoreError(
-                        f"no good answer after {tries} tries in {time.monotonic() - began:.0f} s; the last: {what}",
+                        f"no good answer after {tries} tries in {time.monotonic() - start_s:.0f} s; the last: {last}",
                         where=where,
-                        fix="run the same command again once the other side answers; what is committed stays. "
+                        fix="run the same command again when the server answers; committed work stays. "
                         "MILLRACE_DEADLINE_S sets how long to try",
                     ) from error
             time.sleep(pause)
 
-    def together(self, work: Callable[[A], T], items: Iterable[A], at_once: int | None = None) -> list[T]:
-        """`work` on all items in threads, in the order of the items; the first error counts, once all have ended."""
+    def map(self, work: Callable[[A], T], items: Iterable[A], at_once: int | None = None) -> list[T]:
+        """Run `work` on all items in threads; results in the order of the items.
+
+        The first error is raised after all have ended. By default as many threads as `requests_at_once`.
+        """
         items = list(items)
         if len(items) < 2:
             return [work(item) for item in items]
@@ -109,26 +125,27 @@ class Requests:
             return list(pool.map(work, items))
 
     @contextmanager
-    def _turn(self, ends: float) -> Iterator[None]:
-        if not self._room.acquire(timeout=max(0.0, ends - time.monotonic())):
-            raise TimeoutError("all requests that may be under way at once are under way")
+    def _slot(self, deadline_s: float) -> Iterator[None]:
+        """Wait until this request may start: for a free slot, then for the rate."""
+        if not self._slots.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+            raise TimeoutError(f"request limit reached (requests_at_once={self.limits.requests_at_once:g})")
         try:
             with self._lock:
                 now = time.monotonic()
-                goes = self._next = max(self._next + 1 / self.limits.requests_per_s, now - 0.1)
-            if goes > now:
-                time.sleep(min(goes, ends) - now)
+                start = self._next = max(self._next + 1 / self.limits.requests_per_s, now - 0.1)
+            if start > now:
+                time.sleep(min(start, deadline_s) - now)
             yield
         finally:
-            self._room.release()
+            self._slots.release()
 
 
 def process_requests() -> Requests:
-    """One for all filesystems, as long as the environment says the same."""
-    return _of(os.getpid(), Limits.from_environment())
+    """Return the object that all filesystems of this process share, as long as the environment stays the same."""
+    return _requests_of(os.getpid(), Limits.from_environment())
 
 
 @cache
-def _of(process: int, limits: Limits) -> Requests:
-    """By process, since a fork may copy locks that are held."""
+def _requests_of(process: int, limits: Limits) -> Requests:
+    """Return one object per process id, since a fork may copy locks that are held."""
     return Requests(limits)

@@ -1,11 +1,11 @@
-"""A lock: the place where it is decided what commits write to a filesystem that can't decide it itself.
+"""Swap lock: decides the bytes of new roots for a store on a filesystem that has no swap.
 
-    "lock": "s3://bucket/locks/documents"     in store.json; any place with a swap of its own, one folder per store
+    "lock": "s3://bucket/locks/documents"     in store.json; any place with a swap, one folder per store
 
-Nothing is held, so nothing expires and nobody can die holding it. Who wants to write root 7 first creates
-`roots/000007.json` with its bytes here, where there is a swap; who comes first has decided them for ever. Everybody
-who finds them decided writes them to the store, be they his own or not: a winner who died before he did is helped by
-the next, and one who wakes up late writes what is there already.
+No process holds this lock, so nothing expires. A committer that wants to write root 7 first creates
+`roots/000007.json` with its bytes at the lock. The first committer decides these bytes for good. Every committer that
+finds them decided writes them to the store, whoever decided them: so the next committer completes the work of one that
+died, and a late one writes the bytes that are there already.
 """
 
 from __future__ import annotations
@@ -16,17 +16,29 @@ from stores.files.protocol import NO_SWAP
 
 
 class SwapLock:
+    """Decides swaps at another place; the `lock` of `Files`."""
+
     def __init__(self, url: str, owner: bytes) -> None:
-        """`owner` tells apart the stores that may name one place."""
+        """
+        Args:
+            url: place with a swap of its own.
+            owner: content of the `store.json` of the store, so that two stores can't share one lock.
+        Raises:
+            StoreError: the place has no swap.
+        """
         files = open_files(url)
         if files.swap_by == NO_SWAP:
             fix = "name a local folder that all committers share, or a place on S3 or GCS"
-            raise StoreError("this place has no compare-and-swap, so it can't be a lock", where=files.url, fix=fix)
+            raise StoreError("a lock needs compare-and-swap, which this place lacks", where=files.url, fix=fix)
         self._files, self._owner = files, owner
         self._ours = False
 
     def decide(self, path: str, data: bytes) -> bytes:
-        """What `path` shall hold: `data`, if nobody was first."""
+        """Return the bytes that `path` shall hold: `data`, unless another committer decided first.
+
+        Raises:
+            StoreError: the lock belongs to another store.
+        """
         if not self._ours and not self._files.swap("store.json", self._owner):
             fix = "give every store a folder of its own there"
             raise StoreError("this is the lock of another store", where=self._files.url, fix=fix)
@@ -34,5 +46,5 @@ class SwapLock:
         return data if self._files.swap(path, data) else self._files.read(path)
 
     def release(self, path: str) -> None:
-        """Let `path` be decided anew, after it was deleted."""
+        """Forget the decision about `path`, because the file is deleted."""
         self._files.delete(path)

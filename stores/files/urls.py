@@ -1,4 +1,4 @@
-"""Links between URLs of stores: relative where both are on one filesystem, so that stores can be moved together."""
+"""Links between store URLs: relative where both are on one filesystem, so that stores can be moved together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import posixpath
 
 
 def top_of(url: str) -> tuple[str, str]:
-    """(URL of the filesystem: `/`, a bucket or a server; path below it)."""
+    """Split a URL into (URL of its filesystem: `/`, a bucket or a server; path below that)."""
     scheme, mark, path = url.rpartition("://")
     if not mark:
         return "/", path.lstrip("/")
@@ -15,7 +15,7 @@ def top_of(url: str) -> tuple[str, str]:
 
 
 def relative_url(url: str, base: str) -> str:
-    """`url` as seen from the folder `base`, where both are on one filesystem: such links survive a move."""
+    """Return `url` relative to the folder `base` where both are on one filesystem, else `url` itself."""
     scheme, _, path = url.rpartition("://")
     base_scheme, _, base_path = base.rpartition("://")
     if scheme != base_scheme or scheme and path.split("/")[0] != base_path.split("/")[0]:
@@ -24,7 +24,7 @@ def relative_url(url: str, base: str) -> str:
 
 
 def absolute_url(url: str, base: str) -> str:
-    """The inverse of `relative_url`."""
+    """Return the URL that `relative_url(..., base)` shortened to `url`."""
     if "://" in url or url.startswith("/"):
         return url
     scheme, mark, path = base.rpartition("://")

@@ -73,7 +73,7 @@ class Lookup:
             return []
         matches: set[tuple[int, int]] = set()
         for prefix, rows in self._candidates(name_hash(by)(value)).items():
-            for place in self._lists.directory.beginning_with(prefix):
+            for place in self._lists.directory.find_prefix(prefix):
                 matches |= {(place, row) for row in confirm_rows(self._index(place), rows, by, value)}
         scanned = self.scanned
         tables = prefetch(lambda place: rows_with(self._index(place), by, value), scanned, self._files.at_once)
@@ -124,7 +124,7 @@ class Lookup:
         return list(chain.from_iterable(shards))
 
     def _index(self, place: int) -> ShardIndex:
-        return self._reader.index(self._lists.shard(place)[1])
+        return self._reader.index(self._lists.entry_at(place)[1])
 
 
 def manifest_path(number: int) -> str:

@@ -33,13 +33,13 @@ def gcs_server(skew_s: float = 0) -> Iterator[int]:
 @contextmanager
 def reached_at(port: int) -> Iterator[None]:
     """This process and its children find Google's storage there. Clients of another server are dropped."""
-    from stores.files.gcs import Once
+    from stores.files.gcs import SingleTryGCS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        Once.clear_instance_cache()
+        SingleTryGCS.clear_instance_cache()
         yield
-    Once.clear_instance_cache()
+    SingleTryGCS.clear_instance_cache()
 
 
 def serve(port: int, skew_s: float) -> None:

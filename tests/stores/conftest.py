@@ -1,4 +1,4 @@
-"""Small stores of every kind, with real bytes in real folders."""
+"""Fixtures: small stores of every kind in real folders, and places on remote filesystems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Make = Callable[..., Snapshot]
 
 @pytest.fixture
 def make(quick_folder: Path) -> Make:
-    """make(kind, {unit: records}) -> the snapshot of a fresh store."""
+    """Return a function (kind, {unit: records}) -> snapshot of a new store."""
 
     def made(kind: str, units: dict[str, Iterable[Any]], **commit: Any) -> Snapshot:
         store = Store.create(tempfile.mkdtemp(dir=quick_folder), kind, kind)  # type: ignore[arg-type]
@@ -34,12 +34,12 @@ def make(quick_folder: Path) -> Make:
 
 
 OBJECT_STORES = {"s3": "s3://mill", "gcs": "gs://mill"}
-"""Fixture: bucket."""
+"""Server fixture -> URL of its bucket."""
 
 
 @pytest.fixture(params=["memory", *OBJECT_STORES])
 def remote_url(request: pytest.FixtureRequest) -> str:
-    """A folder of its own, on a filesystem that is not this machine's."""
+    """URL of a new folder on a remote filesystem, or in memory."""
     if request.param in OBJECT_STORES:
         request.getfixturevalue(request.param)
     return f"{OBJECT_STORES.get(request.param, 'memory:/')}/{uuid.uuid4().hex}"
@@ -47,5 +47,5 @@ def remote_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=list(OBJECT_STORES))
 def bucket(request: pytest.FixtureRequest) -> tuple[Faulty, str]:
-    """The way to a bucket, and a folder of its own there."""
+    """(proxy in front of the server, URL of a new folder in its bucket)."""
     return request.getfixturevalue(request.param), f"{OBJECT_STORES[request.param]}/{uuid.uuid4().hex}"

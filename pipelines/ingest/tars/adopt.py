@@ -164,7 +164,7 @@ class IngestTars(DocumentsNode):
             fix = "check `tars`, and for a URL the credentials"
             raise ManifestError("there is no such tar", where=f"{files.url}/{missing}", fix=fix)
         sizes = sorted({tar for tars in matches.values() for tar in tars})
-        fingerprints = process_requests().together(lambda tar: fingerprint(files, *tar), sizes)
+        fingerprints = process_requests().map(lambda tar: fingerprint(files, *tar), sizes)
         for (path, size), (first_bytes, digest_) in zip(sizes, fingerprints, strict=True):
             _refuse_compressed(f"{files.url}/{path}", first_bytes)
             yield ForeignTar(files.url, path, size, digest_, fields, tuple(excluded.get(path, ())))

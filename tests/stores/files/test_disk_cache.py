@@ -1,4 +1,4 @@
-"""The cache of what lies elsewhere: nothing read differs, it stays within bounds, and nobody's death stops anybody."""
+"""Disk cache: reads stay correct, the size stays within bounds, and killed processes block no others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GIB = 2**30
 
 @pytest.fixture
 def cached(s3: Faulty, quick_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the cache that this process and its children now have."""
+    """Folder of the disk cache of this process and its children."""
     folder = quick_folder / uuid.uuid4().hex
     monkeypatch.setenv("MILLRACE_CACHE", str(folder))
     monkeypatch.setenv("MILLRACE_CACHE_GIB", str((8 << 20) / GIB))
@@ -60,7 +60,7 @@ def put(files: Files, size: int, seed: int = 0) -> tuple[str, bytes]:
     return path, data
 
 
-def held(folder: Path) -> int:
+def total_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -68,11 +68,11 @@ spans = st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 700)), min_size=
 
 
 @given(
-    data=st.binary(max_size=1000), asked=st.lists(spans, max_size=12), room=st.integers(1, 1500), seed=st.integers(0, 9)
+    data=st.binary(max_size=1000), reads=st.lists(spans, max_size=12), room=st.integers(1, 1500), seed=st.integers(0, 9)
 )
 @settings(max_examples=60)
-def test_what_is_read_is_what_lies_there_within_the_bounds(
-    quick_folder: Path, data: bytes, asked: list[list[Span]], room: int, seed: int
+def test_reads_are_correct_and_the_cache_stays_within_bounds(
+    quick_folder: Path, data: bytes, reads: list[list[Span]], room: int, seed: int
 ) -> None:
     folder, dice = quick_folder / uuid.uuid4().hex, random.Random(seed)
     with pytest.MonkeyPatch.context() as patch:
@@ -84,46 +84,46 @@ def test_what_is_read_is_what_lies_there_within_the_bounds(
             assert not any(offset % 64 for offset, _ in missing)
             return [data[offset : offset + length] for offset, length in missing]
 
-        for some in asked:
+        for ranges in reads:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             if files and dice.random() < 0.5:  # a bit flips, or a file ends early
                 path = dice.choice(files)
-                lies = bytearray(path.read_bytes())
-                lies[dice.randrange(len(lies))] ^= 1 << dice.randrange(8)
-                path.write_bytes(lies if dice.random() < 0.7 else lies[: len(lies) // 2])
+                changed = bytearray(path.read_bytes())
+                changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
+                path.write_bytes(changed if dice.random() < 0.7 else changed[: len(changed) // 2])
                 cache = DiskCache(folder, room)
-            assert cache.read_ranges("s", "p", some, fetch) == [data[at : at + length] for at, length in some]
+            assert cache.read_ranges("s", "p", ranges, fetch) == [data[at : at + length] for at, length in ranges]
             assert cache.read("s", "whole", lambda: data) == data
-            assert held(folder) <= room
+            assert total_bytes(folder) <= room
 
 
-def test_what_was_read_once_is_not_asked_for_again_by_anybody(cached: Path, s3: Faulty, url: str) -> None:
+def test_cached_pieces_are_not_requested_again_by_any_process(cached: Path, s3: Faulty, url: str) -> None:
     path, data = put(open_files(url), 3 << 20)
     assert open_files(url).read_range(path, 100, 2_000_000) == data[100:2_000_100]
     before = len(s3.seen)
     program = "import sys; from stores.files.open import open_files; files = open_files(sys.argv[1]);"
     program += "sys.stdout.buffer.write(files.read_ranges(sys.argv[2], [(5, 9), (1_500_000, 50)])[1])"
-    told = subprocess.run([sys.executable, "-c", program, url, path], cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    assert told.stdout == data[1_500_000:1_500_050]
-    asked = [request.path for request in s3.seen[before:]]
-    assert len(asked) == 1 and asked[0].endswith("/forgotten/000001.json")  # was something forgotten? nothing else
+    result = subprocess.run([sys.executable, "-c", program, url, path], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    assert result.stdout == data[1_500_000:1_500_050]
+    paths = [request.path for request in s3.seen[before:]]
+    assert len(paths) == 1 and paths[0].endswith("/forgotten/000001.json")  # the deny lists are counted, no more
 
 
-def test_who_reads_again_takes_another_room_than_who_was_read_long_ago(cached: Path, s3: Faulty, url: str) -> None:
+def test_the_least_recently_used_pieces_are_evicted_first(cached: Path, s3: Faulty, url: str) -> None:
     files = open_files(url)
     paths = [put(files, 1 << 20, seed)[0] for seed in range(10)]
     for path in paths[:6]:
         files.read_range(path, 0, 10)
         time.sleep(0.002)
     fresh = open_files(url)
-    disk_cache._of.cache_clear()  # without what this process has checked already
+    disk_cache._cache_of.cache_clear()  # without the pieces in memory
     fresh.read_range(paths[0], 0, 10)
     for path in paths[6:9]:
         fresh.read_range(path, 0, 10)
     names = {path.name.split("-")[1] for path in cached.rglob("*.0-*")}
     objects = [disk_cache._object("x", path).split("-")[1] for path in paths]
     assert objects[0] in names and objects[1] not in names and objects[8] in names
-    assert held(cached) <= 8 << 20
+    assert total_bytes(cached) <= 8 << 20
 
 
 READER = """
@@ -140,7 +140,7 @@ for _ in range(int(sys.argv[3])):
 """
 
 
-def test_processes_that_share_it_and_are_killed_leave_nothing_wrong_and_nothing_behind(cached: Path, url: str) -> None:
+def test_killed_processes_that_share_a_cache_leave_neither_damage_nor_files(cached: Path, url: str) -> None:
     files = open_files(url)
     paths = []
     for number in range(8):  # 16 MiB, twice as much as fits
@@ -153,10 +153,10 @@ def test_processes_that_share_it_and_are_killed_leave_nothing_wrong_and_nothing_
         return subprocess.Popen([sys.executable, "-c", READER, url, str(seed), str(reads), *paths], cwd=ROOT)
 
     doomed = [start(seed, 100_000) for seed in range(2)]
-    while held(cached) < 4 << 20:
+    while total_bytes(cached) < 4 << 20:
         time.sleep(0.01)
     left = Path(next(cached.glob("*/*")), "0123.aside")
-    left.write_bytes(bytes(1000))  # of one killed before; the oldest
+    left.write_bytes(bytes(1000))  # from a killed process; the oldest file
     os.utime(left, (1, 1))
     for process in doomed:
         time.sleep(0.2)
@@ -164,7 +164,7 @@ def test_processes_that_share_it_and_are_killed_leave_nothing_wrong_and_nothing_
         process.wait()
     others = [start(seed, 120) for seed in (7, 8)]
     assert [process.wait() for process in others] == [0, 0]
-    assert not left.exists() and held(cached) <= (8 << 20) + (2 << 20)
+    assert not left.exists() and total_bytes(cached) <= (8 << 20) + (2 << 20)
 
 
 THREADS = """
@@ -177,7 +177,7 @@ read_with_threads(sys.argv[1], int(sys.argv[2]), 10**6)
 
 
 def read_with_threads(folder: str, seed: int, reads: int) -> None:
-    """Sixteen threads in one cache of eight pieces, of which a quarter goes under their hands."""
+    """Read with sixteen threads through one cache of eight pieces; a quarter of them is evicted meanwhile."""
     cache, size = DiskCache(Path(folder), 8 << 20), 3 << 20
     content = [bytes([number]) * size for number in range(8)]
 
@@ -188,7 +188,7 @@ def read_with_threads(folder: str, seed: int, reads: int) -> None:
         dice = random.Random(f"{seed} {thread}")
         for _ in range(reads):
             number, at = dice.randrange(8), dice.randrange(size)
-            cache._hot = Cache(1, len)  # every piece from the disk
+            cache._hot = Cache(1, len)  # read every piece from the disk
             (data,) = cache.read_ranges("s", f"p{number}", [(at, 2000)], fetcher(number))
             assert data == content[number][at : at + 2000]
             if dice.random() < 0.02:
@@ -198,7 +198,7 @@ def read_with_threads(folder: str, seed: int, reads: int) -> None:
         list(pool.map(read, range(16)))
 
 
-def test_many_threads_beside_a_process_that_is_killed_read_what_is_there_and_end(
+def test_many_threads_read_correctly_while_another_process_is_killed(
     quick_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = quick_folder / uuid.uuid4().hex
@@ -209,16 +209,16 @@ def test_many_threads_beside_a_process_that_is_killed_read_what_is_there_and_end
     doomed.send_signal(signal.SIGKILL)
     doomed.communicate()
     read_with_threads(str(folder), 3, 20)
-    assert len(os.listdir("/proc/self/fd")) == descriptors - 1  # that of the pipe
-    assert held(folder) <= (8 + 16 + 16) << 20
-    cache = DiskCache(folder, 8 << 20)  # alone, it brings all of it back within the bounds
+    assert len(os.listdir("/proc/self/fd")) == descriptors - 1  # the descriptor of the pipe
+    assert total_bytes(folder) <= (8 + 16 + 16) << 20
+    cache = DiskCache(folder, 8 << 20)  # without other processes it comes back within the bounds
     for number in range(16):
         cache.read("s", f"w{number}", lambda: bytes(1 << 19))
-    assert held(folder) <= 8 << 20
+    assert total_bytes(folder) <= 8 << 20
     assert not list(folder.rglob("*.aside")) and "is off" not in caplog.text
 
 
-def test_where_nothing_can_be_written_it_is_off_and_says_so_once(cached: Path, url: str) -> None:
+def test_on_a_full_disk_the_cache_turns_off_with_one_warning(cached: Path, url: str) -> None:
     path, data = put(open_files(url), 3 << 20)
     program = """
 import resource, signal, sys
@@ -229,15 +229,17 @@ files = open_files(sys.argv[1])
 for at in (0, 1 << 20, 2 << 20):
     sys.stdout.buffer.write(files.read_range(sys.argv[2], at, 1 << 20))
 """
-    told = subprocess.run([sys.executable, "-c", program, url, path], cwd=ROOT, capture_output=True, check=True)
-    assert told.stdout == data
-    assert told.stderr.decode() == f"the cache at {cached} is off: File too large\n"
-    assert held(cached) == 0
+    result = subprocess.run([sys.executable, "-c", program, url, path], cwd=ROOT, capture_output=True, check=True)
+    assert result.stdout == data
+    assert result.stderr.decode() == f"the cache at {cached} is off: File too large\n"
+    assert total_bytes(cached) == 0
 
 
-def test_a_size_that_is_none_is_refused(cached: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_that_is_not_a_positive_number_is_refused(
+    cached: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_CACHE_GIB", "much")
-    with pytest.raises(ManifestError, match="no number above 0"):
+    with pytest.raises(ManifestError, match="expected a number above 0"):
         open_files(url).read("shards/" + "0" * 64 + ".tar")
 
 
@@ -252,13 +254,13 @@ def documents(url: str) -> tuple[Snapshot, bytes]:
     return store.commit([writer.finish()], node="n", units=["u"]), payload
 
 
-def test_what_is_forgotten_is_in_no_cache_of_this_machine_nor_read_from_one_of_another(
+def test_forgotten_bytes_leave_this_cache_and_are_never_read_from_another(
     cached: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot, payload = documents(url)
     needles = [b"a canary sings", payload]
-    elsewhere = cached.with_name(cached.name + "-other")
-    for folder in (elsewhere, cached):
+    other = cached.with_name(cached.name + "-other")
+    for folder in (other, cached):
         monkeypatch.setenv("MILLRACE_CACHE", str(folder))
         assert len(list(Store.open(snapshot.url).snapshot(1).documents(range(2)))) == 2
         assert traces(folder, needles)
@@ -266,14 +268,14 @@ def test_what_is_forgotten_is_in_no_cache_of_this_machine_nor_read_from_one_of_a
     places = frozenset({"canary"})
     forget(url, {"ids": nothing, "sources": nothing, "places": places, "media": nothing})  # type: ignore[arg-type]
     assert not traces(cached, needles)
-    monkeypatch.setenv("MILLRACE_CACHE", str(elsewhere))
-    assert traces(elsewhere, needles)
+    monkeypatch.setenv("MILLRACE_CACHE", str(other))
+    assert traces(other, needles)
     head = Store.open(snapshot.url).head()
-    assert head is not None and [one.locator for one in head.records()] == ["", "other"]
-    assert not traces(elsewhere, needles)
+    assert head is not None and [record.locator for record in head.records()] == ["", "other"]
+    assert not traces(other, needles)
 
 
-def test_verify_reads_what_lies_there_and_not_what_is_kept(cached: Path, url: str) -> None:
+def test_verify_bypasses_the_cache(cached: Path, url: str) -> None:
     snapshot, _ = documents(url)
     list(snapshot.documents(range(2)))
     path = f"shards/{snapshot.shards[0].shard}.tar"
@@ -281,4 +283,4 @@ def test_verify_reads_what_lies_there_and_not_what_is_kept(cached: Path, url: st
     tar = bytearray(files.uncached().read(path))
     tar[700] ^= 1
     files._put(path, bytes(tar))
-    assert [one.id for one in snapshot.records()] and verify(snapshot)
+    assert [record.id for record in snapshot.records()] and verify(snapshot)

@@ -1,4 +1,4 @@
-"""Workers that write into a fresh store at the same time."""
+"""Workers that write into a new local store at the same time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stores.files.protocol import publish_bytes
 WORKERS = 4
 
 
-def test_the_first_objects_of_a_store_may_come_from_all_workers_at_once(tmp_path: Path) -> None:
-    """Each finds the folder of shards missing and makes it; none may mind that another was first."""
-    together = Barrier(WORKERS)
+def test_all_workers_may_write_the_first_objects_of_a_store_at_once(tmp_path: Path) -> None:
+    """Each worker finds the folder of shards missing and makes it; the others must accept that."""
+    barrier = Barrier(WORKERS)
 
     def write(round_: int, worker: int) -> None:
         files = open_files(str(tmp_path / str(round_)))
-        together.wait()
+        barrier.wait()
         publish_bytes(files, b"%d" % worker, f"shards/{worker}.tar")
         files.sync()
 
@@ -31,11 +31,11 @@ def test_the_first_objects_of_a_store_may_come_from_all_workers_at_once(tmp_path
                 assert (tmp_path / str(round_) / f"shards/{worker}.tar").read_bytes() == b"%d" % worker
 
 
-def test_a_file_aside_that_somebody_took_away_is_an_error_not_an_endless_wait(tmp_path: Path) -> None:
+def test_a_deleted_temporary_file_is_an_error_not_an_endless_loop(tmp_path: Path) -> None:
     files = open_files(str(tmp_path))
-    aside = files.temporary_path()
-    aside.write_bytes(b"content")
-    files.publish(aside, "shards/x.tar")
-    aside.unlink()
+    temporary = files.temporary_path()
+    temporary.write_bytes(b"content")
+    files.publish(temporary, "shards/x.tar")
+    temporary.unlink()
     with pytest.raises(FileNotFoundError):
         files.sync()

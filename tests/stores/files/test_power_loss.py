@@ -1,4 +1,4 @@
-"""A machine that loses power keeps only what was synced: is every such disk a store that goes on?"""
+"""Power loss keeps only synced data: after every sync, that data is a store on which work can go on."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from tests.stores.test_commit import UNITS, work
 
 
 class Disk:
-    """What of the folder `root` would survive, going by the calls of fsync: of a file the bytes that it had then, of a
-    folder the names that it had then. A name that survives without its file's bytes is an empty file."""
+    """Content of the folder `root` that would survive a power loss, by the calls of fsync.
+
+    A file keeps the bytes, a folder the names that it had at its last fsync. A name whose file was never synced is an
+    empty file.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.contents: dict[int, bytes] = {}
         self.names: dict[Path, dict[str, int]] = {}
 
-    def synced(self, descriptor: int) -> None:
+    def record_sync(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if stat.S_ISDIR(status.st_mode):
@@ -36,13 +39,13 @@ class Disk:
         else:
             self.contents[status.st_ino] = path.read_bytes()
 
-    def removed(self, path: Path) -> None:
+    def record_unlink(self, path: Path) -> None:
         status = path.stat()
         if status.st_nlink == 1:
             self.contents.pop(status.st_ino, None)  # the number may be given to a new file
 
-    def survives(self, target: Path) -> Path:
-        """Lay it out in `target`."""
+    def write_surviving(self, target: Path) -> Path:
+        """Write the surviving files to `target`."""
         waiting = [(self.root, target)]
         while waiting:
             folder, copy = waiting.pop()
@@ -55,9 +58,7 @@ class Disk:
         return target
 
 
-def test_power_lost_after_any_sync_leaves_a_store_that_goes_on(
-    quick_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_power_loss_after_any_sync_leaves_a_usable_store(quick_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = work(tempfile.mkdtemp(dir=quick_folder), UNITS[:2]).content_root
     root = Path(tempfile.mkdtemp(dir=quick_folder))
     disk = Disk(root)
@@ -66,11 +67,11 @@ def test_power_lost_after_any_sync_leaves_a_store_that_goes_on(
 
     def watched_fsync(descriptor: int) -> None:
         fsync(descriptor)
-        disk.synced(descriptor)
-        survivors.append(disk.survives(Path(tempfile.mkdtemp(dir=quick_folder))))
+        disk.record_sync(descriptor)
+        survivors.append(disk.write_surviving(Path(tempfile.mkdtemp(dir=quick_folder))))
 
     def watched_unlink(path: Path, *, dir_fd: int | None = None) -> None:
-        disk.removed(Path(path))
+        disk.record_unlink(Path(path))
         unlink(path, dir_fd=dir_fd)
 
     with monkeypatch.context() as patch:
@@ -87,14 +88,14 @@ def test_power_lost_after_any_sync_leaves_a_store_that_goes_on(
         committed.append(len(head.units) if head else 0)
         finished = work(str(survivor), UNITS[:2])
         assert finished.content_root == expected and finished.complete and verify(finished) == []
-    assert committed == sorted(committed) and committed[-1] == 2  # what a commit returned from stays committed
+    assert committed == sorted(committed) and committed[-1] == 2  # a commit that returned stays committed
 
 
-@pytest.mark.parametrize("forgotten", ["the folder of the roots", "the bytes of files"])
-def test_a_sync_left_out_is_noticed(forgotten: str, quick_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can fail: without the syncs that carry the promise, power loss breaks it."""
+@pytest.mark.parametrize("left_out", ["folder of the roots", "bytes of files"])
+def test_a_missing_sync_is_noticed(left_out: str, quick_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that the test above can fail: without these syncs, power loss damages the store."""
     skipped: Callable[[Path], bool] = (
-        (lambda path: path.name == "roots") if "roots" in forgotten else (lambda path: path.is_file())
+        (lambda path: path.name == "roots") if "roots" in left_out else (lambda path: path.is_file())
     )
     root = Path(tempfile.mkdtemp(dir=quick_folder))
     disk = Disk(root)
@@ -103,12 +104,12 @@ def test_a_sync_left_out_is_noticed(forgotten: str, quick_folder: Path, monkeypa
     def careless(descriptor: int) -> None:
         fsync(descriptor)
         if not skipped(Path(f"/proc/self/fd/{descriptor}").readlink()):
-            disk.synced(descriptor)
+            disk.record_sync(descriptor)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", careless)
         work(str(root), UNITS[:1])
-    survivor = disk.survives(Path(tempfile.mkdtemp(dir=quick_folder)))
+    survivor = disk.write_surviving(Path(tempfile.mkdtemp(dir=quick_folder)))
     files = LocalFiles(survivor)
     whole = files.exists("roots/000001.json") and files.read("roots/000001.json") != b""
     assert not whole

@@ -1,4 +1,4 @@
-"""Stores that lie elsewhere: the same content root, a swap that nobody wins twice, and answers that are checked."""
+"""Stores on the network: the same content root as local ones, a swap with one winner, and checked answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.stores.test_commit import RACER, ROOT, receipt, work
 
 
 class Plain(LocalFileSystem):
-    """A filesystem that fsspec knows and we know nothing about."""
+    """Filesystem known to fsspec only: no swap."""
 
     protocol = "plain"
 
@@ -30,25 +30,24 @@ class Plain(LocalFileSystem):
 fsspec.register_implementation("plain", Plain, clobber=True)
 
 
-def test_a_store_elsewhere_has_the_content_root_that_it_has_here(remote_url: str, tmp_path: Path) -> None:
-    here, there = work(str(tmp_path / "docs")), work(f"{remote_url}/docs")
-    assert there.content_root == here.content_root and there.counts == here.counts and verify(there) == []
-    assert list(there.records()) == list(here.records()) and there.table() == here.table()
-    assert work(f"{remote_url}/docs").number == there.number
-    assert {info.path for info in there.files.listing("")} >= {"store.json", "roots/000001.json"}
-    assert there.files.folders() == ["index", "lists", "quarantine", "roots", "shards"]
+def test_a_remote_store_has_the_content_root_of_a_local_one(remote_url: str, tmp_path: Path) -> None:
+    local, remote = work(str(tmp_path / "docs")), work(f"{remote_url}/docs")
+    assert remote.content_root == local.content_root and remote.counts == local.counts and verify(remote) == []
+    assert list(remote.records()) == list(local.records()) and remote.table() == local.table()
+    assert work(f"{remote_url}/docs").number == remote.number
+    assert {info.path for info in remote.files.listing("")} >= {"store.json", "roots/000001.json"}
+    assert remote.files.folders() == ["index", "lists", "quarantine", "roots", "shards"]
 
 
-def test_of_many_who_create_the_same_path_one_does(remote_url: str) -> None:
-    together = Barrier(6)
-
+def test_of_many_swaps_of_one_path_exactly_one_succeeds(remote_url: str) -> None:
+    barrier = Barrier(6)
     racers = [open_files(remote_url) for _ in range(6)]
     for files in racers:
         files.check_swap()
 
     def create(round_: int, racer: int) -> bool:
         files = racers[racer]
-        together.wait()
+        barrier.wait()
         return files.swap(f"roots/{round_:06}.json", b"%d" % racer)
 
     with ThreadPoolExecutor(6) as pool:
@@ -58,13 +57,13 @@ def test_of_many_who_create_the_same_path_one_does(remote_url: str) -> None:
             assert open_files(remote_url).read(f"roots/{round_:06}.json") == b"%d" % won.index(True)
 
 
-def test_committers_of_several_processes_that_race_lose_nothing(bucket: tuple[Faulty, str]) -> None:
+def test_racing_committers_of_several_processes_lose_nothing(bucket: tuple[Faulty, str]) -> None:
     store = Store.create(f"{bucket[1]}/docs", "documents", "docs")
-    everybody = [f"{racer}{i}" for i in range(2) for racer in "xyz"]
+    units = [f"{racer}{i}" for i in range(2) for racer in "xyz"]
     racers = []
     for racer in "xyz":
-        mine = ",".join(unit for unit in everybody if unit[0] == racer)
-        command = [sys.executable, "-c", RACER, store.url, mine, ",".join(everybody)]
+        mine = ",".join(unit for unit in units if unit[0] == racer)
+        command = [sys.executable, "-c", RACER, store.url, mine, ",".join(units)]
         racers.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
     for process in racers:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -74,11 +73,11 @@ def test_committers_of_several_processes_that_race_lose_nothing(bucket: tuple[Fa
         process.stdin.flush()
     assert [process.wait(100) for process in racers] == [0, 0, 0]
     head = Store.open(store.url).head()
-    assert head is not None and set(head.units) == set(everybody) and head.number == len(everybody)
+    assert head is not None and set(head.units) == set(units) and head.number == len(units)
     assert verify(head) == []
 
 
-def test_the_head_is_found_in_few_requests_and_without_listing(bucket: tuple[Faulty, str]) -> None:
+def test_finding_the_head_takes_few_requests_and_no_listing(bucket: tuple[Faulty, str]) -> None:
     server, url = bucket
     for stop in range(1, 8):
         store = Store.open_or_create(url, "documents", "docs")
@@ -87,31 +86,31 @@ def test_the_head_is_found_in_few_requests_and_without_listing(bucket: tuple[Fau
     server.reset()
     head = Store.open(url).head()
     assert head is not None and head.number == 7 and len(head.units) == 7
-    asked = [request.path for request in server.seen if request.method in ("GET", "HEAD")]
-    assert len(asked) < 25 and all("/roots/" in path or "/lists/" in path or "store.json" in path for path in asked)
+    paths = [request.path for request in server.seen if request.method in ("GET", "HEAD")]
+    assert len(paths) < 25 and all("/roots/" in path or "/lists/" in path or "store.json" in path for path in paths)
 
 
-def test_a_swap_done_again_says_again_that_it_is_ours(remote_url: str) -> None:
+def test_a_repeated_swap_succeeds_again(remote_url: str) -> None:
     files = open_files(remote_url)
     assert files.swap("roots/000001.json", b"ours") and files.swap("roots/000001.json", b"ours")
     assert not files.swap("roots/000001.json", b"theirs") and files.read("roots/000001.json") == b"ours"
 
 
-def test_a_server_that_ignores_conditions_is_not_trusted(bucket: tuple[Faulty, str]) -> None:
+def test_a_server_that_ignores_conditions_is_refused(bucket: tuple[Faulty, str]) -> None:
     server, url = bucket
     server.rule = lambda request: "careless"
-    with pytest.raises(StoreError, match=r"does not do what (If-None-Match|generation) asks for"):
+    with pytest.raises(StoreError, match=r"this server ignores (If-None-Match|generation)"):
         Store.create(url, "documents", "docs")
     server.reset()
     store = Store.create(url, "documents", "docs")
     server.rule = lambda request: "careless"
-    with pytest.raises(StoreError, match=r"does not do what (If-None-Match|generation) asks for"):
+    with pytest.raises(StoreError, match=r"this server ignores (If-None-Match|generation)"):
         work(store.url)
     server.reset()
     assert Store.open(url).head() is None
 
 
-def test_where_nothing_is_swapped_nobody_commits(tmp_path: Path) -> None:
+def test_without_a_swap_commits_are_refused(tmp_path: Path) -> None:
     store = Store.create(f"plain://{tmp_path}/docs", "documents", "docs")
     assert store.meta["swap"] == "none"
     with pytest.raises(StoreError, match=r"it has no compare-and-swap\n  fix: name a lock"):
@@ -119,7 +118,7 @@ def test_where_nothing_is_swapped_nobody_commits(tmp_path: Path) -> None:
     assert store.head() is None
 
 
-def test_a_store_without_a_bucket_is_an_error_that_says_so(bucket: tuple[Faulty, str]) -> None:
+def test_a_missing_bucket_is_named_in_the_error(bucket: tuple[Faulty, str]) -> None:
     nowhere = f"{bucket[1].partition('://')[0]}://no-such-bucket"
     with pytest.raises(StoreError, match="there is no store here"):
         Store.open(f"{nowhere}/docs")
@@ -129,24 +128,25 @@ def test_a_store_without_a_bucket_is_an_error_that_says_so(bucket: tuple[Faulty,
         list(open_files(nowhere).listing("lock"))
 
 
-def test_what_is_not_allowed_is_said_at_once(bucket: tuple[Faulty, str]) -> None:
+def test_denied_requests_fail_without_retries(bucket: tuple[Faulty, str]) -> None:
     server, url = bucket
     store = Store.create(url, "documents", "docs")
     server.rule = lambda request: "denied"
-    for ask in (store.head, lambda: Store.open(url), lambda: work(url), lambda: list(store.files.listing("roots"))):
+    for action in (store.head, lambda: Store.open(url), lambda: work(url), lambda: list(store.files.listing("roots"))):
         with pytest.raises(StoreError, match="not allowed"):
-            ask()
+            action()
 
 
 @pytest.mark.parametrize(
-    ("url", "says"), [("s3://", "no bucket is named"), ("gs:///", "no bucket"), ("ftp://127.0.0.1:9/docs", "refused")]
+    ("url", "message"),
+    [("s3://", "names no bucket"), ("gs:///", "no bucket"), ("ftp://127.0.0.1:9/docs", "refused")],
 )
-def test_a_url_that_leads_nowhere_is_an_error_that_says_so(url: str, says: str) -> None:
-    with pytest.raises(StoreError, match=says):
+def test_a_url_that_can_not_be_opened_is_an_error(url: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
         open_files(url)
 
 
-def test_files_are_published_under_their_names(remote_url: str) -> None:
+def test_published_files_can_be_listed_read_and_deleted(remote_url: str) -> None:
     files = open_files(remote_url)
     for number in range(3):
         publish_bytes(files, b"%d" % number * 1000, f"shards/{number}.tar")

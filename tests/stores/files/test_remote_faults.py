@@ -1,6 +1,6 @@
-"""What networks and servers do to a store on S3 or GCS, and what is left: that of an undisturbed run, or an error.
+"""Faults of networks and servers under a store on S3 or GCS: the result equals an undisturbed run, or is an error.
 
-The servers are real and stand behind a proxy that does the damage (`tests/servers/`).
+Real servers run behind a proxy that injects the faults (`tests/servers/`).
 """
 
 from __future__ import annotations
@@ -53,47 +53,47 @@ def url(bucket: tuple[Faulty, str]) -> str:
     return bucket[1]
 
 
-def is_whole(there: Snapshot, undisturbed: Snapshot) -> bool:
+def is_equal(snapshot: Snapshot, undisturbed: Snapshot) -> bool:
     return (
-        there.content_root == undisturbed.content_root
-        and verify(there) == []
-        and list(there.records()) == list(undisturbed.records())
+        snapshot.content_root == undisturbed.content_root
+        and verify(snapshot) == []
+        and list(snapshot.records()) == list(undisturbed.records())
     )
 
 
-# ---------------------------------------------------------------------- answers that go wrong
+# ---------------------------------------------------------------------- faulty answers
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "lost", "torn", "short", "stale", "slow"])
-def test_a_request_of_each_kind_that_fails_once_changes_nothing(
+def test_one_failure_of_each_kind_of_request_changes_nothing(
     fault: Fault, server: Faulty, url: str, undisturbed: Snapshot
 ) -> None:
     reads_only = fault in ("torn", "short", "stale", "slow")
 
     def rule(request: Request) -> Fault | None:
         if fault == "503" and "/leases/" in request.path:
-            return None  # each costs a pause
+            return None  # each of them costs a pause
         fails = request.again == 0 and (request.method in ("GET", "HEAD") or not reads_only)
         return fault if fails and not (fault in ("torn", "short") and request.method == "HEAD") else None
 
     server.rule = rule
-    assert is_whole(work(url, UNITS), undisturbed)
+    assert is_equal(work(url, UNITS), undisturbed)
     head = Store.open(url).head()
-    assert head is not None and is_whole(head, undisturbed)
+    assert head is not None and is_equal(head, undisturbed)
     assert server.done[fault] > 5
 
 
-def test_a_server_that_does_not_answer_is_left_and_asked_again(
+def test_a_stalled_request_is_cut_off_and_retried(
     server: Faulty, url: str, undisturbed: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLRACE_DEADLINE_S", "4")
     server.rule = lambda request: "stall" if request.again == 0 and "/roots/" in request.path else None
     began = time.monotonic()
-    assert is_whole(work(url, UNITS), undisturbed)
+    assert is_equal(work(url, UNITS), undisturbed)
     assert server.done["stall"] > 1 and time.monotonic() - began < 20
 
 
-def test_what_comes_too_slowly_is_left_and_asked_for_again(
+def test_a_slow_answer_is_cut_off_and_retried(
     server: Faulty, url: str, undisturbed: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLRACE_DEADLINE_S", "4")
@@ -101,11 +101,11 @@ def test_what_comes_too_slowly_is_left_and_asked_for_again(
     server.drop_s = 0.5  # a body takes four seconds, a try one at the most
     server.rule = lambda request: "slow" if request.again == 0 and "/shards/" in request.path else None
     began = time.monotonic()
-    assert is_whole(Store.open(url).snapshot(head.number), undisturbed)
+    assert is_equal(Store.open(url).snapshot(head.number), undisturbed)
     assert server.done["slow"] > 1 and time.monotonic() - began < 20
 
 
-def test_the_swap_whose_answer_was_lost_is_ours_and_that_of_others_is_not(server: Faulty, url: str) -> None:
+def test_a_swap_whose_answer_was_lost_counts_only_for_its_sender(server: Faulty, url: str) -> None:
     store = Store.create(url, "documents", "docs")
     server.rule = lambda request: "lost" if request.method in ("PUT", "POST") and not request.again else None
     assert store.commit([receipt(store, "a")], node="node", units=UNITS, complete=False).number == 1
@@ -115,24 +115,24 @@ def test_the_swap_whose_answer_was_lost_is_ours_and_that_of_others_is_not(server
     assert [Store.open(url).snapshot(number).units for number in (1, 2)] == [("a",), ("a", "b")]
 
 
-def test_a_server_that_is_down_costs_the_deadline_and_nothing_else(
+def test_a_server_that_is_down_costs_only_the_deadline(
     server: Faulty, url: str, undisturbed: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.create(url, "documents", "docs")
     done = store.commit([receipt(store, "a")], node="node", units=UNITS, complete=False)
     monkeypatch.setenv("MILLRACE_DEADLINE_S", "1")
     server.rule = lambda request: "503"
-    for ask in (store.head, lambda: done.record(0), lambda: work(url, UNITS)):
+    for action in (store.head, lambda: done.record(0), lambda: work(url, UNITS)):
         began = time.monotonic()
         with pytest.raises(StoreError, match=r"no good answer after \d+ tries in \d s"):
-            ask()
+            action()
         assert time.monotonic() - began < 5
     server.reset()
-    assert is_whole(work(url, UNITS), undisturbed)
+    assert is_equal(work(url, UNITS), undisturbed)
 
 
 class Shaky(LocalFileSystem):
-    """Half of every file comes the first time, and nothing knows how long it is."""
+    """Filesystem that truncates the first answers, and can deny that a file exists."""
 
     protocol = "shaky"
     cut = 0
@@ -156,7 +156,7 @@ fsspec.register_implementation("shaky", Shaky, clobber=True)
 
 
 @pytest.mark.parametrize("denied", [0, 1])
-def test_half_an_answer_is_none_also_where_its_length_can_not_be_told(denied: int, tmp_path: Path) -> None:
+def test_a_truncated_answer_is_refused_even_if_the_size_is_unknown(denied: int, tmp_path: Path) -> None:
     path = f"lists/{'0' * 64}.json"
     (tmp_path / "lists").mkdir()
     (tmp_path / path).write_bytes(b"0123456789")
@@ -188,7 +188,7 @@ while url := os.read(0, 1000).decode():
 
 
 class Nursery:
-    """A process in which everything is imported; its children do the work and are killed."""
+    """Process with all imports done; its forked children do the work and are killed."""
 
     def __init__(self, part_bytes: int = PART_BYTES) -> None:
         self.process = subprocess.Popen(
@@ -200,28 +200,28 @@ class Nursery:
         )
 
     def begin(self, url: str) -> int:
-        self._say(url)
-        return self._hear()
+        self._send(url)
+        return self._receive()
 
     def go(self) -> int:
-        """How it ended."""
-        self._say("go")
-        return self._hear()
+        """Let the child work; return its exit code."""
+        self._send("go")
+        return self._receive()
 
-    def _say(self, what: str) -> None:
+    def _send(self, line: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(what.encode())
+        self.process.stdin.write(line.encode())
 
-    def _hear(self) -> int:
+    def _receive(self) -> int:
         assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 
 
 @pytest.fixture
 def nursery(server: Faulty) -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.process.communicate()
+    nursery = Nursery()
+    yield nursery
+    nursery.process.communicate()
 
 
 @pytest.mark.parametrize(("bucket", "when"), [("s3", "before"), ("s3", "after"), ("gcs", "after")], indirect=["bucket"])
@@ -232,31 +232,31 @@ def test_a_writer_killed_around_any_request_leaves_the_previous_root_or_the_next
     moment, numbers = 0, []
     while True:
         moment += 1
-        place = f"{url}{moment}"
+        store_url = f"{url}{moment}"
         server.reset()
-        child = nursery.begin(place)
+        child = nursery.begin(store_url)
 
         def kill(number: int, child: int = child, moment: int = moment) -> None:
             if number == moment:
                 os.kill(child, signal.SIGKILL)
                 if when == "before":
-                    raise ConnectionError("nobody is there to ask any more")
+                    raise ConnectionError("the client was killed")
 
         setattr(server, when, kill)
-        ended = nursery.go()
+        exit_code = nursery.go()
         server.reset()
-        head = Store.open(place).head() if open_files(place).exists("store.json") else None
+        head = Store.open(store_url).head() if open_files(store_url).exists("store.json") else None
         numbers.append(head.number if head is not None else 0)
         assert head is None or verify(head) == []
-        again = work(place, ("a",))
+        again = work(store_url, ("a",))
         assert again.content_root == expected.content_root and verify(again) == []
-        if ended == 0:
+        if exit_code == 0:
             break
-        assert ended == -signal.SIGKILL
+        assert exit_code == -signal.SIGKILL
     assert moment > 8 and numbers == sorted(numbers) and set(numbers) == {0, 1, 2}
 
 
-def test_a_writer_killed_between_the_parts_of_an_upload_leaves_nothing_that_is_read(s3: Faulty, tmp_path: Path) -> None:
+def test_a_writer_killed_between_parts_of_an_upload_leaves_no_readable_object(s3: Faulty, tmp_path: Path) -> None:
     expected = work(str(tmp_path / "docs"), ("a",))
     nursery = Nursery(part_bytes=600)
     try:
@@ -273,7 +273,7 @@ def test_a_writer_killed_between_the_parts_of_an_upload_leaves_nothing_that_is_r
             def kill(number: int, child: int = child, moment: int = moment) -> None:
                 if number == moment:
                     os.kill(child, signal.SIGKILL)
-                    raise ConnectionError("nobody is there to ask any more")
+                    raise ConnectionError("the client was killed")
 
             s3.before = kill
             assert nursery.go() == -signal.SIGKILL
@@ -287,14 +287,14 @@ def test_a_writer_killed_between_the_parts_of_an_upload_leaves_nothing_that_is_r
         nursery.process.communicate()
 
 
-# ---------------------------------------------------------------------- upkeep
+# ---------------------------------------------------------------------- maintenance
 
 
 @pytest.mark.parametrize(("scheme", "skew_s"), [("s3", -7200), ("s3", 7200), ("gs", 7200)])
-def test_gc_goes_by_the_clock_of_the_server(scheme: str, skew_s: int) -> None:
-    there = amazon if scheme == "s3" else google
-    served = amazon.s3_server if scheme == "s3" else google.gcs_server
-    with served(skew_s) as port, faulty(port) as proxy, there.reached_at(proxy.port):
+def test_gc_uses_the_clock_of_the_server(scheme: str, skew_s: int) -> None:
+    server = amazon if scheme == "s3" else google
+    start = amazon.s3_server if scheme == "s3" else google.gcs_server
+    with start(skew_s) as port, faulty(port) as proxy, server.reached_at(proxy.port):
         store = Store.create(f"{scheme}://mill/{uuid.uuid4().hex}", "documents", "docs")
         writer = store.writer("a")
         for document in documents("a"):
@@ -303,39 +303,39 @@ def test_gc_goes_by_the_clock_of_the_server(scheme: str, skew_s: int) -> None:
         assert leases.count_living(store.files, 60, leases.now_s(store.files)) == 1
         assert (collected := collect_garbage(store, keep_last=1)).files == [] and collected.writers == 1
         head = store.commit([done], node="node", units=["a"])
-        receipt(store, "b")  # nobody commits it
-        time.sleep(1.1)  # S3 tells whole seconds
+        receipt(store, "b")  # never committed
+        time.sleep(1.1)  # S3 reports whole seconds
         assert {info.path.split("/")[0] for info in collect_garbage(store, grace_s=1).files} >= {"shards", "index"}
         assert verify(head) == [] and [document.source for document in head.records()] == ["a"] * 3
 
 
-def test_damage_elsewhere_is_named_and_mended_from_a_copy(url: str, undisturbed: Snapshot) -> None:
-    there = copy(undisturbed, url)
+def test_damage_of_a_remote_store_is_named_and_repaired_from_a_copy(url: str, undisturbed: Snapshot) -> None:
+    snapshot = copy(undisturbed, url)
     store = Store.open(url)
-    tag(store, "good", there)
+    tag(store, "good", snapshot)
     assert find_snapshot(store, "good").content_root == undisturbed.content_root
-    shard = f"shards/{there.shards[0].shard}.tar"
+    shard = f"shards/{snapshot.shards[0].shard}.tar"
     data = bytearray(store.files.read(shard))
     data[600] ^= 1
     store.files.filesystem.pipe_file(f"{url}/{shard}", bytes(data))  # type: ignore[attr-defined]
-    assert [damage for damage in verify(there) if there.shards[0].shard[:12] in damage.where]
-    mended = repair(store, undisturbed.files)
-    assert mended.restored == [shard] and is_whole(mended.snapshot, undisturbed)
+    assert [damage for damage in verify(snapshot) if snapshot.shards[0].shard[:12] in damage.where]
+    repaired = repair(store, undisturbed.files)
+    assert repaired.restored == [shard] and is_equal(repaired.snapshot, undisturbed)
 
 
-def test_what_is_large_goes_in_parts_and_each_is_asked_for_again(server: Faulty, url: str) -> None:
+def test_a_large_file_is_uploaded_in_parts_that_are_retried_one_by_one(server: Faulty, url: str) -> None:
     files = open_files(url)
-    aside = files.temporary_path()
+    temporary = files.temporary_path()
     data = os.urandom(1 << 20) * 40
-    aside.write_bytes(data)
+    temporary.write_bytes(data)
     server.rule = lambda request: "503" if request.method in ("PUT", "POST") and request.again in (0, 2) else None
-    files.publish(aside, f"shards/{'0' * 64}.tar")
+    files.publish(temporary, f"shards/{'0' * 64}.tar")
     files.sync()
     assert sum(request.method in ("PUT", "POST") for request in server.seen) > 4 and server.done["503"] > 1
-    assert files.read(f"shards/{'0' * 64}.tar") == data and not aside.exists()
+    assert files.read(f"shards/{'0' * 64}.tar") == data and not temporary.exists()
 
 
-# ---------------------------------------------------------------------- a lock, where nothing is swapped
+# ---------------------------------------------------------------------- a swap lock, where the filesystem has no swap
 
 
 class Swapless(LocalFileSystem):
@@ -349,22 +349,22 @@ def test_committers_that_share_a_lock_lose_nothing(tmp_path: Path) -> None:
     url = f"swapless://{tmp_path}/docs"
     store = Store.create(url, "documents", "docs", lock=str(tmp_path / "lock"))
     assert store.meta["swap"] == "lock"
-    everybody = [f"{racer}{i}" for i in range(4) for racer in "xyz"]
+    units = [f"{racer}{i}" for i in range(4) for racer in "xyz"]
 
     def race(racer: str) -> None:
         mine = Store.open(url)
-        for unit in everybody:
+        for unit in units:
             if unit[0] == racer:
-                mine.commit([receipt(mine, unit)], node="node", units=everybody, complete=False)
+                mine.commit([receipt(mine, unit)], node="node", units=units, complete=False)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(race, "xyz"))
-    head = store.commit([], node="node", units=everybody)
-    assert set(head.units) == set(everybody) and verify(head) == []
-    assert head.number >= len(everybody)
+    head = store.commit([], node="node", units=units)
+    assert set(head.units) == set(units) and verify(head) == []
+    assert head.number >= len(units)
 
 
-def test_what_a_dead_committer_decided_is_written_by_the_next(tmp_path: Path) -> None:
+def test_the_decision_of_a_dead_committer_is_written_by_the_next_one(tmp_path: Path) -> None:
     url = f"swapless://{tmp_path}/docs"
     store = Store.create(url, "documents", "docs", lock=str(tmp_path / "lock"))
     dead = Store.open(url).files

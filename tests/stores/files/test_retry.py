@@ -1,4 +1,4 @@
-"""Requests: never faster and never more at once than is allowed, over in time, and no byte is asked for twice."""
+"""Requests keep the limits of rate and concurrency, end at the deadline, and read no byte twice."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from stores.files.ranges import Span, cut, spans
 from stores.files.retry import Limits, Requests
 
 
-def test_requests_of_many_threads_keep_the_pace_and_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_of_many_threads_keep_rate_and_concurrency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_REQUESTS_PER_S", "200")
     monkeypatch.setenv("MILLRACE_REQUESTS_AT_ONCE", "3")
     requests = Requests(Limits.from_environment())
-    lock, under_way, most, begun = threading.Lock(), 0, 0, list[float]()
+    lock, running, most, starts = threading.Lock(), 0, 0, list[float]()
 
-    def ask(seconds: float) -> None:
-        nonlocal under_way, most
+    def attempt(seconds: float) -> None:
+        nonlocal running, most
         with lock:
-            under_way += 1
-            most = max(most, under_way)
-            begun.append(time.monotonic())
+            running += 1
+            most = max(most, running)
+            starts.append(time.monotonic())
         time.sleep(0.001)
         with lock:
-            under_way -= 1
+            running -= 1
 
     started = time.monotonic()
     with ThreadPoolExecutor(12) as pool:
         for _ in range(80):
-            pool.submit(requests.run, ask, where="w", passes=lambda error: False)
-    assert most == 3 and len(begun) == 80
-    assert max(begun) - started > (80 - 21) / 200  # but for a tenth of a second's worth at once
+            pool.submit(requests.run, attempt, where="w", is_transient=lambda error: False)
+    assert most == 3 and len(starts) == 80
+    assert max(starts) - started > (80 - 21) / 200  # a tenth of a second's worth may start together
 
 
-def test_what_fails_is_over_at_the_deadline_for_all_tries_together() -> None:
+def test_a_failing_request_ends_at_the_deadline_of_all_its_tries() -> None:
     requests, tries = Requests(Limits(deadline_s=0.8)), 0
 
     def fail(seconds: float) -> None:
@@ -51,36 +51,38 @@ def test_what_fails_is_over_at_the_deadline_for_all_tries_together() -> None:
 
     began = time.monotonic()
     with pytest.raises(StoreError, match=r"no good answer after \d tries in \d s; the last: reset"):
-        requests.run(fail, where="s3://b/x", passes=lambda error: True)
+        requests.run(fail, where="s3://b/x", is_transient=lambda error: True)
     assert tries > 1 and time.monotonic() - began < 0.8 + 0.5
     with pytest.raises(ConnectionResetError):
-        requests.run(fail, where="s3://b/x", passes=lambda error: False)
+        requests.run(fail, where="s3://b/x", is_transient=lambda error: False)
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "soon", "nan"])
-def test_a_limit_that_is_none_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MILLRACE_DEADLINE_S", given)
-    with pytest.raises(ManifestError, match=r"MILLRACE_DEADLINE_S: .* is no number above 0"):
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan"])
+def test_a_limit_that_is_not_a_positive_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_DEADLINE_S", text)
+    with pytest.raises(ManifestError, match=r"MILLRACE_DEADLINE_S: expected a number above 0, got"):
         Limits.from_environment()
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 900), st.integers(0, 200)), max_size=12), st.integers(0, 60), st.integers(1, 300)
 )
-def test_ranges_are_read_in_few_requests_and_no_byte_twice(ranges: list[Span], gap: int, most: int) -> None:
+def test_ranges_take_few_requests_that_read_no_byte_twice(ranges: list[Span], gap: int, most: int) -> None:
     data = bytes(range(250)) * 4
-    asked = spans(ranges, gap, most)
-    assert all(0 < length <= most for _, length in asked)
-    ends = [(offset, offset + length) for offset, length in asked]
+    requests = spans(ranges, gap, most)
+    assert all(0 < length <= most for _, length in requests)
+    ends = [(offset, offset + length) for offset, length in requests]
     assert all(stop <= start for (_, stop), (start, _) in pairwise(ends))
-    # A request ends where it is long enough, or where nobody wants anything for longer than a gap.
+    # A request ends at the longest length, or before a gap in which no byte is wanted.
     assert all(
         length == most or stop + gap < start
-        for (_, length), (_, stop), (start, _) in zip(asked, ends, ends[1:], strict=False)
+        for (_, length), (_, stop), (start, _) in zip(requests, ends, ends[1:], strict=False)
     )
-    read = [(offset, data[offset : offset + length]) for offset, length in asked]
-    assert [cut(read, offset, length) for offset, length in ranges] == [data[at : at + length] for at, length in ranges]
+    parts = [(offset, data[offset : offset + length]) for offset, length in requests]
+    assert [cut(parts, offset, length) for offset, length in ranges] == [
+        data[at : at + length] for at, length in ranges
+    ]
     wanted = {at for offset, length in ranges for at in range(offset, offset + length)}
     bounds = sorted(wanted)
-    waste = {at for one, other in pairwise(bounds) if other - one <= gap + 1 for at in range(one, other)}
+    waste = {at for start, stop in pairwise(bounds) if stop - start <= gap + 1 for at in range(start, stop)}
     assert {at for start, stop in ends for at in range(start, stop)} <= wanted | waste
