@@ -6,7 +6,7 @@
 
     store.json                kind, schema, name, primitive of the swap, and the lock if commits need one
     roots/000007.json         immutable; the highest number is the head
-    lists/DIGEST.jsonl        units with their shards, about a thousand shards each; DIGEST.bin is the directory over all
+    lists/DIGEST.jsonl        units and their shards, about a thousand per list; DIGEST.bin is the directory over all
     shards/DIGEST.tar         ordinary WebDataset tars
     index/DIGEST.core.parquet and .media.parquet per shard; .columns.parquet: columns of views, or brought along
     lookup/                   index from id, URL and digest to record: derived, may be deleted (`lookup/find.py`)

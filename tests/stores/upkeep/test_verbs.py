@@ -315,7 +315,7 @@ def test_a_writer_taken_for_dead_is_refused_and_writes_again(store: Store) -> No
     late = write(store, "b")
     age(store, leases.GRACE_S + 1)
     collect_garbage(store)
-    with pytest.raises(StoreError, match="unit 'b' names a file that is not there"):
+    with pytest.raises(StoreError, match="unit 'b' names a file that does not exist"):
         store.commit([late], node="node", units=["a", "b"])
     assert commit(store, "a", "b").complete
 
