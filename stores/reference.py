@@ -1,7 +1,7 @@
-"""The slow, obvious ways: read a shard by taking the tar apart with the standard library; find a record by reading all.
+"""Slow, obvious versions for tests: read a shard with the standard library, find records by reading all of them.
 
-Knows no index, no checksum and no offset, and shares no code with the writer. Tests hold the real reader and the
-look-up against it.
+This module knows no index, checksum or offset, and shares no code with the writer. Tests compare the real reader and
+the lookup index with it.
 """
 
 from __future__ import annotations
@@ -19,64 +19,65 @@ from manifests.records import FORGOTTEN, Document, Pack, Sample
 
 
 def tar_samples(shard: Path) -> Iterator[dict[str, bytes]]:
-    """Members of a tar grouped by key, as WebDataset does it: ending -> bytes, and `__key__`."""
+    """Yield the members of a tar grouped by key, as WebDataset does: extension -> bytes, and `__key__`."""
     group: dict[str, Any] = {}
     with tarfile.open(shard, "r:") as tar:
         for member in tar:
-            key, _, ending = member.name.partition(".")
+            key, _, extension = member.name.partition(".")
             if group and group["__key__"] != key:
                 yield group
                 group = {}
             group["__key__"] = key
-            group[ending] = tar.extractfile(member).read()  # type: ignore[union-attr]
+            group[extension] = tar.extractfile(member).read()  # type: ignore[union-attr]
     if group:
         yield group
 
 
 def records(shard: Path) -> Iterator[dict[str, Any]]:
-    """Per record, in order: `line` (JSON), `arrays` by name, and `media` (the bytes of those that the shard holds)."""
+    """Yield each record in order: `line` (JSON), `arrays` by name, `media` (bytes of the media in the shard)."""
     for sample in tar_samples(shard):
         if "records.jsonl" not in sample:
             line = json.loads(sample["json"])
-            media = [sample[told["member"]] for told in line["media"] if "member" in told]
+            media = [sample[medium["member"]] for medium in line["media"] if "member" in medium]
             yield {"line": line, "arrays": {}, "media": media}
             continue
         arrays = {
-            ending.removesuffix(".npy"): np.load(io.BytesIO(data), allow_pickle=False)
-            for ending, data in sample.items()
-            if ending.endswith(".npy")
+            extension.removesuffix(".npy"): np.load(io.BytesIO(data), allow_pickle=False)
+            for extension, data in sample.items()
+            if extension.endswith(".npy")
         }
         pool = sample.get("media.bin", b"")
-        taken = dict.fromkeys(arrays, 0)
+        offsets = dict.fromkeys(arrays, 0)
         for row, text in enumerate(sample["records.jsonl"].splitlines()):
             line = json.loads(text)
-            mine = {}
+            own_arrays = {}
             for name, array in arrays.items():
                 if array.ndim == 2:
-                    mine[name] = array[row]
+                    own_arrays[name] = array[row]
                     continue
                 count = line["tokens"] if name == "ids" else line["arrays"][name][1]
-                mine[name] = array[taken[name] : taken[name] + count]
-                taken[name] += count
-            media = [pool[told["start"] : told["start"] + told["bytes"]] for told in line["media"] if "start" in told]
-            yield {"line": line, "arrays": mine, "media": media}
+                own_arrays[name] = array[offsets[name] : offsets[name] + count]
+                offsets[name] += count
+            stored = (medium for medium in line["media"] if "start" in medium)
+            media = [pool[medium["start"] : medium["start"] + medium["bytes"]] for medium in stored]
+            yield {"line": line, "arrays": own_arrays, "media": media}
 
 
-def found(snapshot: Any) -> dict[tuple[str, str], list[int]]:
-    """(`id`, `url` or `digest`, name) -> ordinals of the records with that name, taken from every record itself."""
-    told: dict[tuple[str, str], list[int]] = {}
+def ordinals_by_name(snapshot: Any) -> dict[tuple[str, str], list[int]]:
+    """Return (`id`, `url` or `digest`, name) -> ordinals of the records with that name, read from the records."""
+    ordinals: dict[tuple[str, str], list[int]] = {}
     for ordinal in range(snapshot.shards.records):
         record = snapshot.record(ordinal)
         names: set[tuple[str, str]] = set()
         match record:
             case Document() if record.source != FORGOTTEN:
                 names = {("id", record.id), ("url", record.locator), ("url", record.origin)}
-                names |= {("digest", one.digest) for one in record.media}
+                names |= {("digest", medium.digest) for medium in record.media}
             case Sample() if record.source != FORGOTTEN:
-                names = {("id", record.id)} | {("digest", one.digest) for one in record.media}
+                names = {("id", record.id)} | {("digest", medium.digest) for medium in record.media}
             case Pack():
-                names = {("digest", one.media.digest) for one in record.media}
+                names = {("digest", packed.media.digest) for packed in record.media}
         for by, name in names:
             if name:
-                told.setdefault((by, name), []).append(ordinal)
-    return told
+                ordinals.setdefault((by, name), []).append(ordinal)
+    return ordinals

@@ -1,8 +1,9 @@
-"""An immutable state of a store, opened for reading: tables for planners, records for workers, bytes for loaders.
+"""Snapshot: an immutable state of a store, read as tables by planners, as records by workers, as bytes by loaders.
 
-`Store.head()` or `Store.snapshot(n)` give one; it pickles as (URL, number) and opens itself again in another process.
-A view's snapshot reads through its base: same records, more columns, `keep` the AND of all views on the way.
-Whatever is read is compared with a digest or a checksum; what differs raises StoreError naming shard[record].
+`Store.head()` and `Store.snapshot(n)` return one. It pickles as (URL, number), and opens itself again in another
+process. The snapshot of a view reads through its base: the same records with more columns; `keep` is the AND of all
+views in between. Everything read is compared with a digest or a checksum; a difference raises StoreError with
+shard[record].
 """
 
 from __future__ import annotations
@@ -30,38 +31,42 @@ from stores.shards.kinds import KINDS
 from stores.shards.reader import ShardIndex, ShardReader
 
 DECIDED = ("keep", "reason", "score")
-"""Columns that a chain of views answers together: the first view that drops a record says why."""
+"""Columns that a chain of views combines: the first view that drops a record gives its reason and score."""
 
-TOGETHER_BYTES = 4 << 20
-"""Of documents that are read at once, with their media."""
+GROUP_BYTES = 4 << 20
+"""Documents read together, with their media."""
 
 
 def open_snapshot(url: str, number: int) -> Snapshot:
-    """Raises StoreError where store or root are missing or damaged."""
+    """Open a snapshot by store URL and number. Raises StoreError if store or root is missing or damaged."""
     files = open_files(url)
     meta = read_meta(files)
     return snapshot_of(files, meta, number)
 
 
 def snapshot_of(files: Files, meta: Mapping[str, Json], number: int) -> Snapshot:
+    """Open a snapshot of a store whose `store.json` is `meta`. Raises StoreError if the root is missing or damaged."""
     where = f"{files.url}/{root_path(number)}"
     try:
         data = files.read(root_path(number))
     except FileNotFoundError:
-        raise StoreError(f"snapshot {number} does not exist", where=files.url, fix="ask for another number") from None
+        raise StoreError(f"snapshot {number} does not exist", where=files.url, fix="choose another number") from None
     root = read_root(data, files.url, where)
     if root.number != number or root.kind != meta["kind"]:
-        raise StoreError("this root belongs to another place", where=where)
+        raise StoreError("this root belongs to another store or number", where=where)
     kind = ViewSnapshot if root.kind == "view" else Snapshot
     return kind(files, meta["name"], root)
 
 
 class Snapshot:
+    """Snapshot of a store that holds its records itself; base class of `ViewSnapshot`."""
+
     def __init__(self, files: Files, name: str, root: Root) -> None:
         self.files, self.name, self.root = files, name, root
         self.lists = Lists(files, root)
         self.reader = ShardReader(files, root.kind, name)
         self._homes: dict[str, Snapshot] = {}
+        """Snapshot that holds a shard, by the shard's digest."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (open_snapshot, (self.url, self.number))
@@ -69,7 +74,7 @@ class Snapshot:
     def __repr__(self) -> str:
         return f"<snapshot {self.number} of {self.kind} {self.name}: {self.counts.get('records', 0)} records>"
 
-    # ------------------------------------------------------------------ what it is
+    # ------------------------------------------------------------------ description
 
     @property
     def url(self) -> str:
@@ -90,7 +95,7 @@ class Snapshot:
 
     @property
     def complete(self) -> bool:
-        """Whether all wanted units are in."""
+        """Whether all units of the finished store are in."""
         return self.root.complete
 
     @property
@@ -107,17 +112,17 @@ class Snapshot:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Sums over all shards: `records`, what the kind counts, `quarantined`, `shards` and `bytes`."""
+        """Sums over all shards: `records`, `quarantined`, `shards`, `bytes`, and the facts of the kind that count."""
         return self.root.counts
 
     @property
     def as_parent(self) -> Parent:
-        """How a snapshot made from this one names it."""
+        """Reference to this snapshot, for a snapshot made from it."""
         return Parent(self.url, self.number, self.content_root)
 
     @cached_property
     def receipts(self) -> Receipts:
-        """Of all committed units, in store order."""
+        """Receipts of all committed units, in store order."""
         return Receipts(self.lists)
 
     @property
@@ -127,45 +132,44 @@ class Snapshot:
 
     @cached_property
     def shards(self) -> Shards:
-        """In store order; ordinals of records follow it."""
+        """Shards in store order, which the ordinals of records follow."""
         return Shards(self.lists, np.arange(len(self.lists.directory.records)))
 
     @cached_property
     def ranges(self) -> Mapping[str, range]:
         """Ordinals of each unit's records (in a view, of the base's units), for nodes that work unit by unit."""
-        found = {unit: range(0) for unit in self.base.units}
+        ranges = {unit: range(0) for unit in self.base.units}
         for ref in self.shards:
-            start = found[ref.unit].start if found[ref.unit] else ref.first
-            found[ref.unit] = range(start, ref.first + ref.records)
-        return found
+            start = ranges[ref.unit].start if ranges[ref.unit] else ref.first
+            ranges[ref.unit] = range(start, ref.first + ref.records)
+        return ranges
 
     @property
     def base(self) -> Snapshot:
-        """The store that holds the records: this one, or what a view looks at in the end."""
+        """Snapshot that holds the records: this one, or the one at the end of a chain of views."""
         return self
 
     @property
     def base_error(self) -> StoreError | None:
-        """Why none of its records can be read though nothing here is damaged: what a view looks at is not there."""
+        """Error of a view whose base can't be opened, so that no record can be read; None otherwise."""
         return None
 
     # ------------------------------------------------------------------ tables
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """One row per record in store order.
+        """Return a table with one row per record, in store order.
 
         Args:
-            columns: names to read, by default all: facts of the kind (`stores/shards/kinds.py`), `keep` and what views
-            add,
-                `unit` and `shard`. Ids are hex digits, as in records.
+            columns: names to read, by default all: facts of the kind (`stores/shards/kinds.py`), `keep` and the columns
+                of views, `unit` and `shard`. Ids are hex digits, as in records.
         Raises:
             StoreError: a column does not exist, or an index file is damaged.
         """
         parts = []
         for ref, part in self.tables(columns):
-            words = {"unit": ref.unit, "shard": ref.shard}
-            for name in words if columns is None else [name for name in words if name in columns]:
-                part = part.append_column(name, index.constant(words[name], ref.records))
+            constants = {"unit": ref.unit, "shard": ref.shard}
+            for name in constants if columns is None else [name for name in constants if name in columns]:
+                part = part.append_column(name, index.constant(constants[name], ref.records))
             parts.append(part)
         table = pa.concat_tables(parts, promote_options="default") if parts else self._empty()
         if columns is not None:
@@ -174,14 +178,19 @@ class Snapshot:
         return table.unify_dictionaries()
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[ShardRef, pa.Table]]:
-        """`table` shard by shard, at least the columns named, without `unit` and `shard`: what does not fit memory."""
+        """Yield `table` shard by shard, for stores that do not fit memory.
+
+        The tables have at least the given columns, and neither `unit` nor `shard`.
+        """
         tables = prefetch(lambda ref: self._shard_table(ref.shard, columns), self.shards, self.at_once)
         return zip(self.shards, tables, strict=True)
 
     def media_table(self, columns: Sequence[str] = tuple(index.MEDIA.names)) -> pa.Table:
-        """One row per medium of every record, in store order: columns of `stores.shards.index.MEDIA`.
+        """Return a table with one row per medium of every record, in store order.
 
-        `record` is the record's ordinal in this snapshot, `shard` is never null, digests are hex digits.
+        Args:
+            columns: names of columns of `stores.shards.index.MEDIA`. `record` is the ordinal of the record, `shard` is
+                never null, digests are hex digits.
         """
         import pyarrow.compute as pc
 
@@ -191,33 +200,39 @@ class Snapshot:
             if media is None:
                 continue
             part = media.select(list(columns))
-            for place, name in enumerate(columns):
+            for number, name in enumerate(columns):
                 if name == "record":
-                    part = part.set_column(place, name, pc.add(part.column(name), ref.first))
+                    part = part.set_column(number, name, pc.add(part.column(name), ref.first))
                 elif name == "shard":
-                    here = pa.scalar(bytes.fromhex(ref.shard), pa.binary(32))
-                    part = part.set_column(place, name, pc.fill_null(part.column(name), here))
+                    own_shard = pa.scalar(bytes.fromhex(ref.shard), pa.binary(32))
+                    part = part.set_column(number, name, pc.fill_null(part.column(name), own_shard))
             parts.append(index.in_hex(part))
         return pa.concat_tables(parts).unify_dictionaries()
 
     def facts(
         self, columns: Sequence[str], media: Sequence[str]
     ) -> Iterator[tuple[ShardRef, pa.Table, pa.Table | None]]:
-        """Shard by shard what the index says, without putting it together or keeping it: columns of the kind's facts,
-        and of `stores.shards.index.MEDIA` where there are media. Ids and digests are
-        bytes, `record` is the row in the shard."""
+        """Yield the index tables shard by shard, as stored and without caching them.
+
+        Args:
+            columns: names of facts of the kind; ids and digests are bytes.
+            media: names of columns of `stores.shards.index.MEDIA`; `record` is the row in the shard.
+        Returns:
+            (shard, table of facts, table of media or None where the shard has none).
+        """
 
         def read(ref: ShardRef) -> tuple[pa.Table, pa.Table | None]:
             files, table = self.base.entry(ref.shard).files, self.base.reader.table
             core = table("core", files["core"], columns).select(list(columns)) if columns else pa.table({})
-            there = table("media", files["media"], media).select(list(media)) if media and "media" in files else None
-            return core, there
+            if not media or "media" not in files:
+                return core, None
+            return core, table("media", files["media"], media).select(list(media))
 
         for ref, tables in zip(self.shards, prefetch(read, self.shards, self.at_once), strict=True):
             yield ref, *tables
 
     def quarantined(self) -> pa.Table:
-        """What was set aside: unit, locator, reason, message."""
+        """Return the quarantined records: columns unit, locator, reason, message."""
         rows = []
         for receipt in self.receipts:
             rows += [{"unit": receipt.unit} | line for line in quarantine_lines(self.files, receipt)]
@@ -228,52 +243,53 @@ class Snapshot:
     # ------------------------------------------------------------------ records
 
     def record(self, ordinal: int) -> Any:
-        """The record at that place in store order, its media located and without payload."""
+        """Return a record; its media have a location and no payload."""
         ref = self.shard_of(ordinal)
         base = self.base
         return base.reader.record(base._index(ref.shard), ordinal - ref.first)
 
     def records(self, start: int = 0, stop: int | None = None, keep_only: bool = True) -> Iterator[Any]:
-        """Records from ordinal `start` up to `stop`, without those that a view dropped unless `keep_only` is False."""
+        """Yield the records from ordinal `start` up to `stop`; `keep_only` leaves out records that a view dropped."""
         stop = self._stop(stop)
         ordinals = self.kept(start, stop).tolist() if keep_only else range(start, stop)
         return (self.record(ordinal) for ordinal in ordinals)
 
     def documents(self, ordinals: Iterable[int]) -> Iterator[Document]:
-        """Documents with the bytes of their media, wherever those lie. Neighbours are read together, and ahead.
+        """Yield documents with the bytes of their media. Neighbors are read together, with prefetch.
 
-        Raises StoreError where a byte of one changed.
+        Raises:
+            StoreError: a byte changed, or a medium is missing.
         """
         base = self.base
-        pieces = self._pieces(ordinals)
-        for some in prefetch(lambda piece: base.reader.documents(*piece), pieces, self.at_once):
-            for document in some:
+        groups = self._groups(ordinals)
+        for documents in prefetch(lambda group: base.reader.documents(*group), groups, self.at_once):
+            for document in documents:
                 yield self.with_payloads(document)
 
-    def _pieces(self, ordinals: Iterable[int]) -> Iterator[tuple[ShardIndex, list[int]]]:
-        """Rows of one shard each, of about `TOGETHER_BYTES`."""
+    def _groups(self, ordinals: Iterable[int]) -> Iterator[tuple[ShardIndex, list[int]]]:
+        """Yield groups of rows of one shard, of about `GROUP_BYTES` each."""
         ref: ShardRef | None = None
-        piece: tuple[ShardIndex, list[int]] | None = None
+        group: tuple[ShardIndex, list[int]] | None = None
         size = 0
         for ordinal in ordinals:
             if ref is None or not ref.first <= ordinal < ref.first + ref.records:
                 ref = self.shard_of(ordinal)
-                if piece is not None:
-                    yield piece
-                piece, size = (self.base._index(ref.shard), []), 0
-            elif size >= TOGETHER_BYTES and piece is not None:
-                yield piece
-                piece, size = (piece[0], []), 0
-            assert piece is not None
-            known, rows = piece
+                if group is not None:
+                    yield group
+                group, size = (self.base._index(ref.shard), []), 0
+            elif size >= GROUP_BYTES and group is not None:
+                yield group
+                group, size = (group[0], []), 0
+            assert group is not None
+            shard_index, rows = group
             rows.append(ordinal - ref.first)
-            size += int(known.extents[rows[-1]])
-        if piece is not None:
-            yield piece
+            size += int(shard_index.extents[rows[-1]])
+        if group is not None:
+            yield group
 
     def with_payloads(self, document: Document) -> Document:
-        """The document with the bytes of its media. Raises StoreError where one is missing or changed."""
-        if all(one.payload is not None or one.location is None for one in document.media):
+        """Return the document with the bytes of its media. Raises StoreError if one is missing or changed."""
+        if all(medium.payload is not None or medium.location is None for medium in document.media):
             return document
         parts = (
             replace(part, payload=self.read(part.location))
@@ -284,12 +300,14 @@ class Snapshot:
         return replace(document, parts=tuple(parts))
 
     def arrays(self, name: str, start: int, into: np.ndarray) -> None:
-        """Array `name` of the records from ordinal `start` on, one per row of `into`; nothing else of them is read.
+        """Read one array of consecutive records into the rows of `into`; nothing else of the records is read.
 
         Args:
-            into: (n, L) of the stored type, C-contiguous; for kinds whose arrays are equally long, as packs.
+            name: name of the array; a kind whose arrays are equally long, such as packs.
+            start: ordinal of the first record.
+            into: (n, L) of the stored dtype, C-contiguous.
         Raises:
-            StoreError: a byte of them changed, or they have another length.
+            StoreError: a byte changed, or an array has another length.
             IndexError: there are fewer records.
         """
         done = 0
@@ -302,54 +320,58 @@ class Snapshot:
             done += count
 
     def outline(self, ordinal: int) -> Any:
-        """The record with empty arrays: what it says beside them, read without them."""
+        """Return the record with empty arrays, without reading the arrays."""
         ref = self.shard_of(ordinal)
         return self.base.reader.outline(self.base._index(ref.shard), ordinal - ref.first)
 
     def locate(self, ordinal: int) -> RecordRef:
-        """Where that record lies. Raises IndexError where there are fewer."""
+        """Return the place of a record. Raises IndexError if there are fewer records."""
         ref = self.shard_of(ordinal)
         return RecordRef(ordinal, ref.unit, ref.shard, ordinal - ref.first)
 
     def row(self, ordinal: int) -> dict[str, Any]:
-        """What the index says of that record, and what views decided about it."""
-        place = self.locate(ordinal)
-        return self._shard_table(place.shard, None, place.row).to_pylist()[0]
+        """Return the columns of one record: its facts, and the decisions of views."""
+        ref = self.locate(ordinal)
+        return self._shard_table(ref.shard, None, ref.row).to_pylist()[0]
 
     def find(self, by: By, name: str) -> list[RecordRef]:
-        """All records with that name, in store order, also those that a view dropped. In time independent of the size
-        of the store where its look-up was made (`lookup/find.py`), else by scanning what that does not cover.
+        """Return all records with a name in store order, including records that a view dropped.
+
+        With a lookup index (`lookup/find.py`) the time does not depend on the size of the store; lists that the index
+        does not cover are scanned.
 
         Args:
             by: `id` (32 hex digits), `url` (the locator or the origin of a document) or `digest` (64 hex digits, of a
                 medium that the record holds).
         """
-        found = []
-        for base_place, row in self.base.lookup.rows(by, name):
-            place = int(np.searchsorted(self.shards.positions, base_place))
-            if place < len(self.shards) and self.shards.positions[place] == base_place:
-                ref = self.shards[place]
-                found.append(RecordRef(ref.first + row, ref.unit, ref.shard, row))
-        return found
+        matches = []
+        for position, row in self.base.lookup.rows(by, name):
+            number = int(np.searchsorted(self.shards.positions, position))
+            if number < len(self.shards) and self.shards.positions[number] == position:
+                ref = self.shards[number]
+                matches.append(RecordRef(ref.first + row, ref.unit, ref.shard, row))
+        return matches
 
     @cached_property
     def lookup(self) -> Lookup:
-        """Of a store with records of its own."""
+        """Lookup index; only for a store that holds its records itself."""
         return Lookup(self.files, self.root, self.lists, self.reader)
 
     def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """(n,) int64: ordinals from `start` up to `stop` of records that no view dropped."""
+        """Return the ordinals from `start` up to `stop` of records that no view dropped, (n,) int64."""
         return np.arange(start, self._stop(stop), dtype=np.int64)
 
     def shard_of(self, ordinal: int) -> ShardRef:
+        """Return the shard that has a record. Raises IndexError if there are fewer records."""
         if not 0 <= ordinal < self._total:
             raise IndexError(f"record {ordinal} of {self._total} in {self.name}")
         return self.shards.containing(ordinal)
 
     def read(self, location: Location) -> bytes:
-        """The encoded bytes of a medium, compared with its checksum; found in this store or in what it was made from.
+        """Return the encoded bytes of a medium, compared with its checksum, from this store or a parent.
 
-        Raises StoreError where there is no such medium or its bytes changed.
+        Raises:
+            StoreError: there is no such medium, or its bytes changed.
         """
         home = self._home(location.shard)
         if home is None:
@@ -361,30 +383,30 @@ class Snapshot:
         return home.reader.medium(home._index(location.shard), location)
 
     def record_bytes(self, ref: ShardRef) -> np.ndarray:
-        """(n,) int64: about how many bytes of its tar each record of a shard takes, for a document exactly."""
+        """Return the bytes that each record of a shard takes in its tar, (n,) int64: exact for documents only."""
         return self.base._index(ref.shard).extents
 
     def columns(self, ref: ShardRef, columns: Sequence[str] | None = None) -> pa.Table:
-        """`table` of one shard, at least the columns named, without `unit` and `shard`.
+        """Return `table` of one shard: at least the given columns, neither `unit` nor `shard`.
 
-        Raises KeyError where this shard is not here.
+        Raises KeyError if the snapshot does not have the shard.
         """
         return self._shard_table(ref.shard, columns)
 
     def extra_columns(self, ref: ShardRef) -> pa.Table:
-        """Columns of one shard's records that are no facts of their kind, but what views say, or brought along."""
+        """Return the columns of one shard that are no facts of its kind: those of views, and stored extra columns."""
         table = self._shard_table(ref.shard, None)
         return table.select([name for name in table.column_names if name not in KINDS[self.base.kind].FACTS.names])
 
     def index_digests(self, ref: ShardRef) -> tuple[str, ...]:
-        """Logical digests of all tables that speak of one shard's records, as they were made."""
+        """Return the logical digests of a shard's index tables, before any redaction: its own, and those of views."""
         return (self.entry(ref.shard).index,)
 
-    # ------------------------------------------------------------------ below: one shard
+    # ------------------------------------------------------------------ one shard
 
     @property
     def at_once(self) -> int:
-        """So many reads side by side are quicker than one after the other."""
+        """Number of parallel reads that is faster than reading one by one."""
         return self.files.at_once
 
     @property
@@ -395,7 +417,7 @@ class Snapshot:
         return self._total if stop is None else min(stop, self._total)
 
     def entry(self, shard: str) -> ShardEntry:
-        """What this snapshot says of a shard, by its digest. Raises KeyError where it says nothing."""
+        """Return the entry of a shard, by its digest. Raises KeyError if the snapshot does not have the shard."""
         entry = self.lists.entry_of(shard)
         if entry is None:
             raise KeyError(shard)
@@ -405,47 +427,49 @@ class Snapshot:
         return self.reader.index(self.entry(shard))
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None, row: int | None = None) -> pa.Table:
-        """Facts and `keep` of one shard's records, or of one of them; of `columns` at least those that exist."""
-        entry, known = self.entry(shard), self._index(shard)
+        """Return facts, `keep` and extra columns of one shard, or of one row of it; of `columns` those that exist."""
+        entry, shard_index = self.entry(shard), self._index(shard)
         facts = [name for name in KINDS[self.kind].FACTS.names if columns is None or name in columns]
-        found = pa.table({"keep": np.ones(entry.records if row is None else 1, bool)})
+        table = pa.table({"keep": np.ones(entry.records if row is None else 1, bool)})
         if facts:
-            core = index.in_hex(_only(known.core.select(facts), row))
-            found = core.append_column("keep", found.column("keep"))
-        if "columns" in entry.files and (columns is None or set(columns) - {*facts, *found.column_names}):
-            assert known.extra_columns is not None
-            for name in known.extra_columns.column_names:
+            core = index.in_hex(_only(shard_index.core.select(facts), row))
+            table = core.append_column("keep", table.column("keep"))
+        if "columns" in entry.files and (columns is None or set(columns) - {*facts, *table.column_names}):
+            extra = shard_index.extra_columns
+            assert extra is not None
+            for name in extra.column_names:
                 if columns is None or name in columns:
-                    found = found.append_column(name, _only(known.extra_columns, row).column(name))
-        return found
+                    table = table.append_column(name, _only(extra, row).column(name))
+        return table
 
     def _empty(self) -> pa.Table:
+        """Return `table` of a snapshot without shards."""
         schema = KINDS[self.base.kind].FACTS
         decided = [("reason", index.NAMES), ("score", pa.float64())] if self.kind == "view" else []
         added = [("keep", pa.bool_()), *decided, ("unit", index.NAMES), ("shard", index.NAMES)]
-        return index.in_hex(pa.schema([*schema, *(pa.field(*one) for one in added)]).empty_table())
+        return index.in_hex(pa.schema([*schema, *(pa.field(*column) for column in added)]).empty_table())
 
     def _check_names(self, wanted: Sequence[str], table: pa.Table) -> None:
         missing = [name for name in wanted if name not in table.column_names]
         if missing:
-            there = self.table().column_names if self.shards else table.column_names
+            existing = self.table().column_names if self.shards else table.column_names
             raise StoreError(
                 f"no column {', '.join(map(repr, missing))}",
                 where=f"{self.name} ({self.kind})",
-                fix=f"one of {', '.join(there)}",
+                fix=f"one of {', '.join(existing)}",
             )
 
     def _home(self, shard: str) -> Snapshot | None:
-        """The snapshot that holds a shard: this one, or one that it was made from."""
+        """Return the snapshot that holds a shard, this one or an ancestor; None if no ancestor has it."""
         if shard not in self._homes:
             if self.kind != "view" and self.lists.entry_of(shard) is not None:
                 self._homes[shard] = self
             else:
                 homes = (parent._home(shard) for parent in self._parents)
-                found = next((home for home in homes if home is not None), None)
-                if found is None:
+                home = next((home for home in homes if home is not None), None)
+                if home is None:
                     return None
-                self._homes[shard] = found
+                self._homes[shard] = home
         return self._homes[shard]
 
     @cached_property
@@ -453,14 +477,20 @@ class Snapshot:
         return tuple(self.open_parent(parent) for parent in self.parents)
 
     def open_parent(self, parent: Parent) -> Snapshot:
-        """A parent: the newest snapshot if it holds the same, else by number. A store that was lost and made again has
-        another number, and where something was forgotten the older ones have expired."""
+        """Open a parent: the newest snapshot of its store if the content root is equal, else the one with its number.
+
+        The number alone does not identify it: a store that was lost and made again counts anew, and `forget` expires
+        older snapshots.
+
+        Raises:
+            StoreError: neither snapshot has the content root of the parent.
+        """
         files = open_files(parent.url)
-        meta, last = read_meta(files), newest_root(files)
-        for number in filter(None, dict.fromkeys([last, min(parent.number, last)])):
-            opened = snapshot_of(files, meta, number)
-            if opened.content_root == parent.content_root:
-                return opened
+        meta, newest = read_meta(files), newest_root(files)
+        for number in filter(None, dict.fromkeys([newest, min(parent.number, newest)])):
+            snapshot = snapshot_of(files, meta, number)
+            if snapshot.content_root == parent.content_root:
+                return snapshot
         raise StoreError(
             f"no snapshot here has content root {parent.content_root[:12]}, from which {self.name} was made",
             where=parent.url,
@@ -469,11 +499,11 @@ class Snapshot:
 
 
 class ViewSnapshot(Snapshot):
-    """Columns over another snapshot, the first parent. Holds no records of its own."""
+    """Snapshot of a view: columns over another snapshot, the first parent. It holds no records."""
 
     @cached_property
     def viewed(self) -> Snapshot:
-        """What it looks at. Other parents were read when it was made, and are not needed to read it."""
+        """Snapshot that the view is over. Its other parents were read to make it, and are not needed to read it."""
         return self.open_parent(self.parents[0])
 
     @cached_property
@@ -500,7 +530,7 @@ class ViewSnapshot(Snapshot):
 
     @cached_property
     def shards(self) -> Shards:
-        """Those of the snapshot below for which columns are committed, in its order."""
+        """Shards of the viewed snapshot that have columns here, in its order."""
         below, decided = self.viewed.shards, self.lists.directory.prefixes
         if len(decided) == len(below):
             return below
@@ -509,19 +539,20 @@ class ViewSnapshot(Snapshot):
 
     def kept(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         stop = self._stop(stop)
-        found = [np.zeros(0, np.int64)]
+        parts = [np.zeros(0, np.int64)]
         touched = self.shards.overlapping(start, stop)
         keeps = prefetch(lambda ref: self._shard_table(ref.shard, ["keep"]).column("keep"), touched, self.at_once)
         for ref, keep in zip(touched, keeps, strict=True):
-            found.append(ref.first + np.flatnonzero(keep.to_numpy()))
-        ordinals = np.concatenate(found)
+            parts.append(ref.first + np.flatnonzero(keep.to_numpy()))
+        ordinals = np.concatenate(parts)
         return ordinals[(ordinals >= start) & (ordinals < stop)]
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None, row: int | None = None) -> pa.Table:
         import pyarrow.compute as pc
 
-        known = self._index(shard)
-        own = known.extra_columns if columns is None else known.columns("columns", sorted({*columns, "keep"}))
+        shard_index = self._index(shard)
+        wanted = None if columns is None else sorted({*columns, "keep"})
+        own = shard_index.extra_columns if wanted is None else shard_index.columns("columns", wanted)
         assert own is not None
         own = _only(own, row)
         below = self.viewed._shard_table(shard, columns, row)
@@ -531,7 +562,7 @@ class ViewSnapshot(Snapshot):
             if name in below.column_names:
                 if name not in DECIDED:
                     raise StoreError(
-                        f"column {name!r} stands in this view and in what it is made over",
+                        f"column {name!r} is in this view and in the snapshot that it is over",
                         where=self.name,
                         fix="give the column another name in one of the two nodes",
                     )
@@ -543,4 +574,5 @@ class ViewSnapshot(Snapshot):
 
 
 def _only(table: pa.Table, row: int | None) -> pa.Table:
+    """Return one row of a table; all rows for None."""
     return table if row is None else table.slice(row, 1)

@@ -139,7 +139,7 @@ class Synthesise(DocumentsNode):
 
 
 Ask = Callable[[str, Json, Mapping[str, Media]], Answer]
-"""`Answers.ask`."""
+"""`EndpointClient.ask`."""
 
 
 def _locator(parent: Document, variant: Variant) -> str:

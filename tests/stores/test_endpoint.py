@@ -1,4 +1,4 @@
-"""Answers of an endpoint: asked for once, kept whole, asked again where that helps, and gone when they have to go."""
+"""Endpoint client: requests are answered once and cached, transient failures retried, forgotten answers deleted."""
 
 from __future__ import annotations
 
@@ -19,47 +19,49 @@ from tests.servers.faulty import Faulty
 ONE, OTHER = "1" * 32, "2" * 32
 
 
-def asked(text: str = "Say <<<\na b c\n>>>") -> Json:
+def request_of(text: str = "Say <<<\na b c\n>>>") -> Json:
     return {"model": "m", "messages": [{"role": "user", "content": text}], "seed": 5, "temperature": 0.5}
 
 
-def of(chat: Chat, place: Path | str, deadline_s: float = 20.0, **more: str) -> EndpointClient:
-    return EndpointClient(str(place), Endpoint(url=chat.url, deadline_s=deadline_s, at_once=3, **more))
+def client(chat: Chat, stores: Path | str, deadline_s: float = 20.0, **more: str) -> EndpointClient:
+    return EndpointClient(str(stores), Endpoint(url=chat.url, deadline_s=deadline_s, at_once=3, **more))
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_the_same_is_asked_once_by_whoever_asks(chat: Chat, tmp_path: Path, s3: Faulty, remote: bool) -> None:
-    place = f"s3://mill/{tmp_path.name}" if remote else str(tmp_path)
-    first = of(chat, place).ask(ONE, asked())
+def test_equal_requests_of_several_clients_are_sent_once(chat: Chat, tmp_path: Path, s3: Faulty, remote: bool) -> None:
+    stores = f"s3://mill/{tmp_path.name}" if remote else str(tmp_path)
+    first = client(chat, stores).ask(ONE, request_of())
     assert first.text == "c b a (5)" and first.answer_tokens == 7
     chat.reply = lambda request: "something else"
-    assert of(chat, place).ask(ONE, asked()) == first and len(chat.seen) == 1
-    assert of(chat, place).ask(ONE, asked() | {"seed": 6}).text == "something else"
+    assert client(chat, stores).ask(ONE, request_of()) == first and len(chat.seen) == 1
+    assert client(chat, stores).ask(ONE, request_of() | {"seed": 6}).text == "something else"
 
 
-def test_the_first_of_two_answers_stays(chat: Chat, tmp_path: Path) -> None:
+def test_the_first_of_two_concurrent_answers_stays(chat: Chat, tmp_path: Path) -> None:
     both = threading.Barrier(2)
-    said = iter("ab")
+    answers = iter("ab")
 
     def reply(request: Json) -> str:
-        mine = next(said)
+        answer = next(answers)
         both.wait(60)
-        return mine
+        return answer
 
     chat.reply = reply
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(of(chat, tmp_path).ask(ONE, asked()).text)) for _ in "ab"]
+    texts: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: texts.append(client(chat, tmp_path).ask(ONE, request_of()).text)) for _ in "ab"
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 2 and len(set(found)) == 1
+    assert len(texts) == 2 and len(set(texts)) == 1
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "reset", "torn", "half"])
-def test_what_passes_is_tried_again(chat: Chat, tmp_path: Path, fault: Fault) -> None:
+def test_transient_failures_are_retried(chat: Chat, tmp_path: Path, fault: Fault) -> None:
     chat.rule = lambda request, again: fault if again < 2 else None
-    assert of(chat, tmp_path).ask(ONE, asked()).text == "c b a (5)"
+    assert client(chat, tmp_path).ask(ONE, request_of()).text == "c b a (5)"
     assert sum(chat.seen.values()) == 3
 
 
@@ -74,29 +76,27 @@ def test_what_passes_is_tried_again(chat: Chat, tmp_path: Path, fault: Fault) ->
         ("redirect", ManifestError, ""),
     ],
 )
-def test_what_does_not_pass_is_not_tried_again(
+def test_permanent_failures_are_not_retried(
     chat: Chat, tmp_path: Path, fault: Fault, error: type[MillraceError], reason: str
 ) -> None:
     chat.rule = lambda request, again: fault
     with pytest.raises(error) as raised:
-        of(chat, tmp_path).ask(ONE, asked())
+        client(chat, tmp_path).ask(ONE, request_of())
     assert getattr(raised.value, "reason", "") == reason and sum(chat.seen.values()) == 1
     assert not list(open_files(str(tmp_path)).listing("answers"))
 
 
 @pytest.mark.parametrize("fault", ["stall", "trickle", "500"])
-def test_an_endpoint_that_never_answers_costs_the_deadline_and_no_more(
-    chat: Chat, tmp_path: Path, fault: Fault
-) -> None:
+def test_an_endpoint_that_never_answers_costs_only_the_deadline(chat: Chat, tmp_path: Path, fault: Fault) -> None:
     chat.rule = lambda request, again: fault
     with pytest.raises(StoreError, match="no good answer after"):
-        of(chat, tmp_path, deadline_s=0.6).ask(ONE, asked())
+        client(chat, tmp_path, deadline_s=0.6).ask(ONE, request_of())
 
 
-def test_no_more_requests_are_under_way_than_said(chat: Chat, tmp_path: Path) -> None:
+def test_concurrent_requests_stay_within_at_once(chat: Chat, tmp_path: Path) -> None:
     chat.delay = lambda request: 0.03
-    mine = of(chat, tmp_path)
-    threads = [threading.Thread(target=mine.ask, args=(ONE, asked(f"{i}"))) for i in range(9)]
+    shared = client(chat, tmp_path)
+    threads = [threading.Thread(target=shared.ask, args=(ONE, request_of(f"{i}"))) for i in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -104,25 +104,25 @@ def test_no_more_requests_are_under_way_than_said(chat: Chat, tmp_path: Path) ->
     assert sum(chat.answered.values()) == 9 and chat.most_at_once == 3
 
 
-def test_the_key_comes_from_the_environment_and_stays_out_of_all_files(
+def test_the_key_comes_from_the_environment_and_is_in_no_file(
     chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ManifestError, match="MILL_KEY"):
-        of(chat, tmp_path, key_from="MILL_KEY")
+        client(chat, tmp_path, key_from="MILL_KEY")
     monkeypatch.setenv("MILL_KEY", "s3cret-w0rd")
-    mine = of(chat, tmp_path, key_from="MILL_KEY")
-    mine.ask(ONE, asked())
+    shared = client(chat, tmp_path, key_from="MILL_KEY")
+    shared.ask(ONE, request_of())
     chat.rule = lambda request, again: "401"
     with pytest.raises(ManifestError) as raised:
-        mine.ask(OTHER, asked())
+        shared.ask(OTHER, request_of())
     assert chat.authorization == {"Bearer s3cret-w0rd"} and "s3cret" not in str(raised.value)
     assert not any(b"s3cret" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
-def test_a_picture_is_sent_as_bytes_and_kept_as_its_digest(chat: Chat, tmp_path: Path) -> None:
+def test_a_picture_is_sent_as_bytes_and_cached_as_its_digest(chat: Chat, tmp_path: Path) -> None:
     medium = Media("ab" * 32, "image", "jpg", 4, 4, payload=b"\xff\xd8bytes")
-    request = asked() | {"messages": [{"role": "user", "content": [image_part(medium)]}]}
-    of(chat, tmp_path).ask(ONE, request, {medium.digest: medium})
+    request = request_of() | {"messages": [{"role": "user", "content": [image_part(medium)]}]}
+    client(chat, tmp_path).ask(ONE, request, {medium.digest: medium})
     (sent,) = map(json.loads, chat.seen)
     assert sent["messages"][0]["content"][0]["image_url"]["url"] == "data:image/jpeg;base64,/9hieXRlcw=="
     (file,) = open_files(str(tmp_path)).listing("answers")
@@ -131,28 +131,28 @@ def test_a_picture_is_sent_as_bytes_and_kept_as_its_digest(chat: Chat, tmp_path:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"request": {}, "answer": {"text": "", "finish": ""}}'])
-def test_a_damaged_answer_is_an_error_that_names_it(chat: Chat, tmp_path: Path, damage: bytes) -> None:
-    of(chat, tmp_path).ask(ONE, asked())
+def test_a_damaged_cached_answer_is_an_error_that_names_the_file(chat: Chat, tmp_path: Path, damage: bytes) -> None:
+    client(chat, tmp_path).ask(ONE, request_of())
     (file,) = (tmp_path / "answers" / ONE).iterdir()
     file.write_bytes(damage)
     with pytest.raises(StoreError, match="damaged") as raised:
-        of(chat, tmp_path).ask(ONE, asked())
+        client(chat, tmp_path).ask(ONE, request_of())
     assert raised.value.where == str(file)
 
 
-def test_what_was_answered_about_forgotten_documents_goes(chat: Chat, tmp_path: Path) -> None:
-    mine = of(chat, tmp_path)
+def test_answers_about_forgotten_documents_are_deleted(chat: Chat, tmp_path: Path) -> None:
+    shared = client(chat, tmp_path)
     for document in (ONE, OTHER):
         for seed in (1, 2):
-            mine.ask(document, asked() | {"seed": seed})
+            shared.ask(document, request_of() | {"seed": seed})
     (tmp_path / "answers" / "aside" / "left").write_text("half an answer")
     assert endpoint.delete_answers(str(tmp_path), tombstones.tombstones_of({"ids": [ONE]})) == 2
     left = [info.path for info in open_files(str(tmp_path)).listing("answers")]
     assert len(left) == 2 and all(path.startswith(f"answers/{OTHER}/") for path in left)
-    assert endpoint.delete_answers(str(tmp_path / "elsewhere"), tombstones.tombstones_of({"ids": [ONE]})) == 0
+    assert endpoint.delete_answers(str(tmp_path / "other"), tombstones.tombstones_of({"ids": [ONE]})) == 0
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:8000", "http://me:word@host", "http://h/?key=1"])
-def test_a_url_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
+def test_a_url_that_is_invalid_or_contains_a_secret_is_refused(url: str) -> None:
     with pytest.raises(ValueError):
         Endpoint(url=url)

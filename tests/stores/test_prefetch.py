@@ -1,4 +1,4 @@
-"""Work ahead in threads: in order, never far, nothing lost."""
+"""Ordered prefetch: results in order, a bounded number of them waiting, none lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.servers.faulty import Faulty, Request
 
 
 @given(items=st.lists(st.integers(), max_size=30), at_once=st.integers(1, 5))
-def test_results_come_in_order_and_no_more_is_drawn_than_may_wait(items: list[int], at_once: int) -> None:
+def test_results_come_in_order_and_few_items_are_drawn_early(items: list[int], at_once: int) -> None:
     drawn = done = 0
 
     def source() -> Iterator[int]:
@@ -36,24 +36,24 @@ def test_results_come_in_order_and_no_more_is_drawn_than_may_wait(items: list[in
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_an_error_comes_where_its_result_would_have_and_ends_the_rest(at_once: int) -> None:
-    begun = []
+def test_an_error_comes_in_the_place_of_its_result_and_cancels_the_rest(at_once: int) -> None:
+    started = []
 
     def work(item: int) -> int:
-        begun.append(item)
+        started.append(item)
         return 1 // (3 - item)
 
-    found = []
+    results = []
     with pytest.raises(ZeroDivisionError):
         for result in prefetch(work, range(100), at_once):
-            found.append(result)
-    assert len(found) == 3 and len(begun) < 4 + at_once
-    assert not [one for one in threading.enumerate() if one.name.startswith("prefetch")]
+            results.append(result)
+    assert len(results) == 3 and len(started) < 4 + at_once
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_tables_of_a_store_far_away_wait_for_many_shards_at_once(s3: Faulty, make: Any) -> None:
+def test_tables_of_a_remote_store_read_many_shards_at_once(s3: Faulty, make: Any) -> None:
     units = {f"u{n:02d}": [Document(record_id("s", str(n)), "s", str(n), "web", (Text("x"),))] for n in range(16)}
-    here = make("documents", units)
+    local = make("documents", units)
     store = Store.create(f"s3://mill/{uuid.uuid4().hex}", "documents", "documents")
     receipts = []
     for unit, records in units.items():
@@ -61,19 +61,19 @@ def test_tables_of_a_store_far_away_wait_for_many_shards_at_once(s3: Faulty, mak
         writer.add(records[0])
         receipts.append(writer.finish())
     snapshot = store.commit(receipts, node="n", units=list(units))
-    together, most, lock = 0, 0, threading.Lock()
+    running, most, lock = 0, 0, threading.Lock()
 
     def wait(request: Request) -> None:
-        nonlocal together, most
+        nonlocal running, most
         with lock:
-            together += 1
-            most = max(most, together)
+            running += 1
+            most = max(most, running)
         time.sleep(0.05)
         with lock:
-            together -= 1
+            running -= 1
 
     s3.rule = wait
     table = snapshot.table()
     s3.reset()
-    assert most >= 6 and table.drop_columns(["shard"]).equals(here.table().drop_columns(["shard"]))
-    assert [one.id for one in snapshot.documents(range(16))] == [one.id for one in here.records()]
+    assert most >= 6 and table.drop_columns(["shard"]).equals(local.table().drop_columns(["shard"]))
+    assert [document.id for document in snapshot.documents(range(16))] == [document.id for document in local.records()]

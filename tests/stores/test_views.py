@@ -107,7 +107,7 @@ def test_columns_must_fit_the_base(base: Snapshot, tmp_path: Path, shard: str, r
 def test_two_views_may_not_use_one_name_for_two_scores(base: Snapshot, tmp_path: Path) -> None:
     columns = [{"keep": [True] * ROWS, "words": [1] * ROWS}] * SHARDS
     top = view(view(base, tmp_path, "one", columns), tmp_path, "two", columns)
-    with pytest.raises(StoreError, match="column 'words' stands in this view and in what it is made over"):
+    with pytest.raises(StoreError, match="column 'words' is in this view and in the snapshot that it is over"):
         top.table()
     assert top.table(["keep", "id"]).num_rows == ROWS * SHARDS
 

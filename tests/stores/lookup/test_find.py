@@ -100,7 +100,7 @@ def names(units: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def check(snapshot: Snapshot, units: Iterable[str]) -> None:
-    expected = reference.found(snapshot)
+    expected = reference.ordinals_by_name(snapshot)
     for by, name in names(units):
         found = snapshot.find(by, name)  # type: ignore[arg-type]
         assert [one.ordinal for one in found] == expected.get((by, name), []), (by, name)
@@ -390,7 +390,7 @@ def test_a_lookup_on_s3_takes_few_requests(s3: Faulty) -> None:
     snapshot = commit(store, "a", "b", "c")
     lookup.build(snapshot)
     opened = Store.open(store.url).snapshot(snapshot.number)
-    assert [one.ordinal for one in opened.find("url", "b/4")] == [reference.found(snapshot)["url", "b/4"][0]]
+    assert [one.ordinal for one in opened.find("url", "b/4")] == [reference.ordinals_by_name(snapshot)["url", "b/4"][0]]
     s3.seen.clear()
     found = opened.find("id", document("c", 5).id)
     assert len(found) == 1 and len(s3.seen) <= 2  # fences and lists are at hand: a bucket, and an index
