@@ -1,7 +1,7 @@
-"""The verb `millrace store`: what happened to a store, whether it is whole, what may go, and copies.
+"""The verb `millrace store`: history, verification, garbage collection and copies of stores.
 
-A table from sub-command to function. Nothing but repair, gc, copy, tag, certify and forget writes; whatever they do
-stands in `docs/stores.md`.
+A table maps each sub-command to a function. Only repair, gc, copy, tag, certify and forget write. `docs/stores.md`
+describes the sub-commands.
 """
 
 from __future__ import annotations
@@ -26,30 +26,32 @@ from stores.upkeep.verify import verify
 
 COMMANDS = {
     "log": ("stores.command:show_log", "snapshots, newest first"),
-    "diff": ("stores.command:show_diff", "what one snapshot has and another has not"),
-    "tag": ("stores.command:name_snapshot", "give a snapshot a name, which keeps it; list names"),
+    "diff": ("stores.command:show_diff", "differences of two snapshots"),
+    "tag": ("stores.command:tag_snapshot", "give a snapshot a tag, which keeps it from expiring; list tags"),
     "verify": (
-        "stores.command:check",
-        "read every byte again and compare, recount packs against their plan; exit code 1 where one differs",
+        "stores.command:verify_store",
+        "read every byte again and compare, recount packs against their plan; exit code 1 if one differs",
     ),
-    "repair": ("stores.command:mend", "take damaged objects from a copy, or salvage what is whole"),
-    "gc": ("stores.command:clean", "let snapshots expire, delete what none reaches"),
-    "copy": ("stores.command:duplicate", "a snapshot to another place, on any filesystem"),
+    "repair": ("stores.command:repair_store", "restore damaged objects from a copy, or salvage the good records"),
+    "gc": ("stores.command:collect_store_garbage", "expire snapshots, delete files that no snapshot reaches"),
+    "copy": ("stores.command:copy_store", "copy a snapshot to another place, on any filesystem"),
     "certify": ("packing.loader.certify:main", "replay the first batches of packs in every way, keep their hashes"),
-    "forget": ("stores.forget.forget:main", "take records out of all stores of a folder, for good"),
+    "forget": ("stores.forget.forget:main", "delete records from all stores of a folder, for good"),
 }
+"""Sub-command -> (module:function, help line)."""
 
 CONTENT_CHECKS = {"packs": "packing.proof_report:check_packs"}
-"""Checks of `verify` beyond the bytes, by kind of store: each a function of (snapshot, show) that returns a
-`ContentCheck`. Named as strings, because rooms above `stores` know what the kind promises."""
+"""Kind of store -> check of its records by `verify`: a function of (snapshot, on_progress) that returns a
+`ContentCheck`. The functions are named as strings, because they are in rooms that import `stores`."""
 
 
 def main(arguments: list[str]) -> int:
+    """Run a sub-command; return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: millrace store COMMAND ...\n")
         for name, (_, sentence) in COMMANDS.items():
             print(f"  {name:9}{sentence}")
-        print("\nmillrace store COMMAND --help says more, with examples.")
+        print("\nmillrace store COMMAND --help describes its options, with an example.")
         return 0
     if arguments[0] not in COMMANDS:
         print(f"millrace: no store command {arguments[0]!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
@@ -59,10 +61,11 @@ def main(arguments: list[str]) -> int:
 
 
 def show_log(arguments: list[str]) -> int:
+    """Print the snapshots of a store."""
     options = _parser("log", "runs/quickstart/packs").parse_args(arguments)
     rows = list(log(Store.open(options.store)))
     if options.json:
-        return _json(rows)
+        return _print_json(rows)
     for row in rows:
         marks = [*row["tags"], *(["expired"] if row["expired"] else []), *([] if row["complete"] else ["not complete"])]
         print(f"{row['snapshot']:>6}  {row['committed']}  {row['content_root'][:12]}  {', '.join(marks)}".rstrip())
@@ -73,46 +76,49 @@ def show_log(arguments: list[str]) -> int:
 
 
 def show_diff(arguments: list[str]) -> int:
+    """Print the differences of two snapshots."""
     parser = _parser("diff", "runs/quickstart/packs 1 head")
     parser.add_argument("old", help="head, a number or a tag")
-    parser.add_argument("new", nargs="?", default="head", help="the same; by default the newest")
+    parser.add_argument("new", nargs="?", default="head", help="head, a number or a tag; by default the newest")
     options = parser.parse_args(arguments)
     store = Store.open(options.store)
-    found = diff(find_snapshot(store, options.old), find_snapshot(store, options.new))
+    differences = diff(find_snapshot(store, options.old), find_snapshot(store, options.new))
     if options.json:
-        return _json(found)
-    if found.pop("equal"):
+        return _print_json(differences)
+    if differences.pop("equal"):
         print("equal: the same content root")
-    for what, told in found.items():
-        for side, value in told.items():
-            few = [str(one) for one in value[:5]] if isinstance(value, list) else [str(value)]
+    for subject, sides in differences.items():
+        for side, value in sides.items():
+            few = [str(item) for item in value[:5]] if isinstance(value, list) else [str(value)]
             more = f" and {len(value) - 5:,} more" if isinstance(value, list) and len(value) > 5 else ""
             if value:
-                print(f"{what} {side}: {', '.join(few)}{more}")
+                print(f"{subject} {side}: {', '.join(few)}{more}")
     return 0
 
 
-def name_snapshot(arguments: list[str]) -> int:
+def tag_snapshot(arguments: list[str]) -> int:
+    """Give a snapshot a tag, delete a tag, or print all tags."""
     parser = _parser("tag", "runs/quickstart/packs before-cleaning")
-    parser.add_argument("name", nargs="?", help="without it the tags are listed")
+    parser.add_argument("name", nargs="?", help="tag; without it, all tags are listed")
     parser.add_argument("snapshot", nargs="?", default="head", help="head, a number or another tag")
-    parser.add_argument("--move", action="store_true", help="take the name from the snapshot that has it")
-    parser.add_argument("--delete", action="store_true", help="take the name away")
+    parser.add_argument("--move", action="store_true", help="take the tag from the snapshot that has it")
+    parser.add_argument("--delete", action="store_true", help="delete the tag")
     options = parser.parse_args(arguments)
     store = Store.open(options.store)
     if options.name and options.delete:
         untag(store, options.name)
     elif options.name:
         tag(store, options.name, find_snapshot(store, options.snapshot), move=options.move)
-    found = tags(store.files)
+    tagged = tags(store.files)
     if options.json:
-        return _json(found)
-    for name, told in found.items():
-        print(f"{name}: snapshot {told['number']}, content root {told['content_root'][:12]}")
+        return _print_json(tagged)
+    for name, snapshot in tagged.items():
+        print(f"{name}: snapshot {snapshot['number']}, content root {snapshot['content_root'][:12]}")
     return 0
 
 
-def check(arguments: list[str]) -> int:
+def verify_store(arguments: list[str]) -> int:
+    """Verify a snapshot and print its damages; exit code 1 if there are any."""
     parser = _parser("verify", "runs/quickstart/packs")
     parser.add_argument("snapshot", nargs="?", default="head", help="head, a number or a tag")
     options = parser.parse_args(arguments)
@@ -128,7 +134,7 @@ def check(arguments: list[str]) -> int:
             )
     failed = bool(damages) or content is not None and bool(content.failed)
     if options.json:
-        _json(
+        _print_json(
             {
                 "damages": [asdict(damage) for damage in damages],
                 "content": None if content is None else asdict(content),
@@ -138,11 +144,11 @@ def check(arguments: list[str]) -> int:
     for damage in damages:
         print(f"{damage.where}: {damage.what}")
     if damages:
-        mended = f"millrace store repair {options.store}"
-        mended = mended if snapshot.base_error is None else "put back what this view looks at"
-        print(f"{len(damages)} damages; next: {mended}", file=sys.stderr)
+        repair_command = f"millrace store repair {options.store}"
+        fix = repair_command if snapshot.base_error is None else "put back the store that this view is over"
+        print(f"{len(damages)} damages; fix: {fix}", file=sys.stderr)
         return 1
-    print(f"snapshot {snapshot.number} is whole: {_said(snapshot)}")
+    print(f"snapshot {snapshot.number} is whole: {_summary(snapshot)}")
     if content is not None:
         for line in content.proved:
             print(f"proved: {line}")
@@ -150,48 +156,56 @@ def check(arguments: list[str]) -> int:
             print(f"not proved: {content.skipped}")
         if content.failed:
             print(f"FAILED: {content.failed}")
-            print("next: delete this store and run its node again", file=sys.stderr)
+            print("fix: delete this store and run its node again", file=sys.stderr)
     return int(failed)
 
 
-def mend(arguments: list[str]) -> int:
+def repair_store(arguments: list[str]) -> int:
+    """Repair the newest snapshot; exit code 1 if an adopted tar changed."""
     parser = _parser("repair", "runs/mine/documents --from /backup/documents")
-    parser.add_argument("--from", dest="copy", metavar="STORE", help="a copy that may still have what is damaged here")
-    parser.add_argument("--accept", action="store_true", help="call what is left complete, so that it is read as it is")
+    parser.add_argument("--from", dest="copy", metavar="STORE", help="a copy that may have the damaged objects")
+    parser.add_argument("--accept", action="store_true", help="call the salvaged snapshot complete")
     options = parser.parse_args(arguments)
-    done = repair(Store.open(options.store), open_files(options.copy) if options.copy else None, accept=options.accept)
+    copied = open_files(options.copy) if options.copy else None
+    result = repair(Store.open(options.store), copied, accept=options.accept)
     if options.json:
-        told = {"snapshot": done.snapshot.number, "restored": done.restored, "lost": done.lost}
-        _json(told | {"lookup_made": done.lookup_made, "outside": done.outside})
-        return 1 if done.outside else 0
-    for path in done.restored:
-        print(f"taken from the copy: {path}")
-    for one in done.lost:
-        print(f"lost: {one['unit']}, {one['shard'][:12]}[{one['row']}]: {one['why']}")
-    if done.lookup_made:
-        print("made again: the look-up of ids, URLs and digests")
-    if done.lost and not options.accept:
+        values = {"snapshot": result.snapshot.number, "restored": result.restored, "lost": result.lost}
+        _print_json(values | {"lookup_made": result.lookup_made, "outside": result.outside})
+        return 1 if result.outside else 0
+    for path in result.restored:
+        print(f"restored from the copy: {path}")
+    for record in result.lost:
+        print(f"lost: {record['unit']}, {record['shard'][:12]}[{record['row']}]: {record['why']}")
+    if result.lookup_made:
+        print("rebuilt: the lookup index of ids, URLs and digests")
+    if result.lost and not options.accept:
         print("the new snapshot is not complete: run its node again, or repair with --accept", file=sys.stderr)
-    print(f"snapshot {done.snapshot.number}: {_counts(shown_counts(done.snapshot))}")
-    for url in done.outside:
-        print(f"not ours to mend: {url}; put it back as it was, or delete this store and adopt again", file=sys.stderr)
-    return 1 if done.outside else 0
+    print(f"snapshot {result.snapshot.number}: {_counts(shown_counts(result.snapshot))}")
+    for url in result.outside:
+        fix = "put it back as it was, or delete this store and adopt again"
+        print(f"can't be repaired: the adopted tar {url}; fix: {fix}", file=sys.stderr)
+    return 1 if result.outside else 0
 
 
-def clean(arguments: list[str]) -> int:
+def collect_store_garbage(arguments: list[str]) -> int:
+    """Expire snapshots and delete unreachable files."""
     parser = _parser("gc", "runs/mine/documents --keep-last 3 --dry-run")
-    parser.add_argument("--keep-last", type=int, metavar="N", help="so many of the newest snapshots stay")
-    parser.add_argument("--keep-days", type=float, metavar="D", help="snapshots of so many days stay")
+    parser.add_argument("--keep-last", type=int, metavar="N", help="keep the N newest snapshots")
+    parser.add_argument("--keep-days", type=float, metavar="D", help="keep the snapshots of the last D days")
     parser.add_argument(
-        "--grace", type=float, metavar="S", default=leases.GRACE_S, help="seconds after which a silent writer is dead"
+        "--grace",
+        type=float,
+        metavar="S",
+        default=leases.GRACE_S,
+        help="seconds without a heartbeat until a writer is dead",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, print what would be deleted")
     options = parser.parse_args(arguments)
     for name in ("keep_last", "keep_days", "grace"):
         value = getattr(options, name)
-        if value is not None and not value >= 0:  # nor is it a number that is none
-            parser.error(f"--{name.replace('_', '-')} {value:g}: expected 0 or more")
-    found = collect_garbage(
+        if value is not None and not value >= 0:  # also refuses NaN
+            parser.error(f"--{name.replace('_', '-')}: expected 0 or more, got {value:g}")
+    result = collect_garbage(
         Store.open(options.store),
         keep_last=options.keep_last,
         keep_days=options.keep_days,
@@ -199,29 +213,29 @@ def clean(arguments: list[str]) -> int:
         dry_run=options.dry_run,
     )
     if options.json:
-        return _json(found.as_json())
-    for number, why in found.kept.items():
-        print(f"snapshot {number} stays: {why}")
-    print(f"{'would expire' if options.dry_run else 'expired'}: {', '.join(map(str, found.expired)) or 'none'}")
-    size = sum(info.size for info in found.files) / 1e6
-    print(f"{'would delete' if options.dry_run else 'deleted'} {len(found.files)} files, {size:,.1f} MB")
-    if found.writers:
-        print(f"{found.writers} writers are at work: what no snapshot reaches stays until they are done")
+        return _print_json(result.as_json())
+    for number, reason in result.kept.items():
+        print(f"snapshot {number} is kept: {reason}")
+    print(f"{'would expire' if options.dry_run else 'expired'}: {', '.join(map(str, result.expired)) or 'none'}")
+    size = sum(info.size for info in result.files) / 1e6
+    print(f"{'would delete' if options.dry_run else 'deleted'} {len(result.files)} files, {size:,.1f} MB")
+    if result.writers:
+        print(f"{result.writers} writers are at work: unreachable files are kept until they are done")
     return 0
 
 
-def duplicate(arguments: list[str]) -> int:
+def copy_store(arguments: list[str]) -> int:
+    """Copy a snapshot."""
     parser = _parser("copy", "runs/mine/documents s3://bucket/documents")
     parser.add_argument("target", help="folder or URL")
     parser.add_argument("--snapshot", default="head", help="head, a number or a tag")
     options = parser.parse_args(arguments)
     snapshot = find_snapshot(Store.open(options.store), options.snapshot)
     with progress_bar("copy", None, unit="objects", rate_unit="objects") as bar:
-        made = copy(snapshot, options.target, lambda done, total: bar.update(done, items=done, total=total))
-    told = {"store": made.url, "snapshot": made.number, "content_root": made.content_root}
+        copied = copy(snapshot, options.target, lambda done, total: bar.update(done, items=done, total=total))
     if options.json:
-        return _json(told)
-    print(f"{made.url}: snapshot {made.number}, content root {made.content_root[:12]}, {_said(made)}")
+        return _print_json({"store": copied.url, "snapshot": copied.number, "content_root": copied.content_root})
+    print(f"{copied.url}: snapshot {copied.number}, content root {copied.content_root[:12]}, {_summary(copied)}")
     return 0
 
 
@@ -237,17 +251,17 @@ def _parser(command: str, example: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _json(found: Json) -> int:
-    print(json.dumps(found, ensure_ascii=False))
+def _print_json(value: Json) -> int:
+    print(json.dumps(value, ensure_ascii=False))
     return 0
 
 
-def _said(snapshot: Snapshot) -> str:
-    """What is counted; of a view also what is kept by it and by those below it, and where that lies."""
+def _summary(snapshot: Snapshot) -> str:
+    """Return one-line counts of a snapshot; for views also kept records and base URL."""
     own = _counts(shown_counts(snapshot))
     if snapshot.kind != "view":
         return own
-    return f"{own}; {len(snapshot.kept()):,} kept by it and by what it looks at, {snapshot.parents[0].url}"
+    return f"{own}; {len(snapshot.kept()):,} records kept by it and the views below, over {snapshot.parents[0].url}"
 
 
 def _counts(counted: Mapping[str, int]) -> str:

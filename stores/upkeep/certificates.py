@@ -1,9 +1,8 @@
-"""Certificates lie beside what they certify: `certificates/DIGEST.json`, created once.
+"""Files of certificates in a store: `certificates/DIGEST.json`, created once.
 
-The name says which bytes are meant: it is a digest over the lists that a snapshot reaches. A copy has the same, a
-snapshot from which something was forgotten has another. What a certificate says is packing's affair
-(`packing/loader/certify.py`); here stands only how it lies in a store, comes along with a copy and goes with its
-snapshot.
+DIGEST is taken over the lists of the certified snapshot. So a copy of the snapshot has the same name, and a snapshot
+after `forget` another one. `packing/loader/certify.py` writes the content; this module only stores it. `copy` copies a
+certificate, `gc` deletes it with its snapshot.
 """
 
 from __future__ import annotations
@@ -18,17 +17,18 @@ FOLDER = "certificates"
 
 
 def certificate_path(snapshot: Snapshot) -> str:
-    return f"{FOLDER}/{digest('certificate', snapshot.kind, *(one.digest for one in snapshot.root.lists))}.json"
+    """Return the path of a snapshot's certificate."""
+    return f"{FOLDER}/{digest('certificate', snapshot.kind, *(entry.digest for entry in snapshot.root.lists))}.json"
 
 
 def read(snapshot: Snapshot) -> Json | None:
-    """What was certified about `snapshot`; None where nothing was. Raises StoreError for one that can't be read."""
+    """Read the certificate of a snapshot; None if it has none. Raises StoreError if it is damaged."""
     path = certificate_path(snapshot)
     try:
-        told = json.loads(snapshot.files.read(path))
-        if told["digest"] != digest(canonical_json(told["certificate"])):
+        content = json.loads(snapshot.files.read(path))
+        if content["digest"] != digest(canonical_json(content["certificate"])):
             raise ValueError
-        return told["certificate"]
+        return content["certificate"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
@@ -37,12 +37,18 @@ def read(snapshot: Snapshot) -> Json | None:
 
 
 def publish(snapshot: Snapshot, certificate: Json, *, renew: bool = False) -> None:
-    """Durable when it returns. Raises StoreError where there is another one, unless `renew` is said."""
+    """Write the certificate of a snapshot; durable on return.
+
+    Args:
+        renew: replace an existing one.
+    Raises:
+        StoreError: there is another certificate, and `renew` is false.
+    """
     path = certificate_path(snapshot)
-    told = {"certificate": certificate, "digest": digest(canonical_json(certificate))}
-    data = json.dumps(told, indent=1, sort_keys=True).encode() + b"\n"
+    content = {"certificate": certificate, "digest": digest(canonical_json(certificate))}
+    data = json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
     if renew:
         snapshot.files.delete(path)
     if not snapshot.files.swap(path, data):
-        where, fix = f"{snapshot.url}/{path}", "compare, and say --renew to replace it"
+        where, fix = f"{snapshot.url}/{path}", "compare, and use --renew to replace it"
         raise StoreError("there is another certificate", where=where, fix=fix)

@@ -1,13 +1,13 @@
-"""Garbage: snapshots that expired, and files that no snapshot reaches. `millrace store gc`.
+"""Garbage collection: expire snapshots and delete files that no snapshot reaches. `millrace store gc`.
 
-What stays: the newest snapshot, tagged ones, those that the policy keeps, those that a store beside this one was made
-from, and all that they reach. Of an expired snapshot the root stays as well, a kilobyte that says what there was:
-numbers have no gaps, so that the newest is found without listing.
+Kept are the newest snapshot, tagged ones, those that the policy keeps, those that a store in the same folder was made
+from, and every file that these reach. An expired snapshot keeps its root, about a kilobyte: root numbers have no gaps,
+so that the newest is found without a listing.
 
-While a writer is alive (`leases.py`) no file is taken, whoever it belongs to. The order of steps makes races harmless:
-files are listed first, then leases are looked at, then what is reachable is found; a unit that is committed in between
-is reachable by then, one that is begun afterwards has a lease, which is looked at again before each deletion; and a
-commit is refused where a file of its units is gone.
+While any writer is alive (`leases.py`), no file is deleted. The order of steps makes races harmless: list the files,
+then check the leases, then find the reachable files. A unit that was committed in between is reachable by then. A unit
+that is begun later has a lease, and leases are checked again before each deletion. A commit is refused if a file of its
+units is missing.
 """
 
 from __future__ import annotations
@@ -34,19 +34,22 @@ DAY_S = 86_400.0
 
 @dataclass
 class GarbageResult:
+    """Result of a garbage collection, or of its dry run."""
+
     expired: list[int] = field(default_factory=list)
-    """Snapshots."""
+    """Numbers of the snapshots that expire."""
     kept: dict[int, str] = field(default_factory=dict)
-    """Why each of the others stays."""
+    """Number of each kept snapshot -> reason."""
     files: list[FileInfo] = field(default_factory=list)
-    """Deleted, or to be deleted in a dry run."""
+    """Files that are deleted."""
     writers: int = 0
-    """Alive; if any is, files stay."""
+    """Number of living writers; if there are any, no file is deleted."""
 
     def as_json(self) -> dict[str, Json]:
+        """Return JSON values for the command line."""
         return {
             "expired": self.expired,
-            "kept": {str(number): why for number, why in self.kept.items()},
+            "kept": {str(number): reason for number, reason in self.kept.items()},
             "files": len(self.files),
             "bytes": sum(info.size for info in self.files),
             "writers": self.writers,
@@ -61,41 +64,45 @@ def collect_garbage(
     grace_s: float = leases.GRACE_S,
     dry_run: bool = False,
 ) -> GarbageResult:
-    """
+    """Expire snapshots by the policy, and delete the files that no other snapshot reaches.
+
     Args:
-        keep_last: so many of the newest snapshots stay.
-        keep_days: those committed within so many days stay. With neither, none expires.
-        grace_s: after so long without a sign of life a writer is taken for dead.
+        keep_last: number of newest snapshots to keep.
+        keep_days: keep snapshots committed within this many days. With neither policy, none expires.
+        grace_s: a writer counts as dead after this long without a heartbeat.
+        dry_run: change nothing.
+    Raises:
+        StoreError: a kept snapshot has lost a list, so that its files are unknown.
     """
     files = store.files
     now = leases.now_s(files)
-    found = GarbageResult()
-    there = [info for folder in FOLDERS for info in files.listing(folder)]
-    aside = [info for info in files.listing("aside") if now - info.modified_s >= grace_s]
-    found.writers = leases.count_living(files, grace_s, now)
-    aside = [] if found.writers else aside  # a unit may take longer than what it put aside first
-    found.kept = _kept(store, now, keep_last, keep_days)
-    found.expired = [number for number in live(store) if number not in found.kept]
-    reached = {path for number in found.kept for path in _objects(store, number)}
-    unreached = [] if found.writers else [info for info in there if info.path not in reached]
-    found.files = doomed = [*unreached, *aside]
+    result = GarbageResult()
+    listed = [info for folder in FOLDERS for info in files.listing(folder)]
+    temporary = [info for info in files.listing("aside") if now - info.modified_s >= grace_s]
+    result.writers = leases.count_living(files, grace_s, now)
+    temporary = [] if result.writers else temporary  # a unit may take longer than the age of its first temporary file
+    result.kept = _kept(store, now, keep_last, keep_days)
+    result.expired = [number for number in live_snapshots(store) if number not in result.kept]
+    reached = {path for number in result.kept for path in _reachable(store, number)}
+    unreached = [] if result.writers else [info for info in listed if info.path not in reached]
+    result.files = doomed = [*unreached, *temporary]
     if dry_run:
-        return found
-    for number in found.expired:
+        return result
+    for number in result.expired:
         files.touch(expired_path(number))
     for done, info in enumerate(doomed):
         if leases.count_living(files, grace_s, now):
-            found.writers, found.files = 1, doomed[:done]
+            result.writers, result.files = 1, doomed[:done]
             break
         files.delete(info.path)
     for info in files.listing("leases"):
         if now - info.modified_s >= grace_s:
             files.delete(info.path)
-    return found
+    return result
 
 
-def live(store: Store) -> dict[int, float]:
-    """Number of each snapshot that has not expired, and when it was committed."""
+def live_snapshots(store: Store) -> dict[int, float]:
+    """Return the snapshots that have not expired: number -> time of commit, seconds since 1970."""
     return {
         number: then
         for number, then in commit_times(store.files).items()
@@ -104,49 +111,50 @@ def live(store: Store) -> dict[int, float]:
 
 
 def _kept(store: Store, now: float, keep_last: int | None, keep_days: float | None) -> dict[int, str]:
-    """Number of each snapshot that stays, and why."""
-    committed = live(store)
+    """Return the kept snapshots: number -> reason."""
+    committed = live_snapshots(store)
     if not committed:
         return {}
     if keep_last is None and keep_days is None:
         return dict.fromkeys(committed, "no policy")
     kept = {max(commit_times(store.files)): "newest"}
-    for name, told in tags(store.files).items():
-        if told["number"] in committed:
-            kept.setdefault(told["number"], f"tag {name}")
-    for url, number in _parents_named_beside(store.files):
+    for name, tagged in tags(store.files).items():
+        if tagged["number"] in committed:
+            kept.setdefault(tagged["number"], f"tag {name}")
+    for url, number in _referenced_snapshots(store.files):
         if number in committed:
             kept.setdefault(number, f"{posixpath.basename(url)} was made from it")
     for number in sorted(committed, reverse=True)[: keep_last or 0]:
         kept.setdefault(number, f"one of the last {keep_last}")
-    for number, then in committed.items():
-        if keep_days is not None and now - then < keep_days * DAY_S:
+    for number, time_s in committed.items():
+        if keep_days is not None and now - time_s < keep_days * DAY_S:
             kept.setdefault(number, f"within {keep_days:g} days")
     return dict(sorted(kept.items()))
 
 
-def _parents_named_beside(files: Files) -> Iterator[tuple[str, int]]:
-    """(URL of a store in the same folder, number of our snapshot that one of its snapshots was made from)."""
-    above = open_files(posixpath.dirname(files.url))
-    for name in above.folders():
-        beside = open_files(f"{above.url}/{name}")
-        if beside.url == files.url or not beside.exists("store.json"):
+def _referenced_snapshots(files: Files) -> Iterator[tuple[str, int]]:
+    """Yield (URL of a store in the same folder, number of a snapshot here that it was made from)."""
+    folder = open_files(posixpath.dirname(files.url))
+    for name in folder.folders():
+        other_files = open_files(f"{folder.url}/{name}")
+        if other_files.url == files.url or not other_files.exists("store.json"):
             continue
-        other = Store(beside, read_meta(beside))
-        for number in commit_times(beside):
+        other = Store(other_files, read_meta(other_files))
+        for number in commit_times(other_files):
             for parent in other.snapshot(number).parents:
                 if parent.url == files.url:
-                    yield beside.url, parent.number
+                    yield other_files.url, parent.number
 
 
-def _objects(store: Store, number: int) -> set[str]:
+def _reachable(store: Store, number: int) -> set[str]:
+    """Return the paths of all files of a snapshot. Raises StoreError if a list is missing."""
     snapshot = store.snapshot(number)
-    found = object_paths(snapshot) | {certificates.certificate_path(snapshot)} | find.lookup_paths(store.files, number)
+    paths = object_paths(snapshot) | {certificates.certificate_path(snapshot)} | find.lookup_paths(store.files, number)
     missing = sorted(path for path in list_paths(snapshot.root) if not store.files.exists(path))
     if missing:
         raise StoreError(
-            f"snapshot {number} has lost a list, so nobody knows what it reaches; nothing was deleted",
+            f"snapshot {number} has lost a list, so its files are unknown; nothing was deleted",
             where=f"{store.url}/{missing[0]}",
             fix="`millrace store repair` it from a copy, or let it expire",
         )
-    return found
+    return paths

@@ -1,4 +1,8 @@
-"""What happened to a store: its snapshots, the names they were given, and what differs between two of them."""
+"""History of a store: its snapshots, their tags, and the difference between two of them.
+
+`millrace store log`, `diff` and `tag`. Tags are files `tags/NAME.json`, expired snapshots have a file
+`roots/NUMBER.expired`.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +22,39 @@ from stores.files.protocol import Files
 from stores.snapshot import Snapshot
 from stores.store import Store
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
+TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 
 
 def commit_times(files: Files) -> dict[int, float]:
-    """Number of every snapshot that is there, ascending, and when it was committed: seconds since 1970."""
-    found = {}
+    """Return number -> time of commit (seconds since 1970) of every snapshot, expired ones too, by number."""
+    times = {}
     for info in files.listing("roots"):
         name = info.path.rpartition("/")[2].removesuffix(".json")
         if name.isdigit():
-            found[int(name)] = info.modified_s
-    return dict(sorted(found.items()))
+            times[int(name)] = info.modified_s
+    return dict(sorted(times.items()))
 
 
 def expired_path(number: int) -> str:
-    """A file that says that a snapshot expired: what it reached may be gone."""
+    """Return the path of the file that marks a snapshot as expired: files of it may be deleted."""
     return root_path(number).removesuffix(".json") + ".expired"
 
 
 def object_paths(snapshot: Snapshot) -> set[str]:
-    """Paths of all that a snapshot reaches in its own store, as far as its lists are there."""
-    found = list_paths(snapshot.root)
-    if not all(snapshot.files.exists(path) for path in found):
-        return found
+    """Return the paths of all files of a snapshot in its store; only lists and directory if one of those is missing."""
+    paths = list_paths(snapshot.root)
+    if not all(snapshot.files.exists(path) for path in paths):
+        return paths
     for receipt in snapshot.receipts:
-        found |= unit_paths(receipt, snapshot.kind)
-    return found
+        paths |= unit_paths(receipt, snapshot.kind)
+    return paths
 
 
 def log(store: Store) -> Iterator[dict[str, Json]]:
-    """One map per snapshot, newest first."""
+    """Yield one row of JSON values per snapshot, newest first."""
     names: dict[int, list[str]] = {}
-    for name, told in tags(store.files).items():
-        names.setdefault(told["number"], []).append(name)
+    for name, tagged in tags(store.files).items():
+        names.setdefault(tagged["number"], []).append(name)
     for number, committed_s in reversed(commit_times(store.files).items()):
         snapshot = store.snapshot(number)
         yield {
@@ -67,101 +71,110 @@ def log(store: Store) -> Iterator[dict[str, Json]]:
 
 
 def shown_counts(snapshot: Snapshot) -> dict[str, int]:
-    """Of a view, what it drops itself: what it keeps of it all is asked of what it looks at."""
-    found = dict(snapshot.counts)
+    """Return the counts of a snapshot to display. A view counts its own drops; kept counts come from its base."""
+    counts = dict(snapshot.counts)
     if snapshot.kind == "view":
-        found["dropped_here"] = found["records"] - found.pop("kept", found["records"])
-    return found
+        counts["dropped_here"] = counts["records"] - counts.pop("kept", counts["records"])
+    return counts
 
 
 def find_snapshot(store: Store, name: str) -> Snapshot:
-    """The snapshot that `head`, a number or a tag names. Raises ManifestError where there is none."""
-    known = tags(store.files)
+    """Return the snapshot named by `head`, a number or a tag.
+
+    Raises:
+        ManifestError: there is no such tag.
+        StoreError: there is no such snapshot, or the tag belongs to a store that was lost.
+    """
+    tagged = tags(store.files)
     if name == "head":
         head = store.head()
         if head is None:
-            raise StoreError("nothing was committed here yet", where=store.url, fix="run the node that fills it")
+            raise StoreError("this store has no commit yet", where=store.url, fix="run the node that fills it")
         return head
     if name.isdigit():
         return store.snapshot(int(name))
-    if name not in known:
-        there = ", ".join(known) or "none"
-        raise ManifestError(f"there is no tag {name!r}", where=store.url, fix=f"head, a number, or a tag: {there}")
-    snapshot = store.snapshot(known[name]["number"])
-    if _digest(store.files, snapshot.number) != known[name]["root"]:
+    if name not in tagged:
+        existing = ", ".join(tagged) or "none"
+        raise ManifestError(f"there is no tag {name!r}", where=store.url, fix=f"head, a number, or a tag: {existing}")
+    snapshot = store.snapshot(tagged[name]["number"])
+    if _digest(store.files, snapshot.number) != tagged[name]["root"]:
         raise StoreError(f"snapshot {snapshot.number} is not the one that was tagged {name!r}", where=store.url)
     return snapshot
 
 
 def tags(files: Files) -> dict[str, Json]:
-    """Name -> {number, content_root, root}, by name."""
-    found = {}
+    """Return name -> {number, content_root, root} of all tags, by name. Raises StoreError for a damaged tag."""
+    tagged = {}
     for info in files.listing("tags"):
         name = info.path.rpartition("/")[2].removesuffix(".json")
         try:
-            told = json.loads(files.read(info.path))
-            found[name] = {"number": int(told["number"]), "content_root": told["content_root"], "root": told["root"]}
+            raw = json.loads(files.read(info.path))
+            tagged[name] = {"number": int(raw["number"]), "content_root": raw["content_root"], "root": raw["root"]}
         except (ValueError, KeyError, TypeError):
             fix = "delete the file and tag again"
             raise StoreError("this tag is damaged", where=f"{files.url}/{info.path}", fix=fix) from None
-    return found
+    return tagged
 
 
 def tag(store: Store, name: str, snapshot: Snapshot, *, move: bool = False) -> None:
-    """Give a snapshot a name. It and what it needs are kept as long as it has one.
+    """Give a snapshot a tag; garbage collection keeps a tagged snapshot and all its files.
 
-    Raises ManifestError for a name that another snapshot has, unless `move` is said, or that can't be used.
+    Args:
+        move: take the tag from the snapshot that has it.
+    Raises:
+        ManifestError: the name is not valid, or another snapshot has it and `move` is false.
     """
-    if not NAME.fullmatch(name) or name == "head":
+    if not TAG.fullmatch(name) or name == "head":
         fix = "begin with a letter, go on with letters, digits and . _ -"
         raise ManifestError(f"{name!r} can't be a tag", where=store.url, fix=fix)
-    told = {
+    content = {
         "number": snapshot.number,
         "content_root": snapshot.content_root,
         "root": _digest(store.files, snapshot.number),
     }
-    path, data = f"tags/{name}.json", canonical_json(told).encode()
+    path, data = f"tags/{name}.json", canonical_json(content).encode()
     if move:
         store.files.delete(path)
     if not store.files.swap(path, data):
         number = tags(store.files)[name]["number"]
-        fix = "choose another name, or say --move"
+        fix = "choose another name, or use --move"
         raise ManifestError(f"snapshot {number} has the tag {name!r} already", where=store.url, fix=fix)
 
 
 def untag(store: Store, name: str) -> None:
+    """Delete a tag. Raises ManifestError if there is none of that name."""
     if name not in tags(store.files):
         raise ManifestError(f"there is no tag {name!r}", where=store.url, fix="`millrace store tag STORE` lists them")
     store.files.delete(f"tags/{name}.json")
 
 
 def diff(old: Snapshot, new: Snapshot) -> dict[str, Json]:
-    """What `new` has and `old` has not, and the other way round: units, shards, records by id, columns, drops."""
-    found: dict[str, Json] = {"equal": old.content_root == new.content_root}
+    """Return the differences of two snapshots as JSON values: units, shards, records by id, drops, columns."""
+    result: dict[str, Json] = {"equal": old.content_root == new.content_root}
     sides = {"added": (new, old), "removed": (old, new)}
-    found["units"] = {side: sorted(set(one.units) - set(other.units)) for side, (one, other) in sides.items()}
-    found["shards"] = {side: len(_shards(one) - _shards(other)) for side, (one, other) in sides.items()}
-    found["records"] = {side: one.counts["records"] - other.counts["records"] for side, (one, other) in sides.items()}
-    found["records"] = {"before": old.counts["records"], "after": new.counts["records"]}
+    result["units"] = {side: sorted(set(have.units) - set(lack.units)) for side, (have, lack) in sides.items()}
+    result["shards"] = {side: len(_shards(have) - _shards(lack)) for side, (have, lack) in sides.items()}
+    result["records"] = {"before": old.counts["records"], "after": new.counts["records"]}
     before, after = _ids(old), _ids(new)
     if before is not None and after is not None:
-        found["ids"] = {"added": sorted(set(after) - set(before)), "removed": sorted(set(before) - set(after))}
+        result["ids"] = {"added": sorted(set(after) - set(before)), "removed": sorted(set(before) - set(after))}
         both = set(before) & set(after)
-        found["kept"] = {
-            "now": sorted(one for one in both if after[one] and not before[one]),
-            "no more": sorted(one for one in both if before[one] and not after[one]),
+        result["kept"] = {
+            "now": sorted(record for record in both if after[record] and not before[record]),
+            "no more": sorted(record for record in both if before[record] and not after[record]),
         }
-    names = {side: _columns(one) - _columns(other) for side, (one, other) in sides.items()}
-    found["columns"] = {side: sorted(some) for side, some in names.items()}
-    return found
+    names = {side: _columns(have) - _columns(lack) for side, (have, lack) in sides.items()}
+    result["columns"] = {side: sorted(columns) for side, columns in names.items()}
+    return result
 
 
 def _shards(snapshot: Snapshot) -> Counter[tuple[str, str]]:
+    """Return the current (tar digest, index digest) of all shards."""
     return Counter((entry.tar, entry.tables) for receipt in snapshot.receipts for entry in receipt.shards)
 
 
 def _ids(snapshot: Snapshot) -> dict[str, bool] | None:
-    """Whether each record is kept, by id; None for kinds whose records have none."""
+    """Return id -> whether the record is kept; None for kinds whose records have no id."""
     if "id" not in _columns(snapshot):
         return None
     table = snapshot.table(["id", "keep"])
@@ -173,4 +186,5 @@ def _columns(snapshot: Snapshot) -> set[str]:
 
 
 def _digest(files: Files, number: int) -> str:
+    """Return the SHA-256 of a root's file."""
     return sha256(files.read(root_path(number))).hexdigest()

@@ -1,8 +1,8 @@
-"""The look-up of a snapshot is made, made again and swept; `lookup/find.py` reads it.
+"""Builds, merges and cleans the lookup index of a snapshot, which `lookup/find.py` reads.
 
-Made when a node has committed all its units, after `forget` and by `repair`; never by a commit, which it would slow
-down. Shards that no run covers yet become a run; where runs of about the same size pile up they are merged. So there
-are few of them, and what is there already is written again only as often as the store grows fourfold.
+The index is built when a node has committed all its units, after `forget`, and by `repair`; never by a commit, which
+that would slow down. Shards that no run file covers yet become a new run file. Four run files of about the same size
+are merged into one. So there are few run files, and an entry is written again only when the store has grown fourfold.
 """
 
 from __future__ import annotations
@@ -39,47 +39,50 @@ from stores.snapshot import Snapshot
 from stores.upkeep.verify import hash_file, lookup_damages
 
 KINDS = ("documents", "samples", "packs")
-LEASE = "the look-up"
+LEASE = "lookup index"
 SAME_SIZE = 4
-"""So many runs of one size are merged; a size is up to four times the one below."""
+"""Number of run files of one size class that are merged; a class reaches up to four times the class below."""
 SMALL = 1 << 16
-"""Entries: runs up to this one are all of one size."""
+"""Entries up to which run files are all in the smallest size class."""
 AT_ONCE = 8 << 20
-"""Entries that wait in memory; beyond, they are put aside as runs before all are merged."""
+"""Entries held in memory; more are spilled to local run files before they are merged."""
 
 NONE = np.zeros(0, np.uint64)
 
 
 @dataclass
 class _Group:
-    """What becomes, or stays, one run."""
+    """Sources of one run file of the new index."""
 
     sources: list[tuple[EntrySource, np.ndarray]] = field(default_factory=list)
-    """With the shards of which each is not believed any more."""
+    """Sources, each with the shards whose entries in it are outdated: (S,) uint64 prefixes."""
     entries: int = 0
+    """Number of entries, outdated ones included."""
     rewrite: bool = False
+    """Whether the run file must be written; else its only source stays as it is."""
 
     def __add__(self, other: _Group) -> _Group:
         return _Group([*self.sources, *other.sources], self.entries + other.entries, rewrite=True)
 
     @property
     def size(self) -> int:
+        """Size class."""
         return max(0, (self.entries - 1) // SMALL).bit_length() // 2
 
 
 def build(snapshot: Snapshot, *, purge: bool = False) -> None:
-    """Make the look-up of `snapshot`, unless it is there.
+    """Build the lookup index of a snapshot, unless there is one.
 
     Args:
-        purge: leave nothing in it of shards that are gone, rather than wait for the next merge.
+        purge: remove the entries of deleted shards now, rather than in the next merge.
     Raises:
-        StoreError: an index file is damaged, or this filesystem can't be written to.
+        StoreError: an index table is damaged, or the filesystem can't be written to.
     """
     if snapshot.kind not in KINDS:
         return
     files, number = snapshot.files, snapshot.number
     lists = tuple(entry.digest for entry in snapshot.root.lists)
-    own = _sound(files, number)
+    own = _read_undamaged(files, number)
     if own is not None and own.lists == lists and not purge:
         return
     lease = leases.Lease(files, LEASE)
@@ -88,12 +91,13 @@ def build(snapshot: Snapshot, *, purge: bool = False) -> None:
     try:
         try:
             runs = _runs(snapshot, own or read_newest_before(files, number) or LookupManifest(), purge, spill, lease)
-        except StoreError:  # what was made earlier is damaged, and worth nothing then
+        except StoreError:  # the earlier index is damaged: start from nothing
             runs = _runs(snapshot, LookupManifest(), purge, spill, lease)
         files.sync()
-        if gone := files.missing([run_path(run.digest) for run in runs], must_exist=True):
-            fix = "run the same command again"  # garbage was collected that was found here at first
-            raise StoreError("was deleted while the look-up was made", where=f"{files.url}/{min(gone)}", fix=fix)
+        if deleted := files.missing([run_path(run.digest) for run in runs], must_exist=True):
+            where = f"{files.url}/{min(deleted)}"
+            fix = "run the same command again"  # a garbage collection deleted a run file that was there at first
+            raise StoreError("this file was deleted while the lookup index was built", where=where, fix=fix)
         path, data = manifest_path(number), manifest_bytes(LookupManifest(lists, tuple(runs)))
         if not files.swap(path, data):
             files.delete(path)
@@ -103,74 +107,81 @@ def build(snapshot: Snapshot, *, purge: bool = False) -> None:
         leases.release_units(files, [LEASE])
 
 
-def _sound(files: Files, number: int) -> LookupManifest | None:
+def _read_undamaged(files: Files, number: int) -> LookupManifest | None:
     with suppress(StoreError):
         return read_manifest(files, number)
     return None
 
 
 def rebuild_purged(snapshot: Snapshot) -> None:
-    """Where there is a look-up, make that of `snapshot` without anything that is gone, and delete every other one:
-    older ones may name what was forgotten."""
+    """Rebuild an existing lookup index without entries of deleted shards, and delete all older ones.
+
+    Older indexes may contain names of forgotten records.
+    """
     files = snapshot.files
-    there = [info.path for info in files.listing(FOLDER)]
-    if not there:
+    existing = [info.path for info in files.listing(FOLDER)]
+    if not existing:
         return
     build(snapshot, purge=True)
-    for path in set(there) - lookup_paths(files, snapshot.number):
+    for path in set(existing) - lookup_paths(files, snapshot.number):
         files.delete(path)
 
 
 def repair_lookup(snapshot: Snapshot) -> bool:
-    """Make what is missing of the look-up or damaged; whether anything was."""
+    """Rebuild the lookup index if it is missing or damaged; return whether it was."""
     damaged = [damage.where.removeprefix(f"{snapshot.name}/") for damage in lookup_damages(snapshot)]
     if snapshot.kind not in KINDS or not damaged and read_manifest(snapshot.files, snapshot.number) is not None:
         return False
-    # Runs that no sound list names may be damaged, too; under such a name the same bytes would not be written again.
+    # Also delete damaged run files that no manifest names: an existing file of that name would not be written again.
     runs = [info.path for info in snapshot.files.listing(FOLDER) if info.path.endswith(".run")]
-    torn = [path for path in runs if hash_file(snapshot.files, path) != posixpath.basename(path).removesuffix(".run")]
-    for path in {*damaged, *torn, manifest_path(snapshot.number)}:
+    damaged += [
+        path for path in runs if hash_file(snapshot.files, path) != posixpath.basename(path).removesuffix(".run")
+    ]
+    for path in {*damaged, manifest_path(snapshot.number)}:
         snapshot.files.delete(path)
     build(snapshot)
     return True
 
 
 def _runs(snapshot: Snapshot, before: LookupManifest, purge: bool, spill: Path, lease: leases.Lease) -> list[RunEntry]:
-    """Runs for all that `snapshot` has: those of `before` as far as they do, merged where many are of one size."""
-    changed = list(_changed(snapshot, before))
-    now = _covers(changed)
-    known = [NONE]
+    """Return run files for all of `snapshot`: those of `before` that still hold, new ones, and merged ones."""
+    changed = list(_changed_shards(snapshot, before))
+    current = _covers(changed)
+    covered = [NONE]
     groups = []
-    for run in (RunFile(snapshot.files, told) for told in before.runs):
+    for run in (RunFile(snapshot.files, entry) for entry in before.runs):
         covers = run.covers
-        known.append(_pairs(covers))
-        replaced = np.isin(covers["shard"], now["shard"]) & ~np.isin(_pairs(covers), _pairs(now))
-        dead = replaced | ~np.isin(covers["shard"], snapshot.lists.directory.prefixes)
-        if dead.all():
+        covered.append(_pairs(covers))
+        replaced = np.isin(covers["shard"], current["shard"]) & ~np.isin(_pairs(covers), _pairs(current))
+        outdated = replaced | ~np.isin(covers["shard"], snapshot.lists.directory.prefixes)
+        if outdated.all():
             continue
-        worn = bool(replaced.any()) or (purge and bool(dead.any())) or 2 * int(dead.sum()) > len(covers)
-        sources: list[tuple[EntrySource, np.ndarray]] = [(run, covers["shard"][dead])]
-        groups.append(_Group(sources, len(run), worn))
-    _, first = np.unique(_pairs(now), return_index=True)
-    new = [changed[place] for place in np.sort(first[~np.isin(_pairs(now)[first], np.concatenate(known))]).tolist()]
+        mostly_outdated = 2 * int(outdated.sum()) > len(covers)
+        rewrite = bool(replaced.any()) or (purge and bool(outdated.any())) or mostly_outdated
+        sources: list[tuple[EntrySource, np.ndarray]] = [(run, covers["shard"][outdated])]
+        groups.append(_Group(sources, len(run), rewrite))
+    _, first = np.unique(_pairs(current), return_index=True)
+    new = [
+        changed[number] for number in np.sort(first[~np.isin(_pairs(current)[first], np.concatenate(covered))]).tolist()
+    ]
     if new:
         groups.append(_Group([], rewrite=True))
-        for source in _fresh(snapshot, new, spill, lease):
+        for source in _new_entries(snapshot, new, spill, lease):
             groups[-1].sources.append((source, NONE))
             groups[-1].entries += len(source)
-    done = []
+    runs = []
     for group in _merged(groups):
         lease.renew()
         source, _ = group.sources[0]
         if isinstance(source, RunFile) and not group.rewrite:
-            done.append(source.entry)
+            runs.append(source.entry)
         else:
-            done.append(write_run(snapshot.files, group.sources))
-    return done
+            runs.append(write_run(snapshot.files, group.sources))
+    return runs
 
 
-def _changed(snapshot: Snapshot, before: LookupManifest) -> Iterator[ShardEntry]:
-    """Shards in lists that were not there before."""
+def _changed_shards(snapshot: Snapshot, before: LookupManifest) -> Iterator[ShardEntry]:
+    """Yield the shards in lists that the earlier index did not know."""
     lists, old = snapshot.lists, set(before.lists)
     for number, entry in enumerate(snapshot.root.lists):
         if entry.digest not in old:
@@ -179,17 +190,19 @@ def _changed(snapshot: Snapshot, before: LookupManifest) -> Iterator[ShardEntry]
 
 
 def _covers(entries: Sequence[ShardEntry]) -> np.ndarray:
-    told = [(int(entry.shard[:16], 16), int(entry.tables[:16], 16)) for entry in entries]
-    return np.array(told, COVER)
+    """Return the shards with their index tables, (S,) `COVER`: prefixes of both digests."""
+    return np.array([(int(entry.shard[:16], 16), int(entry.tables[:16], 16)) for entry in entries], COVER)
 
 
 def _pairs(covers: np.ndarray) -> np.ndarray:
-    """(S,) uint64: one number for a shard and its tables, different for others but for accidents."""
+    """Return one number for each shard with its tables, (S,) uint64, equal only by a hash collision."""
     return covers["shard"] + np.uint64(3) * covers["tables"]
 
 
-def _fresh(snapshot: Snapshot, new: Sequence[ShardEntry], spill: Path, lease: leases.Lease) -> Iterator[EntrySource]:
-    """The names in these shards."""
+def _new_entries(
+    snapshot: Snapshot, new: Sequence[ShardEntry], spill: Path, lease: leases.Lease
+) -> Iterator[EntrySource]:
+    """Yield the entries of shards, in local run files if they are many."""
     local = LocalFiles(spill)
     parts, waiting, first = [np.zeros(0, ENTRY)], 0, 0
     for number, entry in enumerate(new, 1):
@@ -199,21 +212,21 @@ def _fresh(snapshot: Snapshot, new: Sequence[ShardEntry], spill: Path, lease: le
         if waiting >= AT_ONCE or number == len(new):
             source = NewEntries(np.concatenate(parts), _covers(new[first:number]))
             if number < len(new) or first:
-                told = write_run(local, [(source, NONE)])
+                run = write_run(local, [(source, NONE)])
                 local.sync()
-                yield RunFile(local, told)
+                yield RunFile(local, run)
             else:
                 yield source
             parts, waiting, first = [np.zeros(0, ENTRY)], 0, number
 
 
 def _merged(groups: Sequence[_Group]) -> list[_Group]:
-    """What is merged with what."""
+    """Merge groups while a size class has `SAME_SIZE` of them."""
     by_size: defaultdict[int, list[_Group]] = defaultdict(list)
     for group in groups:
         by_size[group.size].append(group)
-    while many := next((some for some in by_size.values() if len(some) >= SAME_SIZE), None):
-        group = reduce(add, many)
-        many.clear()
+    while full := next((of_size for of_size in by_size.values() if len(of_size) >= SAME_SIZE), None):
+        group = reduce(add, full)
+        full.clear()
         by_size[group.size].append(group)
-    return [group for some in by_size.values() for group in some]
+    return [group for of_size in by_size.values() for group in of_size]

@@ -1,8 +1,8 @@
-"""What is left of a damaged store: `millrace store repair`.
+"""Repair of a damaged store: `millrace store repair`.
 
-First from a copy, where there is one: objects are put back under their names, and the snapshot is what it was. What no
-copy has is salvaged: the good records of a unit that lost some become a unit of their own in a new snapshot, which says
-what was lost and is not complete, so that running its node again makes the damaged units anew.
+First, damaged objects are restored from a copy, if there is one; the snapshot is then whole again. The rest is
+salvaged: the good records of a damaged unit become a unit of their own in a new snapshot. That snapshot lists the lost
+records and is not complete, so that the next run of its node makes the damaged units again.
 """
 
 from __future__ import annotations
@@ -26,60 +26,64 @@ from stores.upkeep import lookup, verify
 from stores.upkeep.copy import take
 
 SALVAGED = "+salvaged"
-"""Ends the name of a unit that holds what is left of another."""
+"""Suffix of the name of a salvaged unit."""
 
 
 @dataclass
 class RepairResult:
+    """Result of a repair."""
+
     snapshot: Snapshot
+    """Newest snapshot after the repair."""
     restored: list[str] = field(default_factory=list)
-    """Objects taken from the copy."""
+    """Paths of the objects restored from the copy."""
     lost: list[dict[str, Json]] = field(default_factory=list)
-    """unit, shard, row and why of each record that is in the damaged snapshot and not in this one."""
+    """`unit`, `shard`, `row` and `why` of each record that the new snapshot lacks."""
     outside: list[str] = field(default_factory=list)
-    """Adopted tars that are not what was adopted; they are not ours to mend."""
+    """URLs of adopted tars that changed; a repair can't restore them."""
     lookup_made: bool = False
-    """It was missing, behind or damaged."""
+    """Whether the lookup index was rebuilt, because it was missing, outdated or damaged."""
 
 
 def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> RepairResult:
     """Repair the newest snapshot.
 
     Args:
-        copy: another store that may have the same objects.
-        accept: call what is left complete, so that nodes read it as it is.
+        copy: files of another store that may have the same objects.
+        accept: call the salvaged snapshot complete, so that nodes read it as it is.
     Raises:
-        StoreError: roots or lists are damaged and no copy has them, or a view is damaged, which is made again.
+        StoreError: roots or lists are damaged and the copy does not have them, or columns of a view are damaged.
     """
     store = Store(store.files.uncached(), store.meta)
     head = store.head()
     if head is None:
-        raise StoreError("nothing was committed here yet", where=store.url, fix="run the node that fills it")
-    done = RepairResult(head)
+        raise StoreError("this store has no commit yet", where=store.url, fix="run the node that fills it")
+    result = RepairResult(head)
     for path in sorted(list_paths(head.root)):
-        _restore(store, copy, path, done)
+        _restore(store, copy, path, result)
     units: list[NextUnit] = []
-    for place, receipt in enumerate(head.receipts):
+    for position, receipt in enumerate(head.receipts):
         bad = [path for path in sorted(unit_paths(receipt, head.kind)) if not _whole(store.files, path)]
-        left = [path for path in bad if not _restore(store, copy, path, done)]
-        units.append(_salvage(store, head, receipt, left, done) if left else place)
+        left = [path for path in bad if not _restore(store, copy, path, result)]
+        units.append(_salvage(store, head, receipt, left, result) if left else position)
         adopting = {str(entry.media_url): entry for entry in receipt.shards if entry.media_url is not None}
-        done.outside += [url for url, entry in adopting.items() if not verify.media_tar_is_whole(head, entry)]
+        result.outside += [url for url, entry in adopting.items() if not verify.media_tar_is_whole(head, entry)]
     if units != list(range(len(units))):
-        told = {**head.meta, "repaired": {"from": head.number, "lost": done.lost}}
-        root = publish_lists(store.files, replace(head.root, complete=accept, meta=told), head, units)
-        done.snapshot = store.snapshot(publish_root(store.files, root, head))
-        leases.release_units(store.files, [one.unit for one in units if isinstance(one, Receipt)])
-    done.lookup_made = lookup.repair_lookup(done.snapshot)
-    return done
+        meta = {**head.meta, "repaired": {"from": head.number, "lost": result.lost}}
+        root = publish_lists(store.files, replace(head.root, complete=accept, meta=meta), head, units)
+        result.snapshot = store.snapshot(publish_root(store.files, root, head))
+        leases.release_units(store.files, [unit.unit for unit in units if isinstance(unit, Receipt)])
+    result.lookup_made = lookup.repair_lookup(result.snapshot)
+    return result
 
 
 def _whole(files: Files, path: str) -> bool:
+    """Tell whether an object exists and has the digest in its name."""
     return verify.hash_file(files, path) == path.rpartition("/")[2].split(".")[0]
 
 
-def _restore(store: Store, copy: Files | None, path: str, done: RepairResult) -> bool:
-    """Whether the object is whole now."""
+def _restore(store: Store, copy: Files | None, path: str, result: RepairResult) -> bool:
+    """Restore an object from the copy if it is damaged; return whether it is whole now."""
     if _whole(store.files, path):
         return True
     if copy is None or not _whole(copy, path):
@@ -87,29 +91,33 @@ def _restore(store: Store, copy: Files | None, path: str, done: RepairResult) ->
     store.files.delete(path)
     take(copy, store.files, path)
     store.files.sync()
-    done.restored.append(path)
+    result.restored.append(path)
     return True
 
 
-def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str], done: RepairResult) -> Receipt:
-    """A unit of the good records of `receipt`."""
+def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str], result: RepairResult) -> Receipt:
+    """Write a unit with the good records of `receipt`; add the lost ones to `result`.
+
+    Args:
+        bad: paths of the damaged files of the unit.
+    """
     if head.kind == "view":
         raise StoreError(
             f"columns of unit {receipt.unit!r} are damaged",
             where=f"{head.name}/{bad[0]}",
-            fix="delete the view's folder and run its node again: it holds no records of its own",
+            fix="delete the view's folder and run its node again: a view holds no records",
         )
     writer = store.writer(receipt.unit + SALVAGED)
     shards = {ref.shard for ref in head.shards}
     for entry in receipt.shards:
-        ref = next(one for one in head.shards if (one.unit, one.shard) == (receipt.unit, entry.shard))
+        shard = next(ref for ref in head.shards if (ref.unit, ref.shard) == (receipt.unit, entry.shard))
         for row in range(entry.records):
             try:
-                whole = _with_payloads(head, shards, head.record(ref.first + row), entry)
-                beside = head.reader.index(entry).extra_columns
-                writer.add(whole, beside.slice(row, 1) if beside is not None else None)
+                record = _with_payloads(head, shards, head.record(shard.first + row), entry)
+                extra = head.reader.index(entry).extra_columns
+                writer.add(record, extra.slice(row, 1) if extra is not None else None)
             except StoreError as error:
-                done.lost.append({"unit": receipt.unit, "shard": entry.shard, "row": row, "why": error.message})
+                result.lost.append({"unit": receipt.unit, "shard": entry.shard, "row": row, "why": error.message})
         if entry.media_url is not None:
             writer.adopt(entry.media_url, str(entry.media_tar))
     if receipt.quarantine and f"quarantine/{receipt.quarantine}.jsonl" not in bad:
@@ -119,10 +127,12 @@ def _salvage(store: Store, head: Snapshot, receipt: Receipt, bad: Sequence[str],
 
 
 def _with_payloads(head: Snapshot, shards: Collection[str], record: Any, entry: ShardEntry) -> Any:
-    """A record of the shard `entry` with the bytes of those of its media that its store holds; media in an adopted tar
-    stay there."""
+    """Return a record of the shard `entry` with the bytes of its media that the store holds.
 
-    def whole(media: Media) -> Media:
+    Media in an adopted tar stay there.
+    """
+
+    def with_payload(media: Media) -> Media:
         if media.location is None or media.location.shard not in shards:
             return media
         if entry.media_url is not None and media.location.shard == entry.shard:
@@ -131,8 +141,9 @@ def _with_payloads(head: Snapshot, shards: Collection[str], record: Any, entry: 
 
     match record:
         case Document():
-            return replace(record, parts=tuple(whole(p) if isinstance(p, Media) else p for p in record.parts))
+            return replace(record, parts=tuple(with_payload(p) if isinstance(p, Media) else p for p in record.parts))
         case Pack():
-            return replace(record, media=tuple(replace(one, media=whole(one.media)) for one in record.media))
+            media = (replace(packed, media=with_payload(packed.media)) for packed in record.media)
+            return replace(record, media=tuple(media))
         case _:
             return record

@@ -1,6 +1,6 @@
-"""Is a snapshot still what was committed? Every byte it reaches, read again and compared.
+"""Verification of a snapshot: read every byte that it reaches again, and compare with the committed digests.
 
-Finding is all this does: nothing is repaired, and nothing is written.
+`millrace store verify` and `repair` use it. It writes nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Damage:
+    """Damage of a snapshot."""
+
     where: str
-    """A file of the store, and `[row]` where the damage lies in one record."""
+    """File of the store, with `[row]` if one record is damaged."""
     what: str
+    """Description."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,7 @@ OnProgress = Callable[[int, int], None]
 
 
 def verify(snapshot: Snapshot, on_progress: OnProgress = lambda done, total: None) -> list[Damage]:
-    """Everything that is wrong with `snapshot`: nothing, one hopes. Its parents are snapshots of their own, of which a
-    view needs one to be there."""
+    """Return all damages of a snapshot. Its parents are not verified; that of a view must exist."""
     files = snapshot.files.uncached()
     return list(_damages(snapshot_of(files, read_meta(files), snapshot.number), on_progress))
 
@@ -65,12 +67,12 @@ def _damages(snapshot: Snapshot, on_progress: OnProgress) -> Iterator[Damage]:
         yield Damage(error.where, error.message)
         return
     if content_root(snapshot.kind, str(content)) != snapshot.content_root:
-        yield Damage(snapshot.url, "the shards listed do not give the content root")
+        yield Damage(snapshot.url, "the listed shards do not have the content root of the snapshot")
     done, total = 0, snapshot.counts["bytes"]
     for receipt in snapshot.receipts:
-        outside: dict[str, str | None] = {}
+        tar_digests: dict[str, str | None] = {}
         for entry in receipt.shards:
-            yield from _shard_damages(snapshot, entry, outside)
+            yield from _shard_damages(snapshot, entry, tar_digests)
             on_progress(done := done + entry.bytes, total)
     try:
         snapshot.quarantined()
@@ -78,11 +80,11 @@ def _damages(snapshot: Snapshot, on_progress: OnProgress) -> Iterator[Damage]:
         yield Damage(error.where, error.message)
     yield from lookup_damages(snapshot)
     if (base_error := snapshot.base_error) is not None:
-        yield Damage(base_error.where, f"{base_error.message}, and {snapshot.name} looks at it")
+        yield Damage(base_error.where, f"{base_error.message}, and {snapshot.name} is a view over it")
 
 
 def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:
-    """That there is no look-up is no damage."""
+    """Yield the damages of the lookup index. A missing index is not a damage."""
     files, name = snapshot.files, snapshot.name
     try:
         covered = find.read_manifest(files, snapshot.number)
@@ -90,17 +92,17 @@ def lookup_damages(snapshot: Snapshot) -> Iterator[Damage]:
         yield Damage(f"{name}/{find.manifest_path(snapshot.number)}", error.message)
         return
     for run in covered.runs if covered is not None else ():
-        found = hash_file(files, run_path(run.digest))
-        if found != run.digest:
-            what = "is missing" if found is None else "its bytes are not those that were made"
-            yield Damage(f"{name}/{run_path(run.digest)}", what)
+        digest = hash_file(files, run_path(run.digest))
+        if digest != run.digest:
+            message = "is missing" if digest is None else "its bytes changed"
+            yield Damage(f"{name}/{run_path(run.digest)}", message)
 
 
-def _shard_damages(snapshot: Snapshot, entry: ShardEntry, outside: dict[str, str | None]) -> Iterator[Damage]:
-    """Damages of one shard.
+def _shard_damages(snapshot: Snapshot, entry: ShardEntry, tar_digests: dict[str, str | None]) -> Iterator[Damage]:
+    """Yield the damages of one shard.
 
     Args:
-        outside: digests of adopted tars that were read already, by URL; added to.
+        tar_digests: digests of the adopted tars that were read before, by URL; this call adds to them.
     """
     reader = snapshot.reader
     try:
@@ -109,31 +111,31 @@ def _shard_damages(snapshot: Snapshot, entry: ShardEntry, outside: dict[str, str
         yield Damage(error.where, error.message)
         return
     if index.logical_digest(tables) != entry.tables:
-        yield Damage(f"{snapshot.name}/{entry.shard}", "the index tables do not give the logical digest")
+        yield Damage(f"{snapshot.name}/{entry.shard}", "the index tables do not have the logical digest of the shard")
     if snapshot.kind == "view":
         return
     tar = f"shards/{entry.tar}.tar"
     digest = hash_file(snapshot.files, tar)
     url = entry.media_url
-    if url is not None and url not in outside:
-        outside[url] = _media_tar_digest(snapshot, entry)
-    whole, media_whole = digest == entry.tar, url is None or outside[url] == entry.media_tar
+    if url is not None and url not in tar_digests:
+        tar_digests[url] = _media_tar_digest(snapshot, entry)
+    whole, media_whole = digest == entry.tar, url is None or tar_digests[url] == entry.media_tar
     if whole and media_whole:
         return
-    known = reader.index(entry)
-    named = list(_record_damages(snapshot, known))
+    shard_index = reader.index(entry)
+    named = list(_record_damages(snapshot, shard_index))
     if not whole and digest is not None:
-        named += _frame_damages(snapshot, known)
+        named += _frame_damages(snapshot, shard_index)
     yield from named
     shown = f"{snapshot.name}/shards/{entry.shard}.tar"
     if not whole and not any(damage.where.startswith(shown) for damage in named):
         yield Damage(shown, "is missing" if digest is None else "a byte between the records changed")
     if url is not None and not media_whole and not any(damage.where.startswith(url) for damage in named):
-        yield Damage(url, "is missing" if outside[url] is None else "a byte outside of the adopted media changed")
+        yield Damage(url, "is missing" if tar_digests[url] is None else "a byte outside of the adopted media changed")
 
 
 def media_tar_is_whole(snapshot: Snapshot, entry: ShardEntry) -> bool:
-    """Whether the tar that a shard adopted still has the bytes that were adopted."""
+    """Tell whether the adopted tar of a shard still has its bytes."""
     return _media_tar_digest(snapshot, entry) == entry.media_tar
 
 
@@ -141,35 +143,36 @@ def _media_tar_digest(snapshot: Snapshot, entry: ShardEntry) -> str | None:
     return hash_file(*snapshot.reader.media_tar(entry), naming_hash("shards/"))
 
 
-def _record_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
-    for row in range(known.core.num_rows):
+def _record_damages(snapshot: Snapshot, shard: ShardIndex) -> Iterator[Damage]:
+    """Yield the damaged records of a shard and their media."""
+    for row in range(shard.core.num_rows):
         try:
-            record_media = known.media_of(row)
-            snapshot.reader.record(known, row)
+            record_media = shard.media_of(row)
+            snapshot.reader.record(shard, row)
             for media in record_media:
-                if media.location is not None and media.location.shard == known.digest:
-                    snapshot.reader.medium(known, media.location)
+                if media.location is not None and media.location.shard == shard.digest:
+                    snapshot.reader.medium(shard, media.location)
         except StoreError as error:
             yield Damage(error.where, error.message)
 
 
-def _frame_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
-    """What holds the records: tar headers, padding and the end mark, told by the next record that begins after it."""
-    path, at = f"shards/{known.entry.tar}.tar", 0
-    begins = np.sort(known.ranges["line.at"])
-    rows = np.argsort(known.ranges["line.at"], kind="stable")
+def _frame_damages(snapshot: Snapshot, shard: ShardIndex) -> Iterator[Damage]:
+    """Yield damages between the records: tar headers, padding, end mark; located by the next record after them."""
+    path, at = f"shards/{shard.entry.tar}.tar", 0
+    begins = np.sort(shard.ranges["line.at"])
+    rows = np.argsort(shard.ranges["line.at"], kind="stable")
     lost = False
 
-    def damage(what: str) -> Damage:
+    def damage(message: str) -> Damage:
         row = rows[min(int(np.searchsorted(begins, at)), len(rows) - 1)] if len(rows) else 0
-        return Damage(f"{snapshot.name}/shards/{known.digest}.tar[{row}]", what)
+        return Damage(f"{snapshot.name}/shards/{shard.digest}.tar[{row}]", message)
 
     while head := snapshot.files.read_range(path, at, RECORD):
         size = payload_size(head)
         if size is None:
             if any(head) and not lost:
                 yield damage(f"the tar header at byte {at} changed")
-            lost = any(head) or lost  # what follows is its payload, up to the next header
+            lost = any(head) or lost  # the payload of the lost header follows, up to the next header
             at += RECORD
             continue
         lost = False
@@ -177,12 +180,16 @@ def _frame_damages(snapshot: Snapshot, known: ShardIndex) -> Iterator[Damage]:
         if any(snapshot.files.read_range(path, end, -size % RECORD)):
             yield damage(f"padding at byte {end} changed")
         at = end + -size % RECORD
-    if at < known.entry.bytes:
-        yield damage(f"the shard ends at byte {at}, it had {known.entry.bytes}")
+    if at < shard.entry.bytes:
+        yield damage(f"the shard ends at byte {at}, it had {shard.entry.bytes}")
 
 
 def hash_file(files: Files, path: str, state: Any = None) -> str | None:
-    """What a file of a store ought to be called, None where there is no such file; another one with another hash."""
+    """Return the digest of a file, None if it is missing.
+
+    Args:
+        state: hash object; by default the hash that names files of its folder.
+    """
     state = naming_hash(path) if state is None else state
     at = 0
     try:

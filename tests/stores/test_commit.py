@@ -1,4 +1,4 @@
-"""Commits: what counts is what was published, in whatever order it came and whoever was killed."""
+"""Commits: the result does not depend on the order of receipts, on races, on kills or on a full disk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def receipt(store: Store, unit: str, word: str = "text") -> Receipt:
     for document in documents(unit, word=word):
         writer.add(document)
     writer.quarantine(f"{unit}/bad", "no_text", "nothing in it")
-    return pickle.loads(pickle.dumps(writer.finish()))  # as it comes from a worker
+    return pickle.loads(pickle.dumps(writer.finish()))  # as receipts come from a worker
 
 
 def commit(store: Store, receipts: list[Receipt], complete: bool = True) -> Snapshot:
@@ -69,8 +69,8 @@ def test_the_content_root_does_not_depend_on_how_receipts_arrive(
     snapshot = commit(store, receipts)
     assert snapshot.units == UNITS and snapshot.complete
     assert [document.source for document in snapshot.records()] == [unit for unit in UNITS for _ in range(3)]
-    known = Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
-    at_once = commit(known, [receipt(known, unit) for unit in UNITS])
+    other = Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
+    at_once = commit(other, [receipt(other, unit) for unit in UNITS])
     assert snapshot.content_root == at_once.content_root
     assert snapshot.root.lists == at_once.root.lists and snapshot.counts == at_once.counts
 
@@ -78,9 +78,9 @@ def test_the_content_root_does_not_depend_on_how_receipts_arrive(
 def test_the_content_root_does_not_depend_on_the_order_of_units(store: Store, tmp_path: Path) -> None:
     other = Store.create(str(tmp_path / "other"), "documents", "docs")
     backwards = UNITS[::-1]
-    one = commit(store, [receipt(store, unit) for unit in UNITS])
-    two = other.commit([receipt(other, unit) for unit in UNITS], node="node", units=backwards)
-    assert two.units == backwards and one.content_root == two.content_root
+    first = commit(store, [receipt(store, unit) for unit in UNITS])
+    second = other.commit([receipt(other, unit) for unit in UNITS], node="node", units=backwards)
+    assert second.units == backwards and first.content_root == second.content_root
 
 
 def test_another_record_gives_another_content_root(store: Store, tmp_path: Path) -> None:
@@ -92,13 +92,13 @@ def test_another_record_gives_another_content_root(store: Store, tmp_path: Path)
 
 def test_duplicate_and_late_receipts_change_nothing(store: Store) -> None:
     receipts = [receipt(store, unit) for unit in UNITS]
-    zombie = receipt(store, "b", "another")
+    late_receipt = receipt(store, "b", "another")
     done = commit(store, receipts)
-    for late in ([], receipts[:2], [zombie], [zombie, *receipts]):
+    for late in ([], receipts[:2], [late_receipt], [late_receipt, *receipts]):
         for complete in (True, False):
             again = commit(store, late, complete)
             assert again.number == done.number and again.root == done.root
-    assert zombie.shards[0].shard not in {ref.shard for ref in done.shards}
+    assert late_receipt.shards[0].shard not in {ref.shard for ref in done.shards}
 
 
 def test_the_first_commit_of_a_unit_wins(store: Store) -> None:
@@ -107,7 +107,7 @@ def test_the_first_commit_of_a_unit_wins(store: Store) -> None:
     assert commit(store, [second], complete=False).record(0).text == "first a 0"
 
 
-def test_units_that_are_no_longer_wanted_drop_out_and_the_others_stay(store: Store) -> None:
+def test_units_that_are_not_named_drop_out_and_the_others_stay(store: Store) -> None:
     before = commit(store, [receipt(store, unit) for unit in UNITS])
     after = store.commit([receipt(store, "e")], node="changed", units=("e", "d", "a"))
     assert after.units == ("e", "d", "a") and after.number == before.number + 1
@@ -115,13 +115,13 @@ def test_units_that_are_no_longer_wanted_drop_out_and_the_others_stay(store: Sto
     assert [document.source for document in before.records()] == [unit for unit in UNITS for _ in range(3)]
 
 
-def test_complete_means_that_nothing_is_missing(store: Store) -> None:
+def test_a_complete_commit_with_missing_units_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="3 units are missing, the first is 'b'"):
         commit(store, [receipt(store, "a")])
     assert store.head() is None
 
 
-def test_a_unit_may_be_empty_or_hold_only_what_was_set_aside(store: Store) -> None:
+def test_a_unit_may_be_empty_or_have_only_quarantined_records(store: Store) -> None:
     writer = store.writer("b")
     writer.quarantine("b/1", "truncated_image", "ends after 3 bytes")
     snapshot = store.commit([store.writer("a").finish(), writer.finish()], node="n", units=("a", "b"))
@@ -133,18 +133,18 @@ def test_a_unit_may_be_empty_or_hold_only_what_was_set_aside(store: Store) -> No
     assert snapshot.ranges == {"a": range(0), "b": range(0)}
 
 
-def test_the_head_is_found_from_any_distance(store: Store) -> None:
+def test_the_head_is_found_at_any_number(store: Store) -> None:
     for number in range(1, 20):
         units = [f"u{i}" for i in range(number)]
         store.commit([receipt(store, units[-1])], node="node", units=units)
-        found = Store.open(store.url).head()
-        assert found is not None and found.number == number
+        head = Store.open(store.url).head()
+        assert head is not None and head.number == number
     old = store.snapshot(3)
     assert old.units == ("u0", "u1", "u2")
 
 
-def test_a_swap_whose_answer_was_lost_is_recognised(store: Store) -> None:
-    """Someone else's root in our place means another try; our own bytes there mean that we succeeded."""
+def test_two_commits_of_equal_roots_are_one(store: Store) -> None:
+    """A root with our bytes means that our swap succeeded, as after a lost answer; another root means another try."""
     receipts = [receipt(store, unit) for unit in UNITS]
     one, two = Store.open(store.url), Store.open(store.url)
     assert commit(one, receipts).number == commit(two, receipts).number == 1
@@ -155,7 +155,7 @@ def test_a_swap_whose_answer_was_lost_is_recognised(store: Store) -> None:
 def test_a_commit_changes_the_lists_of_its_own_units_and_no_others(
     quick_folder: Path, before: list[int], new: list[int]
 ) -> None:
-    """And the lists are those that one commit of everything makes."""
+    """The lists are also equal to those of one commit of everything."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stores.commit.LIST_SHARDS", 4)
         store = Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
@@ -166,13 +166,13 @@ def test_a_commit_changes_the_lists_of_its_own_units_and_no_others(
         old = [f"u{number:02}" for number in sorted(before)]
         first = store.commit([receipts[unit] for unit in old if unit in receipts], node="n", units=old)
         second = store.commit(receipts.values(), node="n", units=units)
-        known = Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
-        receipt(known, "u07")
-        at_once = known.commit(receipts.values(), node="n", units=units)
+        other = Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
+        receipt(other, "u07")
+        at_once = other.commit(receipts.values(), node="n", units=units)
         assert second.root.lists == at_once.root.lists and second.root.directory == at_once.root.directory
         assert second.content_root == at_once.content_root and second.units == tuple(units)
         fresh = {entry.digest for entry in second.root.lists} - {entry.digest for entry in first.root.lists}
-        assert len(fresh) <= 2 * len(set(units) - set(old)) + 2, "a unit that comes changes its list, or cuts it in two"
+        assert len(fresh) <= 2 * len(set(units) - set(old)) + 2, "a new unit changes its list, or cuts it in two"
         assert store.commit([], node="n", units=old).root.lists == first.root.lists
         assert store.head().content_root == first.content_root  # type: ignore[union-attr]
 
@@ -182,18 +182,18 @@ import sys, pickle, time
 from pathlib import Path
 from tests.stores.test_commit import receipt
 from stores.store import Store
-url, mine, everybody = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
+url, own, units = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
 store = Store.open(url)
-receipts = [receipt(store, unit) for unit in mine]
+receipts = [receipt(store, unit) for unit in own]
 print("ready", flush=True)
 sys.stdin.readline()
-for one in receipts:
-    store.commit([one], node="node", units=everybody, complete=False)
+for each in receipts:
+    store.commit([each], node="node", units=units, complete=False)
 """
 
 
 def test_two_racing_committers_lose_nothing(store: Store) -> None:
-    everybody = [f"{racer}{i}" for i in range(12) for racer in "xy"]
+    units = [f"{racer}{i}" for i in range(12) for racer in "xy"]
     racers = [
         subprocess.Popen(
             [
@@ -201,8 +201,8 @@ def test_two_racing_committers_lose_nothing(store: Store) -> None:
                 "-c",
                 RACER,
                 store.url,
-                ",".join(u for u in everybody if u[0] == racer),
-                ",".join(everybody),
+                ",".join(unit for unit in units if unit[0] == racer),
+                ",".join(units),
             ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -219,12 +219,12 @@ def test_two_racing_committers_lose_nothing(store: Store) -> None:
         racer.stdin.flush()
     assert [racer.wait(60) for racer in racers] == [0, 0]
     head = Store.open(store.url).head()
-    assert head is not None and set(head.units) == set(everybody) and head.number == len(everybody)
+    assert head is not None and set(head.units) == set(units) and head.number == len(units)
     assert verify(head) == []
 
 
 def work(url: str, units: tuple[str, ...] = UNITS) -> Snapshot:
-    """What a node does, also after a kill: the missing units, a commit after each, and one that completes."""
+    """Do the work of a node, also after a kill: write and commit each missing unit, then commit the whole."""
     store = Store.open_or_create(url, "documents", "docs")
     head = store.head()
     for unit in units:
@@ -233,8 +233,8 @@ def work(url: str, units: tuple[str, ...] = UNITS) -> Snapshot:
     return store.commit([], node="node", units=units)
 
 
-class Disturbed:
-    """A file with a step before, in the middle of and after each write."""
+class SteppedFile:
+    """File that calls `step` before, in the middle of and after each write."""
 
     def __init__(self, file: IO[bytes], step: Callable[[str], None]) -> None:
         self._file, self._step = file, step
@@ -248,7 +248,7 @@ class Disturbed:
         self._step("write")
         return len(whole)
 
-    def __enter__(self) -> Disturbed:
+    def __enter__(self) -> SteppedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -258,33 +258,33 @@ class Disturbed:
         return getattr(self._file, name)
 
 
-def disturbed(url: str, disturb: Callable[[int, str], None]) -> int:
-    """Run `work` in a fork that calls `disturb(number from 1, what happens)` at each step: how it ended.
+def run_stepped(url: str, on_step: Callable[[int, str], None]) -> int:
+    """Run `work` in a fork that calls `on_step(number from 1, name)` at each step; return the exit code.
 
     Steps are before and after every fsync, before, in the middle of and after every write to a file, and before every
-    file that is opened for writing, link, rename, removal and new folder; what comes next is after it.
+    open for writing, link, rename, removal and new folder; the moment after those is before the next step.
     """
     child = os.fork()
     if child == 0:
         steps = 0
         fsync, plain_open = os.fsync, io.open
 
-        def step(what: str) -> None:
+        def step(name: str) -> None:
             nonlocal steps
             steps += 1
-            disturb(steps, what)
+            on_step(steps, name)
 
         def stepping_fsync(descriptor: int) -> None:
             step("fsync")
             fsync(descriptor)
             step("fsync")
 
-        def stepping_open(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
+        def stepping_open(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
             if mode in ("r", "rb"):
-                return plain_open(file, mode, *given, **named)
+                return plain_open(file, mode, *arguments, **options)
             step("open")
-            opened = plain_open(file, mode, *given, **named)
-            return Disturbed(opened, step) if "b" in mode else opened
+            opened = plain_open(file, mode, *arguments, **options)
+            return SteppedFile(opened, step) if "b" in mode else opened
 
         def changing(event: str, arguments: tuple[object, ...]) -> None:
             if event in ("os.link", "os.rename", "os.remove", "os.mkdir", "os.truncate"):
@@ -303,41 +303,41 @@ def disturbed(url: str, disturb: Callable[[int, str], None]) -> int:
 
 
 def killed_at(moment: int, url: str) -> bool:
-    """Whether it got that far."""
+    """Run `work` with a kill at a step; return False if it ended before that."""
 
-    def kill(number: int, what: str) -> None:
+    def kill(number: int, name: str) -> None:
         if number == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ended = disturbed(url, kill)
-    assert ended in (0, -signal.SIGKILL)
-    return ended != 0
+    exit_code = run_stepped(url, kill)
+    assert exit_code in (0, -signal.SIGKILL)
+    return exit_code != 0
 
 
 def test_a_disk_that_is_full_from_any_moment_on_loses_nothing(quick_folder: Path) -> None:
     expected = work(tempfile.mkdtemp(dir=quick_folder), UNITS[:2]).content_root
     for first in range(1, 1000, 3):
 
-        def full(number: int, what: str, first: int = first) -> None:
-            if number >= first and what != "os.remove":
+        def full(number: int, name: str, first: int = first) -> None:
+            if number >= first and name != "os.remove":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         url = tempfile.mkdtemp(dir=quick_folder)
-        ended = disturbed(url, full)
-        assert ended in (0, 1)
+        exit_code = run_stepped(url, full)
+        assert exit_code in (0, 1)
         head = Store.open(url).head() if Path(url, "store.json").exists() else None
         assert head is None or verify(head) == []
-        finished = work(url, UNITS[:2])  # there is room again
+        finished = work(url, UNITS[:2])  # the disk has room again
         assert finished.content_root == expected and finished.complete and verify(finished) == []
         shutil.rmtree(url)
-        if ended == 0:
+        if exit_code == 0:
             break
     assert first > 150
 
 
-def test_a_kill_around_any_change_to_the_filesystem_leaves_a_store_that_goes_on(quick_folder: Path) -> None:
+def test_a_kill_around_any_change_of_the_filesystem_leaves_a_usable_store(quick_folder: Path) -> None:
     expected = work(tempfile.mkdtemp(dir=quick_folder), UNITS[:2]).content_root
-    plain = Store.writer
+    plain_writer = Store.writer
     moment = 0
     killed = True
     while killed:
@@ -349,17 +349,17 @@ def test_a_kill_around_any_change_to_the_filesystem_leaves_a_store_that_goes_on(
             head = Store.open(url).head()
             assert head is None or verify(head) == []
             done = len(head.units) if head is not None else 0
-        made_again: list[str] = []
+        rewritten: list[str] = []
 
-        def writer(store: Store, unit: str, made: list[str] = made_again) -> UnitWriter:
-            made.append(unit)
-            return plain(store, unit)
+        def writer(store: Store, unit: str, units: list[str] = rewritten) -> UnitWriter:
+            units.append(unit)
+            return plain_writer(store, unit)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Store, "writer", writer)
             finished = work(url, UNITS[:2])
         assert finished.content_root == expected and finished.complete and verify(finished) == []
-        assert made_again == list(UNITS[done:2])  # not what is committed
+        assert rewritten == list(UNITS[done:2])  # no committed unit
         shutil.rmtree(url)
     assert moment > 150
 
@@ -376,24 +376,24 @@ def test_writers_killed_at_random_moments_leave_the_previous_root_or_the_next(qu
     rng = random.Random(5)
     url = tempfile.mkdtemp(dir=quick_folder)
     seen = 0
-    reads, over, harm = [0], Event(), list[str]()
+    reads, ended, errors = [0], Event(), list[str]()
 
     def read() -> None:
-        """What is there is whole and never less than before, whenever anybody looks."""
-        known: tuple[str, ...] = ()
+        """Check again and again that the head is whole and never has fewer units than before."""
+        seen_units: tuple[str, ...] = ()
         try:
-            while not over.is_set():
+            while not ended.is_set():
                 head = Store.open(url).head() if Path(url, "store.json").exists() else None
                 if head is None:
                     continue
                 names = head.units
                 texts = [document.text for document in head.records(max(0, 3 * (len(names) - 4)))]
                 expected = [f"text {unit} {i}" for unit in names[-4:] for i in range(3)]
-                if names[: len(known)] != known or texts != expected:
-                    harm.append(f"{names[-4:]} have {texts}")
-                known, reads[0] = names, reads[0] + 1
+                if names[: len(seen_units)] != seen_units or texts != expected:
+                    errors.append(f"{names[-4:]} have {texts}")
+                seen_units, reads[0] = names, reads[0] + 1
         except StoreError as error:
-            harm.append(str(error))
+            errors.append(str(error))
 
     reader = Thread(target=read)
     reader.start()
@@ -409,6 +409,6 @@ def test_writers_killed_at_random_moments_leave_the_previous_root_or_the_next(qu
         head = Store.open(url).head()
         assert head is not None and len(head.units) == head.number > seen and verify(head) == []
         seen = head.number
-    over.set()
+    ended.set()
     reader.join()
-    assert not harm and reads[0] > 4
+    assert not errors and reads[0] > 4

@@ -1,4 +1,4 @@
-"""Reading: damage is named, other filesystems are read, stores move together with what they were made from."""
+"""Reading of snapshots: damage is named, other filesystems work, stores and their parents can be moved together."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def documents(count: int = 6) -> list[Document]:
     ]
 
 
-def samples(documents: Snapshot) -> list[Sample]:
+def samples(snapshot: Snapshot) -> list[Sample]:
     return [
         Sample(
-            id=one.id,
-            source=one.source,
-            domain=one.domain,
+            id=document.id,
+            source=document.source,
+            domain=document.domain,
             ids=np.arange(5, dtype=np.uint32) + i,
             loss_runs=np.array([[1, 5]], np.int64),
-            media=one.media,
-            places=(0,) * len(one.media),
+            media=document.media,
+            places=(0,) * len(document.media),
         )
-        for i, one in enumerate(documents.records())
+        for i, document in enumerate(snapshot.records())
     ]
 
 
-def everything(snapshot: Snapshot) -> None:
-    """Read all that can be read."""
+def read_all(snapshot: Snapshot) -> None:
+    """Read all tables, records and media."""
     snapshot.table()
     snapshot.media_table()
     snapshot.quarantined()
@@ -79,11 +79,11 @@ def test_a_flipped_bit_anywhere_is_found(make: Any, data: st.DataObject) -> None
             Store.open(snapshot.url).head()
         return
     opened = Store.open(snapshot.url).snapshot(1)
-    found = verify(opened)
-    assert found and path.stem.split(".")[0] in found[0].where
+    damages = verify(opened)
+    assert damages and path.stem.split(".")[0] in damages[0].where
     if path.suffix != ".tar":
         with pytest.raises(StoreError):
-            everything(opened)
+            read_all(opened)
 
 
 @pytest.mark.parametrize("kind", ["documents", "samples"])
@@ -115,20 +115,20 @@ def test_no_changed_byte_of_a_shard_is_ever_read_as_data(make: Any, kind: str) -
     assert verify(snapshot) == []
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone"])
-def test_a_shard_that_ends_early_or_is_gone_is_named(make: Any, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_truncated_or_missing_shard_is_named(make: Any, damage: str) -> None:
     snapshot = make("documents", {"a": documents()})
     shard = Path(snapshot.url, "shards", f"{snapshot.shards[0].shard}.tar")
-    if harm == "cut":
+    if damage == "truncated":
         shard.write_bytes(shard.read_bytes()[:700])
     else:
         shard.unlink()
     with pytest.raises(StoreError, match=rf"{shard.name}\[5\]: the shard (ends early|is missing)"):
         snapshot.record(5)
-    assert any(damage.where.endswith(f"{shard.name}[5]") for damage in verify(snapshot))
+    assert any(named.where.endswith(f"{shard.name}[5]") for named in verify(snapshot))
 
 
-def test_verify_names_header_bytes_too(make: Any) -> None:
+def test_verify_names_changed_header_bytes(make: Any) -> None:
     snapshot = make("documents", {"a": documents()})
     shard = Path(snapshot.url, "shards", f"{snapshot.shards[0].shard}.tar")
     content = bytearray(shard.read_bytes())
@@ -138,16 +138,16 @@ def test_verify_names_header_bytes_too(make: Any) -> None:
     assert damage.what == "the tar header at byte 0 changed" and damage.where.endswith(f"{shard.name}[0]")
 
 
-def test_there_is_no_medium_where_none_was_written(make: Any) -> None:
+def test_reading_a_medium_at_a_wrong_location_is_refused(make: Any) -> None:
     snapshot = make("documents", {"a": documents()})
-    place = snapshot.record(0).media[0].location
+    location = snapshot.record(0).media[0].location
     with pytest.raises(StoreError, match="no medium of 7 bytes"):
-        snapshot.read(replace(place, length=7))
+        snapshot.read(replace(location, length=7))
     with pytest.raises(StoreError, match="neither this store nor its parents have the shard"):
         snapshot.read(Location("0" * 64, 0, 7))
 
 
-def test_media_are_found_through_everything_a_store_was_made_from(make: Any) -> None:
+def test_media_are_found_through_all_ancestors(make: Any) -> None:
     base = make("documents", {"a": documents()})
     views = base
     for name in ("one", "two"):
@@ -156,56 +156,56 @@ def test_media_are_found_through_everything_a_store_was_made_from(make: Any) -> 
         for ref in views.shards:
             writer.columns(ref.shard, {"keep": [True] * ref.records})
         views = store.commit([writer.finish()], node=name, units=["all"], parents=[views.as_parent])
-    made = make("samples", {"a": samples(views)}, parents=[views.as_parent])
-    made = pickle.loads(pickle.dumps(made))
-    for number, sample in enumerate(made.records()):
-        assert made.read(sample.media[0].location) == medium(number).payload
+    derived = make("samples", {"a": samples(views)}, parents=[views.as_parent])
+    derived = pickle.loads(pickle.dumps(derived))
+    for number, sample in enumerate(derived.records()):
+        assert derived.read(sample.media[0].location) == medium(number).payload
 
 
 def test_stores_can_be_moved_together(make: Any, tmp_path: Path) -> None:
     first = Store.create(str(tmp_path / "run/documents"), "documents", "d")
     writer = first.writer("a")
-    for one in documents():
-        writer.add(one)
+    for document in documents():
+        writer.add(document)
     base = first.commit([writer.finish()], node="n", units=["a"])
     second = Store.create(str(tmp_path / "run/samples"), "samples", "s")
     writer = second.writer("a")
     for sample in samples(base):
         writer.add(sample)
     second.commit([writer.finish()], node="n", units=["a"], parents=[base.as_parent])
-    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
-    moved = Store.open(str(tmp_path / "elsewhere/samples")).head()
-    assert moved is not None and moved.parents[0].url == str(tmp_path / "elsewhere/documents")
-    everything(moved)
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    moved = Store.open(str(tmp_path / "moved/samples")).head()
+    assert moved is not None and moved.parents[0].url == str(tmp_path / "moved/documents")
+    read_all(moved)
     assert str(tmp_path) not in Path(moved.url, "roots/000001.json").read_text()
 
 
 def test_a_parent_that_was_replaced_is_refused(make: Any, tmp_path: Path) -> None:
     base = make("documents", {"a": documents()})
-    made = make("samples", {"a": samples(base)}, parents=[base.as_parent])
+    derived = make("samples", {"a": samples(base)}, parents=[base.as_parent])
     shutil.rmtree(base.url)
     with pytest.raises(StoreError, match="there is no store here"):
-        everything(Store.open(made.url).snapshot(1))
+        read_all(Store.open(derived.url).snapshot(1))
     other = Store.create(base.url, "documents", "other")
     other.commit([other.writer("a").finish()], node="n", units=["a"])
     with pytest.raises(StoreError, match="no snapshot here has content root"):
-        everything(Store.open(made.url).snapshot(1))
+        read_all(Store.open(derived.url).snapshot(1))
 
 
-def test_a_parent_that_was_lost_and_made_again_is_known_by_its_content(make: Any) -> None:
+def test_a_parent_that_was_made_again_is_recognized_by_its_content(make: Any) -> None:
     base = make("documents", {"a": documents()})
-    made = make("samples", {"a": samples(base)}, parents=[base.as_parent])
+    derived = make("samples", {"a": samples(base)}, parents=[base.as_parent])
     shutil.rmtree(base.url)
     again = Store.create(base.url, "documents", "again")
     again.commit([], node="n", units=["a"], complete=False)
     writer = again.writer("a")
-    for one in documents():
-        writer.add(one)
+    for document in documents():
+        writer.add(document)
     assert again.commit([writer.finish()], node="n", units=["a"]).number == 2
-    everything(Store.open(made.url).snapshot(1))
+    read_all(Store.open(derived.url).snapshot(1))
 
 
-def test_a_store_that_was_put_on_another_filesystem_is_read_there(make: Any, tmp_path: Path) -> None:
+def test_a_store_can_be_read_on_another_filesystem(make: Any, tmp_path: Path) -> None:
     import fsspec
 
     local = make("documents", {"a": documents()})
@@ -214,12 +214,12 @@ def test_a_store_that_was_put_on_another_filesystem_is_read_there(make: Any, tmp
     copied = Store.open(f"memory://copied-{tmp_path.name}").head()
     assert copied is not None
     assert list(copied.records()) == list(local.records()) and copied.table() == local.table()
-    everything(copied)
+    read_all(copied)
     assert verify(copied) == []
     assert list(pickle.loads(pickle.dumps(copied)).records()) == list(local.records())
 
 
-def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
+def test_errors_name_a_place_without_a_readable_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store here"):
         Store.open(str(tmp_path))
     with pytest.raises(StoreError, match="fix: use a local path or a URL"):
@@ -234,17 +234,21 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
         Store.open_or_create(str(tmp_path), "packs", "s")
     with pytest.raises(StoreError, match="snapshot 1 does not exist"):
         store.snapshot(1)
-    for text, what in [('{"kind"', "damaged"), ("[]", "damaged"), ('{"schema": 9}', "schema 9, this program reads 6")]:
+    for text, message in [
+        ('{"kind"', "damaged"),
+        ("[]", "damaged"),
+        ('{"schema": 9}', "schema 9, this program reads 6"),
+    ]:
         (tmp_path / "store.json").write_text(text)
-        with pytest.raises(StoreError, match=what):
+        with pytest.raises(StoreError, match=message):
             Store.open(str(tmp_path))
 
 
-def test_tables_give_the_columns_that_are_asked_for(make: Any) -> None:
+def test_tables_have_the_requested_columns(make: Any) -> None:
     snapshot = make("documents", {"a": documents()[:2], "b": documents()[2:]})
     table = snapshot.table(["source", "id", "unit", "keep"])
     assert table.column_names == ["source", "id", "unit", "keep"]
-    assert table.column("id").to_pylist() == [one.id for one in snapshot.records()]
+    assert table.column("id").to_pylist() == [record.id for record in snapshot.records()]
     assert table.column("unit").to_pylist() == ["a", "a", "b", "b", "b", "b"]
     assert table.column("keep").to_pylist() == [True] * 6
     assert snapshot.ranges == {"a": range(2), "b": range(2, 6)}
@@ -258,8 +262,8 @@ def test_tables_give_the_columns_that_are_asked_for(make: Any) -> None:
 
 def test_records_are_read_by_ordinal(make: Any) -> None:
     snapshot = make("documents", {"a": documents()[:2], "empty": [], "b": documents()[2:]})
-    assert [one.locator for one in snapshot.records(1, 4)] == ["1", "2", "3"]
-    assert [one.locator for one in snapshot.records(4, 99)] == ["4", "5"]
+    assert [record.locator for record in snapshot.records(1, 4)] == ["1", "2", "3"]
+    assert [record.locator for record in snapshot.records(4, 99)] == ["4", "5"]
     assert snapshot.record(2) == next(snapshot.records(2))
     for outside in (-1, 6):
         with pytest.raises(IndexError):

@@ -1,4 +1,4 @@
-"""Views: columns and keep-masks over shards that stay where they are."""
+"""Views: columns and keep-masks over the shards of another store."""
 
 from __future__ import annotations
 
@@ -28,16 +28,20 @@ def base(make: Any) -> Snapshot:
     return make("documents", units)
 
 
-def view(over: Snapshot, folder: Path, name: str, columns: list[dict[str, list[Any]]], **commit: Any) -> Snapshot:
-    """One unit per shard of the base; `columns` per shard."""
+def view(below: Snapshot, folder: Path, name: str, columns: list[dict[str, list[Any]]], **commit: Any) -> Snapshot:
+    """Write a view with one unit per shard of the base.
+
+    Args:
+        columns: columns of each shard.
+    """
     store = Store.open_or_create(str(folder / name), "view", name)
     receipts = []
-    for ref, decided in zip(over.shards, columns, strict=False):
+    for ref, decided in zip(below.shards, columns, strict=False):
         writer = store.writer(f"{name}-{ref.unit}")
         writer.columns(ref.shard, decided)
         receipts.append(writer.finish())
-    units = [f"{name}-{ref.unit}" for ref in over.shards]
-    return store.commit(receipts, node=name, units=units, parents=[over.as_parent], **commit)
+    units = [f"{name}-{ref.unit}" for ref in below.shards]
+    return store.commit(receipts, node=name, units=units, parents=[below.as_parent], **commit)
 
 
 masks = st.lists(st.lists(st.booleans(), min_size=ROWS, max_size=ROWS), min_size=SHARDS, max_size=SHARDS)
@@ -45,7 +49,7 @@ masks = st.lists(st.lists(st.booleans(), min_size=ROWS, max_size=ROWS), min_size
 
 @given(st.lists(masks, min_size=1, max_size=3))
 @settings(max_examples=15)
-def test_a_chain_of_views_keeps_what_all_keep_and_the_first_says_why_not(
+def test_a_chain_of_views_keeps_the_intersection_with_the_first_reason(
     base: Snapshot, tmp_path_factory: Any, chain: list[list[list[bool]]]
 ) -> None:
     folder = tmp_path_factory.mktemp("views")
@@ -70,7 +74,7 @@ def test_a_chain_of_views_keeps_what_all_keep_and_the_first_says_why_not(
     assert table.column("score").to_pylist() == [None if n is None else float(n) for n in first]
     assert table.column("length0").to_pylist() == [0] * ROWS * SHARDS
     assert table.column("id").to_pylist() == base.table(["id"]).column("id").to_pylist()
-    kept = [one for one, keep in zip(base.records(), expected, strict=True) if keep]
+    kept = [record for record, keep in zip(base.records(), expected, strict=True) if keep]
     assert list(top.records()) == kept and list(top.records(keep_only=False)) == list(base.records())
     assert top.kept().tolist() == [i for i, keep in enumerate(expected) if keep]
     assert top.kept(2, 6).tolist() == [i for i, keep in enumerate(expected) if keep and 2 <= i < 6]
@@ -80,13 +84,13 @@ def test_a_chain_of_views_keeps_what_all_keep_and_the_first_says_why_not(
     assert not Path(top.url, "shards").exists()
 
 
-def test_a_view_in_the_making_shows_the_shards_it_has_decided(base: Snapshot, tmp_path: Path) -> None:
+def test_an_incomplete_view_has_the_decided_shards(base: Snapshot, tmp_path: Path) -> None:
     half = view(base, tmp_path, "v", [{"keep": [True, False, True, False]}], complete=False)
     assert not half.complete and half.table(["keep"]).num_rows == ROWS
-    assert [one.locator for one in half.records()] == ["0", "2"]
+    assert [record.locator for record in half.records()] == ["0", "2"]
 
 
-def test_a_finished_view_decides_about_every_shard_of_its_base(base: Snapshot, tmp_path: Path) -> None:
+def test_a_complete_view_needs_columns_for_every_shard(base: Snapshot, tmp_path: Path) -> None:
     store = Store.create(str(tmp_path / "v"), "view", "v")
     writer = store.writer("all")
     writer.columns(base.shards[0].shard, {"keep": [True] * ROWS})
@@ -99,12 +103,12 @@ def test_columns_must_fit_the_base(base: Snapshot, tmp_path: Path, shard: str, r
     store = Store.create(str(tmp_path / "v"), "view", "v")
     writer = store.writer("all")
     writer.columns(base.shards[0].shard if shard == "own" else shard, {"keep": [True] * rows})
-    with pytest.raises(StoreError, match="of the base's shard"):
+    with pytest.raises(StoreError, match=r"columns for \d+ records of shard"):
         store.commit([writer.finish()], node="v", units=["all"], complete=False, parents=[base.as_parent])
     assert list(store.files.listing("lists")) == [] and store.head() is None
 
 
-def test_two_views_may_not_use_one_name_for_two_scores(base: Snapshot, tmp_path: Path) -> None:
+def test_two_views_in_a_chain_may_not_have_a_column_of_one_name(base: Snapshot, tmp_path: Path) -> None:
     columns = [{"keep": [True] * ROWS, "words": [1] * ROWS}] * SHARDS
     top = view(view(base, tmp_path, "one", columns), tmp_path, "two", columns)
     with pytest.raises(StoreError, match="column 'words' is in this view and in the snapshot that it is over"):

@@ -1,4 +1,4 @@
-"""Garbage is collected before and after every change that others make to a store, and takes nothing of theirs."""
+"""Garbage collection before and after every change that other work makes to a store deletes none of its files."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ CHANGES = ("publish", "sync", "swap", "delete", "touch")
 
 @pytest.fixture
 def store(quick_folder: Path) -> Iterator[Store]:
-    """Two units."""
-    folder = quick_folder / "beside"
+    """Store with two units."""
+    folder = quick_folder / "collected"
     store = Store.create(str(folder / "docs"), "documents", "docs")
     commit(store, "a", "b")
     yield store
@@ -41,22 +41,22 @@ def store(quick_folder: Path) -> Iterator[Store]:
 
 @contextmanager
 def collecting(url: str) -> Iterator[None]:
-    """In the store at `url`, around every change that this process makes to a filesystem; leases live a minute."""
-    at_work = False
+    """Collect garbage in the store at `url` around every change that this process makes; leases live a minute."""
+    running = False
 
     def gc() -> None:
-        nonlocal at_work
-        if not at_work and Path(url, "store.json").exists():
-            at_work = True
+        nonlocal running
+        if not running and Path(url, "store.json").exists():
+            running = True
             collect_garbage(Store.open(url), grace_s=60)
-            at_work = False
+            running = False
 
     def around(act: Callable[..., Any]) -> Callable[..., Any]:
-        def acts(*given: Any) -> Any:
+        def acts(*arguments: Any) -> Any:
             gc()
-            done = act(*given)
+            result = act(*arguments)
             gc()
-            return done
+            return result
 
         return acts
 
@@ -73,57 +73,55 @@ def head(url: str) -> Snapshot:
     return snapshot
 
 
-def comes(store: Store) -> Snapshot:
+def add_unit(store: Store) -> Snapshot:
     return store.commit([write(store, "c")], node="node", units=["a", "b", "c"])
 
 
-def goes(store: Store) -> Snapshot:
+def drop_units(store: Store) -> Snapshot:
     return store.commit([], node="node", units=["a"])
 
 
-def looked_up(store: Store) -> Snapshot:
+def build_lookup(store: Store) -> Snapshot:
     snapshot = head(store.url)
     lookup.build(snapshot)
     assert not head(store.url).lookup.scanned
     return snapshot
 
 
-def copied(store: Store) -> Snapshot:
+def copy_store(store: Store) -> Snapshot:
     lookup.build(head(store.url))
     return copy(head(store.url), f"{store.url}-copy")
 
 
-def salvaged(store: Store) -> Snapshot:
+def salvage(store: Store) -> Snapshot:
     path = shard_files(store)[0]
     os.truncate(path, path.stat().st_size // 2)
-    done = repair(store, accept=True)
-    assert done.lost and leases.count_living(store.files, 60, leases.now_s(store.files)) == 0
-    return done.snapshot
+    result = repair(store, accept=True)
+    assert result.lost and leases.count_living(store.files, 60, leases.now_s(store.files)) == 0
+    return result.snapshot
 
 
-def forgotten(store: Store) -> Snapshot:
-    gone = frozenset({document("a", 3).id})
-    names: forget.Names = {"ids": gone, "sources": frozenset(), "places": frozenset(), "media": frozenset()}
+def forget_record(store: Store) -> Snapshot:
+    ids = frozenset({document("a", 3).id})
+    names: forget.Names = {"ids": ids, "sources": frozenset(), "places": frozenset(), "media": frozenset()}
     forget.forget(str(Path(store.url).parent), names)
     return head(store.url)
 
 
-@pytest.mark.parametrize("work", [comes, goes, looked_up, copied, salvaged, forgotten])
-def test_whatever_is_done_to_a_store_nothing_of_it_is_collected(
-    work: Callable[[Store], Snapshot], store: Store
-) -> None:
-    with collecting(f"{store.url}-copy" if work is copied else store.url):
+@pytest.mark.parametrize("work", [add_unit, drop_units, build_lookup, copy_store, salvage, forget_record])
+def test_gc_during_other_work_deletes_nothing_of_it(work: Callable[[Store], Snapshot], store: Store) -> None:
+    with collecting(f"{store.url}-copy" if work is copy_store else store.url):
         done = work(store)
     assert verify(done) == [] and done.root == head(done.url).root
     assert leases.count_living(done.files, 60, leases.now_s(done.files)) == 0
 
 
-@pytest.mark.parametrize("work", [comes, goes, looked_up, copied, salvaged, forgotten])
-def test_without_a_sign_of_life_it_would_be(
+@pytest.mark.parametrize("work", [add_unit, drop_units, build_lookup, copy_store, salvage, forget_record])
+def test_without_heartbeats_gc_would_delete_files_of_other_work(
     work: Callable[[Store], Snapshot], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lease, "renew", lambda self: None)
-    with collecting(f"{store.url}-copy" if work is copied else store.url):
+    with collecting(f"{store.url}-copy" if work is copy_store else store.url):
         try:
             harmed = verify(work(store)) != []
         except (StoreError, FileNotFoundError):
@@ -131,17 +129,17 @@ def test_without_a_sign_of_life_it_would_be(
     assert harmed
 
 
-def test_what_a_living_writer_put_aside_long_ago_stays(store: Store) -> None:
+def test_old_temporary_files_of_a_living_writer_are_kept(store: Store) -> None:
     writer = store.writer("c", 4000)
     for number in range(30):
         writer.add(document("c", number))
-    aside = list(Path(store.url, "aside").iterdir())
-    assert len(aside) > 1
-    for path in aside:
+    temporary = list(Path(store.url, "aside").iterdir())
+    assert len(temporary) > 1
+    for path in temporary:
         os.utime(path, (time.time() - 7200,) * 2)
     assert collect_garbage(store).files == []
     assert verify(store.commit([writer.finish()], node="node", units=["a", "b", "c"])) == []
-    for path in aside:
+    for path in temporary:
         path.write_bytes(b"left by a writer that was killed")
         os.utime(path, (time.time() - 7200,) * 2)
     collect_garbage(store)

@@ -1,4 +1,4 @@
-"""`millrace store`: what each command says, writes and leaves alone, on real stores and with real writers at work."""
+"""`millrace store`: output and effects of each sub-command, on real stores and with real writers at work."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from stores.upkeep.verify import verify
 ROOT = Path(__file__).parents[3]
 
 
-def document(unit: str, number: int, words: str = "") -> Document:
-    parts = (Text(words or f"text {unit} {number} " * 40),)
+def document(unit: str, number: int, text: str = "") -> Document:
+    parts = (Text(text or f"text {unit} {number} " * 40),)
     return Document(record_id("s", f"{unit}/{number}"), "s", f"{unit}/{number}", "web", parts, licence="CC0-1.0")
 
 
-def write(store: Store, unit: str, words: str = "", shard_bytes: int = 4000) -> Receipt:
+def write(store: Store, unit: str, text: str = "", shard_bytes: int = 4000) -> Receipt:
     writer = store.writer(unit, shard_bytes)
     for number in range(12):
-        writer.add(document(unit, number, words))
+        writer.add(document(unit, number, text))
     writer.quarantine(f"{unit}/bad", "no_text", "nothing in it")
     return writer.finish()
 
 
-def commit(store: Store, *units: str, words: str = "", node: str = "node") -> Snapshot:
-    return store.commit([write(store, unit, words) for unit in units], node=node, units=units)
+def commit(store: Store, *units: str, text: str = "", node: str = "node") -> Snapshot:
+    return store.commit([write(store, unit, text) for unit in units], node=node, units=units)
 
 
 @pytest.fixture
@@ -57,34 +57,35 @@ def shard_files(store: Store) -> list[Path]:
     return sorted(Path(store.url, "shards").iterdir())
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """Run a sub-command with --json; return its output."""
     code = main([*arguments, "--json"])
     assert code == 0
     return json.loads(capsys.readouterr().out)
 
 
 def age(store: Store, seconds: float) -> None:
-    """Everything in the store becomes so much older."""
+    """Make all files of the store older."""
     for path in Path(store.url).rglob("*"):
         if path.is_file():
-            then = path.stat().st_mtime - seconds
-            os.utime(path, (then, then))
+            time_s = path.stat().st_mtime - seconds
+            os.utime(path, (time_s, time_s))
 
 
 # ---------------------------------------------------------------- history
 
 
-def test_log_tells_every_snapshot_newest_first(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lists_all_snapshots_newest_first(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     first = commit(store, "a")
     second = commit(store, "a", "b")
     tag(store, "good", first)
-    rows = told(capsys, "log", store.url)
+    rows = run_json(capsys, "log", store.url)
     assert [row["snapshot"] for row in rows] == [2, 1] and [row["tags"] for row in rows] == [[], ["good"]]
     assert [row["content_root"] for row in rows] == [second.content_root, first.content_root]
     assert main(["log", store.url]) == 0 and "good" in capsys.readouterr().out
 
 
-def test_a_reader_who_has_seen_enough_is_no_error(store: Store) -> None:
+def test_a_closed_output_pipe_is_no_traceback(store: Store) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, str(ROOT / "millrace.py"), "store", "log", store.url, "--json"]
@@ -96,24 +97,24 @@ def test_a_reader_who_has_seen_enough_is_no_error(store: Store) -> None:
 def test_diff_names_units_records_and_columns(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     commit(store, "a", "b")
     commit(store, "b", "c")
-    found = told(capsys, "diff", store.url, "1")
-    assert found["units"] == {"added": ["c"], "removed": ["a"]} and not found["equal"]
-    assert found["ids"]["added"] == sorted(record_id("s", f"c/{i}") for i in range(12))
-    assert found["ids"]["removed"] == sorted(record_id("s", f"a/{i}") for i in range(12))
+    result = run_json(capsys, "diff", store.url, "1")
+    assert result["units"] == {"added": ["c"], "removed": ["a"]} and not result["equal"]
+    assert result["ids"]["added"] == sorted(record_id("s", f"c/{i}") for i in range(12))
+    assert result["ids"]["removed"] == sorted(record_id("s", f"a/{i}") for i in range(12))
     assert diff(find_snapshot(store, "2"), find_snapshot(store, "head"))["equal"]
 
 
-def test_diff_of_views_tells_what_is_kept_no_more(store: Store, tmp_path: Path) -> None:
+def test_diff_of_views_lists_records_that_are_no_longer_kept(store: Store, tmp_path: Path) -> None:
     base = commit(store, "a")
     view = Store.create(str(tmp_path / "view"), "view", "view")
     for node in ("strict", "stricter"):
         writer = view.writer(node)
         for ref in base.shards:
             keep = [node == "strict" or row > 0 for row in range(ref.records)]
-            writer.columns(ref.shard, {"keep": keep, "reason": [None if one else "x" for one in keep]})
+            writer.columns(ref.shard, {"keep": keep, "reason": [None if kept else "x" for kept in keep]})
         view.commit([writer.finish()], node=node, units=[node], parents=[base.as_parent])
-    found = diff(find_snapshot(view, "1"), find_snapshot(view, "2"))
-    assert len(found["kept"]["no more"]) == len(base.shards) and not found["kept"]["now"]
+    result = diff(find_snapshot(view, "1"), find_snapshot(view, "2"))
+    assert len(result["kept"]["no more"]) == len(base.shards) and not result["kept"]["now"]
 
 
 def test_a_tag_stays_with_its_snapshot_until_it_is_moved(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +136,7 @@ def test_a_tag_stays_with_its_snapshot_until_it_is_moved(store: Store, capsys: p
 
 
 def test_verify_names_shard_and_record_of_every_flipped_byte(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every byte of a shard, a few hundred of them tried: header, line, padding, end mark."""
+    """Flip 300 bytes of a shard, one at a time: in headers, lines, padding and end mark."""
     snapshot = commit(store, "a")
     entry = snapshot.receipts[0].shards[0]
     file = Path(store.url, "shards", f"{entry.shard}.tar")
@@ -157,52 +158,52 @@ def test_verify_names_shard_and_record_of_every_flipped_byte(store: Store, capsy
 
 
 @pytest.mark.parametrize("folder", ["index", "quarantine", "lists"])
-def test_verify_names_other_files_too(folder: str, store: Store) -> None:
+def test_verify_names_other_damaged_files(folder: str, store: Store) -> None:
     snapshot = commit(store, "a")
     file = next(Path(store.url, folder).iterdir())
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert any(folder in damage.where for damage in verify(store.snapshot(snapshot.number)))
 
 
-def test_repair_salvages_the_good_prefix_of_a_torn_tar(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repair_salvages_the_good_prefix_of_a_truncated_tar(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = commit(store, "a", "b")
     entry = before.receipts[0].shards[1]
     file = Path(store.url, "shards", f"{entry.shard}.tar")
     with tarfile.open(file) as tar:
         whole = [member.offset_data + member.size for member in tar]
-    file.write_bytes(file.read_bytes()[: whole[1]])  # two whole records of several
+    file.write_bytes(file.read_bytes()[: whole[1]])  # two whole records are left
     assert len(whole) > 2
-    done = repair(store)
-    assert [(one["unit"], one["shard"], one["row"]) for one in done.lost] == [
+    result = repair(store)
+    assert [(record["unit"], record["shard"], record["row"]) for record in result.lost] == [
         ("a", entry.shard, row) for row in range(2, len(whole))
     ]
-    after = done.snapshot
+    after = result.snapshot
     assert verify(after) == [] and not after.complete and after.number == before.number + 1
     first = before.receipts[0].shards[0].records
-    gone = set(range(first + 2, first + len(whole)))
-    kept = [before.record(i).id for i in range(before.counts["records"]) if i not in gone]
+    lost = set(range(first + 2, first + len(whole)))
+    kept = [before.record(i).id for i in range(before.counts["records"]) if i not in lost]
     assert [record.id for record in after.records()] == kept
-    assert after.meta["repaired"] == {"from": 1, "lost": done.lost}
+    assert after.meta["repaired"] == {"from": 1, "lost": result.lost}
     assert after.quarantined().num_rows == 2
-    again = commit(store, "a", "b")  # its node runs again: the unit is made anew
+    again = commit(store, "a", "b")  # its node runs again and makes the unit again
     assert again.complete and again.content_root == before.content_root and verify(again) == []
 
 
-def test_repair_takes_what_is_damaged_from_a_copy(store: Store, tmp_path: Path) -> None:
+def test_repair_restores_damaged_objects_from_a_copy(store: Store, tmp_path: Path) -> None:
     before = commit(store, "a", "b")
     copy(before, str(tmp_path / "copy"))
     for number, file in enumerate([*shard_files(store), *Path(store.url, "index").iterdir()]):
         if number % 3 == 0:
             file.unlink()
         elif number % 3 == 1:
-            file.write_bytes(b"torn")
+            file.write_bytes(b"damaged")
     next(Path(store.url, "lists").glob("*.jsonl")).write_bytes(b"")
-    done = repair(store, Store.open(str(tmp_path / "copy")).files)
-    assert done.snapshot.number == before.number and not done.lost and len(done.restored) > 4
+    result = repair(store, Store.open(str(tmp_path / "copy")).files)
+    assert result.snapshot.number == before.number and not result.lost and len(result.restored) > 4
     assert verify(store.snapshot(1)) == []
 
 
-def test_what_is_left_can_be_accepted(store: Store) -> None:
+def test_a_salvaged_snapshot_can_be_accepted_as_complete(store: Store) -> None:
     commit(store, "a")
     shard_files(store)[0].unlink()
     assert not repair(store).snapshot.complete
@@ -215,7 +216,7 @@ def test_what_is_left_can_be_accepted(store: Store) -> None:
 # ---------------------------------------------------------------- garbage
 
 
-def test_gc_keeps_newest_tagged_recent_and_what_others_were_made_from(store: Store, tmp_path: Path) -> None:
+def test_gc_keeps_newest_tagged_recent_and_referenced_snapshots(store: Store, tmp_path: Path) -> None:
     for units in (["a"], ["b"], ["c"], ["d"], ["e"]):
         commit(store, *units)
     tag(store, "named", store.snapshot(2))
@@ -226,8 +227,8 @@ def test_gc_keeps_newest_tagged_recent_and_what_others_were_made_from(store: Sto
     view.commit([writer.finish()], node="n", units=["u"], parents=[base.as_parent])
     dry = collect_garbage(store, keep_last=1, dry_run=True)
     assert dry.expired == [1, 4] and len(list(log(store))) == 5 and len(shard_files(store)) > len(dry.files) / 3
-    found = collect_garbage(store, keep_last=1)
-    assert found.expired == [1, 4] and sorted(info.path for info in found.files) == sorted(i.path for i in dry.files)
+    result = collect_garbage(store, keep_last=1)
+    assert result.expired == [1, 4] and sorted(info.path for info in result.files) == sorted(i.path for i in dry.files)
     assert [(row["snapshot"], row["expired"]) for row in log(store)] == [
         (5, False),
         (4, True),
@@ -243,21 +244,21 @@ def test_gc_keeps_newest_tagged_recent_and_what_others_were_made_from(store: Sto
 
 
 @pytest.mark.parametrize("wrong", ["--keep-last=-1", "--keep-days=nan", "--grace=-1"])
-def test_gc_refuses_numbers_that_mean_nothing(wrong: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_refuses_negative_numbers_and_nan(wrong: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["gc", store.url, wrong])
     assert ended.value.code == 2 and "expected 0 or more" in capsys.readouterr().err
 
 
-def test_without_a_policy_only_what_no_snapshot_reaches_goes(store: Store) -> None:
+def test_gc_without_a_policy_deletes_only_unreachable_files(store: Store) -> None:
     commit(store, "a")
     commit(store, "b")
     write(store, "never committed")
     before = len(shard_files(store))
     assert collect_garbage(store).files == [] and collect_garbage(store).writers == 1  # its writer may be alive
     age(store, leases.GRACE_S + 1)
-    found = collect_garbage(store)
-    assert found.expired == [] and {info.path.split("/")[0] for info in found.files} == {
+    result = collect_garbage(store)
+    assert result.expired == [] and {info.path.split("/")[0] for info in result.files} == {
         "shards",
         "index",
         "quarantine",
@@ -266,7 +267,7 @@ def test_without_a_policy_only_what_no_snapshot_reaches_goes(store: Store) -> No
     assert verify(store.snapshot(1)) == [] == verify(store.snapshot(2))
 
 
-def test_days_are_counted_by_the_clock_of_the_filesystem(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keep_days_uses_the_clock_of_the_filesystem(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(store, "a")
     age(store, 10 * 86_400)
     commit(store, "b")
@@ -293,12 +294,12 @@ for round in range(int(sys.argv[3])):
 """
 
 
-def test_gc_beside_live_writers_takes_nothing_of_theirs(store: Store) -> None:
+def test_gc_deletes_no_file_of_living_writers(store: Store) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, store.url, name, "8"], cwd=ROOT) for name in "xyz"]
     collected = 0
     while any(writer.poll() is None for writer in writers):
         collected += 1
-        collect_garbage(store, keep_last=1, grace_s=60)  # a busy machine lets a writer wait for many seconds
+        collect_garbage(store, keep_last=1, grace_s=60)  # on a busy machine a writer may pause for many seconds
     assert [writer.wait() for writer in writers] == [0, 0, 0] and collected > 5
     head = store.head()
     assert head is not None and verify(head) == []
@@ -310,7 +311,7 @@ def test_gc_beside_live_writers_takes_nothing_of_theirs(store: Store) -> None:
     assert {path.stem for path in shard_files(store)} == reached and not list(Path(store.url, "aside").iterdir())
 
 
-def test_a_writer_taken_for_dead_is_refused_and_writes_again(store: Store) -> None:
+def test_the_commit_of_a_writer_taken_for_dead_is_refused(store: Store) -> None:
     commit(store, "a")
     late = write(store, "b")
     age(store, leases.GRACE_S + 1)
@@ -320,7 +321,7 @@ def test_a_writer_taken_for_dead_is_refused_and_writes_again(store: Store) -> No
     assert commit(store, "a", "b").complete
 
 
-def test_a_lease_lives_as_long_as_its_writer_and_no_longer(store: Store) -> None:
+def test_a_lease_lives_exactly_as_long_as_its_writer(store: Store) -> None:
     writer = store.writer("a")
     assert leases.count_living(store.files, 10, leases.now_s(store.files)) == 0
     writer.add(document("a", 1))
@@ -329,7 +330,7 @@ def test_a_lease_lives_as_long_as_its_writer_and_no_longer(store: Store) -> None
     assert leases.count_living(store.files, 10, leases.now_s(store.files)) == 0
 
 
-def test_a_list_that_is_lost_stops_gc_before_it_deletes(store: Store) -> None:
+def test_gc_deletes_nothing_if_a_list_is_missing(store: Store) -> None:
     commit(store, "a")
     next(Path(store.url, "lists").iterdir()).unlink()
     with pytest.raises(StoreError, match="lost a list"):
@@ -340,7 +341,7 @@ def test_a_list_that_is_lost_stops_gc_before_it_deletes(store: Store) -> None:
 # ---------------------------------------------------------------- copies
 
 
-def test_a_copy_has_the_same_content_root_and_goes_on_where_it_stopped(
+def test_a_stopped_copy_goes_on_and_has_the_same_content_root(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     snapshot = commit(store, "a", "b")
@@ -355,17 +356,17 @@ def test_a_copy_has_the_same_content_root_and_goes_on_where_it_stopped(
     with pytest.raises(KeyboardInterrupt):
         copy(snapshot, str(target), stop)
     assert stopped.is_set() and Store.open(str(target)).head() is None
-    made = told(capsys, "copy", store.url, str(target))
-    assert made["content_root"] == snapshot.content_root and made["snapshot"] == 1
+    output = run_json(capsys, "copy", store.url, str(target))
+    assert output["content_root"] == snapshot.content_root and output["snapshot"] == 1
     copied = Store.open(str(target)).head()
     assert copied is not None and verify(copied) == [] and list(copied.records()) == list(snapshot.records())
-    assert told(capsys, "copy", store.url, str(target))["snapshot"] == 1  # nothing to do
+    assert run_json(capsys, "copy", store.url, str(target))["snapshot"] == 1  # nothing to do
     commit(store, "a", "b", "c")
-    assert told(capsys, "copy", store.url, str(target))["snapshot"] == 2
+    assert run_json(capsys, "copy", store.url, str(target))["snapshot"] == 2
 
 
 def view_over(below: Snapshot, name: str, drops: int) -> Snapshot:
-    """It drops every third record of a shard from row `drops` on, whatever those below it decided."""
+    """Write a view that drops every third record of a shard from row `drops` on."""
     view = Store.create(str(Path(below.url).parent / name), "view", name)
     writer = view.writer("all")
     for ref in below.shards:
@@ -374,39 +375,39 @@ def view_over(below: Snapshot, name: str, drops: int) -> Snapshot:
     return view.commit([writer.finish()], node=name, units=["all"], parents=[below.as_parent])
 
 
-def test_a_view_counts_what_it_drops_itself_and_what_is_kept_in_the_end(
+def test_a_view_counts_its_own_drops_and_the_records_kept_by_all_views(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = view_over(commit(store, "a", "b"), "one", 0)
     two = view_over(one, "two", 1)
     dropped = [sum(row % 3 == drops for ref in two.shards for row in range(ref.records)) for drops in (0, 1)]
     assert len(one.kept()) == 24 - dropped[0] and len(two.kept()) == 24 - sum(dropped)
-    assert [told(capsys, "log", view.url)[0]["counts"]["dropped_here"] for view in (one, two)] == dropped
+    assert [run_json(capsys, "log", view.url)[0]["counts"]["dropped_here"] for view in (one, two)] == dropped
     for view, here in zip((one, two), dropped, strict=True):
         assert main(["verify", view.url]) == 0
-        said = capsys.readouterr().out
-        assert f"{here} dropped here; {len(view.kept())} kept by it and by what it looks at" in said
+        output = capsys.readouterr().out
+        assert f"{here} dropped here; {len(view.kept())} records kept by it and the views below" in output
 
 
-def test_a_view_is_copied_beside_a_copy_of_what_it_looks_at_and_not_alone(store: Store, tmp_path: Path) -> None:
+def test_a_view_is_copied_only_next_to_a_copy_of_its_base(store: Store, tmp_path: Path) -> None:
     base = commit(store, "a", "b")
     one = view_over(base, "one", 0)
     two = view_over(one, "two", 1)
-    there = tmp_path / "backup"
+    backup = tmp_path / "backup"
     for view, below in ((one, base), (two, one)):
         with pytest.raises(StoreError, match=r"no copy of .* is at") as refused:
-            copy(view, str(there / view.name))
-        assert not (there / view.name).exists()
-        assert f"millrace store copy {below.url} {there / below.name};" in refused.value.fix
-        copy(below, str(there / below.name))
-    copied = copy(two, str(there / "two"))
+            copy(view, str(backup / view.name))
+        assert not (backup / view.name).exists()
+        assert f"millrace store copy {below.url} {backup / below.name};" in refused.value.fix
+        copy(below, str(backup / below.name))
+    copied = copy(two, str(backup / "two"))
     assert copied.number == copy(two, copied.url).number == 1
     expected = list(two.records())
     shutil.rmtree(store.url)
-    moved = Store.open(str(there.rename(tmp_path / "moved") / "two")).head()
+    moved = Store.open(str(backup.rename(tmp_path / "moved") / "two")).head()
     assert moved is not None and moved.content_root == two.content_root and list(moved.records()) == expected
     assert verify(moved) == [] and [damage.what for damage in verify(two)] == [
-        "there is no store here, and two looks at it"
+        "there is no store here, and two is a view over it"
     ]
 
 
@@ -446,8 +447,8 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("limit", [100, 5000, 12_000])
-def test_where_no_byte_more_can_be_written_nothing_is_lost(limit: int, store: Store) -> None:
-    """The kernel refuses to let files grow, as it does on a full disk."""
+def test_a_full_disk_loses_nothing(limit: int, store: Store) -> None:
+    """The kernel refuses to let files grow, as on a full disk."""
     before = commit(store, "a")
     done = subprocess.run([sys.executable, "-c", FULL, store.url, str(limit)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "OSError\n", done.stderr
