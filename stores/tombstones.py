@@ -44,7 +44,7 @@ class Tombstones:
     places: frozenset[str] = field(default=frozenset())
     """Locators, URLs and origins."""
     media: frozenset[str] = field(default=frozenset())
-    """Of SHA-256 digests of media."""
+    """SHA-256 digests of media."""
 
     def __bool__(self) -> bool:
         return bool(self.ids or self.sources or self.places or self.media)
