@@ -395,7 +395,7 @@ def test_a_view_is_copied_only_next_to_a_copy_of_its_base(store: Store, tmp_path
     two = view_over(one, "two", 1)
     backup = tmp_path / "backup"
     for view, below in ((one, base), (two, one)):
-        with pytest.raises(StoreError, match=r"no copy of .* is at") as refused:
+        with pytest.raises(StoreError, match=r"there is no copy of .* at .*backup") as refused:
             copy(view, str(backup / view.name))
         assert not (backup / view.name).exists()
         assert f"millrace store copy {below.url} {backup / below.name};" in refused.value.fix
