@@ -5,8 +5,8 @@
 What is real, and what is not, of the large store: root, lists and directory are what commits of 100,000 units of 10,000
 records each leave; 64 shards have index files of their own, with ids, URLs and digests of media that are looked up; the
 other shards name one of 16 real index files. So any record's row is a real read, and names are those of the 64. The
-lookup index is one run file that `stores/upkeep/lookup.py` made of the 64 and of 10^8 entries of made-up hashes, spread over all shards:
-2 GB; one for everything would have 4 * 10^9. Tars there are none.
+lookup index is one run file that `stores/upkeep/lookup.py` made of the 64 and of 10^8 entries of made-up hashes, spread
+over all shards: 2 GB; one for everything would have 4 * 10^9. Tars there are none.
 
 A fresh process asks each question, one after the other: 1,000 times of a folder, 250 times of a server that answers
 readers as S3 does, each answer 50 ms late. Every question reads the index of its shard anew.
