@@ -36,7 +36,8 @@ p.lead { color: var(--dim); margin: 0 0 12px; } .dim { color: var(--dim); }
 section.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px;
   margin: 12px 0; overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; } th { text-align: left; color: var(--dim); font-weight: 500; }
-td, th { padding: 3px 16px 3px 0; vertical-align: top; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+td, th { padding: 3px 16px 3px 0; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; } .tile { flex: 1 1 150px; background: var(--card);
   border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; } .tile b { display: block; font-size: 21px; }
 .tile span { color: var(--dim); font-size: 13px; }
@@ -87,7 +88,9 @@ class Raw(str):
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
     """A table; numbers are right-aligned, and every text except `Raw` is escaped."""
-    head = "".join(f"<th>{escape(h)}</th>" for h in header)
+    numeric = [bool(rows) and all(not isinstance(row[i], str) for row in rows) for i in range(len(header))]
+    classes = [" class=n" if right else "" for right in numeric]
+    head = "".join(f"<th{css}>{escape(name)}</th>" for name, css in zip(header, classes, strict=True))
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 

@@ -148,13 +148,13 @@ def _figures(packed: PackedMedia) -> str:
     try:
         if media.kind == "image":
             rgb = resize(decode_rgb(payload), *packed.size_px)
-            return panels.picture(rgb, fitted, f"{caption} at {packed.items[0].slot}")
+            return panels.picture(rgb, fitted, f"{caption}, slots from position {packed.items[0].slot}")
         chosen = [(frame, item.slot) for item in packed.items for frame in item.frames][:FRAMES]
         times_us = [media.frame_times_us[frame] for frame, _ in chosen]
         frames = frames_at(payload, times_us, each=lambda rgb: resize(rgb, *packed.size_px))
     except RecordError as error:
         return f"<figure><figcaption>{escape(f'{caption}: {error}')}</figcaption></figure>"
     return "".join(
-        panels.picture(rgb, fitted, f"{caption}, frame {frame} at {time_us / 1e6:.3f} s, slots from {slot}")
+        panels.picture(rgb, fitted, f"{caption}, frame {frame} at {time_us / 1e6:.3f} s, slots from position {slot}")
         for rgb, (frame, slot), time_us in zip(frames, chosen, times_us, strict=True)
     )

@@ -36,7 +36,6 @@ UNPRINTABLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range
 """Control characters of the data, which could move the cursor of a terminal."""
 
 LABELS = {
-    "at": "first position",
     "batches looked at": "batches sampled",
     "balance": "balance: load of the busiest rank over the ideal load",
     "by": "node and op",
@@ -46,13 +45,14 @@ LABELS = {
     "decided": "decision",
     "documents cut": "documents that are split",
     "dropped, set aside": "dropped or quarantined",
+    "does it see? other image minus own, nats per token": (
+        "visual grounding: loss with another scene's image minus loss with the own image, nats per token"
+    ),
     "drops (as the first)": "dropped (by no earlier op)",
     "epochs of the run": "epochs",
     "fill by limit": "fill of each pack limit",
-    "from": "first token",
     "from token": "first token",
     "in more than one source": "documents in more than one source",
-    "loss": "with loss",
     "loss_tokens": "tokens with loss",
     "made of it": "derived records",
     "most": "highest",
@@ -79,6 +79,8 @@ LABELS = {
     "vision spent at step": "vision used up at step",
 }
 """Key of a result -> words for people, where the key alone is not clear. `--json` prints the keys."""
+SECTION_LABELS = {"segments": {"at": "first position", "from": "first token", "loss": "with loss"}}
+"""Section -> column -> heading, for columns whose heading depends on the section."""
 
 
 def label(key: str) -> str:
@@ -108,13 +110,18 @@ def show(values: Mapping[str, Json]) -> None:
         elif isinstance(value, list):
             _line(out, f"\n{title}" if value else f"\n{title}: none")
             if value and isinstance(value[0], dict):
-                print_lines(out, table(value, out.width))
+                print_lines(out, table(_with_headings(key, value), out.width))
             else:
                 for inner in value:
                     text = cell(inner).replace("\n", "\n  ")
                     _line(out, f"  {text}")
         else:
             _line(out, f"{title:{TITLE_WIDTH}}{cell(value)}")
+
+
+def _with_headings(section: str, rows: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+    headings = SECTION_LABELS.get(section, {})
+    return [{headings.get(key, key): value for key, value in row.items()} for row in rows]
 
 
 def print_lines(out: Console, lines: Sequence[str]) -> None:
