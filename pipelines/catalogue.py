@@ -1,6 +1,7 @@
-"""Every kind of node there is: `kind:` in a manifest -> the class whose fields are its parameters.
+"""Catalogue of all kinds of nodes: `kind:` in a manifest -> class, whose fields are the node's keys.
 
-To add one, write the class beside its siblings and add its line here.
+`dag/graph.py` makes the schema of manifests from it. To add a kind, write a class on one of the bases of `node.py` and
+add a line here. `millrace run --kinds` prints the catalogue.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Nodes from curated documents to samples, plans, packs, vocabularies and trained models."""
+"""Nodes from curated documents to a trained model: materialise, tokenise, plan, pack, train, report."""

@@ -1,9 +1,8 @@
-"""The nodes that move payload: `materialise` and `compact` make a documents store of what a view keeps.
+"""The nodes `materialise` and `compact`: a documents store of its own from the kept documents of a view.
 
-documents or view -> materialise, compact -> filter ... `tokenise`. Records keep ids, sources and lineage, media come
-with their bytes, and what views say of a record stands in columns beside it. What views dropped and what was set aside
-stays behind; the new store reads without the old one. Of a forgotten record there is nothing to move.
-"""
+documents or view -> `materialise`, `compact` -> filter ... `tokenise`. Records keep ids, sources and lineage; media
+come with their bytes, and columns of views stay with their records. Dropped, quarantined and forgotten records stay
+behind; the new store doesn't need the old one. `edits/transform.py` reads documents in the same way. """
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import tee
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,26 +22,27 @@ from stores.prefetch import prefetch
 from stores.store import ShardRef, Snapshot, UnitWriter
 from stores.writer import SHARD_BYTES
 
-VERDICT = ("keep", "reason")
-"""Columns that say why a record was dropped; of those that are left they say nothing."""
+DECISION = ("keep", "reason")
+"""Columns that don't come along: all remaining records are kept."""
 
 
 @schema
 class Materialise(DocumentsNode):
-    """What a view keeps, or all of a documents store, as a store of its own.
+    """Copy what a view keeps, or all of a documents store, into a store of its own.
 
-    `materialise` has the units of what it reads, so that a change there moves no unit but its own. `compact` makes full
-    shards, however small the pieces are that it reads: a unit is what fills one shard, and what is added at the end
-    changes the last units only. Documents whose members differ don't share a shard; those that do stay in their order.
+    `materialise` has the units of its input, so that a change there affects no other unit. `compact` fills shards,
+    however small the pieces of the input are: a unit is the content of one shard, and documents that are added at the
+    end change only the last units. Documents with different members don't share a shard; documents with equal members
+    stay in order.
     """
 
-    PASSES_COLUMNS: ClassVar[bool] = True
+    PASSES_COLUMNS = True
 
     kind: Literal["materialise", "compact"]
     input: str
     """Node with the documents."""
     shard_bytes: int = SHARD_BYTES
-    """A shard is full that has so many."""
+    """Size of a full shard, in bytes."""
 
     def __post_init__(self) -> None:
         if self.shard_bytes < 1:
@@ -55,64 +55,68 @@ class Materialise(DocumentsNode):
         return Survey(tuple(same_units(snapshot)))
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
-        # A unit of `compact` is one shard, a little under or over: only a gross mistake in its size is cut.
+        # A unit of `compact` is meant to be one shard; twice the size leaves room for errors of the estimate.
         writer.shard_bytes = self.shard_bytes * (2 if self.kind == "compact" else 1)
-        for document, beside in kept_documents(task.inputs[self.input].snapshot, task.unit.data):
+        for document, columns in kept_documents(task.inputs[self.input].snapshot, task.unit.data):
             if document.source != FORGOTTEN:
-                attempt.store(document.locator, document, beside)
+                attempt.store(document.locator, document, columns)
 
 
 def same_units(snapshot: Snapshot) -> Iterator[Unit]:
-    """Those of what is read."""
+    """Yield the units of the input, with their ranges of ordinals as data; for `kept_documents`."""
     for unit in with_columns(snapshot, units_below(snapshot)):
         yield replace(unit, data=(range(unit.data.start, unit.data.stop),))
 
 
 def _full_shards(snapshot: Snapshot, shard_bytes: int) -> list[Unit]:
-    """Units that fill one shard each, in the order of their first records.
+    """Return units that fill one shard each, in the order of their first records.
 
-    Decided by sizes as they stood in the index when the records were written: forgetting moves no record to another.
+    Sizes are those in the index, from when the records were written: forgetting moves no record to another unit.
     """
     filled: defaultdict[str, int] = defaultdict(int)
-    pieces: defaultdict[str, list[range]] = defaultdict(list)
+    """Bytes so far, by members of the documents."""
+    ranges: defaultdict[str, list[range]] = defaultdict(list)
     content: defaultdict[str, list[str | bytes]] = defaultdict(list)
     sizes: defaultdict[str, int] = defaultdict(int)
-    measured = prefetch(lambda ref: _measured(snapshot, ref), snapshot.shards, snapshot.at_once)
-    for ref, (rows, ends) in zip(snapshot.shards, measured, strict=True):
+    all_ends = prefetch(lambda ref: _kept_ends(snapshot, ref), snapshot.shards, snapshot.at_once)
+    for ref, (rows, ends) in zip(snapshot.shards, all_ends, strict=True):
         if not len(rows):
             continue
-        alike = snapshot.base.entry(ref.shard).alike or "any"
-        begins = filled[alike] + np.concatenate([[0], ends[:-1]])
-        filled[alike] += int(ends[-1])
+        members = snapshot.base.entry(ref.shard).alike or "any"
+        begins = filled[members] + np.concatenate([[0], ends[:-1]])
+        filled[members] += int(ends[-1])
         shards = begins // shard_bytes
         for number in np.unique(shards).tolist():
-            some, name = rows[shards == number], f"{alike}-{number:06d}"
+            chosen, name = rows[shards == number], f"{members}-{number:06d}"
             sizes[name] += int(np.diff(ends, prepend=0)[shards == number].sum())
-            pieces[name].append(range(ref.first + int(some[0]), ref.first + int(some[-1]) + 1))
-            content[name] += [ref.shard, *snapshot.index_digests(ref), some.astype("<i8").tobytes()]
-    return [Unit(name, digest(*content[name]), tuple(some), sizes[name]) for name, some in pieces.items()]
+            ranges[name].append(range(ref.first + int(chosen[0]), ref.first + int(chosen[-1]) + 1))
+            content[name] += [ref.shard, *snapshot.indexes(ref), chosen.astype("<i8").tobytes()]
+    return [Unit(name, digest(*content[name]), tuple(parts), sizes[name]) for name, parts in ranges.items()]
 
 
-def _measured(snapshot: Snapshot, ref: ShardRef) -> tuple[np.ndarray, np.ndarray]:
-    """(rows that are kept, bytes up to the end of each). Where all are, they are taken for equally long: the shard's
-    size is known without its index, and only where it is cut can that be a little wrong."""
+def _kept_ends(snapshot: Snapshot, ref: ShardRef) -> tuple[np.ndarray, np.ndarray]:
+    """Return the kept rows of a shard, (n,) int64, and the bytes up to the end of each.
+
+    If all rows are kept, they count as equally long: then the index isn't read, and only the place of a cut is slightly
+    off.
+    """
     rows = snapshot.kept(ref.first, ref.first + ref.records) - ref.first
     if len(rows) == ref.records:
         return rows, (rows + 1) * snapshot.base.entry(ref.shard).read_bytes // ref.records
     return rows, np.cumsum(snapshot.record_bytes(ref)[rows])
 
 
-def kept_documents(snapshot: Snapshot, pieces: Sequence[range]) -> Iterator[tuple[Document, pa.Table | None]]:
-    """Kept documents with their media, and the row of what is said of each beside its facts."""
-    kept = (ordinal for piece in pieces for ordinal in snapshot.kept(piece.start, piece.stop).tolist())
-    ordinals, again = tee(kept)
-    said: pa.Table | None = None
-    here = range(0)
-    for ordinal, document in zip(ordinals, snapshot.documents(again), strict=True):
-        if ordinal not in here:
+def kept_documents(snapshot: Snapshot, ranges: Sequence[range]) -> Iterator[tuple[Document, pa.Table | None]]:
+    """Yield the kept documents of ranges of ordinals, with the bytes of their media, and the row of their columns."""
+    kept = (ordinal for part in ranges for ordinal in snapshot.kept(part.start, part.stop).tolist())
+    ordinals, same_ordinals = tee(kept)
+    columns: pa.Table | None = None
+    shard = range(0)
+    for ordinal, document in zip(ordinals, snapshot.documents(same_ordinals), strict=True):
+        if ordinal not in shard:
             ref = snapshot.shard_of(ordinal)
-            here = range(ref.first, ref.first + ref.records)
+            shard = range(ref.first, ref.first + ref.records)
             table = snapshot.extra_columns(ref)
-            names = [name for name in table.column_names if name not in VERDICT]
-            said = table.select(names) if names else None
-        yield document, said.slice(ordinal - here.start, 1) if said is not None else None
+            names = [name for name in table.column_names if name not in DECISION]
+            columns = table.select(names) if names else None
+        yield document, columns.slice(ordinal - shard.start, 1) if columns is not None else None

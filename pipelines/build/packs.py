@@ -7,23 +7,23 @@ plan and the samples that it names -> `pack` -> `train` (`build/commands.py`), o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from manifests.load import schema
 from manifests.records import Json, digest
 from packing.pack import pack_unit, packs_meta, samples_of
 from pipelines.build.samples import shared_vocabulary
 from pipelines.node import Attempt, Inputs, StoreNode, Survey, Unit, UnitTask
-from stores.store import StoreKind, UnitWriter
+from stores.store import UnitWriter
 
 
 @schema
 class PackNode(StoreNode):
     """Write the packs of a plan: all that a trainer needs, in ordinary tars."""
 
-    PRODUCT: ClassVar[StoreKind] = "packs"
-    READS: ClassVar[frozenset[str]] = frozenset({"plan"})
-    VERSION: ClassVar[int] = 2
+    PRODUCT = "packs"
+    READS = frozenset({"plan"})
+    VERSION = 2
 
     kind: Literal["pack"]
     input: str

@@ -20,7 +20,7 @@ from packing.plan.supply import Supply, read_supplies
 from pipelines.build.samples import shared_vocabulary
 from pipelines.node import Attempt, Inputs, StoreNode, Survey, Unit, UnitTask
 from stores.spill import GIB, Scratch
-from stores.store import StoreKind, UnitWriter
+from stores.store import UnitWriter
 
 
 @schema
@@ -37,10 +37,10 @@ class Amends:
 class PlanNode(StoreNode):
     """Decide which samples share a pack and when each pack is seen: all that training will read, in order."""
 
-    PRODUCT: ClassVar[StoreKind] = "plan"
-    READS: ClassVar[frozenset[str]] = frozenset({"samples", "plan"})
-    VERSION: ClassVar[int] = 2
-    PLACES: ClassVar[frozenset[str]] = frozenset({"mixture", "memory_gib", "scratch"})
+    PRODUCT = "plan"
+    READS = frozenset({"samples", "plan"})
+    VERSION = 2
+    PLACES = frozenset({"mixture", "memory_gib", "scratch"})
     RENAMED: ClassVar[dict[str, str]] = {
         "vision_share": "delete it; in place of `of_the_data` write `vision_share: {from_data: true}` in the mixture"
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import ClassVar, Literal
+from typing import Literal
 
 from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
@@ -17,7 +17,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Sample, digest
 from pipelines.external_files import missing_file
 from pipelines.node import Attempt, Inputs, Mistake, StoreNode, Survey, UnitRange, UnitTask, units_below
-from stores.store import Snapshot, StoreKind, UnitWriter
+from stores.store import Snapshot, UnitWriter
 from tokenization.chat import Chat, encode_conversation
 from tokenization.encode import encode
 from tokenization.vocabulary import Vocabulary
@@ -27,9 +27,9 @@ from tokenization.vocabulary import Vocabulary
 class Tokenise(StoreNode):
     """Turn the kept documents of one or more inputs into samples, in the order of the inputs."""
 
-    PRODUCT: ClassVar[StoreKind] = "samples"
-    VERSION: ClassVar[int] = 4
-    PLACES: ClassVar[frozenset[str]] = frozenset({"vocabulary"})
+    PRODUCT = "samples"
+    VERSION = 4
+    PLACES = frozenset({"vocabulary"})
 
     kind: Literal["tokenise"]
     inputs: tuple[str, ...]

@@ -1,12 +1,12 @@
-"""`learn_vocabulary`: byte-pair ranks from a sample of documents, as a file that a person may promote.
+"""The node `learn_vocabulary`: byte-pair ranks from a sample of documents, written to a file.
 
-documents -> `NODE/ranks.tiktoken`. No other node reads it: `tokenise` takes a vocabulary by the path that its manifest
-names. So nothing is ever tokenised anew because some documents changed; promoting is copying the file and naming it.
+documents -> `NODE/ranks.tiktoken`. No other node reads the file: a `tokenise` node names its vocabulary by path. To use
+new ranks, copy the file and name the copy. So changed documents never cause all others to be tokenised again.
 """
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from manifests.errors import ManifestError
+from manifests.files import write_whole
 from manifests.load import schema
 from manifests.records import digest
 from pipelines.node import FolderNode, Inputs, OutputFolder, Survey, Unit, UnitTask
@@ -22,18 +23,22 @@ from stores.store import Snapshot
 from tokenization.learn_ranks import count_pieces, learn, rank_file
 from tokenization.vocabulary import PATTERN
 
+logger = logging.getLogger(__name__)
+
 
 @schema
 class LearnVocabulary(FolderNode):
-    """Ranks learned from text, chosen by a hash of the documents' ids: neither order nor sharding matters."""
+    """Learn byte-pair ranks from documents, which a hash of their ids chooses: order and sharding have no influence."""
 
     kind: Literal["learn_vocabulary"]
     inputs: tuple[str, ...]
+    """Nodes with the documents."""
     ranks: int = 32_768
-    """Ordinary tokens, the 256 bytes among them; fewer where nothing occurs twice any more."""
+    """Ordinary tokens, including the 256 bytes; fewer if nothing occurs twice any more."""
     sample_characters: int = 100_000_000
-    """Documents are taken until they have so many characters; all where there are fewer."""
+    """Size of the sample in characters; all documents if they have fewer."""
     seed: int = 0
+    """Seed of the hash."""
 
     def __post_init__(self) -> None:
         if self.ranks < 256 or self.sample_characters < 1:
@@ -48,32 +53,36 @@ class LearnVocabulary(FolderNode):
         pieces = count_pieces(self._texts(snapshots))
         tokens = learn(pieces, self.ranks)
         if len(tokens) < self.ranks:
-            print(f"{task.node}: only {len(tokens)} of {self.ranks} ranks, nothing else occurs twice", file=sys.stderr)
+            message = "%s: only %d of %d ranks, nothing else occurs twice"
+            logger.warning(message, task.node, len(tokens), self.ranks)
         place.folder.mkdir(parents=True, exist_ok=True)
-        (place.folder / "ranks.tiktoken").write_text(rank_file(tokens), encoding="ascii")
+        write_whole(place.folder / "ranks.tiktoken", rank_file(tokens))
         return [str(Path(place.node) / "ranks.tiktoken")]
 
     def _texts(self, snapshots: list[Snapshot]) -> Iterator[str]:
-        for snapshot, ordinals in zip(snapshots, self._chosen(snapshots), strict=True):
+        """Yield the texts of the sample."""
+        for snapshot, ordinals in zip(snapshots, self._sample(snapshots), strict=True):
             for ordinal in ordinals:
                 yield snapshot.record(ordinal).text
 
-    def _chosen(self, snapshots: list[Snapshot]) -> list[list[int]]:
-        """Ordinals by snapshot, ascending."""
-        found: list[tuple[str, int, int, int]] = []
+    def _sample(self, snapshots: list[Snapshot]) -> list[list[int]]:
+        """Return the ordinals of the chosen documents by snapshot, ascending."""
+        documents: list[tuple[str, int, int, int]] = []
+        """Hash, number of the snapshot, ordinal, characters."""
         for number, snapshot in enumerate(snapshots):
             kept = snapshot.kept()
             table = snapshot.base.table(["id", "characters"]).take(np.asarray(kept))
-            names, characters = table["id"].to_pylist(), table["characters"].to_pylist()
-            for ordinal, name, length in zip(kept.tolist(), names, characters, strict=True):
-                found.append((digest(str(self.seed), name), number, ordinal, length))
-        if not found:
-            raise ManifestError("there is no document to learn from", where=", ".join(self.inputs))
-        chosen: list[list[int]] = [[] for _ in snapshots]
+            ids, characters = table["id"].to_pylist(), table["characters"].to_pylist()
+            for ordinal, document, length in zip(kept.tolist(), ids, characters, strict=True):
+                documents.append((digest(str(self.seed), document), number, ordinal, length))
+        if not documents:
+            fix = "look for dropped and quarantined records: `millrace inspect` on the inputs"
+            raise ManifestError("there is no document to learn from", where=", ".join(self.inputs), fix=fix)
+        sample: list[list[int]] = [[] for _ in snapshots]
         left = self.sample_characters
-        for _, number, ordinal, length in sorted(found):
+        for _, number, ordinal, length in sorted(documents):
             if left <= 0:
                 break
-            chosen[number].append(ordinal)
+            sample[number].append(ordinal)
             left -= length
-        return [sorted(ordinals) for ordinals in chosen]
+        return [sorted(ordinals) for ordinals in sample]
