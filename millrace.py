@@ -1,7 +1,7 @@
 """Command line of millrace: a table from verb to function.
 
 Modules are imported when their verb is used, so that `--help` stays fast. Exit codes are those of
-`manifests/errors.py`. """
+`manifests/errors.py`."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def words_of(random: np.random.Generator, counted: int | None, numbers: np.ndarr
 
 def mixture() -> Mixture:
     """Equal weights, so that all is seen; mid fusion."""
-    sources = tuple(Source(name=name, store="", weight=1.0, max_epochs=1) for name, *_ in SOURCES)
+    sources = tuple(Source(name=name, input="", weight=1.0, max_epochs=1) for name, *_ in SOURCES)
     return Mixture(
         sources=sources,
         max_pack_tokens=4096,

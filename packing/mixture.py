@@ -33,10 +33,13 @@ Pixels = Literal["exact", "fast"]
 class Source:
     """One part of a mixture: the samples of a store, or some of them."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"store": "input"}
+
     name: str
-    store: str
-    """Store of the samples: a URL, or the node that makes it if the mixture is part of a DAG. Not in the digest of the
-    mixture: the plan names content roots instead."""
+    """Name of the source in the plan and in reports; unique in the mixture."""
+    input: str
+    """Node that makes the samples; outside a DAG the URL of their store. Not in the digest of the mixture: the plan
+    names content roots instead."""
     weight: float
     """Relative number of tokens; only ratios matter."""
     domains: tuple[str, ...] = ()
@@ -182,5 +185,5 @@ class Mixture:
         """Digest of everything that decides the plan; the locations of stores are left out."""
         values = dataclasses.asdict(self)
         for source in values["sources"]:
-            del source["store"]
+            del source["input"]
         return digest("mixture", canonical_json(values))

@@ -2,7 +2,7 @@
 
 documents or view -> `materialise`, `compact` -> filter ... `tokenise`. Records keep ids, sources and lineage; media
 come with their bytes, and columns of views stay with their records. Dropped, quarantined and forgotten records stay
-behind; the new store doesn't need the old one. `edits/transform.py` reads documents in the same way. """
+behind; the new store doesn't need the old one. `edits/transform.py` reads documents in the same way."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _full_shards(snapshot: Snapshot, shard_bytes: int) -> list[Unit]:
             chosen, name = rows[shards == number], f"{members}-{number:06d}"
             sizes[name] += int(np.diff(ends, prepend=0)[shards == number].sum())
             ranges[name].append(range(ref.first + int(chosen[0]), ref.first + int(chosen[-1]) + 1))
-            content[name] += [ref.shard, *snapshot.indexes(ref), chosen.astype("<i8").tobytes()]
+            content[name] += [ref.shard, *snapshot.index_digests(ref), chosen.astype("<i8").tobytes()]
     return [Unit(name, digest(*content[name]), tuple(parts), sizes[name]) for name, parts in ranges.items()]
 
 

@@ -71,18 +71,18 @@ class PlanNode(StoreNode):
 
     def reads(self) -> tuple[str, ...]:
         amended = (self.amends.plan,) if self.amends else ()
-        return tuple(dict.fromkeys([*(source.store for source in self.loaded_mixture.sources), *amended]))
+        return tuple(dict.fromkeys([*(source.input for source in self.loaded_mixture.sources), *amended]))
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         mixture = self.loaded_mixture
-        roots = [inputs[source.store].digest for source in mixture.sources]
+        roots = [inputs[source.input].digest for source in mixture.sources]
         if self.amends:
             roots.append(inputs[self.amends.plan].digest)
         return Survey((Unit("plan", digest(*roots)),), {"mixture": mixture.digest, "plan": PLAN_VERSION})
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         mixture = self.loaded_mixture
-        samples = {source.name: task.inputs[source.store].snapshot for source in mixture.sources}
+        samples = {source.name: task.inputs[source.input].snapshot for source in mixture.sources}
         vocabulary = shared_vocabulary(task.node, samples.values())
         with Scratch(int(self.memory_gib * GIB), self.scratch) as scratch:
             prefix = NO_PREFIX
@@ -112,4 +112,4 @@ class PlanNode(StoreNode):
                 writer.add(block)
             if checkpoint:
                 checkpoint.delete()
-            return planner.meta | {"stores": {source.name: source.store for source in mixture.sources}}
+            return planner.meta | {"stores": {source.name: source.input for source in mixture.sources}}

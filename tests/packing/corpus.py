@@ -115,8 +115,8 @@ class Made:
 
 MIXTURE = Mixture(
     sources=(
-        Source(name="seen", store="samples", weight=1.0, domains=("caption", "interleaved", "video"), max_epochs=3),
-        Source(name="read", store="samples", weight=3.0, domains=("knowledge",), max_epochs=2),
+        Source(name="seen", input="samples", weight=1.0, domains=("caption", "interleaved", "video"), max_epochs=3),
+        Source(name="read", input="samples", weight=3.0, domains=("knowledge",), max_epochs=2),
     ),
     max_pack_tokens=256,
     global_batch_packs=12,

@@ -96,7 +96,7 @@ class Made:
         samples = (to_sample(document, tiny, chat) for document in documents.records())
         self.samples = write(create(folder, "samples"), samples, [documents], vocabulary=tiny.digest)
         mixture = Mixture(
-            sources=(Source(name="talks", store="samples", weight=1.0),),
+            sources=(Source(name="talks", input="samples", weight=1.0),),
             max_pack_tokens=1024,
             global_batch_packs=BATCH,
             media_limits=MediaLimits(max_image_patches=16),

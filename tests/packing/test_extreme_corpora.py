@@ -134,7 +134,7 @@ CORPORA: dict[str, tuple[Callable[[Corpus], None], float]] = {
 def make_mixture(samples: Snapshot, tokens: int, share: float, limits: MediaLimits, pack_limits: PackLimits) -> Mixture:
     domains = sorted(set(samples.table(["domain"])["domain"].to_pylist()))
     return Mixture(
-        sources=tuple(Source(name=d, store="samples", weight=1.0, domains=(d,), max_epochs=2) for d in domains),
+        sources=tuple(Source(name=d, input="samples", weight=1.0, domains=(d,), max_epochs=2) for d in domains),
         max_pack_tokens=tokens,
         global_batch_packs=1,
         vision_share=VisionShare(constant=share),

@@ -19,8 +19,8 @@ from tests.packing.corpus import Made, document, make, medium, picture
 
 EXACT = Mixture(
     sources=(
-        Source(name="seen", store="samples", weight=1.0, domains=("caption",), max_epochs=2),
-        Source(name="read", store="samples", weight=1.0, domains=("knowledge",), max_epochs=9),
+        Source(name="seen", input="samples", weight=1.0, domains=("caption",), max_epochs=2),
+        Source(name="read", input="samples", weight=1.0, domains=("knowledge",), max_epochs=9),
     ),
     max_pack_tokens=64,
     global_batch_packs=4,

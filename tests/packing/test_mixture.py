@@ -43,13 +43,13 @@ def test_digests_of_the_arms_are_pinned(name: str, digest: str) -> None:
 
 
 def mixture(**values: object) -> Mixture:
-    source = Source(name="a", store="x", weight=1.0)
+    source = Source(name="a", input="x", weight=1.0)
     return Mixture(**({"sources": (source,), "max_pack_tokens": 64, "global_batch_packs": 2} | values))  # type: ignore[arg-type]
 
 
 def test_the_digest_covers_all_that_decides_the_plan_but_not_the_location_of_stores() -> None:
     plain = mixture()
-    moved = mixture(sources=(dataclasses.replace(plain.sources[0], store="elsewhere"),))
+    moved = mixture(sources=(dataclasses.replace(plain.sources[0], input="elsewhere"),))
     assert plain.digest == moved.digest
     others = [mixture(seed=1), mixture(block_packs=8), mixture(horizon_tokens=9), mixture(max_pack_tokens=65)]
     assert len({plain.digest, *(other.digest for other in others)}) == 5
@@ -80,7 +80,7 @@ def test_the_digest_covers_all_that_decides_the_plan_but_not_the_location_of_sto
 )
 def test_a_wrong_value_is_refused_with_its_place(key: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "mixture.yaml"
-    file.write_text("sources: [{name: text, store: x, weight: 1}]\nmax_pack_tokens: 64\nglobal_batch_packs: 2\n")
+    file.write_text("sources: [{name: text, input: x, weight: 1}]\nmax_pack_tokens: 64\nglobal_batch_packs: 2\n")
     with pytest.raises(ManifestError, match=message):
         load(Mixture, [file], [key])
 
@@ -97,7 +97,7 @@ def test_the_arms_of_the_ablation_differ_only_in_the_start_of_vision() -> None:
 
 def test_plans_of_the_arms_see_equally_much_vision_and_text() -> None:
     sources = [pieces("pictures", [(64, 49), (40, 30), (30, 16)] * 150), pieces("text", TEXT * 400)]
-    named = tuple(Source(name=source.content_root, store="", weight=1.0) for source in sources)
+    named = tuple(Source(name=source.content_root, input="", weight=1.0) for source in sources)
     metas = {}
     for name in ARMS:
         small = dataclasses.replace(arm(name), sources=named, max_pack_tokens=64, horizon_tokens=30_000)

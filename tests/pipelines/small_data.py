@@ -38,7 +38,7 @@ nodes:
       global_batch_packs: 2
       block_packs: 8
       media_limits: {max_image_patches: 64, max_frame_patches: 16, max_video_frames: 8}
-      sources: [{name: own, store: samples, weight: 1}]
+      sources: [{name: own, input: samples, weight: 1}]
   packs:
     kind: pack
     input: plan

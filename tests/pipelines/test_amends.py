@@ -30,7 +30,7 @@ AMENDED = """
       global_batch_packs: 2
       seed: 5
       media_limits: {max_image_patches: 64, max_frame_patches: 16, max_video_frames: 8}
-      sources: [{name: own, store: samples, weight: 1, max_epochs: 2}]
+      sources: [{name: own, input: samples, weight: 1, max_epochs: 2}]
   packs_2:
     kind: pack
     input: plan_2

@@ -31,7 +31,7 @@ nodes:
       vision_share: {from_data: true}
       max_pack_tokens: 4096
       global_batch_packs: 1
-      sources: [{name: all, store: samples, weight: 1}]
+      sources: [{name: all, input: samples, weight: 1}]
   packs: {kind: pack, input: plan}
 """
 MOST_BYTES = 20_000

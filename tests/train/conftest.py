@@ -116,7 +116,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         place = folder / ("samples" if split == "train" else split)
         samples[split] = write(place, "samples", encoded, [documents])
     mixture = Mixture(
-        sources=(Source(name="all", store="samples", weight=1.0, max_epochs=2),),
+        sources=(Source(name="all", input="samples", weight=1.0, max_epochs=2),),
         max_pack_tokens=ROW_TOKENS,
         global_batch_packs=4,
         vision_share=VisionShare(constant=0.05),

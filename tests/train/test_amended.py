@@ -31,7 +31,7 @@ def amended(corpus: Corpus) -> tuple[Path, Path]:
     whole = Store.open(str(folder / "packs")).head()
     assert whole is not None
     mixture = Mixture(
-        sources=(Source(name="all", store="samples", weight=1.0, max_epochs=2),),
+        sources=(Source(name="all", input="samples", weight=1.0, max_epochs=2),),
         max_pack_tokens=whole.meta["max_pack_tokens"],
         global_batch_packs=4,
         vision_share=VisionShare(constant=0.05),

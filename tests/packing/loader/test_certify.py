@@ -37,8 +37,8 @@ from tests.packing.loader.test_loader_changes import undecodable
 ROOT = Path(__file__).parents[3]
 MIXTURE = Mixture(
     sources=(
-        Source(name="seen", store="samples", weight=1.0, domains=("caption", "video"), max_epochs=3),
-        Source(name="read", store="samples", weight=1.0, domains=("knowledge",), max_epochs=3),
+        Source(name="seen", input="samples", weight=1.0, domains=("caption", "video"), max_epochs=3),
+        Source(name="read", input="samples", weight=1.0, domains=("knowledge",), max_epochs=3),
     ),
     max_pack_tokens=96,
     global_batch_packs=6,

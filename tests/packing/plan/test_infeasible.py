@@ -31,7 +31,7 @@ def changed(change: str, mixture: Mixture, sources: Sequence[SourcePieces]) -> C
     if change.startswith("sources with"):
         kinds = change.split(": ")[1]
         extra = pieces("extra", [(60, 60)] * 1500 * ("images" in kinds) + [(60, 0)] * 1500 * ("text" in kinds))
-        added = (*mixture.sources, Source(name="extra", store="", weight=1.0, max_epochs=9))
+        added = (*mixture.sources, Source(name="extra", input="", weight=1.0, max_epochs=9))
         return dataclasses.replace(mixture, sources=added), [*sources, extra]
     for part in change.split(" and "):
         key, value = part.split(": ", 1)

@@ -171,7 +171,7 @@ def test_a_sample_that_must_stay_whole_is_refused_and_counted(tmp_path: Path) ->
     tiny = Vocabulary.load("tiny")
     records = [sample("short", 20, True), sample("fits", 64, True), sample("long", 65, True), sample("cut", 65, False)]
     samples = write(create(tmp_path, "samples"), records, vocabulary=tiny.digest)
-    source = Source(name="conversations", store="samples", weight=1.0)
+    source = Source(name="conversations", input="samples", weight=1.0)
     pieces = pieces_of(samples, source, Mixture(sources=(source,), max_pack_tokens=64, global_batch_packs=1))
     assert dict(pieces.refused) == {WHOLE_TOO_LONG: 1}
     assert sorted(zip(pieces.ordinal.tolist(), pieces.length.tolist(), strict=True)) == [

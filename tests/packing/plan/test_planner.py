@@ -52,7 +52,7 @@ def book(name: str, count: int) -> SourcePieces:
 
 
 def make_mixture(sources: Sequence[SourcePieces], share: float = 0.1, **values: object) -> Mixture:
-    made = tuple(Source(name=source.content_root, store="", weight=1.0) for source in sources)
+    made = tuple(Source(name=source.content_root, input="", weight=1.0) for source in sources)
     common = {"sources": made, "max_pack_tokens": L, "global_batch_packs": 2, "block_packs": 8}
     return Mixture(vision_share=VisionShare(constant=share), **(common | values))  # type: ignore[arg-type]
 

@@ -95,7 +95,7 @@ def made(schedule: dict[str, object], corpus: list[Sizes], rng: random.Random) -
     named = tuple(
         Source(
             name=source.content_root,
-            store="",
+            input="",
             weight=rng.choice([0.3, 1.0, 7.0]),
             max_epochs=rng.randint(1, 4),
             group=rng.choice([None, "g"]) if i else "g",
@@ -169,7 +169,7 @@ def test_in_every_window_of_4096_packs_the_share_is_within_a_tenth_of_a_percenta
     captions = [(length, rng.randint(1, length)) for length in (rng.randint(1, L) for _ in range(16_000))]
     text = [(rng.randint(1, L), 0) for _ in range(17_000)]
     sources = [pieces("captions", captions), pieces("text", text)]
-    named = tuple(Source(name=source.content_root, store="", weight=1.0) for source in sources)
+    named = tuple(Source(name=source.content_root, input="", weight=1.0) for source in sources)
     for schedule in ({"linear": (0.1, 0.4)}, {"steps": ((0, 0.0), (0.5, 0.4))}, {"constant": 0.2}):
         mixture = Mixture(
             sources=named,

@@ -12,7 +12,7 @@ from packing.mixture import Mixture
 from pipelines.build.plan import PlanNode
 
 MIXTURES = Path(__file__).parents[3] / "manifests" / "mixtures"
-BASE = "max_pack_tokens: 64\nglobal_batch_packs: 2\nsources: [{name: own, store: samples, weight: 1}]\n"
+BASE = "max_pack_tokens: 64\nglobal_batch_packs: 2\nsources: [{name: own, input: samples, weight: 1}]\n"
 
 
 def test_a_mixture_is_written_here_or_read_from_one_or_several_files(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_mixture_is_written_here_or_read_from_one_or_several_files(tmp_path: P
     (tmp_path / "dag").mkdir()
     nodes = {
         "here": "mixture: {max_pack_tokens: 64, global_batch_packs: 1, sources: "
-        "[{name: own, store: samples, weight: 1}]}",
+        "[{name: own, input: samples, weight: 1}]}",
         "several": "mixture: [../base.yaml, ../small.yaml]",
         "one": "mixture: ../base.yaml",
     }

@@ -56,7 +56,7 @@ nodes:
       max_pack_tokens: 512
       global_batch_packs: 2
       sources:
-        - {name: own, store: samples, weight: 1, domains: [web, code]}
+        - {name: own, input: samples, weight: 1, domains: [web, code]}
   packs:
     kind: pack
     input: plan
@@ -69,7 +69,7 @@ MISTAKES = {
     "a word for a number": ("min_characters: 5", "min_characters: few", 'min_characters is "few"', "valid integer"),
     "no such node": ("    input: good", "    input: god", "reads 'god', which is no node", "one of documents, good"),
     "no such node in a list": ("inputs: [clean]", "inputs: [claen]", "reads 'claen'", "one of documents"),
-    "no such node in a mixture": ("store: samples", "store: sample", "reads 'sample'", "one of documents"),
+    "no such node in a mixture": ("input: samples, w", "input: sample, w", "reads 'sample'", "one of documents"),
     "a node of another sort": ("    input: plan", "    input: samples", "reads plan, but samples makes", "one of plan"),
     "a circle": ("    input: documents", "    input: seen", "circle: good -> seen", "outside the circle"),
     "a node that is nowhere given": ("    input: keys\n", "", "input is missing", ""),

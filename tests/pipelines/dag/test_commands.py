@@ -69,7 +69,7 @@ nodes:
   samples: {kind: tokenise, inputs: [documents]}
   plan:
     kind: plan
-    mixture: {sources: [{name: own, store: samples, weight: 1}], max_pack_tokens: 64, global_batch_packs: 1}
+    mixture: {sources: [{name: own, input: samples, weight: 1}], max_pack_tokens: 64, global_batch_packs: 1}
   packs: {kind: pack, input: plan}
   train: {kind: train, manifest: ./stage.yaml, inputs: [packs], held_out: [samples], set: [seed=4]}
 """

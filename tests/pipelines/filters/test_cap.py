@@ -33,7 +33,7 @@ nodes:
       max_pack_tokens: 512
       global_batch_packs: 1
       media_limits: {{max_image_patches: 64}}
-      sources: [{{name: all, store: samples, weight: 1}}]
+      sources: [{{name: all, input: samples, weight: 1}}]
 """
 
 

@@ -304,7 +304,7 @@ nodes:
       global_batch_packs: 1
       block_packs: 8
       media_limits: {{max_image_patches: 16, max_frame_patches: 16, max_video_frames: 8}}
-      sources: [{{name: own, store: samples, weight: 1}}]
+      sources: [{{name: own, input: samples, weight: 1}}]
   packs: {{kind: pack, input: plan}}
 """
 
