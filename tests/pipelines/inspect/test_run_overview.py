@@ -14,6 +14,7 @@ from manifests.runlog import RunLog
 from pipelines.inspect import command, explain
 from pipelines.inspect.run_overview import NodeRow, node_rows
 from stores.store import Store
+from stores.upkeep.run_lock import record_stores_url
 from tests.pipelines import small_data
 from tests.pipelines.dag.test_run import STORES, head, run
 
@@ -146,3 +147,11 @@ def test_a_folder_that_is_no_run_is_rejected(tmp_path: Path) -> None:
     for flags in ([], ["--json"]):
         with pytest.raises(StoreError, match="is neither a store nor a run"):
             command.main([str(tmp_path), *flags])
+
+
+def test_a_node_with_remote_stores_is_found_by_run_and_name(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_stores_url(tmp_path / "local", str(out))
+    assert "samples (samples)" in printed(capsys, str(tmp_path / "local" / "samples"))
+    assert "unique" in printed(capsys, str(tmp_path / "local"))
