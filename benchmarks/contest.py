@@ -1,9 +1,10 @@
-"""Contestants in processes of their own, each in its own environment, that take turns.
+"""Contestants that take turns, each a child process in its own environment.
 
     parent: take_turns([Contestant(...), ...])       child, started with `--serve NAME`: serve(task)
 
-A contestant imports and prepares its data once; then it is asked again and again, ours, peer, ours, peer ..., so that a
-busy machine slows all of them alike. CPU seconds are those of the child, its threads and the processes it waited for.
+A contestant imports its libraries and prepares its data once. Then it gets one request per turn: ours, peer, ours,
+peer ..., so that a busy machine slows all of them alike. CPU seconds are those of the child, of its threads and of the
+processes that it waited for.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from benchmarks.peers import ROOT, python_of
 from stores.files.local import fsync_path
 
 Round = dict[str, float]
-"""What one turn took: `cpu_s`, `wall_s`, and whatever else the task said."""
+"""Measurements of one turn: `cpu_s`, `wall_s`, and the values that the task returned."""
 
 
 class Contestant:
+    """A child process that runs `python -m MODULE --serve NAME` and answers one request at a time."""
+
     def __init__(self, module: str, name: str, environment: str | None) -> None:
-        """`environment`: of `peers.ENVIRONMENTS`, None for ours."""
+        """`environment`: a key of `peers.ENVIRONMENTS`; None for this project's own environment."""
         python = Path(sys.executable) if environment is None else python_of(environment)
         self.name = name
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the contestant
@@ -38,7 +41,7 @@ class Contestant:
         )
 
     def ask(self, **request: object) -> Round:
-        """One turn. Raises RuntimeError with the end of what the child said where it fails."""
+        """Run one turn. Raises RuntimeError with the end of the child's stderr if the turn fails."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -57,63 +60,67 @@ class Contestant:
 
 
 def serve(task: Callable[..., Mapping[str, float] | None]) -> None:
-    """The child's side: call `task` with every request, time it, answer."""
+    """Child side: call `task` with every request, time the call, send the measurements back."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # prints of libraries must not mix with the answers
     for line in sys.stdin:
         request = json.loads(line)
         cpu, wall = _cpu_s(), time.perf_counter()
-        told = task(**request) or {}
+        extra = task(**request) or {}
         taken = {"cpu_s": _cpu_s() - cpu, "wall_s": time.perf_counter() - wall}
-        answers.write(json.dumps(taken | dict(told)) + "\n")
+        answers.write(json.dumps(taken | dict(extra)) + "\n")
         answers.flush()
 
 
 def take_turns(contestants: Sequence[Contestant], repetitions: int, **request: object) -> dict[str, list[Round]]:
-    """Rounds of each contestant; the first one warms up and is not counted. Every turn gets an empty `folder`."""
-    rounds: dict[str, list[Round]] = {one.name: [] for one in contestants}
+    """Run all contestants in turns. Returns the rounds of each; the warm-up round is left out.
+
+    Every request has a `folder`, which is empty, besides the entries of `request`.
+    """
+    rounds: dict[str, list[Round]] = {contestant.name: [] for contestant in contestants}
     for repetition in range(repetitions + 1):
-        turn = contestants if repetition % 2 else contestants[::-1]  # who comes first pays for who came last
-        for one in turn:
+        turn = contestants if repetition % 2 else contestants[::-1]  # the first one pays for the page cache of the last
+        for contestant in turn:
             with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
-                answer = one.ask(folder=folder, **request)
+                answer = contestant.ask(folder=folder, **request)
             if repetition:
-                rounds[one.name].append(answer)
+                rounds[contestant.name].append(answer)
     return rounds
 
 
 def rates(rounds: Mapping[str, Sequence[Round]], amount: float, clock: str) -> dict[str, float]:
-    """`amount` over the median seconds of each contestant."""
-    return {name: round(amount / statistics.median(one[clock] for one in taken), 3) for name, taken in rounds.items()}
+    """Rate of each contestant: `amount` over its median seconds by `clock` (`cpu_s` or `wall_s`)."""
+    return {name: round(amount / statistics.median(turn[clock] for turn in turns), 3) for name, turns in rounds.items()}
 
 
 def spread(rounds: Mapping[str, Sequence[Round]], amount: float, clock: str) -> dict[str, list[float]]:
-    """The slowest and the fastest turn of each, as rates."""
-    found = {}
-    for name, taken in rounds.items():
-        seconds = [one[clock] for one in taken]
-        found[name] = [round(amount / max(seconds), 3), round(amount / min(seconds), 3)]
-    return found
+    """Rates of the slowest and of the fastest turn of each contestant."""
+    ranges = {}
+    for name, turns in rounds.items():
+        seconds = [turn[clock] for turn in turns]
+        ranges[name] = [round(amount / max(seconds), 3), round(amount / min(seconds), 3)]
+    return ranges
 
 
 def paired_ratio(rounds: Mapping[str, Sequence[Round]], ours: str, clock: str) -> float:
-    """Median over the rounds of how many times faster ours was than the best other of the same round."""
-    others = [taken for name, taken in rounds.items() if not name.startswith(ours)]
-    best = [min(one[clock] for one in turn) for turn in zip(*others, strict=True)]
-    return statistics.median(b / mine[clock] for b, mine in zip(best, rounds[ours], strict=True))
+    """Median over the rounds of the speed of `ours` over the best other contestant of the same round."""
+    others = [turns for name, turns in rounds.items() if not name.startswith(ours)]
+    best = [min(turn[clock] for turn in same_round) for same_round in zip(*others, strict=True)]
+    return statistics.median(seconds / mine[clock] for seconds, mine in zip(best, rounds[ours], strict=True))
 
 
 def make_durable(folder: Path) -> None:
-    """What ours does before it commits and the peers leave to the kernel: every file on the disk, and every name."""
+    """Sync all files and folders below `folder` to disk, as a store does before its commit; peers' writers do not."""
     for path in sorted(folder.rglob("*"), reverse=True):
         fsync_path(path)
     fsync_path(folder)
 
 
 def peak_rss_mb() -> float:
+    """Peak resident memory of this process, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _cpu_s() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usages = [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)

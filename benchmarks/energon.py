@@ -1,4 +1,4 @@
-"""Megatron-Energon behind one function, for benchmarks that read WebDataset tars with it, in its environment."""
+"""Adapter to Megatron-Energon, for benchmarks that read WebDataset tars with it. Runs in Energon's environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def prepare(folder: str) -> None:
-    """Energon's index beside the tars of `folder`."""
+    """Write Energon's index next to the tars of `folder`."""
     from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
 
     shards = sorted(path.name for path in Path(folder).glob("*.tar"))
@@ -28,7 +28,13 @@ def loader(
     workers: int = 0,
     savable: bool = False,
 ) -> Any:
-    """In the order of the tars, once: `join` of what `cook` makes of each record."""
+    """Loader of one epoch in the order of the tars.
+
+    Args:
+        cook: raw sample (extension -> bytes) -> value.
+        join: values of a batch -> the batch that the loader yields.
+        savable: whether the loader can save and restore its state.
+    """
     from megatron.energon import (
         Cooker,
         DefaultTaskEncoder,
@@ -44,18 +50,18 @@ def loader(
 
     @edataclass
     class Cooked(Sample):
-        made: Any
+        value: Any
 
     @stateless
     def cooked(sample: dict[str, Any]) -> Cooked:
-        return Cooked(**basic_sample_keys(sample), made=cook(sample))
+        return Cooked(**basic_sample_keys(sample), value=cook(sample))
 
     class Encoder(DefaultTaskEncoder):
         cookers = (Cooker(cook=cooked),)
         decoder = None
 
         def batch(self, samples: list[Cooked]) -> Any:
-            return join([sample.made for sample in samples])
+            return join([sample.value for sample in samples])
 
     records = get_train_dataset(
         folder,

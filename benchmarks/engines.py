@@ -1,9 +1,10 @@
-"""What does the same DAG cost on `local`, on Ray and on Dask?
+"""How much does the same DAG cost on `local`, on Ray and on Dask?
 
-A folder of small texts -> documents -> filter -> tokenise, with two worker processes each; clusters are embedded. Every
-run is `millrace run` in a process of its own, timed from outside with all processes that it starts: by the clock, and
-by CPU seconds of every descendant. A run over one file says what starting costs; what is above `local` in the other,
-starting taken off, divided by units, is the overhead of a unit. All engines must end in the same content roots.
+A folder of small texts -> documents -> filter -> tokenise, with two worker processes each. Ray and Dask start their
+cluster inside the run. Every run is `millrace run` in a new process. Its wall time and the CPU seconds of all its
+descendants are measured from outside. A run over one file measures the cost of starting. The overhead of an engine per
+unit is its time above `local`, both without the cost of starting, divided by the number of units. All engines must end
+with the same content roots.
 """
 
 from __future__ import annotations
@@ -44,24 +45,25 @@ nodes:
 
 
 def write_texts(folder: Path, files: int) -> None:
-    dice = random.Random(1)
-    words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=dice.randint(2, 9))) for _ in range(4000)]
+    """Write seeded text files of 30 lines of 12 words, spread over 50 folders."""
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(4000)]
     for i in range(files):
         file = folder / f"{i % 50:02d}" / f"{i:05d}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(" ".join(dice.choices(words, k=12)) + "." for _ in range(30)) + "\n")
+        file.write_text("\n".join(" ".join(rng.choices(words, k=12)) + "." for _ in range(30)) + "\n")
 
 
 def timed(dag: Path, out: Path, engine: str) -> tuple[float, float]:
-    """Wall and CPU seconds of one run with all its descendants, which become children of this process if orphaned."""
+    """Wall and CPU seconds of one run and all its descendants. Orphans become children of this process, see `main`."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
     command = [sys.executable, str(ROOT / "millrace.py"), "run", str(dag), "--out", str(out)]
     command += ["--engine", engine, "--workers", str(WORKERS)]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _, talk = run.communicate()
+    _, errors = run.communicate()
     wall = time.monotonic() - start
-    assert run.returncode == 0, talk
+    assert run.returncode == 0, errors
     while True:
         try:
             os.wait()
@@ -72,6 +74,7 @@ def timed(dag: Path, out: Path, engine: str) -> tuple[float, float]:
 
 
 def contents(out: Path) -> list[tuple[str, int]]:
+    """(content root, number of units) of the store of each node."""
     heads = [Store.open(str(out / node)).head() for node in NODES]
     return [(head.content_root, len(head.units)) for head in heads if head is not None]
 
@@ -84,26 +87,26 @@ def main() -> None:
         for size, files in (("start", 1), ("whole", FILES)):
             write_texts(folder / f"{size}-texts", files)
             (folder / f"{size}.yaml").write_text(DAG.replace("PATH", str(folder / f"{size}-texts")))
-        found: dict[str, list[tuple[str, int]]] = {}
+        results: dict[str, list[tuple[str, int]]] = {}
         for _ in range(REPETITIONS):
             for engine in ENGINES:
                 for size in ("start", "whole"):
                     out = folder / "out"
                     taken.setdefault((engine, size), []).append(timed(folder / f"{size}.yaml", out, engine))
                     if size == "whole":
-                        found[engine] = contents(out)
+                        results[engine] = contents(out)
                     shutil.rmtree(out)
-        assert found["local"] == found["ray"] == found["dask"], found
-        units = sum(count for _, count in found["local"])
+        assert results["local"] == results["ray"] == results["dask"], results
+        units = sum(count for _, count in results["local"])
     details = {engine: row(taken, engine, units) for engine in ENGINES}
     print(f"{units} units, {FILES} documents, {WORKERS} workers; medians of {REPETITIONS}; equal content roots")
     print("engine      wall s     CPU s   start: wall     CPU   above local per unit: wall ms    CPU ms")
-    for engine, told in details.items():
-        numbers = (told["wall_s"], told["cpu_s"], told["start_wall_s"], told["start_cpu_s"])
-        above = (told["above_local_wall_ms"], told["above_local_cpu_ms"])
+    for engine, figures in details.items():
+        numbers = (figures["wall_s"], figures["cpu_s"], figures["start_wall_s"], figures["start_cpu_s"])
+        above = (figures["above_local_wall_ms"], figures["above_local_cpu_ms"])
         print("{:8}{:10.1f}{:10.1f}{:14.1f}{:8.1f}{:32.1f}{:10.1f}".format(engine, *numbers, *above))
     result = Result(
-        question="The same DAG on `local`, over the quicker of Ray and Dask, start included:",
+        question="The same DAG on `local`, over the faster of Ray and Dask, including the start:",
         unit="units per CPU second",
         ours=units / details["local"]["cpu_s"],
         peers={engine: units / details[engine]["cpu_s"] for engine in ("ray", "dask")},
@@ -115,21 +118,23 @@ def main() -> None:
 
 
 def row(taken: dict[tuple[str, str], list[tuple[float, float]]], engine: str, units: int) -> dict[str, float]:
-    def median(engine: str, size: str, which: int) -> float:
-        return statistics.median(one[which] for one in taken[engine, size])
+    """Median seconds of an engine, their spread, the cost of starting, and the overhead per unit above `local`."""
 
-    told = {}
-    for which, word in enumerate(("wall", "cpu")):
-        whole, start = median(engine, "whole", which), median(engine, "start", which)
-        above = (whole - start) - (median("local", "whole", which) - median("local", "start", which))
-        walls = [one[which] for one in taken[engine, "whole"]]
-        told |= {
+    def median(engine: str, size: str, clock: int) -> float:
+        return statistics.median(seconds[clock] for seconds in taken[engine, size])
+
+    figures = {}
+    for clock, word in enumerate(("wall", "cpu")):
+        whole, start = median(engine, "whole", clock), median(engine, "start", clock)
+        above = (whole - start) - (median("local", "whole", clock) - median("local", "start", clock))
+        all_seconds = [seconds[clock] for seconds in taken[engine, "whole"]]
+        figures |= {
             f"{word}_s": round(whole, 2),
-            f"{word}_s_spread": round(max(walls) - min(walls), 2),
+            f"{word}_s_spread": round(max(all_seconds) - min(all_seconds), 2),
             f"start_{word}_s": round(start, 2),
             f"above_local_{word}_ms": round(1000 * above / units, 2),
         }
-    return told
+    return figures
 
 
 if __name__ == "__main__":

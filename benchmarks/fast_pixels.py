@@ -1,11 +1,11 @@
-"""What do fast pixels save, and how far off are they?
+"""How much time do fast pixels save, and how much do they differ from exact ones?
 
     MILLRACE_TEST_DATA=FOLDER python -m benchmarks.fast_pixels
 
-The pictures of `web_pictures.py` from encoded bytes to patches as the loader makes them (`navit.patches_of`, into
-memory that is there), with `pixels: exact` and `pixels: fast`, in turns. By limit of patches, because what is saved is
-pixels that nobody wants; only JPEGs have them. Differences are of 255, over all samples of all pictures, and over those
-of pictures that differ at all. The bar asks only that it saves something.
+Each picture of `web_pictures.py` goes from encoded bytes to patches as in the loader (`navit.patches_of`, into
+preallocated memory), with `pixels: exact` and with `pixels: fast`, in turns. Fast pixels decode a JPEG at reduced size,
+so the gain depends on the limit of patches; results are listed by limit. Differences are on the scale 0 to 255, over
+all samples of all pictures, and over the samples of those pictures that differ at all. The bar only asks for a gain.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ PICTURES = 48
 REPETITIONS = 5
 LIMITS = (16384, 4096, 1024, 256)
 SHOWN = 1024
-"""The limit whose figures are the result."""
+"""Limit of patches whose figures are the result."""
 BAR = 1.0
 
 Planned = tuple[PackedMedia, bytes, list[np.ndarray]]
-"""A picture under a limit, its bytes, and memory for its patches, as the loader has it."""
+"""(picture with its planned size, its encoded bytes, memory for its patches)."""
 
 
 def planned(payload: bytes, limit: int) -> Planned:
+    """Plan a picture under a limit of patches and allocate memory for its patches, as the loader does."""
     form, width, height = probe(payload)
     to = fit(width, height, limit)
     media = Media(hashlib.sha256(payload).hexdigest(), "image", form, width, height)
@@ -45,13 +46,13 @@ def planned(payload: bytes, limit: int) -> Planned:
     return PackedMedia(media, (to.width_px, to.height_px), (item,)), payload, parts
 
 
-def seconds(some: Sequence[Planned]) -> dict[Pixels, np.ndarray]:
-    """(P,) CPU seconds of each picture, medians; taken in turns picture by picture."""
+def seconds(group: Sequence[Planned]) -> dict[Pixels, np.ndarray]:
+    """(P,) median CPU seconds of each picture, both ways measured in turns, picture by picture."""
     taken: dict[Pixels, list[list[float]]] = {"exact": [], "fast": []}
     for _ in range(REPETITIONS + 1):
         for rounds in taken.values():
             rounds.append([])
-        for packed, payload, into in some:
+        for packed, payload, into in group:
             for pixels, rounds in taken.items():
                 start = time.thread_time()
                 patches_of(packed, payload, out=into, pixels=pixels)
@@ -59,20 +60,22 @@ def seconds(some: Sequence[Planned]) -> dict[Pixels, np.ndarray]:
     return {pixels: np.median(rounds[1:], axis=0) for pixels, rounds in taken.items()}  # the first one warms up
 
 
-def differences(some: Sequence[Planned]) -> dict[str, object]:
+def differences(group: Sequence[Planned]) -> dict[str, object]:
+    """Histogram figures of |exact - fast| over all pictures, and over those that differ."""
     counts = np.zeros((2, 256), np.int64)
     differing = 0
-    for packed, payload, _ in some:
-        one, other = (patches_of(packed, payload, pixels=way)[0].astype(np.int16) for way in ("exact", "fast"))
-        found = np.bincount(np.abs(one - other).ravel(), minlength=256)
-        counts[0] += found
-        if found[1:].any():
-            counts[1] += found
+    for packed, payload, _ in group:
+        exact, fast = (patches_of(packed, payload, pixels=way)[0].astype(np.int16) for way in ("exact", "fast"))
+        histogram = np.bincount(np.abs(exact - fast).ravel(), minlength=256)
+        counts[0] += histogram
+        if histogram[1:].any():
+            counts[1] += histogram
             differing += 1
-    return {"pictures that differ": differing, "all": told(counts[0]), "of those that differ": told(counts[1])}
+    return {"pictures that differ": differing, "all": figures(counts[0]), "of those that differ": figures(counts[1])}
 
 
-def told(counts: np.ndarray) -> dict[str, float]:
+def figures(counts: np.ndarray) -> dict[str, float]:
+    """Mean, 99th percentile and maximum of a histogram with 256 bins."""
     if not counts.any():
         return {"mean": 0.0, "99th percentile": 0, "max": 0}
     return {
@@ -87,15 +90,15 @@ def main() -> None:
     details: dict[str, object] = {"pictures": PICTURES, "shown": f"{SHOWN} patches"}
     rates: dict[int, dict[Pixels, float]] = {}
     for limit in LIMITS:
-        some = [planned(payload, limit) for payload in payloads]
-        took = seconds(some)
-        jpegs = np.array([packed.media.format == "jpg" for packed, _, _ in some])
+        group = [planned(payload, limit) for payload in payloads]
+        took = seconds(group)
+        jpegs = np.array([packed.media.format == "jpg" for packed, _, _ in group])
         rates[limit] = {pixels: round(PICTURES / float(each.sum()), 2) for pixels, each in took.items()}
         details[f"{limit} patches"] = {
             "times as fast": round(float(took["exact"].sum() / took["fast"].sum()), 3),
             f"times as fast, the {jpegs.sum()} JPEGs": round(float(took["exact"] @ jpegs / (took["fast"] @ jpegs)), 3),
             "pictures per CPU second": rates[limit],
-            "off by": differences(some),
+            "off by": differences(group),
         }
         print(limit, "patches", details[f"{limit} patches"])
     save(

@@ -1,9 +1,9 @@
-"""How fast are image filters and perceptual hashes, beside imagehash and Pillow with the same measures?
+"""How fast are image filters and perceptual hashes, compared with imagehash and Pillow on the same measures?
 
     python -m benchmarks.image_filters [--quick]
 
-Ours and the peers decode each JPEG once, then measure the spread of levels, focus, entropy and a pHash of 64 bits; ours
-makes one of 256 bits and the share of writing besides. `draft` is Pillow told to decode at reduced size, as ours does.
+Ours and the peers decode each JPEG once, then measure the spread of levels, sharpness, entropy and a pHash of 64 bits.
+Ours computes a hash of 256 bits and the share of text besides. In `draft` Pillow decodes at reduced size, as ours does.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CONTESTANTS = {"ours": None, "imagehash, full size": "imagehash", "imagehash, dr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few pictures, nothing is saved")
+    parser.add_argument("--quick", action="store_true", help="smoke test: few pictures, no result")
     parser.add_argument("--serve", choices=CONTESTANTS)
     options = parser.parse_args()
     if options.serve:
         serve(task(options.serve))
         return
     count = 40 if options.quick else 600
-    children = [Contestant("benchmarks.image_filters", name, where) for name, where in CONTESTANTS.items()]
+    children = [Contestant("benchmarks.image_filters", name, environment) for name, environment in CONTESTANTS.items()]
     rounds = take_turns(children, 1 if options.quick else 3, count=count)
     for child in children:
         child.close()
@@ -40,7 +40,7 @@ def main() -> None:
         print(f"{name:24}{rate:>10.1f} pictures per CPU second")
     if not options.quick:
         result = Result(
-            question="Image filters and perceptual hash, ours against imagehash and Pillow:",
+            question="Image filters and perceptual hash, over imagehash and Pillow:",
             unit="pictures per CPU second",
             ours=speed.pop("ours"),
             peers=speed,
@@ -57,21 +57,22 @@ def main() -> None:
 
 
 def task(name: str):
-    """The measures over the first `count` JPEGs, which are made before the first turn is timed."""
-    known: dict[int, list[bytes]] = {}
+    """Task of a contestant: measure `count` JPEGs. The warm-up turn makes them."""
+    payloads: dict[int, list[bytes]] = {}
     measure = ours() if name == "ours" else theirs(draft=name.endswith("draft"))
 
     def run(folder: str, count: int) -> None:
-        if count not in known:
-            some = [payload for form, payload in pictures(60) if form.startswith("jpeg")]
-            known[count] = [some[i % len(some)] for i in range(count)]
-        for payload in known[count]:
+        if count not in payloads:
+            jpegs = [payload for form, payload in pictures(60) if form.startswith("jpeg")]
+            payloads[count] = [jpegs[i % len(jpegs)] for i in range(count)]
+        for payload in payloads[count]:
             measure(payload)
 
     return run
 
 
 def ours():
+    """Our filters and hash: encoded picture -> None."""
     from manifests.records import Document, Media, digest
     from pipelines.dedup import image_hash
     from pipelines.filters import media_rules, pixels
@@ -84,7 +85,7 @@ def ours():
     )
 
     def measure(payload: bytes) -> None:
-        pixels._CACHE.clear()  # the same picture comes again, and must be decoded again
+        pixels._CACHE.clear()  # pictures repeat, and each must be decoded every time
         image = Media(digest(payload), "image", "jpg", 1, 1, payload=payload)
         document = Document("0" * 32, "t", "1", "caption", (image,))
         for op in ops:
@@ -95,6 +96,7 @@ def ours():
 
 
 def theirs(draft: bool):
+    """The same measures by Pillow, numpy and imagehash. `draft`: let Pillow decode at reduced size."""
     import imagehash
 
     def measure(payload: bytes) -> None:

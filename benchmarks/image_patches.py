@@ -2,12 +2,12 @@
 
     python -m benchmarks.image_patches [--quick]
 
-Pictures of sizes and formats like the web's (`web_pictures.py`) in the shards of each; every turn reads all of them in
-order, four to a batch, and ends with one uint8 array (patches of the batch, 3, 14, 14) at the release's limit of 16,384
-patches. Ours is the whole loader off packs, one decoding thread, checksums compared on the way; peers compare nothing.
-A peer named `+ pillow` decodes and resizes by Pillow and cuts by numpy, as its user would write it; `+ ours` calls our
-decoder, kernel and cutter; memory that is used again for picture after picture is part of the loader. All ends are
-compared: equal bytes, or no result.
+Pictures of sizes and formats like the web's (`web_pictures.py`), stored in the format of each reader. Every turn reads
+all of them in order, four per batch, and yields one uint8 array (patches of the batch, 3, 14, 14) per batch, at the
+release's limit of 16,384 patches. Ours is the whole loader over packs, with one decoding thread; it verifies checksums,
+the peers verify nothing. A peer named `+ pillow` decodes and resizes with Pillow and cuts patches with numpy, as a user
+would write it. `+ ours` calls our decoder, resize kernel and patch cutter; buffers that are reused from picture to
+picture are part of our loader only. All readers must yield the same bytes, or there is no result.
 """
 
 from __future__ import annotations
@@ -38,16 +38,18 @@ Patches = Callable[[bytes], np.ndarray]
 
 
 def payloads(folder: str) -> list[bytes]:
+    """Encoded pictures from the folder `pictures` next to `folder`."""
     return [path.read_bytes() for path in sorted((Path(folder).parent / "pictures").iterdir())]
 
 
 def in_batches(patches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    some: list[np.ndarray] = []
-    for one in patches:
-        some.append(one)
-        if len(some) == BATCH:
-            yield np.concatenate(some)
-            some = []
+    """Concatenate the patches of every `BATCH` pictures."""
+    group: list[np.ndarray] = []
+    for array in patches:
+        group.append(array)
+        if len(group) == BATCH:
+            yield np.concatenate(group)
+            group = []
 
 
 # ---------------------------------------------------------------------- pictures to patches
@@ -101,7 +103,7 @@ def write_ours(folder: str) -> None:
     store.commit([writer.finish()], node="bench", units=["all"], meta=meta)
 
 
-def read_ours(folder: str, how: Patches) -> Iterator[np.ndarray]:
+def read_ours(folder: str, to_patches: Patches) -> Iterator[np.ndarray]:
     from packing.loader.loader import DecodeOptions, Loader
     from stores.store import Store
 
@@ -123,11 +125,11 @@ def write_webdataset(folder: str) -> None:
             sink.write({"__key__": f"{number:09}", "img": payload, "txt": CAPTION.encode()})
 
 
-def read_webdataset(folder: str, how: Patches) -> Iterator[np.ndarray]:
+def read_webdataset(folder: str, to_patches: Patches) -> Iterator[np.ndarray]:
     import webdataset
 
     shards = sorted(str(path) for path in Path(folder).glob("*.tar"))
-    yield from in_batches(how(sample["img"]) for sample in webdataset.WebDataset(shards, shardshuffle=False))
+    yield from in_batches(to_patches(sample["img"]) for sample in webdataset.WebDataset(shards, shardshuffle=False))
 
 
 def write_litdata(folder: str) -> None:
@@ -140,11 +142,11 @@ def write_litdata(folder: str) -> None:
     sink.merge(1)
 
 
-def read_litdata(folder: str, how: Patches) -> Iterator[np.ndarray]:
+def read_litdata(folder: str, to_patches: Patches) -> Iterator[np.ndarray]:
     from litdata import StreamingDataset
 
     samples = StreamingDataset(input_dir=folder, shuffle=False)
-    yield from in_batches(how(samples[number]["img"]) for number in range(len(samples)))
+    yield from in_batches(to_patches(samples[number]["img"]) for number in range(len(samples)))
 
 
 def write_energon(folder: str) -> None:
@@ -152,9 +154,9 @@ def write_energon(folder: str) -> None:
     energon.prepare(folder)
 
 
-def read_energon(folder: str, how: Patches) -> Iterator[np.ndarray]:
-    found = energon.loader(folder, BATCH, lambda sample: how(sample["img"]), np.concatenate)
-    yield from (np.asarray(batch) for batch in found)
+def read_energon(folder: str, to_patches: Patches) -> Iterator[np.ndarray]:
+    loader = energon.loader(folder, BATCH, lambda sample: to_patches(sample["img"]), np.concatenate)
+    yield from (np.asarray(batch) for batch in loader)
 
 
 FORMATS: dict[str, tuple[str | None, Callable[[str], None], Callable[[str, Patches], Iterator[np.ndarray]]]] = {
@@ -171,14 +173,15 @@ READERS = ["ours", *(f"{name} + {way}" for name in list(FORMATS)[1:] for way in 
 
 
 def one_epoch(reader: str, root: str, check: bool) -> dict[str, Any]:
+    """Read all pictures once. Returns the number of patches and, with `check`, a digest of their bytes."""
     name, _, way = reader.partition(" + ")
     patches = 0
-    seen = hashlib.sha256()
+    content = hashlib.sha256()
     for batch in FORMATS[name][2](f"{root}/{name}", WAYS[way or "ours"]):
         patches += len(batch)
         if check:
-            seen.update(batch)
-    return {"patches": patches, "seen": seen.hexdigest()}
+            content.update(batch)
+    return {"patches": patches, "digest": content.hexdigest()}
 
 
 def compare(quick: bool) -> None:
@@ -191,27 +194,27 @@ def compare(quick: bool) -> None:
         for number, (_, payload) in enumerate(pictures(16 if quick else PICTURES)):
             (root / "pictures" / f"{number:06}").write_bytes(payload)
             size += len(payload)
-        for name, (where, _, _) in FORMATS.items():
+        for name, (environment, _, _) in FORMATS.items():
             (root / name).mkdir()
-            run_in(where, "benchmarks.image_patches", "--write", name, str(root / name))
+            run_in(environment, "benchmarks.image_patches", "--write", name, str(root / name))
         contestants = [
             Contestant("benchmarks.image_patches", reader, FORMATS[reader.partition(" + ")[0]][0]) for reader in READERS
         ]
-        ends = {one.name: one.ask(root=folder, check=True) for one in contestants}  # warms up as well
-        assert len({end["seen"] for end in ends.values()}) == 1, ends
-        rounds: dict[str, list[Round]] = {one.name: [] for one in contestants}
+        results = {each.name: each.ask(root=folder, check=True) for each in contestants}  # warms up as well
+        assert len({result["digest"] for result in results.values()}) == 1, results
+        rounds: dict[str, list[Round]] = {contestant.name: [] for contestant in contestants}
         for repetition in range(1 if quick else 5):
-            for one in contestants if repetition % 2 else contestants[::-1]:
-                rounds[one.name].append(one.ask(root=folder, check=False))
-        for one in contestants:
-            one.close()
+            for contestant in contestants if repetition % 2 else contestants[::-1]:
+                rounds[contestant.name].append(contestant.ask(root=folder, check=False))
+        for contestant in contestants:
+            contestant.close()
     count = 16 if quick else PICTURES
     details: dict[str, Any] = {"pictures": count, "megabytes": round(size / 1e6, 1)}
     for way in WAYS:
-        some = {name: taken for name, taken in rounds.items() if name == "ours" or name.endswith(f"+ {way}")}
+        group = {name: turns for name, turns in rounds.items() if name == "ours" or name.endswith(f"+ {way}")}
         for clock in ("cpu_s", "wall_s"):
             ratio = paired_ratio(
-                {name.replace("+ ours", "+ kernel"): taken for name, taken in some.items()}, "ours", clock
+                {name.replace("+ ours", "+ kernel"): turns for name, turns in group.items()}, "ours", clock
             )
             details[f"ours over the best with {way}, {clock}"] = round(ratio, 3)
     details["wall"] = rates(rounds, count, "wall_s")
@@ -239,18 +242,18 @@ def compare(quick: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few pictures and no result: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: few pictures, no result")
     parser.add_argument("--serve", choices=READERS, help=argparse.SUPPRESS)
     parser.add_argument("--write", choices=FORMATS, help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        serve(lambda root, check: one_epoch(asked.serve, root, check))
-    elif asked.write:
-        FORMATS[asked.write][1](asked.folder)
+    options = parser.parse_args()
+    if options.serve:
+        serve(lambda root, check: one_epoch(options.serve, root, check))
+    elif options.write:
+        FORMATS[options.write][1](options.folder)
         print("{}")
     else:
-        compare(asked.quick)
+        compare(options.quick)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How long until the first batch of a loader that goes on at 10, 50 or 90 % of a million global batches?
+"""How long does a loader take from start to first batch, resumed at 10, 50 or 90 % of a million global batches?
 
     python -m benchmarks.loader_resume [--quick]
 
-A million records of 16 uint32 ids, one to a batch; for the peers twenty thousand, because some take half an hour to
-reach the places from which they then go on. The first id is the record's number, so that a wrong place is seen. States
-are those that each loader gave when it had read so far. Timed is everything from files to the first batch: opening,
-constructing, restoring. What has no state (webdataset) reads on to the place. Wall seconds, warm, processes that have
-imported everything; every loader runs without workers.
+A million records of 16 uint32 ids, one per batch. Peers get twenty thousand, because some take half an hour to reach
+the places at which their states are saved. The first id is the record's number, which detects a wrong place. Each
+loader saves its own states while it reads up to those places. Measured is everything from files to the first batch:
+open, construct, restore. webdataset has no state and reads on from the start. Wall seconds, warm page cache, processes
+that have imported everything; no loader uses workers.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ BAR_S = 1.0
 SHARES = (0.1, 0.5, 0.9)
 
 Resume = Callable[[str, Any], int]
-"""(folder, state) -> the number in the first batch."""
+"""(folder, state) -> record number in the first batch."""
 
 
 def rows(count: int) -> Iterator[np.ndarray]:
+    """Rows of (TOKENS,) uint32: the row's number, then zeros."""
     for number in range(count):
         ids = np.zeros(TOKENS, np.uint32)
         ids[0] = number
@@ -44,14 +45,14 @@ def rows(count: int) -> Iterator[np.ndarray]:
 
 
 def states_at(places: list[int], loader: Any, state: Callable[[], Any]) -> list[Any]:
-    """`state()` after so many batches."""
-    batches, done, found = iter(loader), 0, []
+    """States of a loader after `places` batches (ascending counts)."""
+    batches, done, states = iter(loader), 0, []
     for place in places:
         for _ in islice(batches, place - done):
             pass
         done = place
-        found.append(state())
-    return found
+        states.append(state())
+    return states
 
 
 # ---------------------------------------------------------------------- ours
@@ -72,6 +73,7 @@ def write_ours(folder: str, count: int) -> None:
 
 
 def ours(folder: str, state: Any = None) -> Any:
+    """Our loader, one pack per global batch."""
     from packing.loader.loader import Loader
     from stores.store import Store
 
@@ -135,8 +137,8 @@ def litdata(folder: str) -> Any:
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming.item_loader import TokensLoader
 
-    found = StreamingDataset(input_dir=folder, item_loader=TokensLoader(block_size=TOKENS), shuffle=False)
-    return StreamingDataLoader(found, batch_size=1, num_workers=0)
+    dataset = StreamingDataset(input_dir=folder, item_loader=TokensLoader(block_size=TOKENS), shuffle=False)
+    return StreamingDataLoader(dataset, batch_size=1, num_workers=0)
 
 
 def states_litdata(folder: str, places: list[int]) -> list[Any]:
@@ -201,16 +203,16 @@ def write_datasets(folder: str, count: int) -> None:
 def states_datasets(folder: str, places: list[int]) -> list[Any]:
     import datasets
 
-    found = datasets.load_from_disk(folder).with_format("numpy").to_iterable_dataset()
-    return states_at(places, found, found.state_dict)
+    dataset = datasets.load_from_disk(folder).with_format("numpy").to_iterable_dataset()
+    return states_at(places, dataset, dataset.state_dict)
 
 
 def resume_datasets(folder: str, state: Any) -> int:
     import datasets
 
-    found = datasets.load_from_disk(folder).with_format("numpy").to_iterable_dataset()
-    found.load_state_dict(state)
-    return int(next(iter(found))["ids"][0])
+    dataset = datasets.load_from_disk(folder).with_format("numpy").to_iterable_dataset()
+    dataset.load_state_dict(state)
+    return int(next(iter(dataset))["ids"][0])
 
 
 LOADERS: dict[str, tuple[str | None, Callable[[str, int], None], Callable[[str, list[int]], list[Any]], Resume]] = {
@@ -227,15 +229,16 @@ LOADERS: dict[str, tuple[str | None, Callable[[str, int], None], Callable[[str, 
 
 
 def prepare(name: str, folder: str, count: int) -> None:
-    """Write, read to the places, keep the states."""
+    """Write the data of a loader, read up to each place, and save the states there."""
     _, write, states, _ = LOADERS[name]
     (Path(folder) / "data").mkdir()
     write(f"{folder}/data", count)
-    kept = states(f"{folder}/data", [int(share * count) for share in SHARES])
-    (Path(folder) / "states").write_bytes(pickle.dumps(kept))
+    saved = states(f"{folder}/data", [int(share * count) for share in SHARES])
+    (Path(folder) / "states").write_bytes(pickle.dumps(saved))
 
 
 def resumed(name: str, folder: str, place: int) -> dict[str, float]:
+    """Resume a loader at the place numbered `place`. Returns the number in its first batch."""
     state = pickle.loads((Path(folder) / "states").read_bytes())[place]
     return {"number": LOADERS[name][3](f"{folder}/data", state)}
 
@@ -248,37 +251,37 @@ def compare(quick: bool) -> None:
     lost: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as root:
         contestants = []
-        for name, (where, *_) in LOADERS.items():
+        for name, (environment, *_) in LOADERS.items():
             folder = Path(root) / name.partition(",")[0]
             folder.mkdir()
-            run_in(where, "benchmarks.loader_resume", "--prepare", name, str(folder), str(count_of(name)))
-            contestants.append((Contestant("benchmarks.loader_resume", name, where), str(folder)))
+            run_in(environment, "benchmarks.loader_resume", "--prepare", name, str(folder), str(count_of(name)))
+            contestants.append((Contestant("benchmarks.loader_resume", name, environment), str(folder)))
         for place, share in enumerate(SHARES):
             turns: dict[str, list[float]] = {}
             for repetition in range(2 if quick else 4):  # the first one warms up
-                for one, folder in contestants:
-                    if one.name.endswith("reading on") and repetition > 1:
-                        continue  # minutes
-                    answer = one.ask(folder=folder, place=place)
-                    wanted = int(share * count_of(one.name))
-                    if answer["number"] != wanted:
-                        lost[one.name] = f"gave batch {answer['number']:.0f} for {wanted}"
+                for contestant, folder in contestants:
+                    if contestant.name.endswith("reading on") and repetition > 1:
+                        continue  # one turn takes minutes
+                    answer = contestant.ask(folder=folder, place=place)
+                    expected = int(share * count_of(contestant.name))
+                    if answer["number"] != expected:
+                        lost[contestant.name] = f"batch {answer['number']:.0f} instead of {expected}"
                     if repetition:
-                        turns.setdefault(one.name, []).append(answer["wall_s"])
+                        turns.setdefault(contestant.name, []).append(answer["wall_s"])
             for name, taken in turns.items():
                 seconds.setdefault(name, []).append(round(statistics.median(taken), 4))
-        for one, _ in contestants:
-            one.close()
+        for contestant, _ in contestants:
+            contestant.close()
     for name, taken in seconds.items():
-        print(f"{name:24}" + "".join(f"{one:>10.4f} s" for one in taken) + f"   {lost.get(name, '')}")
+        print(f"{name:24}" + "".join(f"{duration:>10.4f} s" for duration in taken) + f"   {lost.get(name, '')}")
     if quick:
         return
     per_second = {name: round(1 / max(taken), 3) for name, taken in seconds.items()}
-    mine = seconds["ours"]
+    ours_s = seconds["ours"]
     save(
         "loader_resume",
         Result(
-            question="How long until the first batch at 10, 50 and 90 % of 10^6 batches? Under 1 s, and flat",
+            question="First batch of a loader resumed at 10, 50 and 90 % of 10^6 batches, over the bar of 1 second:",
             unit="first batches per second, at the slowest of the three places",
             ours=per_second.pop("ours"),
             peers={"the bar": 1 / BAR_S},
@@ -286,7 +289,7 @@ def compare(quick: bool) -> None:
             libraries=("numpy", "pyarrow"),
             details={
                 "seconds at 10, 50, 90 %": seconds,
-                "ours, slowest place over fastest": round(max(mine) / min(mine), 2),
+                "ours, slowest place over fastest": round(max(ours_s) / min(ours_s), 2),
                 "peers, of 20,000 batches": per_second,
                 "lost their place": lost,
             },
@@ -296,19 +299,19 @@ def compare(quick: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few batches and no result: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: few batches, no result")
     parser.add_argument("--serve", choices=LOADERS, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", choices=LOADERS, help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("count", nargs="?", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        serve(lambda folder, place: resumed(asked.serve, folder, place))
-    elif asked.prepare:
-        prepare(asked.prepare, asked.folder, asked.count)
+    options = parser.parse_args()
+    if options.serve:
+        serve(lambda folder, place: resumed(options.serve, folder, place))
+    elif options.prepare:
+        prepare(options.prepare, options.folder, options.count)
         print(json.dumps({}))
     else:
-        compare(asked.quick)
+        compare(options.quick)
 
 
 if __name__ == "__main__":

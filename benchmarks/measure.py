@@ -1,7 +1,7 @@
-"""What every benchmark shares: times taken in pairs, and one form for the result.
+"""Measurement in turns, and the result record of a benchmark.
 
-A script answers one question, prints one table and writes one file, `results/NAME.json`. Tasks are taken in turns
-(ours, peer, ours, peer ...) and by CPU time, because wall time on a shared machine measures the neighbours.
+A script answers one question, prints one table and writes one file, `results/NAME.json`. Tasks run in turns (ours,
+peer, ours, peer ...) and are measured by CPU time, because wall time on a shared machine measures other processes too.
 """
 
 from __future__ import annotations
@@ -20,36 +20,41 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def test_data() -> Path:
-    """Where real photos and clips lie; a benchmark that is about them measures nothing else in their place."""
+    """Folder of real photos and clips. Benchmarks that need them exit without it and never use a substitute."""
     folder = os.environ.get("MILLRACE_TEST_DATA")
     if not folder:
-        raise SystemExit("this benchmark is about real photos and clips: MILLRACE_TEST_DATA names no folder of them")
+        raise SystemExit(
+            "this benchmark measures real photos and clips, and MILLRACE_TEST_DATA is not set\n"
+            "  fix: MILLRACE_TEST_DATA=FOLDER python -m benchmarks.NAME"
+        )
     return Path(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
+    """The answer of a benchmark, as saved in `results/NAME.json`."""
+
     question: str
     unit: str
-    """Of `ours` and `peers`; larger is better."""
+    """Unit of `ours` and `peers`; larger is better."""
     ours: float
     peers: Mapping[str, float]
     bar: float
-    """What `ratio` must reach for the claim to hold."""
+    """Smallest `ratio` for which the claim holds."""
     libraries: tuple[str, ...]
-    """Whose versions matter here."""
+    """Distributions whose versions are saved with the result."""
     details: Mapping[str, object]
 
     @property
     def ratio(self) -> float:
-        """Ours over the best peer."""
+        """`ours` over the best of `peers`."""
         return self.ours / max(self.peers.values())
 
 
 def paired(
     tasks: Mapping[str, Callable[[], object]], repetitions: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, float]:
-    """Median seconds of each task, all taken in turns; one round to warm up is not counted.
+    """Median seconds of each task, measured in turns. The warm-up round is left out.
 
     The default clock counts CPU seconds of this process with all its threads.
     """
@@ -64,7 +69,7 @@ def paired(
 
 
 def save(name: str, result: Result) -> Path:
-    """Write results/NAME.json and print the line that says whether the claim holds."""
+    """Write `results/NAME.json` and print whether the claim holds."""
     holds = result.ratio >= result.bar
     row = asdict(result) | {
         "ratio": round(result.ratio, 3),

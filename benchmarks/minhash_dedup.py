@@ -1,13 +1,13 @@
-"""How fast are near duplicates found, from raw text in memory to clusters, beside other libraries?
+"""How fast does MinHash find near duplicates, from raw text in memory to clusters, compared with other libraries?
 
     python -m benchmarks.minhash_dedup [--quick]
 
-Documents with the lengths of web pages and words as frequent as words are; a fifth of them are copies of others with
-words replaced, 1 to 20 % of them. All look for shingles of 5 words with 14 bands of 8 hashes. Ours is what the nodes
-`minhash` and `dedup_minhash` call; datatrove runs its four stages with files between; datasketch, rensa and Daft make
-signatures, for which texts are split at white space, and what they have no call for (bands of Daft's signatures, the
-clusters of all) is numpy and SciPy. Then ours alone on a million documents: recall by similarity beside what exact
-Jaccard predicts, and memory.
+Documents have the lengths of web pages and Zipf-distributed words. A fifth of them are copies of others with 1 to 20 %
+of the words replaced. Every library uses shingles of 5 words and 14 bands of 8 hashes. Ours calls the functions of the
+nodes `minhash` and `dedup_minhash`. datatrove runs its four stages with files between them. datasketch, rensa and Daft
+compute signatures of texts split at white space; the steps that they lack (bands for Daft and rensa, clusters for all
+three) use numpy and SciPy. Then ours alone on a million documents: memory, and recall by similarity next to the recall
+that exact Jaccard similarity predicts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.peers import run_in, versions
 DOCUMENTS = 10_000
 MANY = 1_000_000
 WORDS, BANDS, ROWS = 5, 14, 8
-QUESTION = "Near duplicates from raw text to clusters, documents per CPU second, against the fastest other library:"
+QUESTION = "Near duplicates from raw text to clusters, documents per CPU second, over the fastest other library:"
 
 
 @cache
@@ -36,7 +36,7 @@ def _vocabulary() -> np.ndarray:
 
 
 def corpus(count: int, seed: int = 4) -> tuple[list[str], list[tuple[int, int]]]:
-    """Texts, and the pairs (original, copy) among them."""
+    """Seeded texts, and the pairs (original, copy) among them."""
     random = np.random.default_rng(seed)
     words = _vocabulary()
     ranks: list[np.ndarray] = []
@@ -52,16 +52,17 @@ def corpus(count: int, seed: int = 4) -> tuple[list[str], list[tuple[int, int]]]
         else:
             size = int(np.exp(random.normal(5.5, 0.8)).clip(30, 5000))
             ranks.append((random.zipf(1.3, size) - 1) % len(words))
-    return [" ".join(words[one]) for one in ranks], pairs
+    return [" ".join(words[text]) for text in ranks], pairs
 
 
 def ours(texts: Sequence[str]) -> Callable[[str], int]:
+    """Task of ours: folder -> number of clusters. The other libraries below have the same form."""
     from pipelines.dedup import minhash_loops
 
     def run(folder: str) -> int:
         keys = minhash_loops.keys_of(texts, WORDS, BANDS, ROWS)
-        found = minhash_loops.clusters(([keys[:, band]] for band in range(BANDS)), len(texts), 1 << 30)
-        return len(np.unique(found))
+        clusters = minhash_loops.clusters(([keys[:, band]] for band in range(BANDS)), len(texts), 1 << 30)
+        return len(np.unique(clusters))
 
     return run
 
@@ -121,8 +122,10 @@ def rensa(texts: Sequence[str]) -> Callable[[str], int]:
     from rensa import RMinHash
 
     def run(folder: str) -> int:
-        made = RMinHash.digests_from_token_sets([_shingles(text) for text in texts], num_perm=BANDS * ROWS, seed=1)
-        return _banded(np.array(made, np.uint32))
+        signatures = RMinHash.digests_from_token_sets(
+            [_shingles(text) for text in texts], num_perm=BANDS * ROWS, seed=1
+        )
+        return _banded(np.array(signatures, np.uint32))
 
     return run
 
@@ -134,8 +137,8 @@ def daft(texts: Sequence[str]) -> Callable[[str], int]:
 
     def run(folder: str) -> int:
         column = library.col("text").minhash(num_hashes=BANDS * ROWS, ngram_size=WORDS, seed=1)
-        made = frame.select(column.alias("key")).to_arrow()["key"].combine_chunks()
-        return _banded(made.flatten().to_numpy().reshape(len(texts), -1))
+        signatures = frame.select(column.alias("key")).to_arrow()["key"].combine_chunks()
+        return _banded(signatures.flatten().to_numpy().reshape(len(texts), -1))
 
     return run
 
@@ -146,7 +149,7 @@ def _shingles(text: str) -> list[str]:
 
 
 def _banded(signatures: np.ndarray) -> int:
-    """(documents, bands * rows) -> number of clusters."""
+    """Number of clusters of signatures (documents, bands * rows)."""
     edges = []
     for band in range(BANDS):
         part = np.ascontiguousarray(signatures[:, band * ROWS : (band + 1) * ROWS])
@@ -158,6 +161,7 @@ def _banded(signatures: np.ndarray) -> int:
 
 
 def _components(count: int, edges: Sequence[tuple[int, int]] | np.ndarray) -> int:
+    """Number of connected components of a graph with `count` nodes."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -177,7 +181,7 @@ BARS = {"datatrove": 5.0, "the best other": 1.5}
 
 
 def many(count: int) -> dict[str, object]:
-    """Ours on many documents: recall of planted pairs by their exact similarity, false pairs, seconds, memory."""
+    """Ours on many documents: recall of planted pairs by exact similarity, false pairs, seconds, memory."""
     import time
 
     from pipelines.dedup import minhash_loops, reference
@@ -187,68 +191,70 @@ def many(count: int) -> dict[str, object]:
     start = time.process_time()
     keys = minhash_loops.keys_of(texts, WORDS, BANDS, ROWS)
     signed = time.process_time()
-    found = minhash_loops.clusters(([keys[:, band]] for band in range(BANDS)), count, 64 << 20)
+    clusters = minhash_loops.clusters(([keys[:, band]] for band in range(BANDS)), count, 64 << 20)
     ended = time.process_time()
-    peak_mb = peak_rss_mb() - before_mb  # what follows is the slow reference
-    some = pairs[:: max(1, len(pairs) // 20_000)]
-    sets = {place: reference.shingles(texts[place], WORDS) for pair in some for place in pair}
-    similarity = np.array([reference.jaccard(sets[a], sets[b]) for a, b in some])
-    shared = np.array([(keys[a] == keys[b]).any() for a, b in some])
+    peak_mb = peak_rss_mb() - before_mb  # before the slow reference runs
+    group = pairs[:: max(1, len(pairs) // 20_000)]
+    sets = {place: reference.shingles(texts[place], WORDS) for pair in group for place in pair}
+    similarity = np.array([reference.jaccard(sets[a], sets[b]) for a, b in group])
+    shared = np.array([(keys[a] == keys[b]).any() for a, b in group])
     originals = np.arange(count)
     for original, copy in pairs:
         originals[copy] = originals[original]
     bins = [(low / 10, low / 10 + 0.1) for low in range(3, 10)]
     rows = []
     for low, high in bins:
-        here = (similarity >= low) & (similarity < high)
-        if here.any():
-            expected = reference.shared(similarity[here], BANDS, ROWS).mean()  # type: ignore[arg-type]
-            rows.append([round(low, 1), int(here.sum()), round(float(shared[here].mean()), 4), round(expected, 4)])
+        in_bin = (similarity >= low) & (similarity < high)
+        if in_bin.any():
+            expected = reference.shared(similarity[in_bin], BANDS, ROWS).mean()  # type: ignore[arg-type]
+            rows.append([round(low, 1), int(in_bin.sum()), round(float(shared[in_bin].mean()), 4), round(expected, 4)])
     return {
         "documents": count,
         "CPU seconds, keys": round(signed - start, 2),
         "CPU seconds, clusters in 64 MiB": round(ended - signed, 2),
         "peak memory above the texts, MB": round(peak_mb),
         "similarity from, pairs, found, predicted": rows,
-        "clusters that hold unrelated documents": int((originals[found] != originals).sum()),
+        "clusters that hold unrelated documents": int((originals[clusters] != originals).sum()),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one repetition and no result: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: one repetition, no result")
     parser.add_argument("--serve", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--many", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    count = 500 if asked.quick else DOCUMENTS
-    if asked.serve:
+    options = parser.parse_args()
+    count = 500 if options.quick else DOCUMENTS
+    if options.serve:
         tasks: dict[int, Callable[[str], int]] = {}
 
         def task(folder: str, documents: int) -> dict[str, float]:
             if documents not in tasks:
-                tasks[documents] = LIBRARIES[asked.serve][1](corpus(documents)[0])
+                tasks[documents] = LIBRARIES[options.serve][1](corpus(documents)[0])
             return {"clusters": tasks[documents](folder)}
 
         serve(task)
         return
-    if asked.many:
+    if options.many:
         import json
 
-        print(json.dumps(many(asked.many)))
+        print(json.dumps(many(options.many)))
         return
-    contestants = [Contestant("benchmarks.minhash_dedup", name, where) for name, (where, _) in LIBRARIES.items()]
-    rounds = take_turns(contestants, 1 if asked.quick else 5, documents=count)
-    for one in contestants:
-        one.close()
+    contestants = [
+        Contestant("benchmarks.minhash_dedup", name, environment) for name, (environment, _) in LIBRARIES.items()
+    ]
+    rounds = take_turns(contestants, 1 if options.quick else 5, documents=count)
+    for contestant in contestants:
+        contestant.close()
     cpu, wall = (rates(rounds, count, clock) for clock in ("cpu_s", "wall_s"))
     against = {"datatrove": {name: rounds[name] for name in ("ours", "datatrove")}, "the best other": rounds}
-    ratios = {name: round(paired_ratio(some, "ours", "cpu_s"), 2) for name, some in against.items()}
+    ratios = {name: round(paired_ratio(group, "ours", "cpu_s"), 2) for name, group in against.items()}
     for name in LIBRARIES:
         print(f"{name:12}{cpu[name]:>12,.0f} documents/CPU s {wall[name]:>12,.0f} documents/s")
     print(ratios)
-    many_of_them = run_in(None, "benchmarks.minhash_dedup", "--many", str(2000 if asked.quick else MANY))
-    print(many_of_them)
-    if asked.quick:
+    large = run_in(None, "benchmarks.minhash_dedup", "--many", str(2000 if options.quick else MANY))
+    print(large)
+    if options.quick:
         return
     result = Result(
         question=QUESTION,
@@ -264,7 +270,7 @@ def main() -> None:
             "documents per second": wall,
             "slowest and fastest turn": spread(rounds, count, "cpu_s"),
             "clusters": {name: int(taken[0]["clusters"]) for name, taken in rounds.items()},
-            "a million": many_of_them,
+            "a million": large,
             "peers": versions("dedup"),
         },
     )

@@ -1,10 +1,10 @@
-"""The peers' environments: one virtual environment each, made when first asked for and kept outside the project.
+"""Virtual environments of the peers, one each, built on first use and kept outside the project.
 
-    python -m benchmarks.peers              makes all of them and prints what was installed
+    python -m benchmarks.peers              builds all of them and prints the installed versions
 
-A peer's pins must not move ours, nor ours a peer's. What an environment does not install itself it finds in the
-project's (torch above all, 0.7 GB): its own site-packages come first on the path, the project's after them. The folder
-is `$XDG_CACHE_HOME/millrace/peers`; delete it to begin anew.
+Separate environments keep a peer's pins from moving ours, and ours from moving a peer's. An environment finds packages
+that it does not install itself in the project's environment (above all torch, 0.7 GB): its own site-packages come first
+on the path, the project's after them. The folder is `$XDG_CACHE_HOME/millrace/peers`; delete it to start again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
         "xxhash==3.6.0",
     ),
 }
-"""Name -> what it is made for, pinned: the newest releases that run beside this torch."""
+"""Name of an environment -> its pinned requirements: the newest releases that run with this torch."""
 
 STUBS = {
     "torchvision/__init__.py": "",
@@ -54,21 +54,21 @@ STUBS = {
     "torchvision-0.28.0.dist-info/RECORD": "",
     "torchvision-0.28.0.dist-info/INSTALLER": "millrace\n",
 }
-"""Streaming and LitData ask for torchvision, whose build for this torch does not load without CUDA. Nothing that is
-measured calls it; a stand-in satisfies both pip and the import."""
+"""Stub of torchvision, path in site-packages -> content. Streaming and LitData require it, and its build for this torch
+does not load without CUDA. Nothing in the benchmarks calls it; the stub satisfies pip and the import."""
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of an environment of `ENVIRONMENTS`, which is made when it is not there."""
+    """Python interpreter of an environment. Builds the environment if it is missing or out of date."""
     requirements = ENVIRONMENTS[name]
     project = _project_packages()
-    told = json.dumps([requirements, sys.version, str(project), STUBS, metadata.version("torch")])
-    stamp = hashlib.sha256(told.encode()).hexdigest()
+    inputs = json.dumps([requirements, sys.version, str(project), STUBS, metadata.version("torch")])
+    stamp = hashlib.sha256(inputs.encode()).hexdigest()
     folder = CACHE / name
     python = folder / "bin" / "python"
     if (folder / "stamp").exists() and (folder / "stamp").read_text() == stamp:
         return python
-    print(f"making the environment of {', '.join(requirements)} in {folder}", file=sys.stderr)
+    print(f"building the environment of {', '.join(requirements)} in {folder}", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     own = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
@@ -78,17 +78,17 @@ def python_of(name: str) -> Path:
     (own / "project.pth").write_text(f"{project}\n")
     torch = f"torch=={metadata.version('torch').partition('+')[0]}"
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", torch, *requirements]
-    made = subprocess.run(command, capture_output=True, text=True)
-    if made.returncode:
-        raise RuntimeError(f"pip can't install {', '.join(requirements)}:\n{made.stderr[-3000:]}")
+    installed = subprocess.run(command, capture_output=True, text=True)
+    if installed.returncode:
+        raise RuntimeError(f"pip can't install {', '.join(requirements)}:\n{installed.stderr[-3000:]}")
     (folder / "stamp").write_text(stamp)
     return python
 
 
 def run_in(name: str | None, module: str, *arguments: str) -> Any:
-    """Run `python -m MODULE ARGUMENTS` in a fresh process of an environment (None: ours).
+    """Run `python -m MODULE ARGUMENTS` in a new process of an environment (None: ours).
 
-    Returns the JSON in the last line that it prints. Raises RuntimeError with the end of what it says where it fails.
+    Returns the JSON in the last line of its output. Raises RuntimeError with the end of its stderr if it fails.
     """
     python = Path(sys.executable) if name is None else python_of(name)
     done = subprocess.run([python, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -98,20 +98,20 @@ def run_in(name: str | None, module: str, *arguments: str) -> Any:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Distribution -> version of what an environment was made for."""
+    """Distribution -> version of the pinned requirements of an environment."""
     return dict(pin.split("==") for pin in ENVIRONMENTS[name])  # type: ignore[misc]
 
 
 def _project_packages() -> Path:
-    """Where the project's torch lies: in its site-packages."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        raise RuntimeError("torch is not installed: run `make setup` first")
-    return Path(found.origin).parents[1]
+    """Site-packages folder of the project's environment."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("torch is not installed\n  fix: make setup")
+    return Path(spec.origin).parents[1]
 
 
 if __name__ == "__main__":
     for environment in ENVIRONMENTS:
-        made_python = python_of(environment)
-        size_mb = sum(f.stat().st_size for f in made_python.parents[1].rglob("*") if f.is_file()) / 1e6
+        interpreter = python_of(environment)
+        size_mb = sum(f.stat().st_size for f in interpreter.parents[1].rglob("*") if f.is_file()) / 1e6
         print(f"{environment:12}{size_mb:>8.0f} MB  {', '.join(ENVIRONMENTS[environment])}")

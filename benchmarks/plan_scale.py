@@ -1,14 +1,14 @@
-"""How many samples a second does the planner put in order, and in how much memory?
+"""How many samples per second does the planner order, and with how much memory?
 
     python -m benchmarks.plan_scale [SAMPLES] [FOLDER] [MEMORY_GIB]
 
-35 sources in stores of their own: a real index (Parquet, as stores write it) over shards without content, because a
-plan reads no payload. Lengths are log-normal as those of the texts of the test data and of the Python documentation
-were fitted (mean and deviation of the logarithm, see SOURCES); a third of the sources shows pictures, each of which
-stands in two samples. Then the shipped planner, in a process of its own: indexes -> pieces -> order -> packs -> blocks
-in a plan store. MEMORY_GIB is what the planner may take for pieces. At 10^7 samples and below every block is read again
-and checked. The stores stay in FOLDER. Above 10^7 ids and digests are counters, which parquet makes small: of 10^9
-samples with random ones the index would be 35 GB.
+35 sources in separate stores. Each has a real index (Parquet, as stores write it) over shards without content, because
+planning reads no payload. Lengths are log-normal; mean and deviation (see SOURCES) were fitted to the texts of the test
+data and to the Python documentation. A third of the sources has pictures, each of which occurs in two samples. The
+planner runs in a new process: indexes -> pieces -> order -> packs -> blocks in a plan store. MEMORY_GIB limits its
+memory for pieces. At 10^7 samples and below, every block is read back and checked. The stores stay in FOLDER. Above
+10^7 samples, ids and digests are counters, which Parquet compresses well: with random ones the index of 10^9 samples
+takes 35 GB.
 """
 
 from __future__ import annotations
@@ -41,29 +41,30 @@ from tokenization.vocabulary import Vocabulary
 
 SHARD_SAMPLES = 250_000
 CHECKED_SAMPLES = 10**7
-"""Up to so many the plan is checked, and ids and digests are random."""
+"""Largest number of samples with random ids and digests and with a check of the plan."""
 LONGEST_TOKENS = 300_000
 SPLIT_TOKENS = 500
-"""One place to cut a long document at is found about so often."""
+"""Distance of the split points of a long document."""
 SOURCES = [
     *((f"lines {i}", 5.0, 0.71, False) for i in range(15)),  # JSON lines and pages of the test data
     *((f"documents {i}", 4.8, 1.86, False) for i in range(6)),  # the Python documentation, prose
     *((f"code {i}", 7.74, 1.44, False) for i in range(2)),  # the Python library
     *((f"captions {i}", 2.86, 0.32, True) for i in range(12)),
 ]
-"""(name, mean and standard deviation of ln(tokens), whether each sample shows a picture)."""
+"""(name, mean and standard deviation of ln(tokens), whether each sample has a picture)."""
 HUGE = 0.2
-"""Of all samples, in the first source of text and in the first of pictures; the others share the rest."""
+"""Share of all samples in the first text source, and in the first picture source; the others share the rest."""
 
 
 def sizes(samples: int) -> list[int]:
+    """Samples of each source."""
     rest = (samples - 2 * int(samples * HUGE)) // (len(SOURCES) - 2)
     firsts = {"lines 0", "captions 0"}
     return [int(samples * HUGE) if name in firsts else rest for name, *_ in SOURCES]
 
 
 def make(folder: Path, samples: int, vocabulary: Vocabulary) -> None:
-    """The stores of all sources, where they are not there yet."""
+    """Write the stores of all sources that are missing in `folder`."""
     for number, ((name, mean, deviation, pictures), count) in enumerate(zip(SOURCES, sizes(samples), strict=True)):
         place = folder / name.replace(" ", "_")
         if (place / "roots").exists():
@@ -88,7 +89,7 @@ def make(folder: Path, samples: int, vocabulary: Vocabulary) -> None:
             receipts.append(Receipt(f"{first:012d}", (entry,)))
         store.files.sync()
         meta = {"vocabulary": vocabulary.digest, "vocabulary_file": "tiny"}
-        store.commit(receipts, node="benchmark", units=[one.unit for one in receipts], meta=meta)
+        store.commit(receipts, node="benchmark", units=[receipt.unit for receipt in receipts], meta=meta)
 
 
 def tables_of(
@@ -100,9 +101,9 @@ def tables_of(
     pictures: bool,
     counted: int | None,
 ) -> dict[str, pa.Table]:
-    """Index of a shard; ids and digests count from `counted` where that is given."""
+    """Index tables of a shard. Ids and digests are random, or count from `counted` if it is not None."""
     tokens = np.exp(random.normal(mean, deviation, rows)).clip(1, LONGEST_TOKENS).astype(np.int64)
-    tokens += 6 if pictures else 0  # the placeholder and what wraps it
+    tokens += 6 if pictures else 0  # the media placeholder and its delimiters
     cuts = np.where(tokens > 4096, tokens // SPLIT_TOKENS, 0)
     offsets = np.concatenate([[0], np.cumsum(cuts)])
     splits = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], cuts) + 1) * SPLIT_TOKENS
@@ -140,7 +141,7 @@ def tables_of(
 
 
 def words_of(random: np.random.Generator, counted: int | None, numbers: np.ndarray, size: int) -> np.ndarray:
-    """(N, size) uint8: equal where `numbers` are."""
+    """(N, size) uint8 names, equal where `numbers` are equal."""
     if counted is None:
         return random.integers(0, 256, (numbers.max() + 1, size), np.uint8)[numbers]
     words = np.zeros((len(numbers), size // 8), np.uint64)
@@ -149,7 +150,7 @@ def words_of(random: np.random.Generator, counted: int | None, numbers: np.ndarr
 
 
 def mixture() -> Mixture:
-    """Equal weights, so that all is seen; mid fusion."""
+    """Mixture with equal weights, so that the plan uses every source, and with a vision share that changes midway."""
     sources = tuple(Source(name=name, input="", weight=1.0, max_epochs=1) for name, *_ in SOURCES)
     return Mixture(
         sources=sources,
@@ -160,29 +161,29 @@ def mixture() -> Mixture:
 
 
 def plan(folder: Path, samples: int, memory_gib: float = 4.0) -> dict[str, float]:
-    """What a process of its own does, and what it took."""
+    """Plan the stores of `folder`. Runs in a new process. Returns the sizes, seconds and memory of the run."""
     vocabulary, mixed = Vocabulary.load("tiny"), mixture()
-    before = time.process_time(), time.perf_counter()
+    start = time.process_time(), time.perf_counter()
     stores = {source.name: Store.open(str(folder / source.name.replace(" ", "_"))).head() for source in mixed.sources}
-    with tempfile.TemporaryDirectory(dir=folder) as made, Scratch(int(memory_gib * GIB), made) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary, Scratch(int(memory_gib * GIB), temporary) as scratch:
         sources = read_supplies(mixed, stores, vocabulary, scratch)
         read = time.process_time(), time.perf_counter()
         planner = Planner(PlanInputs(mixed, sources, vocabulary.digest), scratch, in_threads)
-        store = Store.create(made + "/plan", "plan", "plan")
+        store = Store.create(temporary + "/plan", "plan", "plan")
         writer = store.writer("plan")
         segments = 0
         for block in planner:
             segments += len(block.arrays["length"])
             writer.add(block)
         planned = store.commit([writer.finish()], node="benchmark", units=["plan"], meta=planner.meta)
-        taken = time.process_time() - before[0], time.perf_counter() - before[1]
+        taken = time.process_time() - start[0], time.perf_counter() - start[1]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        size = sum(file.stat().st_size for file in Path(made, "plan").rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in Path(temporary, "plan").rglob("*") if file.is_file())
         if samples <= CHECKED_SAMPLES:
-            check(planned, mixed, [one.pieces for one in sources])
+            check(planned, mixed, [source.pieces for source in sources])
     return {
         "samples": samples,
-        "pieces": sum(one.pieces for one in sources),
+        "pieces": sum(source.pieces for source in sources),
         "segments planned": segments,
         "packs": planner.meta["packs"],
         "tokens": planner.meta["tokens"],
@@ -190,8 +191,8 @@ def plan(folder: Path, samples: int, memory_gib: float = 4.0) -> dict[str, float
         "largest error, slots": planner.meta["largest_error_slots"],
         "one pack, slots": planner.meta["one_pack_slots"],
         "cpu s": round(taken[0], 1),
-        "cpu s reading indexes": round(read[0] - before[0], 1),
-        "wall s reading indexes": round(read[1] - before[1], 1),
+        "cpu s reading indexes": round(read[0] - start[0], 1),
+        "wall s reading indexes": round(read[1] - start[1], 1),
         "wall s": round(taken[1], 1),
         "memory GiB for pieces": memory_gib,
         "files for pieces MiB": round(scratch.file_bytes / 2**20),
@@ -201,14 +202,19 @@ def plan(folder: Path, samples: int, memory_gib: float = 4.0) -> dict[str, float
 
 
 def check(plan: Snapshot, mixed: Mixture, pieces: list[int]) -> None:
-    """No piece twice, no pack too full, the error within one pack's after every pack: recounted from the store."""
+    """Recount a plan from its store.
+
+    No piece may occur twice and no pack may exceed its limit. After every pack the number of vision slots may differ
+    from the schedule by at most the slots of one pack.
+    """
     seen: list[list[np.ndarray]] = [[] for _ in pieces]
     lengths, slots = [], []
     for block in plan.records():
         arrays = block.arrays
         for source in np.unique(arrays["source"]).tolist():
             mine = arrays["source"] == source
-            seen[source].append(arrays["ordinal"][mine] * (LONGEST_TOKENS + 1) + arrays["start"][mine])
+            ordinals = arrays["ordinal"][mine].astype(np.int64)  # blocks use the smallest type that fits
+            seen[source].append(ordinals * (LONGEST_TOKENS + 1) + arrays["start"][mine])
         for name, sums in (("length", lengths), ("slots", slots)):
             sums.append(np.add.reduceat(arrays[name], arrays["pack_offsets"][:-1], dtype=np.int64))
     for parts, count in zip(seen, pieces, strict=True):
@@ -220,7 +226,7 @@ def check(plan: Snapshot, mixed: Mixture, pieces: list[int]) -> None:
     assert (int(until[-1]), int(given[-1])) == (plan.meta["tokens"], plan.meta["slots"])
     curve = Curve.of(plan.meta["schedule"])
     most = np.maximum(np.maximum.accumulate(held), int(curve.highest * mixed.max_pack_tokens))
-    level = until >= curve.starts[-1]  # there in whole millionths; before it, in fractions
+    level = until >= curve.starts[-1]  # here the share is a whole number of millionths; before, it is a fraction
     wanted = int(curve.slots_until(curve.starts[-1]) * MILLION) + curve.last[-1] * (until[level] - curve.starts[-1])
     assert (np.abs(given[level] * MILLION - wanted) <= most[level] * MILLION).all()
     for pack in np.flatnonzero(~level).tolist():
@@ -238,19 +244,19 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     make(folder, samples, Vocabulary.load("tiny"))
     command = [sys.executable, "-m", "benchmarks.plan_scale", str(samples), str(parent), str(memory_gib), "child"]
-    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    for name, value in told.items():
+    figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    for name, value in figures.items():
         print(f"{name:24} {value:,}")
     save(
         "plan_scale",
         Result(
-            question="How many samples a CPU second does the planner put in order, from indexes to a stored plan?",
+            question="Samples per CPU second from indexes to plan, over the rate of 10^9 samples in ten CPU hours:",
             unit="samples per CPU second",
-            ours=samples / told["cpu s"],
+            ours=samples / figures["cpu s"],
             peers={"needed for 10^9 samples in ten CPU hours": 10**9 / 36_000},
             bar=1.0,
             libraries=("numpy", "numba", "pyarrow"),
-            details=told,
+            details=figures,
         ),
     )
 

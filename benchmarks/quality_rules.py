@@ -1,14 +1,14 @@
-"""What do the published quality rules and language identification cost, beside datatrove with the same rules?
+"""How much do the published quality rules and language identification cost, compared with datatrove's same rules?
 
     python -m benchmarks.quality_rules [--quick]
 
-Gopher's rules of quality and of repetition, C4's and FineWeb's, over prose of this interpreter (language reference and
-docstrings) cut into pages; of ten pages one has paragraphs repeated, one is a list, one is a menu. Ours measures every
-number of every page, so that limits can be moved afterwards. datatrove is timed as it is used, where a page that one
-filter drops is not seen by the next ones, and with every rule on every page, which is the same work. Its language
-models are downloads; both sides ask the model inside py3langid, ours through its own automaton and datatrove's through
-the package. Verdicts are compared rule by rule: datatrove's words are spaCy's, which count punctuation, ours stand
-between white space.
+Gopher's quality and repetition rules, C4's and FineWeb's, over prose of this Python interpreter (language reference and
+docstrings) cut into pages. Of every ten pages one has repeated paragraphs, one is a list and one is a menu. Ours
+computes every measure of every page, so that thresholds can change later without a second pass. datatrove is measured
+twice: as it is normally used, where a page that one filter drops skips the later ones, and with every rule on every
+page, which is the same work as ours. Its language models are downloads, so both sides use the model in py3langid: ours
+through its own automaton, datatrove's through the package. Verdicts are compared per rule. They differ slightly:
+datatrove counts spaCy's words, which include punctuation; ours are separated by white space.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ PAGE_CHARACTERS = 3000
 BAR = 2.0
 RULES = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
 Judge = Callable[[str], list[str | None]]
-"""By rule why it drops a text, None where it keeps it."""
+"""Text -> per rule the reason to drop it, None to keep it."""
 
 
 def pages(count: int) -> list[str]:
+    """Seeded pages; three of every ten are spoiled, see `_spoiled`."""
     return list(islice(map(_spoiled, _pages(), range(count)), count))
 
 
 def _pages() -> Iterator[str]:
-    """Round and round, until enough are taken."""
+    """Pages of the interpreter's prose, without end: starts again after the last."""
     while True:
         for text in interpreter_text():
             prose = text if "def " not in text else "\n\n".join(_docstrings(text))
@@ -59,6 +60,7 @@ def _docstrings(code: str) -> Iterator[str]:
 
 
 def _spoiled(page: str, number: int) -> str:
+    """Repeat paragraphs of page 7 of ten, make a list of page 8 and a menu of page 9; keep the others."""
     blocks = page.split("\n\n")
     if number % 10 == 7:
         return "\n\n".join([*blocks, *blocks[: len(blocks) // 2 + 1]])
@@ -68,6 +70,8 @@ def _spoiled(page: str, number: int) -> str:
 
 
 def ours(language: bool) -> Judge:
+    """Our filters, with or without language identification."""
+
     from manifests.records import Document, Text
     from pipelines.filters.language import Language
     from pipelines.filters.quality import C4, FineWeb, GopherQuality, GopherRepetition
@@ -89,7 +93,7 @@ def ours(language: bool) -> Judge:
 
 
 def datatrove(language: bool, stops: bool) -> Judge:
-    """`stops`: a text is not looked at further once a rule drops it."""
+    """datatrove's filters. `stops`: skip the later filters once one drops a text."""
     from datatrove.data import Document
     from datatrove.pipeline.filters import (
         C4QualityFilter,
@@ -109,10 +113,10 @@ def datatrove(language: bool, stops: bool) -> Judge:
     def judge(text: str) -> list[str | None]:
         verdicts: list[str | None] = []
         document = Document(text, "1")
-        for one in filters:
+        for filter_ in filters:
             if not stops:
-                document = Document(text, "1")  # C4's filter takes lines away
-            result = one.filter(document)
+                document = Document(text, "1")  # C4's filter removes lines from the document
+            result = filter_.filter(document)
             passed, reason = result if isinstance(result, tuple) else (result, "language")
             verdicts.append(None if passed else reason)
             if stops and not passed:
@@ -130,75 +134,77 @@ LIBRARIES: dict[str, tuple[str | None, Callable[[bool], Judge]]] = {
 
 
 def compare(texts: Sequence[str], theirs: Sequence[list[str | None]]) -> dict[str, object]:
-    """By rule: how many pages both drop, only one of them, and the reasons of those."""
+    """Per rule: how many pages both sides drop or keep, and how many only one side drops, by reason."""
     judge = ours(language=False)
     mine = [judge(text) for text in texts]
-    found: dict[str, object] = {}
+    agreement: dict[str, object] = {}
     for place, rule in enumerate(RULES):
         pairs = [(a[place], b[place]) for a, b in zip(mine, theirs, strict=True)]
         only_ours = [a for a, b in pairs if a and not b]
         only_theirs = [b for a, b in pairs if b and not a]
-        found[rule] = {
+        agreement[rule] = {
             "both keep": sum(not a and not b for a, b in pairs),
             "both drop": sum(bool(a and b) for a, b in pairs),
             "only ours drops": {reason: only_ours.count(reason) for reason in sorted(set(only_ours))},
             "only theirs drops": {reason: only_theirs.count(reason) for reason in sorted(set(only_theirs))},
         }
-    return found
+    return agreement
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one repetition and no result: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: one repetition, no result")
     parser.add_argument("--serve", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--verdicts", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
+    options = parser.parse_args()
+    if options.serve:
         texts: list[str] = []
         judges: dict[bool, Judge] = {}
 
         def task(folder: str, count: int, language: bool) -> dict[str, float]:
-            judge = judges[language] if language in judges else LIBRARIES[asked.serve][1](language)
+            judge = judges[language] if language in judges else LIBRARIES[options.serve][1](language)
             judges[language] = judge
             texts.extend(pages(count) if not texts else [])
             return {"dropped": sum(any(judge(text)) for text in texts)}
 
         serve(task)
         return
-    if asked.verdicts:
+    if options.verdicts:
         import json
 
         judge = datatrove(language=False, stops=False)
-        print(json.dumps([judge(text) for text in pages(asked.verdicts)]))
+        print(json.dumps([judge(text) for text in pages(options.verdicts)]))
         return
-    count, repetitions = (50, 1) if asked.quick else (PAGES, 5)
+    count, repetitions = (50, 1) if options.quick else (PAGES, 5)
     texts = pages(count)
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    contestants = [Contestant("benchmarks.quality_rules", name, where) for name, (where, _) in LIBRARIES.items()]
+    contestants = [
+        Contestant("benchmarks.quality_rules", name, environment) for name, (environment, _) in LIBRARIES.items()
+    ]
     tables = {}
-    for what, language in (("rules", False), ("rules and language", True)):
+    for label, language in (("rules", False), ("rules and language", True)):
         rounds = take_turns(contestants, repetitions, count=count, language=language)
-        tables[what] = {
+        tables[label] = {
             "MB per CPU second": rates(rounds, megabytes, "cpu_s"),
             "slowest and fastest turn": spread(rounds, megabytes, "cpu_s"),
             "MB per second": rates(rounds, megabytes, "wall_s"),
             "paired ratio": round(paired_ratio(rounds, "ours", "cpu_s"), 2),
             "dropped": {name: int(taken[0]["dropped"]) for name, taken in rounds.items()},
         }
-        print(what, tables[what])
-    for one in contestants:
-        one.close()
+        print(label, tables[label])
+    for contestant in contestants:
+        contestant.close()
     verdicts = compare(texts, run_in("dedup", "benchmarks.quality_rules", "--verdicts", str(count)))
     for rule, row in verdicts.items():
         print(f"{rule:20}{row}")
-    if asked.quick:
+    if options.quick:
         return
     rate = tables["rules and language"]["MB per CPU second"]
     result = Result(
-        question="Gopher, C4 and FineWeb rules with language identification, against datatrove with the same rules:",
+        question="Gopher, C4 and FineWeb rules with language identification, over datatrove with the same rules:",
         unit="MB of text per CPU second",
         ours=rate["ours"],
-        peers={name: one for name, one in rate.items() if name != "ours"},
+        peers={name: value for name, value in rate.items() if name != "ours"},
         bar=BAR,
         libraries=("numba", "numpy", "py3langid"),
         details=tables | {"verdicts": verdicts, "pages": count, "megabytes": megabytes, "peers": versions("dedup")},

@@ -2,11 +2,11 @@
 
     python -m benchmarks.read_rows [--quick]
 
-8,192 rows of 4,096 uint32 ids, 128 MiB, in the format of each, read in order once per turn; every side gives a uint32
-tensor of ids and nothing else. Ours reads packs that hold a loss mask, segments and an index as well, and compares each
-row with its checksum; the peers check nothing. `copy` is the limit: the same bytes by one read per batch into fresh
-memory, by numpy. Warm is out of the page cache, cold after the kernel was asked to drop the files. Memory is taken in
-fresh processes: resident after the imports, and the highest while an epoch is read.
+8,192 rows of 4,096 uint32 ids, 128 MiB, in the format of each reader, read in order once per turn. Every reader yields
+a uint32 tensor of ids and nothing else. Ours reads packs, which also hold a loss mask, segments and an index, and
+verifies the checksum of each row; the peers verify nothing. `copy` is the upper bound: numpy reads the same bytes, one
+read per batch into new memory. Warm reads come from the page cache; before cold ones the kernel drops the files. Memory
+is measured in new processes: resident after the imports, and the peak of one epoch.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ MEGATOKENS = ROWS * ROW_TOKENS / 1e6
 BAR = 1.5
 
 Batches = Callable[[str, int], Iterator[Any]]
-"""(folder, workers) -> tensors (8, 4096)."""
+"""(folder, workers) -> batches, uint32 tensors (8, 4096)."""
 
 
 def all_ids() -> np.ndarray:
-    """(ROWS, ROW_TOKENS) uint32."""
+    """(ROWS, ROW_TOKENS) uint32, seeded."""
     return np.random.default_rng(3).integers(0, 163840, (ROWS, ROW_TOKENS), np.uint32)
 
 
@@ -59,6 +59,7 @@ def write_ours(folder: str) -> None:
 
 
 def batches_of_ours(folder: str) -> Iterator[Any]:
+    """Global batches of our loader, ids not yet read."""
     from packing.loader.loader import Loader
     from stores.store import Store
 
@@ -76,16 +77,16 @@ def read_ours(folder: str, workers: int) -> Iterator[Any]:
             yield torch.from_numpy(batch.ids(0))
     else:
         with ThreadPoolExecutor(workers) as pool:
-            ahead: deque[Future[np.ndarray]] = deque()
+            pending: deque[Future[np.ndarray]] = deque()
             for batch in batches_of_ours(folder):
-                ahead.append(pool.submit(batch.ids, 0))
-                if len(ahead) > 2 * workers:
-                    yield torch.from_numpy(ahead.popleft().result())
-            for one in ahead:
-                yield torch.from_numpy(one.result())
+                pending.append(pool.submit(batch.ids, 0))
+                if len(pending) > 2 * workers:
+                    yield torch.from_numpy(pending.popleft().result())
+            for future in pending:
+                yield torch.from_numpy(future.result())
 
 
-# ---------------------------------------------------------------------- the limit
+# ---------------------------------------------------------------------- the upper bound
 
 
 def write_copy(folder: str) -> None:
@@ -215,14 +216,14 @@ READERS: dict[str, tuple[str | None, Callable[[str], None], Batches]] = {
 
 
 WITHOUT_TORCH = "ours without torch"
-"""Memory alone: batches of numpy. All peers but `datasets` import torch by themselves."""
+"""Reader of the memory measurement only: yields numpy batches. All peers except `datasets` import torch themselves."""
 
 
 # ---------------------------------------------------------------------- turns
 
 
 def one_epoch(name: str, folder: str, workers: int) -> dict[str, float]:
-    """Read everything once. The sum of the first tokens shows that it was read, and that all read the same."""
+    """Read all rows once. The sum of their first tokens proves that all readers read the same."""
     rows = total = 0
     for batch in READERS[name][2](folder, workers):
         assert tuple(batch.shape) == (BATCH_ROWS, ROW_TOKENS) and batch.element_size() == 4, batch.shape
@@ -233,10 +234,11 @@ def one_epoch(name: str, folder: str, workers: int) -> dict[str, float]:
 
 
 def drop_from_cache(folder: Path) -> None:
+    """Ask the kernel to drop the files of `folder` from the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)  # what is not on the disk yet stays
+            os.fsync(descriptor)  # pages that are not yet on disk would stay
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(descriptor)
 
@@ -244,19 +246,23 @@ def drop_from_cache(folder: Path) -> None:
 def turns(
     contestants: list[Contestant], root: Path, repetitions: int, workers: int, cold: bool
 ) -> dict[str, list[Round]]:
-    rounds: dict[str, list[Round]] = {one.name: [] for one in contestants}
+    """Rounds of all contestants, in turns; the warm-up round is left out. `cold`: drop the page cache before each."""
+    rounds: dict[str, list[Round]] = {contestant.name: [] for contestant in contestants}
     for repetition in range(repetitions + 1):
-        for one in contestants if repetition % 2 else contestants[::-1]:
+        for contestant in contestants if repetition % 2 else contestants[::-1]:
             if cold:
-                drop_from_cache(root / one.name)
-            answer = one.ask(folder=str(root / one.name), workers=workers)
+                drop_from_cache(root / contestant.name)
+            answer = contestant.ask(folder=str(root / contestant.name), workers=workers)
             if repetition:
-                rounds[one.name].append(answer)
+                rounds[contestant.name].append(answer)
     return rounds
 
 
 def memory(name: str, folder: str) -> dict[str, float]:
-    """Runs alone in a fresh process. Everything is imported by reading one batch."""
+    """Resident MB after the imports, at the peak of one epoch, and their difference. Run it in a new process.
+
+    Reading one batch imports everything.
+    """
     if name == WITHOUT_TORCH:
         batches = batches_of_ours(folder)
         next(batches).ids(0)
@@ -273,60 +279,62 @@ def memory(name: str, folder: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one repetition and no result: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: one repetition, no result")
     for child in ("--serve", "--write"):
         parser.add_argument(child, choices=READERS, help=argparse.SUPPRESS)
     parser.add_argument("--memory", choices=[*READERS, WITHOUT_TORCH], help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        serve(lambda folder, workers: one_epoch(asked.serve, folder, workers))
-    elif asked.write:
-        READERS[asked.write][1](asked.folder)
+    options = parser.parse_args()
+    if options.serve:
+        serve(lambda folder, workers: one_epoch(options.serve, folder, workers))
+    elif options.write:
+        READERS[options.write][1](options.folder)
         print("{}")
-    elif asked.memory:
-        print(json.dumps(memory(asked.memory, asked.folder)))
+    elif options.memory:
+        print(json.dumps(memory(options.memory, options.folder)))
     else:
-        compare(asked.quick)
+        compare(options.quick)
 
 
 def compare(quick: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         root = Path(folder)
-        for name, (where, _, _) in READERS.items():
+        for name, (environment, _, _) in READERS.items():
             (root / name).mkdir()
-            run_in(where, "benchmarks.read_rows", "--write", name, str(root / name))
-        contestants = [Contestant("benchmarks.read_rows", name, where) for name, (where, _, _) in READERS.items()]
+            run_in(environment, "benchmarks.read_rows", "--write", name, str(root / name))
+        contestants = [
+            Contestant("benchmarks.read_rows", name, environment) for name, (environment, _, _) in READERS.items()
+        ]
         settings = {"warm": (7, 0, False), "cold": (3, 0, True), "warm, 2 workers": (3, 2, False)}
         details: dict[str, Any] = {}
-        for said, (repetitions, workers, cold) in settings.items():
+        for setting, (repetitions, workers, cold) in settings.items():
             rounds = turns(contestants, root, 1 if quick else repetitions, workers, cold)
-            assert len({one["first_tokens"] for taken in rounds.values() for one in taken}) == 1
+            assert len({turn["first_tokens"] for taken in rounds.values() for turn in taken}) == 1
             limit = rounds.pop("copy")
             for clock in ("cpu_s", "wall_s"):
                 medians = rates(rounds, MEGATOKENS, clock)
                 of_limit = medians["ours"] / rates({"copy": limit}, MEGATOKENS, clock)["copy"]
-                found = {
+                row = {
                     "median": medians,
                     "spread": spread(rounds, MEGATOKENS, clock),
                     "ratio": round(paired_ratio(rounds, "ours", clock), 2),
                     "of the copy limit": round(of_limit, 3),
                 }
-                details[f"{said}, {clock}"] = found
-                told = "".join(f"{who:>11} {rate:7.1f}" for who, rate in medians.items())
-                print(f"{said + ', ' + clock:24}{told}   {found['ratio']} {found['of the copy limit']}")
-        for one in contestants:
-            one.close()
+                details[f"{setting}, {clock}"] = row
+                figures = "".join(f"{reader:>11} {rate:7.1f}" for reader, rate in medians.items())
+                print(f"{setting + ', ' + clock:24}{figures}   {row['ratio']} {row['of the copy limit']}")
+        for contestant in contestants:
+            contestant.close()
         resident = {
-            name: run_in(where, "benchmarks.read_rows", "--memory", name, str(root / name))
-            for name, (where, _, _) in READERS.items()
+            name: run_in(environment, "benchmarks.read_rows", "--memory", name, str(root / name))
+            for name, (environment, _, _) in READERS.items()
         }
         resident[WITHOUT_TORCH] = run_in(None, "benchmarks.read_rows", "--memory", WITHOUT_TORCH, str(root / "ours"))
         details["resident MB"] = resident
         print(resident)
     medians = dict(details["warm, cpu_s"]["median"])
     result = Result(
-        question="Reading rows into torch [8, 4096], warm, no workers, against the fastest other reader:",
+        question="Reading rows into torch [8, 4096], warm, no workers, over the fastest other reader:",
         unit="million tokens per CPU second",
         ours=medians.pop("ours"),
         peers=medians,

@@ -1,20 +1,20 @@
-"""How full do packs get, and how fast, beside what others pack with?
+"""How full are the packs and how fast are they filled, compared with other packers?
 
     python -m benchmarks.sequence_packing [--quick]
 
-Three corpora at 4,096, 32,768 and 262,144 tokens a pack, the same pieces for everybody:
+Three corpora at 4,096, 32,768 and 262,144 tokens per pack, the same pieces for every packer:
 
-    text    documents with the heavy tail of web pages and books, cut where a pack ends
-    chats   conversations of 20 tokens to a pack, never cut
-    mixed   half text, half documents with 1 to 12 pictures or a clip, and limits of a pack on tokens, patches and media
-            of which patches would allow nine tenths, media eight tenths of what tokens need
+    text    documents with the heavy tail of web pages and books, cut at the length of a pack
+    chats   conversations, 20 tokens and more, never cut
+    mixed   half text, half documents with 1 to 12 pictures or a clip. Packs have limits on tokens, patches and media;
+            the corpus needs 90 % of the room for patches and 80 % of that for media when it fills all tokens
 
-What others do: Grain's best fit (all limits; 128 packs open), `binpacking` (tokens only), OLMo's best-fit decreasing
+Other packers: Grain's best fit (all limits; 128 open packs), `binpacking` (tokens only), OLMo's best-fit decreasing
 (Ding et al. 2024; tokens only), and Molmo 2's knapsack over a buffer of 48 (tokens in 512 steps, and media). The last
-two are written here from what is published. A pack that breaks a limit is counted. Grain copies tokens into batches
-while it packs, the others only choose. Left out is what cuts every document where a pack ends: it fills everything.
+two are written here after their publications. Packs over a limit are counted. Grain copies tokens into batches while it
+packs, the others only choose. Packers that cut every document at the end of a pack are left out: they fill everything.
 
-Fill is what binds over the room that all packs have for it.
+Fill is the use of the scarcest resource over the room that all packs have for it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from benchmarks.peers import versions
 from manifests.geometry import MediaLimits, chunks, fit
 
 LENGTHS = {4096: 1024, 32768: 512, 262144: 256}
-"""Tokens of a pack -> about how many packs."""
+"""Tokens of a pack -> approximate number of packs."""
 CORPORA = ("text", "chats", "mixed")
 BARS = {"text": 0.995, "chats": 0.995, "mixed": 0.98}
 ONCE_S = 2.0
-"""What takes so long is not repeated."""
+"""Turns that take longer, in CPU seconds, are not repeated."""
 BLOCK_PACKS = 256
-"""`Mixture.block_packs`: so many are filled together."""
+"""Packs that are filled together, as in `Mixture.block_packs`."""
 FIT_4096 = MediaLimits(max_image_patches=4096, max_frame_patches=256, max_video_frames=96)
 
 Packer = Callable[[np.ndarray, Sequence[int]], list[list[int]]]
@@ -48,7 +48,7 @@ Packer = Callable[[np.ndarray, Sequence[int]], list[list[int]]]
 
 @cache
 def pieces(corpus: str, capacity: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    """(N, D) costs and the limits."""
+    """Costs (N, D) of the seeded pieces of a corpus, and the limits (D,) of a pack."""
     random = np.random.default_rng(CORPORA.index(corpus))
     rows: list[tuple[int, ...]] = []
     left = LENGTHS[capacity] * capacity
@@ -64,7 +64,7 @@ def pieces(corpus: str, capacity: int) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def _document(corpus: str, random: np.random.Generator, capacity: int) -> Iterator[tuple[int, ...]]:
-    """(tokens, patches, media) of each of its pieces."""
+    """(tokens, patches, media) of each piece of a random document."""
     if corpus == "chats":
         tokens = int(random.lognormal(6.3, 1.1)) + 20
         if tokens <= capacity:
@@ -92,12 +92,13 @@ def _media(random: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _size_px(random: np.random.Generator) -> tuple[int, int]:
+    """(width, height) of a random picture."""
     side, aspect = random.lognormal(6.2, 0.6), random.lognormal(0, 0.3)
     return max(16, int(side * aspect)), max(16, int(side / aspect))
 
 
 def ours(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
-    """Blocks of 256 packs, as a plan has them."""
+    """Our packer, in blocks of 256 packs as in a plan."""
     from packing.plan.fill import fill_limited
 
     ends = np.cumsum(costs[:, 0])
@@ -113,6 +114,7 @@ def ours(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
 
 
 def grain(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
+    """Grain's best fit with 128 open packs."""
     from grain.experimental import BestFitPackIterDataset
     from grain.python import MapDataset
 
@@ -129,18 +131,19 @@ def grain(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
         num_packing_bins=128,
         shuffle_bins=False,
     )
-    return [one["piece"][: int(one["piece_segment_ids"].max())].tolist() for one in packed]
+    return [pack["piece"][: int(pack["piece_segment_ids"].max())].tolist() for pack in packed]
 
 
 def binpacking(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
+    """`binpacking.to_constant_volume`, by tokens only."""
     from binpacking import to_constant_volume
 
-    found = to_constant_volume(dict(enumerate(costs[:, 0].tolist())), limits[0])
-    return [list(pack) for pack in found]
+    packs = to_constant_volume(dict(enumerate(costs[:, 0].tolist())), limits[0])
+    return [list(pack) for pack in packs]
 
 
 def best_fit_decreasing(costs: np.ndarray, limits: Sequence[int]) -> list[list[int]]:
-    """The longest piece first, each into the fullest pack that has room; what room there is in a sorted list."""
+    """Put the longest piece first, each into the fullest pack that has room. The rooms are in a sorted list."""
     packs: list[list[int]] = []
     open_packs: list[tuple[int, int]] = []  # (room, pack), ascending
     for piece in np.argsort(-costs[:, 0], kind="stable").tolist():
@@ -158,7 +161,7 @@ def best_fit_decreasing(costs: np.ndarray, limits: Sequence[int]) -> list[list[i
 
 
 def knapsack(costs: np.ndarray, limits: Sequence[int], buffer: int = 48, steps: int = 512) -> list[list[int]]:
-    """Whenever the buffer is full, those of it that fill most of one pack leave, as dynamic programming finds them."""
+    """Fill a pack whenever the buffer is full, with the best subset of the buffer by dynamic programming."""
     step = max(1, limits[0] // steps)
     tokens = -(-costs[:, 0] // step)
     media = costs[:, 2] if costs.shape[1] > 2 else np.zeros(len(costs), np.int64)
@@ -171,11 +174,11 @@ def knapsack(costs: np.ndarray, limits: Sequence[int], buffer: int = 48, steps: 
         if waiting and (piece is None or len(waiting) == buffer):
             room = min(most_media, int(media[waiting].sum()))
             best = np.zeros((len(waiting) + 1, limits[0] // step + 1, room + 1), np.float32)
-            for i, one in enumerate(waiting):
+            for i, candidate in enumerate(waiting):
                 best[i + 1] = best[i]
-                t, m = int(tokens[one]), int(media[one])
+                t, m = int(tokens[candidate]), int(media[candidate])
                 if t < best.shape[1] and m <= room:
-                    value = costs[one, 0] / limits[0] + (m / most_media if most_media else 0)
+                    value = costs[candidate, 0] / limits[0] + (m / most_media if most_media else 0)
                     taken = best[i, : best.shape[1] - t, : room + 1 - m] + value
                     np.maximum(best[i + 1, t:, m:], taken, out=best[i + 1, t:, m:])
             t, m = best.shape[1] - 1, room
@@ -185,7 +188,7 @@ def knapsack(costs: np.ndarray, limits: Sequence[int], buffer: int = 48, steps: 
                     chosen.append(waiting[i - 1])
                     t, m = t - int(tokens[waiting[i - 1]]), m - int(media[waiting[i - 1]])
             packs.append(chosen[::-1])
-            waiting = [one for one in waiting if one not in set(chosen)]
+            waiting = [rest for rest in waiting if rest not in set(chosen)]
     return packs
 
 
@@ -199,7 +202,7 @@ PACKERS: Mapping[str, tuple[str | None, Packer]] = {
 
 
 def packed(pack: Packer, corpus: str, capacity: int) -> dict[str, float]:
-    """One turn of a packer; what it made is counted here."""
+    """One turn of a packer: number of packs, fill, and share of packs over a limit, counted from its packs."""
     costs, limits = pieces(corpus, capacity)
     packs = pack(costs, limits)
     pack_of = np.full(len(costs), -1)
@@ -216,56 +219,56 @@ def packed(pack: Packer, corpus: str, capacity: int) -> dict[str, float]:
 
 
 def turns_of(contestants: Sequence[Contestant], repetitions: int, **request: object) -> dict[str, list[Round]]:
-    """In turns; the first warms up and is not counted, except for those that take too long for a second one."""
-    rounds: dict[str, list[Round]] = {one.name: [] for one in contestants}
+    """Rounds of all contestants, in turns. The warm-up round counts only for those too slow for a second turn."""
+    rounds: dict[str, list[Round]] = {contestant.name: [] for contestant in contestants}
     for repetition in range(repetitions):
-        for one in contestants:
-            turns = rounds[one.name]
+        for contestant in contestants:
+            turns = rounds[contestant.name]
             if not repetition or turns[0]["cpu_s"] < ONCE_S:
-                turns.append(one.ask(**request))
+                turns.append(contestant.ask(**request))
     return {name: turns[1:] or turns for name, turns in rounds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one repetition and no result: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: one repetition, no result")
     parser.add_argument("--serve", choices=PACKERS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        pack = PACKERS[asked.serve][1]
+    options = parser.parse_args()
+    if options.serve:
+        pack = PACKERS[options.serve][1]
         serve(lambda corpus, capacity: packed(pack, corpus, capacity))
         return
-    contestants = [Contestant(__spec__.name, name, where) for name, (where, _) in PACKERS.items()]
+    contestants = [Contestant(__spec__.name, name, environment) for name, (environment, _) in PACKERS.items()]
     table: dict[str, dict[str, dict[str, object]]] = {}
     print(f"{'fill, us a piece':>22}" + "".join(f"{name:>26}" for name in PACKERS))
     for corpus in CORPORA:
         for capacity in LENGTHS:
             count = len(pieces(corpus, capacity)[0])
-            rounds = turns_of(contestants, 1 if asked.quick else 4, corpus=corpus, capacity=capacity)
+            rounds = turns_of(contestants, 1 if options.quick else 4, corpus=corpus, capacity=capacity)
             row = {}
             for name, turns in rounds.items():
                 seconds = statistics.median(turn["cpu_s"] for turn in turns)
-                told = turns[0]
-                row[name] = {"fill": round(told["fill"], 5), "broken packs": round(told["broken"], 3)} | {
-                    "packs": int(told["packs"]),
+                first = turns[0]
+                row[name] = {"fill": round(first["fill"], 5), "broken packs": round(first["broken"], 3)} | {
+                    "packs": int(first["packs"]),
                     "cpu_s": round(seconds, 4),
                     "us a piece": round(seconds / count * 1e6, 2),
                 }
             table.setdefault(corpus, {})[str(capacity)] = row
             words = (
-                f"{one['fill']:.4f}{'*' if one['broken packs'] else ' '} {one['us a piece']:>8.1f}"
-                for one in row.values()
+                f"{cell['fill']:.4f}{'*' if cell['broken packs'] else ' '} {cell['us a piece']:>8.1f}"
+                for cell in row.values()
             )
             print(f"{corpus:>12} {capacity:>9,}" + "".join(f"{word:>26}" for word in words))
-    for one in contestants:
-        one.close()
-    print("* some packs break a limit")
+    for contestant in contestants:
+        contestant.close()
+    print("* some packs are over a limit")
 
     worst = {corpus: min(row["ours"]["fill"] for row in rows.values()) for corpus, rows in table.items()}
     for corpus, fill in worst.items():
         holds = "holds" if fill >= BARS[corpus] else "DOES NOT HOLD"
         print(f"{corpus}: at least {fill:.4f} full at every length (bar {BARS[corpus]}): {holds}")
-    if asked.quick:
+    if options.quick:
         return
     lowest = {
         name: min(
@@ -274,8 +277,8 @@ def main() -> None:
         for name in PACKERS
     }
     result = Result(
-        question="Lowest fill of all corpora and lengths, packs that break a limit left out, against the best other:",
-        unit="share of the room for what binds",
+        question="Lowest fill of all corpora and lengths, without packs over a limit, over the best other packer:",
+        unit="share of the room for the scarcest resource",
         ours=round(lowest.pop("ours"), 5),
         peers={name: round(fill, 5) for name, fill in lowest.items()},
         bar=1.0,

@@ -1,13 +1,13 @@
-"""What does it cost to make samples of text and write them, beside the tokenizer alone?
+"""How much does it cost to make samples of text and write them, compared with the tokenizer alone?
 
     python -m benchmarks.tokenise
 
-Ours: documents to samples (ids, loss runs, places for cuts) in a committed store on the disk, in one process. The peer
-is the tokenizer alone, which keeps nothing: tiktoken with the split pattern as it was released, one call per text, by
-`encode_ordinary` and by `encode_to_numpy`, whichever is faster (its batches only add threads). Ours gives the engine
-the same pattern in a faster form, so the engine alone with that form is shown as well. All see the same texts, the
-language reference and the library of this interpreter, in turns, and CPU seconds are counted. With the shipped
-vocabulary, and with the rank files under MILLRACE_TEST_DATA; the worst ratio counts.
+Ours: documents to samples (ids, loss runs, split points) in a committed store on disk, in one process. The peer is the
+tokenizer alone, whose output is discarded: tiktoken with the released split pattern, one call per text, by
+`encode_ordinary` and by `encode_to_numpy`, whichever is faster (tiktoken's batches only add threads). Ours gives the
+engine the same pattern in a faster form, so the engine alone with that form is shown as well. All encode the same
+texts, the language reference and the library of this Python interpreter, in turns, measured in CPU seconds. The
+vocabularies are the shipped one and the rank files below MILLRACE_TEST_DATA; the worst ratio counts.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def main() -> None:
             seconds = paired(tasks, REPETITIONS)
             rates[Path(name).name] = {task: megabytes / taken for task, taken in seconds.items()}
             more = seconds["ours"] / min(seconds[peer] for peer in PEERS) - 1
-            told = "  ".join(f"{task} {rate:.2f} MB/CPU-s" for task, rate in rates[Path(name).name].items())
-            print(f"{Path(name).name:20} {told}\n{'':20} {more:+.1%} CPU")
+            figures = "  ".join(f"{task} {rate:.2f} MB/CPU-s" for task, rate in rates[Path(name).name].items())
+            print(f"{Path(name).name:20} {figures}\n{'':20} {more:+.1%} CPU")
     worst = min(rates.values(), key=lambda rate: rate["ours"] / max(rate[peer] for peer in PEERS))
     result = Result(
-        question="tokenise and write against the tokenizer alone, on the same text?",
+        question="Tokenization with writing, over the tokenizer alone, on the same text:",
         unit="MB of text per CPU second",
         ours=worst["ours"],
         peers={f"tiktoken {peer}": worst[peer] for peer in PEERS},
@@ -68,6 +68,7 @@ def main() -> None:
 
 
 def text_documents() -> list[Document]:
+    """One document per text of this Python interpreter."""
     return [
         Document(record_id("text", str(number)), "text", str(number), "code", (Text(text),))
         for number, text in enumerate(interpreter_text())
@@ -75,12 +76,13 @@ def text_documents() -> list[Document]:
 
 
 def rank_files() -> list[str]:
+    """Rank files of the test data; empty without MILLRACE_TEST_DATA."""
     folder = os.environ.get("MILLRACE_TEST_DATA")
     return sorted(map(str, Path(folder).rglob("*.tiktoken"))) if folder else []
 
 
 def as_released(vocabulary: Vocabulary) -> tiktoken.Encoding:
-    """The same ranks and special tokens with the pattern as it stands in the release."""
+    """Engine with the same ranks and special tokens, and the split pattern in its released form."""
     ranks = {token: rank for rank, token in enumerate(vocabulary.tokens) if token}
     special = dict(vocabulary.special)
     return tiktoken.Encoding("peer", pat_str=vocabulary.pattern, mergeable_ranks=ranks, special_tokens=special)

@@ -1,10 +1,10 @@
-"""Which decoder should stand behind `stores.media.video.frames_at`?
+"""Which decoder is the fastest for `stores.media.video.frames_at`?
 
     MILLRACE_TEST_DATA=FOLDER python -m benchmarks.video_decode [--quick]
 
-Takes the frames that the released rule chooses (2 per second) out of real and written clips, with our default, decord
-and a plain PyAV loop that decodes everything, and compares CPU time. Then compares frames and pixels of both decoders
-on every clip of the test data, odd ones included.
+Extracts the frames that the released rule selects (2 per second) from real and generated clips, with our default, with
+decord and with a plain PyAV loop that decodes everything, and compares CPU time. Then compares the frames and pixels of
+both decoders on every clip of the test data, damaged and unusual ones included.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REAL = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one repetition, no written clips: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: one repetition, no generated clips or result")
     quick = parser.parse_args().quick
     folder = test_data()
     clips = {Path(name).name: (folder / name).read_bytes() for name in REAL}
@@ -72,7 +72,7 @@ def main() -> None:
     for outcome, names in same.items():
         print(f"{len(names):3} clips: {outcome}")
     result = Result(
-        question="Frames at 2 per second, our default against the faster of decord and plain PyAV:",
+        question="Frames at 2 per second, our default over the faster of decord and plain PyAV:",
         unit="seconds of video per CPU second",
         ours=speed.pop("ours"),
         peers=speed,
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def plain(payload: bytes, ordinals: list[int]) -> list[np.ndarray]:
-    """What one writes first: decode in order, keep what is wanted."""
+    """The obvious way: decode all frames in order and keep the wanted ones."""
     with av.open(io.BytesIO(payload)) as source:
         stream = source.streams.best("video")
         assert isinstance(stream, av.VideoStream)
@@ -96,7 +96,7 @@ def plain(payload: bytes, ordinals: list[int]) -> list[np.ndarray]:
 
 
 def drawn(width: int, height: int, count: int = 300) -> bytes:
-    """Ten seconds of moving waves and noise, as H.264 of the usual kind."""
+    """Ten seconds of moving waves and noise as an H.264 clip."""
     rng = np.random.default_rng(0)
     grain = rng.integers(0, 24, (height, width, 3), dtype=np.uint8)
     ramp = np.add.outer(np.arange(height), np.arange(width))
@@ -113,8 +113,8 @@ def drawn(width: int, height: int, count: int = 300) -> bytes:
 
 
 def agreement(folder: Path) -> dict[str, list[str]]:
-    """Every clip of the test data by what both decoders make of the chosen frames."""
-    found: dict[str, list[str]] = {}
+    """Clips of the test data, grouped by how the chosen frames of both decoders compare."""
+    outcomes: dict[str, list[str]] = {}
     for file in sorted(folder.glob("video_*/**/*")):
         payload = file.read_bytes() if file.is_file() else b""
         if video.container(payload) is None:
@@ -122,27 +122,27 @@ def agreement(folder: Path) -> dict[str, list[str]]:
         try:
             times_us = video.frame_times_us(payload)
         except RecordError as error:
-            found.setdefault(f"refused: {error.reason}", []).append(file.name)
+            outcomes.setdefault(f"refused: {error.reason}", []).append(file.name)
             continue
         wanted = [times_us[i] for i in choose_frames(times_us)]
         ours = video.frames_at(payload, wanted)
         try:
             theirs = video.frames_at(payload, wanted, decoder="decord")
         except RecordError as error:
-            found.setdefault(f"ours only, decord: {error.reason}", []).append(file.name)
+            outcomes.setdefault(f"ours only, decord: {error.reason}", []).append(file.name)
             continue
         if all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
             outcome = "equal pixels"
         elif all(nearest(payload, times_us, frame) == time for time, frame in zip(wanted[:3], theirs[:3], strict=True)):
-            outcome = "same frames, colour interpolated differently"
+            outcome = "same frames, color interpolated differently"
         else:
             outcome = "DIFFERENT FRAMES"
-        found.setdefault(outcome, []).append(file.name)
-    return found
+        outcomes.setdefault(outcome, []).append(file.name)
+    return outcomes
 
 
 def nearest(payload: bytes, times_us: tuple[int, ...], frame: np.ndarray) -> int:
-    """Time of that frame of ours which looks most like `frame`, among the first 60."""
+    """Time, in us, of the frame most similar to `frame` among our first 60."""
     candidates = video.frames_at(payload, times_us[:60])
     distances = [float(np.abs(candidate.astype(np.int16) - frame).mean()) for candidate in candidates]
     return times_us[int(np.argmin(distances))]

@@ -1,12 +1,12 @@
-"""How fast do pages of a crawl's archive become text, with the same extractor?
+"""How fast do the pages of a WARC file become text, with the same extractor?
 
     python -m benchmarks.warc_text [--quick]
 
-2,000 pages of 5 to 60 kB in a `.warc.gz` of one record a gzip member, with a request and a metadata record for each, as
-Common Crawl has them. Both sides give main text by `resiliparse.extract_plain_text(main_content=True)` and write
-nothing. Ours is the reader of `ingest_folder` up to its documents, with the encoding found, the page's title taken and
-the extractor in a sandbox process; datatrove's is `WarcReader` (warcio) and its own step for the encoding, with
-the extractor in the same process and without a time limit; it needs the system's libmagic.
+2,000 pages of 5 to 60 kB in a `.warc.gz` with one record per gzip member, and a request and a metadata record for each
+page, as in Common Crawl. Both sides extract main text by `resiliparse.extract_plain_text(main_content=True)` and write
+nothing. Ours is the reader of `ingest_folder` up to its documents: it detects the encoding, takes the page's title, and
+runs the extractor in a sandbox process. datatrove's is `WarcReader` (warcio) with its own detection of the encoding; it
+runs the extractor in the same process without a time limit, and needs the system's libmagic.
 """
 
 from __future__ import annotations
@@ -30,24 +30,27 @@ BAR = 1.0
 WORDS = "river stone wheel water mill grain flour barn bridge meadow lantern kettle window garden path über für".split()  # noqa: SIM905
 
 
-def page(dice: random.Random) -> bytes:
+def page(rng: random.Random) -> bytes:
+    """A seeded HTML page with navigation, script, headings and paragraphs."""
+
     def words(count: int) -> str:
-        return " ".join(dice.choices(WORDS, k=count))
+        return " ".join(rng.choices(WORDS, k=count))
 
     links = "".join(
-        f"<li><a href='/{i}' class='item item-{i}'>{words(2)}</a></li>" for i in range(dice.randint(20, 200))
+        f"<li><a href='/{i}' class='item item-{i}'>{words(2)}</a></li>" for i in range(rng.randint(20, 200))
     )
-    told = "".join(
+    content = "".join(
         f"<h2 id='p{i}'>{words(4)}</h2><p class='text'>{words(60)} <a href='#p{i}'>{words(2)}</a> {words(30)}</p>"
-        for i in range(dice.randint(3, 60))
+        for i in range(rng.randint(3, 60))
     )
-    script = f"<script>var data = [{','.join(map(str, range(dice.randint(50, 800))))}];</script>"
+    script = f"<script>var data = [{','.join(map(str, range(rng.randint(50, 800))))}];</script>"
     head = f"<head><meta charset='utf-8'><title>{words(5)}</title><style>.a{{color:red}}</style>{script}</head>"
-    body = f"<nav><ul>{links}</ul></nav><main>{told}</main><footer>{words(20)}</footer>"
+    body = f"<nav><ul>{links}</ul></nav><main>{content}</main><footer>{words(20)}</footer>"
     return f"<html>{head}<body>{body}</body></html>".encode()
 
 
 def record(kind: str, content_type: str, block: bytes, number: int) -> bytes:
+    """A WARC record as one gzip member."""
     head = (
         f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Date: 2026-01-02T03:04:05Z\r\n"
         f"WARC-Record-ID: <urn:uuid:00000000-0000-0000-0000-{number:012}>\r\n"
@@ -59,36 +62,36 @@ def record(kind: str, content_type: str, block: bytes, number: int) -> bytes:
 
 
 def write_archive(path: Path, pages: int) -> float:
-    """Megabytes of HTML in it."""
-    dice = random.Random(7)
+    """Write the archive. Returns the megabytes of HTML in it."""
+    rng = random.Random(7)
     total = 0
     with path.open("wb") as file:
         for number in range(pages):
-            body = page(dice)
+            body = page(rng)
             total += len(body)
             http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(
                 body
             )
-            asked = b"GET /%d HTTP/1.1\r\nHost: mill.example\r\n\r\n" % number
-            file.write(record("request", "application/http; msgtype=request", asked, number))
+            request = b"GET /%d HTTP/1.1\r\nHost: mill.example\r\n\r\n" % number
+            file.write(record("request", "application/http; msgtype=request", request, number))
             file.write(record("response", "application/http; msgtype=response", http + body, number))
             file.write(record("metadata", "application/warc-fields", b"fetchTimeMs: 12\r\n", number))
     return total / 1e6
 
 
 def ours(path: str) -> tuple[int, int]:
-    """(pages, characters)."""
+    """Extract text with our reader. Returns (pages, characters), as does `datatrove`."""
     from pipelines.ingest.formats import html, warc
     from pipelines.ingest.formats.file import FilePiece
     from pipelines.ingest.readers.crawl_files import PAGES_TOGETHER
 
-    found = warc.read_records(Path(path), True, FilePiece(0, Path(path).stat().st_size, 1, ""))
-    wanted = (record for _, record in found if isinstance(record, html.CrawlRecord))
+    records = warc.read_records(Path(path), True, FilePiece(0, Path(path).stat().st_size, 1, ""))
+    responses = (record for _, record in records if isinstance(record, html.CrawlRecord))
     count = characters = 0
-    while together := list(islice(wanted, PAGES_TOGETHER)):
-        for one in html.extract_pages(together, "resiliparse"):
-            assert isinstance(one, html.PageText)
-            count, characters = count + 1, characters + len(one.words)
+    while batch := list(islice(responses, PAGES_TOGETHER)):
+        for page_text in html.extract_pages(batch, "resiliparse"):
+            assert isinstance(page_text, html.PageText)
+            count, characters = count + 1, characters + len(page_text.words)
     return count, characters
 
 
@@ -104,9 +107,9 @@ def datatrove(path: str) -> tuple[int, int]:
 
 
 def cpu_s() -> float:
-    """Of this process and of those below it that run: our extractor's, which was started in the round to warm up."""
+    """CPU seconds of this process and its running children: our sandbox, which the warm-up round started."""
     own = psutil.Process()
-    return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
+    return sum(sum(process.cpu_times()[:2]) for process in (own, *own.children(recursive=True)))
 
 
 SIDES: Mapping[str, tuple[str | None, Callable[[str], tuple[int, int]]]] = {
@@ -117,11 +120,11 @@ SIDES: Mapping[str, tuple[str | None, Callable[[str], tuple[int, int]]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few pages, one repetition and no result: does it run?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: few pages, one repetition, no result")
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        side = SIDES[asked.serve][1]
+    options = parser.parse_args()
+    if options.serve:
+        side = SIDES[options.serve][1]
 
         def turn(folder: str, path: str) -> dict[str, float]:
             start = cpu_s()
@@ -132,23 +135,25 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         path = Path(folder) / "crawl.warc.gz"
-        megabytes = write_archive(path, 100 if asked.quick else PAGES)
-        contestants = [Contestant("benchmarks.warc_text", name, where) for name, (where, _) in SIDES.items()]
-        rounds = take_turns(contestants, 1 if asked.quick else 7, path=str(path))
-        for one in contestants:
-            one.close()
-    assert len({(one["pages"], one["characters"]) for taken in rounds.values() for one in taken}) == 1, rounds
+        megabytes = write_archive(path, 100 if options.quick else PAGES)
+        contestants = [
+            Contestant("benchmarks.warc_text", name, environment) for name, (environment, _) in SIDES.items()
+        ]
+        rounds = take_turns(contestants, 1 if options.quick else 7, path=str(path))
+        for contestant in contestants:
+            contestant.close()
+    assert len({(turn["pages"], turn["characters"]) for turns in rounds.values() for turn in turns}) == 1, rounds
     details = {}
     for clock in ("cpu_s", "wall_s"):
         medians = rates(rounds, megabytes, clock)
         ratio = round(paired_ratio(rounds, "ours", clock), 2)
         details[clock] = {"median": medians, "spread": spread(rounds, megabytes, clock), "ratio": ratio}
         print(f"{clock:8}" + "".join(f"{name:>12} {rate:8.2f}" for name, rate in medians.items()) + f"   {ratio}")
-    if asked.quick:
+    if options.quick:
         return
     medians = dict(details["wall_s"]["median"])
     result = Result(
-        question="Pages of a WARC to main text, MB of HTML, against datatrove with the same extractor:",
+        question="Pages of a WARC file to main text, MB of HTML, over datatrove with the same extractor:",
         unit="MB of HTML per second of wall clock",
         ours=medians.pop("ours"),
         peers=medians,

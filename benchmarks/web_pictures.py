@@ -1,11 +1,11 @@
-"""Pictures like the web's, seeded: sizes, formats, subsampling, orientation and colour modes in fixed shares.
+"""Seeded pictures like the web's: sizes, formats, subsampling, orientation and color modes in fixed shares.
 
-Content is that of real photos where the folder of real data is there (MILLRACE_TEST_DATA), else of drawn scenes:
-gradients, shapes and grain. A photo is never enlarged by more than half: what is larger is laid out in tiles, so that
-bytes per pixel stay those of photos.
+The content comes from real photos if MILLRACE_TEST_DATA names the folder of test data, else from drawn scenes:
+gradients, shapes and grain. A photo is enlarged by at most half. A larger picture is tiled with photos, so that bytes
+per pixel stay those of photos.
 
 Sizes are log-normal, 80 % of them below 3.2 megapixels, where the released limit does not resize. The other shares
-are ours to choose, and stand in `FORMS`: no crawl that counts all of them was at hand.
+are our choice, listed in `FORMS`: no crawl that counts all of them was available.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 MEDIAN_MEGAPIXELS = 0.8
 SPREAD = np.log(3.2 / MEDIAN_MEGAPIXELS) / 0.8416
-"""So that the 80th percentile of sizes is 3.2 megapixels."""
+"""Standard deviation of ln(size); puts the 80th percentile of sizes at 3.2 megapixels."""
 LARGEST_MEGAPIXELS = 24.0
 SMALLEST_MEGAPIXELS = 0.02
 
@@ -69,11 +69,11 @@ FORMS: dict[str, tuple[float, Callable[[Image.Image, np.random.Generator], bytes
     "webp": (0.08, lambda picture, random: _saved(picture, "WEBP", quality=80, method=2)),
     "gif": (0.01, lambda picture, random: _saved(picture.quantize(128), "GIF")),
 }
-"""Name -> share of pictures, and how they are encoded."""
+"""Name -> (share of pictures, encoder)."""
 
 
 def pictures(count: int, seed: int = 0) -> list[tuple[str, bytes]]:
-    """`count` pictures in random order, each with the name of its form; every form is there in its share."""
+    """`count` pictures in random order, as (name of the form, encoded bytes). Every form has its share."""
     random = np.random.default_rng(seed)
     photos = _photos(random)
     shares = np.array([share for share, _ in FORMS.values()])
@@ -82,14 +82,15 @@ def pictures(count: int, seed: int = 0) -> list[tuple[str, bytes]]:
     names = [list(FORMS)[i] for i in np.searchsorted(bounds, wanted - 1, side="right").clip(max=len(FORMS) - 1)]
     # Sizes at even quantiles, so that few pictures have the distribution of many.
     quantiles = (random.permutation(count) + 0.5) / count
-    made = []
+    encoded = []
     for name, quantile in zip(names, quantiles, strict=True):
         picture = _picture(photos, float(quantile), random)
-        made.append((name, FORMS[name][1](picture, random)))
-    return [made[i] for i in random.permutation(count)]
+        encoded.append((name, FORMS[name][1](picture, random)))
+    return [encoded[i] for i in random.permutation(count)]
 
 
 def _picture(photos: list[Image.Image], quantile: float, random: np.random.Generator) -> Image.Image:
+    """A picture whose size is at `quantile` of the distribution, tiled with photos."""
     megapixels = MEDIAN_MEGAPIXELS * np.exp(SPREAD * NormalDist().inv_cdf(quantile))
     megapixels = float(np.clip(megapixels, SMALLEST_MEGAPIXELS, LARGEST_MEGAPIXELS))
     aspect = float(random.choice([1.5, 4 / 3, 1.0, 16 / 9, 2 / 3, 3 / 4])) * float(np.exp(random.normal(0, 0.1)))
@@ -111,13 +112,15 @@ def _picture(photos: list[Image.Image], quantile: float, random: np.random.Gener
 
 
 def _photos(random: np.random.Generator) -> list[Image.Image]:
+    """Real photos, or drawn scenes without test data."""
     folder = os.environ.get("MILLRACE_TEST_DATA")
     files = sorted((Path(folder) / "dreambooth_photos").rglob("*.jpg")) if folder else []
-    found = [Image.open(file).convert("RGB") for file in files]
-    return found or [_drawn(random) for _ in range(12)]
+    photos = [Image.open(file).convert("RGB") for file in files]
+    return photos or [_drawn(random) for _ in range(12)]
 
 
 def _drawn(random: np.random.Generator) -> Image.Image:
+    """A drawn scene: gradients, ellipses and grain."""
     width, height = random.integers(600, 1400, 2).tolist()
     corners = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
     drawn = corners.resize((width, height), Image.BICUBIC)

@@ -1,10 +1,10 @@
-"""How fast are image-text records written, with index, digests and commit, beside the writers of other formats?
+"""How fast are image-text records written, with index, digests and commit, compared with the writers of other formats?
 
     MILLRACE_TEST_DATA=FOLDER python -m benchmarks.write_images [--quick]
 
-JPEGs of 50 to 300 KB as cameras made them, each with a caption, 128 MiB that lie in memory. Ours is a store of
-documents. The SHA-256 that names every picture belongs to the record and is known from ingest, which needs it anyway;
-`ours, and SHA-256` takes it again within the time. Everything else as in `write_rows`.
+JPEGs of 50 to 300 KB from cameras, each with a caption, 128 MiB in memory. Ours is a store of documents. The SHA-256
+that names each picture is part of the record: ingest has computed it before. `ours, and SHA-256` computes it again
+within the measured time. Everything else is as in `write_rows.py`.
 """
 
 from __future__ import annotations
@@ -21,34 +21,35 @@ from benchmarks.writers import compare_writers
 
 BYTES = 128 << 20
 CAPTION = "A photo that somebody took and described in one sentence of about this length, as most captions are."
-QUESTION = "Writing image-text records, durable, with index, digests and commit, against the fastest other writer:"
+QUESTION = "Writing image-text records, durable, with index, digests and commit, over the fastest other writer:"
 LITDATA_CHUNK = "64MB"
 
 Pictures = Sequence[bytes]
 
 
 def pictures() -> list[bytes]:
-    """Every photo of the test data again and again, no two the same: a JPEG may be followed by anything."""
+    """Photos of the test data, repeated up to `BYTES`. Four trailing bytes make each unique; decoders ignore them."""
     files = sorted(test_data().glob("dreambooth_photos/**/*.jpg"))
     files = [file for file in files if 50_000 <= file.stat().st_size <= 300_000]
-    found: list[bytes] = []
+    payloads: list[bytes] = []
     size = 0
     for number, file in enumerate(itertools.cycle(files)):
-        found.append(file.read_bytes() + number.to_bytes(4, "little"))
-        size += len(found[-1])
+        payloads.append(file.read_bytes() + number.to_bytes(4, "little"))
+        size += len(payloads[-1])
         if size >= BYTES:
-            return found
-    raise RuntimeError("no photos of 50 to 300 KB in MILLRACE_TEST_DATA/dreambooth_photos")
+            return payloads
+    raise RuntimeError("MILLRACE_TEST_DATA/dreambooth_photos has no photos of 50 to 300 KB")
 
 
 def ours(payloads: Pictures, digest_again: bool = False) -> Callable[[str], None]:
+    """Task of ours: write all records to a folder. `digest_again`: compute the SHA-256 within the task."""
     from manifests.records import Document, Media, Text, record_id
     from stores.store import Store
 
     def document(number: int, payload: bytes) -> Document:
-        shown = Media(sha256(payload).hexdigest(), "image", "jpg", 640, 480, payload=payload)
+        media = Media(sha256(payload).hexdigest(), "image", "jpg", 640, 480, payload=payload)
         name = f"{number:09}.jpg"
-        return Document(record_id("photos", name), "photos", name, "caption", (shown, Text(f"{CAPTION} {number}")))
+        return Document(record_id("photos", name), "photos", name, "caption", (media, Text(f"{CAPTION} {number}")))
 
     records = [document(number, payload) for number, payload in enumerate(payloads)]
 
@@ -115,14 +116,14 @@ WRITERS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one repetition and no result: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: one repetition, no result")
     parser.add_argument("--serve", choices=WRITERS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        task = WRITERS[asked.serve][1](pictures())
+    options = parser.parse_args()
+    if options.serve:
+        task = WRITERS[options.serve][1](pictures())
         serve(lambda folder, workload: task(folder))
         return
-    compare_writers("write_images", QUESTION, WRITERS, ("photos",), {"photos": BYTES / 1e6}, asked.quick)
+    compare_writers("write_images", QUESTION, WRITERS, ("photos",), {"photos": BYTES / 1e6}, options.quick)
 
 
 if __name__ == "__main__":

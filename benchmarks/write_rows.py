@@ -1,11 +1,11 @@
-"""How fast are token records written, with index, digests and commit, beside the writers of other formats?
+"""How fast are token records written, with index, digests and commit, compared with the writers of other formats?
 
     python -m benchmarks.write_rows [--quick]
 
-Two workloads of 128 MiB of uint32 ids that lie in memory: rows of 4,096, and documents with the lengths of web pages.
-Ours is a store of samples: identity, source, domain and loss runs of every record besides its ids, and an index. The
-peers write ids alone, with their defaults. All end durable: ours by its commit, the peers by an fsync of every file and
-folder at the end. LitData's writer is called in this process, so that starting its workers costs it nothing.
+Two workloads of 128 MiB of uint32 ids in memory: rows of 4,096 ids, and documents with the lengths of web pages. Ours
+is a store of samples: identity, source, domain and loss runs of every record besides its ids, and an index. The peers
+write ids alone, with their defaults. All writes end durable: ours by its commit, the peers by an fsync of every file
+and folder at the end. LitData's writer is called in this process, so that it need not start workers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from benchmarks.writers import compare_writers
 BYTES = 128 << 20
 ROW_TOKENS = 4096
 WORKLOADS = ("rows", "documents")
-QUESTION = "Writing token records, durable, with index, digests and commit, against the fastest other writer of ids:"
+QUESTION = "Writing token records, durable, with index, digests and commit, over the fastest other writer of ids:"
 LITDATA_CHUNK = "64MB"
 
 
 def lengths(workload: str) -> list[int]:
-    """Of the records, in tokens."""
+    """Lengths of the records, in tokens."""
     if workload == "rows":
         return [ROW_TOKENS] * (BYTES // 4 // ROW_TOKENS)
     drawn = np.exp(np.random.default_rng(1).normal(6.5, 1.1, 1 << 17)).astype(int).clip(16, 65536)
@@ -35,17 +35,18 @@ def lengths(workload: str) -> list[int]:
 
 
 def token_ids(workload: str) -> list[np.ndarray]:
-    """(T,) uint32 each, as frequent as words are; every array lies for itself, as a tokeniser leaves them."""
+    """Zipf-distributed ids, (T,) uint32 each. Every array has its own memory, as after a tokenizer."""
     random = np.random.default_rng(2)
     return [(random.zipf(1.3, count) % 163840).astype(np.uint32) for count in lengths(workload)]
 
 
 def ours(ids: Sequence[np.ndarray]) -> Callable[[str], None]:
+    """Task of ours: write all records to a folder. The peers below have the same form."""
     from manifests.records import Sample, record_id
     from stores.store import Store
 
     records = [
-        Sample(record_id("web", f"{i}"), "web", "web", one, np.array([[1, len(one)]])) for i, one in enumerate(ids)
+        Sample(record_id("web", f"{i}"), "web", "web", row, np.array([[1, len(row)]])) for i, row in enumerate(ids)
     ]
 
     def write(folder: str) -> None:
@@ -63,8 +64,8 @@ def webdataset(ids: Sequence[np.ndarray]) -> Callable[[str], None]:
 
     def write(folder: str) -> None:
         with ShardWriter(f"{folder}/%06d.tar", maxsize=256 << 20, verbose=0) as sink:
-            for i, one in enumerate(ids):
-                sink.write({"__key__": f"{i:09}", "ids.bin": one.tobytes()})
+            for i, row in enumerate(ids):
+                sink.write({"__key__": f"{i:09}", "ids.bin": row.tobytes()})
         make_durable(Path(folder))
 
     return write
@@ -73,13 +74,13 @@ def webdataset(ids: Sequence[np.ndarray]) -> Callable[[str], None]:
 def mds(ids: Sequence[np.ndarray]) -> Callable[[str], None]:
     from streaming import MDSWriter
 
-    same = len({len(one) for one in ids}) == 1
+    same = len({len(row) for row in ids}) == 1
     columns = {"ids": f"ndarray:uint32:{ROW_TOKENS}" if same else "ndarray:uint32"}
 
     def write(folder: str) -> None:
         with MDSWriter(out=folder, columns=columns, exist_ok=True) as sink:
-            for one in ids:
-                sink.write({"ids": one})
+            for row in ids:
+                sink.write({"ids": row})
         make_durable(Path(folder))
 
     return write
@@ -91,8 +92,8 @@ def litdata(ids: Sequence[np.ndarray]) -> Callable[[str], None]:
 
     def write(folder: str) -> None:
         sink = BinaryWriter(folder, chunk_bytes=LITDATA_CHUNK, item_loader=TokensLoader())
-        for i, one in enumerate(ids):
-            sink[i] = one
+        for i, row in enumerate(ids):
+            sink[i] = row
         sink.done()
         sink.merge(1)
         make_durable(Path(folder))
@@ -110,14 +111,14 @@ WRITERS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one repetition and no result: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: one repetition, no result")
     parser.add_argument("--serve", choices=WRITERS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        tasks = {workload: WRITERS[asked.serve][1](token_ids(workload)) for workload in WORKLOADS}
+    options = parser.parse_args()
+    if options.serve:
+        tasks = {workload: WRITERS[options.serve][1](token_ids(workload)) for workload in WORKLOADS}
         serve(lambda folder, workload: tasks[workload](folder))
         return
-    compare_writers("write_rows", QUESTION, WRITERS, WORKLOADS, dict.fromkeys(WORKLOADS, BYTES / 1e6), asked.quick)
+    compare_writers("write_rows", QUESTION, WRITERS, WORKLOADS, dict.fromkeys(WORKLOADS, BYTES / 1e6), options.quick)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Which share of writing goes into index, digests, checksums and commit?
+"""Which share of the writing time goes into index, digests, checksums and commit?
 
     MILLRACE_TEST_DATA=FOLDER python -m benchmarks.write_share
 
-Ours of `write_rows` and `write_images` against itself with those taken out: the same tar, synced, under no content
-name, with neither checksums nor an index, and never committed. In this process, in turns; once without all of them, and
-once without each alone, so that one sees what is arithmetic over all bytes (BLAKE3 of the tar, XXH3 of every part) and
-what is ours to make shorter (index, commit).
+Compares our writers of `write_rows.py` and `write_images.py` with themselves without those parts: the same synced tar
+without a content name, checksums, index or commit. All run in this process, in turns: once without all parts, and once
+without each part alone. That separates arithmetic over all bytes (BLAKE3 of the tar, XXH3 of every part) from our own
+code (index, commit).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PARTS: Mapping[str, Mapping[str, object]] = {
         "stores.writer.UnitWriter._store": lambda self, tables: {},
         "stores.writer.shard_counts": lambda core: {},
     },
-    "commit": {"stores.store.Store.commit": lambda self, receipts, **told: None},
+    "commit": {"stores.store.Store.commit": lambda self, receipts, **_: None},
 }
-"""What each is replaced by."""
+"""Name of a part -> {patched function: replacement}."""
 
 Seconds = dict[str, float]
-"""By clock: CPU of this process and all its threads, wall."""
+"""Seconds by clock: CPU of this process with all its threads, and wall."""
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
                     taken[name].append(seconds)
         details[workload] = {clock: shares(taken, clock) for clock in ("CPU", "wall")}
         print(workload, details[workload])
-    worst = max(found["wall"]["all"] for found in details.values())
+    worst = max(workload_shares["wall"]["all"] for workload_shares in details.values())
     result = Result(
         question="Wall time of writing without index, digests and commit over the time with them, worst workload:",
         unit="ratio",
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def shares(taken: Mapping[str, list[Seconds]], clock: str) -> dict[str, float]:
-    """Of the seconds with everything, what is saved without a part; medians over the turns."""
+    """Share of the full seconds that leaving out each part saves; medians over the turns."""
     whole = [turn[clock] for turn in taken["nothing"]]
     return {
         name: round(statistics.median(1 - turn[clock] / full for turn, full in zip(turns, whole, strict=True)), 3)
@@ -84,6 +84,7 @@ def shares(taken: Mapping[str, list[Seconds]], clock: str) -> dict[str, float]:
 
 
 def timed(write: Callable[[str], None], without: tuple[str, ...]) -> Seconds:
+    """Seconds of one write to a temporary folder without some parts."""
     with ExitStack() as stack:
         for part in without:
             for target, replacement in PARTS[part].items():

@@ -1,4 +1,4 @@
-"""What `write_rows` and `write_images` share: the turns of all writers, the table, the result."""
+"""Turns, table and result of the benchmarks of writers, `write_rows.py` and `write_images.py`."""
 
 from __future__ import annotations
 
@@ -20,33 +20,43 @@ def compare_writers(
     megabytes: Mapping[str, float],
     quick: bool,
 ) -> None:
-    """Ask every writer for every workload in turns, and save `results/NAME.json`: its headline is the worst case.
+    """Run every writer on every workload in turns, and save the worst workload as `results/NAME.json`.
 
     Args:
-        writers: name -> (environment or None, what the child makes of it); `ours` is compared with the best other.
-        megabytes: that a workload holds.
-        quick: one repetition, nothing saved.
+        writers: name -> (environment or None, factory of the task); `ours` is compared with the best peer.
+        megabytes: size of each workload.
+        quick: one repetition, no result.
     """
-    contestants = [Contestant(f"benchmarks.{name}", writer, where) for writer, (where, _) in writers.items()]
+    contestants = [
+        Contestant(f"benchmarks.{name}", writer, environment) for writer, (environment, _) in writers.items()
+    ]
     details: dict[str, object] = {}
     ratios = {}
     for workload in workloads:
         rounds = take_turns(contestants, 1 if quick else 9, workload=workload)
-        for clock, said in CLOCKS.items():
-            of = f"{workload}, MB {said}"
+        for clock, rate_unit in CLOCKS.items():
+            row = f"{workload}, MB {rate_unit}"
             medians = rates(rounds, megabytes[workload], clock)
-            ratios[of] = round(paired_ratio(rounds, "ours", clock), 2)
-            details[of] = {"median": medians, "spread": spread(rounds, megabytes[workload], clock), "ratio": ratios[of]}
-            print(f"{of:32}" + "".join(f"{who:>18} {rate:6.0f}" for who, rate in medians.items()) + f"   {ratios[of]}")
-    for one in contestants:
-        one.close()
-    worst = min(ratios, key=lambda of: ratios[of])
+            ratios[row] = round(paired_ratio(rounds, "ours", clock), 2)
+            details[row] = {
+                "median": medians,
+                "spread": spread(rounds, megabytes[workload], clock),
+                "ratio": ratios[row],
+            }
+            print(
+                f"{row:32}"
+                + "".join(f"{writer:>18} {rate:6.0f}" for writer, rate in medians.items())
+                + f"   {ratios[row]}"
+            )
+    for contestant in contestants:
+        contestant.close()
+    worst = min(ratios, key=lambda row: ratios[row])
     medians = dict(details[worst]["median"])  # type: ignore[call-overload]
     result = Result(
         question=question,
         unit=worst,
         ours=medians["ours"],
-        peers={who: rate for who, rate in medians.items() if not who.startswith("ours")},
+        peers={writer: rate for writer, rate in medians.items() if not writer.startswith("ours")},
         bar=BAR,
         libraries=("numpy", "pyarrow", "blake3"),
         details=details | {"peers": [pin for pins in ENVIRONMENTS.values() for pin in pins]},
