@@ -63,7 +63,7 @@ class Encoded:
     media: tuple[Media, ...] = ()
     """Media with payload, which the builder stores in this shard, or with the location of bytes stored before."""
     places: tuple[int, ...] = ()
-    """Of a sample: offset of each medium's placeholder in the unexpanded ids; of other kinds -1 for each medium."""
+    """Offset of each medium's placeholder in the unexpanded ids of a sample; -1 for media of other kinds of records."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """One-dimensional contiguous arrays by name."""
 

@@ -39,7 +39,7 @@ _TYPES: dict[bytes, MemberType] = {
     tarfile.GNUTYPE_SPARSE: "sparse",
 }
 _EMPTY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
-"""Types without payload, whatever their size field holds."""
+"""Types without payload, even if their size field is not 0."""
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 

@@ -55,8 +55,8 @@ class TarRules:
 
 
 @dataclass(frozen=True)
-class Expected:
-    """Form that the first samples of a tar have."""
+class ExpectedSample:
+    """Form of the first samples of a tar."""
 
     layout: TarLayout
     media: bool
@@ -65,7 +65,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class _Content:
-    """Parts of a document, with facts and notes about them."""
+    """Parts of a document that is being made, with facts and notes about them."""
 
     parts: Sequence[Part]
     domain: str
@@ -74,19 +74,19 @@ class _Content:
     notes: Mapping[str, Json] = field(default_factory=dict)
 
 
-Check = Callable[[Member], Media]
-"""Decodes a member and returns the medium without its bytes."""
+MediaCheck = Callable[[Member], Media]
+"""Function that decodes a member and returns its medium, located in the tar and without payload."""
 
 
-def detect_layout(samples: Sequence[TarSample], rules: TarRules) -> Expected:
-    """Form of a tar's samples, from the first of them."""
+def detect_layout(samples: Sequence[TarSample], rules: TarRules) -> ExpectedSample:
+    """Return the form that the first samples of a tar have in common."""
     sound = [sample for sample in samples if sample.problem is None]
     with_media = sum(any(map(medium_kind, sample.members)) for sample in sound)
     has_media = 2 * with_media >= max(1, len(sound))
     if rules.layout != "auto":
-        return Expected(rules.layout, has_media)
+        return ExpectedSample(rules.layout, has_media)
     layouts = [_layout(sample) for sample in sound]
-    return Expected(max(["webdataset", "img2dataset", "interleaved"], key=layouts.count), has_media)
+    return ExpectedSample(max(["webdataset", "img2dataset", "interleaved"], key=layouts.count), has_media)
 
 
 def _layout(sample: TarSample) -> TarLayout:
@@ -101,8 +101,8 @@ def _layout(sample: TarSample) -> TarLayout:
     return "webdataset"
 
 
-def document_of(sample: TarSample, locator: str, expected: Expected, rules: TarRules) -> Document:
-    """Document of a sample. Its media are checked and located in the adopted tar.
+def document_of(sample: TarSample, locator: str, expected: ExpectedSample, rules: TarRules) -> Document:
+    """Return the document of a sample, its media decoded once and located in the adopted tar.
 
     Raises:
         RecordError: the sample's own problem; the reasons of the media decoders, of JSON, of conversations and of
@@ -143,7 +143,7 @@ def _domain(content: _Content, text_domain: str) -> str:
 
 
 def _checked(member: Member) -> Media:
-    """The medium of a member, decoded once. Raises RecordError with the decoder's reason."""
+    """Decode a member and return its medium, located in the tar. Raises RecordError with the decoder's reason."""
     assert member.payload is not None
     keyed = split_name(member.name)
     is_video = keyed is not None and medium_kind(keyed[1]) == "video"
@@ -152,7 +152,8 @@ def _checked(member: Member) -> Media:
 
 
 def _media_members(sample: TarSample, wanted: FieldMap) -> list[Member]:
-    """Members that are media: those that the field map names, else all, by the numbers in their endings."""
+    """Return the members that are media: those that the field map names, or else all, ordered by the numbers in their
+    endings."""
     if wanted.media:
         endings = [next((one for one in split_options(names) if one in sample.members), "") for names in wanted.media]
         return [sample.members[ending] for ending in endings if ending]
@@ -170,7 +171,7 @@ def _json(sample: TarSample, ending: str = "json") -> Json:
 
 
 def _text(sample: TarSample, ending: str) -> str | None:
-    """Text of a whole member without white space around it. Raises RecordError `bad_encoding`."""
+    """Return the text of a whole member without white space around it. Raises RecordError `bad_encoding`."""
     member = sample.members.get(ending)
     if member is None or member.payload is None:
         return None
@@ -192,7 +193,7 @@ def _rights(sample: TarSample, record: Json, wanted: FieldMap) -> RecordRights:
 
 
 def _captioned(sample: TarSample, record: Json, shown: Sequence[Media]) -> _Content:
-    """Media, then the text of the first member that has any."""
+    """Make a caption document: media, then the text of the first member that has any."""
     ending = next((name for name in WHOLE_TEXTS if _text(sample, name)), None)
     notes = _notes(record)
     if ending is None and isinstance(record, dict) and fields.has_text(record):
@@ -211,7 +212,7 @@ def _captioned(sample: TarSample, record: Json, shown: Sequence[Media]) -> _Cont
 
 
 def _from_fields(sample: TarSample, record: Json, wanted: FieldMap, shown: Sequence[Media]) -> _Content:
-    """Media, then the texts that the field map names, one per line."""
+    """Make a document of the field map: media, then its texts, one per line."""
     texts = []
     for names in wanted.text:
         present = [text for place in split_options(names) if (text := _text_at(sample, place)) is not None]
@@ -223,7 +224,8 @@ def _from_fields(sample: TarSample, record: Json, wanted: FieldMap, shown: Seque
 
 
 def _text_at(sample: TarSample, place: str) -> str | None:
-    """Text at one place of the field map, None where there is none; the values of a list are joined by line feeds."""
+    """Return the text at one place of the field map, None if there is none. Values of a list are joined by line
+    feeds."""
     ending, path = split_place(place)
     if not path:
         return _text(sample, ending)
@@ -233,18 +235,18 @@ def _text_at(sample: TarSample, place: str) -> str | None:
 
 
 def _notes(record: Json) -> dict[str, Json]:
-    """The few short fields of a sample's JSON that say where it is from."""
+    """Return the notes of a document: the few short fields of the sample's JSON about its origin."""
     notes = fields.kept_notes(record)
     if isinstance(record, dict) and isinstance(record.get("sha256"), str):
         notes["original_sha256"] = record["sha256"]  # of the downloaded file, before img2dataset made it smaller
     return notes
 
 
-def _conversation(sample: TarSample, record: Json, members: Sequence[Member], check: Check) -> _Content:
-    """The conversation in the sample's JSON, with the media that its messages show."""
+def _conversation(sample: TarSample, record: Json, members: Sequence[Member], check: MediaCheck) -> _Content:
+    """Make a document of the conversation in the sample's JSON, with the media that its messages show."""
     notes = _notes(record)
     names = list(dict.fromkeys([*fields.media_references(record), *conversations.conversation_media(record)]))
-    if members and not names:  # the tar alone tells which media belong to it
+    if members and not names:  # all media of the sample belong to it
         names = [member.name for member in members]
         record = record | {"images": names}
     by_name = dict(zip(names, _named_members(names, sample, members), strict=True))
@@ -252,14 +254,15 @@ def _conversation(sample: TarSample, record: Json, members: Sequence[Member], ch
     return _Content(conversation.parts, "interleaved", notes=notes | conversation.notes)
 
 
-def _load(by_name: Mapping[str, Member], check: Check, target: str) -> Media:
+def _load(by_name: Mapping[str, Member], check: MediaCheck, target: str) -> Media:
     if target not in by_name:
         raise RecordError("missing_media", f"{target[:60]!r} is no member of the sample")
     return check(by_name[target])
 
 
-def _interleaved(sample: TarSample, record: Json, members: Sequence[Member], check: Check) -> _Content:
-    """Texts and media in the order of the sample's JSON. Media that it does not name are left out."""
+def _interleaved(sample: TarSample, record: Json, members: Sequence[Member], check: MediaCheck) -> _Content:
+    """Make a document of texts and media in the order of the sample's JSON. Media that it does not name are left
+    out."""
     items = list(read_order(record))
     if not items:
         raise RecordError("no_text_field", "no list of texts and images in its JSON; see `fields`")
@@ -270,7 +273,8 @@ def _interleaved(sample: TarSample, record: Json, members: Sequence[Member], che
 
 
 def _named_members(names: Sequence[str], sample: TarSample, members: Sequence[Member]) -> list[Member]:
-    """Member of each name: by file name or ending; else by order, if there are as many names as members."""
+    """Return the member of each name: by file name or ending, or else by order if there are as many names as
+    members."""
     by_name = {member.name.rpartition("/")[2]: member for member in members}
     by_name |= {ending: member for ending, member in sample.members.items() if member in members}
     matches = [by_name.get(name.rpartition("/")[2], by_name.get(name.lower())) for name in names]

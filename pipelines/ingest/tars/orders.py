@@ -1,7 +1,8 @@
 """Order of texts and images in the JSON of an interleaved sample: the forms of OBELICS, MINT, MMC4 and plain lists.
 
-Used by the interleaved layout of `layouts.py`. Every image must be a member of its own. Several pages in one TIFF, as
-in the PDF part of MINT, can't be told apart, and such a sample goes to quarantine."""
+Used by the interleaved layout of `layouts.py`. Every image must be a member of its own. The pages
+of a multi-page TIFF, as in the PDF part of MINT, have no names, so that such a sample goes to quarantine.
+"""
 
 from __future__ import annotations
 
