@@ -1,4 +1,4 @@
-"""Tars that somebody else wrote, and the store that adopts them."""
+"""Foreign tars for tests, and the store that adopts them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Sample = Mapping[str, bytes]
 
 
 def write(path: Path, samples: Mapping[str, Sample]) -> Path:
-    """A tar as `webdataset` users make them."""
+    """Write a tar as users of `webdataset` make them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for key, members in samples.items():
@@ -33,7 +33,7 @@ def write(path: Path, samples: Mapping[str, Sample]) -> Path:
 
 
 def adopt(store: str, tars: str | Sequence[str], order: Any = sorted, **options: Any) -> Snapshot:
-    """The store `own` of these tars, its units worked on in any order."""
+    """Adopt tars into a store `own`. `order` decides the order in which its units are made."""
     tars = tars if isinstance(tars, str) else tuple(tars)
     node = IngestTars(kind="ingest_tars", tars=tars, **options)
     units = unit_names("own", node, node.survey("own", {}))
@@ -45,12 +45,13 @@ def adopt(store: str, tars: str | Sequence[str], order: Any = sorted, **options:
     return made.commit(receipts, node="node", units=list(units))
 
 
-def found(snapshot: Snapshot) -> dict[str, Document]:
-    """Documents by the key in their tar."""
+def by_key(snapshot: Snapshot) -> dict[str, Document]:
+    """Documents by their key in the tar."""
     return {document.locator.partition("#")[2]: document for document in snapshot.records()}
 
 
-def aside(snapshot: Snapshot) -> dict[str, str]:
+def quarantine_reasons(snapshot: Snapshot) -> dict[str, str]:
+    """Reason of each quarantined sample by its key, of other damages by their locator."""
     return {
         row["locator"].partition("#")[2] or row["locator"]: row["reason"] for row in snapshot.quarantined().to_pylist()
     }

@@ -39,7 +39,7 @@ def place(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-# ------------------------------------------------------------ what changes later
+# ------------------------------------------------------------ later changes
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def pair(data: Path, place: str) -> tuple[Path, Snapshot]:
     return path, adopt(place, str(path))
 
 
-def test_a_changed_picture_is_refused_and_named_and_the_text_stays(pair: tuple[Path, Snapshot]) -> None:
+def test_a_changed_image_is_refused_and_named_and_its_text_stays_readable(pair: tuple[Path, Snapshot]) -> None:
     path, snapshot = pair
     documents = list(snapshot.records())
     at = documents[2].media[0].location
@@ -73,7 +73,7 @@ def test_a_changed_picture_is_refused_and_named_and_the_text_stays(pair: tuple[P
     assert store_verbs.mend([snapshot.url]) == 1
 
 
-def test_a_damaged_line_is_refused_and_repair_copies_no_picture(pair: tuple[Path, Snapshot]) -> None:
+def test_a_damaged_line_is_refused_and_repair_copies_no_image(pair: tuple[Path, Snapshot]) -> None:
     _, snapshot = pair
     documents = list(snapshot.records())
     (shard,) = Path(snapshot.url).rglob("*.tar")
@@ -96,7 +96,7 @@ def holding(folder: str | Path, *contents: bytes) -> list[Path]:
     return [file for file in stored if any(content in file.read_bytes() for content in contents)]
 
 
-def test_a_change_between_the_pictures_and_a_missing_tar_are_found(pair: tuple[Path, Snapshot]) -> None:
+def test_verify_finds_a_change_between_the_images_and_a_missing_tar(pair: tuple[Path, Snapshot]) -> None:
     path, snapshot = pair
     raw = path.read_bytes()
     path.write_bytes(raw[:-1] + b"x")
@@ -108,7 +108,7 @@ def test_a_change_between_the_pictures_and_a_missing_tar_are_found(pair: tuple[P
     assert len(verify(fresh)) == 4
 
 
-def test_a_tar_of_text_alone_is_ingested_and_not_needed_afterwards(data: Path, place: str) -> None:
+def test_a_tar_without_media_is_ingested_and_not_needed_afterwards(data: Path, place: str) -> None:
     path = write(data / "a.tar", {f"{i}": {"txt": f"Text {i}.".encode()} for i in range(3)})
     snapshot = adopt(place, str(path))
     (entry,) = snapshot.receipts[0].shards
@@ -118,7 +118,7 @@ def test_a_tar_of_text_alone_is_ingested_and_not_needed_afterwards(data: Path, p
     assert [document.text for document in fresh.records()] == ["Text 0.", "Text 1.", "Text 2."] and not verify(fresh)
 
 
-def test_units_count_the_bytes_of_their_pictures(data: Path, place: str) -> None:
+def test_the_size_of_a_unit_includes_its_images(data: Path, place: str) -> None:
     """`--dry-run`, `--estimate` and the number of units in flight depend on it."""
     pictures = {n: small_data.image(n, "jpeg", (8 * n, 8 * n)) for n in (4, 40)}
     sizes = {
@@ -142,7 +142,7 @@ def test_a_tar_that_changes_between_survey_and_work_ends_the_run(data: Path, pla
         run_unit(StoreTask(node, place, name, UnitTask("own", unit, {}), 9, 1.0), frozenset(), lambda ordinal: None)
 
 
-def test_upkeep_leaves_the_tar_alone_and_copies_refer_to_it(pair: tuple[Path, Snapshot], tmp_path: Path) -> None:
+def test_gc_and_copy_leave_the_tar_alone(pair: tuple[Path, Snapshot], tmp_path: Path) -> None:
     path, snapshot = pair
     collect_garbage(Store.open(snapshot.url), keep_last=1, grace_s=0)
     copied = copy(snapshot, str(tmp_path / "elsewhere" / "copy"))
@@ -152,7 +152,9 @@ def test_upkeep_leaves_the_tar_alone_and_copies_refer_to_it(pair: tuple[Path, Sn
     assert not holding(snapshot.url, *shown) and not holding(copied.url, *shown) and holding(path.parent, *shown)
 
 
-def test_payloads_move_only_into_a_store_that_is_told_to_hold_them(pair: tuple[Path, Snapshot], tmp_path: Path) -> None:
+def test_media_are_copied_only_into_a_store_that_is_given_their_bytes(
+    pair: tuple[Path, Snapshot], tmp_path: Path
+) -> None:
     path, snapshot = pair
     whole = list(snapshot.documents(range(4)))
     assert whole == list(snapshot.records())
@@ -163,12 +165,14 @@ def test_payloads_move_only_into_a_store_that_is_told_to_hold_them(pair: tuple[P
     held = store.commit([writer.finish()], node="node", units=["unit"])
     path.unlink()
     assert list(held.records()) == whole and not verify(held)
-    assert [held.read(one.media[0].location) for one in held.records()] == [one.media[0].payload for one in whole]
+    assert [held.read(document.media[0].location) for document in held.records()] == [
+        document.media[0].payload for document in whole
+    ]
     with pytest.raises(StoreError, match="missing"):
         list(Store.open(snapshot.url).snapshot(snapshot.number).documents(range(4)))
 
 
-def test_content_depends_neither_on_the_place_nor_on_the_order_of_work(data: Path, tmp_path: Path) -> None:
+def test_the_content_root_depends_neither_on_paths_nor_on_the_order_of_work(data: Path, tmp_path: Path) -> None:
     for t in range(3):
         write(
             data / f"{t}.tar",
@@ -182,7 +186,7 @@ def test_content_depends_neither_on_the_place_nor_on_the_order_of_work(data: Pat
     assert first.content_root == other.content_root and list(first.records()) == list(other.records())
 
 
-def test_equal_tars_under_two_names_are_two_shards(data: Path, place: str) -> None:
+def test_equal_tars_of_two_names_are_two_shards(data: Path, place: str) -> None:
     path = write(data / "a.tar", {"1": {"jpg": JPEG, "txt": b"one"}})
     shutil.copy(path, data / "b.tar")
     snapshot = adopt(place, str(data))
@@ -190,7 +194,7 @@ def test_equal_tars_under_two_names_are_two_shards(data: Path, place: str) -> No
     assert all(snapshot.read(document.media[0].location) == JPEG for document in snapshot.records())
 
 
-# ------------------------------------------------------------ the whole path
+# ------------------------------------------------------------ whole runs
 
 
 def dag_of(tars: str) -> str:
@@ -199,20 +203,20 @@ def dag_of(tars: str) -> str:
 
 
 def pictures(data: Path) -> dict[str, bytes]:
-    """Two tars of pictures whose captions name them; the pictures by caption."""
+    """Write two tars of captioned images. Returns the images by caption."""
     shown = {f"Picture number {i}.": small_data.image(i, "jpeg", (80, 60)) for i in range(60)}
     for t in range(2):
-        some = list(shown.items())[30 * t : 30 * t + 30]
+        group = list(shown.items())[30 * t : 30 * t + 30]
         write(
             data / f"{t}.tar",
-            {f"{i:04d}": {"jpg": jpeg, "txt": words.encode()} for i, (words, jpeg) in enumerate(some)},
+            {f"{i:04d}": {"jpg": jpeg, "txt": words.encode()} for i, (words, jpeg) in enumerate(group)},
         )
     return shown
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two tars, `dag.yaml` and an undisturbed run of it in `out`."""
+    """Folder with two tars, `dag.yaml`, and its finished run in `out`."""
     folder = tmp_path_factory.mktemp("adopted")
     pictures(folder / "data")
     (folder / "dag.yaml").write_text(dag_of("./data/*.tar"))
@@ -220,7 +224,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_adopted_tars_go_through_the_whole_path_like_a_store_of_our_own(calm: Path, tmp_path: Path) -> None:
+def test_adopted_tars_go_through_a_whole_run(calm: Path, tmp_path: Path) -> None:
     out = calm / "out"
     shown = pictures(tmp_path / "data")
     packs, documents = head(out, "packs"), head(out, "documents")
@@ -233,11 +237,11 @@ def test_adopted_tars_go_through_the_whole_path_like_a_store_of_our_own(calm: Pa
         assert (decode_rgb(documents.read(document.media[0].location)) == decode_rgb(jpeg)).all()
 
 
-def test_a_tar_that_came_is_taken_up_without_reading_the_others(calm: Path, tmp_path: Path) -> None:
+def test_a_new_tar_is_adopted_without_reading_the_others(calm: Path, tmp_path: Path) -> None:
     shutil.copytree(calm, tmp_path, dirs_exist_ok=True)
     before = head(tmp_path / "out", "documents")
     write(tmp_path / "data" / "2.tar", {"0": {"jpg": JPEG, "txt": b"A new tar."}})
-    for name in ("0", "1"):  # where a fingerprint does not look: whoever read it would set a picture aside
+    for name in ("0", "1"):  # outside of the fingerprint; reading it would put an image into quarantine
         raw = bytearray((tmp_path / "data" / f"{name}.tar").read_bytes())
         raw[20_000] ^= 1
         (tmp_path / "data" / f"{name}.tar").write_bytes(raw)
@@ -250,25 +254,31 @@ def test_forgetting_erases_our_copy_of_the_text_and_names_the_tar_with_the_pictu
     shown = pictures(tmp_path / "data")
     shutil.copytree(calm / "out", out := tmp_path / "out")
     before, samples = head(out, "documents"), head(out, "samples")
-    gone = before.record(3)
-    assert isinstance(gone, Document) and gone.media[0].location is not None
-    names: dict[NameKind, frozenset[str]] = {"ids": frozenset([gone.id]), "sources": frozenset()}
+    deleted = before.record(3)
+    assert isinstance(deleted, Document) and deleted.media[0].location is not None
+    names: dict[NameKind, frozenset[str]] = {"ids": frozenset([deleted.id]), "sources": frozenset()}
     receipt = forget(str(out), names | {"places": frozenset(), "media": frozenset()})
     assert receipt["adopted_tars"] == [str(calm / "data" / "0.tar")] and receipt["records"]["documents"] == 1
     after = head(out, "documents")
-    assert after.record(3) == Document(gone.id, FORGOTTEN, "", "", ()) and after.content_root == before.content_root
+    assert after.record(3) == Document(deleted.id, FORGOTTEN, "", "", ()) and after.content_root == before.content_root
     others = [ordinal for ordinal in range(len(shown)) if ordinal != 3]
     assert [after.record(ordinal) for ordinal in others] == [before.record(ordinal) for ordinal in others]
     with pytest.raises(StoreError, match="no medium"):
-        after.read(gone.media[0].location)
+        after.read(deleted.media[0].location)
     assert not verify(after) and head(out, "samples").content_root == samples.content_root
-    digest = gone.media[0].digest
-    traces = (gone.text.encode(), gone.locator.encode(), digest.encode(), bytes.fromhex(digest), shown[gone.text])
+    digest = deleted.media[0].digest
+    traces = (
+        deleted.text.encode(),
+        deleted.locator.encode(),
+        digest.encode(),
+        bytes.fromhex(digest),
+        shown[deleted.text],
+    )
     assert not holding(out, *traces)
     assert "6 nodes already committed" in run(calm / "dag.yaml", out)
 
 
-def test_tars_on_s3_are_adopted_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tars_on_s3_are_adopted_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = pictures(tmp_path / "data")
     local = adopt(str(tmp_path / "local"), str(tmp_path / "data"))
     with s3_server() as port, reached_at(port):
@@ -280,9 +290,10 @@ def test_tars_on_s3_are_adopted_there(tmp_path: Path, monkeypatch: pytest.Monkey
             snapshot = adopt(str(tmp_path / str(number)), tars)
             assert snapshot.content_root == local.content_root
             assert list(snapshot.records()) == list(local.records())
-            assert all(snapshot.read(one.media[0].location) == shown[one.text] for one in snapshot.records())
+            documents = list(snapshot.records())
+            assert all(snapshot.read(document.media[0].location) == shown[document.text] for document in documents)
             assert not verify(snapshot)
-        # A cache trusts names like those of our own shards; these are not ours.
+        # The cache trusts names of shards. A foreign tar with such a name must not be cached.
         monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path / "cache"))
         name, first, later = f"{'ab' * 32}.tar", small_data.image(1), small_data.image(1)[:-1] + b"?"
         tar = write(tmp_path / "w.tar", {"1": {"txt": b"One.", "png": first}}).read_bytes()

@@ -1,4 +1,5 @@
-"""A run, a name, and then: no byte of it anywhere, nothing runs again, nothing comes back while the raw files stay."""
+"""`millrace store forget` in a whole run: no byte is left, no node runs again, and nothing comes back from the raw
+files."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from tests.strategies import same
 from tokenization.vocabulary import Vocabulary
 
 CANARY = "Zwölf kanaryvogels"
-"""Of letters that tokenise badly, so that it can't be found by luck where it is not decoded."""
+"""Text whose letters are split into many tokens, so that the search finds it in token rows only after decoding."""
 URL = "https://a.example/canary"
 DAG = small_data.DAG + "  report:\n    kind: report\n    inputs: [packs]\n"
 
@@ -66,13 +67,13 @@ def here(calm: Path, tmp_path: Path) -> Path:
     return tmp_path / "here"
 
 
-def found(out: Path, text: str = CANARY, payload: bytes = b"\0nothing") -> set[str]:
-    """Where a text or the bytes of a picture can be read below `out`, token rows read as text."""
+def traces_of(out: Path, text: str = CANARY, payload: bytes = b"\0nothing") -> set[str]:
+    """Files below `out` with a text or with the bytes of an image. Token rows are decoded."""
     needles = [text.encode(), json.dumps(text)[1:-1].encode(), payload]
-    return traces(out, needles) | {name for name, row in detokenised(out) if text in row}
+    return traces(out, needles) | {name for name, row in decoded_rows(out) if text in row}
 
 
-def detokenised(out: Path) -> list[tuple[str, str]]:
+def decoded_rows(out: Path) -> list[tuple[str, str]]:
     vocabulary = Vocabulary.load("tiny")
     rows = []
     for path in sorted(out.rglob("*.tar")):
@@ -86,13 +87,13 @@ def detokenised(out: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def told(here: Path) -> Json:
+def committed(here: Path) -> Json:
     rows = (here / "out" / "log.jsonl").read_text().splitlines()
     return [json.loads(row) for row in rows if '"node_commit"' in row]
 
 
-def test_the_search_finds_what_is_there(calm: Path) -> None:
-    places = found(calm / "out", payload=shown())
+def test_the_search_finds_text_and_image_before_forgetting(calm: Path) -> None:
+    places = traces_of(calm / "out", payload=shown())
     assert {name.partition("/shards/")[0].rpartition("/")[2] for name in places if "/shards/" in name} == {
         "documents",
         "samples",
@@ -100,31 +101,31 @@ def test_the_search_finds_what_is_there(calm: Path) -> None:
     }
 
 
-def test_a_text_and_its_duplicate_leave_every_store_and_nothing_runs_again(calm: Path, here: Path) -> None:
+def test_a_text_and_its_duplicate_are_forgotten_and_no_node_runs_again(calm: Path, here: Path) -> None:
     before = roots(here / "out")
     name = record_id("documents", "books/vogels.txt")
     assert forget.main([str(here / "out"), "--id", name, "--url", URL]) == 0
-    assert found(here / "out") == set()
+    assert traces_of(here / "out") == set()
     (here / "out" / "log.jsonl").unlink()
     assert "report: done in" in run(here / "dag.yaml", here / "out")
-    assert [row["node"] for row in told(here)] == ["report"]
+    assert [row["node"] for row in committed(here)] == ["report"]
     assert roots(here / "out") == before
-    assert found(here / "out") == set()
+    assert traces_of(here / "out") == set()
     documents = head(here / "out", "documents")
-    assert sum(one.source == FORGOTTEN for one in documents.records()) == documents.counts["forgotten"] == 3
-    assert_order_unmoved(calm, here)
+    assert sum(document.source == FORGOTTEN for document in documents.records()) == documents.counts["forgotten"] == 3
+    assert_order_unchanged(calm, here)
 
 
-def test_a_picture_leaves_with_every_record_that_shows_it(calm: Path, here: Path) -> None:
+def test_an_image_is_forgotten_with_every_record_that_shows_it(calm: Path, here: Path) -> None:
     assert forget.main([str(here / "out"), "--image", sha256(shown()).hexdigest()]) == 0
-    assert found(here / "out", text="five.png", payload=shown()) == set()
+    assert traces_of(here / "out", text="five.png", payload=shown()) == set()
     assert head(here / "out", "documents").counts["forgotten"] == 3
-    assert_order_unmoved(calm, here)
+    assert_order_unchanged(calm, here)
     run(here / "dag.yaml", here / "out")
-    assert found(here / "out", text="five.png", payload=shown()) == set()
+    assert traces_of(here / "out", text="five.png", payload=shown()) == set()
 
 
-def assert_order_unmoved(calm: Path, here: Path) -> None:
+def assert_order_unchanged(calm: Path, here: Path) -> None:
     packs = head(here / "out", "packs")
     for was, now in zip(head(calm / "out", "packs").records(), packs.records(), strict=True):
         at = 0
@@ -134,29 +135,29 @@ def assert_order_unmoved(calm: Path, here: Path) -> None:
                 assert after == before and (was.ids[span] == now.ids[span]).all()
                 assert (was.loss_mask[span] == now.loss_mask[span]).all()
             at += before.length
-        left = [one for one in was.media if any(same(one, other) for other in now.media)]
+        left = [packed for packed in was.media if any(same(packed, other) for other in now.media)]
         assert len(left) == len(now.media)
-        assert all(packs.read(one.media.location) for one in now.media if one.media.location)
+        assert all(packs.read(packed.media.location) for packed in now.media if packed.media.location)
     vocabulary = Vocabulary.load("tiny")
     assert prove(packs, head(here / "out", "plan").meta, vocabulary).forgotten > 0
 
 
-def test_a_unit_that_is_made_again_comes_without_it(here: Path) -> None:
+def test_a_unit_that_is_made_again_does_not_contain_it(here: Path) -> None:
     name = record_id("documents", "books/vogels.txt")
     forget.main([str(here / "out"), "--id", name, "--url", URL])
-    for i in range(5):  # neighbours, so that their units are other ones
+    for i in range(5):  # neighbors, which change the unit
         (here / "data" / "books" / f"vogel{i}.txt").write_text(small_data.text(800 + i))
     (here / "data" / "scraped.jsonl").write_text((here / "data" / "scraped.jsonl").read_text() + "\n{}")
     run(here / "dag.yaml", here / "out")
-    aside = head(here / "out", "documents").quarantined().to_pylist()
-    assert [row["locator"] for row in aside if row["reason"] == "forgotten"] == ["", "", ""]
-    assert all(row["message"] == "" for row in aside if row["reason"] == "forgotten")
+    quarantined = head(here / "out", "documents").quarantined().to_pylist()
+    assert [row["locator"] for row in quarantined if row["reason"] == "forgotten"] == ["", "", ""]
+    assert all(row["message"] == "" for row in quarantined if row["reason"] == "forgotten")
     documents = list(head(here / "out", "documents").records())
-    assert {f"books/vogel{i}.txt" for i in range(5)} <= {one.locator for one in documents}
-    assert CANARY not in "".join(one.text for one in documents)
+    assert {f"books/vogel{i}.txt" for i in range(5)} <= {document.locator for document in documents}
+    assert CANARY not in "".join(document.text for document in documents)
 
 
-def test_what_is_forgotten_is_refused_under_any_new_name_and_before_it_is_opened(here: Path) -> None:
+def test_ingest_refuses_it_under_a_new_name_and_before_opening_the_file(here: Path) -> None:
     data, out = here / "data", here / "out"
     digest = sha256(shown()).hexdigest()
     broken = "photos/red_kettle/cut.png"
@@ -164,13 +165,13 @@ def test_what_is_forgotten_is_refused_under_any_new_name_and_before_it_is_opened
     (data / "photos" / "red_kettle" / "new_name.png").write_bytes(shown())
     (data / "again.jsonl").write_text(json.dumps({"text": f"Another page of {CANARY}.", "source_url": URL}))
     run(here / "dag.yaml", out)
-    aside = head(out, "documents").quarantined().to_pylist()
-    assert found(out, text="Another page", payload=shown()) == set()
-    assert sum(row["reason"] == "forgotten" for row in aside) >= 3
-    assert broken not in {row["locator"] for row in aside}
+    quarantined = head(out, "documents").quarantined().to_pylist()
+    assert traces_of(out, text="Another page", payload=shown()) == set()
+    assert sum(row["reason"] == "forgotten" for row in quarantined) >= 3
+    assert broken not in {row["locator"] for row in quarantined}
 
 
-def test_it_does_not_come_back_when_everything_but_the_list_is_deleted(here: Path) -> None:
+def test_it_does_not_come_back_if_everything_but_the_deny_list_is_deleted(here: Path) -> None:
     out = here / "out"
     name = record_id("documents", "books/vogels.txt")
     forget.main([str(out), "--id", name, "--url", URL, "--image", sha256(shown()).hexdigest()])
@@ -178,25 +179,25 @@ def test_it_does_not_come_back_when_everything_but_the_list_is_deleted(here: Pat
         if path.name != "forgotten":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     run(here / "dag.yaml", out)
-    assert found(out, payload=shown()) == set()
+    assert traces_of(out, payload=shown()) == set()
     reasons = head(out, "documents").quarantined().column("reason").to_pylist()
     assert reasons.count("forgotten") == 6
     assert read(str(out)).has_name("places", URL)
 
 
-def test_packs_made_again_after_it_are_the_blanked_ones(here: Path) -> None:
+def test_packs_made_again_equal_the_redacted_ones(here: Path) -> None:
     forget.main([str(here / "out"), "--url", URL, "--image", sha256(shown()).hexdigest()])
-    blanked = list(head(here / "out", "packs").records())
+    redacted = list(head(here / "out", "packs").records())
     shutil.rmtree(here / "out" / "packs")
     run(here / "dag.yaml", here / "out")
-    assert all(same(was, now) for was, now in zip(blanked, head(here / "out", "packs").records(), strict=True))
+    assert all(same(was, now) for was, now in zip(redacted, head(here / "out", "packs").records(), strict=True))
 
 
-def test_nodes_made_new_over_what_is_blank_leave_it_out(here: Path) -> None:
+def test_new_nodes_leave_out_redacted_records(here: Path) -> None:
     forget.main([str(here / "out"), "--url", URL])
-    told = run(here / "dag.yaml", here / "out", "--set", "nodes.filtered.ops.1.min_characters=9")
-    assert "forgotten 1" in told
-    assert FORGOTTEN not in {one.source for one in head(here / "out", "samples").records()}
+    output = run(here / "dag.yaml", here / "out", "--set", "nodes.filtered.ops.1.min_characters=9")
+    assert "forgotten 1" in output
+    assert FORGOTTEN not in {sample.source for sample in head(here / "out", "samples").records()}
 
 
 def test_a_real_photo_and_a_real_question_leave_no_trace(test_data: Path, tmp_path: Path) -> None:
@@ -208,8 +209,8 @@ def test_a_real_photo_and_a_real_question_leave_no_trace(test_data: Path, tmp_pa
     run(tmp_path / "dag.yaml", out)
     photo = sorted((data / "photos").rglob("*.jpg"))[7].read_bytes()
     question = json.loads(lines[17])["question"][:60]
-    assert found(out, question, photo)
+    assert traces_of(out, question, photo)
     forget.main([str(out), "--url", "gsm8k.jsonl#18", "--image", sha256(photo).hexdigest()])
     run(tmp_path / "dag.yaml", out)
-    assert found(out, question, photo) == set()
+    assert traces_of(out, question, photo) == set()
     assert head(out, "documents").counts["forgotten"] == 2

@@ -1,4 +1,5 @@
-"""What was forgotten is found nowhere, everything else is where it was, and killed at any point it can be finished."""
+"""`millrace store forget` in small stores: no byte of a forgotten record is left, every other record keeps its place,
+and a killed command can be finished."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ from tests.strategies import same
 
 PAD, LENGTH, DOCUMENTS, BATCH = 7, 64, 12, 2
 ROOM = 14
-"""Of a segment of 12 tokens and the padding behind it."""
+"""Length of a segment of 12 tokens with its padding."""
 KINDS: dict[str, StoreKind] = {
     "raw": "documents", "derived": "documents", "judged": "view", "samples": "samples", "plan": "plan", "packs": "packs"
 }  # fmt: skip
@@ -71,7 +72,7 @@ def place(number: int) -> str:
 
 
 def document(number: int) -> Document:
-    """Every third shows a picture of its own; 4 and 8 also show that of 0, under names of their own."""
+    """Document with text; every third also has an image, and 4 and 8 have the image of document 0."""
     parts: list[Text | Media] = [Text(words(number))]
     parts += [picture(number)] if number % 3 == 0 else []
     parts += [picture(0)] if number in (4, 8) else []
@@ -84,18 +85,18 @@ def ids(number: int) -> str:
     return document(number).id
 
 
-def bears(number: int) -> list[bytes]:
-    """Everything by which a document could be recognised, but pictures."""
+def marks(number: int) -> list[bytes]:
+    """Byte strings that occur only in this document and in records made from it, images excepted."""
     return [words(number).encode(), place(number).encode(), tokens(number).tobytes()]
 
 
 def write(url: Path, records: Sequence[Any], parents: Sequence[Snapshot] = (), **meta: Json) -> Snapshot:
-    """Two units, so that one may stay untouched."""
+    """Store of two units, so that a deletion may leave one unchanged."""
     store = Store.create(str(url), KINDS[url.name], url.name)
     receipts = []
-    for unit, some in {"a": records[: len(records) // 2], "b": records[len(records) // 2 :]}.items():
+    for unit, group in {"a": records[: len(records) // 2], "b": records[len(records) // 2 :]}.items():
         writer = store.writer(unit)
-        for record in some:
+        for record in group:
             writer.add(record)
         if url.name == "raw":
             writer.quarantine(f"broken-{unit}", "bad_json", f"canary-{unit} in a message")
@@ -107,7 +108,7 @@ def write(url: Path, records: Sequence[Any], parents: Sequence[Snapshot] = (), *
 
 
 def make(folder: Path) -> None:
-    """A run in small: documents, documents made from two of them, a view, samples, a plan, packs, a page and logs."""
+    """Small run: documents, documents made from two of them, a view, samples, a plan, packs, a page and a log."""
     raw = write(folder / "raw", [document(number) for number in range(DOCUMENTS)])
     made = [derived_id([ids(number)], "derived", 0) for number in (1, 2)]
     derived = [
@@ -118,22 +119,23 @@ def make(folder: Path) -> None:
     store = Store.create(str(folder / "judged"), "view", "judged")
     writer = store.writer("all")
     for ref in raw.shards:
-        found = list(raw.records(ref.first, ref.first + ref.records))
+        documents = list(raw.records(ref.first, ref.first + ref.records))
+        duplicate = [document.id == ids(11) for document in documents]
         columns: dict[str, list[Any]] = {
-            "keep": [one.id != ids(11) for one in found],
-            "reason": [None if one.id != ids(11) else "exact_duplicate" for one in found],
-            "score": [float(len(one.text)) for one in found],
-            "duplicate_of": [None if one.id != ids(11) else ids(10) for one in found],
-            "rewritten": [one.text.upper() for one in found],
+            "keep": [not dropped for dropped in duplicate],
+            "reason": ["exact_duplicate" if dropped else None for dropped in duplicate],
+            "score": [float(len(document.text)) for document in documents],
+            "duplicate_of": [ids(10) if dropped else None for dropped in duplicate],
+            "rewritten": [document.text.upper() for document in documents],
         }
         writer.columns(ref.shard, columns)
     view = store.commit([writer.finish()], node="v", units=["all"], parents=[raw.as_parent])
     encoded = []
-    for one in raw.records():
-        number = int(one.locator.removeprefix("page-"))
-        places = tuple(range(len(one.media)))
+    for record in raw.records():
+        number = int(record.locator.removeprefix("page-"))
+        places = tuple(range(len(record.media)))
         runs = np.array([[4, 12]], np.int64)
-        encoded.append(Sample(one.id, "raw", "web", tokens(number), runs, one.media, places=places))
+        encoded.append(Sample(record.id, "raw", "web", tokens(number), runs, record.media, places=places))
     samples = write(folder / "samples", encoded, [view])
     ordinals = np.concatenate([np.arange(i, i + 4) for i in range(0, DOCUMENTS - 3, 2)])
     arrays = {"source": 0 * ordinals, "ordinal": ordinals, "pack_offsets": np.arange(0, len(ordinals) + 1, 4)}
@@ -151,19 +153,19 @@ def make(folder: Path) -> None:
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
-def pack(found: Sequence[Sample], raw: Snapshot) -> Pack:
-    """Neighbours share samples: each lies in two packs."""
+def pack(samples: Sequence[Sample], raw: Snapshot) -> Pack:
+    """Pack of these samples. Neighboring packs share samples: each sample is in two packs."""
     row, mask = np.full(LENGTH, PAD, np.uint32), np.zeros(LENGTH, bool)
     segments, media = [], []
-    for i, one in enumerate(found):
-        at = ROOM * i
-        row[at : at + 12] = one.ids
-        mask[at + 1 : at + 12] = True
-        segments.append(Segment(one.id, "own", 0, 12, ROOM - 12))
-        for j, shown in enumerate(one.media):
-            payload = raw.read(shown.location)  # type: ignore[arg-type]
-            with_bytes = Media(shown.digest, "image", "png", 28, 28, payload=payload)
-            media.append(PackedMedia(with_bytes, (28, 28), (Item((1, 2, 2), at + j),)))
+    for i, sample in enumerate(samples):
+        start = ROOM * i
+        row[start : start + 12] = sample.ids
+        mask[start + 1 : start + 12] = True
+        segments.append(Segment(sample.id, "own", 0, 12, ROOM - 12))
+        for j, medium in enumerate(sample.media):
+            payload = raw.read(medium.location)  # type: ignore[arg-type]
+            with_bytes = Media(medium.digest, "image", "png", 28, 28, payload=payload)
+            media.append(PackedMedia(with_bytes, (28, 28), (Item((1, 2, 2), start + j),)))
     return Pack(row, mask, tuple(segments), tuple(media))
 
 
@@ -188,29 +190,30 @@ def copied(calm: Path) -> Iterator[Path]:
 
 
 def names(**given: Sequence[str]) -> forget.Names:
-    return {what: frozenset(given.get(what, ())) for what in ("ids", "sources", "places", "media")}  # type: ignore[misc]
+    return {kind: frozenset(given.get(kind, ())) for kind in ("ids", "sources", "places", "media")}  # type: ignore[misc]
 
 
 def heads(folder: Path) -> dict[str, Snapshot]:
-    found = {name: Store.open(str(folder / name)).head() for name in KINDS}
-    return {name: head for name, head in found.items() if head is not None}
+    opened = {name: Store.open(str(folder / name)).head() for name in KINDS}
+    return {name: head for name, head in opened.items() if head is not None}
 
 
 def search(folder: Path, needles: Sequence[bytes]) -> set[str]:
     return traces(folder, needles)
 
 
-def goes(chosen: set[int]) -> set[int]:
-    """What must go with these numbers: 11 is a duplicate of 10."""
+def with_duplicates(chosen: set[int]) -> set[int]:
+    """Numbers of these documents and of their duplicates: 11 is a duplicate of 10."""
     return chosen | ({10, 11} if chosen & {10, 11} else set())
 
 
-def assert_forgotten(calm: Path, folder: Path, gone: set[int]) -> None:
-    """The gone ones are found nowhere; everything else is what and where it was."""
-    alone = {3, 6, 9} | ({0} if gone >= {0, 4, 8} else set())
-    payloads = [picture(number).payload or b"" for number in gone & alone]
-    assert search(folder, [needle for number in gone for needle in bears(number)] + payloads) == set()
-    forgotten = {ids(number) for number in gone}
+def assert_forgotten(calm: Path, folder: Path, deleted: set[int]) -> None:
+    """Assert that nothing of the deleted documents is left, and that every other record is unchanged and in its
+    place."""
+    unshared = {3, 6, 9} | ({0} if deleted >= {0, 4, 8} else set())
+    payloads = [picture(number).payload or b"" for number in deleted & unshared]
+    assert search(folder, [needle for number in deleted for needle in marks(number)] + payloads) == set()
+    forgotten = {ids(number) for number in deleted}
     before, after = heads(calm), heads(folder)
     for name, old in before.items():
         new = after[name]
@@ -240,16 +243,16 @@ def assert_pack(old: Snapshot, was: Pack, new: Snapshot, now: Pack, forgotten: s
     left = list(now.media)
     for before, after in zip(was.segments, now.segments, strict=True):
         span = slice(at, at + before.length)
-        inside = [one for one in was.media if span.start <= one.items[0].slot < span.stop]
+        inside = [medium for medium in was.media if span.start <= medium.items[0].slot < span.stop]
         if before.sample in forgotten:
             assert after == replace(before, source=FORGOTTEN)
             assert (now.ids[span] == PAD).all() and not now.loss_mask[span].any()
         else:
             assert after == before
             assert (now.ids[span] == was.ids[span]).all() and (now.loss_mask[span] == was.loss_mask[span]).all()
-            for one in inside:
+            for medium in inside:
                 kept = left.pop(0)
-                assert same(kept, one) and new.read(kept.media.location) == old.read(one.media.location)  # type: ignore[arg-type]
+                assert same(kept, medium) and new.read(kept.media.location) == old.read(medium.media.location)  # type: ignore[arg-type]
         at += before.length + before.padding
     assert not left
     assert (now.ids[at:] == was.ids[at:]).all()
@@ -257,20 +260,20 @@ def assert_pack(old: Snapshot, was: Pack, new: Snapshot, now: Pack, forgotten: s
 
 @settings(max_examples=12)
 @given(st.sets(st.integers(0, DOCUMENTS - 1), min_size=1, max_size=4), st.booleans())
-def test_forgotten_by_id_or_place_nothing_else_moves(calm: Path, chosen: set[int], by_place: bool) -> None:
+def test_forgetting_by_id_or_place_moves_nothing_else(calm: Path, chosen: set[int], by_place: bool) -> None:
     with copied(calm) as folder, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(redact_shard, "CHUNK_BYTES", 200)  # what is overwritten lies across chunks
+        patched.setattr(redact_shard, "CHUNK_BYTES", 200)  # overwritten ranges span chunks
         if by_place:
             places = [place(n) if n % 2 else f"page-{n}" for n in chosen]
             receipt = forget.forget(str(folder), names(places=places))
         else:
             receipt = forget.forget(str(folder), names(ids=[ids(number) for number in chosen]))
-        gone = goes(chosen)
-        assert receipt["records"]["raw"] == receipt["records"]["samples"] == len(gone)
-        assert_forgotten(calm, folder, gone)
+        deleted = with_duplicates(chosen)
+        assert receipt["records"]["raw"] == receipt["records"]["samples"] == len(deleted)
+        assert_forgotten(calm, folder, deleted)
 
 
-def test_a_picture_goes_with_everything_that_shows_it_under_any_name(calm: Path, run: Path, tmp_path: Path) -> None:
+def test_an_image_is_forgotten_with_every_record_that_shows_it(calm: Path, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "wanted.png"
     file.write_bytes(picture(0).payload or b"")
     assert forget.main([str(run), "--image", str(file)]) == 0
@@ -280,24 +283,27 @@ def test_a_picture_goes_with_everything_that_shows_it_under_any_name(calm: Path,
     )
 
 
-def test_a_picture_that_others_show_stays_with_them(calm: Path, run: Path) -> None:
+def test_an_image_stays_in_the_records_that_are_not_forgotten(calm: Path, run: Path) -> None:
     forget.forget(str(run), names(ids=[ids(4)]))
     assert_forgotten(calm, run, {4})
     shown = [
-        one for pack in heads(run)["packs"].records() for one in pack.media if one.media.digest == picture(0).digest
+        packed
+        for pack in heads(run)["packs"].records()
+        for packed in pack.media
+        if packed.media.digest == picture(0).digest
     ]
     assert shown
 
 
-def test_a_source_goes_with_what_was_made_from_it(calm: Path, run: Path) -> None:
+def test_a_source_is_forgotten_with_the_documents_made_from_it(calm: Path, run: Path) -> None:
     receipt = forget.forget(str(run), names(sources=["raw"]))
     assert receipt["records"] == {"raw": DOCUMENTS, "derived": 2, "samples": DOCUMENTS}
     assert search(run, [b"canary-0", b"CANARY-0", b"broken-a"]) == set()
-    assert search(run, [b"dust-a"])  # set aside by another source
-    assert all(now.source == FORGOTTEN for pack in heads(run)["packs"].records() for now in pack.segments)
+    assert search(run, [b"dust-a"])  # quarantined by another source
+    assert all(segment.source == FORGOTTEN for pack in heads(run)["packs"].records() for segment in pack.segments)
 
 
-def test_what_a_view_says_of_a_record_goes_but_its_verdict_stays(run: Path) -> None:
+def test_a_view_keeps_its_verdict_about_a_forgotten_record_and_nothing_else(run: Path) -> None:
     forget.forget(str(run), names(ids=[ids(5)]))
     rows = heads(run)["judged"].table(["id", "keep", "score", "rewritten"]).to_pylist()
     assert [row for row in rows if row["id"] == ids(5)] == [
@@ -306,7 +312,7 @@ def test_what_a_view_says_of_a_record_goes_but_its_verdict_stays(run: Path) -> N
     assert sum(row["rewritten"] is not None for row in rows) == DOCUMENTS - 1
 
 
-def test_what_was_set_aside_keeps_its_place_in_the_count_and_nothing_else(run: Path) -> None:
+def test_a_quarantined_record_stays_in_the_count_and_loses_its_content(run: Path) -> None:
     forget.forget(str(run), names(places=["broken-a"]))
     raw = heads(run)["raw"]
     assert raw.counts["quarantined"] == 2
@@ -315,7 +321,7 @@ def test_what_was_set_aside_keeps_its_place_in_the_count_and_nothing_else(run: P
     assert search(run, [b"canary-b"])
 
 
-def test_pages_go_and_logs_lose_their_free_text(run: Path) -> None:
+def test_pages_are_deleted_and_logs_lose_their_free_text(run: Path) -> None:
     receipt = forget.forget(str(run), names(ids=[ids(5)]))
     assert receipt["free_text"] == {"pages_deleted": ["report.html"], "logs_emptied": ["log.jsonl"]}
     assert [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] == [
@@ -324,7 +330,7 @@ def test_pages_go_and_logs_lose_their_free_text(run: Path) -> None:
     ]
 
 
-def test_the_receipt_names_packs_batches_and_the_steps_that_saw_them(run: Path) -> None:
+def test_the_receipt_lists_packs_batches_and_exposed_steps(run: Path) -> None:
     packs = heads(run)["packs"]
     for name, steps, content in (("far", 2, packs.content_root), ("near", 1, packs.content_root), ("other", 9, "x")):
         (run / name / "checkpoints" / "000001").mkdir(parents=True)
@@ -332,9 +338,9 @@ def test_the_receipt_names_packs_batches_and_the_steps_that_saw_them(run: Path) 
         rows = [{"event": "step", "step": step + 1} for step in range(steps)]
         (run / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
     receipt = forget.forget(str(run), names(ids=[ids(6)]))  # in packs 2 and 3, so in global batch 1
-    assert [(one["store"], one["segments"], one["packs"], one["global_batches"]) for one in receipt["packs"]] == [
-        ("packs", 2, [2, 3], [1])
-    ]
+    (packs_entry,) = receipt["packs"]
+    keys = ("store", "segments", "packs", "global_batches")
+    assert [packs_entry[key] for key in keys] == ["packs", 2, [2, 3], [1]]
     assert receipt["plans"] == [{"store": "plan", "plan": "p", "packs": [2, 3]}]
     assert receipt["training"] == [
         {"run": "far", "packs": "packs", "steps": 2, "exposed_steps": [2]},
@@ -344,13 +350,13 @@ def test_the_receipt_names_packs_batches_and_the_steps_that_saw_them(run: Path) 
     assert ids(6) not in json.dumps(receipt)
 
 
-def test_the_list_tells_nobody_a_name(run: Path) -> None:
+def test_the_deny_list_contains_no_name(run: Path) -> None:
     forget.forget(str(run), names(ids=[ids(1)], sources=["derived"], places=["page-2"], media=[picture(3).digest]))
-    told = (run / "forgotten/000001.json").read_text()
-    assert not any(name in told for name in (ids(1), "derived", "page-2", picture(3).digest))
-    stones = tombstones.read(str(run))
-    assert stones.has_document(document(1)) and stones.has_document(document(2)) and stones.has_document(document(3))
-    assert not stones.has_document(document(5))
+    content = (run / "forgotten/000001.json").read_text()
+    assert not any(name in content for name in (ids(1), "derived", "page-2", picture(3).digest))
+    deny_list = tombstones.read(str(run))
+    assert all(deny_list.has_document(document(number)) for number in (1, 2, 3))
+    assert not deny_list.has_document(document(5))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +368,7 @@ def test_the_list_tells_nobody_a_name(run: Path) -> None:
         ({}, "nothing was forgotten here"),
     ],
 )
-def test_a_name_that_is_found_nowhere_changes_nothing(
+def test_a_name_that_occurs_in_no_store_changes_nothing(
     calm: Path, run: Path, given_names: dict[str, list[str]], message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
@@ -371,7 +377,7 @@ def test_a_name_that_is_found_nowhere_changes_nothing(
     assert_forgotten(calm, run, set())
 
 
-def test_places_where_nothing_can_be_forgotten_are_told_apart(run: Path, tmp_path: Path) -> None:
+def test_each_kind_of_bad_argument_has_its_own_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="this is one store"):
         forget.forget(str(run / "raw"), names(ids=[ids(1)]))
     with pytest.raises(StoreError, match="no store with a commit"):
@@ -382,14 +388,16 @@ def test_places_where_nothing_can_be_forgotten_are_told_apart(run: Path, tmp_pat
         forget.main([str(run), "--image", str(tmp_path / "gone.png")])
 
 
-def test_a_filesystem_without_a_swap_is_refused_with_the_next_step(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filesystem_without_compare_and_swap_is_refused_with_a_fix(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(LocalFiles, "swap_by", "none")
     with pytest.raises(StoreError, match="no compare-and-swap here") as caught:
         forget.forget(str(run), names(ids=[ids(1)]))
     assert "copy the stores" in caught.value.fix
 
 
-def test_nothing_is_forgotten_under_a_run_that_is_at_work(run: Path) -> None:
+def test_forgetting_in_an_active_run_is_refused(run: Path) -> None:
     import fcntl
 
     with (run / "lock").open("a") as lock:
@@ -398,7 +406,7 @@ def test_nothing_is_forgotten_under_a_run_that_is_at_work(run: Path) -> None:
             forget.forget(str(run), names(ids=[ids(1)]))
 
 
-def test_older_snapshots_that_still_hold_it_go(calm: Path, run: Path) -> None:
+def test_older_snapshots_with_a_forgotten_record_expire(calm: Path, run: Path) -> None:
     store = Store.open(str(run / "raw"))
     writer = store.writer("c")
     writer.add(document(99))
@@ -406,12 +414,15 @@ def test_older_snapshots_that_still_hold_it_go(calm: Path, run: Path) -> None:
     assert head is not None
     store.commit([writer.finish()], node="n", units=["a", "b", "c"])
     receipt = forget.forget(str(run), names(ids=[ids(5)]))
-    assert {one["store"]: (one["snapshot"], one["expired"]) for one in receipt["rewritten"]}["raw"] == (3, [1, 2])
-    assert search(run, bears(5)) == set()
+    assert {store["store"]: (store["snapshot"], store["expired"]) for store in receipt["rewritten"]}["raw"] == (
+        3,
+        [1, 2],
+    )
+    assert search(run, marks(5)) == set()
     assert search(run, [words(99).encode()])
 
 
-def test_a_tag_goes_over_to_the_same_work_and_goes_with_other_work(run: Path) -> None:
+def test_a_tag_moves_to_equal_content_and_is_deleted_otherwise(run: Path) -> None:
     store = Store.open(str(run / "raw"))
     old = heads(run)["raw"]
     tag(store, "old", old)
@@ -419,18 +430,18 @@ def test_a_tag_goes_over_to_the_same_work_and_goes_with_other_work(run: Path) ->
     writer.add(document(99))
     tag(store, "new", store.commit([writer.finish()], node="n", units=["a", "b", "c"]))
     forget.forget(str(run), names(ids=[ids(5)]))
-    assert {name: told["number"] for name, told in tags(store.files).items()} == {"new": 3}
+    assert {name: target["number"] for name, target in tags(store.files).items()} == {"new": 3}
     assert find_snapshot(store, "new").content_root == heads(run)["raw"].content_root
 
 
-def test_garbage_collected_afterwards_changes_nothing(calm: Path, run: Path) -> None:
+def test_garbage_collection_afterwards_changes_nothing(calm: Path, run: Path) -> None:
     forget.forget(str(run), names(ids=[ids(5)]))
     for name in KINDS:
         collect_garbage(Store.open(str(run / name)), keep_last=1, grace_s=0)
     assert_forgotten(calm, run, {5})
 
 
-def test_a_second_name_and_a_second_call_add_to_the_first(calm: Path, run: Path) -> None:
+def test_later_calls_add_names_and_repeated_calls_change_nothing(calm: Path, run: Path) -> None:
     forget.forget(str(run), names(ids=[ids(2)]))
     again = {name: head.number for name, head in heads(run).items()}
     receipt = forget.forget(str(run), names(ids=[ids(2)]))
@@ -441,18 +452,18 @@ def test_a_second_name_and_a_second_call_add_to_the_first(calm: Path, run: Path)
     assert heads(run)["raw"].counts["forgotten"] == 2
 
 
-def test_the_blanked_tars_open_with_webdataset(run: Path) -> None:
+def test_redacted_tars_open_with_webdataset(run: Path) -> None:
     import webdataset
 
     forget.forget(str(run), names(ids=[ids(3), ids(4)]))
     for name in ("raw", "samples", "packs"):
         for file in (run / name / "shards").iterdir():
             opened = list(webdataset.WebDataset(str(file), shardshuffle=False, empty_check=False))
-            assert opened and all(json.loads(one["json"]) for one in opened)
+            assert opened and all(json.loads(sample["json"]) for sample in opened)
 
 
-def test_the_blanked_tars_open_with_datasets(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Which takes the types of a shard from its first few records: here all of these are blank."""
+def test_redacted_tars_open_with_datasets(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`datasets` takes the types of a shard from its first records; here all of these are redacted."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 
@@ -460,10 +471,10 @@ def test_the_blanked_tars_open_with_datasets(run: Path, monkeypatch: pytest.Monk
     store = Store.open(str(run / "raw"))
     writer = store.writer("c")
     rich = [replace(document(0), id=f"{i:032x}", facts=(Fact("count", 0, 0, 1),), parents=("ab",)) for i in range(9)]
-    for one in rich:
-        writer.add(one)
+    for rich_document in rich:
+        writer.add(rich_document)
     store.commit([writer.finish()], node="n", units=["a", "b", "c"])
-    forget.forget(str(run), names(ids=[one.id for one in rich[:6]]))
+    forget.forget(str(run), names(ids=[rich_document.id for rich_document in rich[:6]]))
     shard = heads(run)["raw"].receipts[-1].shards[0].tar
     file = run / "raw" / "shards" / f"{shard}.tar"
     opened = datasets.load_dataset("webdataset", data_files=str(file), split="train", cache_dir=str(tmp_path))
@@ -472,16 +483,17 @@ def test_the_blanked_tars_open_with_datasets(run: Path, monkeypatch: pytest.Monk
 
 
 def killed_at(folder: Path, wanted: forget.Names, operation: int) -> bool:
-    """Run `forget` in a process that dies before its n-th change to the filesystem; whether it got that far."""
+    """Run `forget` in a process that dies before change number `operation` of the filesystem. Returns whether it
+    died."""
     child = os.fork()
     if child == 0:
-        left = operation
+        changes_left = operation
 
         def dying(change: Callable[..., Any]) -> Callable[..., Any]:
             def counted(*arguments: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
+                nonlocal changes_left
+                changes_left -= 1
+                if changes_left < 0:
                     os._exit(9)
                 return change(*arguments)
 
@@ -497,7 +509,7 @@ def killed_at(folder: Path, wanted: forget.Names, operation: int) -> bool:
 
 
 @pytest.mark.parametrize("again", ["the same names", "no name"])
-def test_killed_before_any_change_and_started_again_it_completes(calm: Path, again: str) -> None:
+def test_forget_completes_after_a_kill_before_any_change(calm: Path, again: str) -> None:
     wanted = names(ids=[ids(5)], media=[picture(0).digest])
     operation = 0
     while True:
@@ -515,29 +527,29 @@ def test_killed_before_any_change_and_started_again_it_completes(calm: Path, aga
     assert operation > 20
 
 
-# ---------------------------------------------------------------------- what a deleted store leaves alone
+# ---------------------------------------------------------------------- deleted stores
 
 
-@pytest.mark.parametrize(("gone", "left"), [("raw", "judged"), ("samples", "plan")])
-def test_where_a_store_is_gone_the_rest_is_forgotten_and_it_is_not_called_complete(
-    gone: str, left: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("deleted", "dependent"), [("raw", "judged"), ("samples", "plan")])
+def test_without_a_base_store_the_rest_is_forgotten_and_reported_as_incomplete(
+    deleted: str, dependent: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.move(run / gone, tmp_path / gone)
-    bytes_of = {path: path.read_bytes() for path in (run / left).rglob("*") if path.is_file()}
+    shutil.move(run / deleted, tmp_path / deleted)
+    bytes_of = {path: path.read_bytes() for path in (run / dependent).rglob("*") if path.is_file()}
     assert forget.main([str(run), "--id", ids(6), "--id", ids(11)]) == 1
-    said = capsys.readouterr()
-    assert f"incomplete: {left} can't be searched: {run / gone}: there is no store here" in said.err
+    error = capsys.readouterr().err
+    assert f"incomplete: {dependent} can't be searched: {run / deleted}: there is no store here" in error
     assert {path: path.read_bytes() for path in bytes_of} == bytes_of
-    whole = [name for name in KINDS if name not in (gone, left)]
+    whole = [name for name in KINDS if name not in (deleted, dependent)]
     assert (
-        set().union(*(search(run / name, [needle for n in (6, 11) for needle in bears(n)]) for name in whole)) == set()
+        set().union(*(search(run / name, [needle for n in (6, 11) for needle in marks(n)]) for name in whole)) == set()
     )
-    shutil.move(tmp_path / gone, run / gone)
+    shutil.move(tmp_path / deleted, run / deleted)
     assert forget.main([str(run)]) == 0
-    assert search(run, [needle for n in (6, 10, 11) for needle in bears(n)]) == set()
+    assert search(run, [needle for n in (6, 10, 11) for needle in marks(n)]) == set()
 
 
-def test_a_name_that_may_stand_where_nobody_can_look_is_refused_with_that_said(run: Path) -> None:
+def test_an_unknown_name_is_refused_together_with_the_stores_that_were_not_searched(run: Path) -> None:
     shutil.rmtree(run / "raw")
     with pytest.raises(
         StoreError, match=r"found in no store: --url nowhere; nothing was changed; judged can't be searched"

@@ -1,4 +1,4 @@
-"""Byte search through everything below a folder, as somebody would search who does not believe that it is gone."""
+"""Search for byte strings in all files below a folder, in tars, Parquet values and gzip content too."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 
 
 def traces(folder: Path, needles: Iterable[bytes]) -> set[str]:
-    """Files, and members of tars, in which one of `needles` is found."""
+    """Names of the files, and members of tars, that contain one of `needles`."""
     wanted = list(needles)
     return {name for name, data in contents(folder) if any(needle in data for needle in wanted)}
 
 
 def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Everything that can be read out of the files below `folder`: as they are, and opened."""
+    """Yield (name, content) of the files below `folder`, as they are and decoded."""
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
             continue
@@ -43,8 +43,8 @@ def _values(value: Any) -> Iterator[bytes]:
         case dict():
             yield from _values(list(value.values()))
         case list():
-            for one in value:
-                yield from _values(one)
+            for item in value:
+                yield from _values(item)
         case bytes():
             yield value
         case None:

@@ -1,4 +1,4 @@
-"""Look-ups find what a scan finds, whatever became of the store and of them, and cost the same in any store."""
+"""Lookup by name: equal to a scan after any change to store and lookup index, and of constant cost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def picture(number: int) -> Media:
 
 
 def document(unit: str, number: int) -> Document:
-    """Some share an origin, some a picture, some have none of either."""
+    """Document that may share its origin or its image with others, or have neither."""
     place = f"{unit}/{number}"
     parts = (Text(f"text {place}"), *([picture(number % 5)] if number % 3 else []))
     origin = f"https://a.example/{number % 7}" if number % 2 else ""
@@ -88,7 +88,7 @@ def store(quick_folder: Path) -> Store:
 
 
 def names(units: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Of everything that could be there, and of what never is."""
+    """Names of records that may exist, and names that no record has."""
     for unit in units:
         for number in (0, 4, 11):
             yield "id", record_id("s", f"{unit}/{number}")
@@ -102,23 +102,23 @@ def names(units: Iterable[str]) -> Iterator[tuple[str, str]]:
 def check(snapshot: Snapshot, units: Iterable[str]) -> None:
     expected = reference.ordinals_by_name(snapshot)
     for by, name in names(units):
-        found = snapshot.find(by, name)  # type: ignore[arg-type]
-        assert [one.ordinal for one in found] == expected.get((by, name), []), (by, name)
-        for one in found:
-            ref = snapshot.shard_of(one.ordinal)
-            assert (one.unit, one.shard, one.row) == (ref.unit, ref.shard, one.ordinal - ref.first)
+        records = snapshot.find(by, name)  # type: ignore[arg-type]
+        assert [record.ordinal for record in records] == expected.get((by, name), []), (by, name)
+        for record in records:
+            ref = snapshot.shard_of(record.ordinal)
+            assert (record.unit, record.shard, record.row) == (ref.unit, ref.shard, record.ordinal - ref.first)
 
 
 def run_files(store: Store) -> list[Path]:
     return sorted(Path(store.url, "lookup").glob("*.run"))
 
 
-# ---------------------------------------------------------------- what is found
+# ---------------------------------------------------------------- results
 
 
 @given(data=st.data(), kind=st.sampled_from(sorted(MAKERS)))
 @settings(max_examples=8, deadline=None)
-def test_whatever_happened_to_a_store_a_lookup_finds_what_a_scan_finds(
+def test_a_lookup_equals_a_scan_after_any_change_to_the_store(
     quick_folder: Path, data: st.DataObject, kind: Any
 ) -> None:
     store = Store.create(tempfile.mkdtemp(dir=quick_folder), kind, kind)
@@ -145,7 +145,7 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(damaged)
 
 
-def test_a_view_finds_through_its_base_what_it_looks_at(store: Store, tmp_path: Path) -> None:
+def test_a_view_finds_its_records_through_its_base(store: Store, tmp_path: Path) -> None:
     base = commit(store, "a", "b")
     lookup.build(base)
     for complete in (False, True):
@@ -158,9 +158,7 @@ def test_a_view_finds_through_its_base_what_it_looks_at(store: Store, tmp_path: 
 
 
 @pytest.mark.parametrize("few", [0, 16])
-def test_names_of_equal_hash_are_told_apart_by_the_index(
-    few: int, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_index_distinguishes_names_of_equal_hash(few: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stores.lookup.find.FEW", few)
     monkeypatch.setattr("stores.lookup.find.name_hash", lambda by: len)
     snapshot = commit(store, "a", "b")
@@ -179,7 +177,7 @@ def test_names_of_equal_hash_are_told_apart_by_the_index(
     pieces=st.sampled_from([50, 1 << 20]),
 )
 @settings(max_examples=40, deadline=None)
-def test_a_merged_run_gives_what_its_sources_gave(
+def test_a_merged_run_has_the_entries_of_its_sources(
     quick_folder: Path, seed: int, sizes: list[int], spread: int, pieces: int
 ) -> None:
     files = LocalFiles(Path(tempfile.mkdtemp(dir=quick_folder)))
@@ -191,38 +189,38 @@ def test_a_merged_run_gives_what_its_sources_gave(
         part["shard"] = random_.integers(0, 4, size, np.uint64) + np.uint64(10 * number)
         part["row"] = random_.integers(0, 100, size)
         covers = np.array([(10 * number + shard, 7) for shard in range(4)], COVER)
-        told = write_run(files, [(NewEntries(part, covers), NONE)])
+        entry = write_run(files, [(NewEntries(part, covers), NONE)])
         files.sync()
-        gone = np.array([10 * number + 1], np.uint64) if number % 2 else NONE
-        sources.append((RunFile(files, told), gone))
-        parts.append(part[~np.isin(part["shard"], gone)])
+        dropped = np.array([10 * number + 1], np.uint64) if number % 2 else NONE
+        sources.append((RunFile(files, entry), dropped))
+        parts.append(part[~np.isin(part["shard"], dropped)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stores.lookup.run_file.PIECE", pieces)
-        told = write_run(files, sources)
+        entry = write_run(files, sources)
     files.sync()
-    merged, everything = RunFile(files, told), np.concatenate(parts)
-    assert told.entries == len(everything) and len(merged.covers) == told.shards
-    asked = [*np.unique(everything["hash"]).tolist()[::7], 0, 2**64 - 1, spread // 2]
-    for name in asked:
-        expected = everything[everything["hash"] == name]
-        assert sorted(merged.find(name).tolist()) == sorted(expected.tolist())
+    merged, entries = RunFile(files, entry), np.concatenate(parts)
+    assert entry.entries == len(entries) and len(merged.covers) == entry.shards
+    hashes = [*np.unique(entries["hash"]).tolist()[::7], 0, 2**64 - 1, spread // 2]
+    for value in hashes:
+        expected = entries[entries["hash"] == value]
+        assert sorted(merged.find(value).tolist()) == sorted(expected.tolist())
 
 
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15, deadline=None)
-def test_a_changed_byte_of_a_run_is_an_error_or_changes_no_answer(quick_folder: Path, seed: int) -> None:
+def test_a_changed_byte_of_a_run_is_an_error_or_changes_no_result(quick_folder: Path, seed: int) -> None:
     files = LocalFiles(Path(tempfile.mkdtemp(dir=quick_folder)))
     random_ = np.random.default_rng(seed)
     entries = np.zeros(700, ENTRY)
     entries["hash"] = random_.integers(0, 2**64, len(entries), np.uint64)
     entries["row"] = np.arange(len(entries))
-    told = write_run(files, [(NewEntries(entries, np.zeros(0, COVER)), NONE)])
+    entry = write_run(files, [(NewEntries(entries, np.zeros(0, COVER)), NONE)])
     files.sync()
     flip(next(Path(files.url, "lookup").glob("*.run")), int(random_.integers(0, 10**6)))
-    damaged, refused = RunFile(LocalFiles(Path(files.url)), told), 0
-    for name, _, row in entries.tolist():
+    damaged, refused = RunFile(LocalFiles(Path(files.url)), entry), 0
+    for value, _, row in entries.tolist():
         try:
-            assert damaged.find(name)["row"].tolist() == [row]
+            assert damaged.find(value)["row"].tolist() == [row]
         except StoreError:
             refused += 1
     assert refused
@@ -230,7 +228,7 @@ def test_a_changed_byte_of_a_run_is_an_error_or_changes_no_answer(quick_folder: 
 
 @contextmanager
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Lengths of the ranges that are read."""
+    """Record the length of every range that is read."""
     lengths: list[int] = []
     read_range = LocalFiles.read_range
 
@@ -243,47 +241,47 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield lengths
 
 
-def test_a_name_costs_two_reads_of_some_kilobytes_in_a_run_of_any_length(
+def test_a_lookup_takes_two_small_reads_in_a_run_of_any_length(
     quick_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = LocalFiles(Path(tempfile.mkdtemp(dir=quick_folder)))
-    most = []
+    longest = []
     for size in (600_000, 1_200_000):
         entries = np.zeros(size, ENTRY)
         entries["hash"] = np.random.default_rng(size).integers(0, 2**64, size, np.uint64)
-        told = write_run(files, [(NewEntries(entries, np.zeros(0, COVER)), NONE)])
+        entry = write_run(files, [(NewEntries(entries, np.zeros(0, COVER)), NONE)])
         files.sync()
         with reads(monkeypatch) as lengths:
-            for name in entries["hash"][:200].tolist():
-                assert len(RunFile(files, told).find(name)) == 1
+            for value in entries["hash"][:200].tolist():
+                assert len(RunFile(files, entry).find(value)) == 1
         assert len(lengths) == 400
-        most.append(max(lengths))
-    assert max(most) < 6000
+        longest.append(max(lengths))
+    assert max(longest) < 6000
 
 
 # ---------------------------------------------------------------- upkeep
 
 
-def test_a_new_unit_adds_a_run_and_leaves_the_others_until_they_are_many(store: Store) -> None:
+def test_a_new_unit_adds_a_run_and_four_runs_are_merged(store: Store) -> None:
     units: list[str] = []
-    seen = []
+    counts = []
     for number in range(9):
         units.append(f"u{number}")
         snapshot = commit(store, *units)
         before = set(run_files(store))
         lookup.build(snapshot)
         assert len(set(run_files(store)) - before) == 1 and not snapshot.lookup.scanned
-        seen.append(len(snapshot.lookup._manifest.runs))
-    assert seen == [1, 2, 3, 1, 2, 3, 1, 2, 3]
+        counts.append(len(snapshot.lookup._manifest.runs))
+    assert counts == [1, 2, 3, 1, 2, 3, 1, 2, 3]
     check(snapshot, units)
     before = set(run_files(store))
-    again = commit(store, *units[1:8])  # of one run all shards are gone, of another some: nothing is written
+    again = commit(store, *units[1:8])  # one run has lost all its shards, another some: nothing is written
     lookup.build(again)
     assert again.lookup._manifest.runs == snapshot.lookup._manifest.runs[:2] and set(run_files(store)) == before
     check(again, units)
 
 
-def test_a_lookup_in_many_parts_is_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_index_built_in_many_parts_is_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = commit(store, "a", "b", "c")
     monkeypatch.setattr(lookup, "AT_ONCE", 10)
     lookup.build(snapshot)
@@ -291,7 +289,7 @@ def test_a_lookup_in_many_parts_is_the_same(store: Store, monkeypatch: pytest.Mo
     check(snapshot, ["a", "b", "c"])
 
 
-def test_a_run_that_is_damaged_beside_what_names_it_is_made_again(store: Store) -> None:
+def test_a_damaged_run_under_a_damaged_manifest_is_built_again(store: Store) -> None:
     snapshot = commit(store, "a", "b")
     lookup.build(snapshot)
     for path in (*run_files(store), Path(store.url, manifest_path(snapshot.number))):
@@ -301,7 +299,7 @@ def test_a_run_that_is_damaged_beside_what_names_it_is_made_again(store: Store) 
 
 
 @pytest.mark.parametrize("where", ["run", "manifest"])
-def test_damage_is_named_worked_around_and_repaired(store: Store, where: str) -> None:
+def test_damage_is_reported_worked_around_and_repaired(store: Store, where: str) -> None:
     snapshot = commit(store, "a", "b")
     assert verify(snapshot) == []
     lookup.build(snapshot)
@@ -311,8 +309,7 @@ def test_damage_is_named_worked_around_and_repaired(store: Store, where: str) ->
     for _ in range(6):
         whole = path.read_bytes()
         flip(path, rows.randrange(10**6))
-        found = verify(snapshot)
-        assert [damage.where for damage in found] == [f"docs/lookup/{path.name}"]
+        assert [damage.where for damage in verify(snapshot)] == [f"docs/lookup/{path.name}"]
         check(store.snapshot(snapshot.number), [])
         path.write_bytes(whole)
     path.unlink()
@@ -323,7 +320,7 @@ def test_damage_is_named_worked_around_and_repaired(store: Store, where: str) ->
     assert not repair(store).lookup_made
 
 
-def test_a_damaged_index_is_an_error_not_a_wrong_answer(store: Store) -> None:
+def test_a_damaged_index_is_an_error_and_no_wrong_result(store: Store) -> None:
     snapshot = commit(store, "a")
     lookup.build(snapshot)
     for path in Path(store.url, "index").glob("*.core.parquet"):
@@ -332,7 +329,7 @@ def test_a_damaged_index_is_an_error_not_a_wrong_answer(store: Store) -> None:
         store.snapshot(snapshot.number).find("id", record_id("s", "a/1"))
 
 
-def test_gc_keeps_what_live_snapshots_look_up_by(store: Store) -> None:
+def test_gc_keeps_the_lookup_index_of_live_snapshots(store: Store) -> None:
     for units in (["a"], ["a", "b"], ["b", "c"]):
         lookup.build(commit(store, *units))
     collect_garbage(store, grace_s=0)
@@ -340,12 +337,12 @@ def test_gc_keeps_what_live_snapshots_look_up_by(store: Store) -> None:
         assert not store.snapshot(number).lookup.scanned
     collect_garbage(store, keep_last=1, grace_s=0)
     left = {path.name for path in Path(store.url, "lookup").iterdir()}
-    covered = store.snapshot(3).lookup._manifest
-    assert left == {"000003.json", *(f"{run.digest}.run" for run in covered.runs)}
+    manifest = store.snapshot(3).lookup._manifest
+    assert left == {"000003.json", *(f"{run.digest}.run" for run in manifest.runs)}
     check(store.snapshot(3), ["a", "b", "c"])
 
 
-def test_a_copy_takes_the_lookup_along_and_leaves_a_damaged_one(store: Store, tmp_path: Path) -> None:
+def test_a_copy_includes_the_lookup_index_unless_it_is_damaged(store: Store, tmp_path: Path) -> None:
     snapshot = commit(store, "a", "b")
     lookup.build(snapshot)
     first = copy(snapshot, str(tmp_path / "first"))
@@ -357,32 +354,32 @@ def test_a_copy_takes_the_lookup_along_and_leaves_a_damaged_one(store: Store, tm
     check(second, ["a"])
 
 
-def test_what_was_forgotten_is_in_no_run(tmp_path: Path) -> None:
+def test_forgotten_names_are_in_no_run(tmp_path: Path) -> None:
     store = Store.create(str(tmp_path / "run" / "docs"), "documents", "docs")
     lookup.build(commit(store, "a", "b", "old"))
     lookup.build(commit(store, "a", "b", "c"))
-    gone, old = document("a", 1), document("old", 2)
-    shown = picture(4).digest  # by documents of every unit
+    deleted, old = document("a", 1), document("old", 2)
+    shared = picture(4).digest  # shown by documents of every unit
 
-    def traced(names: set[tuple[str, str]]) -> set[tuple[str, str]]:
-        everything = b"".join(path.read_bytes() for path in run_files(store))
+    def in_runs(names: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        content = b"".join(path.read_bytes() for path in run_files(store))
         hashes = {(by, name): name_hash(by)(encode_name(by, name)) for by, name in names}  # type: ignore[arg-type]
-        return {pair for pair, value in hashes.items() if value.to_bytes(8, "little") in everything}
+        return {pair for pair, value in hashes.items() if value.to_bytes(8, "little") in content}
 
-    def forgets(**names: set[str]) -> None:
+    def forget_and_check(**names: set[str]) -> None:
         kinds = ("ids", "sources", "places", "media")
-        forget(str(tmp_path / "run"), {what: frozenset(names.get(what, ())) for what in kinds})  # type: ignore[misc]
+        forget(str(tmp_path / "run"), {kind: frozenset(names.get(kind, ())) for kind in kinds})  # type: ignore[misc]
         head = store.head()
         assert head is not None and not head.lookup.scanned
         check(head, ["a", "b", "c"])
 
-    stale = {("id", old.id), ("url", old.locator)}  # in older snapshots only, and still in a run that is needed
-    named = {("id", gone.id), ("url", gone.locator), ("digest", shown), ("id", document("c", 4).id)}
-    assert traced(stale | named) == stale | named
-    forgets(ids={old.id})
-    assert traced(stale | named) == named
-    forgets(ids={gone.id}, media={shown})
-    assert traced(stale | named) == set()
+    stale = {("id", old.id), ("url", old.locator)}  # only in older snapshots, but in a run that is still needed
+    named = {("id", deleted.id), ("url", deleted.locator), ("digest", shared), ("id", document("c", 4).id)}
+    assert in_runs(stale | named) == stale | named
+    forget_and_check(ids={old.id})
+    assert in_runs(stale | named) == named
+    forget_and_check(ids={deleted.id}, media={shared})
+    assert in_runs(stale | named) == set()
 
 
 def test_a_lookup_on_s3_takes_few_requests(s3: Faulty) -> None:
@@ -390,19 +387,20 @@ def test_a_lookup_on_s3_takes_few_requests(s3: Faulty) -> None:
     snapshot = commit(store, "a", "b", "c")
     lookup.build(snapshot)
     opened = Store.open(store.url).snapshot(snapshot.number)
-    assert [one.ordinal for one in opened.find("url", "b/4")] == [reference.ordinals_by_name(snapshot)["url", "b/4"][0]]
+    (ordinal, *_) = reference.ordinals_by_name(snapshot)["url", "b/4"]
+    assert [record.ordinal for record in opened.find("url", "b/4")] == [ordinal]
     s3.seen.clear()
-    found = opened.find("id", document("c", 5).id)
-    assert len(found) == 1 and len(s3.seen) <= 2  # fences and lists are at hand: a bucket, and an index
+    records = opened.find("id", document("c", 5).id)
+    assert len(records) == 1 and len(s3.seen) <= 2  # a bucket and an index; fences and lists are cached
 
 
 class Killed(BaseException):
-    """As if the process ended here."""
+    """Simulated end of the process."""
 
 
 @contextmanager
 def killed_before(change: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Before that many-th change of the filesystem, from 0."""
+    """Raise Killed before change number `change` of the filesystem, counted from 0."""
     done = [0]
 
     def counting(name: str) -> Any:
@@ -423,7 +421,7 @@ def killed_before(change: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 @pytest.mark.parametrize("verb", ["build", "rebuild_purged"])
-def test_killed_before_any_change_and_started_again_it_is_the_same(
+def test_a_build_killed_before_any_change_can_be_repeated(
     verb: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = commit(store, "a", "b")

@@ -1,3 +1,5 @@
+"""Index tables: Parquet keeps them, and their logical digest depends on values only."""
+
 from __future__ import annotations
 
 import io
@@ -44,7 +46,7 @@ def digest(table: pa.Table) -> str:
 
 
 @given(rows)
-def test_a_table_survives_parquet_with_its_logical_digest(made: list[dict[str, Any]]) -> None:
+def test_parquet_keeps_a_table_and_its_logical_digest(made: list[dict[str, Any]]) -> None:
     table = index.table_of(made, SCHEMA)
     back = index.from_parquet(index.to_parquet(table))
     assert back.to_pylist() == made and digest(back) == digest(table)
@@ -52,7 +54,7 @@ def test_a_table_survives_parquet_with_its_logical_digest(made: list[dict[str, A
 
 @given(rows, st.data())
 @settings(max_examples=30)
-def test_the_logical_digest_does_not_depend_on_how_values_lie(made: list[dict[str, Any]], data: st.DataObject) -> None:
+def test_the_logical_digest_does_not_depend_on_storage(made: list[dict[str, Any]], data: st.DataObject) -> None:
     table = index.table_of(made, SCHEMA)
     out = io.BytesIO()
     version = data.draw(st.sampled_from(["1.0", "2.6"]))
@@ -69,7 +71,7 @@ def test_the_logical_digest_does_not_depend_on_how_values_lie(made: list[dict[st
 @given(rows, rows)
 def test_other_values_give_another_logical_digest(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
     a, b = index.table_of(one, SCHEMA), index.table_of(two, SCHEMA)
-    assert (digest(a) == digest(b)) == (repr(one) == repr(two))  # repr tells -0.0 from 0.0, as bytes do
+    assert (digest(a) == digest(b)) == (repr(one) == repr(two))  # -0.0 and 0.0 differ in repr, as in bytes
 
 
 @pytest.mark.parametrize(
@@ -83,11 +85,11 @@ def test_other_values_give_another_logical_digest(one: list[dict[str, Any]], two
         ({"a": pa.array([0, None])}, {"a": pa.array([None, 0])}),
     ],
 )
-def test_neighbours_and_names_are_told_apart(one: dict[str, Any], two: dict[str, Any]) -> None:
+def test_borders_names_types_and_order_enter_the_digest(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert digest(pa.table(one)) != digest(pa.table(two))
 
 
-def test_frame_times_are_stored_small() -> None:
+def test_frame_times_are_delta_encoded() -> None:
     times = np.arange(0, 10_000 * 33_367, 33_367).tolist()
     table = pa.table({"frame_times_us": pa.array([times], pa.list_(pa.int64()))})
     assert len(index.to_parquet(table)) < 3_000

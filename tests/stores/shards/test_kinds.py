@@ -1,3 +1,5 @@
+"""Records of every kind, written and read: equal records, deterministic bytes, and shards that other libraries open."""
+
 from __future__ import annotations
 
 import io
@@ -43,7 +45,7 @@ def shards(snapshot: Snapshot) -> list[Path]:
     return [Path(snapshot.url, "shards", f"{ref.shard}.tar") for ref in snapshot.shards]
 
 
-PLAIN = st.builds(
+MEDIALESS = st.builds(
     lambda word, starts, splits, length: Sample(
         id=record_id("s", word),
         source=word,
@@ -59,22 +61,22 @@ PLAIN = st.builds(
 )
 
 
-@given(st.lists(PLAIN, min_size=1, max_size=4))
+@given(st.lists(MEDIALESS, min_size=1, max_size=4))
 @settings(max_examples=40)
-def test_samples_encoded_in_one_go_are_what_they_are_one_by_one(samples: list[Sample]) -> None:
+def test_a_batch_of_samples_is_encoded_to_the_bytes_of_single_samples(samples: list[Sample]) -> None:
     kind = SampleKind()
     assert None not in map(kind.batch_bytes, samples)
-    plain, one_by_one = kind.encode_batch(samples), [kind.encode(sample) for sample in samples]
-    assert plain.lines == [to_line(one.line) + b"\n" for one in one_by_one]
+    batch, singles = kind.encode_batch(samples), [kind.encode(sample) for sample in samples]
+    assert batch.lines == [to_line(single.line) + b"\n" for single in singles]
     for field, fast, slow in zip(
-        kind.FACTS, plain.facts, zip(*[one.facts for one in one_by_one], strict=True), strict=True
+        kind.FACTS, batch.facts, zip(*[single.facts for single in singles], strict=True), strict=True
     ):
         assert pa.array(fast, field.type) == pa.array(slow, field.type)
-    assert all(fast is one.arrays["ids"] for fast, one in zip(plain.arrays["ids"], one_by_one, strict=True))
+    assert all(fast is single.arrays["ids"] for fast, single in zip(batch.arrays["ids"], singles, strict=True))
 
 
 def in_store_order(written: list[Any], read: list[Any]) -> list[Any]:
-    """Documents are sorted into shards by what they hold; everything else keeps its order."""
+    """Return the records in store order: documents are sorted into shards by their members, others keep their order."""
     if written and isinstance(written[0], Document):
         by_id = {document.id: document for document in written}
         return [by_id[document.id] for document in read]
@@ -83,13 +85,13 @@ def in_store_order(written: list[Any], read: list[Any]) -> list[Any]:
 
 def payloads(record: Any) -> list[Media]:
     media = record.media if hasattr(record, "media") else ()
-    return [one.media if isinstance(one, PackedMedia) else one for one in media]
+    return [medium.media if isinstance(medium, PackedMedia) else medium for medium in media]
 
 
 @kinds
 @given(data=st.data())
 @settings(max_examples=25)
-def test_what_is_written_is_read(make: Any, kind: str, data: st.DataObject) -> None:
+def test_reading_returns_the_written_records(make: Any, kind: str, data: st.DataObject) -> None:
     written = data.draw(RECORDS[kind])
     snapshot = make(kind, {"unit": written})
     read = list(snapshot.records())
@@ -118,9 +120,11 @@ def test_the_index_and_a_scan_of_the_tar_agree(make: Any, kind: str, data: st.Da
         if kind == "plan":
             assert slow["line"]["header"] == fast.header
         else:
-            assert [told["digest"] for told in slow["line"]["media"]] == [one.digest for one in payloads(fast)]
+            assert [medium["digest"] for medium in slow["line"]["media"]] == [
+                medium.digest for medium in payloads(fast)
+            ]
         if kind in ("documents", "packs"):
-            assert slow["media"] == [snapshot.read(one.location) for one in payloads(fast)]
+            assert slow["media"] == [snapshot.read(medium.location) for medium in payloads(fast)]
 
 
 @kinds
@@ -154,11 +158,11 @@ def document(number: int, *parts: Any, **fields: Any) -> Document:
     return replace(made, **fields)
 
 
-def picture(format: str, colour: int = 0) -> Media:
+def picture(format: str, red_level: int = 0) -> Media:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.new("RGB", (32, 24), (colour % 256, 9, 9)).save(out, {"jpg": "JPEG"}.get(format, format.upper()))
+    Image.new("RGB", (32, 24), (red_level % 256, 9, 9)).save(out, {"jpg": "JPEG"}.get(format, format.upper()))
     return Media(sha256(out.getvalue()).hexdigest(), "image", format, 32, 24, payload=out.getvalue())
 
 
@@ -167,7 +171,7 @@ def clip() -> Media:
 
 
 def mixed_documents() -> list[Document]:
-    """Text, pictures of several formats in several numbers, clips, facts and notes, in no helpful order."""
+    """Documents with text, images of several formats in several numbers, videos, facts and notes, in mixed order."""
     made = []
     for number in range(60):
         pictures = [picture(("jpg", "png", "webp")[(number + i) % 3], number) for i in range(number % 4)]
@@ -179,33 +183,33 @@ def mixed_documents() -> list[Document]:
 
 
 def store_of(kind: str, make: Any) -> Snapshot:
-    """A store of `kind` with everything that makes records unlike each other."""
+    """Store of `kind` whose records differ in every property that a shard depends on."""
     documents = make("documents", {"a": mixed_documents()[:40], "b": mixed_documents()[40:]})
     if kind == "documents":
         return documents
     if kind == "samples":
         made = (
             Sample(
-                id=one.id,
-                source=one.source,
-                domain=one.domain,
+                id=document.id,
+                source=document.source,
+                domain=document.domain,
                 ids=np.arange(i * 9, dtype=np.uint32),
                 loss_runs=np.array([[1, 2]] * (i % 3), np.int64).reshape(-1, 2),
-                media=one.media,
-                places=tuple(range(len(one.media))),
+                media=document.media,
+                places=tuple(range(len(document.media))),
             )
-            for i, one in enumerate(documents.records())
+            for i, document in enumerate(documents.records())
         )
         return make(kind, {"a": made}, parents=[documents.as_parent])
     if kind == "plan":
         arrays = [{"start": np.arange(i, dtype=np.int64), "x": np.ones(2, np.uint8)} for i in range(9)] + [{}]
-        blocks = [PlanBlock({"block": i, "first_pack": i, "free": [i] * i}, one) for i, one in enumerate(arrays)]
+        blocks = [PlanBlock({"block": i, "first_pack": i, "free": [i] * i}, named) for i, named in enumerate(arrays)]
         return make(kind, {"a": blocks[:4], "b": blocks[4:]})
     return make(kind, {"a": map(pack_of, range(8)), "b": [pack_of(8, picture("jpg"), clip()), *map(pack_of, range(7))]})
 
 
 def pack_of(number: int, *media: Media) -> Pack:
-    packed = tuple(PackedMedia(one, (28, 28), (Item((1, 2, 2), 0),)) for one in media)
+    packed = tuple(PackedMedia(medium, (28, 28), (Item((1, 2, 2), 0),)) for medium in media)
     ids = np.full(PACK_TOKENS, number, np.uint32)
     return Pack(ids, ids > 3, (Segment("0" * 32, "s", 0, 3),), packed)
 
@@ -217,18 +221,18 @@ def test_every_shard_opens_with_plain_webdataset(make: Any, kind: str) -> None:
     snapshot = store_of(kind, make)
     for ref, shard in zip(snapshot.shards, shards(snapshot), strict=True):
         samples = list(webdataset.WebDataset(str(shard), shardshuffle=False).decode())
-        records = len(samples) if kind == "documents" else sum(one["json"]["records"] for one in samples)
+        records = len(samples) if kind == "documents" else sum(block["json"]["records"] for block in samples)
         assert records == ref.records
-        for one in samples:
-            lines = [one["json"]] if kind == "documents" else map(json.loads, one["records.jsonl"].splitlines())
-            for told in (told for line in lines for told in line["media"]):
+        for sample in samples:
+            lines = [sample["json"]] if kind == "documents" else map(json.loads, sample["records.jsonl"].splitlines())
+            for medium in (medium for line in lines for medium in line["media"]):
                 if kind == "documents":
-                    assert one[told["member"]] is not None
+                    assert sample[medium["member"]] is not None
                 if kind == "packs":
-                    payload = one["media.bin"][told["start"] : told["start"] + told["bytes"]]
-                    assert sha256(payload).hexdigest() == told["digest"]
+                    payload = sample["media.bin"][medium["start"] : medium["start"] + medium["bytes"]]
+                    assert sha256(payload).hexdigest() == medium["digest"]
             if kind in ("samples", "packs"):
-                assert one["ids.npy"].dtype == np.uint32
+                assert sample["ids.npy"].dtype == np.uint32
 
 
 @kinds
@@ -246,22 +250,22 @@ def test_every_shard_opens_with_datasets(
             "webdataset", data_files=str(shard), split="train", streaming=streaming, cache_dir=str(tmp_path)
         )
         for name, feature in list(opened.features.items()):
-            if isinstance(feature, datasets.Video):  # decoding clips needs a library that is not installed
+            if isinstance(feature, datasets.Video):  # decoding videos needs a library that is not installed
                 opened = opened.cast_column(name, datasets.Video(decode=False))
         rows = list(opened)
-        records = len(rows) if kind == "documents" else sum(one["json"]["records"] for one in rows)
+        records = len(rows) if kind == "documents" else sum(block["json"]["records"] for block in rows)
         assert records == ref.records
         scanned = list(reference.records(shard))
         if kind == "documents":
             assert [row["json"]["notes"] for row in rows] == [record["line"]["notes"] for record in scanned]
-            assert all(row[told["member"]] is not None for row in rows for told in row["json"]["media"])
+            assert all(row[medium["member"]] is not None for row in rows for medium in row["json"]["media"])
 
 
 @pytest.mark.parametrize("late", ["facts", "parents", "parts"])
-def test_datasets_opens_shards_although_a_field_begins_empty(
+def test_datasets_opens_shards_with_fields_that_are_empty_at_first(
     make: Any, late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It learns the types of fields from the first five rows, and fails where a list was empty in all of them."""
+    """`datasets` takes the types of fields from the first five rows, and fails if a list is empty in all of them."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 
@@ -275,7 +279,7 @@ def test_datasets_opens_shards_although_a_field_begins_empty(
         assert opened.num_rows == ref.records
 
 
-def test_documents_share_a_shard_where_their_members_are_alike(make: Any) -> None:
+def test_documents_with_equal_members_share_a_shard(make: Any) -> None:
     snapshot = make("documents", {"unit": [document(i, Text("t"), picture("jpg", i)) for i in range(20)]})
     assert len(snapshot.shards) == 1
     snapshot = make("documents", {"unit": [document(i, picture("jpg"), picture("png")) for i in range(9)]})
@@ -285,7 +289,7 @@ def test_documents_share_a_shard_where_their_members_are_alike(make: Any) -> Non
     assert endings[0] == endings[1] == {"json", "0.jpg", "0.png"}
 
 
-def test_a_medium_held_twice_is_stored_once(make: Any) -> None:
+def test_a_medium_shown_twice_is_stored_once(make: Any) -> None:
     same_picture = picture("jpg")
     snapshot = make("documents", {"unit": [document(0, same_picture, Text("x"), same_picture)]})
     with tarfile.open(shards(snapshot)[0]) as tar:
@@ -315,18 +319,20 @@ def test_tar_headers_and_padding_take_less_than_four_percent(make: Any, kind: st
         made = [Pack(ids, ids.astype(bool), (Segment("0" * 32, "s", 0, 1000),)) for i in range(300)]
     snapshot = make(kind, {"unit": made})
     (shard,) = shards(snapshot)
-    payload = sum(len(data) for one in reference.tar_samples(shard) for name, data in one.items() if name != "__key__")
+    payload = sum(
+        len(data) for sample in reference.tar_samples(shard) for name, data in sample.items() if name != "__key__"
+    )
     assert payload < shard.stat().st_size < 1.04 * payload
 
 
 def test_gnu_tar_lists_and_extracts_a_shard(make: Any, tmp_path: Path) -> None:
     snapshot = make("documents", {"unit": [document(i, Text("t"), picture("png", i)) for i in range(3)]})
     subprocess.run(["tar", "xf", shards(snapshot)[0], "-C", tmp_path], check=True)
-    one = snapshot.record(1)
-    assert (tmp_path / f"{one.id}.0.png").read_bytes() == snapshot.read(one.media[0].location)
+    record = snapshot.record(1)
+    assert (tmp_path / f"{record.id}.0.png").read_bytes() == snapshot.read(record.media[0].location)
 
 
-def test_what_json_cannot_hold_is_refused_and_the_unit_goes_on(tmp_path: Path) -> None:
+def test_a_record_that_json_cannot_hold_is_refused_and_the_unit_continues(tmp_path: Path) -> None:
     store = Store.create(str(tmp_path), "documents", "s")
     writer = store.writer("unit")
     writer.add(document(0))
@@ -341,10 +347,10 @@ def test_what_json_cannot_hold_is_refused_and_the_unit_goes_on(tmp_path: Path) -
         assert caught.value.reason == reason
     writer.add(document(1))
     snapshot = store.commit([writer.finish()], node="n", units=["unit"])
-    assert [one.locator for one in snapshot.records()] == ["0", "1"]
+    assert [document.locator for document in snapshot.records()] == ["0", "1"]
 
 
-def test_records_that_break_their_contract_are_mistakes_not_data(tmp_path: Path) -> None:
+def test_a_record_of_wrong_types_is_a_value_error(tmp_path: Path) -> None:
     ids = np.zeros(4, np.uint32)
     sample = Sample("0" * 32, "s", "web", ids, np.zeros((0, 2), np.int64))
     writer = Store.create(str(tmp_path), "samples", "s").writer("unit")

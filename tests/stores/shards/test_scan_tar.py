@@ -1,4 +1,4 @@
-"""Tars of other people, read once: every member found where it lies, and no file that breaks the reader."""
+"""Scanner of foreign tars: every whole member is found at its offset, and no file breaks the scanner."""
 
 from __future__ import annotations
 
@@ -26,42 +26,40 @@ long_names = st.integers(90, 400).map(lambda length: "f" * length + ".txt")
 entries = st.lists(st.tuples(names | long_names, st.binary(max_size=1500)), max_size=6)
 
 
-def tar_bytes(some: Sequence[Entry], format: int = tarfile.PAX_FORMAT, kind: bytes = tarfile.REGTYPE) -> bytes:
+def tar_bytes(contents: Sequence[Entry], format: int = tarfile.PAX_FORMAT, kind: bytes = tarfile.REGTYPE) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=format) as tar:
-        for name, data in some:
+        for name, data in contents:
             info = tarfile.TarInfo(name)
             info.size, info.type = len(data), kind
             tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
-def walked(data: bytes, keep: bool = True) -> tuple[list[Member | TarDamage], TarScan]:
+def scanned(data: bytes, keep: bool = True) -> tuple[list[Member | TarDamage], TarScan]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "x.tar").write_bytes(data)
-        walk = TarScan(LocalFiles(Path(folder)), "x.tar", lambda name, size: keep)
-        return list(walk), walk
+        scan = TarScan(LocalFiles(Path(folder)), "x.tar", lambda name, size: keep)
+        return list(scan), scan
 
 
 @given(entries, st.sampled_from(FORMATS), st.integers(512, 3000))
-def test_members_are_those_of_the_standard_library_and_lie_where_it_says(
-    some: list[Entry], format: int, chunk_bytes: int
-) -> None:
+def test_names_offsets_and_sizes_equal_those_of_tarfile(contents: list[Entry], format: int, chunk_bytes: int) -> None:
     if format == tarfile.USTAR_FORMAT:
-        some = [(name, data) for name, data in some if len(name) < 100]
-    data = tar_bytes(some, format)
+        contents = [(name, data) for name, data in contents if len(name) < 100]
+    data = tar_bytes(contents, format)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan_tar, "CHUNK_BYTES", chunk_bytes)
-        found, walk = walked(data)
+        items, scan = scanned(data)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         expected = [(info.name, info.offset_data, info.size) for info in tar]
-    if not some:
-        assert [one.reason for one in found if isinstance(one, TarDamage)] == ["empty_tar"]
+    if not contents:
+        assert [item.reason for item in items if isinstance(item, TarDamage)] == ["empty_tar"]
         return
-    members = [one for one in found if isinstance(one, Member)]
-    assert [(one.name, one.offset, one.size) for one in members] == expected and len(found) == len(members)
-    assert all(one.payload == data[one.offset : one.offset + one.size] for one in members)
-    assert (walk.digest, walk.size) == (blake3(data).hexdigest(), len(data))
+    members = [item for item in items if isinstance(item, Member)]
+    assert [(item.name, item.offset, item.size) for item in members] == expected and len(items) == len(members)
+    assert all(item.payload == data[item.offset : item.offset + item.size] for item in members)
+    assert (scan.digest, scan.size) == (blake3(data).hexdigest(), len(data))
 
 
 @given(
@@ -69,10 +67,10 @@ def test_members_are_those_of_the_standard_library_and_lie_where_it_says(
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4),
     st.none() | st.integers(0, 10_000),
 )
-def test_damage_anywhere_breaks_nothing_and_leaves_what_came_before(
-    some: list[Entry], flips: list[tuple[int, int]], cut: int | None
+def test_damage_anywhere_keeps_all_members_before_it(
+    contents: list[Entry], flips: list[tuple[int, int]], cut: int | None
 ) -> None:
-    whole = tar_bytes(some)
+    whole = tar_bytes(contents)
     data = bytearray(whole)
     for at, mask in flips:
         data[at % len(data)] ^= mask
@@ -80,21 +78,21 @@ def test_damage_anywhere_breaks_nothing_and_leaves_what_came_before(
     if cut is not None:
         del data[cut % len(data) :]
         first = min(first, len(data))
-    found, walk = walked(bytes(data))
-    assert walk.digest == blake3(data).hexdigest()
-    for one in found:
-        if isinstance(one, Member):
-            assert one.offset + one.size <= len(data)
-            assert one.payload is None or one.payload == data[one.offset : one.offset + one.size]
-    before = [one for one in walked(whole)[0] if isinstance(one, Member) and one.offset + one.size <= first]
-    assert found[: len(before)] == before
+    items, scan = scanned(bytes(data))
+    assert scan.digest == blake3(data).hexdigest()
+    for item in items:
+        if isinstance(item, Member):
+            assert item.offset + item.size <= len(data)
+            assert item.payload is None or item.payload == data[item.offset : item.offset + item.size]
+    before = [item for item in scanned(whole)[0] if isinstance(item, Member) and item.offset + item.size <= first]
+    assert items[: len(before)] == before
 
 
-def test_behind_a_damaged_header_reading_goes_on_at_the_next_member() -> None:
+def test_after_a_damaged_header_the_scan_continues_at_the_next_member() -> None:
     data = bytearray(tar_bytes([(f"{i}.txt", b"x" * 700) for i in range(4)], tarfile.USTAR_FORMAT))
     data[(512 + 1024) + 3] ^= 1
-    found, _ = walked(bytes(data))
-    assert [one.name if isinstance(one, Member) else one.reason for one in found] == [
+    items, _ = scanned(bytes(data))
+    assert [item.name if isinstance(item, Member) else item.reason for item in items] == [
         "0.txt",
         "damaged_header",
         "2.txt",
@@ -114,12 +112,12 @@ def test_behind_a_damaged_header_reading_goes_on_at_the_next_member() -> None:
         (tar_bytes([("a.txt", b"x" * 600)])[:1700], "torn_tar"),
     ],
 )
-def test_what_is_no_whole_tar_says_so(data: bytes, reason: str) -> None:
-    found, _ = walked(data)
-    assert [one.reason for one in found if isinstance(one, TarDamage)] == [reason]
+def test_a_file_that_is_no_whole_tar_has_a_reason(data: bytes, reason: str) -> None:
+    items, _ = scanned(data)
+    assert [item.reason for item in items if isinstance(item, TarDamage)] == [reason]
 
 
-def test_links_devices_and_sparse_members_are_told_from_files() -> None:
+def test_links_devices_and_sparse_members_are_no_files() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, kind in (
@@ -139,8 +137,8 @@ def test_links_devices_and_sparse_members_are_told_from_files() -> None:
         info = tarfile.TarInfo("plain.jpg")
         info.size = 3
         tar.addfile(info, io.BytesIO(b"abc"))
-    found, _ = walked(out.getvalue())
-    assert [(one.name, one.type) for one in found if isinstance(one, Member)] == [
+    items, _ = scanned(out.getvalue())
+    assert [(item.name, item.type) for item in items if isinstance(item, Member)] == [
         ("link.jpg", "link"),
         ("hard.jpg", "link"),
         ("pipe.jpg", "special"),
@@ -150,27 +148,27 @@ def test_links_devices_and_sparse_members_are_told_from_files() -> None:
     ]
 
 
-def test_headers_about_headers_are_bounded() -> None:
+def test_extended_headers_are_bounded() -> None:
     huge = tarfile.TarInfo("././@LongLink")
     huge.type, huge.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
-    found, _ = walked(huge.tobuf(tarfile.GNU_FORMAT) + tar_bytes([("a.txt", b"x")], tarfile.USTAR_FORMAT))
-    assert [one.name if isinstance(one, Member) else one.reason for one in found] == ["damaged_header", "a.txt"]
+    items, _ = scanned(huge.tobuf(tarfile.GNU_FORMAT) + tar_bytes([("a.txt", b"x")], tarfile.USTAR_FORMAT))
+    assert [item.name if isinstance(item, Member) else item.reason for item in items] == ["damaged_header", "a.txt"]
 
 
-def test_a_payload_that_is_not_wanted_is_not_kept() -> None:
-    found, walk = walked(data := tar_bytes([("a.bin", b"x" * 5000)]), keep=False)
-    assert [one.payload for one in found if isinstance(one, Member)] == [None]
-    assert walk.digest == blake3(data).hexdigest()
+def test_an_unwanted_payload_is_not_kept() -> None:
+    items, scan = scanned(data := tar_bytes([("a.bin", b"x" * 5000)]), keep=False)
+    assert [item.payload for item in items if isinstance(item, Member)] == [None]
+    assert scan.digest == blake3(data).hexdigest()
 
 
-def test_what_follows_the_end_mark_is_not_read_but_told() -> None:
+def test_bytes_after_the_end_mark_are_reported_and_not_read() -> None:
     joined = tar_bytes([("a.txt", b"1")]) + tar_bytes([("b.txt", b"2")])
-    found, walk = walked(joined)
-    assert [one.name for one in found if isinstance(one, Member)] == ["a.txt"] and walk.bytes_after_end
-    assert not walked(tar_bytes([("a.txt", b"1")]))[1].bytes_after_end
+    items, scan = scanned(joined)
+    assert [item.name for item in items if isinstance(item, Member)] == ["a.txt"] and scan.bytes_after_end
+    assert not scanned(tar_bytes([("a.txt", b"1")]))[1].bytes_after_end
 
 
-def test_a_fingerprint_tells_another_file_and_not_another_place(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_content_and_not_on_the_path(tmp_path: Path) -> None:
     data = bytearray(tar_bytes([(f"{i}.txt", bytes([i]) * 9000) for i in range(20)]))
     files = LocalFiles(tmp_path)
     (tmp_path / "a.tar").write_bytes(data)

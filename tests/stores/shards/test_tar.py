@@ -1,3 +1,5 @@
+"""Tar writer: plain tars at known offsets, with the headers of tarfile and numpy."""
+
 from __future__ import annotations
 
 import io
@@ -29,7 +31,7 @@ def write(path: Path, contents: list[tuple[str, bytes]]) -> tuple[str, list[int]
 
 @given(members)
 @settings(max_examples=40)
-def test_a_shard_is_a_plain_tar_whose_offsets_are_known(quick_folder: Path, contents: list[tuple[str, bytes]]) -> None:
+def test_a_shard_is_a_plain_tar_with_known_offsets(quick_folder: Path, contents: list[tuple[str, bytes]]) -> None:
     path = quick_folder / "shard.tar"
     path.unlink(missing_ok=True)
     digest, offsets = write(path, contents)
@@ -39,17 +41,17 @@ def test_a_shard_is_a_plain_tar_whose_offsets_are_known(quick_folder: Path, cont
         payload for _, payload in contents
     ]
     with tarfile.open(path, "r:") as tar:
-        assert [(one.name, tar.extractfile(one).read()) for one in tar] == contents  # type: ignore[union-attr]
-        assert all((one.mtime, one.uid, one.gid, one.mode) == (0, 0, 0, 0o644) for one in tar)
+        assert [(member.name, tar.extractfile(member).read()) for member in tar] == contents  # type: ignore[union-attr]
+        assert all((member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644) for member in tar)
 
 
-def test_headers_are_those_of_the_standard_library() -> None:
+def test_headers_equal_those_of_tarfile() -> None:
     info = tarfile.TarInfo("key.0.jpg")
     info.size = 12345
     theirs = info.tobuf(tarfile.USTAR_FORMAT)
     ours = header("key.0.jpg", 12345)
     differing = {i for i in range(512) if ours[i] != theirs[i]}
-    assert differing <= set(range(148, 156)) | set(range(329, 345))  # device numbers, which only devices have
+    assert differing <= set(range(148, 156)) | set(range(329, 345))  # checksum, and device numbers of devices
 
 
 def test_gnu_tar_lists_a_shard_of_many_buffers(tmp_path: Path) -> None:
@@ -61,13 +63,13 @@ def test_gnu_tar_lists_a_shard_of_many_buffers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name, size", [("", 1), ("x" * 101, 1), ("a", -1), ("a", MAX_MEMBER_BYTES + 1), ("å", 1)])
-def test_what_a_header_cannot_say_is_refused(name: str, size: int) -> None:
+def test_a_name_or_size_that_a_header_cannot_hold_is_refused(name: str, size: int) -> None:
     with pytest.raises(ValueError):
         header(name, size)
 
 
 @given(st.sampled_from(["<u4", "<i8", "|b1", "|u1"]), st.lists(st.integers(0, 10**6), min_size=1, max_size=2))
-def test_npy_headers_are_those_of_numpy(dtype: str, shape: list[int]) -> None:
+def test_npy_headers_are_read_by_numpy(dtype: str, shape: list[int]) -> None:
     out = io.BytesIO()
     description = {"descr": dtype, "fortran_order": False, "shape": tuple(shape)}
     np.lib.format.write_array_header_1_0(out, description)

@@ -1,4 +1,4 @@
-"""Foreign tars adopted in place: every layout, every sort of damage, the same records as plain `webdataset` gives."""
+"""Foreign tars adopted in place: every layout, every kind of damage, and the samples that `webdataset` finds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipelines.ingest.tars import members as tar_samples
 from pipelines.ingest.tars.field_map import FieldMap
 from stores.upkeep.verify import verify
 from tests.pipelines import small_data
-from tests.pipelines.foreign_tars import JPEG, PNG, Sample, adopt, as_json, aside, found, shape, write
+from tests.pipelines.foreign_tars import JPEG, PNG, Sample, adopt, as_json, by_key, quarantine_reasons, shape, write
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def place(tmp_path: Path) -> str:
 # ------------------------------------------------------------ layouts
 
 
-def test_the_plain_layout_gives_media_and_their_text(data: Path, place: str) -> None:
+def test_the_webdataset_layout_gives_media_and_their_text(data: Path, place: str) -> None:
     numbered = {f"{i}.png": small_data.image(i) for i in (0, 1, 10, 2)}
     write(
         data / "a.tar",
@@ -65,7 +65,7 @@ def test_the_plain_layout_gives_media_and_their_text(data: Path, place: str) -> 
             "0008": {"JPG": JPEG, "TXT": b"Loud."},
         },
     )
-    documents = found(snapshot := adopt(place, str(data / "a.tar"), licence="MIT"))
+    documents = by_key(snapshot := adopt(place, str(data / "a.tar"), licence="MIT"))
     assert {key: shape(document) for key, document in documents.items()} == {
         "0001": ["jpg", "A mill."],
         "0002": ["jpg", "Ein Mühlrad"],
@@ -81,10 +81,10 @@ def test_the_plain_layout_gives_media_and_their_text(data: Path, place: str) -> 
     ]
     assert documents["0005"].notes == {"class": "7"} and documents["sub/dir.d/0003"].licence == "CC0-1.0"
     assert documents["0001"].licence == "MIT" and documents["0001"].id == record_id("own", "a.tar#0001")
-    assert not aside(snapshot) and documents["0001"].domain == "caption"
+    assert not quarantine_reasons(snapshot) and documents["0001"].domain == "caption"
 
 
-def test_conversations_keep_who_says_what(data: Path, place: str) -> None:
+def test_conversations_keep_roles_calls_and_media(data: Path, place: str) -> None:
     media = {"0.png": PNG, "1.jpg": JPEG}
     call = {"type": "function", "function": {"name": "look", "arguments": {"at": "wheel"}}}
     openai = [
@@ -105,7 +105,7 @@ def test_conversations_keep_who_says_what(data: Path, place: str) -> None:
         },
     )
     snapshot = adopt(place, str(data))
-    documents = found(snapshot)
+    documents = by_key(snapshot)
     assert shape(documents["llava"]) == shape(documents["bare"]) == ["png", "And ", "jpg", "?", "Both."]
     assert shape(documents["agent"]) == [
         "Be short.",
@@ -117,21 +117,21 @@ def test_conversations_keep_who_says_what(data: Path, place: str) -> None:
         "Wood.",
         "It is wood.",
     ]
-    talk = conversation_in(documents["agent"])
-    assert talk is not None and [message.role for message in talk.messages] == [
+    conversation = conversation_in(documents["agent"])
+    assert conversation is not None and [message.role for message in conversation.messages] == [
         "system",
         "user",
         "assistant",
         "tool",
         "assistant",
     ]
-    assert talk.messages[2].calls[0].name == "look" and documents["agent"].domain == "agent"
+    assert conversation.messages[2].calls[0].name == "look" and documents["agent"].domain == "agent"
     assert documents["llava"].notes["id"] == "7" and snapshot.read(documents["agent"].media[0].location) == JPEG
-    assert aside(snapshot) == {"odd": "unknown_role"}
+    assert quarantine_reasons(snapshot) == {"odd": "unknown_role"}
 
 
-def test_img2dataset_tells_the_origin_and_what_was_not_downloaded(data: Path, place: str) -> None:
-    def told(status: str, **more: Json) -> bytes:
+def test_the_img2dataset_layout_gives_origins_and_refuses_failed_downloads(data: Path, place: str) -> None:
+    def metadata(status: str, **more: Json) -> bytes:
         return as_json(
             {
                 "caption": "c",
@@ -148,14 +148,14 @@ def test_img2dataset_tells_the_origin_and_what_was_not_downloaded(data: Path, pl
     write(
         data / "00000.tar",
         {
-            "000000000": {"jpg": JPEG, "json": told("success"), "txt": b"A mill."},
-            "000000001": {"jpg": JPEG, "json": told("success", caption="Only here.")},
-            "000000002": {"json": told("failed_to_download", error_message="404"), "txt": b"Gone."},
-            "000000003": {"jpg": JPEG, "json": told("success"), "txt": b"Third."},
+            "000000000": {"jpg": JPEG, "json": metadata("success"), "txt": b"A mill."},
+            "000000001": {"jpg": JPEG, "json": metadata("success", caption="Only here.")},
+            "000000002": {"json": metadata("failed_to_download", error_message="404"), "txt": b"Gone."},
+            "000000003": {"jpg": JPEG, "json": metadata("success"), "txt": b"Third."},
         },
     )
     snapshot = adopt(place, str(data))
-    documents = found(snapshot)
+    documents = by_key(snapshot)
     assert {key: shape(document)[-1] for key, document in documents.items()} == {
         "000000000": "A mill.",
         "000000001": "Only here.",
@@ -164,12 +164,12 @@ def test_img2dataset_tells_the_origin_and_what_was_not_downloaded(data: Path, pl
     assert documents["000000000"].origin == "https://a.example/1.jpg" and documents["000000000"].notes == {
         "original_sha256": "ab"
     }
-    assert aside(snapshot) == {"000000002": "not_downloaded"}
+    assert quarantine_reasons(snapshot) == {"000000002": "not_downloaded"}
 
 
-def test_interleaved_lists_give_the_order_of_texts_and_images(data: Path, place: str) -> None:
-    one, two = small_data.image(5), small_data.image(6, "jpeg")
-    media = {"0.png": one, "1.jpg": two}
+def test_the_interleaved_layout_gives_the_order_of_texts_and_images(data: Path, place: str) -> None:
+    png, jpg = small_data.image(5), small_data.image(6, "jpeg")
+    media = {"0.png": png, "1.jpg": jpg}
     write(
         data / "a.tar",
         {
@@ -211,19 +211,19 @@ def test_interleaved_lists_give_the_order_of_texts_and_images(data: Path, place:
             "words": {"json": as_json(["only", "words"])},
         },
     )
-    documents = found(snapshot := adopt(place, str(data / "*.tar")))
+    documents = by_key(snapshot := adopt(place, str(data / "*.tar")))
     assert {key: shape(document) for key, document in documents.items()} == {
         "obelics": ["First.", "png", "Then.", "jpg"],
         "named": ["A", "jpg", "B", "png", "jpg"],
         "mmc4": ["png", "a", "jpg", "b"],
         "words": ["only", "words"],
     }
-    assert [snapshot.read(medium.location) for medium in documents["named"].media] == [two, one, two]
+    assert [snapshot.read(medium.location) for medium in documents["named"].media] == [jpg, png, jpg]
     assert documents["obelics"].domain == "interleaved" and documents["obelics"].origin == "https://a.example"
-    assert aside(snapshot) == {"absent": "missing_media"}
+    assert quarantine_reasons(snapshot) == {"absent": "missing_media"}
 
 
-def test_energon_gives_the_shards_of_a_split_and_the_fields(data: Path, place: str) -> None:
+def test_energon_metadata_gives_the_shards_of_a_split_and_the_field_map(data: Path, place: str) -> None:
     for name in ("train-0.tar", "train-1.tar", "train-2.tar", "val-0.tar"):
         samples = {
             f"k{i}": {"jpg": JPEG, "json": as_json({"deep": {"words": [f"{name} {i}"]}}), "txt": b"not this"}
@@ -255,7 +255,7 @@ def test_energon_gives_the_shards_of_a_split_and_the_fields(data: Path, place: s
         adopt(place + "2", str(data), split="test")
 
 
-def test_a_map_of_fields_reads_anything_else(data: Path, place: str) -> None:
+def test_a_field_map_reads_other_layouts(data: Path, place: str) -> None:
     members = {
         "left.png": PNG,
         "right.png": JPEG,
@@ -264,9 +264,9 @@ def test_a_map_of_fields_reads_anything_else(data: Path, place: str) -> None:
     }
     write(data / "a.tar", {"1": members, "2": {**members, "json": as_json({"q": "Where?"})}})
     fields = FieldMap(media=("left.png",), text=("json[q]", "json[a]"), licence="json[by][lic]")
-    documents = found(snapshot := adopt(place, str(data / "a.tar"), fields=fields))
+    documents = by_key(snapshot := adopt(place, str(data / "a.tar"), fields=fields))
     assert shape(documents["1"]) == ["png", "Where?\nHere.\nThere."] and documents["1"].licence == "MIT"
-    assert aside(snapshot) == {"2": "no_text_field"}
+    assert quarantine_reasons(snapshot) == {"2": "no_text_field"}
     write(data / "b.tar", {"3": {"photo": PNG, "words": b"Odd endings.", "rights": b"CC0-1.0"}})
     odd = FieldMap(media=("jpg, photo",), text=("words",), licence="json[l],rights")
     (document,) = adopt(place + "2", str(data / "b.tar"), fields=odd).records()
@@ -275,12 +275,12 @@ def test_a_map_of_fields_reads_anything_else(data: Path, place: str) -> None:
         adopt(place + "3", str(data / "b.tar"), fields=FieldMap(text=("json[",)))
 
 
-def test_text_alone_and_video(data: Path, place: str, tmp_path: Path) -> None:
+def test_samples_without_media_and_with_video(data: Path, place: str, tmp_path: Path) -> None:
     small_data.clip(tmp_path / "clip.mp4")
     write(data / "text.tar", {f"{i}": {"json": as_json({"prompt": f"{i}?", "answer": "Yes."})} for i in range(3)})
     write(data / "video.tar", {"v": {"mp4": (tmp_path / "clip.mp4").read_bytes(), "txt": b"It turns."}})
     snapshot = adopt(place, str(data))
-    documents = found(snapshot)
+    documents = by_key(snapshot)
     assert documents["0"].text == "0?\nYes." and documents["0"].domain == "knowledge"
     assert [documents["0"].text[fact.start : fact.stop] for fact in documents["0"].facts] == ["Yes."]
     (turning,) = documents["v"].media
@@ -288,12 +288,12 @@ def test_text_alone_and_video(data: Path, place: str, tmp_path: Path) -> None:
     assert turning.container_fps == 4.0
 
 
-# ------------------------------------------------------------ the same as webdataset
+# ------------------------------------------------------------ comparison with webdataset
 
 
 @given(st.integers(0, 2**32), st.integers(1, 12))
 @settings(max_examples=12)
-def test_samples_are_those_of_webdataset(seed: int, count: int) -> None:
+def test_samples_equal_those_of_webdataset(seed: int, count: int) -> None:
     dice = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.tar"
@@ -306,7 +306,7 @@ def test_samples_are_those_of_webdataset(seed: int, count: int) -> None:
                     written[key]["json"] = {"url": f"https://a.example/{i}"}
                 writer.write({"__key__": key} | written[key])
         snapshot = adopt(f"{folder}/store", str(path))
-        documents = found(snapshot)
+        documents = by_key(snapshot)
         plain = {sample["__key__"]: sample for sample in webdataset.WebDataset(str(path), shardshuffle=False)}
         assert documents.keys() == plain.keys() == written.keys()
         for key, document in documents.items():
@@ -315,7 +315,7 @@ def test_samples_are_those_of_webdataset(seed: int, count: int) -> None:
             assert document.origin == json.loads(plain[key].get("json", b'{"url": ""}'))["url"]
 
 
-def test_published_tars_without_text_are_set_aside_record_by_record(test_data: Path, place: str) -> None:
+def test_published_tars_without_text_go_to_quarantine_record_by_record(test_data: Path, place: str) -> None:
     tars = test_data / "webdataset_tars"
     snapshot = adopt(place, [str(tars / "*.tar")])
     count = sum(1 for path in tars.glob("*.tar") for _ in webdataset.WebDataset(str(path), shardshuffle=False))
@@ -378,24 +378,23 @@ HOSTILE = {
 }
 
 
-def test_each_bad_sample_costs_itself_with_its_reason(data: Path, place: str) -> None:
+def test_each_bad_sample_goes_to_quarantine_with_its_reason(data: Path, place: str) -> None:
     data.mkdir()
     hostile(data / "a.tar")
     snapshot = adopt(place, str(data))
-    assert set(found(snapshot)) == {"good0", "good1", "n" * 300}
-    assert aside(snapshot) == HOSTILE
+    assert set(by_key(snapshot)) == {"good0", "good1", "n" * 300}
+    assert quarantine_reasons(snapshot) == HOSTILE
 
 
-def test_a_torn_tar_gives_its_whole_records_and_says_where_it_ends(data: Path, place: str) -> None:
+def test_a_torn_tar_gives_its_whole_samples_and_one_damage(data: Path, place: str) -> None:
     path = write(data / "a.tar", {f"{i}": {"jpg": JPEG, "txt": b"Good."} for i in range(4)})
     third = path.read_bytes().index(b"2.jpg")
     os.truncate(path, third + 512 + 100)
     snapshot = adopt(place, str(data))
-    assert set(found(snapshot)) == {"0", "1"}
-    (told,) = snapshot.quarantined().to_pylist()
-    assert (
-        told["reason"] == "torn_tar" and told["locator"] == f"a.tar@{third + 512}" and "inside 2.jpg" in told["message"]
-    )
+    assert set(by_key(snapshot)) == {"0", "1"}
+    (damage,) = snapshot.quarantined().to_pylist()
+    assert damage["reason"] == "torn_tar" and damage["locator"] == f"a.tar@{third + 512}"
+    assert "inside 2.jpg" in damage["message"]
     assert not verify(snapshot)
 
 
@@ -406,10 +405,10 @@ def test_a_tar_without_records_is_one_line_of_quarantine(data: Path, place: str,
     write(data / "good.tar", {"1": {"jpg": JPEG, "txt": b"Good."}})
     (data / "bad.tar").write_bytes(content)
     snapshot = adopt(place, str(data))
-    assert set(found(snapshot)) == {"1"} and aside(snapshot) == {"bad.tar@0": reason}
+    assert set(by_key(snapshot)) == {"1"} and quarantine_reasons(snapshot) == {"bad.tar@0": reason}
 
 
-def test_packed_tars_and_unclear_places_are_refused_before_any_work(data: Path, place: str) -> None:
+def test_compressed_tars_and_ambiguous_names_are_refused_before_any_work(data: Path, place: str) -> None:
     write(data / "a" / "x.tar", {"1": {"txt": b"a"}})
     write(data / "b" / "x.tar", {"1": {"txt": b"b"}})
     shutil.make_archive(str(data / "packed"), "gztar", data / "a")
@@ -439,24 +438,24 @@ MEMBERS = st.dictionaries(st.sampled_from(sorted(GOOD)), st.just(True), min_size
 @settings(max_examples=15)
 def test_every_sample_is_a_record_or_one_line_of_quarantine(mixes: list[tuple[dict[str, bool], Json, str]]) -> None:
     written = {}
-    for number, (names, told, odd) in enumerate(mixes):
-        members = {name: GOOD[name] for name in names} | ({"json": as_json(told)} if told is not None else {})
+    for number, (names, record, odd) in enumerate(mixes):
+        members = {name: GOOD[name] for name in names} | ({"json": as_json(record)} if record is not None else {})
         written[f"{number:03d}"] = members | ({odd: ODD[odd]} if odd else {})
     with tempfile.TemporaryDirectory() as folder:
         snapshot = adopt(f"{folder}/store", str(write(Path(folder) / "x.tar", written)))
         again = adopt(f"{folder}/again", f"{folder}/*.tar")
-        kept, refused = found(snapshot), snapshot.quarantined().column("locator").to_pylist()
+        kept, refused = by_key(snapshot), snapshot.quarantined().column("locator").to_pylist()
         assert sorted([*kept, *(locator.removeprefix("x.tar#") for locator in refused)]) == sorted(written)
         assert snapshot.content_root == again.content_root and not verify(snapshot)
         assert "unexpected_error" not in snapshot.quarantined().column("reason").to_pylist()
         for key, document in kept.items():
             media = [snapshot.read(medium.location) for medium in document.media]
-            assert all(one in written[key].values() for one in media) and document.text.strip()
+            assert all(payload in written[key].values() for payload in media) and document.text.strip()
 
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=20)
-def test_no_damage_stops_the_unit_or_is_read_as_data(seed: int) -> None:
+def test_damage_never_stops_a_unit_and_is_never_read_as_data(seed: int) -> None:
     dice = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         written = {f"{i}": {"png": small_data.image(i), "txt": small_data.text(i, 4).encode()} for i in range(6)}
@@ -470,6 +469,6 @@ def test_no_damage_stops_the_unit_or_is_read_as_data(seed: int) -> None:
         snapshot = adopt(f"{folder}/store", str(path))
         for document in snapshot.records():
             media = [snapshot.read(medium.location) for medium in document.media]
-            assert all(one in raw for one in media) and len(media) == 1
+            assert all(payload in raw for payload in media) and len(media) == 1
         assert "unexpected_error" not in snapshot.quarantined().column("reason").to_pylist()
         assert not verify(snapshot)
