@@ -1,1 +1,1 @@
-"""What is computed from a batch?"""
+"""The model: MoonViT-3D, projector and Kimi K2 MoE, from a batch to losses."""

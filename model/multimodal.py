@@ -21,7 +21,7 @@ from model.config import ModelConfig
 from model.moonvit import Grid, MoonViT3d
 
 
-class RowBatch(Protocol):
+class RowInputs(Protocol):
     """Token rows of a batch, as `packing/loader/torch_batches.py` makes them."""
 
     @property
@@ -41,7 +41,7 @@ class RowBatch(Protocol):
         """Segment lengths in tokens per row, from its first position; the rest of the row is padding."""
 
 
-class MediaBatch(Protocol):
+class MediaInputs(Protocol):
     """Media items of a batch: images, and chunks of up to four frames."""
 
     @property
@@ -77,11 +77,11 @@ class MultimodalModel(nn.Module):
         self.mm_projector = Projector(config)
         self.language_model = Backbone(config)
 
-    def encode(self, media: MediaBatch) -> torch.Tensor:
+    def encode(self, media: MediaInputs) -> torch.Tensor:
         """Return the features of all slots, (S, H), item after item."""
         return self.mm_projector(self.vision_tower(normalize(media.patches), media.grids))
 
-    def hidden(self, rows: RowBatch, features: torch.Tensor | None, slots: torch.Tensor | None) -> torch.Tensor:
+    def hidden(self, rows: RowInputs, features: torch.Tensor | None, slots: torch.Tensor | None) -> torch.Tensor:
         """Return the last hidden states of the real tokens, (T, H).
 
         Args:
@@ -99,7 +99,7 @@ class MultimodalModel(nn.Module):
             embedded = embedded.index_copy(0, where, features.type_as(embedded))
         return self.language_model(embedded, [n for lengths in rows.segment_lengths for n in lengths])
 
-    def losses(self, rows: RowBatch, features: torch.Tensor | None, slots: torch.Tensor | None) -> torch.Tensor:
+    def losses(self, rows: RowInputs, features: torch.Tensor | None, slots: torch.Tensor | None) -> torch.Tensor:
         """Return cross-entropies in nats, (R, L) float32; zero at positions without a counted prediction."""
         hidden = self.hidden(rows, features, slots)
         real = real_positions(rows)
@@ -114,7 +114,7 @@ def normalize(patches: torch.Tensor) -> torch.Tensor:
     return (patches.float() / 255 - 0.5) / 0.5
 
 
-def real_positions(rows: RowBatch) -> torch.Tensor:
+def real_positions(rows: RowInputs) -> torch.Tensor:
     """Return row * L + position of every token that is not padding, (T,) int64, ascending."""
     length = rows.ids.shape[1]
     used = torch.tensor([sum(lengths) for lengths in rows.segment_lengths], device=rows.ids.device)

@@ -1,1 +1,1 @@
-"""How do shards become weights?"""
+"""Training: packs become weights. One loop, Muon, checkpoints, evaluation."""
