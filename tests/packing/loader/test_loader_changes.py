@@ -153,7 +153,7 @@ def test_loaders_that_share_the_batches_together_give_all_of_them(
     assert [loaded[number] for number in range(len(expected))] == expected
 
 
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_batches_do_not_depend_on_torch_worker_processes(
     workers: int, chain: tuple[ChainLink, ...], tmp_path: Path
 ) -> None:
