@@ -106,6 +106,8 @@ class NodeRow:
     bytes: int = 0
     seconds: float | None = None
     """Time of the last work on the node."""
+    content_root: str = ""
+    """Content root of its store."""
 
 
 def node_rows(run: Path) -> tuple[list[NodeRow], dict[str, str]]:
@@ -126,7 +128,7 @@ def _node_row(
     run: Path, name: str, store: Snapshot | None, unreadable: Mapping[str, str], events: list[dict[str, Json]]
 ) -> NodeRow:
     kind = next((str(row["kind"]) for row in reversed(events) if "kind" in row), "")
-    seconds = next((row["seconds"] for row in reversed(events) if row["event"] == "node_commit"), None)
+    seconds = next((row["seconds"] for row in reversed(events) if row.get("event") == "node_commit"), None)
     if store is not None:
         return NodeRow(
             name,
@@ -139,6 +141,7 @@ def _node_row(
             queries.quarantine_counts(store),
             store.counts.get("bytes", 0),
             seconds,
+            store.content_root,
         )
     if name in unreadable:
         return NodeRow(name, kind, "", "unreadable", seconds=seconds)
@@ -211,7 +214,7 @@ def _with_top_reason(counts: Mapping[str, int]) -> str:
 
 
 def _failures(run: Path, rows: list[NodeRow], unreadable: Mapping[str, str]) -> list[str]:
-    """Why the run is not complete: the error that stopped it, and artefacts that are missing."""
+    """Lines about unreadable and deleted stores, the error that stopped the run, and the way to complete it."""
     nodes: dict[str, list[str]] = {}
     for node, reason in unreadable.items():
         nodes.setdefault(reason, []).append(node)
@@ -220,7 +223,7 @@ def _failures(run: Path, rows: list[NodeRow], unreadable: Mapping[str, str]) -> 
     if deleted:
         lines.append(f"deleted: {', '.join(deleted)}")
     log = runlog.read(run / "log.jsonl")
-    if log and log[-1]["event"] == "run_stop":
+    if log and log[-1].get("event") == "run_stop":
         error = str(log[-1]["error"]).splitlines() or [""]
         lines.append(f"the last run stopped: {error[0]}")
     if any(row.state in ("unfinished", "deleted") for row in rows):
@@ -230,13 +233,13 @@ def _failures(run: Path, rows: list[NodeRow], unreadable: Mapping[str, str]) -> 
 
 def _proofs(run: Path, rows: list[NodeRow]) -> list[str]:
     """One line per packs store that the run recounted from its bytes and compared with the plan."""
-    proofs = {row.node: queries.read_json(run / "receipts" / f"{row.node}.proof.json") for row in rows}
-    proved = [
-        f"{node}: proved to follow its plan; `millrace store verify {run}/{node}` proves it again"
-        for node, proof in proofs.items()
-        if proof is not None and proof["proved"] and not proof["failed"]
-    ]
-    return ["", *proved] if proved else []
+    lines = []
+    for row in rows:
+        proof = queries.read_json(run / "receipts" / f"{row.node}.proof.json")
+        if proof is not None and proof["content_root"] == row.content_root and not proof["failed"]:
+            command = f"millrace store verify {run}/{row.node}"
+            lines.append(f"{row.node}: proved to follow its plan; `{command}` proves it again")
+    return ["", *lines] if lines else []
 
 
 def _commands(run: Path, rows: list[NodeRow], training: Path | None, width: int) -> list[str]:
