@@ -164,7 +164,7 @@ def cut_quality(ids: np.ndarray, texts: Sequence[tuple[int, int, str]], vocabula
         ids: (n,) uint32.
         texts: (first id, end, text) of each text among them. A cut at any other id has quality 0.
     """
-    from tokenization import split_loops  # imports numba, which only tokenization needs
+    from tokenization import split_loops  # imports numba, which readers of samples do not need
 
     quality = np.full(len(ids), split_loops.NEVER, np.uint8)
     for start, stop, text in texts:
