@@ -25,7 +25,7 @@ from manifests.records import FORGOTTEN, Document, Json, Sample
 from stores.files.protocol import Files, publish_bytes
 from stores.shards import index
 from stores.shards.entry import ShardEntry
-from stores.shards.index import Range, checksum, record_ranges
+from stores.shards.index import Range, checksum
 from stores.shards.kinds import KINDS, Encoded, to_line
 from stores.shards.reader import ShardIndex
 from stores.shards.tar import naming_hash
@@ -84,7 +84,7 @@ def redact_sample(files: Files, shard: ShardIndex, row: int) -> Redaction:
     """
     record = shard.core.column("id")[row].as_py().hex()
     blank = KINDS["samples"].encode(Sample(record, FORGOTTEN, "", np.zeros(0, np.uint32), np.zeros((0, 2), np.int64)))
-    length = record_ranges(shard.ranges, row)["ids"][1]
+    length = shard.part_ranges(row)["ids"][1]
     line = json.loads(to_line(blank.line)) | {"tokens": length // 4}
     media = (False,) * len(shard.media_of(row))
     return Redaction(line, _facts("samples", blank), media, {"ids": bytes(length)}, keep_arrays=False)
@@ -108,9 +108,9 @@ def read_line(files: Files, shard: ShardIndex, row: int) -> dict[str, Json]:
 
 def read_lines(files: Files, shard: ShardIndex) -> list[dict[str, Json]]:
     """Read the lines of all records of a shard, in few requests. Raises StoreError if one is missing or damaged."""
-    ranges = [record_ranges(shard.ranges, row)["line"] for row in range(shard.core.num_rows)]
+    ranges = [shard.part_ranges(row)["line"] for row in range(shard.core.num_rows)]
     try:
-        parts = files.read_ranges(f"shards/{shard.entry.tar}.tar", ranges)
+        parts = files.read_ranges(shard.path, ranges)
     except FileNotFoundError:
         raise _missing(files, shard) from None
     return [json.loads(_checked(files, shard, row, "line", part)) for row, part in enumerate(parts)]
@@ -171,7 +171,7 @@ def publish_redacted(files: Files, shard: ShardIndex, redactions: Mapping[int, R
     media = [medium for medium in old_media if next(stays.get(medium["record"], iter(())), True)]
     for row, redaction in redactions.items():
         core[row] |= redaction.facts
-        ranges = record_ranges(shard.ranges, row)
+        ranges = shard.part_ranges(row)
         line = _padded(redaction.line, _part(files, shard, row, "line"), shard.digest)
         parts = {"line": line, **redaction.arrays}
         patches += [(ranges[name][0], part) for name, part in parts.items()]
@@ -190,7 +190,7 @@ def publish_redacted(files: Files, shard: ShardIndex, redactions: Mapping[int, R
         data = index.to_parquet(table)
         stored[name] = sha256(data).hexdigest()
         publish_bytes(files, data, index.path(name, stored[name]))
-    path, digest = _patched_copy(files, f"shards/{entry.tar}.tar", sorted(patches))
+    path, digest = _patched_copy(files, shard.path, sorted(patches))
     files.publish(path, f"shards/{digest}.tar")
     forgotten = entry.counts.get("forgotten", 0) + sum(redaction.forgotten for redaction in redactions.values())
     counts = shard_counts(tables["core"]) | {"forgotten": forgotten}
@@ -205,9 +205,9 @@ def _own_media(rows: Iterable[Mapping[str, Any]]) -> set[Range]:
 
 def _part(files: Files, shard: ShardIndex, row: int, name: str) -> bytes:
     """Read the line or an array of a record. Raises StoreError if it is missing or damaged."""
-    offset, length = record_ranges(shard.ranges, row)[name]
+    offset, length = shard.part_ranges(row)[name]
     try:
-        part = files.read_range(f"shards/{shard.entry.tar}.tar", offset, length)
+        part = files.read_range(shard.path, offset, length)
     except FileNotFoundError:
         raise _missing(files, shard) from None
     return _checked(files, shard, row, name, part)
@@ -215,13 +215,13 @@ def _part(files: Files, shard: ShardIndex, row: int, name: str) -> bytes:
 
 def _checked(files: Files, shard: ShardIndex, row: int, name: str, part: bytes) -> bytes:
     if checksum(part) != int(shard.ranges[f"{name}.xxh3"][row]):
-        where = f"{files.url}/shards/{shard.entry.tar}.tar[{row}]"
+        where = f"{files.url}/{shard.path}[{row}]"
         raise StoreError("its bytes changed since they were written", where=where, fix="repair the store, then forget")
     return part
 
 
 def _missing(files: Files, shard: ShardIndex) -> StoreError:
-    where = f"{files.url}/shards/{shard.entry.tar}.tar"
+    where = f"{files.url}/{shard.path}"
     return StoreError("the shard is missing", where=where, fix="restore it from a copy, then forget")
 
 

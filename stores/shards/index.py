@@ -177,17 +177,12 @@ def numbers(column: pa.ChunkedArray) -> np.ndarray:
     )
 
 
-def range_columns(data: bytes) -> pa.Table:
+def range_columns(data: bytes) -> dict[str, np.ndarray]:
     """Return the byte range columns of the Parquet file of a core table. Opening the file costs as much as reading
     them."""
     file = pq.ParquetFile(pa.BufferReader(data))
-    return file.read(columns=[name for name in file.schema_arrow.names if not is_fact(name)], use_threads=False)
-
-
-def record_ranges(columns: Mapping[str, np.ndarray], row: int) -> dict[str, Range]:
-    """Return the byte ranges of `line` and of every array of the record in a row, from `range_columns`."""
-    names = [name.removesuffix(".at") for name in columns if name.endswith(".at")]
-    return {name: (int(columns[f"{name}.at"][row]), int(columns[f"{name}.bytes"][row])) for name in names}
+    table = file.read(columns=[name for name in file.schema_arrow.names if not is_fact(name)], use_threads=False)
+    return {name: numbers(table.column(name)) for name in table.column_names}
 
 
 def in_hex(table: pa.Table) -> pa.Table:

@@ -26,7 +26,7 @@ from stores.files.protocol import Files
 from stores.files.urls import top_of
 from stores.shards import index
 from stores.shards.entry import ShardEntry
-from stores.shards.index import Range, checksum, record_ranges
+from stores.shards.index import Range, checksum
 from stores.shards.kinds import KINDS
 
 INDEX_BYTES = 128 << 20
@@ -56,6 +56,8 @@ class ShardIndex:
     def __init__(self, entry: ShardEntry, read: Callable[[str], bytes]) -> None:
         """`read` returns the Parquet file of a table, by name."""
         self.entry, self.digest = entry, entry.shard
+        self.path = f"shards/{entry.tar}.tar"
+        """Path of the tar in its store."""
         self._read = read
         self._files: dict[str, bytes] = {}
         self._columns: dict[tuple[str, ...], pa.Table] = {}
@@ -99,8 +101,14 @@ class ShardIndex:
     @lock_free_property
     def ranges(self) -> Mapping[str, np.ndarray]:
         """Offset, length and checksum of each record's line and arrays: `line.at`, `line.bytes`, `line.xxh3`, ..."""
-        table = self._kept(index.range_columns(self._file("core")))
-        return {name: index.numbers(table.column(name)) for name in table.column_names}
+        columns = index.range_columns(self._file("core"))
+        self.held_bytes += sum(column.nbytes for column in columns.values())
+        return columns
+
+    def part_ranges(self, row: int) -> dict[str, Range]:
+        """Return the byte ranges of `line` and of every array of the record in a row."""
+        names = [name.removesuffix(".at") for name in self.ranges if name.endswith(".at")]
+        return {name: (int(self.ranges[f"{name}.at"][row]), int(self.ranges[f"{name}.bytes"][row])) for name in names}
 
     def media_of(self, row: int) -> list[Media]:
         """Return the media of a record, located and without payload."""
@@ -171,7 +179,7 @@ class ShardReader:
 
     def record(self, shard: ShardIndex, row: int) -> Any:
         """Return a record, its media located and without payload. Raises StoreError if a byte of it changed."""
-        ranges = record_ranges(shard.ranges, row)
+        ranges = shard.part_ranges(row)
         parts = dict(zip(ranges, self._ranges(shard, list(ranges.values()), row), strict=True))
         if any(checksum(part) != int(shard.ranges[f"{name}.xxh3"][row]) for name, part in parts.items()):
             raise self.damaged(shard, row, "its bytes changed since they were written")
@@ -185,7 +193,7 @@ class ShardReader:
         Raises:
             StoreError: a byte of one changed.
         """
-        line_ranges = [record_ranges(shard.ranges, row)["line"] for row in rows]
+        line_ranges = [shard.part_ranges(row)["line"] for row in rows]
         media = [shard.media_of(row) for row in rows]
         all_media = (medium for record_media in media for medium in record_media)
         media_ranges = list(dict.fromkeys(at for medium in all_media if (at := _range_in(shard.digest, medium))))
@@ -271,13 +279,13 @@ class ShardReader:
 
     def _into(self, shard: ShardIndex, offset: int, buffer: memoryview, row: int) -> int:
         try:
-            return self._files.read_into(f"shards/{shard.entry.tar}.tar", offset, buffer)
+            return self._files.read_into(shard.path, offset, buffer)
         except FileNotFoundError:
             raise self.damaged(shard, row, "the shard is missing") from None
 
     def _ranges(self, shard: ShardIndex, ranges: Sequence[Range], row: int, of_media: bool = False) -> list[bytes]:
         """Read byte ranges of a shard or, `of_media`, of the tar with its media. Errors name `row`."""
-        files, path = self.media_tar(shard.entry) if of_media else (self._files, f"shards/{shard.entry.tar}.tar")
+        files, path = self.media_tar(shard.entry) if of_media else (self._files, shard.path)
         tar = "shard" if files is self._files else "tar"
         try:
             parts = files.read_ranges(path, ranges)

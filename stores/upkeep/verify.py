@@ -158,7 +158,7 @@ def _record_damages(snapshot: Snapshot, shard: ShardIndex) -> Iterator[Damage]:
 
 def _frame_damages(snapshot: Snapshot, shard: ShardIndex) -> Iterator[Damage]:
     """Yield damages between the records: tar headers, padding, end mark; located by the next record after them."""
-    path, at = f"shards/{shard.entry.tar}.tar", 0
+    path, at = shard.path, 0
     begins = np.sort(shard.ranges["line.at"])
     rows = np.argsort(shard.ranges["line.at"], kind="stable")
     lost = False
