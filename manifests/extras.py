@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "decord": ("decord",),
     "s3": ("s3fs", "aiohttp", "botocore"),
     "gcs": ("gcsfs", "aiohttp", "google.auth"),
+    "render": ("playwright",),
     "ray": ("ray",),
     "dask": ("distributed",),
     "trafilatura": ("trafilatura",),

@@ -1,1 +1,1 @@
-"""Documents that a model writes of others, through an endpoint."""
+"""Nodes that make new documents: `synthesise` by a model, `render` by a browser, `augment` by changed pictures."""

@@ -1,9 +1,9 @@
-"""The node `augment`: copies of documents with their pictures changed, and what lies on them moved along.
+"""The node `augment`: stores changed copies of pictures, with the shapes on them moved along.
 
-documents or view -> augment -> filter ... `tokenise`, as a source beside the originals. What `packing/augment.py` does
-at load time, crops, turns and colours, is done here once and stored, with perspective and noise besides. The same rule
-holds for texts: a picture beside facts keeps its view, beside the fact `colour` its hue, too. All is drawn from the
-document's id, so a picture is the same on every machine with these libraries.
+documents or view -> augment -> documents, a source of its own beside the originals. Crops, turns and colors are those
+of `packing/augment.py` at load time; here they are applied once and stored, and perspective and noise are added. The
+same rule keeps texts true: a picture with facts keeps its geometry, with the fact `colour` also its hue. All random
+numbers are a hash of the document's id, so a copy is the same on every machine with these libraries.
 """
 
 from __future__ import annotations
@@ -30,28 +30,29 @@ from stores.store import UnitWriter
 from tokenization.encode import shapes_of
 
 MOST_PERSPECTIVE = 0.2
-"""With more, the horizon of a tilted picture comes near its edge."""
+"""Upper bound of `perspective`; beyond it the horizon of the changed picture comes near its edge."""
 KEPT_NOTES = frozenset({"messages"})
-"""What documents with another view keep of their notes beside `shapes`: others may say where something lies."""
+"""Notes that a copy with another geometry keeps, besides `shapes`; other notes may hold coordinates."""
 NOISE_ROWS = 256
-"""Of a picture, at a time."""
+"""Rows of a picture that get noise in one step."""
 _DRAWN = 2**52
+"""Range of a random number that is taken from a digest."""
 _FOUR_BYTES_DEVIATION = 147.80
-"""Standard deviation of the sum of four bytes, each uniform."""
+"""Standard deviation of the sum of four uniform bytes."""
 
 
 @schema
 class Augment(DocumentsNode):
-    """`copies` changed documents of each document with a picture. Its texts and facts stay; videos stay as they are."""
+    """Write `copies` changed documents for each document with a picture. Texts, facts and videos stay unchanged."""
 
     kind: Literal["augment"]
     input: str
     domains: tuple[str, ...] = ()
-    """None: all."""
+    """Domains of the documents that are copied; empty: all."""
     copies: int = 1
     seed: int = 0
     least_area: float = 1.0
-    """This and what follows up to `facts_kept`: as in a stage's `augment` (docs/loader.md)."""
+    """This and the next fields up to `facts_kept`: as in a stage's `augment` (docs/loader.md)."""
     turn_degrees: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
@@ -59,27 +60,27 @@ class Augment(DocumentsNode):
     hue_degrees: float = 0.0
     facts_kept: tuple[str, ...] = ()
     perspective: float = 0.0
-    """Each corner of what is seen is drawn in by up to such a share of the sides, as if looked at from aside."""
+    """Largest share of the sides by which each corner moves inwards, as in a view from the side."""
     noise: float = 0.0
     """Standard deviation, in values of 0 to 255."""
     format: Literal["png", "jpg"] = "png"
-    """In which changed pictures are stored."""
+    """Encoding of changed pictures."""
     quality: int = 90
-    """Of JPEG; without subsampling of colours from 90 on."""
+    """JPEG quality; from 90 on without chroma subsampling."""
 
     def __post_init__(self) -> None:
-        self.as_loaded  # noqa: B018  (its limits hold here, too)
+        self.load_time  # noqa: B018  (validates the shared fields)
         if not 0 <= self.perspective <= MOST_PERSPECTIVE or not 0 <= self.noise <= 64:
             raise ValueError(f"perspective lies in [0, {MOST_PERSPECTIVE}], noise in [0, 64]")
         if self.copies < 1 or not 1 <= self.quality <= 100:
             raise ValueError("copies is at least 1, quality 1 to 100")
 
     @property
-    def as_loaded(self) -> Augmentation:
-        """What of it the loader does, too."""
+    def load_time(self) -> Augmentation:
+        """The part of the fields that the loader knows too."""
         shared = ("seed", "least_area", "turn_degrees", "brightness", "contrast", "saturation", "hue_degrees")
-        drawn = {name: getattr(self, name) for name in (*shared, "facts_kept")}
-        return Augmentation(sources=(self.input,), **drawn)
+        values = {name: getattr(self, name) for name in (*shared, "facts_kept")}
+        return Augmentation(sources=(self.input,), **values)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts: dict[str, Json] = {"pillow": version("pillow"), "augmentation": augment.VERSION}
@@ -88,8 +89,8 @@ class Augment(DocumentsNode):
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         snapshot = task.inputs[self.input].snapshot
-        stretch = task.unit.data
-        for document in snapshot.documents(snapshot.kept(stretch.start, stretch.stop).tolist()):
+        unit = task.unit.data
+        for document in snapshot.documents(snapshot.kept(unit.start, unit.stop).tolist()):
             if document.source == FORGOTTEN or not concerns(self.domains, document):
                 continue
             if not any(medium.kind == "image" for medium in document.media):
@@ -106,24 +107,25 @@ class Augment(DocumentsNode):
                     attempt.store(locator, replace(made, locator=locator))
 
     def _copy(self, document: Document, copy: int, node: str) -> Document:
+        """Return copy number `copy` of a document."""
         shapes = shapes_of(document)
+        facts = [fact.name for fact in document.facts]
         parts: list[Part] = []
-        lying: list[Json] = []
-        same_view, ordinal = True, -1
+        shape_notes: list[Json] = []
+        same_geometry, ordinal = True, -1
         for part in document.parts:
             if isinstance(part, Media):
                 ordinal += 1
-                here: Sequence[Shape] = shapes.get(ordinal, ())
+                part_shapes: Sequence[Shape] = shapes.get(ordinal, ())
                 if part.kind == "image":
                     size_px = (part.width_px, part.height_px)
-                    told = [fact.name for fact in document.facts]
-                    drawn = self._drawn((int(document.id, 16), ordinal, copy), size_px, told)
-                    part, here = self._changed(part, here, drawn)
-                    same_view = same_view and drawn.change.crop is None and drawn.tilt is None
-                lying += [{"media": ordinal, **_told(shape)} for shape in here]
+                    change = self._draw((int(document.id, 16), ordinal, copy), size_px, facts)
+                    part, part_shapes = self._changed(part, part_shapes, change)
+                    same_geometry = same_geometry and change.transform.crop is None and change.perspective is None
+                shape_notes += [{"media": ordinal, **_shape_note(shape)} for shape in part_shapes]
             parts.append(part)
-        notes = {name: value for name, value in document.notes.items() if same_view or name in KEPT_NOTES}
-        notes |= {"shapes": lying} if shapes else {}
+        notes = {name: value for name, value in document.notes.items() if same_geometry or name in KEPT_NOTES}
+        notes |= {"shapes": shape_notes} if shapes else {}
         return replace(
             document,
             id=derived_id((document.id,), node, copy),
@@ -133,33 +135,38 @@ class Augment(DocumentsNode):
             parents=(document.id,),
         )
 
-    def _drawn(self, place: tuple[int, int, int], size_px: Size, told: Sequence[str]) -> _Drawn:
-        change = augment.draw_transform(self.as_loaded, place, size_px, told)
-        key = digest("offline", str(self.seed), *map(str, place))
-        tilt = None
-        if self.perspective and not set(told) - set(self.facts_kept):
-            seen = size_px if change.crop is None else (change.crop.width_px, change.crop.height_px)
-            shares = [int(digest(key, str(i))[:13], 16) / _DRAWN * self.perspective for i in range(8)]
-            tilt = Tilt.drawn_in(seen, shares)
-        return _Drawn(change, tilt, int(digest(key, "noise")[:32], 16))
+    def _draw(self, key: tuple[int, int, int], size_px: Size, facts: Sequence[str]) -> _Change:
+        """Draw the change of one picture; `key` is document, medium and copy, `facts` are the document's."""
+        transform = augment.draw_transform(self.load_time, key, size_px, facts)
+        salt = digest("offline", str(self.seed), *map(str, key))
+        perspective = None
+        if self.perspective and not set(facts) - set(self.facts_kept):
+            view = size_px if transform.crop is None else (transform.crop.width_px, transform.crop.height_px)
+            shares = [int(digest(salt, str(i))[:13], 16) / _DRAWN * self.perspective for i in range(8)]
+            perspective = Perspective.from_shares(view, shares)
+        return _Change(transform, perspective, int(digest(salt, "noise")[:32], 16))
 
-    def _changed(self, medium: Media, shapes: Sequence[Shape], drawn: _Drawn) -> tuple[Media, Sequence[Shape]]:
+    def _changed(self, medium: Media, shapes: Sequence[Shape], change: _Change) -> tuple[Media, Sequence[Shape]]:
+        """Return the changed picture and the shapes on it.
+
+        Raises:
+            RecordError: the picture does not decode.
+        """
         assert medium.payload is not None
-        change = drawn.change
-        if change == augment.RESIZE_ONLY and drawn.tilt is None and not self.noise:
+        transform = change.transform
+        if transform == augment.RESIZE_ONLY and change.perspective is None and not self.noise:
             return medium, shapes
         rgb = decode_rgb(medium.payload)
+        if transform.crop is not None:
+            rgb = transform.crop.cut(rgb)
         size_px = (rgb.shape[1], rgb.shape[0])
-        if change.crop is not None:
-            rgb = change.crop.cut(rgb)
-            size_px = (rgb.shape[1], rgb.shape[0])
-        if drawn.tilt is not None:
-            rgb = drawn.tilt.seen(rgb)
-        shapes = [one for shape in shapes for one in _moved(shape, drawn, size_px)]
-        if change.colour is not None:
-            rgb = change.colour.apply(rgb)
+        if change.perspective is not None:
+            rgb = change.perspective.apply(rgb)
+        shapes = [moved for shape in shapes for moved in _moved(shape, change, size_px)]
+        if transform.colour is not None:
+            rgb = transform.colour.apply(rgb)
         if self.noise:
-            rgb = noisy(rgb, self.noise, drawn.noise_seed)
+            rgb = add_noise(rgb, self.noise, change.noise_seed)
         payload = self._encoded(rgb)
         return Media(sha256(payload).hexdigest(), "image", self.format, *size_px, payload=payload), shapes
 
@@ -174,23 +181,32 @@ class Augment(DocumentsNode):
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
-    change: ImageTransform
-    tilt: Tilt | None
+class _Change:
+    """Random changes of one picture, in the order in which they are applied."""
+
+    transform: ImageTransform
+    perspective: Perspective | None
     noise_seed: int
 
 
 @dataclass(frozen=True, slots=True)
-class Tilt:
-    """A quadrangle inside a picture, seen as the whole picture: a projective map, so straight lines stay straight."""
+class Perspective:
+    """A projective map that stretches a quadrangle inside a picture to the whole picture; straight lines stay
+    straight."""
 
     size_px: Size
+    """Of the picture, before and after."""
     back: tuple[float, ...]
-    """Of what is seen to the picture: (a x + b y + c) / (g x + h y + 1), (d x + e y + f) / (g x + h y + 1)."""
+    """(a, b, c, d, e, f, g, h) of the map from the changed picture to the original:
+    x' = (a x + b y + c) / (g x + h y + 1), y' = (d x + e y + f) / (g x + h y + 1)."""
 
     @classmethod
-    def drawn_in(cls, size_px: Size, shares: Sequence[float]) -> Tilt:
-        """`shares`: of the sides, by which each corner moves in, (x, y) from the upper left clockwise."""
+    def from_shares(cls, size_px: Size, shares: Sequence[float]) -> Perspective:
+        """Return the map of the quadrangle whose corners are moved inwards.
+
+        Args:
+            shares: 8 shares of the sides, (x, y) of each corner from the upper left clockwise.
+        """
         width, height = size_px
         x0, y0, x1, y1, x2, y2, x3, y3 = shares
         corners = ((x0, y0), (1 - x1, y1), (1 - x2, 1 - y2), (x3, 1 - y3))
@@ -202,17 +218,17 @@ class Tilt:
         h = ((x1 - x2) * down - across * (y1 - y2)) / area
         unit = (x1 - x0 + g * x1, x3 - x0 + h * x3, x0, y1 - y0 + g * y1, y3 - y0 + h * y3, y0, g, h)
         sides = (width, height, 1, width, height, 1, width, height)
-        return cls(size_px, tuple(round(one / side, 12) for one, side in zip(unit, sides, strict=True)))
+        return cls(size_px, tuple(round(value / side, 12) for value, side in zip(unit, sides, strict=True)))
 
-    def seen(self, rgb: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> the same."""
+    def apply(self, rgb: np.ndarray) -> np.ndarray:
+        """Return the changed picture; (H, W, 3) uint8 before and after."""
         picture = Image.fromarray(np.ascontiguousarray(rgb))
         return np.asarray(
             picture.transform(self.size_px, Image.Transform.PERSPECTIVE, self.back, Image.Resampling.BICUBIC)
         )
 
-    def onto(self, point: Point) -> Point:
-        """From the picture's coordinates to those of what is seen: `back`, inverted by its adjugate."""
+    def map_point(self, point: Point) -> Point:
+        """Return the place of an original point in the changed picture: the inverse of `back`, by its adjugate."""
         a, b, c, d, e, f, g, h = self.back
         x, y = point
         across = (e - f * h) * x + (c * h - b) * y + b * f - c * e
@@ -221,8 +237,8 @@ class Tilt:
         return across / depth, down / depth
 
 
-def noisy(rgb: np.ndarray, deviation: float, seed: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> the same with noise that is close to normal, the same on every machine and version."""
+def add_noise(rgb: np.ndarray, deviation: float, seed: int) -> np.ndarray:
+    """Return (H, W, 3) uint8 with nearly normal noise, equal on every machine and with every version of numpy."""
     bits = np.random.Philox(key=seed)
     scale = round(deviation / _FOUR_BYTES_DEVIATION * (1 << 16))
     out = np.empty_like(rgb)
@@ -234,26 +250,31 @@ def noisy(rgb: np.ndarray, deviation: float, seed: int) -> np.ndarray:
     return out
 
 
-def _moved(shape: Shape, drawn: _Drawn, size_px: Size) -> list[Shape]:
-    """By the view, then by the tilt. A box goes by its outline and is tight again at the end only: what surrounds a
-    turned box is larger than the box, and its image would surround that."""
+def _moved(shape: Shape, change: _Change, size_px: Size) -> list[Shape]:
+    """Return the visible parts of a shape after crop and perspective.
+
+    A box is moved as a polygon and becomes a tight box at the end: the tight box of a turned box is larger than it,
+    and moving that would enlarge it again.
+    """
     kind = shape.kind
     if kind == "box":
         (left, top), (right, bottom) = shape.corners
         shape = Shape("polygon", shape.name, ((left, top), (right, top), (right, bottom), (left, bottom)))
     parts = [shape]
-    if drawn.change.crop is not None:
-        parts = [seen.shape for seen in move_shapes(parts, drawn.change.crop.affine(size_px), size_px)]
-    if drawn.tilt is not None:
-        parts = [seen.shape for seen in move_shapes(parts, drawn.tilt.onto, size_px)]
+    if change.transform.crop is not None:
+        parts = [part.shape for part in move_shapes(parts, change.transform.crop.affine(size_px), size_px)]
+    if change.perspective is not None:
+        parts = [part.shape for part in move_shapes(parts, change.perspective.map_point, size_px)]
     return [_box(part) for part in parts] if kind == "box" else parts
 
 
-def _box(outline: Shape) -> Shape:
-    xs, ys = zip(*outline.corners, strict=True)
-    return Shape("box", outline.name, ((min(xs), min(ys)), (max(xs), max(ys))))
+def _box(polygon: Shape) -> Shape:
+    """Return the tight box around a polygon."""
+    xs, ys = zip(*polygon.corners, strict=True)
+    return Shape("box", polygon.name, ((min(xs), min(ys)), (max(xs), max(ys))))
 
 
-def _told(shape: Shape) -> dict[str, Json]:
+def _shape_note(shape: Shape) -> dict[str, Json]:
+    """Return a shape as in `notes.shapes`."""
     corners = [[round(x, 3), round(y, 3)] for x, y in shape.corners]
     return {"kind": shape.kind, "name": shape.name, "corners": corners}

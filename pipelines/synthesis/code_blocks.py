@@ -1,15 +1,18 @@
-"""The code of a page or a drawing in a text: a file's, or what a model answered between fences."""
+"""HTML or SVG code in a text: the text of a file, or blocks between fences in a model's answer.
+
+`render` draws the code that `find_page` returns; the task `code` of `synthesise` checks its answers with it.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from pipelines.synthesis.browser import Language
+from pipelines.synthesis.browser import PageLanguage
 
 FENCE = re.compile(r"[ \t]{0,3}(`{3,})[ \t]*(\w*)")
-BESIDE = {"css": "style", "javascript": "script", "js": "script"}
-"""What may stand in blocks of its own beside a page, and the element of the page that holds it."""
+PARTS = {"css": "style", "javascript": "script", "js": "script"}
+"""Languages of blocks that belong to a page, and the HTML element that holds them."""
 PROLOG = re.compile(
     r"(?:\s|<\?xml.*?\?>|<!--.*?-->|<!doctype\s+svg[^>\[]{0,1000}(?:\[[^\]]{0,10000}\]\s{0,9})?>)*",
     re.DOTALL | re.IGNORECASE,
@@ -20,48 +23,49 @@ MARKUP = re.compile(r"<(?:!doctype\s+html|!--|[a-z][\w:-]*[\s/>])", re.IGNORECAS
 
 
 @dataclass(frozen=True)
-class Page:
+class PageCode:
     code: str
-    language: Language
-    """`svg` for XML; a drawing without its namespace is a part of a page."""
+    language: PageLanguage
+    """`svg` for XML; a drawing without its namespace is drawn as a part of an HTML page."""
 
 
-def page_in(text: str) -> Page | None:
-    """The first page or drawing between fences; without fences, the text if it begins as one does.
+def find_page(text: str) -> PageCode | None:
+    """Return the first page or drawing between fences; without fences, the text itself if it begins as one.
 
-    Styles and scripts in blocks of their own are put into the page, so that what is drawn is all in one text.
+    Styles and scripts in blocks of their own are inserted into the page, so that the code is complete.
     """
     blocks = _fenced(text)
     if not blocks:
         return _page(text)
-    found = next((page for name, code in blocks if name not in BESIDE and (page := _page(code))), None)
-    if found is None or found.language == "svg":
-        return found
-    beside = [f"<{BESIDE[name]}>\n{code}</{BESIDE[name]}>\n" for name, code in blocks if name in BESIDE]
-    return Page(_with(found.code, beside), "html")
+    first = next((page for name, code in blocks if name not in PARTS and (page := _page(code))), None)
+    if first is None or first.language == "svg":
+        return first
+    parts = [f"<{PARTS[name]}>\n{code}</{PARTS[name]}>\n" for name, code in blocks if name in PARTS]
+    return PageCode(_insert(first.code, parts), "html")
 
 
-def _page(code: str) -> Page | None:
+def _page(code: str) -> PageCode | None:
+    """Return code that begins as HTML or SVG, else None."""
     code = code.strip().removeprefix("\ufeff") + "\n"
-    begin = PROLOG.match(code)
-    assert begin is not None  # it matches nothing, too
-    if SVG.match(code, begin.end()):
-        return Page(code, "svg" if NAMESPACE.match(code, begin.end()) else "html")
-    return Page(code, "html") if MARKUP.match(code) else None
+    prolog = PROLOG.match(code)
+    assert prolog is not None  # the pattern also matches nothing
+    if SVG.match(code, prolog.end()):
+        return PageCode(code, "svg" if NAMESPACE.match(code, prolog.end()) else "html")
+    return PageCode(code, "html") if MARKUP.match(code) else None
 
 
-def _with(code: str, beside: list[str]) -> str:
-    """Styles at the end of the head, scripts at the end of the body, where there are any."""
-    for element, place in (("style", "head"), ("script", "body")):
-        told = "".join(one for one in beside if one.startswith(f"<{element}"))
-        end = re.search(f"</{place}\\s*>", code, re.IGNORECASE)
+def _insert(code: str, parts: list[str]) -> str:
+    """Insert styles at the end of the head and scripts at the end of the body, or at the start and end of the code."""
+    for element, parent in (("style", "head"), ("script", "body")):
+        inserted = "".join(part for part in parts if part.startswith(f"<{element}"))
+        end = re.search(f"</{parent}\\s*>", code, re.IGNORECASE)
         at = end.start() if end else 0 if element == "style" else len(code)
-        code = code[:at] + told + code[at:]
+        code = code[:at] + inserted + code[at:]
     return code
 
 
 def _fenced(text: str) -> list[tuple[str, str]]:
-    """(name, what stands in it) of each block that is closed, or that the text ends in."""
+    """Return (language, code) of each fenced block; the last one may lack its closing fence."""
     blocks: list[tuple[str, str]] = []
     fence, name, lines = "", "", list[str]()
     for line in text.splitlines(keepends=True):

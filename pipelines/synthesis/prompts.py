@@ -1,4 +1,7 @@
-"""What the model is asked. Their digest is part of a node's identity: other words, other documents."""
+"""Prompts of the tasks in `synthesis/tasks.py`.
+
+Their digest is part of the identity of a `synthesise` node: changed prompts make new documents.
+"""
 
 from __future__ import annotations
 

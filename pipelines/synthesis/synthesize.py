@@ -1,8 +1,8 @@
-"""The node `synthesise`: documents that a model behind an endpoint writes of others.
+"""The node `synthesise`: documents that a model behind an endpoint writes about other documents.
 
-documents or view -> synthesise -> filter ... `tokenise`, where it is a source of its own, so that a mixture can cap it.
-`tasks.py` says what is asked, `stores/endpoint.py` asks and keeps the answers: what is made is a function of the input,
-the parameters and the kept answers, not of workers, kills or the order in which answers arrive. docs/synthesis.md.
+documents or view -> synthesise -> documents, a source of its own, so that a mixture can cap it. `synthesis/tasks.py`
+writes the requests; `stores/endpoint.py` sends them and caches the answers. The result is a function of the input, the
+parameters and the cached answers; it does not depend on workers, kills or the order of answers. docs/synthesis.md.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ else:
     AnyTask = Annotated[Union[tuple(TASKS.values())], pydantic.Field(discriminator="kind")]  # noqa: UP007
 
 SEEDS = 2**31
-"""Endpoints take non-negative 32-bit seeds."""
+"""Number of seeds: endpoints take non-negative 32-bit integers."""
 
 
 @schema
 class Synthesise(DocumentsNode):
-    """`task` on every document of `domains`; what is made inherits rights and bears `synthetic` in its notes."""
+    """Run `task` on every document. New documents inherit rights and are marked `synthetic` in their notes."""
 
     PLACES = frozenset({"endpoint"})
 
@@ -46,13 +46,13 @@ class Synthesise(DocumentsNode):
     input: str
     endpoint: Endpoint
     model: str
-    """As the endpoint calls it."""
+    """Name of the model at the endpoint."""
     task: AnyTask
     domains: tuple[str, ...] = ()
-    """None: all."""
+    """Domains of the documents that are used; empty: all."""
     temperature: float = 0.7
     answer_tokens: int = 4096
-    """The most that one answer may have (`max_tokens` of the request), thinking included."""
+    """Maximum length of one answer (`max_tokens` of the request), thinking included."""
     seed: int = 0
     budget: RequestBudget = RequestBudget()
 
@@ -72,36 +72,48 @@ class Synthesise(DocumentsNode):
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> Mapping[str, Json]:
         chosen: ChosenDocuments = task.unit.data
         product = task.inputs[self.input]
-        answers = EndpointClient(posixpath.dirname(product.place), self.endpoint)
+        client = EndpointClient(posixpath.dirname(product.place), self.endpoint)
         for _ in range(chosen.left_out):
             attempt.note(OVER_BUDGET)
-        ask = answers.ask
+
+        def write(document: Document) -> list[tuple[str, Callable[[], Document]]]:
+            return self._write_all(task.node, document, client.ask)
+
         documents = self._documents(product.snapshot, chosen, attempt)
-        for written in prefetch(lambda one: self._written(task.node, one, ask), documents, self.endpoint.at_once):
-            for locator, made in written:
-                document = attempt(locator, made)
-                if document is not None:
-                    attempt.store(locator, document)
+        for variants in prefetch(write, documents, self.endpoint.at_once):
+            for locator, result in variants:
+                made = attempt(locator, result)
+                if made is not None:
+                    attempt.store(locator, made)
         return {"synthetic": True, "task": self.task.kind, "model": self.model}
 
     def _documents(self, snapshot: Snapshot, chosen: ChosenDocuments, attempt: Attempt) -> Iterator[Document]:
-        """Those to be asked about, with the bytes of their media."""
+        """Yield the chosen documents that the task can use, with the bytes of their media."""
         for document in snapshot.documents(chosen.kept(snapshot)):
             if document.source == FORGOTTEN or not concerns(self.domains, document):
                 continue
-            why = self.task.passed_over(document)
-            if why is None:
+            reason = self.task.passed_over(document)
+            if reason is None:
                 yield document
             else:
-                attempt.note(why)
+                attempt.note(reason)
 
-    def _written(self, node: str, document: Document, ask: Ask) -> list[tuple[str, Callable[[], Document]]]:
-        """All variants, by locator; in a thread, so that what went wrong is raised later, where it is set aside."""
+    def _write_all(self, node: str, document: Document, ask: Ask) -> list[tuple[str, Callable[[], Document]]]:
+        """Return (locator, result) of each variant. Runs in a thread: an error is raised when the result is called,
+        where `attempt` quarantines the record."""
         variants = self.task.variants(document, self.seed)
-        return [(_locator(document, one), deferred(partial(self._made, node, document, one, ask))) for one in variants]
+        return [
+            (_locator(document, variant), deferred(partial(self._write, node, document, variant, ask)))
+            for variant in variants
+        ]
 
-    def _made(self, node: str, document: Document, variant: Variant, ask: Ask) -> Document:
-        asked: list[str] = []
+    def _write(self, node: str, document: Document, variant: Variant, ask: Ask) -> Document:
+        """Write one variant.
+
+        Raises:
+            RecordError: an answer is not usable.
+        """
+        requests: list[str] = []
 
         def answer(messages: Sequence[ChatMessage], step: str, picture: Media | None = None) -> Answer:
             seed = digest("seed", str(self.seed), document.id, str(variant.ordinal), variant.name, step)
@@ -112,7 +124,7 @@ class Synthesise(DocumentsNode):
                 "max_tokens": self.answer_tokens,
                 "seed": int(seed[:8], 16) % SEEDS,
             }
-            asked.append(request_digest(request))
+            requests.append(request_digest(request))
             return ask(document.id, request, {} if picture is None else {picture.digest: picture})
 
         written = self.task.write(document, variant, answer)
@@ -122,7 +134,7 @@ class Synthesise(DocumentsNode):
             "model": self.model,
             "prompt": variant.name,
             "seed": self.seed,
-            "requests": asked,
+            "requests": requests,
         }
         return Document(
             id=derived_id((document.id,), node, variant.ordinal),
@@ -143,11 +155,12 @@ Ask = Callable[[str, Json, Mapping[str, Media]], Answer]
 
 
 def _locator(parent: Document, variant: Variant) -> str:
-    """Of the parent only the id: its own locator may be a name that has to go, and nothing would find it here."""
+    """Return the locator of a variant. It holds the parent's id only, because the parent's locator may have to be
+    forgotten, and would not be found here."""
     return f"{parent.id}/{variant.ordinal}-{variant.name}"
 
 
 def prompts_digest() -> str:
-    """Of all that is asked: words that change make other documents."""
-    said = {name: value for name, value in vars(prompts).items() if name.isupper()}
-    return digest("prompts", canonical_json(said))
+    """Return the digest of all prompts, which are part of the node's identity."""
+    constants = {name: value for name, value in vars(prompts).items() if name.isupper()}
+    return digest("prompts", canonical_json(constants))

@@ -23,7 +23,7 @@ from manifests.errors import RecordError
 from manifests.load import schema
 from manifests.records import Document, Json, Media, MediaKind, Part, Text, digest
 from pipelines.synthesis import prompts
-from pipelines.synthesis.code_blocks import page_in
+from pipelines.synthesis.code_blocks import find_page
 from stores.endpoint import Answer, image_part, usable_text
 
 ChatMessage = dict[str, Json]
@@ -305,7 +305,7 @@ class CodeTask:
     def write(self, document: Document, variant: Variant, ask: AskModel) -> Written:
         prompt = prompts.CODE.format(what=prompts.PAGES[variant.name], text=document.text[: self.characters].strip())
         text = usable_text(ask([_message("user", prompt)], "code"))
-        if page_in(text) is None:
+        if find_page(text) is None:
             raise RecordError("no_page", "the answer holds neither HTML nor SVG")
         return Written((Text(text),), "code")
 

@@ -1,4 +1,4 @@
-"""Changed copies of pictures: shapes are where their pixels are, texts stay true, the same bytes every time."""
+"""The node `augment`: shapes move with their pixels, texts stay true, bytes are reproducible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from manifests.records import Document, Fact, Json, Media, Text, record_id
 from pipelines.dag import graph
 from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.node import UnitTask
-from pipelines.synthesis.augment import MOST_PERSPECTIVE, Augment, Tilt, noisy
+from pipelines.synthesis.augment import MOST_PERSPECTIVE, Augment, Perspective, add_noise
 from stores.store import Snapshot, Store
 from tests.pipelines.build.test_materialize import product, stored
 
@@ -31,7 +31,7 @@ SQUARE = (60, 40, 90, 70)
 
 
 @pytest.fixture
-def here(quick_folder: Path) -> Path:
+def folder(quick_folder: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=quick_folder))
 
 
@@ -53,8 +53,8 @@ def pictured(name: str, facts: tuple[Fact, ...] = (), **notes: Json) -> Document
 def made(
     folder: Path, over: Snapshot, place: str = "made", seed: int = 0, **fields: Any
 ) -> tuple[Snapshot, dict[str, int]]:
-    told = {"kind": "augment", "input": over.name} | fields
-    node = pydantic.TypeAdapter(Augment).validate_json(json.dumps(told))
+    values = {"kind": "augment", "input": over.name} | fields
+    node = pydantic.TypeAdapter(Augment).validate_json(json.dumps(values))
     inputs = {over.name: product(over)}
     wanted = graph.unit_names("made", node, node.survey("made", inputs))
     store = Store.create(str(folder / place), "documents", "made")
@@ -63,69 +63,69 @@ def made(
     tasks = [StoreTask(node, store.url, stored_as, UnitTask("made", unit, inputs), 9, 0.5) for stored_as, unit in todo]
     outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]
     noted = dict(sum((outcome.counts.noted for outcome in outcomes), Counter()))
-    return store.commit([one.receipt for one in outcomes], node="n", units=list(wanted)), noted
+    return store.commit([outcome.receipt for outcome in outcomes], node="n", units=list(wanted)), noted
 
 
 def pixels(document: Document) -> np.ndarray:
     (medium,) = document.media
     assert medium.payload is not None and sha256(medium.payload).hexdigest() == medium.digest
-    found = np.asarray(Image.open(io.BytesIO(medium.payload)).convert("RGB"))
-    assert found.shape[:2] == (medium.height_px, medium.width_px)
-    return found
+    rgb = np.asarray(Image.open(io.BytesIO(medium.payload)).convert("RGB"))
+    assert rgb.shape[:2] == (medium.height_px, medium.width_px)
+    return rgb
 
 
 CHANGES = {"least_area": 0.5, "turn_degrees": 20, "perspective": 0.15, "noise": 4, "brightness": 0.2}
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])
-def test_a_box_is_where_its_pixels_went_and_the_rest_is_inherited(here: Path, format: str) -> None:
-    over = stored(here, {"u": [pictured(f"{i}", boxes=[[1, 2, 3, 4]]) for i in range(6)]})
-    snapshot, _ = made(here, over, copies=3, format=format, **CHANGES)
-    found = list(snapshot.documents(range(18)))
-    assert len({one.media[0].digest for one in found}) == 18
-    seen = 0
-    for one in found:
-        assert one.text == "A white square." and one.licence == "CC0-1.0" and one.source == "made"
-        assert one.parents[0] in {document.id for document in over.records()} and "boxes" not in one.notes
-        rows, columns = np.nonzero(pixels(one).mean(2) > 128)
-        for shape in one.notes["shapes"]:
+def test_a_box_moves_with_its_pixels_and_the_rest_is_inherited(folder: Path, format: str) -> None:
+    over = stored(folder, {"u": [pictured(f"{i}", boxes=[[1, 2, 3, 4]]) for i in range(6)]})
+    snapshot, _ = made(folder, over, copies=3, format=format, **CHANGES)
+    copies = list(snapshot.documents(range(18)))
+    assert len({copy.media[0].digest for copy in copies}) == 18
+    compared = 0
+    for copy in copies:
+        assert copy.text == "A white square." and copy.licence == "CC0-1.0" and copy.source == "made"
+        assert copy.parents[0] in {document.id for document in over.records()} and "boxes" not in copy.notes
+        rows, columns = np.nonzero(pixels(copy).mean(2) > 128)
+        for shape in copy.notes["shapes"]:
             (left, top), (right, bottom) = shape["corners"]
             tight = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             assert np.allclose((left, top, right, bottom), tight, atol=1.6)
-            seen += 1
-    assert seen > 9
+            compared += 1
+    assert compared > 9
 
 
-def test_content_depends_on_no_order_and_on_the_seed(here: Path) -> None:
-    over = stored(here, {f"u{unit}": [pictured(f"{unit}-{i}") for i in range(3)] for unit in range(3)})
-    first, _ = made(here, over, **CHANGES)
-    again, _ = made(here, over, "again", seed=1, **CHANGES)
-    other, _ = made(here, over, "other", **CHANGES | {"brightness": 0.3})
+def test_content_depends_on_parameters_and_not_on_the_order_of_units(folder: Path) -> None:
+    over = stored(folder, {f"u{unit}": [pictured(f"{unit}-{i}") for i in range(3)] for unit in range(3)})
+    first, _ = made(folder, over, **CHANGES)
+    again, _ = made(folder, over, "again", seed=1, **CHANGES)
+    other, _ = made(folder, over, "other", **CHANGES | {"brightness": 0.3})
     assert first.content_root == again.content_root != other.content_root
 
 
-def test_a_picture_beside_a_fact_keeps_its_view_unless_it_stays_true(here: Path) -> None:
-    over = stored(here, {"u": [pictured("told", (Fact("place", 1, 0, 7),), boxes=[1])]})
+def test_a_picture_with_a_fact_keeps_its_geometry_unless_the_fact_stays_true(folder: Path) -> None:
+    over = stored(folder, {"u": [pictured("fact", (Fact("place", 1, 0, 7),), boxes=[1])]})
     geometry = {"least_area": 0.4, "turn_degrees": 20, "perspective": 0.1}
-    snapshot, noted = made(here, over, **geometry)
+    snapshot, noted = made(folder, over, **geometry)
     assert snapshot.counts["records"] == 0 and noted == {"unchanged": 1}
-    snapshot, _ = made(here, over, "coloured", **geometry, brightness=0.5)
-    (one,) = snapshot.records()
-    assert one.notes["boxes"] == [1] and one.notes["shapes"] == over.record(0).notes["shapes"]
-    snapshot, _ = made(here, over, "allowed", **geometry, facts_kept=["place"])
-    (one,) = snapshot.records()
-    assert one.facts == over.record(0).facts and one.notes["shapes"] != over.record(0).notes["shapes"]
+    snapshot, _ = made(folder, over, "coloured", **geometry, brightness=0.5)
+    (copy,) = snapshot.records()
+    assert copy.notes["boxes"] == [1] and copy.notes["shapes"] == over.record(0).notes["shapes"]
+    snapshot, _ = made(folder, over, "allowed", **geometry, facts_kept=["place"])
+    (copy,) = snapshot.records()
+    assert copy.facts == over.record(0).facts and copy.notes["shapes"] != over.record(0).notes["shapes"]
 
 
-def test_documents_without_a_picture_are_counted_and_bad_shapes_set_aside(here: Path) -> None:
+def test_documents_without_a_picture_are_counted_and_bad_shapes_quarantined(folder: Path) -> None:
     text = Document(record_id("raw", "t"), "raw", "t", "web", (Text("No picture."),))
     bad = pictured("bad")
     bad.notes["shapes"][0]["kind"] = "blob"  # type: ignore[index]
-    over = stored(here, {"u": [text, bad]})
-    snapshot, noted = made(here, over, noise=3)
+    over = stored(folder, {"u": [text, bad]})
+    snapshot, noted = made(folder, over, noise=3)
     assert noted == {"no_image": 1}
-    aside = [row["reason"] for row in snapshot.quarantined().to_pylist()]
-    assert aside == ["bad_shape"]
+    reasons = [row["reason"] for row in snapshot.quarantined().to_pylist()]
+    assert reasons == ["bad_shape"]
 
 
 shares = st.lists(st.floats(0, MOST_PERSPECTIVE), min_size=8, max_size=8)
@@ -133,31 +133,31 @@ shares = st.lists(st.floats(0, MOST_PERSPECTIVE), min_size=8, max_size=8)
 
 @given(st.tuples(st.integers(2, 4000), st.integers(2, 4000)), shares, st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=40)
-def test_a_tilt_shows_the_quadrangle_and_keeps_all_of_the_picture_before_the_horizon(
+def test_perspective_maps_the_quadrangle_to_the_picture_and_inverts(
     size: tuple[int, int], drawn: list[float], x: float, y: float
 ) -> None:
-    tilt = Tilt.drawn_in(size, drawn)
+    perspective = Perspective.from_shares(size, drawn)
     width, height = size
     corners = [
         (drawn[0], drawn[1]), (1 - drawn[2], drawn[3]), (1 - drawn[4], 1 - drawn[5]), (drawn[6], 1 - drawn[7]),
     ]  # fmt: skip
     for (u, v), wanted in zip(corners, [(0, 0), (width, 0), (width, height), (0, height)], strict=True):
-        assert np.allclose(tilt.onto((u * width, v * height)), wanted, atol=1e-3)
-    a, b, c, d, e, f, g, h = tilt.back
-    there_x, there_y = tilt.onto((x * width, y * height))
-    depth = g * there_x + h * there_y + 1
+        assert np.allclose(perspective.map_point((u * width, v * height)), wanted, atol=1e-3)
+    a, b, c, d, e, f, g, h = perspective.back
+    new_x, new_y = perspective.map_point((x * width, y * height))
+    depth = g * new_x + h * new_y + 1
     assert depth > 0
-    back = ((a * there_x + b * there_y + c) / depth, (d * there_x + e * there_y + f) / depth)
+    back = ((a * new_x + b * new_y + c) / depth, (d * new_x + e * new_y + f) / depth)
     assert np.allclose(back, (x * width, y * height), atol=1e-3)
 
 
-def test_noise_has_the_deviation_that_was_asked_for_and_no_bias() -> None:
+def test_noise_has_the_given_deviation_and_no_bias() -> None:
     grey = np.full((600, 301, 3), 128, np.uint8)
-    added = noisy(grey, 6.0, 7).astype(int) - 128
+    added = add_noise(grey, 6.0, 7).astype(int) - 128
     assert abs(added.mean()) < 0.05 and abs(added.std() - 6.0) < 0.1
-    assert sha256(noisy(grey[:2, :3], 6.0, 7).tobytes()).hexdigest() == NOISE
+    assert sha256(add_noise(grey[:2, :3], 6.0, 7).tobytes()).hexdigest() == NOISE
     assert len({row.tobytes() for row in added}) == 600
 
 
 NOISE = "eba77da93c4a639a5104a7b43d9b200a2f64b55c7a660ac53ceba4b69a5112c1"
-"""Of a few pixels: equal on all machines."""
+"""Digest of a few noisy pixels, equal on all machines."""

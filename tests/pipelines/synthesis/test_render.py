@@ -1,9 +1,8 @@
-"""Code beside the picture that a real browser makes of it: the same every time, with nothing fetched, within limits."""
+"""The node `render`: code in texts, reproducible pictures, no network, limits on time and memory."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import tempfile
@@ -11,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -25,16 +24,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from manifests import extras
 from manifests.errors import MillraceError, RecordError
 from manifests.records import Document, Json, Text, record_id
 from pipelines.dag import graph
 from pipelines.dag.unit import Outcome, StoreTask, run_unit
 from pipelines.inspect import explain
 from pipelines.node import UnitTask
-from pipelines.synthesis import browser_process as program
-from pipelines.synthesis.browser import Browser, Look
-from pipelines.synthesis.browser_process import found
-from pipelines.synthesis.code_blocks import page_in
+from pipelines.synthesis.browser import Browser, ScreenshotOptions
+from pipelines.synthesis.chromium import VARIABLE, find_chromium
+from pipelines.synthesis.code_blocks import find_page
 from pipelines.synthesis.render import Render
 from stores.store import Snapshot, Store
 from tests.pipelines.build.test_materialize import product, stored
@@ -44,28 +43,29 @@ from tests.servers.chat import chat_server, said
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="120" height="80">'
 SVG += '<circle cx="40" cy="40" r="30" fill="red"/></svg>\n'
 RED, GREEN = "<body style='margin:0;background:#f00'>", "<body style='margin:0;background:#0f0'>"
-SMALL = Look(width_px=200, height_px=100)
+FLAG = "--host-resolver-rules=MAP * ~NOTFOUND"
+SMALL = ScreenshotOptions(width_px=200, height_px=100)
 
 
-def has_browser() -> bool:
+def can_render() -> bool:
     try:
-        found()
+        find_chromium()
     except MillraceError:
         return False
-    return True
+    return not extras.missing("render")
 
 
-real = pytest.mark.skipif(not has_browser(), reason="needs Chromium in PATH, or in MILLRACE_BROWSER")
+real = pytest.mark.skipif(not can_render(), reason="needs Playwright, and Chromium in PATH or in MILLRACE_BROWSER")
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with Browser(found(), page_s=20) as one:
-        yield one
+    with Browser(find_chromium(), page_s=20) as browser:
+        yield browser
 
 
 @pytest.fixture
-def here(quick_folder: Path) -> Path:
+def folder(quick_folder: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=quick_folder))
 
 
@@ -88,20 +88,20 @@ def pixels(png: bytes) -> np.ndarray:
     ],
 )
 def test_a_page_is_found_in_files_and_in_answers(text: str, language: str, begins: str) -> None:
-    page = page_in(text)
+    page = find_page(text)
     assert page is not None and page.language == language and page.code.startswith(begins)
 
 
 @pytest.mark.parametrize(
     "text", ["", "a < b", "<3 you", "# Title\n\n<p>", "```python\nx = '<p>'\n```", "body {color: red}"]
 )
-def test_what_is_no_page_is_none(text: str) -> None:
-    assert page_in(text) is None
+def test_other_text_has_no_page(text: str) -> None:
+    assert find_page(text) is None
 
 
-def test_styles_and_scripts_in_their_own_blocks_become_part_of_the_page() -> None:
+def test_styles_and_scripts_in_separate_blocks_are_inserted_into_the_page() -> None:
     answer = "```html\n<html><head></head><body><p></body></html>\n```\n```css\np{}\n```\n```js\nf()\n```"
-    page = page_in(answer)
+    page = find_page(answer)
     assert page is not None
     assert page.code == "<html><head><style>\np{}\n</style>\n</head><body><p><script>\nf()\n</script>\n</body></html>\n"
 
@@ -111,23 +111,23 @@ def test_styles_and_scripts_in_their_own_blocks_become_part_of_the_page() -> Non
         "".join
     )
 )
-def test_any_text_has_a_page_or_none(text: str) -> None:
-    page = page_in(text)
-    assert page is None or page == page_in(page.code) or "```" in page.code
+def test_a_found_page_is_found_again_in_its_own_code(text: str) -> None:
+    page = find_page(text)
+    assert page is None or page == find_page(page.code) or "```" in page.code
 
 
-def test_texts_without_an_end_cost_little() -> None:
+def test_find_page_takes_linear_time_in_text_without_closing_marks() -> None:
     began = time.process_time()
     for mark in ("```a\n", "<!--", "<?xml ", "<!doctype svg ", "</head ", "<svg "):
-        page_in(mark * 30_000)
-        page_in(f"```html\n<p>{mark * 30_000}\n```\n```css\na\n```")
+        find_page(mark * 30_000)
+        find_page(f"```html\n<p>{mark * 30_000}\n```\n```css\na\n```")
     assert time.process_time() - began < 5
 
 
 # -------------------------------------------------------------------- pictures
 
 
-ALIVE = """<p id=p></p><p id=q>0</p><canvas id=c width=50 height=20></canvas>
+ANIMATED = """<p id=p></p><p id=q>0</p><canvas id=c width=50 height=20></canvas>
 <style>@keyframes a {from {margin-left: 0} to {margin-left: 90px}} div {width: 9px; height: 9px; background: red}
 #end {animation: a 3s forwards} #round {animation: a 1s infinite} </style><div id=end></div><div id=round></div>
 <script>p.textContent = new Date() + Math.random(); let n = 0, t = 0;
@@ -137,56 +137,56 @@ for (let x = 0; x < 50; x += 5) c.getContext('2d').fillRect(x, 0, 3, 20 * Math.r
 
 
 @real
-def test_a_page_that_moves_tells_the_time_and_throws_dice_looks_the_same_in_every_browser(chromium: Browser) -> None:
-    shots = {chromium.draw(ALIVE, "html", SMALL).png for _ in range(3)}
-    with Browser(found()) as other:
-        shots |= {other.draw(ALIVE, "html", SMALL).png for _ in range(2)}
+def test_ten_shots_of_an_animated_page_with_clock_and_random_numbers_are_equal_to_the_bit(chromium: Browser) -> None:
+    shots = {chromium.screenshot(ANIMATED, "html", SMALL).png for _ in range(5)}
+    with Browser(find_chromium()) as other:
+        shots |= {other.screenshot(ANIMATED, "html", SMALL).png for _ in range(5)}
     assert len(shots) == 1
-    still = pixels(shots.pop())
-    red = np.flatnonzero((still == (255, 0, 0)).all(2).any(0))
-    assert red.min() == 8 and red.max() == 8 + 90 + 8  # one at its end, one at its beginning, nothing in between
+    picture = pixels(shots.pop())
+    red = np.flatnonzero((picture == (255, 0, 0)).all(2).any(0))
+    assert red.min() == 8 and red.max() == 8 + 90 + 8  # one box at its end, one at its beginning, none in between
     assert len(red) == 18
 
 
 @real
-def test_pictures_have_the_size_that_is_asked_for(chromium: Browser) -> None:
-    def size(code: str, language: Any = "html", **look: Any) -> tuple[int, int]:
-        return Image.open(BytesIO(chromium.draw(code, language, replace(SMALL, **look)).png)).size
+def test_screenshots_have_the_size_in_the_options(chromium: Browser) -> None:
+    def size(code: str, language: Any = "html", **options: Any) -> tuple[int, int]:
+        return Image.open(BytesIO(chromium.screenshot(code, language, replace(SMALL, **options)).png)).size
 
     assert size("<p>") == (200, 100)
     assert size("<div style='height:300px'>") == (200, 316)
     assert size("<div style='height:99999px'>", most_height_px=500) == (200, 500)
     assert size("<p>", scale=2.0) == (400, 200)
     assert size(SVG, "svg") == size(SVG) == (120, 80)
-    picture = pixels(chromium.draw(SVG, "svg", SMALL).png)
+    picture = pixels(chromium.screenshot(SVG, "svg", SMALL).png)
     assert picture[40, 40].tolist() == [255, 0, 0] and picture[2, 2].tolist() == [255, 255, 255]
 
 
 @real
-def test_scripts_run_only_where_they_may(chromium: Browser) -> None:
+def test_scripts_run_only_if_the_options_allow_it(chromium: Browser) -> None:
     page = f"{RED}<script>document.body.style.background = '#0f0'</script>"
-    assert pixels(chromium.draw(page, "html", SMALL).png)[50, 50].tolist() == [0, 255, 0]
-    assert pixels(chromium.draw(page, "html", replace(SMALL, scripts=False)).png)[50, 50].tolist() == [255, 0, 0]
+    assert pixels(chromium.screenshot(page, "html", SMALL).png)[50, 50].tolist() == [0, 255, 0]
+    assert pixels(chromium.screenshot(page, "html", replace(SMALL, scripts=False)).png)[50, 50].tolist() == [255, 0, 0]
 
 
 @contextmanager
 def listener() -> Iterator[tuple[int, list[bytes]]]:
-    """A port, over TCP and UDP, and what came."""
-    heard: list[bytes] = []
+    """A port that listens on TCP and UDP, and the connections and packets that arrived."""
+    received: list[bytes] = []
     with closing(socket.create_server(("127.0.0.1", 0))) as tcp, closing(socket.socket(type=socket.SOCK_DGRAM)) as udp:
         port = tcp.getsockname()[1]
         udp.bind(("127.0.0.1", port))
 
-        def hear(take: Any) -> None:
+        def listen(receive: Any) -> None:
             while True:
                 try:
-                    heard.append(repr(take()).encode())
+                    received.append(repr(receive()).encode())
                 except OSError:
                     return
 
-        for take in (tcp.accept, lambda: udp.recvfrom(99)):
-            threading.Thread(target=hear, args=(take,), daemon=True).start()
-        yield port, heard
+        for receive in (tcp.accept, lambda: udp.recvfrom(99)):
+            threading.Thread(target=listen, args=(receive,), daemon=True).start()
+        yield port, received
 
 
 LOUD = """<link rel=preconnect href="{u}"><link rel=dns-prefetch href="{u}"><link rel=stylesheet href="{u}a.css">
@@ -216,62 +216,62 @@ for (const one of go) {{ try {{ const made = one(); made?.catch?.(() => 0); }} c
 
 
 @real
-def test_nothing_is_fetched_by_any_way_that_a_page_knows(chromium: Browser) -> None:
-    with listener() as (port, heard):
+def test_no_connection_leaves_the_browser_by_any_feature_of_a_page(chromium: Browser) -> None:
+    with listener() as (port, received):
         page = f"{GREEN}{LOUD.format(u=f'http://127.0.0.1:{port}/', p=port)}"
-        shot = chromium.draw(page, "html", SMALL)
+        shot = chromium.screenshot(page, "html", SMALL)
         time.sleep(1.0)
-        assert not heard and shot.blocked > 10
+        assert not received and shot.blocked > 10
         with closing(socket.create_connection(("127.0.0.1", port))):
             time.sleep(0.1)
-        assert heard  # it does listen
-    assert (pixels(shot.png) == (0, 255, 0)).all(2).mean() > 0.2  # the page it is, no error
+        assert received  # the listener works
+    assert (pixels(shot.png) == (0, 255, 0)).all(2).mean() > 0.2  # the page is shown, not an error
 
 
-# -------------------------------------------------------------------- what pages do to a browser
+# -------------------------------------------------------------------- failures
 
 
 @real
-def test_a_bad_page_costs_itself_and_bounded_memory() -> None:
+def test_a_bad_page_fails_alone_and_with_bounded_memory() -> None:
     space = "xmlns='http://www.w3.org/2000/svg'"
     bad: list[tuple[str, Any, set[str]]] = [
         (f"<svg {space}><g></svg>", "svg", {"malformed_svg"}),
         (f"<svg {space} width='0' height='0'/>", "svg", {"nothing_drawn"}),
         ("<script>for (;;) {}</script>", "html", {"page_hung"}),
-        # On a busy machine its time may end before its memory does.
+        # On a busy machine the time limit may come before the memory limit.
         (
             "<script>let a = []; for (;;) a.push(new Array(1e6).fill(1.5))</script>",
             "html",
             {"page_crashed", "page_hung"},
         ),
     ]
-    with Browser(found(), page_s=5, memory_bytes=512 << 20) as one, most_memory() as most:
+    with Browser(find_chromium(), page_s=5, memory_bytes=512 << 20) as browser, memory_samples() as samples:
         for code, language, reasons in bad:
             with pytest.raises(RecordError) as error:
-                one.draw(code, language, SMALL)
+                browser.screenshot(code, language, SMALL)
             assert error.value.reason in reasons
-        assert pixels(one.draw(GREEN, "html", SMALL).png)[0, 0].tolist() == [0, 255, 0]
-    assert max(most) < 1 << 30
+        assert pixels(browser.screenshot(GREEN, "html", SMALL).png)[0, 0].tolist() == [0, 255, 0]
+    assert max(samples) < 1 << 30
 
 
 @contextmanager
-def most_memory() -> Iterator[list[int]]:
-    """Of all browsers below this process, measured again and again."""
-    seen = [0]
+def memory_samples() -> Iterator[list[int]]:
+    """Memory of all child processes, sampled every 50 ms."""
+    samples = [0]
     over = threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not over.wait(0.05):
-            seen.append(sum(alone_bytes(child) for child in psutil.Process().children(recursive=True)))
+            samples.append(sum(private_bytes(child) for child in psutil.Process().children(recursive=True)))
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=sample)
     watcher.start()
-    yield seen
+    yield samples
     over.set()
     watcher.join()
 
 
-def alone_bytes(process: psutil.Process) -> int:
+def private_bytes(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().uss)
     except psutil.Error:
@@ -279,23 +279,23 @@ def alone_bytes(process: psutil.Process) -> int:
 
 
 @real
-def test_a_browser_that_is_killed_is_replaced(chromium: Browser) -> None:
-    chromium.draw(GREEN, "html", SMALL)
-    assert chromium._process is not None
-    os.killpg(chromium._process._process.pid, signal.SIGKILL)
-    assert pixels(chromium.draw(RED, "html", SMALL).png)[0, 0].tolist() == [255, 0, 0]
+def test_a_killed_browser_is_replaced(chromium: Browser) -> None:
+    chromium.screenshot(GREEN, "html", SMALL)
+    for process in browsers(psutil.Process()):
+        process.kill()
+    assert pixels(chromium.screenshot(RED, "html", SMALL).png)[0, 0].tolist() == [255, 0, 0]
 
 
-def test_without_a_browser_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    for names, message in ({"PATH": "/nowhere"}, "none of chromium,"), ({program.CHOICE: "/no/such"}, "'/no/such'"):
+def test_a_missing_browser_is_reported_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names, message in ({"PATH": "/nowhere"}, "none of chromium,"), ({VARIABLE: "/no/such"}, "'/no/such'"):
         with monkeypatch.context() as patched:
             for name, value in names.items():
                 patched.setenv(name, value)
-            found.cache_clear()
+            find_chromium.cache_clear()
             with pytest.raises(MillraceError, match=message) as error:
-                found()
-            assert program.CHOICE in error.value.fix
-    found.cache_clear()
+                find_chromium()
+            assert VARIABLE in error.value.fix
+    find_chromium.cache_clear()
 
 
 # -------------------------------------------------------------------- the node
@@ -310,58 +310,58 @@ def node(over: Snapshot, **more: Any) -> Render:
     return pydantic.TypeAdapter(Render).validate_json(json.dumps(fields | more))
 
 
-def made(folder: Path, one: Render, over: Snapshot, place: str = "made") -> tuple[Snapshot, list[Outcome]]:
+def made(folder: Path, render: Render, over: Snapshot, place: str = "made") -> tuple[Snapshot, list[Outcome]]:
     inputs = {over.name: product(over)}
-    wanted = graph.unit_names("made", one, one.survey("made", inputs))
+    wanted = graph.unit_names("made", render, render.survey("made", inputs))
     store = Store.create(str(folder / place), "documents", "made")
-    tasks = [StoreTask(one, store.url, name, UnitTask("made", unit, inputs), 50, 0.5) for name, unit in wanted.items()]
+    tasks = [
+        StoreTask(render, store.url, name, UnitTask("made", unit, inputs), 50, 0.5) for name, unit in wanted.items()
+    ]
     outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]
     receipts = [outcome.receipt for outcome in outcomes]
     return store.commit(receipts, node="n", units=list(wanted), parents=[over.as_parent]), outcomes
 
 
 @real
-def test_pairs_say_where_they_come_from_and_what_is_not_drawn_why(here: Path) -> None:
+def test_pairs_have_their_lineage_and_other_documents_a_reason(folder: Path) -> None:
     answer = document("answer", f"Here it is:\n```svg\n{SVG}```", notes={"synthetic": True, "model": "m"})
-    some = [document("page.html", GREEN), answer, document("poor.html", "<img src='https://a.example/x.png'>")]
+    drawn = [document("page.html", GREEN), answer, document("poor.html", "<img src='https://a.example/x.png'>")]
     other = [document("x.py", "print()"), document("long.html", f"<p>{'long ' * 200}"), document("bad.svg", SVG[:-9])]
-    over = stored(here, {"u": some + other})
-    one = node(over, most_characters=900, page_s=20)
-    snapshot, outcomes = made(here, one, over)
-    found_here = {pair.parents[0]: pair for pair in snapshot.documents(range(len(list(snapshot.records()))))}
-    assert set(found_here) == {record_id("raw", "page.html"), answer.id}
-    pair = found_here[answer.id]
+    over = stored(folder, {"u": drawn + other})
+    snapshot, outcomes = made(folder, node(over, most_characters=900, page_s=20), over)
+    pairs = {pair.parents[0]: pair for pair in snapshot.documents(range(len(list(snapshot.records()))))}
+    assert set(pairs) == {record_id("raw", "page.html"), answer.id}
+    pair = pairs[answer.id]
     child = {"node": "made", "id": pair.id, "variant": ""}
     assert explain.derived_records("made", snapshot, {answer.id}) == [(answer.id, child)]
     assert (pair.source, pair.domain, pair.licence, pair.notes["synthetic"]) == ("made", "code", "MIT", True)
     assert pair.text == SVG and [fact.name for fact in pair.facts] == ["code"]
-    told: Json = pair.notes["rendered"]
-    assert told["language"] == "svg" and told["browser"] == found().version and told["look"]["width_px"] == 200
+    rendered: Json = pair.notes["rendered"]
+    assert rendered["language"] == "svg" and rendered["browser"] == find_chromium().version
+    assert rendered["look"]["width_px"] == 200
     assert pair.media[0].payload is not None and pixels(pair.media[0].payload)[40, 40].tolist() == [255, 0, 0]
     assert (pair.media[0].width_px, pair.media[0].height_px) == (120, 80)
     assert sum((outcome.counts.noted for outcome in outcomes), Counter()) == {"no_page": 2}
-    aside = {row["locator"]: row["reason"] for row in snapshot.quarantined().to_pylist()}
-    assert aside == {record_id("raw", "poor.html"): "needs_network", record_id("raw", "bad.svg"): "malformed_svg"}
+    reasons = {row["locator"]: row["reason"] for row in snapshot.quarantined().to_pylist()}
+    assert reasons == {record_id("raw", "poor.html"): "needs_network", record_id("raw", "bad.svg"): "malformed_svg"}
 
 
 @real
-def test_the_browser_and_the_fonts_decide_and_the_patience_does_not(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    over = stored(here, {"u": [document("a.html", GREEN)]})
+def test_identity_covers_browser_and_look_but_not_the_time_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = stored(folder, {"u": [document("a.html", GREEN)]})
     inputs = {over.name: product(over)}
 
-    def identity(one: Render) -> str:
-        return graph.identity("made", one, inputs, one.survey("made", inputs))
+    def identity(render: Render) -> str:
+        return graph.identity("made", render, inputs, render.survey("made", inputs))
 
-    one = node(over)
-    before, survey = identity(one), one.survey("made", inputs)
+    render = node(over)
+    before, survey = identity(render), render.survey("made", inputs)
     assert identity(node(over, page_s=7)) == before != identity(node(over, look={"width_px": 201}))
-    newer = replace(found(), version="Chromium 999")
-    monkeypatch.setattr("pipelines.synthesis.render.found", lambda: newer)
-    assert identity(one) != before
-    store = Store.create(str(here / "elsewhere"), "documents", "made")
-    task = StoreTask(one, store.url, "u", UnitTask("made", survey.units[0], inputs), 50, 0.5)
+    newer = replace(find_chromium(), version="Chromium 999")
+    monkeypatch.setattr("pipelines.synthesis.render.find_chromium", lambda: newer)
+    assert identity(render) != before
+    store = Store.create(str(folder / "elsewhere"), "documents", "made")
+    task = StoreTask(render, store.url, "u", UnitTask("made", survey.units[0], inputs), 50, 0.5)
     with pytest.raises(MillraceError, match="this worker has Chromium 999"):
         run_unit(task, frozenset(), lambda ordinal: None)
 
@@ -380,42 +380,41 @@ nodes:
 """
 
 
-def browsers() -> Sequence[psutil.Process]:
-    return [
-        one
-        for one in psutil.process_iter(["cmdline"])
-        if any("millrace-browser-" in word for word in one.info["cmdline"] or ())
-    ]
+def browsers(parent: psutil.Process) -> Sequence[psutil.Process]:
+    """Browser processes below a process, by a flag that only the node `render` sets."""
+    matching = []
+    for process in parent.children(recursive=True):
+        with suppress(psutil.Error):
+            matching += [process] if FLAG in process.cmdline() else []
+    return matching
 
 
 @real
-def test_a_run_from_texts_to_pictures_that_is_killed_goes_on_and_leaves_no_browser(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_browser_and_resumes(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for i in range(4):
-        (tmp_path / "data" / f"{i}.txt").write_text(f"Number {i} is told of here, in a few words. " * 5)
+        (tmp_path / "data" / f"{i}.txt").write_text(f"Number {i} is described here, in a few words. " * 5)
     with chat_server() as chat:
-        number = {str(i): f"<h1>{i}</h1>" for i in range(3)} | {"3": SVG[:-9]}
-        chat.reply = lambda request: f"Sure:\n```\n{number[said(request).split('Number ')[1][:1]]}\n```"
+        answers = {str(i): f"<h1>{i}</h1>" for i in range(3)} | {"3": SVG[:-9]}
+        chat.reply = lambda request: f"Sure:\n```\n{answers[said(request).split('Number ')[1][:1]]}\n```"
         (tmp_path / "dag.yaml").write_text(DAG.format(url=chat.url))
-        before = set(browsers())
         process = start(tmp_path / "dag.yaml", tmp_path / "out", workers=1)
         until = time.monotonic() + 60
-        while not set(browsers()) - before and time.monotonic() < until:
+        while not (started := browsers(psutil.Process(process.pid))) and time.monotonic() < until:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        until = time.monotonic() + 20
-        while set(browsers()) - before and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not set(browsers()) - before
+        assert started
+        _, alive = psutil.wait_procs(started, timeout=20)
+        assert not alive
         run(tmp_path / "dag.yaml", tmp_path / "out", workers=0)
     pairs = head(tmp_path / "out", "pairs")
-    assert sorted(one.text for one in pairs.records()) == [f"<h1>{i}</h1>\n" for i in range(3)]
-    assert all(one.notes["synthetic"] and one.notes["model"] == "m" for one in pairs.records())
-    (aside,) = pairs.quarantined().to_pylist()
-    asked = explain.explain(tmp_path / "out", aside["locator"])
-    assert [row["reason"] for row in asked["quarantine"]] == ["malformed_svg"] and len(asked["records"]) == 1
-    parent = asked["records"][0]
-    assert parent["store"] == "code" and parent["facts"]["id"] == aside["locator"]
-    named = explain.explain(tmp_path / "out", parent["facts"]["locator"])
-    assert named["quarantine"] == asked["quarantine"]
+    assert sorted(pair.text for pair in pairs.records()) == [f"<h1>{i}</h1>\n" for i in range(3)]
+    assert all(pair.notes["synthetic"] and pair.notes["model"] == "m" for pair in pairs.records())
+    (rejected,) = pairs.quarantined().to_pylist()
+    explained = explain.explain(tmp_path / "out", rejected["locator"])
+    assert [row["reason"] for row in explained["quarantine"]] == ["malformed_svg"] and len(explained["records"]) == 1
+    parent = explained["records"][0]
+    assert parent["store"] == "code" and parent["facts"]["id"] == rejected["locator"]
+    by_locator = explain.explain(tmp_path / "out", parent["facts"]["locator"])
+    assert by_locator["quarantine"] == explained["quarantine"]
