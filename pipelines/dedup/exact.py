@@ -31,7 +31,7 @@ DECISIONS = pa.schema([("keep", pa.bool_()), ("reason", pa.string()), ("duplicat
 
 @schema
 class DedupExact(ViewNode):
-    """Of all documents with equal content the one with the smallest id stays.
+    """The document with the smallest id stays of each group with equal content.
 
     One unit, because every record is compared with every other: a killed run begins it again.
     """

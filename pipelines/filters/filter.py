@@ -32,7 +32,7 @@ from pipelines.filters import (
     video_rules,
 )
 from pipelines.filters.op import Measured, Op, column, concerns
-from pipelines.filters.reuse import MEDIA_LIBRARIES, OpResult, RowResults
+from pipelines.filters.reuse import MEDIA_LIBRARIES, OpResult, ReusedResults
 from pipelines.node import Attempt, Inputs, Mistake, Node, Survey, UnitTask, ViewNode, units_below, write_decisions
 from stores.store import Snapshot, UnitWriter
 
@@ -130,11 +130,11 @@ class Filter(ViewNode):
             columns = _ShardColumns(task.node, self.ops, shard.records)
             for ordinal in snapshot.kept(shard.first, shard.first + shard.records).tolist():
                 row = ordinal - shard.first
-                known = previous.of_row(row)
-                if len(known) == len(self.ops):  # nothing is measured, so nothing can fail
-                    drop, results = self._decide(None, known, snapshot, timing)
+                reused = previous.of_row(row)
+                if len(reused) == len(self.ops):  # nothing is measured, so nothing can fail
+                    drop, results = self._decide(None, reused, snapshot, timing)
                 else:
-                    drop, results = self._attempt(snapshot.record(ordinal), known, snapshot, attempt, timing)
+                    drop, results = self._attempt(snapshot.record(ordinal), reused, snapshot, attempt, timing)
                 columns.add(row, drop, results)
             write_decisions(writer, attempt, shard, columns.reasons, columns.drop_scores, columns.by_name)
         for kind, (records, seconds) in timing.items():
@@ -142,24 +142,24 @@ class Filter(ViewNode):
         return {"ops": [_summary(task.node, op) for op in self.ops]}
 
     def _attempt(
-        self, document: Document, known: RowResults, snapshot: Snapshot, attempt: Attempt, timing: Timing
+        self, document: Document, reused: ReusedResults, snapshot: Snapshot, attempt: Attempt, timing: Timing
     ) -> tuple[Drop | None, list[OpResult]]:
         """Decide about one document; if an op fails on it, the document is dropped as `unusable`."""
         if document.source == FORGOTTEN:
             return Drop("forgotten"), []
-        return attempt(document.locator, self._decide, document, known, snapshot, timing) or (Drop("unusable"), [])
+        return attempt(document.locator, self._decide, document, reused, snapshot, timing) or (Drop("unusable"), [])
 
     def _decide(
-        self, document: Document | None, known: RowResults, snapshot: Snapshot, timing: Timing
+        self, document: Document | None, reused: ReusedResults, snapshot: Snapshot, timing: Timing
     ) -> tuple[Drop | None, list[OpResult]]:
-        """Return the first drop and the results of all ops. `document` may be None if `known` covers all ops."""
+        """Return the first drop and the results of all ops. `document` may be None if `reused` covers all ops."""
         with_media: Document | None = None
         first: Drop | None = None
         results: list[OpResult] = []
         for place, op in enumerate(self.ops):
-            if place in known:
-                results.append(known[place])
-                first = first or reuse.judge(op, known[place])
+            if place in reused:
+                results.append(reused[place])
+                first = first or reuse.judge(op, reused[place])
                 continue
             assert document is not None
             if not concerns(op.domains, document):

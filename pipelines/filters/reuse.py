@@ -24,7 +24,7 @@ OpResult = Mapping[str, float | str] | str | None
 """Result of one op for one record: scores and labels of a `Measured` op; the drop reason of another op; None for a
 record outside the op's domains and for one that another op keeps."""
 
-RowResults = Mapping[int, OpResult]
+ReusedResults = Mapping[int, OpResult]
 """Results for one record by position of the op in its filter."""
 
 
@@ -52,7 +52,7 @@ class PreviousResults:
             for place in reusable:
                 self._by_place[place] = _op_results(ops[place], task.node, previous.columns, previous.domains)
 
-    def of_row(self, row: int) -> RowResults:
+    def of_row(self, row: int) -> ReusedResults:
         """Return the results for one row of the shard; empty if the row has to be measured."""
         return {place: results[row] for place, results in self._by_place.items()} if self._holds[row] else {}
 

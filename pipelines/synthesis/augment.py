@@ -195,7 +195,7 @@ class Perspective:
     straight."""
 
     size_px: Size
-    """Of the picture, before and after."""
+    """Size of the picture, before and after."""
     back: tuple[float, ...]
     """(a, b, c, d, e, f, g, h) of the map from the changed picture to the original:
     x' = (a x + b y + c) / (g x + h y + 1), y' = (d x + e y + f) / (g x + h y + 1)."""
