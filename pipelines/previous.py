@@ -32,7 +32,7 @@ class PreviousView:
 
     url: str
     number: int
-    """Of the snapshot."""
+    """Number of the snapshot."""
     made_of_now: Mapping[str, Json]
     """`dag.graph.made_of` of the node as it runs now."""
 

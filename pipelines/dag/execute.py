@@ -123,7 +123,9 @@ class Execution:
         snapshot_counts = {} if product.kind == "folder" else product.snapshot.counts
         size = (snapshot_counts.get("bytes", 0), snapshot_counts.get("tokens", 0))
         skipped = existing is not None
-        result = NodeResult(name, node.kind, identity, product.digest, counts, seconds, skipped, *size, work)
+        result = NodeResult(
+            name, node.kind, identity, product.digest, product.kind, counts, seconds, skipped, *size, work
+        )
         self.results.append(result)
         self.log.write("node_skip" if skipped else "node_commit", **result.as_json())
         if product.kind == "packs":

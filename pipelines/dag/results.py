@@ -57,7 +57,7 @@ class NodeWork:
     parts: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Ops of a filter by kind: records looked at, and seconds in workers."""
     usage: Usage = field(default_factory=Usage)
-    """Of all processes: CPU time summed up, memory of the largest one."""
+    """Usage of all processes: CPU time summed up, memory of the largest one."""
 
     def add(self, records: int, parts: Mapping[str, tuple[int, float]], usage: Usage) -> None:
         """Add one unit. CPU time of a unit that ran in this process is left to the measurement of this process."""
@@ -76,6 +76,8 @@ class NodeResult:
     kind: str
     identity: str
     digest: str
+    product: str
+    """Kind of its store, or `folder`."""
     counts: RecordCounts
     seconds: float
     """Wall-clock time in this run."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def print_summary(
     training = next((products[result.node] for result in results if result.kind == "train"), None)
     report = out.folder / "report.html"
     lines = [*table(results), total_line(results), *proof_lines(out, proofs)]
-    lines += training_lines(training.folder) if training is not None else []
+    for line in training_lines(training.folder) if training is not None else ():
+        lines += textwrap.wrap(line, WIDTH, subsequent_indent="  ") or [""]
     lines += [f"report: {report}"] if report.is_file() else []
     if training is not None:
         lines += ["next:", *(f"  {_program()} {command}" for command in _commands(out, results, products))]
@@ -65,9 +67,12 @@ def table(results: Sequence[NodeResult]) -> list[str]:
 def _cells(result: NodeResult) -> tuple[str, ...]:
     counts, usage = result.counts, result.work.usage
     records = (count_text(counts.seen), count_text(counts.kept)) if counts.seen else ("", "")
+    rate = count_text(round(result.rate))
+    if result.product == "folder":
+        records, rate = ("", f"{count_text(counts.kept)} files"), ""
     size = (count_text(result.tokens) if result.tokens else "", size_text(result.bytes) if result.bytes else "")
     times = (duration_text(result.seconds), duration_text(usage.cpu_s))
-    took = (*times, size_text(usage.peak_bytes), count_text(round(result.rate)))
+    took = (*times, size_text(usage.peak_bytes), rate)
     spent = ("committed", "", "", "") if result.skipped else took
     return (result.node, *records, *size, *spent, result.digest[:8])
 

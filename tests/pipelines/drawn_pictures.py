@@ -1,4 +1,4 @@
-"""Photo-like pictures, drawn and encoded: no two seeds look alike."""
+"""Photo-like pictures, drawn and encoded; each seed gives another picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 
 def photo(seed: int, size: tuple[int, int] = (480, 360)) -> Image.Image:
-    """Soft colours, sharp things and grain."""
+    """Draw a picture with soft colors, sharp objects and grain."""
     dice = np.random.default_rng(seed)
     drawn = Image.fromarray(dice.integers(0, 256, (5, 6, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(drawn)
@@ -31,7 +31,7 @@ def encoded(picture: Image.Image, format: str = "JPEG", **options: object) -> by
 
 
 def cropped(picture: Image.Image, share: float, right: float = 0.5, down: float = 0.5) -> Image.Image:
-    """`share` of each side; `right` and `down` say where of the room that leaves, 0 to 1."""
+    """Crop `share` of each side; `right` and `down` place the crop in the rest, 0 to 1."""
     width, height = (round(side * share) for side in picture.size)
     left, top = round((picture.width - width) * right), round((picture.height - height) * down)
     return picture.crop((left, top, left + width, top + height))

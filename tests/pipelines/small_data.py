@@ -1,4 +1,4 @@
-"""A small folder with every sort of file that `ingest_folder` reads, and a DAG over it."""
+"""A small folder with every format that `ingest_folder` reads, and a DAG over it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ AMENDED = """
 """
 
 
-def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
+def test_one_loader_reads_a_plan_and_its_amendment(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     small_data.write(tmp_path / "data", texts=60)
     manifest = tmp_path / "dag.yaml"
@@ -53,9 +53,9 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
     vocabulary = Vocabulary.load()
     ids = (vocabulary.media_pad_id, vocabulary.pad_id)
     seen = recount(first.records(0, 8), Curve.of(first.meta["schedule"]), *ids).after
-    found = prove(second, plan.meta, vocabulary, seen)
-    assert max(found.exposures["own"]) == 2
-    seen_of = [earlier + here for _, earlier, here in found.after.ranges.by_sample()]
+    result = prove(second, plan.meta, vocabulary, seen)
+    assert max(result.exposures["own"]) == 2
+    seen_of = [earlier + here for _, earlier, here in result.after.ranges.by_sample()]
     times = Counter(len(stretches) for stretches in seen_of if len({*stretches}) == 1)
     assert set(times) <= {1, 2} and times[2] > times[1], "nearly all was seen in both epochs, nothing more often"
     with Loader([(0, first), (4, second)], 2) as loader:
@@ -68,7 +68,7 @@ def test_a_dag_amends_a_plan_and_one_loader_reads_both(tmp_path: Path) -> None:
     sample = second.record(0).segments[0].sample
     assert {place.step for place in chained.segments_of(sample)} <= set(chained.steps)
     explained = explain(tmp_path / "out", sample)["records"][0]
-    steps = {one["node"]: [place["step"] for place in one["seen"]] for one in explained["plans"]}
+    steps = {plan["node"]: [place["step"] for place in plan["seen"]] for plan in explained["plans"]}
     assert 4 in steps["plan_2"] and all(step < 4 for step in steps.get("plan", []))
     with pytest.raises(ManifestError, match=r"continue plan .* from global batch 4, not plan .* from 5"):
         Loader([(0, first), (5, second)], 2)
@@ -86,5 +86,5 @@ def test_a_batch_that_was_never_planned_is_refused(tmp_path: Path) -> None:
     manifest = tmp_path / "dag.yaml"
     amended = AMENDED.replace("batch: 4", "batch: 4000")
     manifest.write_text(small_data.DAG.replace("tokens: 512", "tokens: 128") + amended)
-    talk = run(manifest, tmp_path / "out", code=2)
-    assert "global batch 4000 is none of this plan's" in talk and "amend at 1 to 14" in talk
+    stderr = run(manifest, tmp_path / "out", code=2)
+    assert "global batch 4000 is none of this plan's" in stderr and "amend at 1 to 14" in stderr

@@ -41,7 +41,7 @@ def png(width: int, height: int, rows: bytes) -> bytes:
 
 
 def zeros(megabytes: int) -> bytes:
-    """Of zlib, that unpack to so much."""
+    """Bytes of zlib that unpack to so many bytes."""
     packer = zlib.compressobj(9)
     return b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(megabytes)), packer.flush()])
 
@@ -71,7 +71,7 @@ def clip(change: Callable[[bytearray], None], folder: Path) -> bytes:
 
 
 def wide(data: bytearray) -> None:
-    """Size in the sample entry and the track."""
+    """A video with this size in the sample entry and the track."""
     at = data.index(b"avc1", data.index(b"stsd"))
     data[at + 28 : at + 32] = struct.pack(">HH", 65535, 65535)
     at = data.index(b"tkhd")
@@ -162,11 +162,11 @@ def write(data: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, float, float]:
-    """What came of it, the MB that the largest process held, the seconds that all took together."""
+    """The documents, the MB of the largest process, and the seconds of the whole run."""
     folder = tmp_path_factory.mktemp("bad")
     write(folder / "data")
     (folder / "dag.yaml").write_text(DAG)
-    told = (
+    program = (
         "import json, resource, subprocess, sys\n"
         "code = subprocess.run(sys.argv[1:], stdout=2).returncode\n"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
@@ -174,7 +174,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, float, floa
     )
     command = [sys.executable, str(ROOT / "millrace.py"), "run", str(folder / "dag.yaml"), "--out", str(folder / "out")]
     child = subprocess.run(
-        [sys.executable, "-c", told, *command, "--workers", "1"], capture_output=True, text=True, timeout=280,
+        [sys.executable, "-c", program, *command, "--workers", "1"], capture_output=True, text=True, timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     code, megabytes, seconds = json.loads(child.stdout)
@@ -182,31 +182,31 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, float, floa
     return head(folder / "out", "documents"), megabytes, seconds
 
 
-def test_each_costs_one_record_with_a_reason_and_the_rest_arrives(ran: tuple[Snapshot, float, float]) -> None:
+def test_each_hostile_file_costs_one_record_with_a_reason(ran: tuple[Snapshot, float, float]) -> None:
     snapshot, megabytes, seconds = ran
     aside = [(row["locator"], row["reason"]) for row in snapshot.quarantined().to_pylist()]
     assert {name: reason for name, reason in aside if not name.startswith("fuzzed")} == REASONS
     assert len(aside) == len(dict(aside)) and "" not in dict(aside).values()
-    found = {one.locator: one for one in snapshot.records()}
-    assert {*(f"good{number}.png" for number in range(8)), *BESIDE, *BEHIND_IT} <= set(found)
+    by_locator = {document.locator: document for document in snapshot.records()}
+    assert {*(f"good{number}.png" for number in range(8)), *BESIDE, *BEHIND_IT} <= set(by_locator)
     assert megabytes < 700 and seconds < 60
 
 
-def test_a_header_that_lies_about_what_decodes_changes_nothing(ran: tuple[Snapshot, float, float]) -> None:
-    found = {one.locator: one for one in ran[0].records()}
+def test_a_wrong_header_changes_nothing_if_the_media_decode(ran: tuple[Snapshot, float, float]) -> None:
+    by_locator = {document.locator: document for document in ran[0].records()}
     for name in ("wide.mp4", "eternal.mp4"):
-        one = found[name]
-        assert isinstance(one, Document)
-        (medium,) = one.media
+        document = by_locator[name]
+        assert isinstance(document, Document)
+        (medium,) = document.media
         assert (medium.width_px, medium.height_px) == (64, 48) and 1 <= len(medium.frame_times_us) <= 12
-    assert len(found["wide.mp4"].media[0].frame_times_us) == 12
+    assert len(by_locator["wide.mp4"].media[0].frame_times_us) == 12
 
 
-def test_fuzzed_pictures_arrive_or_are_set_aside_for_what_is_wrong_with_them(
+def test_fuzzed_pictures_arrive_or_are_quarantined_with_a_reason(
     ran: tuple[Snapshot, float, float],
 ) -> None:
     aside = {row["locator"]: row["reason"] for row in ran[0].quarantined().to_pylist()}
     reasons = {name: reason for name, reason in aside.items() if name.startswith("fuzzed")}
-    arrived = [one.locator for one in ran[0].records() if one.locator.startswith("fuzzed")]
+    arrived = [document.locator for document in ran[0].records() if document.locator.startswith("fuzzed")]
     assert len(reasons) + len(arrived) == FUZZED and len(reasons) > FUZZED / 3 and arrived
     assert not {"unexpected_error", "killed_worker"} & set(reasons.values())

@@ -1,4 +1,4 @@
-"""A node that reads columns of another one is worked out anew when they change, though the documents stay the same."""
+"""Nodes that read columns of another node: they run again if the columns change and the documents don't."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_other_keys_give_other_duplicates(folder: Path, tmp_path: Path) -> None:
+def test_changed_keys_give_other_duplicates(folder: Path, tmp_path: Path) -> None:
     wider = ["--set", "nodes.keys.words=1", "--set", "nodes.keys.rows=2"]
     shutil.copytree(folder / "calm", tmp_path / "out")
     run(folder / "dag.yaml", tmp_path / "out", *wider)
@@ -56,7 +56,7 @@ def test_other_keys_give_other_duplicates(folder: Path, tmp_path: Path) -> None:
     assert roots(tmp_path / "out", ENDS) == roots(tmp_path / "fresh", ENDS)
 
 
-def test_another_evaluation_finds_other_documents(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_evaluation_finds_other_documents(folder: Path, tmp_path: Path) -> None:
     for name in ("data", "tests"):
         shutil.copytree(folder / name, tmp_path / name)
     shutil.copy(folder / "dag.yaml", tmp_path)

@@ -1,4 +1,4 @@
-"""The shipped `own_data.yaml` over real folders: every file arrives in packs or is set aside by name."""
+"""The shipped `own_data.yaml` over real folders: every file reaches packs or is quarantined by name."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def by_set(locators: list[str]) -> Counter[str]:
     return Counter(locator.split("/")[0] for locator in locators)
 
 
-def test_every_file_is_a_record_or_part_of_one_or_set_aside(everything: Path) -> None:
+def test_every_file_is_a_record_or_part_of_one_or_quarantined(everything: Path) -> None:
     documents = head(everything / "out", "documents")
     named = {document.locator.split("#")[0] for document in documents.records()}
     for document in documents.records():
@@ -84,7 +84,7 @@ def test_every_file_is_a_record_or_part_of_one_or_set_aside(everything: Path) ->
     assert all(sha256((data / path).read_bytes()).hexdigest() in shown for path in figures)
 
 
-def test_each_set_arrives_as_what_it_is(everything: Path) -> None:
+def test_each_data_set_becomes_documents_of_its_domain(everything: Path) -> None:
     documents = list(head(everything / "out", "documents").records())
     counted = by_set([document.locator for document in documents])
     assert counted["books_public_domain"] == 70
@@ -101,17 +101,17 @@ def test_each_set_arrives_as_what_it_is(everything: Path) -> None:
 
 
 def test_boxes_become_counts_and_class_names_become_captions(everything: Path) -> None:
-    found = {document.locator: document for document in head(everything / "out", "documents").records()}
-    cells = found["blood_cells_voc/JPEGImages/BloodImage_00000.jpg"]
+    by_locator = {document.locator: document for document in head(everything / "out", "documents").records()}
+    cells = by_locator["blood_cells_voc/JPEGImages/BloodImage_00000.jpg"]
     counts = [cells.parts[1].text[fact.start : fact.stop] for fact in cells.facts if fact.name == "count"]
     assert counts == [line.split()[0] for line in cells.text.splitlines()]
     assert sum(map(int, counts)) == len(cells.notes["shapes"])
-    assert found["dreambooth_photos/pink_sunglasses/00.jpg"].text == "pink sunglasses"
-    swedish = found["books_public_domain/genesis/swedish.txt"]
+    assert by_locator["dreambooth_photos/pink_sunglasses/00.jpg"].text == "pink sunglasses"
+    swedish = by_locator["books_public_domain/genesis/swedish.txt"]
     assert swedish.notes["encoding"] == "cp850" and "välsignelse" in swedish.text
 
 
-def test_figures_stand_where_the_lesson_has_them(everything: Path) -> None:
+def test_figures_keep_their_place_in_the_lesson(everything: Path) -> None:
     documents = head(everything / "out", "documents").records()
     lessons = [d for d in documents if d.locator.startswith("interleaved_carpentries") and d.domain == "interleaved"]
     assert sum(len(lesson.media) for lesson in lessons) == 102
@@ -133,14 +133,14 @@ def test_hostile_pictures_cost_one_record_each_with_a_reason(everything: Path) -
     assert all(isinstance(d, Document) and d.media for d in kept)
 
 
-def test_packs_hold_the_very_bytes_and_words_of_the_files(everything: Path) -> None:
+def test_packs_hold_the_exact_bytes_and_texts_of_the_files(everything: Path) -> None:
     out = everything / "out"
     vocabulary = Vocabulary.load("tiny")
     samples = {sample.id: sample for sample in head(out, "samples").records()}
     documents = {document.id: document for document in head(out, "documents").records()}
     for sample in list(samples.values())[::40]:
-        told = "".join(part.text for part in decode(sample, vocabulary) if not isinstance(part, Media))
-        assert told == "".join(part.text for part in documents[sample.id].parts if not isinstance(part, Media))
+        text = "".join(part.text for part in decode(sample, vocabulary) if not isinstance(part, Media))
+        assert text == "".join(part.text for part in documents[sample.id].parts if not isinstance(part, Media))
     packs = head(out, "packs")
     files = {path.name: path for path in (everything / "data").rglob("*") if path.is_file()}
     checked = 0
@@ -160,7 +160,7 @@ def test_packs_hold_the_very_bytes_and_words_of_the_files(everything: Path) -> N
 
 @pytest.mark.parametrize("name", ["books_public_domain", "dreambooth_photos", "video_mdn_cc0"])
 def test_text_alone_pictures_alone_and_clips_can_be_planned(test_data: Path, tmp_path: Path, name: str) -> None:
-    told = run(test_data / name, tmp_path / "out")
-    assert told["packs"]["kept"] >= 1
+    results = run(test_data / name, tmp_path / "out")
+    assert results["packs"]["kept"] >= 1
     share = head(tmp_path / "out", "plan").meta["vision_share"]["constant"]
     assert (share == 0) == (name == "books_public_domain")

@@ -1,4 +1,4 @@
-"""What goes to workers and what comes back are references: no pixel is in it, whatever a unit reads and writes."""
+"""Tasks and results of workers are references: they hold no pixels, whatever a unit reads and writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ nodes:
 MOST_BYTES = 20_000
 
 
-def test_units_and_receipts_are_small_where_pictures_are_large(tmp_path: Path) -> None:
+def test_units_and_receipts_are_small_although_pictures_are_large(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for i in range(4):
         noise = np.random.default_rng(i).integers(0, 255, (500, 500, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""What a view keeps, moved into a store of its own: the same records, full shards, nothing of the old store needed."""
+"""Kept documents of a view copied into a store of their own: equal records, full shards, no need of the old store."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def stored(folder: Path, units: dict[str, list[Document]], name: str = "raw") ->
     receipts = []
     for unit, documents in units.items():
         writer = store.writer(unit)
-        for one in documents:
-            writer.add(one)
+        for document in documents:
+            writer.add(document)
         writer.quarantine(f"{unit}#bad", "torn")
         receipts.append(writer.finish())
     return store.commit(receipts, node=name, units=list(units))
@@ -63,7 +63,7 @@ def stored(folder: Path, units: dict[str, list[Document]], name: str = "raw") ->
 def viewed(
     over: Snapshot, folder: Path, keep: Sequence[bool], name: str = "view", **columns: Sequence[Any]
 ) -> Snapshot:
-    """A view, in one unit, over all records in store order."""
+    """Make a view in one unit over all records, in store order."""
     store = Store.create(str(folder / name), "view", name)
     writer = store.writer("all")
     for ref in over.shards:
@@ -81,7 +81,7 @@ def product(snapshot: Snapshot) -> Product:
 def made(
     folder: Path, over: Snapshot, kind: str, shard_bytes: int = 1 << 20, place: str = "made", seed: int = 0
 ) -> Snapshot:
-    """What the node `made` makes, its units in some order, committed together or one by one."""
+    """Make the store of a node, its units in a given order, committed together or one by one."""
     name = "made"
     node = Materialise(kind=kind, input=over.name, shard_bytes=shard_bytes)  # type: ignore[arg-type]
     inputs = {over.name: product(over)}
@@ -100,8 +100,8 @@ def made(
 
 def payloads(snapshot: Snapshot) -> dict[str, list[bytes]]:
     return {
-        one.id: [snapshot.read(medium.location) for medium in one.media if medium.location is not None]
-        for one in snapshot.records()
+        document.id: [snapshot.read(medium.location) for medium in document.media if medium.location is not None]
+        for document in snapshot.records()
     }
 
 
@@ -116,26 +116,24 @@ lengths = st.lists(
 
 @given(units=lengths, kind=st.sampled_from(["materialise", "compact"]), shard_bytes=st.integers(1, 20_000))
 @settings(max_examples=15)
-def test_all_that_a_view_keeps_arrives_and_nothing_else(
-    quick_folder: Path, units: Any, kind: str, shard_bytes: int
-) -> None:
+def test_exactly_the_kept_records_are_copied(quick_folder: Path, units: Any, kind: str, shard_bytes: int) -> None:
     folder = Path(tempfile.mkdtemp(dir=quick_folder))
     base = stored(
         folder,
         {
-            f"u{number}": [document(f"{number}-{row}", size, images) for row, (size, images, _) in enumerate(told)]
-            for number, told in enumerate(units)
+            f"u{number}": [document(f"{number}-{row}", size, images) for row, (size, images, _) in enumerate(unit)]
+            for number, unit in enumerate(units)
         },
     )
-    wanted = {f"{number}-{row}" for number, told in enumerate(units) for row, (_, _, keep) in enumerate(told) if keep}
-    keep = [one.locator in wanted for one in base.records()]
+    wanted = {f"{number}-{row}" for number, unit in enumerate(units) for row, (_, _, keep) in enumerate(unit) if keep}
+    keep = [document.locator in wanted for document in base.records()]
     view = viewed(base, folder, keep)
     kept, bytes_before = list(view.records()), payloads(view)
     moved = made(folder, view, kind, shard_bytes)
     assert moved.parents == (view.as_parent,) and moved.counts["quarantined"] == 0
-    found = {one.id: one for one in moved.records()}
-    assert len(found) == moved.counts["records"]
-    assert all(same(found[one.id], one) for one in kept) and len(found) == len(kept)
+    copies = {document.id: document for document in moved.records()}
+    assert len(copies) == moved.counts["records"]
+    assert all(same(copies[document.id], document) for document in kept) and len(copies) == len(kept)
     assert made(folder, view, kind, shard_bytes, "again", seed=1).content_root == moved.content_root
     shutil.rmtree(base.url)
     shutil.rmtree(view.url)
@@ -143,17 +141,17 @@ def test_all_that_a_view_keeps_arrives_and_nothing_else(
     assert alone is not None and payloads(alone) == bytes_before and verify(alone) == []
     # Documents with the same members stay in their order.
     for count in range(3):
-        before = [one.id for one in kept if len(one.media) == count]
-        assert [one.id for one in alone.records() if len(one.media) == count] == before
+        before = [document.id for document in kept if len(document.media) == count]
+        assert [document.id for document in alone.records() if len(document.media) == count] == before
 
 
-def test_five_percent_of_two_hundred_shards_become_about_ten_full_ones_with_plain_members(here: Path) -> None:
+def test_five_percent_of_200_shards_become_about_ten_full_shards(here: Path) -> None:
     import webdataset
 
     units = {f"u{n:03d}": [document(f"{n}-{i}", 40 * (i % 20), i % 2) for i in range(20)] for n in range(100)}
     base = stored(here, units)
     assert len(base.shards) == 200
-    short = [len(one.text) < 150 for one in base.records()]  # what is kept is not like what is dropped
+    short = [len(document.text) < 150 for document in base.records()]  # what is kept is not like what is dropped
     view = viewed(base, here, short)
     full = sum(
         view.record_bytes(ref)[view.kept(ref.first, ref.first + ref.records) - ref.first].sum() for ref in base.shards
@@ -167,24 +165,24 @@ def test_five_percent_of_two_hundred_shards_become_about_ten_full_ones_with_plai
         for shard in sorted(Path(moved.url, "shards").glob("*.tar"))
         for sample in webdataset.WebDataset(str(shard), shardshuffle=False).decode()
     ]
-    assert sorted(names) == sorted(one.id for one in view.records())
+    assert sorted(names) == sorted(document.id for document in view.records())
 
 
-def test_what_is_added_at_the_end_changes_the_last_units_only(here: Path) -> None:
+def test_documents_added_at_the_end_change_the_last_units_only(here: Path) -> None:
     units = {f"u{n}": [document(f"{n}-{i}", 900) for i in range(10)] for n in range(12)}
     grown = dict(list(units.items())[:11])
     node = Materialise(kind="compact", input="raw", shard_bytes=20_000)
     names = []
-    for place, some in enumerate((grown, units)):
+    for place, units_here in enumerate((grown, units)):
         (here / str(place)).mkdir()
-        survey = node.survey("made", {"raw": product(stored(here / str(place), some))})
+        survey = node.survey("made", {"raw": product(stored(here / str(place), units_here))})
         names.append(set(graph.unit_names("made", node, survey)))
     assert len(names[0]) > 6 and len(names[0] - names[1]) == 1
 
 
-def test_what_views_say_stands_beside_the_records_and_no_word_of_the_dropped(here: Path) -> None:
+def test_columns_of_views_come_along_and_nothing_of_dropped_records(here: Path) -> None:
     base = stored(here, {"u": [document(str(i), 10, i % 2) for i in range(12)]})
-    order = [one.locator for one in base.records()]
+    order = [document.locator for document in base.records()]
     quality, words = [int(name) / 2 for name in order], [f"label {int(name) % 3}" for name in order]
     low = [value >= 2 for value in quality]
     view = viewed(base, here, low, "quality_view", quality=quality, score=[1.0] * 12)
@@ -206,7 +204,7 @@ def test_what_views_say_stands_beside_the_records_and_no_word_of_the_dropped(her
     assert log.diff(moved, moved)["equal"]
 
 
-def test_another_score_is_another_unit(here: Path) -> None:
+def test_a_changed_score_changes_the_unit(here: Path) -> None:
     base = stored(here, {"u": [document(str(i), 10) for i in range(3)]})
     for kind in ("materialise", "compact"):
         node = Materialise(kind=kind, input="view")  # type: ignore[arg-type]
@@ -218,12 +216,14 @@ def test_another_score_is_another_unit(here: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["materialise", "compact"])
-def test_what_is_forgotten_leaves_the_new_store_too_and_is_not_moved_again(here: Path, kind: str) -> None:
+def test_a_forgotten_record_leaves_the_new_store_and_is_not_copied_again(here: Path, kind: str) -> None:
     documents = [document(str(i), 300, 1) for i in range(6)]
     canary = documents[3].media[0].payload
     assert canary is not None
     base = stored(here, {"u": documents})
-    view = viewed(base, here, [True] * 5 + [False], secret=[f"secret of {one.locator}" for one in base.records()])
+    view = viewed(
+        base, here, [True] * 5 + [False], secret=[f"secret of {document.locator}" for document in base.records()]
+    )
     moved = made(here, view, kind, 1500)
     node = Materialise(kind=kind, input="view", shard_bytes=1500)  # type: ignore[arg-type]
     before = node.survey("made", {"view": product(view)})
@@ -233,11 +233,13 @@ def test_what_is_forgotten_leaves_the_new_store_too_and_is_not_moved_again(here:
     view, after = Store.open(view.url).head(), Store.open(moved.url).head()
     assert view is not None and after is not None
     assert node.survey("made", {"view": product(view)}) == before and after.content_root == moved.content_root
-    assert [one.source == FORGOTTEN for one in after.records()] == [i == 3 for i in range(5)]
+    assert [document.source == FORGOTTEN for document in after.records()] == [i == 3 for i in range(5)]
     assert after.table(["secret"])["secret"].to_pylist() == [None if i == 3 else f"secret of {i}" for i in range(5)]
     assert verify(after) == []
     again = made(here, view, kind, 1500, "again")
-    assert [one.locator for one in again.records()] == ["0", "1", "2", "4"] and not again.counts["quarantined"]
+    assert [document.locator for document in again.records()] == ["0", "1", "2", "4"] and not again.counts[
+        "quarantined"
+    ]
 
 
 DAG = small_data.DAG.replace("inputs: [unique]", "inputs: [curated]").replace(
@@ -246,7 +248,7 @@ DAG = small_data.DAG.replace("inputs: [unique]", "inputs: [curated]").replace(
 NAMES = ("documents", "filtered", "unique", "curated", "samples", "plan", "packs")
 
 
-def test_killed_and_started_again_a_run_with_it_ends_in_the_same_content_which_needs_no_base(here: Path) -> None:
+def test_a_killed_run_ends_in_the_same_content_and_needs_no_base(here: Path) -> None:
     (here / "data").mkdir()
     small_data.write(here / "data", texts=60)
     (here / "dag.yaml").write_text(DAG)
@@ -267,8 +269,10 @@ def test_killed_and_started_again_a_run_with_it_ends_in_the_same_content_which_n
     assert collect_garbage(Store.open(str(out / "curated")), keep_last=1).kept
     assert verify(head(out, "curated")) == []
     samples = head(out, "samples")
-    media = [one for sample in samples.records() for one in sample.media]
-    assert media and all(sha256(samples.read(one.location)).hexdigest() == one.digest for one in media if one.location)
+    media = [medium for sample in samples.records() for medium in sample.media]
+    assert media and all(
+        sha256(samples.read(medium.location)).hexdigest() == medium.digest for medium in media if medium.location
+    )
     with tarfile.open(next((out / "curated" / "shards").glob("*.tar"))) as tar:
-        told = json.load(tar.extractfile(next(iter(tar))))  # type: ignore[arg-type]
-    assert told["source"] == "documents"
+        record = json.load(tar.extractfile(next(iter(tar))))  # type: ignore[arg-type]
+    assert record["source"] == "documents"

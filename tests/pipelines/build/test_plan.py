@@ -1,4 +1,4 @@
-"""The node `plan`: where its mixture comes from."""
+"""The node `plan`: its mixture, inline or from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vocabulary learned from a sample of documents, and promoted by naming its file."""
+"""A vocabulary learned from a sample of documents, and used by naming its file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def made(node: LearnVocabulary, product: Product, folder: Path) -> bytes:
     return (folder / file).read_bytes()
 
 
-def test_the_sample_depends_on_documents_and_seed_and_on_nothing_else(product: Product, tmp_path: Path) -> None:
+def test_the_sample_depends_on_documents_and_seed_only(product: Product, tmp_path: Path) -> None:
     node = LearnVocabulary(kind="learn_vocabulary", inputs=("documents",), ranks=320, sample_characters=4000)
     other = stored(tmp_path / "other", range(59, -1, -1), 7)
     assert made(node, product, tmp_path / "a") == made(node, other, tmp_path / "b")

@@ -1,4 +1,4 @@
-"""What people get wrong in a manifest: told before any work, with exit code 2, where it stands and what to do."""
+"""Mistakes in a manifest: reported before any work, with exit code 2, the line and a fix."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def refused(folder: Path, manifest: str) -> ManifestError:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_where_it_stands_with_what_to_do(tmp_path: Path, name: str) -> None:
+def test_a_mistake_is_reported_with_its_line_and_a_fix(tmp_path: Path, name: str) -> None:
     right, wrong, message, fix = MISTAKES[name]
     assert WHOLE.count(right) == 1
     (tmp_path / "data").mkdir()
@@ -127,7 +127,7 @@ def test_a_mistake_is_told_where_it_stands_with_what_to_do(tmp_path: Path, name:
     assert name == "a circle" or first - 2 <= line <= first + wrong.count("\n") + 1
 
 
-def test_without_a_mistake_there_is_none(tmp_path: Path) -> None:
+def test_a_correct_manifest_has_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "dag.yaml").write_text(WHOLE)
     graph = dag.read([tmp_path / "dag.yaml"])
@@ -155,7 +155,7 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_what_a_late_node_needs_and_is_not_there_is_told_before_the_first_one_works(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_or_key_of_a_late_node_is_reported_before_any_work(tmp_path: Path, name: str) -> None:
     right, wrong, message = NEEDS[name]
     (tmp_path / "data").mkdir()
     manifest = WHOLE.replace(right, wrong).replace(
@@ -166,7 +166,7 @@ def test_what_a_late_node_needs_and_is_not_there_is_told_before_the_first_one_wo
     assert message in error.message and error.fix and error.where.startswith(f"{tmp_path}/dag.yaml:")
 
 
-def test_a_missing_classifier_library_is_told_before_work_starts(
+def test_a_missing_classifier_library_is_reported_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fasttext", None)
@@ -177,7 +177,7 @@ def test_a_missing_classifier_library_is_told_before_work_starts(
     assert "fastText is not installed" in error.message and "millrace[fasttext]" in error.fix
 
 
-def test_on_the_command_line_nothing_is_written_and_the_exit_code_says_so(tmp_path: Path) -> None:
+def test_the_command_writes_nothing_and_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "dag.yaml").write_text(
         WHOLE.replace("vocabulary", "x").replace("inputs: [clean]", "inputs: [clean]\n    vocabulary: ./no")

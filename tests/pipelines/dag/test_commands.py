@@ -1,4 +1,4 @@
-"""Child processes of a DAG: their failures in words, and nobody left behind."""
+"""Child processes of a DAG: messages about failures, and no process left running."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipelines.node import Product, Unit, UnitTask
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_command_that_succeeds_is_waited_for(tmp_path: Path) -> None:
+def test_a_command_runs_to_its_end(tmp_path: Path) -> None:
     run_command("node", [sys.executable, "-c", f"open({str(tmp_path / 'made')!r}, 'w')"])
     assert (tmp_path / "made").exists()
 
@@ -32,7 +32,9 @@ def test_a_command_that_succeeds_is_waited_for(tmp_path: Path) -> None:
         ("import os; os.kill(os.getpid(), 9)", MillraceError, "was killed by signal 9"),
     ],
 )
-def test_a_command_that_fails_says_how(code: str, error: type[MillraceError], says: str) -> None:
+def test_a_failed_command_is_reported_with_its_exit_code_or_signal(
+    code: str, error: type[MillraceError], says: str
+) -> None:
     with pytest.raises(error, match=says) as caught:
         run_command("train", [sys.executable, "-c", code])
     assert caught.value.where == "train"
@@ -80,7 +82,7 @@ def graph(folder: Path, *sets: str) -> dag.Graph:
     return dag.read([folder / "dag.yaml"], sets)
 
 
-def test_a_stage_that_is_not_there_is_found_before_any_work(tmp_path: Path) -> None:
+def test_a_missing_stage_is_reported_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="can't be read"):
         graph(tmp_path)
     (tmp_path / "stage.yaml").write_text(STAGE.replace("model: ./tiny.yaml\n", ""))
@@ -88,7 +90,7 @@ def test_a_stage_that_is_not_there_is_found_before_any_work(tmp_path: Path) -> N
         graph(tmp_path)
 
 
-def test_the_identity_of_training_follows_stage_and_model_but_not_their_places(tmp_path: Path) -> None:
+def test_the_identity_of_training_covers_stage_and_model_but_not_their_paths(tmp_path: Path) -> None:
     def identity(folder: Path, *sets: str) -> str:
         shape = graph(folder, *sets)
         node = shape.node("train")
@@ -106,7 +108,7 @@ def test_the_identity_of_training_follows_stage_and_model_but_not_their_places(t
     assert identity(tmp_path / "two") != base
 
 
-def test_the_trainer_is_told_where_the_stores_of_this_run_are(tmp_path: Path) -> None:
+def test_the_trainer_gets_the_stores_of_this_run(tmp_path: Path) -> None:
     (tmp_path / "stage.yaml").write_text(STAGE)
     (tmp_path / "tiny.yaml").write_text("hidden_size: 8\n")
     node = graph(tmp_path).node("train")

@@ -1,4 +1,4 @@
-"""`--dry-run` says what would run and why, and a run then does that and nothing else."""
+"""`--dry-run`: the units that would run and the reasons, compared with the run that follows."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ THRESHOLD = "nodes.filtered.ops.1.min_characters=20"
 
 
 class Runs:
-    """Of one folder, in this process."""
+    """Runs of one folder, in this process."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.out, self._capsys = folder, folder / "out", capsys
 
     def __call__(self, *options: str) -> str:
-        """stdout"""
+        """Run `millrace run`; returns stdout."""
         self._capsys.readouterr()
         assert run.main([str(self.folder / "dag.yaml"), "--out", str(self.out), "--workers", "0", *options]) == 0
         return self._capsys.readouterr().out
@@ -45,7 +45,7 @@ class Runs:
         return {row["node"]: row for row in json.loads(self("--dry-run", "--json", *options))["nodes"]}
 
     def work(self) -> dict[str, int]:
-        """How many units of each node were worked on when it last was."""
+        """Units done by the last run that did some, by node."""
         begun = runlog.read(self.out / "log.jsonl", "node_start")
         return {row["node"]: row["units"] - row["committed"] for row in begun}
 
@@ -63,29 +63,29 @@ def runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runs:
     return runs
 
 
-def told(row: dict[str, Json]) -> tuple[str, list[str]]:
+def state_and_units(row: dict[str, Json]) -> tuple[str, list[str]]:
     return row["state"], row["why"]
 
 
 def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_changed(runs: Runs) -> None:
     units = runs.work()["samples"]
     assert units >= 3
-    seen = runs.dry_run("--set", THRESHOLD)
-    assert told(seen["documents"]) == ("committed", [])
-    assert told(seen["filtered"]) == (
+    rows = runs.dry_run("--set", THRESHOLD)
+    assert state_and_units(rows["documents"]) == ("committed", [])
+    assert state_and_units(rows["filtered"]) == (
         f"would run: {units} of {units} units",
         ["parameters.ops.1.min_characters 10 -> 20"],
     )
-    assert {unit["why"] for unit in seen["filtered"]["units"]} == {"changed"}
-    assert seen["filtered"]["bytes"] > 0 and seen["filtered"]["seconds"] is not None
-    assert told(seen["samples"]) == (f"may run after filtered: at most {units} of {units} units", [])
-    assert seen["samples"]["bytes"] > 0 and seen["samples"]["seconds"] is not None
-    assert told(seen["unique"]) == ("may run after filtered: at most 1 of 1 units", [])
-    assert told(seen["page"]) == ("may run after samples", [])
+    assert {unit["why"] for unit in rows["filtered"]["units"]} == {"changed"}
+    assert rows["filtered"]["bytes"] > 0 and rows["filtered"]["seconds"] is not None
+    assert state_and_units(rows["samples"]) == (f"may run after filtered: at most {units} of {units} units", [])
+    assert rows["samples"]["bytes"] > 0 and rows["samples"]["seconds"] is not None
+    assert state_and_units(rows["unique"]) == ("may run after filtered: at most 1 of 1 units", [])
+    assert state_and_units(rows["page"]) == ("may run after samples", [])
     runs("--until", "filtered", "--set", THRESHOLD)
-    seen = runs.dry_run("--set", THRESHOLD)
-    assert told(seen["samples"]) == (f"would run: 1 of {units} units", ["inputs.filtered changed"])
-    (unit,) = seen["samples"]["units"]
+    rows = runs.dry_run("--set", THRESHOLD)
+    assert state_and_units(rows["samples"]) == (f"would run: 1 of {units} units", ["inputs.filtered changed"])
+    (unit,) = rows["samples"]["units"]
     short = Store.open(str(runs.out / "documents")).head().table(["locator", "unit"]).to_pylist()  # type: ignore[union-attr]
     (home,) = {row["unit"].rpartition(".")[0] for row in short if row["locator"] == "3/short.txt"}
     assert unit == {"unit": f"filtered-{home}", "why": "changed"}
@@ -98,21 +98,23 @@ def test_a_changed_file_is_named_by_its_unit(runs: Runs) -> None:
     row = runs.dry_run()["documents"]
     assert row["why"] == ["a run was stopped, or some of its input has changed"]
     assert [unit["why"] for unit in row["units"]] == ["changed"] and row["bytes"] > 0
-    talk = runs("--dry-run")
+    shown = runs("--dry-run")
     unit = row["units"][0]["unit"]
-    assert f"{unit}; reads" in talk and "may run after filtered: at most 1 of " in talk
-    assert "nodes: 1 would run, 4 may run" in talk and max(map(len, talk.splitlines()[1:])) < 110
-    seen = runs.dry_run()
-    assert [row["unit"] for row in seen["filtered"]["units"]] == [unit]
-    assert [row["unit"] for row in seen["samples"]["units"]] == [f"filtered-{unit}"]
+    assert f"{unit}; reads" in shown and "may run after filtered: at most 1 of " in shown
+    assert "nodes: 1 would run, 4 may run" in shown and max(map(len, shown.splitlines()[1:])) < 110
+    rows = runs.dry_run()
+    assert [row["unit"] for row in rows["filtered"]["units"]] == [unit]
+    assert [row["unit"] for row in rows["samples"]["units"]] == [f"filtered-{unit}"]
     runs()
     assert {name: count for name, count in runs.work().items() if name != "page"} == {
         "documents": 1, "filtered": 1, "samples": 1, "unique": 1,
     }  # fmt: skip
-    assert told(runs.dry_run()["documents"]) == ("committed", [])
+    assert state_and_units(runs.dry_run()["documents"]) == ("committed", [])
 
 
-def test_a_first_run_and_one_of_other_code_say_so(runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_reasons_name_a_first_run_and_a_changed_version(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from pipelines.build.samples import Tokenise
 
     version = Tokenise.VERSION

@@ -1,4 +1,4 @@
-"""`--estimate`: the truth where nothing is left out, intervals that hold, and nothing left behind."""
+"""`--estimate`: exact if nothing is left out, intervals that hold, and no files left behind."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def head(folder: Path, name: str) -> Snapshot:
     return snapshot
 
 
-def test_what_is_estimated_is_what_the_run_gives(
+def test_the_estimate_matches_the_run(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    told = estimated(folder, "0.4", capsys)
-    assert told["groups"] == GROUPS and 0.1 < told["share"] < 0.9 and told["not_sampled"] == ["page"]
+    estimate = estimated(folder, "0.4", capsys)
+    assert estimate["groups"] == GROUPS and 0.1 < estimate["share"] < 0.9 and estimate["not_sampled"] == ["page"]
     assert not (folder / "out").exists() and not list(tmp_path.iterdir())
     whole = estimated(folder, "1", capsys)
     assert run.main([str(folder / "dag.yaml"), "--out", str(folder / "out"), "--workers", "0"]) == 0
@@ -72,32 +72,32 @@ def test_what_is_estimated_is_what_the_run_gives(
         ("samples", "tokens"): samples.counts["tokens"],
         ("samples", "bytes"): samples.counts["bytes"],
     }
-    by_node = {row["node"]: row for row in told["nodes"]}
+    by_node = {row["node"]: row for row in estimate["nodes"]}
     exactly = {row["node"]: row for row in whole["nodes"]}
     for (node, measure), value in true.items():
         guess = by_node[node][measure]
         assert abs(guess["value"] - value) <= guess["margin"], (node, measure, guess, value)
         assert 0 < guess["margin"] < 0.25 * value
         assert exactly[node][measure] == {"value": value, "margin": 0.0}
-    assert by_node["samples"]["worker_s"]["value"] > 0 and told["hours"]["value"] > 0
+    assert by_node["samples"]["worker_s"]["value"] > 0 and estimate["hours"]["value"] > 0
 
 
-def test_intervals_hold_as_often_as_they_say() -> None:
-    """Over units of very different sizes whose documents are not all equally long."""
+def test_nine_of_ten_intervals_hold_the_true_value() -> None:
+    """Units of very different sizes, with documents of different lengths."""
     dice = np.random.default_rng(7)
     held = 0
     for _ in range(2000):
         size = dice.gamma(2.0, 10.0, 400)
-        found = dice.poisson(size * dice.normal(1.0, 0.2, 400).clip(0.1))
+        documents = dice.poisson(size * dice.normal(1.0, 0.2, 400).clip(0.1))
         groups = dice.permutation(400)[:80].reshape(GROUPS, 10)
         parts = [float(size[group].sum() / size.sum()) for group in groups]
-        guess = expected([float(found[group].sum()) for group in groups], parts)
+        guess = expected([float(documents[group].sum()) for group in groups], parts)
         assert guess.margin is not None
-        held += abs(guess.value - found.sum()) <= guess.margin
+        held += abs(guess.value - documents.sum()) <= guess.margin
     assert 0.87 < held / 2000 < 0.93
 
 
-def test_sources_of_which_other_shares_were_taken_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sources_sampled_with_different_shares_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, files in (("one", 10), ("many", 200)):
         for i in range(files):
             file = tmp_path / name / f"{i % (20 if name == 'many' else 1):02d}" / f"{i:04d}.txt"
@@ -110,9 +110,9 @@ nodes:
   many: {kind: ingest_folder, path: ./many}
   samples: {kind: tokenise, inputs: [one, many]}
 """)
-    told = estimated(tmp_path, "0.2", capsys)
-    documents = {row["node"]: row["documents"]["value"] for row in told["nodes"]}
-    assert told["groups"] == 1 and documents["one"] == 10  # its only unit
+    estimate = estimated(tmp_path, "0.2", capsys)
+    documents = {row["node"]: row["documents"]["value"] for row in estimate["nodes"]}
+    assert estimate["groups"] == 1 and documents["one"] == 10  # its only unit
     assert documents["samples"] == pytest.approx(documents["one"] + documents["many"])
 
 

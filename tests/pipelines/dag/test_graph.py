@@ -1,4 +1,4 @@
-"""Manifests of nodes: what is refused before any work, the order of nodes, and when a node has changed."""
+"""Graphs of nodes: refused manifests, order of nodes, identities."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_nodes_run_after_all_they_read(tmp_path: Path) -> None:
         (("  documents:", "  receipts:"), "'receipts' can't be used", 7),
     ],
 )
-def test_what_could_never_run_is_refused_with_file_and_line(
+def test_a_manifest_that_could_never_run_is_refused_with_file_and_line(
     tmp_path: Path, change: tuple[str, str], says: str, line: int
 ) -> None:
     with pytest.raises(ManifestError, match=says) as caught:
@@ -76,7 +76,7 @@ def identity(graph: dag.Graph, name: str, content: str = "c0", unit: str = "u0",
     return dag.identity(name, graph.node(name), inputs, Survey((Unit("one", unit),), facts))
 
 
-def test_identity_follows_what_decides_content_and_nothing_else(tmp_path: Path) -> None:
+def test_identity_covers_all_that_decides_content_and_nothing_else(tmp_path: Path) -> None:
     graph = read(tmp_path, CHAIN)
     base = identity(graph, "kept")
     assert identity(graph, "kept") == base
@@ -93,7 +93,7 @@ def test_identity_follows_what_decides_content_and_nothing_else(tmp_path: Path) 
     assert identity(moved, "documents") == identity(graph, "documents")
 
 
-def test_a_units_name_changes_with_its_own_input_and_not_with_its_neighbours(tmp_path: Path) -> None:
+def test_the_name_of_a_unit_depends_on_its_own_input_only(tmp_path: Path) -> None:
     graph = read(tmp_path, CHAIN)
     node = graph.node("kept")
     one = dag.unit_names("kept", node, Survey((Unit("a", "1"), Unit("b", "2"))))
@@ -105,7 +105,7 @@ def test_a_units_name_changes_with_its_own_input_and_not_with_its_neighbours(tmp
 
 
 @pytest.mark.parametrize("kind", NODES)
-def test_every_kind_says_what_it_makes_and_reads(kind: str) -> None:
+def test_every_kind_declares_its_product_and_its_inputs(kind: str) -> None:
     node = NODES[kind]
     assert node.PRODUCT in ("documents", "view", "samples", "plan", "packs", "folder")
     assert isinstance(node.READS, frozenset) and node.VERSION >= 1 and isinstance(node.PLACES, frozenset)

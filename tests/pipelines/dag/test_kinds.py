@@ -1,4 +1,4 @@
-"""`millrace run --kinds` and `--schema`: what people read about nodes is what the classes say."""
+"""`millrace run --kinds` and `--schema`: documentation read from the node classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`millrace run` as people use it: a process, killed anywhere, started again, told to stop, told to change its mind."""
+"""`millrace run` as a process: killed anywhere, started again, interrupted, run with changed parameters."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def start(dag: Path, out: Path | str, *options: str, workers: int = 2) -> subpro
 
 
 def run(dag: Path, out: Path | str, *options: str, code: int = 0, workers: int = 0) -> str:
-    """stderr of a run that must end with `code`; in one process, because starting others takes a second each."""
+    """Run a manifest, which must end with `code`; returns stderr. In one process, as each worker takes a second to
+    start."""
     process = start(dag, out, *options, workers=workers)
-    _, talk = process.communicate(timeout=200)
-    assert process.returncode == code, talk
-    return talk
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == code, stderr
+    return stderr
 
 
 def roots(out: Path, names: Sequence[str] = STORES) -> dict[str, str]:
@@ -60,18 +61,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_good_records_arrive_in_packs_and_each_bad_one_is_set_aside_with_its_reason(folder: Path) -> None:
+def test_good_records_reach_packs_and_each_bad_one_is_quarantined_with_its_reason(folder: Path) -> None:
     documents = head(folder / "calm", "documents")
-    aside = {row["locator"]: row["reason"] for row in documents.quarantined().to_pylist()}
-    assert aside == small_data.HOSTILE
-    found = {document.locator: document for document in documents.records()}
-    assert len(found) == 300 + 2 + 8 + 1 + 6 + 1 + 1 + 1
-    assert {document.domain for document in found.values()} <= set(DOMAINS)
-    assert found["books/0/0000.txt"].text == small_data.text(0)
-    assert found["photos/red_kettle/0.png"].text == "A kettle on the stove."
-    assert found["photos/red_kettle/1.png"].text == "red kettle"
-    assert found["table/metadata.jsonl#1"].text == "A mill."
-    pair = found["pairs.jsonl#4"]
+    quarantined = {row["locator"]: row["reason"] for row in documents.quarantined().to_pylist()}
+    assert quarantined == small_data.HOSTILE
+    documents_by_locator = {document.locator: document for document in documents.records()}
+    assert len(documents_by_locator) == 300 + 2 + 8 + 1 + 6 + 1 + 1 + 1
+    assert {document.domain for document in documents_by_locator.values()} <= set(DOMAINS)
+    assert documents_by_locator["books/0/0000.txt"].text == small_data.text(0)
+    assert documents_by_locator["photos/red_kettle/0.png"].text == "A kettle on the stove."
+    assert documents_by_locator["photos/red_kettle/1.png"].text == "red kettle"
+    assert documents_by_locator["table/metadata.jsonl#1"].text == "A mill."
+    pair = documents_by_locator["pairs.jsonl#4"]
     assert [pair.text[fact.start : fact.stop] for fact in pair.facts] == ["It is 6."]
     dropped = head(folder / "calm", "unique").table(["locator", "keep", "reason"]).to_pylist()
     reasons = {row["locator"]: row["reason"] for row in dropped if not row["keep"]}
@@ -79,10 +80,10 @@ def test_good_records_arrive_in_packs_and_each_bad_one_is_set_aside_with_its_rea
     assert list(reasons.values()) == ["exact_duplicate"]
     packed = {segment.sample for pack in head(folder / "calm", "packs").records() for segment in pack.segments}
     kept = {sample.id for sample in head(folder / "calm", "samples").records()}
-    assert len(kept) == len(found) - 2 and packed <= kept and len(packed) >= 0.95 * len(kept)
+    assert len(kept) == len(documents_by_locator) - 2 and packed <= kept and len(packed) >= 0.95 * len(kept)
 
 
-def test_markdown_arrives_in_reading_order_without_what_is_missing(folder: Path) -> None:
+def test_markdown_keeps_its_order_without_missing_media(folder: Path) -> None:
     documents = head(folder / "calm", "documents")
     page = next(document for document in documents.records() if document.locator == "pages/page.md")
     assert isinstance(page, Document) and page.domain == "interleaved"
@@ -119,7 +120,9 @@ def test_content_does_not_depend_on_the_number_of_workers(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_anywhere_and_started_again_it_ends_in_the_same_content(folder: Path, tmp_path: Path, seed: int) -> None:
+def test_a_run_killed_anywhere_and_started_again_ends_in_the_same_content(
+    folder: Path, tmp_path: Path, seed: int
+) -> None:
     dice = random.Random(seed)
     for _ in range(3):
         process = start(folder / "dag.yaml", tmp_path / "out")
@@ -130,7 +133,7 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_content(folder: P
     assert roots(tmp_path / "out") == roots(folder / "calm")
 
 
-def test_units_that_were_committed_before_a_kill_are_not_done_again(folder: Path, tmp_path: Path) -> None:
+def test_units_committed_before_a_kill_are_not_done_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     calm = head(folder / "calm", "documents")
     assert len(calm.units) >= 3
@@ -139,13 +142,11 @@ def test_units_that_were_committed_before_a_kill_are_not_done_again(folder: Path
     Store.open(str(out / "documents")).commit(calm.receipts[:2], node=calm.node, units=calm.units, complete=False)
     run(folder / "dag.yaml", out)
     assert roots(out) == roots(folder / "calm")
-    begun = runlog.read(out / "log.jsonl", "node_start")[0]
-    assert (begun["node"], begun["units"], begun["committed"]) == ("documents", len(calm.units), 2)
+    started = runlog.read(out / "log.jsonl", "node_start")[0]
+    assert (started["node"], started["units"], started["committed"]) == ("documents", len(calm.units), 2)
 
 
-def test_a_store_that_was_lost_is_made_again_and_nothing_behind_it_is_worked_out_anew(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_lost_store_is_made_again_and_nothing_after_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(folder / "calm", out)
     (out / "log.jsonl").unlink()
@@ -155,8 +156,8 @@ def test_a_store_that_was_lost_is_made_again_and_nothing_behind_it_is_worked_out
         remade.commit([], node="", units=[], meta={"number": number})
     run(folder / "dag.yaml", out)
     assert roots(out) == roots(folder / "calm") and list(head(out, "packs").records())
-    begun = {row["node"]: row["units"] - row["committed"] for row in runlog.read(out / "log.jsonl", "node_start")}
-    assert begun.pop("documents") > 0 and set(begun.values()) == {0}
+    started = {row["node"]: row["units"] - row["committed"] for row in runlog.read(out / "log.jsonl", "node_start")}
+    assert started.pop("documents") > 0 and set(started.values()) == {0}
 
 
 def test_ctrl_c_ends_promptly_without_leaving_workers(folder: Path, tmp_path: Path) -> None:
@@ -167,15 +168,15 @@ def test_ctrl_c_ends_promptly_without_leaving_workers(folder: Path, tmp_path: Pa
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, talk = process.communicate(timeout=30)
-    assert process.returncode == 130 and "run the same command again" in talk
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and "run the same command again" in stderr
     end = time.monotonic() + 5
     while [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def test_two_runs_of_one_folder_do_not_fight(folder: Path, tmp_path: Path) -> None:
+def test_a_second_run_in_one_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     first = start(folder / "dag.yaml", tmp_path / "out")
     end = time.monotonic() + 60
     while not (tmp_path / "out" / "documents").exists():
@@ -186,24 +187,24 @@ def test_two_runs_of_one_folder_do_not_fight(folder: Path, tmp_path: Path) -> No
     assert roots(tmp_path / "out") == roots(folder / "calm")
 
 
-def test_a_dry_run_says_what_would_run_and_touches_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_dry_run_names_the_nodes_that_would_run_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(folder / "dag.yaml", out, "--dry-run")
     shown, _ = process.communicate()
     assert process.returncode == 0 and "nodes: 6 would run" in shown and not out.exists()
     process = start(folder / "dag.yaml", folder / "calm", "--dry-run", "--json", "--set", "nodes.plan.mixture.seed=5")
-    told = json.loads(process.communicate()[0])
-    states = {node["node"]: node["state"] for node in told["nodes"]}
+    summary = json.loads(process.communicate()[0])
+    states = {node["node"]: node["state"] for node in summary["nodes"]}
     assert [states[name] for name in STORES[:4]] == ["committed"] * 4
     assert states["plan"] == "would run: 1 of 1 units" and states["packs"].startswith("may run after plan: at most ")
 
 
-def test_a_changed_parameter_runs_what_it_touches_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_parameter_runs_the_affected_nodes_only(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(folder / "calm", out)
-    told = results(run_json(folder / "dag.yaml", out, "--set", "nodes.filtered.ops.1.min_characters=1"))
-    assert [name for name in STORES if told[name]["skipped"]] == ["documents"]
-    assert told["filtered"]["dropped"] == {} and told["samples"]["kept"] == 1 + results_of(folder)["samples"]
+    summary = results(run_json(folder / "dag.yaml", out, "--set", "nodes.filtered.ops.1.min_characters=1"))
+    assert [name for name in STORES if summary[name]["skipped"]] == ["documents"]
+    assert summary["filtered"]["dropped"] == {} and summary["samples"]["kept"] == 1 + results_of(folder)["samples"]
     back = results(run_json(folder / "dag.yaml", out))
     assert roots(out) == roots(folder / "calm") and not back["filtered"]["skipped"]
 
@@ -225,13 +226,13 @@ def test_many_bad_records_in_a_row_stop_the_run(tmp_path: Path) -> None:
     data.mkdir()
     (tmp_path / "dag.yaml").write_text(small_data.DAG)
     (data / "bad.jsonl").write_text('{"text": "good"}\n' + "{bad\n" * 300)
-    talk = run(tmp_path / "dag.yaml", tmp_path / "out", code=1)
-    assert "100 records in a row can't be used (bad_json 100)" in talk and "bad.jsonl#101" in talk
+    stderr = run(tmp_path / "dag.yaml", tmp_path / "out", code=1)
+    assert "100 records in a row can't be used (bad_json 100)" in stderr and "bad.jsonl#101" in stderr
     run(tmp_path / "dag.yaml", tmp_path / "out", "--set", "tolerance.in_a_row=1000", code=1)  # too little is left
     assert head(tmp_path / "out", "documents").counts["quarantined"] == 300
 
 
-def test_a_row_of_bad_records_is_seen_across_units(tmp_path: Path) -> None:
+def test_bad_records_in_a_row_are_counted_across_units(tmp_path: Path) -> None:
     (tmp_path / "dag.yaml").write_text(small_data.DAG)
     for i in range(120):
         file = tmp_path / "data" / f"{i:03d}.txt"
@@ -244,7 +245,7 @@ def test_a_row_of_bad_records_is_seen_across_units(tmp_path: Path) -> None:
     run(tmp_path / "dag.yaml", tmp_path / "out")
 
 
-def test_a_folder_without_one_usable_file_is_said_to_leave_nothing_to_plan(tmp_path: Path) -> None:
+def test_a_folder_without_a_usable_file_fails_with_nothing_to_plan(tmp_path: Path) -> None:
     (tmp_path / "dag.yaml").write_text(small_data.DAG)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "empty.txt").write_bytes(b"")
@@ -254,13 +255,13 @@ def test_a_folder_without_one_usable_file_is_said_to_leave_nothing_to_plan(tmp_p
 
 def run_json(dag: Path, out: Path, *options: str) -> Json:
     process = start(dag, out, "--json", *options, workers=0)
-    shown, talk = process.communicate(timeout=200)
-    assert process.returncode == 0, talk
+    shown, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
     return json.loads(shown)
 
 
-def results(told: Json) -> dict[str, Json]:
-    return {node["node"]: node for node in told}
+def results(summary: Json) -> dict[str, Json]:
+    return {node["node"]: node for node in summary}
 
 
 def results_of(folder: Path, out: str = "calm") -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Runs whose stores lie on S3 or GCS, real servers on loopback: the same content, killed or not, and one at a time."""
+"""Runs with their stores on S3 or GCS servers on loopback: equal content, also after a kill, and one run at a time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def roots(place: str) -> dict[str, str]:
     return {name: head.content_root for name, head in heads.items() if head is not None}
 
 
-def test_killed_in_the_middle_and_started_again_it_ends_as_on_a_disk(folder: Path, tmp_path: Path, url: str) -> None:
+def test_a_killed_run_on_object_storage_ends_as_on_disk(folder: Path, tmp_path: Path, url: str) -> None:
     local = tmp_path / "beside"
     process = start(folder / "dag.yaml", url, "--local", str(local))
     while not open_files(f"{url}/filtered").exists("store.json"):
@@ -82,7 +82,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_as_on_a_disk(folder: Pat
         pass
 
 
-def test_what_is_forgotten_in_the_stores_leaves_the_page_and_the_log_beside_them(
+def test_forgetting_also_removes_report_and_log_in_the_local_folder(
     folder: Path, tmp_path: Path, anywhere: str
 ) -> None:
     for name in ("documents", "filtered"):
@@ -105,7 +105,7 @@ def test_what_is_forgotten_in_the_stores_leaves_the_page_and_the_log_beside_them
     assert head is not None and place not in head.table(["locator"])["locator"].to_pylist()
 
 
-def test_one_at_a_time(tmp_path: Path, url: str) -> None:
+def test_a_second_run_at_the_same_url_is_refused(tmp_path: Path, url: str) -> None:
     for place in (url, str(tmp_path)):
         first, second = run_lock(open_files(place)), run_lock(open_files(place))
         with first, pytest.raises(StoreError, match="another run is at work here"):
@@ -116,7 +116,7 @@ def test_one_at_a_time(tmp_path: Path, url: str) -> None:
     assert names == [f"lock/00000{number}.{what}" for number in (1, 2) for what in ("alive", "free", "json")]
 
 
-def test_who_died_elsewhere_is_passed_over_once_it_was_silent_for_long(
+def test_the_lock_of_a_dead_machine_is_taken_over_after_the_grace_period(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = open_files(url)

@@ -25,7 +25,7 @@ def result(node: str, scale: int = 1, skipped: bool = False) -> NodeResult:
     counts = RecordCounts(123_456 * scale, dropped, Counter({"truncated_image": 3 * scale}))
     work = NodeWork(counts.seen, {}, Usage(12345.6 * min(scale, 10_000), 3_200_000_000))
     size = (512_000_000 * scale, 87_654_321 * scale)
-    return NodeResult(node, "filter", "", "0123456789abcdef", counts, 4567.8, skipped, *size, work)
+    return NodeResult(node, "filter", "", "0123456789abcdef", "view", counts, 4567.8, skipped, *size, work)
 
 
 @pytest.mark.parametrize("scale", [1, 1000, 10_000_000])

@@ -1,4 +1,4 @@
-"""One unit in a worker: what becomes of records that are bad, that surprise us, or that kill the worker."""
+"""One unit in a worker: records that are bad, that raise unexpected errors, or that kill the worker."""
 
 from __future__ import annotations
 
@@ -77,14 +77,12 @@ def test_each_kind_of_bad_record_costs_itself_and_nothing_else(odd: ModuleType, 
     assert details.startswith("surprise\n") and 'return {}["not there"]' in details
 
 
-def test_an_error_that_is_not_the_records_ends_the_unit(odd: ModuleType, tmp_path: Path) -> None:
+def test_an_error_of_the_store_ends_the_unit(odd: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the ground moved"):
         work(odd, tmp_path / "store", ["a", "changed", "b"])
 
 
-def test_a_unit_stops_at_many_bad_records_in_a_row_only_where_they_are_the_most(
-    odd: ModuleType, tmp_path: Path
-) -> None:
+def test_bad_records_in_a_row_stop_a_unit_only_if_they_are_the_majority(odd: ModuleType, tmp_path: Path) -> None:
     outcome, _ = work(odd, tmp_path / "good", [*"abcdefgh", "bad", "bad", "bad"])
     assert (outcome.bad, outcome.bad_at_end) == (3, 3)
     with pytest.raises(Exception, match="3 records in a row can't be used"):

@@ -1,4 +1,4 @@
-"""The shipped `own_data.yaml` from a folder to weights and a page, killed in the middle of training."""
+"""The shipped `own_data.yaml` from a folder to weights and a report, killed during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKED = ("documents", "filtered", "unique", "samples", "plan", "packs")
 
 @pytest.mark.wheel
 @pytest.mark.timeout(600)
-def test_a_folder_becomes_weights_and_a_page_and_a_kill_in_training_changes_nothing(tmp_path: Path) -> None:
+def test_a_folder_becomes_weights_and_a_report_and_a_kill_in_training_changes_nothing(tmp_path: Path) -> None:
     small_data.write(tmp_path / "data", texts=60)
     sets = [
         f"nodes.documents.path={tmp_path / 'data'}",
@@ -31,8 +31,8 @@ def test_a_folder_becomes_weights_and_a_page_and_a_kill_in_training_changes_noth
     options = [word for change in sets for word in ("--set", change)]
 
     process = start(OWN, tmp_path / "calm", *options)
-    shown, talk = process.communicate()
-    assert process.returncode == 0, talk
+    shown, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     assert "text:" in shown and "report:" in shown and "--quarantine" in shown
     assert (tmp_path / "calm" / "report.html").stat().st_size > 10_000
 
@@ -44,8 +44,8 @@ def test_a_folder_becomes_weights_and_a_page_and_a_kill_in_training_changes_noth
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    said = run(OWN, tmp_path / "killed", *options)
-    assert "train: done in " in said and roots(tmp_path / "killed", PACKED) == roots(tmp_path / "calm", PACKED)
+    stderr_again = run(OWN, tmp_path / "killed", *options)
+    assert "train: done in " in stderr_again and roots(tmp_path / "killed", PACKED) == roots(tmp_path / "calm", PACKED)
     done = [json.loads((tmp_path / name / "train" / "done.json").read_text()) for name in ("calm", "killed")]
     assert done[0] == done[1] and done[0]["steps"] == 4
     assert head(tmp_path / "killed", "packs").counts["records"] >= 4

@@ -1,4 +1,4 @@
-"""Clusters that misbehave: CPUs that others hold, workers that vanish, join late, or come back from the dead.
+"""Clusters that misbehave: CPUs held by others, workers that vanish, join late, or come back.
 
 The Dask workers here have a folder each and share nothing but a store on an S3 server.
 """
@@ -94,13 +94,13 @@ def run(engine: Engine, work: Callable[..., Any], tasks: list[Any]) -> list[Any]
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
-def ray_engine(work: ModuleType, said: list[str]) -> Iterator[Engine]:
-    with open_engine(EngineSettings(kind="ray", starved_s=3.0), 2, said.append) as engine:
+def ray_engine(work: ModuleType, messages: list[str]) -> Iterator[Engine]:
+    with open_engine(EngineSettings(kind="ray", starved_s=3.0), 2, messages.append) as engine:
         yield engine
 
 
@@ -119,19 +119,21 @@ def test_a_unit_whose_ray_workers_all_vanish_is_named(ray_engine: Engine, work: 
 
 
 @pytest.mark.timeout(60)
-def test_actors_that_hold_every_cpu_of_ray_stop_nobody(ray_engine: Engine, work: ModuleType, said: list[str]) -> None:
+def test_units_run_although_actors_hold_every_cpu_of_ray(
+    ray_engine: Engine, work: ModuleType, messages: list[str]
+) -> None:
     import ray
 
     class Holder:
         def here(self) -> bool:
             return True
 
-    said.clear()  # workers that had to be started anew may have looked like it
-    assert run(ray_engine, work.double, [0]) == [(0, 0)] and not said
+    messages.clear()  # workers that had to be started anew may have looked like it
+    assert run(ray_engine, work.double, [0]) == [(0, 0)] and not messages
     holders = [ray.remote(Holder).options(num_cpus=1).remote() for _ in range(2)]
     assert ray.get([holder.here.remote() for holder in holders]) == [True, True]
     assert sorted(run(ray_engine, work.double, list(range(6)))) == [(i, 2 * i) for i in range(6)]
-    assert len(said) == 1 and "others hold every CPU" in said[0]
+    assert len(messages) == 1 and "others hold every CPU" in messages[0]
     for holder in holders:
         ray.kill(holder)
 
@@ -179,7 +181,7 @@ class Machines:
 
 @pytest.fixture(scope="module")
 def machines(work: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    """With the address of an S3 server in their environment."""
+    """Machines with the address of an S3 server in their environment."""
     with s3_server() as port, reached_at(port):
         machines = Machines(tmp_path_factory.mktemp("machines"))
         machines.start_scheduler()
@@ -233,7 +235,7 @@ nodes:
 """
 
 
-def test_a_run_on_machines_that_share_only_a_bucket_ends_as_on_one(machines: Machines, tmp_path: Path) -> None:
+def test_a_run_on_machines_that_share_only_a_bucket_ends_as_on_one_machine(machines: Machines, tmp_path: Path) -> None:
     dag = tmp_path / "dag.yaml"
     dag.write_text(DAG)
     machines.start_worker("alone")

@@ -1,4 +1,4 @@
-"""Engines: any order, first error, deadly records, a bound on what is under way, and nobody left behind."""
+"""Engines: order of results, first error, deadly records, limits of units in flight, and no process left running."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module", params=["local", "ray", "dask"])
 def engine(request: pytest.FixtureRequest, work: ModuleType) -> Iterator[Engine]:
-    """One of each kind for all tests, because a Ray cluster takes seconds to start."""
+    """One engine of each kind for all tests, as a Ray cluster takes seconds to start."""
     with open_engine(EngineSettings(kind=request.param), 2, print) as engine:
         yield engine
 
@@ -107,20 +107,20 @@ def test_the_number_of_workers_changes_nothing(work: ModuleType, workers: int) -
         assert sorted(run(engine, work.double, range(9))) == [(i, 2 * i) for i in range(9)]
 
 
-def test_the_first_error_stops_the_run_with_the_workers_words(engine: Engine, work: ModuleType) -> None:
+def test_the_first_error_stops_the_run_with_the_message_of_the_worker(engine: Engine, work: ModuleType) -> None:
     with pytest.raises(StoreError, match="three is broken") as caught:
         run(engine, work.fail_at_three, range(100))
     assert caught.value.where == "here" and caught.value.fix == "leave it out"
     assert run(engine, work.double, [1]) == [(1, 2)]
 
 
-def test_a_mistake_of_ours_arrives_with_its_traceback(engine: Engine, work: ModuleType) -> None:
+def test_an_unexpected_error_arrives_with_its_traceback(engine: Engine, work: ModuleType) -> None:
     with pytest.raises(WorkerError, match="IndexError") as caught:
         run(engine, work.mistake, [4])
     assert "return [][task]" in caught.value.details
 
 
-def test_a_record_that_kills_its_worker_twice_is_passed_over(engine: Engine, work: ModuleType) -> None:
+def test_a_record_that_kills_two_workers_is_skipped(engine: Engine, work: ModuleType) -> None:
     assert sorted(run(engine, work.die_at_record_two, ["a", "b"])) == [("a", [0, 1, 3, 4]), ("b", [0, 1, 3, 4])]
 
 
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_once_costs_nothing(engine: Engine, work: ModuleType,
     assert run(engine, work.die_once, [str(tmp_path / "died")]) == [(str(tmp_path / "died"), [])]
 
 
-def test_a_unit_full_of_deadly_records_fails_instead_of_going_on_for_ever(work: ModuleType) -> None:
+def test_a_unit_full_of_deadly_records_fails(work: ModuleType) -> None:
     with LocalEngine(1) as engine, pytest.raises(WorkerError, match="9 records of this unit") as caught:
         run(engine, work.die_everywhere, [1])
     assert caught.value.where == "node, unit 1" and "memory" in str(caught.value)
@@ -140,7 +140,7 @@ def test_a_worker_that_dies_outside_of_records_fails_its_unit(engine: Engine, wo
     assert caught.value.where == "node, unit 1"
 
 
-def test_no_more_is_under_way_than_units_and_bytes_allow(work: ModuleType) -> None:
+def test_units_in_flight_stay_below_both_limits(work: ModuleType) -> None:
     window = InFlightWindow(work.double, [Submission(str(size), size, size) for size in (5, 4, 2, 30, 1)], 3, 10)
     five, four = window
     assert [five.submission.task, four.submission.task] == [5, 4] and list(window) == []

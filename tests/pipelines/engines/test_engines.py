@@ -1,4 +1,4 @@
-"""`millrace run --engine ...`: the same content on every engine, and what is refused."""
+"""`millrace run --engine ...`: equal content on every engine, and refused settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ nodes:
 
 
 def run(folder: Path, out: str, *options: str, code: int = 0) -> str:
-    """stderr of a run that must end with `code`. Its folder is named as people do, relative to where they are."""
+    """Run the manifest in `folder`, which must end with `code`; returns stderr. `out` is relative to the working
+    directory."""
     command = [sys.executable, str(ROOT / "millrace.py"), "run", "dag.yaml", "--out", out, *options]
     done = subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True, timeout=150)
     assert done.returncode == code, done.stderr
@@ -52,15 +53,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("engine", ["ray", "dask"])
 def test_a_run_ends_in_the_same_content_on_every_engine(folder: Path, engine: str) -> None:
-    talk = run(folder, engine, "--engine", engine, "--workers", "2")
+    stderr = run(folder, engine, "--engine", engine, "--workers", "2")
     assert roots(folder / engine) == roots(folder / "local") and len(roots(folder / engine)) == 4
     assert (folder / engine / "report.html").is_file()
-    speakers = {line.split(":")[0] for line in talk.splitlines() if line}
+    speakers = {line.split(":")[0] for line in stderr.splitlines() if line}
     assert speakers == {"documents", "filtered", "unique", "samples", "page"}, "a library speaks, too"
 
 
-def test_a_cluster_that_is_not_there_is_named(folder: Path) -> None:
-    talk = run(folder, "gone", "--engine", "dask", "--set", "engine.address=tcp://127.0.0.1:9", code=1)
-    assert "no Dask cluster answers" in talk and "tcp://127.0.0.1:9" in talk
+def test_an_unreachable_cluster_is_named(folder: Path) -> None:
+    stderr = run(folder, "gone", "--engine", "dask", "--set", "engine.address=tcp://127.0.0.1:9", code=1)
+    assert "no Dask cluster answers" in stderr and "tcp://127.0.0.1:9" in stderr
     with pytest.raises(ManifestError, match="0 workers work in this process"):
         open_engine(EngineSettings(kind="dask"), 0, print)

@@ -1,4 +1,4 @@
-"""A Ray cluster that is given by its address: nodes as `ray start` makes them, each with a folder, that come and go."""
+"""A Ray cluster given by its address: nodes of `ray start`, each with its own folder, that join and vanish."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 
 
 class Nodes:
-    """Ray opens their ports on all interfaces; who has no token is not let in."""
+    """Nodes of a Ray cluster. Ray opens their ports on all interfaces and admits clients with the token only."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -83,7 +83,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 
 @pytest.mark.timeout(280)
-def test_nodes_join_late_and_are_killed_and_every_unit_is_done_under_its_name(nodes: Nodes) -> None:
+def test_every_unit_is_done_although_nodes_join_late_and_are_killed(nodes: Nodes) -> None:
     nodes.start(
         "head",
         "--head",
@@ -100,6 +100,6 @@ def test_nodes_join_late_and_are_killed_and_every_unit_is_done_under_its_name(no
         until(lambda: (killed / "begun").exists() or driver.poll() is not None)
         nodes.start("late", f"--address={nodes.address}", "--num-cpus=1")
         nodes.kill("killed")
-        said, _ = driver.communicate(timeout=120)
-    done = json.loads(said.splitlines()[-1])
+        shown, _ = driver.communicate(timeout=120)
+    done = json.loads(shown.splitlines()[-1])
     assert done == [[i, ["late", f"ray::node, unit {i}"]] for i in range(4)]

@@ -1,4 +1,5 @@
-"""Scores of a user's model are columns: from code, from a fastText file, from an endpoint. What fails costs itself."""
+"""Scores of a user's model as columns: from code, a fastText file, an endpoint; a failing document costs only
+itself."""
 
 from __future__ import annotations
 
@@ -34,11 +35,11 @@ from tests.servers.chat import Chat, said
 
 CODE = """
 def length(documents, least=0, weights=None):
-    if any("poison" in one.text for one in documents):
+    if any("poison" in document.text for document in documents):
         raise RuntimeError("no scores for this batch")
     extra = int(open(weights).read()) if weights else 0
-    return [float("nan") if "blank" in one.text else len(one.text) + extra if len(one.text) > least else 0
-            for one in documents]
+    texts = [document.text for document in documents]
+    return [float("nan") if "blank" in text else len(text) + extra if len(text) > least else 0 for text in texts]
 
 def too_few(documents):
     return [1.0] * (len(documents) - 1)
@@ -49,7 +50,7 @@ def endless(documents):
 def bright(documents):
     from io import BytesIO
     from PIL import Image
-    return [sum(Image.open(BytesIO(one.media[0].payload)).convert("L").tobytes()) / 1200 for one in documents]
+    return [sum(Image.open(BytesIO(document.media[0].payload)).convert("L").tobytes()) / 1200 for document in documents]
 
 class Model:
     made = 0
@@ -57,7 +58,7 @@ class Model:
         Model.made += 1
         self.least = least
     def __call__(self, documents):
-        return [Model.made * 1000 + self.least for one in documents]
+        return [Model.made * 1000 + self.least for document in documents]
 """
 
 
@@ -86,12 +87,12 @@ def function(over: Snapshot, folder: Path, name: str, **fields: Any) -> Any:
     return node("score_function", over, function=f"{folder / 'own.py'}:{name}", version="1", **fields)
 
 
-def made(folder: Path, one: Any, over: Snapshot, place: str = "scored") -> tuple[Snapshot, list[Outcome]]:
+def made(folder: Path, scorer: Any, over: Snapshot, place: str = "scored") -> tuple[Snapshot, list[Outcome]]:
     inputs = {over.name: product(over)}
-    wanted = graph.unit_names(place, one, one.survey(place, inputs))
+    wanted = graph.unit_names(place, scorer, scorer.survey(place, inputs))
     store = Store.create(str(folder / place), "view", place)
     tasks = [
-        StoreTask(one, store.url, stored_as, UnitTask(place, unit, inputs), 50, 0.5)
+        StoreTask(scorer, store.url, stored_as, UnitTask(place, unit, inputs), 50, 0.5)
         for stored_as, unit in wanted.items()
     ]
     random.Random(0).shuffle(tasks)
@@ -102,7 +103,7 @@ def made(folder: Path, one: Any, over: Snapshot, place: str = "scored") -> tuple
 
 
 def scores(view: Snapshot, place: str = "scored") -> dict[str, float | None]:
-    """By locator, None for NaN."""
+    """Scores by locator, None for NaN."""
     table = view.table(["locator", f"{place}.score"])
     pairs = zip(table["locator"].to_pylist(), table[f"{place}.score"].to_pylist(), strict=True)
     return {name: None if math.isnan(score) else score for name, score in pairs}
@@ -121,11 +122,11 @@ def noted(outcomes: list[Outcome]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 64])
-def test_code_scores_in_batches_and_a_bad_document_costs_itself(here: Path, batch: int) -> None:
+def test_code_scores_in_batches_and_a_bad_document_costs_only_itself(here: Path, batch: int) -> None:
     odd = [document("p", "poison"), document("b", "blank"), document("k", "a long line", "knowledge")]
     over = stored(here, texts() | {"odd": odd})
-    one = function(over, here, "length", batch=batch, domains=["web"], min_score=10, max_score=20)
-    view, _ = made(here, one, over)
+    scorer = function(over, here, "length", batch=batch, domains=["web"], min_score=10, max_score=20)
+    view, _ = made(here, scorer, over)
     expected: dict[str, float | None] = {f"d{row}": row + 1 for row in range(30)}
     assert scores(view) == expected | {"p": None, "b": None, "k": None}
     short = {f"d{row}": "low_score" for row in range(9)}
@@ -135,14 +136,14 @@ def test_code_scores_in_batches_and_a_bad_document_costs_itself(here: Path, batc
 
 
 @pytest.mark.parametrize(("name", "reason"), [("too_few", "wrong_scores"), ("endless", "infinite_score")])
-def test_what_is_no_score_is_set_aside(here: Path, name: str, reason: str) -> None:
+def test_documents_without_a_valid_score_are_quarantined(here: Path, name: str, reason: str) -> None:
     over = stored(here, {"u": [document("a"), document("b")]})
     view, _ = made(here, function(over, here, name), over)
     assert {row["reason"] for row in view.quarantined().to_pylist()} == {reason}
     assert set(reasons(view).values()) == {"unusable"}
 
 
-def test_code_sees_pictures_and_a_class_is_made_once(here: Path) -> None:
+def test_code_gets_pictures_and_a_class_is_made_once(here: Path) -> None:
     over = stored(
         here, {"u": [document("a", pictures=(1,)), document("b", pictures=(2,))], "v": [document("c", pictures=(3,))]}
     )
@@ -154,31 +155,31 @@ def test_code_sees_pictures_and_a_class_is_made_once(here: Path) -> None:
     assert set(scores(view, "own").values()) == {1007.0}
 
 
-def test_identity_is_what_the_code_says_not_where_it_lies(here: Path) -> None:
+def test_identity_covers_the_code_and_not_its_path(here: Path) -> None:
     over = stored(here, texts())
     inputs = {over.name: product(over)}
     (here / "weights").write_text("5")
 
-    def identity(one: Any) -> str:
-        return graph.identity("scored", one, inputs, one.survey("scored", inputs))
+    def identity(scorer: Any) -> str:
+        return graph.identity("scored", scorer, inputs, scorer.survey("scored", inputs))
 
     first = function(over, here, "length", files={"weights": str(here / "weights")})
-    known = identity(first)
+    before = identity(first)
     elsewhere = here / "elsewhere"
     elsewhere.mkdir()
     for file in ("own.py", "weights"):
         shutil.copy(here / file, elsewhere / file)
     moved = replace(first, function=f"{elsewhere / 'own.py'}:length", files={"weights": str(elsewhere / "weights")})
-    assert identity(moved) == known
-    assert identity(replace(first, version="2")) != known
-    assert identity(replace(first, arguments={"least": 3})) != known
+    assert identity(moved) == before
+    assert identity(replace(first, version="2")) != before
+    assert identity(replace(first, arguments={"least": 3})) != before
     (here / "weights").write_text("66")
-    assert identity(first) != known
+    assert identity(first) != before
     view, _ = made(here, first, over)
     assert scores(view)["d0"] == 67
 
 
-def test_code_that_is_not_there_stops_at_once_with_what_to_do(here: Path) -> None:
+def test_missing_code_stops_the_run_with_a_fix(here: Path) -> None:
     over = stored(here, {"u": [document("a")]})
     for name in (f"{here / 'own.py'}:nothing", "no_such_package_here:score"):
         with pytest.raises(ManifestError, match="can't be imported"):
@@ -198,10 +199,10 @@ MODEL = (
     "vhdd4tzta;&F8G#6FS4xJ|RJSzt$Ocd#w&5yY-4!_dUzLymxj5`+g19C3`B3@@!2`CG4${H?n=En`N`*IQQNIE4cP3Y%<)tT;=*M1}3xsefs"
     "hA{`B$#_7+Vu_Wx}-vCljv-~Mz#uH6Hb8TNiA7PhZGp0)?d@3(83Vb9Tc!p<%xfB)@*+<muHX6z3$vDga$*PQGQ"
 )
-"""What fastText 0.9.2 (`fasttext-wheel`, one thread) trained on 600 lines of twelve words: four of mathematics are
-`good`, five of advertising `bad`; dim 8, 25 epochs, rate 0.05, no pieces of words. zlib in base 85."""
+"""Model of fastText 0.9.2 (`fasttext-wheel`, one thread), trained on 600 lines of twelve words: four of mathematics are
+`good`, five of advertising `bad`; dim 8, 25 epochs, rate 0.05, no subwords. zlib in base 85."""
 PROBABILITIES = {"theorem proof buy": 0.8640874624252319, "": 0.3461166322231293}
-"""Of `good`, as that build gives them."""
+"""Probabilities of `good` by that build."""
 
 
 def test_a_fasttext_classifier_gives_the_probability_of_its_label(here: Path) -> None:
@@ -209,18 +210,18 @@ def test_a_fasttext_classifier_gives_the_probability_of_its_label(here: Path) ->
     (here / "model.bin").write_bytes(zlib.decompress(base64.b85decode(MODEL)))
     texts = {"mixed": "theorem proof\nbuy", "unknown": "zzz", "ad": "buy cheap casino", "empty": " \n"}
     over = stored(here, {"u": [document(name, text) for name, text in texts.items()]})
-    one = node("score_fasttext", over, model=str(here / "model.bin"), label="good", min_score=0.3)
-    view, outcomes = made(here, one, over)
-    found = scores(view)
-    assert found["mixed"] == pytest.approx(PROBABILITIES["theorem proof buy"], abs=1e-6)
-    assert found["unknown"] == pytest.approx(PROBABILITIES[""], abs=1e-6)
-    assert found["ad"] is not None and found["ad"] < 0.05 and found["empty"] is None
+    scorer = node("score_fasttext", over, model=str(here / "model.bin"), label="good", min_score=0.3)
+    view, outcomes = made(here, scorer, over)
+    by_locator = scores(view)
+    assert by_locator["mixed"] == pytest.approx(PROBABILITIES["theorem proof buy"], abs=1e-6)
+    assert by_locator["unknown"] == pytest.approx(PROBABILITIES[""], abs=1e-6)
+    assert by_locator["ad"] is not None and by_locator["ad"] < 0.05 and by_locator["empty"] is None
     assert reasons(view) == {"ad": "low_score"} and noted(outcomes) == {"no_text": 1}
     with pytest.raises(ManifestError, match="knows no __label__best"):
-        made(here, replace(one, label="best"), over, "other")
+        made(here, replace(scorer, label="best"), over, "other")
     (here / "model.bin").write_bytes(b"no model")
     with pytest.raises(ManifestError, match="no fastText model"):
-        made(here, one, over, "broken")
+        made(here, scorer, over, "broken")
 
 
 # -------------------------------------------------------------------- endpoints
@@ -231,8 +232,8 @@ def opinion(over: Snapshot, chat: Chat, **fields: Any) -> Any:
     return node("score_endpoint", over, endpoint=endpoint, model="m", question="How much does it teach?", **fields)
 
 
-def test_an_opinion_is_a_number_on_the_scale_and_asked_for_once(chat: Chat, here: Path) -> None:
-    told = {
+def test_a_rating_is_a_number_on_the_scale_and_requested_once(chat: Chat, here: Path) -> None:
+    answers_by_locator = {
         "plain": "4",
         "json": '{"score": 3.5}',
         "thought": 'I said {"score": 1} at first.\n{"score":2}',
@@ -241,13 +242,20 @@ def test_an_opinion_is_a_number_on_the_scale_and_asked_for_once(chat: Chat, here
         "high": '{"score": 9}',
         "blank": "",
     }
-    some = {"u": [document(name) for name in told] + [document("none", " ")]}
-    over = stored(here, some)
-    chat.reply = lambda request: next(answer for name, answer in told.items() if f"{name} is said" in said(request))
+    by_unit = {"u": [document(name) for name in answers_by_locator] + [document("none", " ")]}
+    over = stored(here, by_unit)
+    chat.reply = lambda request: next(
+        answer for name, answer in answers_by_locator.items() if f"{name} is said" in said(request)
+    )
     chat.rule = lambda request, again: "429" if again == 0 and "plain is" in said(request) else None
-    one = opinion(over, chat, min_score=3, scale=[-1, 5])
-    view, outcomes = made(here, one, over)
-    assert scores(view) == dict.fromkeys([*told, "none"]) | {"plain": 4, "json": 3.5, "thought": 2, "minus": -1}
+    scorer = opinion(over, chat, min_score=3, scale=[-1, 5])
+    view, outcomes = made(here, scorer, over)
+    assert scores(view) == dict.fromkeys([*answers_by_locator, "none"]) | {
+        "plain": 4,
+        "json": 3.5,
+        "thought": 2,
+        "minus": -1,
+    }
     assert reasons(view) == {"thought": "low_score", "minus": "low_score"} | dict.fromkeys(
         ["words", "high", "blank"], "unusable"
     )
@@ -255,13 +263,13 @@ def test_an_opinion_is_a_number_on_the_scale_and_asked_for_once(chat: Chat, here
     assert aside == {"words": "no_score", "high": "score_off_scale", "blank": "empty_answer"}
     assert noted(outcomes) == {"nothing_to_show": 1}
     asked = sum(chat.seen.values())
-    again, _ = made(here, replace(one, min_score=1.0), over, "again")
+    again, _ = made(here, replace(scorer, min_score=1.0), over, "again")
     assert (
         sum(chat.seen.values()) == asked and reasons(again)["minus"] == "low_score" and "thought" not in reasons(again)
     )
 
 
-def test_a_budget_leaves_documents_without_a_score_and_pictures_are_shown(chat: Chat, here: Path) -> None:
+def test_documents_over_the_budget_have_no_score_and_pictures_are_sent(chat: Chat, here: Path) -> None:
     over = stored(here, {"u": [document(f"p{i}", pictures=(i, i + 50)) for i in range(6)]})
     chat.reply = lambda request: '{"score": 1}'
     view, outcomes = made(here, opinion(over, chat, budget={"max_requests": 4}, pictures=1, min_score=2), over)
@@ -270,12 +278,12 @@ def test_a_budget_leaves_documents_without_a_score_and_pictures_are_shown(chat: 
     assert len(chat.seen) == 4 and all(body.count("base64,") == 1 for body in chat.seen)
 
 
-def test_a_gone_endpoint_stops_the_run(chat: Chat, here: Path) -> None:
+def test_an_unreachable_endpoint_stops_the_run(chat: Chat, here: Path) -> None:
     over = stored(here, {"u": [document("a")]})
     chat.rule = lambda request, again: "500"
-    one = opinion(over, chat)
+    scorer = opinion(over, chat)
     with pytest.raises(MillraceError, match="no good answer"):
-        made(here, replace(one, endpoint=replace(one.endpoint, deadline_s=0.5)), over)
+        made(here, replace(scorer, endpoint=replace(scorer.endpoint, deadline_s=0.5)), over)
 
 
 def test_agreement_is_the_cosine_of_the_best_picture(chat: Chat, here: Path) -> None:
@@ -293,15 +301,15 @@ def test_agreement_is_the_cosine_of_the_best_picture(chat: Chat, here: Path) -> 
 
     chat.vector = vector
     endpoint = {"url": chat.url, "deadline_s": 20.0}
-    one = node("score_agreement", over, endpoint=endpoint, model="m", min_score=0.3)
-    view, outcomes = made(here, one, over)
+    scorer = node("score_agreement", over, endpoint=endpoint, model="m", min_score=0.3)
+    view, outcomes = made(here, scorer, over)
     expected = {"near": 0.8, "far": 0.0, "both": 0.707107, "zero": None, "length": None, "alone": None}
     assert scores(view) == pytest.approx(expected)
     assert reasons(view) == {"far": "low_score", "zero": "unusable", "length": "unusable"}
     assert {row["reason"] for row in view.quarantined().to_pylist()} == {"zero_vector", "wrong_schema"}
     assert noted(outcomes) == {"no_image": 1}
     asked = sum(chat.seen.values())
-    again, _ = made(here, one, over, "again")
+    again, _ = made(here, scorer, over, "again")
     assert scores(again, "again") == scores(view) and sum(chat.seen.values()) == asked + 1  # an error is not kept
 
 
@@ -321,7 +329,7 @@ nodes:
 """
 
 
-def test_limits_move_afterwards_and_explain_tells_them(here: Path) -> None:
+def test_limits_can_be_moved_afterwards_and_explain_names_them(here: Path) -> None:
     (here / "data").mkdir()
     (here / "own.py").write_text(CODE)
     for row in range(12):
@@ -336,5 +344,9 @@ def test_limits_move_afterwards_and_explain_tells_them(here: Path) -> None:
     view = head(here / "out", "quality")
     assert int(view.table(["keep"])["keep"].to_numpy().sum()) == 7
     assert what_if(view, ["score.min_score=0"])["kept"][0]["what if"] == 12
-    told = json.dumps(explain(here / "out", "03.txt"))
-    assert '"decided": "dropped: low_score"' in told and '"value": 13.0' in told and '"limit": "at least 15"' in told
+    explained = json.dumps(explain(here / "out", "03.txt"))
+    assert (
+        '"decided": "dropped: low_score"' in explained
+        and '"value": 13.0' in explained
+        and '"limit": "at least 15"' in explained
+    )
