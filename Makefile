@@ -1,12 +1,12 @@
-# Two commands go from nothing to finished: `make quickstart` and `make test`. Both set up .venv by themselves.
+# `make quickstart` runs the whole pipeline on sample data, `make test` runs all checks. Both set up .venv first.
 PY := .venv/bin/python
 .PHONY: help quickstart test check setup bench
 
 help:
-	@echo "make quickstart   raw files -> store -> plan -> packs -> a model that sees; about 5 minutes on 2 cores"
+	@echo "make quickstart   raw files -> stores -> plan -> packs -> a trained vision-language model; about 5 minutes on 2 cores"
 	@echo "make test         lint, types, all tests"
 	@echo "make check        lint and types only"
-	@echo "make bench Q=name one benchmark of benchmarks/, result in benchmarks/results/name.json"
+	@echo "make bench Q=NAME one benchmark of benchmarks/; writes benchmarks/results/NAME.json"
 
 setup:
 	@./setup.sh

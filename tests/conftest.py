@@ -1,4 +1,4 @@
-"""What every room's tests share: folders, a server that speaks S3, and one repeatable way to draw examples."""
+"""Fixtures of all rooms: folders, servers on loopback, and a repeatable hypothesis profile."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real data sets; tests that need it are skipped where there is none."""
+    """Folder of real data sets. Tests that need it are skipped without it."""
     folder = os.environ.get("MILLRACE_TEST_DATA")
     if not folder:
-        pytest.skip("needs real data: MILLRACE_TEST_DATA names no folder")
+        pytest.skip("needs real data: MILLRACE_TEST_DATA is not set")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def quick_folder() -> Iterator[Path]:
-    """In memory where the system has such a folder: properties write hundreds of stores, and every file is synced."""
+    """Temporary folder, in memory if possible: property tests write hundreds of stores and sync every file."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
@@ -50,10 +50,10 @@ def _chat() -> Iterator[Chat]:
 
 @pytest.fixture
 def chat(_chat: Chat) -> Iterator[Chat]:
-    """A model's endpoint on loopback that has answered nothing so far."""
+    """Chat endpoint on loopback with default settings and no requests so far."""
     _chat.reset()
     yield _chat
-    _chat.let_go.set()
+    _chat.release.set()
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def _proxy(s3_port: int) -> Iterator[Faulty]:
 
 @pytest.fixture
 def s3(_proxy: Faulty) -> Iterator[Faulty]:
-    """The way to the bucket `mill`, without a fault so far. This process and its children go there."""
+    """Proxy to an S3 server with the bucket `mill`, no fault set. This process and its children use it."""
     _proxy.reset()
     with reached_at(_proxy.port):
         yield _proxy
@@ -85,7 +85,7 @@ def _gcs_proxy() -> Iterator[Faulty]:
 
 @pytest.fixture
 def gcs(_gcs_proxy: Faulty) -> Iterator[Faulty]:
-    """The same in front of a server that speaks as Google's storage does."""
+    """Proxy to a Google Cloud Storage server with the bucket `mill`, no fault set, as `s3`."""
     _gcs_proxy.reset()
     with google.reached_at(_gcs_proxy.port):
         yield _gcs_proxy

@@ -43,12 +43,13 @@ json_values = st.recursive(
 
 
 def token_ids(count: int) -> st.SearchStrategy[np.ndarray]:
+    """(count,) uint32 token ids."""
     return st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).integers(0, 2**32, count, np.uint32))
 
 
 @st.composite
 def media(draw: st.DrawFn, with_payload: bool = True) -> Media:
-    """A medium of random bytes, with payload or located in another store."""
+    """A media record of random bytes, with payload or located in another store."""
     kind = draw(st.sampled_from(["image", "video"]))
     payload = draw(st.binary(max_size=700))
     times = draw(st.lists(st.integers(0, 2**40), min_size=1, max_size=8, unique=True)) if kind == "video" else []
@@ -149,11 +150,11 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "plan": st.lists(plan_blocks(), max_size=4),
     "packs": st.lists(packs(), max_size=4),
 }
-"""Lists of records of one unit, by kind of store."""
+"""Kind of store -> lists of records of one unit."""
 
 
 def same(a: Any, b: Any) -> bool:
-    """Compare records: arrays by type, shape and value; payload and location of media are ignored."""
+    """Compare records: arrays by dtype, shape and value; payload and location of media are ignored."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
     if dataclasses.is_dataclass(a):

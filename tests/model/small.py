@@ -35,35 +35,45 @@ SMALL = ModelConfig(
         num_layers=2, hidden_size=40, num_attention_heads=2, ffn_hidden_size=56, pos_emb_height=8, pos_emb_width=8
     ),
 )
-"""Every size differs from its neighbours, so that a swapped axis can't go unnoticed. YaRN is on."""
+"""Every size differs from its neighbours, so that a swapped axis fails a test. YaRN is on."""
 
 
 @dataclass
 class Rows:
+    """Rows of packed segments, as the model takes them."""
+
     ids: torch.Tensor
+    """(rows, length) int64."""
     labels: torch.Tensor
+    """(rows, length) int64: the next id of the segment."""
     loss_mask: torch.Tensor
+    """(rows, length) bool: whether the label counts."""
     segment_lengths: list[list[int]]
 
 
 @dataclass
 class Media:
+    """Patches of all media items of a batch, and their grids."""
+
     patches: torch.Tensor
+    """(patches, 3, 14, 14) uint8."""
     grids: list[Grid]
 
 
 def small_model(config: ModelConfig = SMALL, seed: int = 7) -> MultimodalModel:
-    return lively(initialized(config, seed))
+    """A model whose every parameter affects the output."""
+    return perturbed(initialized(config, seed))
 
 
 def initialized(config: ModelConfig, seed: int) -> MultimodalModel:
+    """A model with the initial weights of training."""
     model = MultimodalModel(config)
     initialize(model, seed)
     return model
 
 
-def lively(model: MultimodalModel) -> MultimodalModel:
-    """Move everything that starts at zero or one off its start, or a test could miss that it is not used."""
+def perturbed(model: MultimodalModel) -> MultimodalModel:
+    """Add noise to all weights that start at zero or one: a test could not detect that such a weight is unused."""
     source = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for name, tensor in canonical_state(model).items():
@@ -76,7 +86,7 @@ def lively(model: MultimodalModel) -> MultimodalModel:
 
 
 def rows_of(segments: Sequence[Sequence[Sequence[int]]], length: int, pad: int = 0) -> Rows:
-    """Rows from segments of ids; every token but the first of a segment is a target."""
+    """Rows from segments of ids, padded to `length`. Every token except the first of a segment is a target."""
     ids = torch.full((len(segments), length), pad)
     labels, mask = torch.full_like(ids, pad), torch.zeros(ids.shape, dtype=torch.bool)
     for r, row in enumerate(segments):
@@ -91,6 +101,7 @@ def rows_of(segments: Sequence[Sequence[Sequence[int]]], length: int, pad: int =
 
 
 def media_of(grids: Iterable[Grid], seed: int = 3) -> Media:
+    """Random patches for grids (frames, rows, columns)."""
     grids = list(grids)
     count = sum(t * h * w for t, h, w in grids)
     patches = torch.randint(
@@ -100,4 +111,5 @@ def media_of(grids: Iterable[Grid], seed: int = 3) -> Media:
 
 
 def random_ids(count: int, seed: int, vocab: int = SMALL.vocab_size) -> list[int]:
+    """Random ids of ordinary tokens; ids below 10 are reserved for placeholders."""
     return torch.randint(10, vocab, (count,), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -1,4 +1,4 @@
-"""Windows on Megatron's parameters under canonical names, initial weights, and names outside."""
+"""Tests of canonical names: views on Megatron's parameters, initial weights, names in released checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.counts import EXPERT_BIAS, canonical_shapes
 from tests.model.small import SMALL, initialized, media_of, random_ids, rows_of, small_model
 
 
-def test_windows_cover_every_number_of_every_parameter_once():
+def test_canonical_views_cover_every_parameter_element_once():
     model = small_model()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -24,7 +24,7 @@ def test_windows_cover_every_number_of_every_parameter_once():
     assert all(bool((parameter == 1).all()) for parameter in model.parameters())
 
 
-def test_a_step_on_a_window_is_a_step_on_the_model():
+def test_an_update_of_a_canonical_view_changes_the_model():
     model = small_model()
     rows = rows_of([[random_ids(20, 1)]], 20)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_a_step_on_a_window_is_a_step_on_the_model():
     assert not torch.equal(before, after)
 
 
-def test_gradients_have_the_names_and_shapes_of_parameters_and_are_zero_where_nothing_flowed():
+def test_gradients_have_the_names_and_shapes_of_parameters_and_are_zero_for_unused_ones():
     model = small_model()
     model.losses(rows_of([[random_ids(20, 1)]], 20), None, None).sum().backward()
     gradients, parameters = canonical_gradients(model), canonical_parameters(model)
@@ -52,7 +52,7 @@ def test_frozen_weights_are_not_among_the_parameters():
     assert not any(name.startswith("vision_tower.") for name in names)
 
 
-def test_loading_what_another_model_saved_makes_it_that_model():
+def test_a_model_that_loads_the_state_of_another_equals_it():
     source, target = small_model(), initialized(SMALL, 8)
     load_canonical(target, {name: tensor.clone() for name, tensor in canonical_state(source).items()})
     rows, media, slots = rows_of([[random_ids(30, 1)]], 30), media_of([(2, 4, 4)]), torch.arange(4)
@@ -61,7 +61,7 @@ def test_loading_what_another_model_saved_makes_it_that_model():
     assert torch.equal(*same)
 
 
-def test_weights_of_another_model_are_refused_by_name():
+def test_weights_of_another_model_are_refused_with_their_names():
     model = small_model()
     weights = dict(canonical_state(model))
     norm = "language_model.model.norm.weight"
@@ -88,35 +88,35 @@ def test_initial_weights_depend_on_seed_and_name_alone():
     assert bool((second["vision_tower.encoder.blocks.0.norm0.weight"] == 1).all())
 
 
-def test_every_block_begins_as_the_identity():
+def test_every_block_is_the_identity_at_initialization():
     model = initialized(SMALL, 7)
     embedded = torch.randn(9, SMALL.hidden_size, generator=torch.Generator().manual_seed(0))
     expected = model.language_model.decoder.final_layernorm(embedded)
     assert torch.allclose(model.language_model(embedded, [9]), expected, atol=1e-6)
 
 
-def test_names_outside_are_one_to_one_and_lose_no_bit():
+def test_released_and_transformers_names_map_one_to_one_and_lose_no_bit():
     state = canonical_state(small_model())
     released = hf.to_released(state)
     assert "language_model.model.layers.2.mlp.experts.5.down_proj.weight" in released
-    for back in (
+    for restored in (
         hf.from_released(released, SMALL),
         hf.from_transformers(hf.to_transformers(state, SMALL), SMALL),
     ):
-        assert list(back) == list(canonical_shapes(SMALL))
-        assert all(torch.equal(back[name], state[name]) for name in state)
+        assert list(restored) == list(canonical_shapes(SMALL))
+        assert all(torch.equal(restored[name], state[name]) for name in state)
 
 
 @pytest.mark.parametrize("form", ["released", "transformers"])
-def test_a_checkpoint_with_a_weight_too_few_or_too_many_is_refused(form):
+def test_a_checkpoint_with_a_missing_or_extra_weight_is_refused(form):
     state = canonical_state(small_model())
     if form == "released":
-        outside, read = hf.to_released(state), hf.from_released
+        weights, read = hf.to_released(state), hf.from_released
     else:
-        outside, read = hf.to_transformers(state, SMALL), hf.from_transformers
+        weights, read = hf.to_transformers(state, SMALL), hf.from_transformers
     with pytest.raises(MillraceError, match="no place for, such as extra"):
-        read(outside | {"extra": torch.ones(1)}, SMALL)
-    name = next(name for name in outside if name.endswith("embed_tokens.weight"))
-    del outside[name]
+        read(weights | {"extra": torch.ones(1)}, SMALL)
+    name = next(name for name in weights if name.endswith("embed_tokens.weight"))
+    del weights[name]
     with pytest.raises(MillraceError, match=r"has no .*embed_tokens"):
-        read(outside, SMALL)
+        read(weights, SMALL)

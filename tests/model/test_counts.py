@@ -1,4 +1,4 @@
-"""Counts and FLOPs without torch, against built models and against the release."""
+"""Tests of parameter counts and FLOPs, which need no torch, against built models and against the release."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from manifests import load
 from manifests.errors import ManifestError
-from model import counts as shapes
+from model import counts
 from model.canonical import canonical_state
 from model.config import ModelConfig
 from tests.model.small import SMALL, media_of, random_ids, rows_of, small_model
@@ -20,41 +20,41 @@ MANIFESTS = Path(__file__).parents[2] / "manifests" / "models"
 TINY = MANIFESTS / "tiny.yaml"
 
 
-def test_names_and_shapes_are_those_of_a_built_model():
+def test_parameter_names_and_shapes_equal_those_of_a_built_model():
     state = canonical_state(small_model())
-    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == shapes.canonical_shapes(SMALL)
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == counts.canonical_shapes(SMALL)
 
 
 @pytest.mark.parametrize("config", [SMALL, load.load(ModelConfig, [TINY]).value], ids=["small", "tiny"])
-def test_the_count_is_that_of_a_built_model(config):
+def test_the_parameter_count_equals_that_of_a_built_model(config):
     model = small_model(config)
-    counts = shapes.count_parameters(config)
+    expected = counts.count_parameters(config)
 
     def size(module):
         return sum(parameter.numel() for parameter in module.parameters())
 
-    assert (counts.tower, counts.projector, counts.language) == (
+    assert (expected.tower, expected.projector, expected.language) == (
         size(model.vision_tower),
         size(model.mm_projector),
         size(model.language_model),
     )
-    assert counts.total == size(model)
+    assert expected.total == size(model)
 
 
-def test_the_release_has_the_size_its_tensors_have():
+def test_the_count_of_the_release_equals_the_sum_of_its_tensors():
     """416.9 M, 54.3 M, 1.026 T and 32.9 B active: sums over the released tensor shapes (docs/model.md)."""
-    counts = shapes.count_parameters(load.load(ModelConfig, [MANIFESTS / "kimi_k2_5.yaml"]).value)
-    assert round(counts.tower / 1e6, 1) == 416.9
-    assert round(counts.projector / 1e6, 1) == 54.3
-    assert round(counts.language / 1e12, 3) == 1.026
-    assert round(counts.active_language / 1e9, 1) == 32.9
+    release = counts.count_parameters(load.load(ModelConfig, [MANIFESTS / "kimi_k2_5.yaml"]).value)
+    assert round(release.tower / 1e6, 1) == 416.9
+    assert round(release.projector / 1e6, 1) == 54.3
+    assert round(release.language / 1e12, 3) == 1.026
+    assert round(release.active_language / 1e9, 1) == 32.9
 
 
-def test_flops_are_those_that_torch_counts():
+def test_flops_equal_those_that_torch_counts():
     model, grids, lengths = small_model(), [(1, 4, 6), (3, 2, 4)], [50, 13, 37]
     rows, media = rows_of([[random_ids(n, n) for n in lengths]], 100), media_of(grids)
-    expected = shapes.forward_flops(SMALL, lengths, grids, targets=int(rows.loss_mask.sum()))
-    with FlopCounterMode(display=False) as counter:  # does not know the CPU's fused attention, so counts matrices only
+    expected = counts.forward_flops(SMALL, lengths, grids, targets=int(rows.loss_mask.sum()))
+    with FlopCounterMode(display=False) as counter:  # ignores the fused attention of the CPU: counts matrices only
         model.losses(rows, model.encode(media), None)
     assert counter.get_total_flops() == expected.matrices
     pairs = sum(query + 1 for n in lengths for query in range(n))
@@ -83,6 +83,6 @@ def test_configs_and_counts_need_no_torch():
         ("num_layer=3", "not a known key"),
     ],
 )
-def test_impossible_models_are_refused_when_loaded(change, message):
+def test_impossible_model_configs_are_refused_on_load(change, message):
     with pytest.raises(ManifestError, match=message):
         load.load(ModelConfig, [TINY], [change])

@@ -1,4 +1,4 @@
-"""Routed experts: against a loop over tokens, and the balancing of their load."""
+"""Tests of the routed experts against a loop over tokens, and of the balancing of their load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAYER = "language_model.model.layers.1.mlp."
 
 
 def test_the_moe_layer_equals_a_loop_over_tokens_in_float64():
-    """s = sigmoid(x W); choose by s + bias; weigh by s of the chosen, summing to the scaling factor; add the shared."""
+    """s = sigmoid(x W); choose by s + bias; weigh by s normalized to the scaling factor; add the shared expert."""
     model = small_model()
     weights = {name.removeprefix(LAYER): t.double() for name, t in canonical_state(model).items() if LAYER in name}
     tokens = torch.randn(31, 1, SMALL.hidden_size, generator=torch.Generator().manual_seed(5))
@@ -36,7 +36,7 @@ def test_the_moe_layer_equals_a_loop_over_tokens_in_float64():
     assert torch.allclose(got[:, 0].double(), torch.stack(expected), atol=1e-5)
 
 
-def test_busy_experts_lose_and_idle_ones_gain_one_step_of_bias():
+def test_overloaded_experts_lose_and_underloaded_ones_gain_one_step_of_bias():
     model = small_model()
     router = model.language_model.decoder.layers[1].mlp.router
     rows = rows_of([[random_ids(40, 1)], [random_ids(17, 2)]], 64)
@@ -54,5 +54,5 @@ def test_busy_experts_lose_and_idle_ones_gain_one_step_of_bias():
     assert not router.local_tokens_per_expert.any()
 
 
-def test_a_model_without_experts_has_nothing_to_balance():
+def test_a_model_without_experts_accepts_a_bias_update():
     Backbone(dataclasses.replace(SMALL, first_k_dense_replace=SMALL.num_layers)).update_expert_bias()

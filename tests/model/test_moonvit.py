@@ -1,4 +1,4 @@
-"""NaViT's promise: the encoder on a batch of any sizes gives what it gives on each item alone."""
+"""Tests of the MoonViT encoder, above all that a batch of items of any sizes gives each the features it gets alone."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_a_packed_item_gets_the_features_it_gets_alone(model, grids, seed):
     assert torch.allclose(packed, torch.cat(alone), atol=2e-5)
 
 
-def test_one_frame_is_not_the_first_of_several():
-    """A single frame gets no term of time; the first of several gets sin(0) = 0 and cos(0) = 1."""
+def test_an_image_has_no_time_embedding_but_the_first_frame_of_a_clip_has():
+    """A single frame gets no time embedding; the first of several gets sin(0) = 0 and cos(0) = 1."""
     table = PositionTable(SMALL.vision)
     torch.nn.init.normal_(table.weight)
     with torch.no_grad():
@@ -43,8 +43,8 @@ def test_one_frame_is_not_the_first_of_several():
     assert not torch.allclose(clip[24:48], clip[:24])
 
 
-def test_slots_read_like_text_and_hold_their_own_four_patches(model):
-    """Positions and attention switched off, a slot depends on exactly its own 2x2 patches of every frame."""
+def test_slots_are_in_reading_order_and_depend_on_their_own_four_patches(model):
+    """Without positions and attention, a slot depends on exactly its own 2 x 2 patches of every frame."""
     tower = small_model().vision_tower
     with torch.no_grad():
         tower.patch_embed.pos_emb.weight.zero_()

@@ -1,8 +1,8 @@
-"""The whole model against `transformers`' Kimi_K25ForConditionalGeneration, weights through the official names.
+"""Parity tests of the whole model with `transformers`' Kimi_K25ForConditionalGeneration.
 
-`transformers` reads the exported folder with its own loader and its own conversion of names, so names, layouts and
-mathematics are all judged by code that is not ours. Routing is pinned: both sides must choose the same experts, which
-is checked first, because a near-tie decided differently would be a difference that says nothing.
+`transformers` reads the exported folder with its own loader and its own conversion of names, so independent code checks
+names, layouts and mathematics. Both sides must choose the same experts, which is checked first: a near-tie that they
+decide differently would cause a difference that is no error.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def theirs(ours: MultimodalModel, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def _their_config(config: ModelConfig) -> object:
+    """The same configuration as a `transformers` one."""
     text = transformers.DeepseekV3Config(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -108,7 +109,7 @@ def _their_config(config: ModelConfig) -> object:
 
 @dataclass
 class Case:
-    """One sequence with media; every token with a successor is a target, slots included."""
+    """One sequence with media. Every token with a successor is a target, slots included."""
 
     ids: list[int]
     media: Media
@@ -123,6 +124,7 @@ class Case:
 
 
 def case_with(grids: list[Grid], token: int, tail: int) -> Case:
+    """A case with media of these grids, each after some text, and `tail` ids of text at the end."""
     ids: list[int] = []
     for seed, (_, h, w) in enumerate(grids):
         ids += [*random_ids(7 + seed, seed), *[token] * (h * w // 4)]
@@ -130,7 +132,7 @@ def case_with(grids: list[Grid], token: int, tail: int) -> Case:
 
 
 IMAGES = case_with([(1, 8, 8), (1, 4, 6), (1, 12, 2), (1, 2, 2)], IMAGE, tail=1400)
-"""The table's own size, smaller, longer than the table, smallest; long enough for YaRN's slow frequencies to matter."""
+"""Grids equal to the position table, smaller, longer, and minimal. Long enough for the slow frequencies of YaRN."""
 CLIP = case_with([(4, 4, 6), (3, 6, 4)], VIDEO, tail=20)
 
 
@@ -151,14 +153,14 @@ def test_gradients_of_every_weight_agree(ours, theirs):
     logits = their_logits(theirs, case)
     torch.nn.functional.cross_entropy(logits[:-1], rows.ids[0, 1:], reduction="sum").backward()
 
-    mine = hf.to_transformers(canonical_gradients(ours) | _biases_without_gradient(ours), SMALL)
+    converted = hf.to_transformers(canonical_gradients(ours) | _biases_without_gradient(ours), SMALL)
     compared = 0
     for name, parameter in theirs.named_parameters():
         scale = parameter.grad.abs().max()
         assert scale > 0, f"{name} has no gradient: the comparison would be empty"
-        assert (mine[name] - parameter.grad).abs().max() < TOLERANCE * max(1.0, scale), name
+        assert (converted[name] - parameter.grad).abs().max() < TOLERANCE * max(1.0, scale), name
         compared += 1
-    assert compared == len(mine) - len(_biases_without_gradient(ours))
+    assert compared == len(converted) - len(_biases_without_gradient(ours))
 
 
 def test_our_renaming_equals_the_conversion_of_transformers(ours, theirs):
@@ -169,20 +171,24 @@ def test_our_renaming_equals_the_conversion_of_transformers(ours, theirs):
 
 
 def assert_same_logits(ours: MultimodalModel, theirs: torch.nn.Module, case: Case) -> None:
+    """Both models choose the same experts and give the same logits."""
     with torch.no_grad(), routing_of(ours) as our_choice, routing_of(theirs) as their_choice:
         expected = their_logits(theirs, case)
         logits = ours.language_model.logits(ours.hidden(case.rows, ours.encode(case.media), case.slots))
     assert len(our_choice) == len(their_choice) == SMALL.num_layers - SMALL.first_k_dense_replace
     for mine, other in zip(our_choice, their_choice, strict=True):
         assert torch.equal(mine, other), "different experts were chosen"
-    assert expected.abs().max() > 1, "logits too small for the tolerance to mean anything"
+    assert expected.abs().max() > 1, "logits are too small for the tolerance"
     assert (logits - expected).abs().max() < TOLERANCE
 
 
 def their_logits(theirs: torch.nn.Module, case: Case) -> torch.Tensor:
-    """(T, V). Their forward takes no chunks of several frames (transformers 5.23): `get_image_features` splits features
-    as if frames were not pooled, and the tower can't batch chunks of unequal length. So each chunk goes through their
-    tower and projector alone, and the features go in where their forward offers to take them."""
+    """Logits (T, V) of the `transformers` model.
+
+    Its forward cannot take chunks of several frames (transformers 5.23): `get_image_features` splits features as if
+    frames were not pooled, and the tower can't batch chunks of unequal length. So each chunk goes through the tower and
+    the projector alone, and the features go in through `mm_encoder_outputs`.
+    """
     pixels = normalize(case.media.patches)
     if VIDEO not in case.ids:
         grids = torch.tensor(case.media.grids)
@@ -197,17 +203,17 @@ def their_logits(theirs: torch.nn.Module, case: Case) -> torch.Tensor:
 
 @contextlib.contextmanager
 def routing_of(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """(T, experts) bool per MoE layer, filled in by the forward passes inside."""
+    """Record the routing of all forward passes inside: (T, experts) bool per MoE layer."""
     chosen: list[torch.Tensor] = []
 
-    def note(module: torch.nn.Module, inputs: object, output: tuple[torch.Tensor, ...]) -> None:
+    def record(module: torch.nn.Module, inputs: object, output: tuple[torch.Tensor, ...]) -> None:
         if isinstance(module, DeepseekV3TopkRouter):
             chosen.append(torch.zeros(output[0].shape, dtype=torch.bool).scatter(1, output[2], True))
         else:
             chosen.append(output[1])
 
     routers = [m for m in model.modules() if isinstance(m, (DeepseekV3TopkRouter, TopKRouter))]
-    hooks = [router.register_forward_hook(note) for router in routers]
+    hooks = [router.register_forward_hook(record) for router in routers]
     yield chosen
     for hook in hooks:
         hook.remove()

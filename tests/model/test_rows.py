@@ -1,4 +1,4 @@
-"""Rows of packed segments, padding and slots: what must not matter does not, what must does."""
+"""Tests of rows of packed segments, padding and slots: which changes of a row change its losses, and which do not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_padding_changes_no_bit(model):
     assert torch.equal(tight, loose[:, :41])
 
 
-def test_gradients_are_the_same_bits_when_computed_again(model):
+def test_gradients_are_reproducible_to_the_bit(model):
     rows, media = rows_of([[random_ids(60, 1), random_ids(33, 2)]], 100), media_of([(1, 4, 4), (2, 2, 6)])
     slots = torch.tensor([3, 4, 5, 6, 70, 71, 72])
 
@@ -54,7 +54,7 @@ def test_gradients_are_the_same_bits_when_computed_again(model):
     assert all(torch.equal(a, b) for a, b in zip(gradients(), gradients(), strict=True))
 
 
-def test_losses_are_negative_log_probabilities_of_the_labels_that_count(model):
+def test_losses_are_negative_log_probabilities_of_the_unmasked_labels(model):
     rows = rows_of([[random_ids(20, 1)], [random_ids(12, 2)]], 24)
     rows.loss_mask[0, 5:9] = False
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_losses_are_negative_log_probabilities_of_the_labels_that_count(model):
 
 
 def test_each_feature_lands_on_its_own_slot(model):
-    """Against embeddings written by hand; and the order in which features come is free as long as slots go with it."""
+    """Equal to embeddings filled by hand. Features may come in any order if their slots have the same order."""
     rows = rows_of([[random_ids(20, 1)], [random_ids(9, 2), random_ids(8, 3)]], 24, pad=1)
     features = torch.randn(5, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     slots = torch.tensor([24 + 12, 24 + 13, 2, 3, 4])
@@ -86,7 +86,7 @@ def test_each_feature_lands_on_its_own_slot(model):
     assert not torch.allclose(crossed, expected, atol=1e-3)
 
 
-def test_gradients_flow_from_losses_through_slots_to_pixels_weights(model):
+def test_gradients_flow_from_losses_through_slots_to_the_patch_embedding(model):
     rows, media = rows_of([[random_ids(30, 1)]], 30), media_of([(1, 4, 4)])
     features = model.encode(media)
     features.retain_grad()
@@ -95,7 +95,7 @@ def test_gradients_flow_from_losses_through_slots_to_pixels_weights(model):
     assert model.vision_tower.patch_embed.proj.weight.grad.abs().max() > 0
 
 
-def test_a_slot_that_is_padding_or_outside_is_refused(model):
+def test_a_slot_on_padding_or_outside_the_rows_is_refused(model):
     rows = rows_of([[random_ids(10, 1)]], 20)
     features = torch.zeros(1, model.config.hidden_size)
     for slot in (10, 25):
@@ -103,6 +103,6 @@ def test_a_slot_that_is_padding_or_outside_is_refused(model):
             model.hidden(rows, features, torch.tensor([slot]))
 
 
-def test_bytes_become_minus_one_to_one():
+def test_normalize_maps_bytes_to_minus_one_to_one():
     extremes = normalize(torch.tensor([0, 255], dtype=torch.uint8))
     assert extremes.tolist() == [-1.0, 1.0]

@@ -1,7 +1,7 @@
-"""A small server that speaks `POST /v1/chat/completions` and `/v1/embeddings`: equal requests, equal answers, but for
-what a rule does.
+"""Chat server for tests: `POST /v1/chat/completions` and `/v1/embeddings`, with faults on demand.
 
-It runs in threads of the test's process, counts what it answered, and does what endpoints do on bad days: see `Fault`.
+Equal requests get equal answers, except for the faults that a rule chooses (see `Fault`). The server runs in threads of
+the test's process and counts its requests.
 """
 
 from __future__ import annotations
@@ -24,26 +24,30 @@ Fault = Literal[
     "400",
     "401",
     "redirect",
-    "reset",  # before an answer
-    "torn",  # half of the JSON, with headers that promise all of it
-    "half",  # half of the JSON, with headers that say that this is all
-    "trickle",  # a byte every 50 ms
-    "no_choices",  # JSON of another kind
-    "surrogate",  # half a surrogate pair in the text
-    "deep",  # JSON nested beyond reason
-    "stall",  # nothing, until `let_go`
+    "reset",  # the connection is reset before an answer
+    "torn",  # half of the JSON; Content-Length is that of the whole
+    "short",  # half of the JSON; Content-Length is that of the half
+    "trickle",  # one byte every 50 ms
+    "no_choices",  # JSON without `choices`
+    "surrogate",  # an unpaired surrogate in the text
+    "deep",  # JSON with 200,000 nested lists
+    "stall",  # no answer until `release` is set
 ]
 
 
-def said(request: dict[str, Any]) -> str:
-    """Everything that the last message says."""
+def last_text(request: dict[str, Any]) -> str:
+    """Text of the last message of a request."""
     content = request["messages"][-1]["content"]
     return content if isinstance(content, str) else " ".join(str(part) for part in content)
 
 
-def rewritten(request: dict[str, Any]) -> str:
-    """90 where a number is asked for, else the same words the other way round, and what the seed adds."""
-    text = said(request)
+def default_reply(request: dict[str, Any]) -> str:
+    """Default answer to a request.
+
+    90 if the prompt asks for a number; a caption if it quotes no text; else the quoted words in reverse order and the
+    seed of the request.
+    """
+    text = last_text(request)
     if "whole number from 0" in text:
         return "90"
     if "<<<" not in text:
@@ -54,31 +58,38 @@ def rewritten(request: dict[str, Any]) -> str:
 
 @dataclass
 class Chat:
+    """Settings and counters of the server; tests change them while it runs."""
+
     url: str = ""
-    reply: Callable[[dict[str, Any]], str | dict[str, Any]] = rewritten
-    """The text, or the first of `choices`."""
+    reply: Callable[[dict[str, Any]], str | dict[str, Any]] = default_reply
+    """Request -> text of the answer, or its first choice as a dict."""
     vector: Callable[[dict[str, Any]], list[float]] = lambda request: [1.0]
-    """The embedding of what is asked."""
+    """Request -> embedding."""
     rule: Callable[[dict[str, Any], int], Fault | None] = lambda request, again: None
-    """Is given how many equal requests came before."""
+    """(request, number of equal requests before it) -> fault, or None for a good answer."""
     delay: Callable[[dict[str, Any]], float] = lambda request: 0.0
-    """Seconds."""
+    """Request -> seconds before its answer."""
     seen: Counter[str] = field(default_factory=Counter)
-    """Bodies of requests."""
+    """Number of requests, by body."""
     answered: Counter[str] = field(default_factory=Counter)
-    """Those that got a whole, good answer."""
+    """Number of requests with a complete good answer, by body."""
     authorization: set[str] = field(default_factory=set)
-    let_go: threading.Event = field(default_factory=threading.Event)
-    most_at_once: int = 0
-    _now: int = 0
+    """All `Authorization` headers."""
+    release: threading.Event = field(default_factory=threading.Event)
+    """Ends all stalled and trickling answers."""
+    max_concurrent: int = 0
+    """Largest number of requests in flight at once."""
+    _in_flight: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reset(self) -> None:
+        """Restore default settings and zero all counters."""
         self.__init__(self.url)  # type: ignore[misc]
 
 
 @contextmanager
 def chat_server() -> Iterator[Chat]:
+    """Run a chat server; its address is `Chat.url`."""
     chat = Chat()
 
     class Answers(Handler):
@@ -87,32 +98,32 @@ def chat_server() -> Iterator[Chat]:
             with chat._lock:
                 again = chat.seen[body]
                 chat.seen[body] += 1
-                chat._now += 1
-                chat.most_at_once = max(chat.most_at_once, chat._now)
+                chat._in_flight += 1
+                chat.max_concurrent = max(chat.max_concurrent, chat._in_flight)
                 chat.authorization.add(self.headers.get("Authorization", ""))
             try:
                 self.respond(json.loads(body), body, again)
             finally:
                 with chat._lock:
-                    chat._now -= 1
+                    chat._in_flight -= 1
 
         def respond(self, request: dict[str, Any], body: str, again: int) -> None:
             assert self.path in ("/v1/chat/completions", "/v1/embeddings")
             fault = chat.rule(request, again)
             time.sleep(chat.delay(request))
-            told: Any
+            value: Any
             if self.path == "/v1/embeddings":
-                told = {"data": [{"index": 0, "embedding": chat.vector(request)}]}
+                value = {"data": [{"index": 0, "embedding": chat.vector(request)}]}
             else:
-                said = chat.reply(request)
-                choice = {"message": {"content": said}, "finish_reason": "stop"} if isinstance(said, str) else said
-                told = {"choices": [choice], "usage": {"prompt_tokens": len(body), "completion_tokens": 7}}
+                reply = chat.reply(request)
+                choice = {"message": {"content": reply}, "finish_reason": "stop"} if isinstance(reply, str) else reply
+                value = {"choices": [choice], "usage": {"prompt_tokens": len(body), "completion_tokens": 7}}
             if fault in ("429", "500", "400", "401"):
                 return self.answer(int(fault), b'{"error": {"message": "no"}}')
             if fault == "redirect":
                 return self.answer(307, b"", {"Location": "http://127.0.0.1:1/elsewhere"})
             if fault == "stall":
-                chat.let_go.wait(60)
+                chat.release.wait(60)
                 return self.hang_up()
             if fault == "reset":
                 return self.hang_up()
@@ -122,8 +133,8 @@ def chat_server() -> Iterator[Chat]:
                 return self.answer(200, b"[" * 200_000)
             if fault == "surrogate":
                 choice["message"]["content"] = "half \ud800 of it"
-            data = json.dumps(told).encode()
-            if fault == "half":
+            data = json.dumps(value).encode()
+            if fault == "short":
                 return self.answer(200, data[: len(data) // 2])
             if fault == "torn":
                 self.answer(200, data[: len(data) // 2], {"Content-Length": str(len(data))})
@@ -133,7 +144,7 @@ def chat_server() -> Iterator[Chat]:
                 for byte in data:
                     self.wfile.write(bytes([byte]))
                     self.wfile.flush()
-                    if chat.let_go.wait(0.05):
+                    if chat.release.wait(0.05):
                         return self.hang_up()
             self.answer(200, data)
             with chat._lock:
@@ -153,4 +164,4 @@ def chat_server() -> Iterator[Chat]:
         try:
             yield chat
         finally:
-            chat.let_go.set()
+            chat.release.set()

@@ -1,8 +1,8 @@
-"""A server on loopback that speaks the JSON API of Google Cloud Storage, as a process of its own: gcp-storage-emulator.
+"""Google Cloud Storage server for tests: the JSON API on loopback, in a separate process (gcp-storage-emulator).
 
-The emulator does not know `ifGenerationMatch` and overwrites what is there. Here the condition is looked at and the
-object stored in one step, as the API promises; a test races on it. Run as a program (`python -m tests.servers.gcs PORT
-SKEW_S`) it serves, its clock so many seconds off.
+The emulator ignores `ifGenerationMatch` and overwrites existing objects. Here a lock makes the check of the condition
+and the write one step, as the API promises; a test races on it. `python -m tests.servers.gcs PORT SKEW_S` serves with a
+clock that is off by SKEW_S seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BUCKET = "mill"
 
 @contextmanager
 def gcs_server(skew_s: float = 0) -> Iterator[int]:
-    """Its port; it has one bucket, empty. The test is skipped where the packages for it are missing."""
+    """Run a server with one empty bucket. Yields its port. Skips the test if the packages for it are missing."""
     for package in ("gcsfs", "gcp_storage_emulator"):
         pytest.importorskip(package, reason=f"needs {package} (pip install 'millrace[dev]')")
     with server_process("tests.servers.gcs", skew_s) as port:
@@ -32,7 +32,7 @@ def gcs_server(skew_s: float = 0) -> Iterator[int]:
 
 @contextmanager
 def reached_at(port: int) -> Iterator[None]:
-    """This process and its children find Google's storage there. Clients of another server are dropped."""
+    """Point this process and its children at the server on `port`. Drops cached clients of other servers."""
     from stores.files.gcs import SingleTryGCS
 
     with pytest.MonkeyPatch.context() as patch:
@@ -43,6 +43,7 @@ def reached_at(port: int) -> Iterator[None]:
 
 
 def serve(port: int, skew_s: float) -> None:
+    """Serve on `port` until the process ends."""
     import logging
     from datetime import datetime, timedelta
 
@@ -51,28 +52,28 @@ def serve(port: int, skew_s: float) -> None:
     from gcp_storage_emulator.storage import Storage
 
     class Exists(Exception):
-        """Where the condition says that nothing must be."""
+        """The object exists although the condition forbids it."""
 
     class Conditional(Storage):
         only_new = False
 
-        def create_file(self, bucket: str, name: str, *given: object) -> None:
+        def create_file(self, bucket: str, name: str, *arguments: object) -> None:
             if self.only_new and name in self.objects.get(bucket, {}):
                 raise Exists(name)
-            super().create_file(bucket, name, *given)
+            super().create_file(bucket, name, *arguments)
 
         def _write_config_to_file(self) -> None:
-            """All objects, after each change: nobody opens this storage again."""
+            """Skip the copy of all objects to disk after each change: this storage is never reopened."""
 
     storage = Conditional(use_memory_fs=True)
     one_step = threading.Lock()
 
     class OneStep(RequestHandler):
-        # Without this, answers go out in several packets, and each waits for the other side to say that it came.
+        # Without these, an answer goes out in several packets, and each waits for an acknowledgment.
         disable_nagle_algorithm, wbufsize = True, -1
 
-        def __init__(self, *given: object) -> None:
-            super().__init__(storage, *given)
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(storage, *arguments)
 
         def handle_one_request(self) -> None:
             with one_step:

@@ -1,5 +1,4 @@
-"""What servers of tests share: threads of the test's process, or processes of their own; connections that end as
-networks end them; no talk."""
+"""Base of the servers for tests: in threads of the test's process or as separate processes, with resets and no logs."""
 
 from __future__ import annotations
 
@@ -19,10 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Request handler that sends every answer in one packet, can reset a connection, and logs nothing."""
+
     protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, -1
 
     def hang_up(self) -> None:
-        """With a reset."""
+        """Reset the connection."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -31,22 +32,22 @@ class Handler(BaseHTTPRequestHandler):
         try:
             super().finish()
         except (OSError, ValueError):
-            """They have left."""
+            """The client has disconnected."""
 
-    def log_message(self, *told: object) -> None:
-        """Nothing."""
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 64
 
-    def handle_error(self, *told: object) -> None:
-        """A client that leaves in the middle is what this is for."""
+    def handle_error(self, *_: object) -> None:
+        """Ignore clients that disconnect: faults make them do so."""
 
 
 @contextmanager
 def served(handler: type[Handler]) -> Iterator[int]:
-    """Its port."""
+    """Run a server in a thread. Yields its port."""
     server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -60,14 +61,14 @@ def served(handler: type[Handler]) -> Iterator[int]:
 
 @contextmanager
 def server_process(module: str, skew_s: float, environment: Mapping[str, str] | None = None) -> Iterator[int]:
-    """The port of `python -m module PORT SKEW_S`, once it takes connections."""
+    """Run `python -m module PORT SKEW_S` and wait until it accepts connections. Yields its port."""
     port = free_port()
     command = [sys.executable, "-m", module, str(port), str(skew_s)]
     server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})})
     try:
         until = time.monotonic() + 60
         while True:
-            assert server.poll() is None and time.monotonic() < until, f"{module} did not come up"
+            assert server.poll() is None and time.monotonic() < until, f"{module} accepts no connections after 60 s"
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
@@ -80,6 +81,7 @@ def server_process(module: str, skew_s: float, environment: Mapping[str, str] | 
 
 
 def free_port() -> int:
+    """A port of loopback that no process uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,8 +1,8 @@
-"""An S3-compatible server on loopback, as a process of its own: moto's, asked in a quick way.
+"""S3-compatible server for tests, on loopback in a separate process (moto).
 
-moto looks whether an object is there and then stores it, in two steps: between them two writers who both say
-`If-None-Match: *` may both win. Here one lock makes each PUT one step, as S3 promises; a test races on it. Run as a
-program (`python -m tests.servers.s3 PORT SKEW_S`) it serves, its clock so many seconds off.
+moto checks whether an object exists and then stores it, in two steps: two writers with `If-None-Match: *` could both
+succeed. Here a lock makes each PUT one step, as S3 promises; a test races on it. `python -m tests.servers.s3 PORT
+SKEW_S` serves with a clock that is off by SKEW_S seconds.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from tests.servers.loopback import server_process
 
 BUCKET = "mill"
 SMALL_PARTS = {"S3_UPLOAD_PART_MIN_SIZE": "1"}
-"""Tests that upload in parts need not move megabytes."""
+"""Lets tests of multipart uploads use small parts."""
 ACCESS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @contextmanager
 def s3_server(skew_s: float = 0) -> Iterator[int]:
-    """Its port; it has one bucket, empty."""
+    """Run a server with one empty bucket. Yields its port."""
     with server_process("tests.servers.s3", skew_s, ACCESS | SMALL_PARTS) as port:
         yield port
 
 
 @contextmanager
 def reached_at(port: int) -> Iterator[None]:
-    """This process and its children find S3 there. s3fs keeps clients by what they were asked for, which the address is
-    no part of: those of another server are dropped."""
+    """Point this process and its children at the server on `port`.
+
+    s3fs caches clients by their arguments, without the address, so cached clients of other servers are dropped.
+    """
     from s3fs import S3FileSystem
 
     with pytest.MonkeyPatch.context() as patch:
@@ -44,6 +46,7 @@ def reached_at(port: int) -> Iterator[None]:
 
 
 def serve(port: int, skew_s: float) -> None:
+    """Serve on `port` until the process ends."""
     from datetime import timedelta
 
     import moto.s3.models
@@ -52,7 +55,7 @@ def serve(port: int, skew_s: float) -> None:
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quick(WSGIRequestHandler):
-        """Answers go out in one packet: in several, each waits for the other side to say that it came."""
+        """Sends each answer in one packet. Of several packets, each would wait for an acknowledgment."""
 
         protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, -1
 
@@ -63,8 +66,8 @@ def serve(port: int, skew_s: float) -> None:
                 del self.headers["Expect"]
             super().run_wsgi()
 
-        def log_request(self, *told: object) -> None:
-            """Nothing."""
+        def log_request(self, *_: object) -> None:
+            """Log nothing."""
 
     app = DomainDispatcherApplication(create_backend_app)
     one_step = threading.Lock()

@@ -58,7 +58,7 @@ def test_the_first_of_two_concurrent_answers_stays(chat: Chat, tmp_path: Path) -
     assert len(texts) == 2 and len(set(texts)) == 1
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "reset", "torn", "half"])
+@pytest.mark.parametrize("fault", ["429", "500", "reset", "torn", "short"])
 def test_transient_failures_are_retried(chat: Chat, tmp_path: Path, fault: Fault) -> None:
     chat.rule = lambda request, again: fault if again < 2 else None
     assert client(chat, tmp_path).ask(ONE, request_of()).text == "c b a (5)"
@@ -101,7 +101,7 @@ def test_concurrent_requests_stay_within_at_once(chat: Chat, tmp_path: Path) -> 
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(chat.answered.values()) == 9 and chat.most_at_once == 3
+    assert sum(chat.answered.values()) == 9 and chat.max_concurrent == 3
 
 
 def test_the_key_comes_from_the_environment_and_is_in_no_file(

@@ -31,7 +31,7 @@ from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 from tests.pipelines.build.test_materialize import product, stored
 from tests.pipelines.dag.test_run import head, run
-from tests.servers.chat import Chat, said
+from tests.servers.chat import Chat, last_text
 
 CODE = """
 def length(documents, least=0, weights=None):
@@ -245,9 +245,9 @@ def test_a_rating_is_a_number_on_the_scale_and_requested_once(chat: Chat, here: 
     by_unit = {"u": [document(name) for name in answers_by_locator] + [document("none", " ")]}
     over = stored(here, by_unit)
     chat.reply = lambda request: next(
-        answer for name, answer in answers_by_locator.items() if f"{name} is said" in said(request)
+        answer for name, answer in answers_by_locator.items() if f"{name} is said" in last_text(request)
     )
-    chat.rule = lambda request, again: "429" if again == 0 and "plain is" in said(request) else None
+    chat.rule = lambda request, again: "429" if again == 0 and "plain is" in last_text(request) else None
     scorer = opinion(over, chat, min_score=3, scale=[-1, 5])
     view, outcomes = made(here, scorer, over)
     assert scores(view) == dict.fromkeys([*answers_by_locator, "none"]) | {

@@ -38,7 +38,7 @@ from pipelines.synthesis.render import Render
 from stores.store import Snapshot, Store
 from tests.pipelines.build.test_materialize import product, stored
 from tests.pipelines.dag.test_run import head, run, start
-from tests.servers.chat import chat_server, said
+from tests.servers.chat import chat_server, last_text
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="120" height="80">'
 SVG += '<circle cx="40" cy="40" r="30" fill="red"/></svg>\n'
@@ -396,7 +396,7 @@ def test_a_killed_run_leaves_no_browser_and_resumes(tmp_path: Path) -> None:
         (tmp_path / "data" / f"{i}.txt").write_text(f"Number {i} is described here, in a few words. " * 5)
     with chat_server() as chat:
         answers = {str(i): f"<h1>{i}</h1>" for i in range(3)} | {"3": SVG[:-9]}
-        chat.reply = lambda request: f"Sure:\n```\n{answers[said(request).split('Number ')[1][:1]]}\n```"
+        chat.reply = lambda request: f"Sure:\n```\n{answers[last_text(request).split('Number ')[1][:1]]}\n```"
         (tmp_path / "dag.yaml").write_text(DAG.format(url=chat.url))
         process = start(tmp_path / "dag.yaml", tmp_path / "out", workers=1)
         until = time.monotonic() + 60

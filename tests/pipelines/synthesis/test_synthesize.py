@@ -33,7 +33,7 @@ from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 from tests.pipelines.build.test_materialize import product, stored
 from tests.pipelines.dag.test_run import head, roots, run, start
-from tests.servers.chat import Chat, rewritten, said
+from tests.servers.chat import Chat, default_reply, last_text
 from tests.stores.forget.traces import traces
 
 
@@ -155,7 +155,7 @@ def test_a_chunk_is_written_behind_the_last_one_and_each_is_compared(chat: Chat,
     asked = [json.loads(body) for body in chat.seen]
     whole = over.record(0).text
     assert len(asked) == 2 * chunk_count(len(whole), 120) == one.task.requests(len(whole), [])
-    rewriting = [said(request) for request in asked if "First:" not in said(request)]
+    rewriting = [last_text(request) for request in asked if "First:" not in last_text(request)]
     last = written.text.split("\n\n")
     assert "So ends" not in rewriting[0]
     assert all(f"<<<\n{before[-40:]}\n>>>" in text for before, text in zip(last, rewriting[1:], strict=False))
@@ -179,10 +179,10 @@ def test_math_is_rewritten_as_notes_and_keeps_its_formulas_in_translation(chat: 
     loses = record_id("raw", "4")
 
     def reply(request: Json) -> str:
-        if "whole number" in said(request):
+        if "whole number" in last_text(request):
             return "88 of 100"
         assert "into English" in request["messages"][0]["content"]
-        text = said(request).partition("<<<\n")[2].partition("\n>>>")[0]
+        text = last_text(request).partition("<<<\n")[2].partition("\n>>>")[0]
         return text.replace("Es gilt", "We have").replace("$x_4 + 1$", "$x_4$").replace("+", " +  ")
 
     chat.reply = reply
@@ -214,11 +214,11 @@ def test_what_can_not_be_used_is_set_aside_and_what_is_no_text_passed_over(chat:
     over = stored(here, {"u": some + other})
 
     def reply(request: Json) -> Any:
-        text = said(request)
+        text = last_text(request)
         name = next(one.locator for one in some if one.locator in text)
         if "whole number" in text:
             return verdicts.get(name, "100")
-        return bad.get(name) or rewritten(request) + f" {name}"
+        return bad.get(name) or default_reply(request) + f" {name}"
 
     chat.reply = reply
     snapshot, outcomes = made(here, node(chat, over), over)

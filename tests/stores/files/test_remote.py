@@ -98,12 +98,12 @@ def test_a_repeated_swap_succeeds_again(remote_url: str) -> None:
 
 def test_a_server_that_ignores_conditions_is_refused(bucket: tuple[Faulty, str]) -> None:
     server, url = bucket
-    server.rule = lambda request: "careless"
+    server.rule = lambda request: "unconditional"
     with pytest.raises(StoreError, match=r"this server ignores (If-None-Match|generation)"):
         Store.create(url, "documents", "docs")
     server.reset()
     store = Store.create(url, "documents", "docs")
-    server.rule = lambda request: "careless"
+    server.rule = lambda request: "unconditional"
     with pytest.raises(StoreError, match=r"this server ignores (If-None-Match|generation)"):
         work(store.url)
     server.reset()

@@ -98,7 +98,7 @@ def test_a_slow_answer_is_cut_off_and_retried(
 ) -> None:
     monkeypatch.setenv("MILLRACE_DEADLINE_S", "4")
     head = work(url, UNITS)
-    server.drop_s = 0.5  # a body takes four seconds, a try one at the most
+    server.piece_delay_s = 0.5  # a body takes four seconds, a try one at the most
     server.rule = lambda request: "slow" if request.again == 0 and "/shards/" in request.path else None
     began = time.monotonic()
     assert is_equal(Store.open(url).snapshot(head.number), undisturbed)

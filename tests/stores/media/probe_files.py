@@ -1,9 +1,10 @@
-"""Writes stores/media/probe_media/: small pictures and clips that decoders are told apart by.
+"""Writer of stores/media/probe_media/, the small pictures and clips for fingerprints of decoders.
 
     python -m tests.stores.media.probe_files
 
-Encoders change between versions, so the files are kept and not made again. New files mean new fingerprints: every
-certificate is refused then, and the golden values in tests/packing/loader/test_certify.py change.
+Encoders change between versions, so the files are in the repository and are not rebuilt. New files mean new
+fingerprints: all existing certificates are refused then, and the golden values in tests/packing/loader/test_certify.py
+change.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from tests.stores.media.test_codecs import filtered_png
 
 FOLDER = Path(__file__).parents[3] / "stores" / "media" / "probe_media"
 SIDES = {"width": 61, "height": 43}
-"""Odd, and no multiple of a block of any codec."""
+"""Odd sizes, no multiple of any codec's block."""
 
 
 def scene(width: int, height: int, shift: int = 0) -> np.ndarray:
-    """(height, width, 3) uint8: soft waves of three colours, a hard edge and some grain."""
+    """(height, width, 3) uint8: soft waves of three colors, a hard edge and some grain."""
     down, across = np.indices((height, width))
     waves = [128 + 100 * np.sin((across * (1 + c) + down * (3 - c) + 4 * shift) / 9) for c in range(3)]
     rgb = np.stack(waves, axis=-1)
@@ -34,14 +35,16 @@ def scene(width: int, height: int, shift: int = 0) -> np.ndarray:
 
 
 def picture(form: str, mode: str = "RGB", **options: object) -> bytes:
+    """The scene as an encoded picture."""
     out = io.BytesIO()
     drawn = Image.fromarray(scene(**SIDES))
-    made = drawn.quantize(40) if mode == "P" else drawn.convert(mode)
-    made.save(out, form, **options)
+    converted = drawn.quantize(40) if mode == "P" else drawn.convert(mode)
+    converted.save(out, form, **options)
     return out.getvalue()
 
 
 def clip(form: str, codec: str, frames: int = 9, **options: str) -> bytes:
+    """A clip of the scene in motion, 64 x 48 px."""
     out = io.BytesIO()
     with av.open(out, "w", format=form) as sink:
         stream = sink.add_stream(codec, rate=Fraction(25), options={"threads": "1"} | options)
@@ -53,6 +56,7 @@ def clip(form: str, codec: str, frames: int = 9, **options: str) -> bytes:
 
 
 def main() -> None:
+    """Write all files."""
     exif = Image.Exif()
     exif[0x0112] = 6
     files = {

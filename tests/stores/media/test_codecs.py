@@ -1,4 +1,4 @@
-"""What is decoded past Pillow has Pillow's pixels, and what Pillow refuses is refused for Pillow's reason."""
+"""Tests of the decoders that bypass Pillow: the same pixels as Pillow, and the same reasons to refuse a file."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ seeds = st.integers(0, 2**32 - 1)
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pngs_too() -> Iterator[None]:
+    """Let small PNGs bypass Pillow as well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codecs, "PNG_MIN_PIXELS", 1)
         yield
 
 
 def picture(random: np.random.Generator) -> Image.Image:
-    """Up to 120 px a side: noise, or smooth."""
+    """A random picture of up to 120 px per side: noise or smooth."""
     width, height = random.integers(1, 121, 2).tolist()
     if random.random() < 0.5:
         return Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
@@ -45,7 +46,7 @@ def picture(random: np.random.Generator) -> Image.Image:
 
 
 def jpeg(random: np.random.Generator) -> bytes:
-    """Grey, RGB or CMYK; baseline or progressive; any subsampling; with and without restart markers and orientation."""
+    """Gray, RGB or CMYK; baseline or progressive; any subsampling; with and without restart markers and orientation."""
     shown, quality = picture(random), int(random.integers(1, 101))
     if random.random() < 0.2:
         subsampling = str(random.choice(["411", "440"]))
@@ -66,7 +67,7 @@ def jpeg(random: np.random.Generator) -> bytes:
 
 
 def webp(random: np.random.Generator) -> bytes:
-    """Lossless or not, with and without alpha and orientation, some animated."""
+    """Lossless or lossy, with and without alpha and orientation, some animated."""
     shown = picture(random)
     if random.random() < 0.4:
         shown.putalpha(Image.fromarray(random.integers(0, 2, shown.size[::-1], np.uint8) * 255))
@@ -77,7 +78,7 @@ def webp(random: np.random.Generator) -> bytes:
 
 
 def png(random: np.random.Generator) -> bytes:
-    """Every filter, one or many chunks of pixels; some with a palette, with orientation, or animated."""
+    """All filters, one or many chunks of pixels; some with a palette, with orientation, or animated."""
     shown = picture(random)
     if random.random() < 0.3:
         shown.putalpha(Image.fromarray(random.integers(0, 256, shown.size[::-1], np.uint8)))
@@ -94,7 +95,7 @@ def png(random: np.random.Generator) -> bytes:
 
 
 def filtered_png(shown: Image.Image, random: np.random.Generator) -> bytes:
-    """A filter drawn for each line, which Pillow's writer never does."""
+    """PNG with a random filter for each line, which Pillow's writer never produces."""
     samples = np.asarray(shown).reshape(shown.height, shown.width, -1)
     height, width, channels = samples.shape
     wide = np.zeros((height + 1, width + 1, channels), np.int16)
@@ -110,13 +111,14 @@ def filtered_png(shown: Image.Image, random: np.random.Generator) -> bytes:
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), *((b"IDAT", body[i:j]) for i, j in pairwise(cuts)), (b"IEND", b"")]
-    told = [
+    parts = [
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(told)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def oriented(random: np.random.Generator) -> Image.Exif:
+    """EXIF data, some with a random orientation."""
     exif = Image.Exif()
     if random.random() < 0.4:
         exif[0x0112] = int(random.integers(1, 9))
@@ -130,6 +132,7 @@ def saved(shown: Image.Image, form: str, **options: object) -> bytes:
 
 
 def damaged(payload: bytes, random: np.random.Generator) -> bytes:
+    """Truncate a file, append to it, or change a few bytes."""
     match random.integers(4):
         case 0:
             return payload[: random.integers(1, len(payload))]
@@ -144,7 +147,7 @@ def damaged(payload: bytes, random: np.random.Generator) -> bytes:
 
 
 def verdict(payload: bytes) -> str:
-    """What Pillow alone says."""
+    """Result of Pillow alone: `ok`, or the reason to refuse the file."""
     try:
         image.check(payload)
     except RecordError as error:
@@ -152,8 +155,8 @@ def verdict(payload: bytes) -> str:
     return "ok"
 
 
-def holds(payload: bytes) -> str:
-    """Compare `decode_rgb` with Pillow alone; says what came of it."""
+def compare(payload: bytes) -> str:
+    """Check `decode_rgb` against Pillow alone. Returns `ok`, the common reason of refusal, or `16 bit`."""
     expected = verdict(payload)
     if expected != "ok":
         with pytest.raises(RecordError) as caught:
@@ -163,13 +166,14 @@ def holds(payload: bytes) -> str:
     upright = Image.open(io.BytesIO(payload))
     if upright.mode.startswith("I;16"):
         return "16 bit"  # the one deviation: test_image.py
-    with suppress(SyntaxError):  # damaged EXIF: nothing is turned
+    with suppress(SyntaxError):  # damaged EXIF: the picture is not rotated
         upright = ImageOps.exif_transpose(upright)
     assert np.array_equal(image.decode_rgb(payload), np.asarray(upright.convert("RGB")))
     return "ok"
 
 
-def went_past_pillow(payload: bytes) -> bool:
+def bypasses_pillow(payload: bytes) -> bool:
+    """Whether a decoder of `codecs` decodes the file."""
     opened = Image.open(io.BytesIO(payload))
     rgb = np.empty((opened.height, opened.width, 3), np.uint8)
     return codecs.handles(opened) and codecs.decode_into(opened, payload, rgb)
@@ -177,20 +181,20 @@ def went_past_pillow(payload: bytes) -> bool:
 
 @given(seeds)
 @settings(max_examples=400)
-def test_jpeg_pixels_are_those_of_pillow(seed: int) -> None:
-    assert holds(jpeg(np.random.default_rng(seed))) == "ok"
+def test_jpeg_pixels_equal_those_of_pillow(seed: int) -> None:
+    assert compare(jpeg(np.random.default_rng(seed))) == "ok"
 
 
 @given(seeds)
 @settings(max_examples=200)
-def test_webp_pixels_are_those_of_pillow(seed: int) -> None:
-    assert holds(webp(np.random.default_rng(seed))) == "ok"
+def test_webp_pixels_equal_those_of_pillow(seed: int) -> None:
+    assert compare(webp(np.random.default_rng(seed))) == "ok"
 
 
 @given(seeds)
 @settings(max_examples=400)
-def test_png_pixels_are_those_of_pillow(seed: int) -> None:
-    assert holds(png(np.random.default_rng(seed))) == "ok"
+def test_png_pixels_equal_those_of_pillow(seed: int) -> None:
+    assert compare(png(np.random.default_rng(seed))) == "ok"
 
 
 def test_a_png_of_many_pieces_has_the_pixels_of_pillow() -> None:
@@ -198,30 +202,30 @@ def test_a_png_of_many_pieces_has_the_pixels_of_pillow() -> None:
     noise = Image.fromarray(random.integers(0, 256, (500, 700, 4), np.uint8))  # 1.4 MB, inflated in pieces of 1 MiB
     flat = Image.new("RGB", (1500, 1200), (1, 2, 3))  # one piece of input gives many
     for shown in (noise, flat):
-        assert holds(filtered_png(shown, random)) == "ok" and went_past_pillow(filtered_png(shown, random))
+        assert compare(filtered_png(shown, random)) == "ok" and bypasses_pillow(filtered_png(shown, random))
 
 
-@pytest.mark.parametrize("behind", [False, True])
-def test_a_png_is_turned_as_it_says_before_or_behind_its_pixels(behind: bool) -> None:
+@pytest.mark.parametrize("after", [False, True])
+def test_a_png_with_orientation_before_or_after_its_pixels_is_upright(after: bool) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     payload = saved(picture(np.random.default_rng(0)), "PNG", exif=exif)
-    if behind:
+    if after:
         at = payload.index(b"eXIf") - 4
         stop = at + 12 + int.from_bytes(payload[at : at + 4])
         payload = payload[:at] + payload[stop:-12] + payload[at:stop] + payload[-12:]
-    assert holds(payload) == "ok" and went_past_pillow(payload) != behind
+    assert compare(payload) == "ok" and bypasses_pillow(payload) != after
 
 
 @pytest.mark.parametrize("make", [jpeg, webp, png])
 def test_damaged_files_have_the_verdict_and_the_pixels_of_pillow(make) -> None:
     random = np.random.default_rng(0)
-    seen = Counter(holds(damaged(make(random), random)) for _ in range(600))
+    seen = Counter(compare(damaged(make(random), random)) for _ in range(600))
     assert seen["ok"] > 50 and sum(seen.values()) - seen["ok"] > 100, seen
 
 
-def test_what_is_common_goes_past_pillow() -> None:
-    """Else all of the above would hold for nothing."""
+def test_common_formats_bypass_pillow() -> None:
+    """Without this, the tests above would compare Pillow with itself."""
     random = np.random.default_rng(0)
     shown = picture(random)
     for form, options in [
@@ -230,15 +234,15 @@ def test_what_is_common_goes_past_pillow() -> None:
         ("WEBP", {}),
         ("WEBP", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}),
     ]:
-        assert went_past_pillow(saved(shown, form, **options)), (form, options)
-    assert went_past_pillow(saved(shown.convert("L"), "JPEG"))
+        assert bypasses_pillow(saved(shown, form, **options)), (form, options)
+    assert bypasses_pillow(saved(shown.convert("L"), "JPEG"))
     for mode in ("RGB", "RGBA", "L", "LA"):
-        assert went_past_pillow(saved(shown.convert(mode), "PNG"))
-    assert not went_past_pillow(saved(shown.convert("CMYK"), "JPEG"))
-    assert not went_past_pillow(saved(shown, "WEBP", save_all=True, append_images=[shown.rotate(180)]))
+        assert bypasses_pillow(saved(shown.convert(mode), "PNG"))
+    assert not bypasses_pillow(saved(shown.convert("CMYK"), "JPEG"))
+    assert not bypasses_pillow(saved(shown, "WEBP", save_all=True, append_images=[shown.rotate(180)]))
 
 
-def test_pngs_cost_no_compiler() -> None:
+def test_decoding_a_png_does_not_import_numba() -> None:
     code = """
 import io, sys
 import numpy as np
@@ -258,11 +262,11 @@ def test_real_files_have_the_verdict_and_the_pixels_of_pillow(test_data: Path) -
     seen: Counter[str] = Counter()
     for file in sorted(test_data.glob("images_*/**/*")) + sorted(test_data.glob("dreambooth_photos/**/*.jpg")):
         if file.suffix.lower() in (".jpg", ".jpeg", ".jfif", ".mpo", ".webp", ".png"):
-            seen[holds(file.read_bytes())] += 1
+            seen[compare(file.read_bytes())] += 1
     assert seen["ok"] > 90 and sum(seen.values()) > seen["ok"], seen
 
 
-def test_memory_is_used_again_and_pictures_that_are_too_large_get_their_own() -> None:
+def test_memory_is_reused_except_for_pictures_that_are_too_large() -> None:
     memory = image.PixelMemory()
     first = memory.pixels(30, 20)
     assert np.shares_memory(first, memory.pixels(20, 30)) and first.shape == (20, 30, 3)

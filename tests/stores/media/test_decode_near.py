@@ -1,4 +1,4 @@
-"""Pixels that are nearly right: only where less than half of a JPEG is wanted both ways, and close even there."""
+"""Tests of `decode_near`: exact unless a JPEG is at least halved in both directions, and close to exact then."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ sides = st.integers(1, 130)
 
 
 def smooth(random: np.random.Generator) -> Image.Image:
+    """A smooth random picture of 200 to 500 px per side."""
     width, height = random.integers(200, 500, 2).tolist()
     few = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8))
     return few.resize((width, height), Image.Resampling.BICUBIC)
@@ -24,7 +25,7 @@ def smooth(random: np.random.Generator) -> Image.Image:
 
 @given(seeds, sides, sides)
 @settings(max_examples=300)
-def test_what_is_not_halved_is_exact(seed: int, width: int, height: int) -> None:
+def test_pictures_that_are_not_halved_are_exact(seed: int, width: int, height: int) -> None:
     random = np.random.default_rng(seed)
     payload = (jpeg, jpeg, webp, png)[seed % 4](random)
     assume(verdict(payload) == "ok")
@@ -37,7 +38,7 @@ def test_what_is_not_halved_is_exact(seed: int, width: int, height: int) -> None
 
 @given(seeds)
 @settings(max_examples=60, deadline=None)
-def test_smooth_pictures_are_close_upright_and_the_same_every_time(seed: int) -> None:
+def test_smooth_pictures_are_close_upright_and_reproducible(seed: int) -> None:
     random = np.random.default_rng(seed)
     payload = saved(smooth(random), "JPEG", quality=90, progressive=bool(random.integers(2)), exif=oriented(random))
     exact = image.decode_rgb(payload)
@@ -51,7 +52,7 @@ def test_smooth_pictures_are_close_upright_and_the_same_every_time(seed: int) ->
     assert np.array_equal(near, image.decode_near(payload, *wanted)[0])
 
 
-def test_damaged_files_have_the_same_verdict() -> None:
+def test_damaged_files_have_the_same_verdict_as_in_exact_decoding() -> None:
     random = np.random.default_rng(0)
     seen = set()
     for _ in range(300):

@@ -1,4 +1,4 @@
-"""Pictures: real odd files, generated ones with known pixels, damaged and hostile ones."""
+"""Tests of picture decoding: real unusual files, generated ones with known pixels, damaged and hostile ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from manifests.errors import RecordError
 from stores.media import image
 from stores.media.sandbox import Sandbox
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's own, about odd files
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's warnings about unusual files
 
 REASONS = {
     "empty_file",
@@ -31,7 +31,7 @@ REASONS = {
     "broken_image",
 }
 STRICTER_THAN_THE_LABEL = {
-    "images_pillow/apng/chunk_no_fctl.png",  # the first frame decodes, the animation behind it does not
+    "images_pillow/apng/chunk_no_fctl.png",  # the first frame decodes, the animation after it does not
     "images_pillow/broken_data_stream.png",
     "images_pillow/truncated_end_chunk.png",
 }
@@ -44,6 +44,7 @@ def child() -> Iterator[Sandbox]:
 
 
 def labelled(test_data: Path, folder: str) -> list[tuple[Path, str]]:
+    """(file, label) of the pictures below a folder, from the manifest of the test data."""
     with (test_data / "MANIFEST.csv").open(newline="") as rows:
         return [
             (test_data / row["path"], row["label"])
@@ -63,19 +64,20 @@ def noise(height: int, width: int, *channels: int, seed: int = 0) -> np.ndarray:
 
 
 def reason(payload: bytes, limits: image.ImageLimits = image.LIMITS) -> str:
+    """Reason for which `check` refuses a file."""
     with pytest.raises(RecordError) as caught:
         image.check(payload, limits)
     return caught.value.reason
 
 
-def test_every_odd_file_decodes_or_is_refused_with_a_reason(child: Sandbox, test_data: Path) -> None:
+def test_every_unusual_file_decodes_or_is_refused_with_a_reason(child: Sandbox, test_data: Path) -> None:
     seen: Counter[str] = Counter()
     wrong = []
     for file, label in labelled(test_data, "images_pillow"):
         payload = file.read_bytes()
         try:
-            found = image.ImageInfo(*child.call("stores.media.image:check", payload))
-            assert found == image.probe(payload), file
+            info = image.ImageInfo(*child.call("stores.media.image:check", payload))
+            assert info == image.probe(payload), file
             outcome = "ok"
         except RecordError as error:
             outcome = error.reason
@@ -88,7 +90,7 @@ def test_every_odd_file_decodes_or_is_refused_with_a_reason(child: Sandbox, test
 
 
 def test_pixels_equal_those_of_the_transformers_loader(test_data: Path) -> None:
-    """`load_image` is what the released processors are fed by: EXIF orientation, then convert to RGB."""
+    """`load_image` feeds the released processors: it applies the EXIF orientation, then converts to RGB."""
     load_image = pytest.importorskip("transformers.image_utils").load_image
     compared = 0
     files = labelled(test_data, "images_pillow")[::3] + labelled(test_data, "video_torchcodec")
@@ -112,7 +114,7 @@ ORIENTED = {
     7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
     8: np.rot90,
 }
-"""What a viewer does for each EXIF orientation, in numpy."""
+"""EXIF orientation -> the array operation that makes a picture upright."""
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "JPEG"])
@@ -135,12 +137,12 @@ def test_the_eight_orientations_of_one_real_photo_look_alike(test_data: Path) ->
         image.decode_rgb((test_data / f"images_pillow/hopper_orientation_{n}.jpg").read_bytes()).astype(int)
         for n in range(2, 9)
     ]
-    # Their colour is subsampled before they were turned, so they are not equal; a wrong turn differs by 50.
-    assert all(np.abs(one - upright[0]).mean() < 5 for one in upright)
+    # Color was subsampled before the rotation, so they are not equal. A wrong rotation differs by 50.
+    assert all(np.abs(photo - upright[0]).mean() < 5 for photo in upright)
     assert np.abs(np.fliplr(upright[0]) - upright[0]).mean() > 20
 
 
-def test_alpha_is_cut_off_and_not_blended() -> None:
+def test_alpha_is_dropped_and_not_blended() -> None:
     pixels = noise(8, 9, 4)
     assert np.array_equal(image.decode_rgb(encoded(pixels, "PNG")), pixels[..., :3])
 
@@ -152,7 +154,7 @@ def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
-def test_of_an_animation_the_first_frame_is_the_picture(format: str) -> None:
+def test_an_animation_decodes_to_its_first_frame(format: str) -> None:
     frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue", "lime")]
     out = io.BytesIO()
     frames[0].save(out, format, save_all=True, append_images=frames[1:], duration=100)
@@ -160,7 +162,7 @@ def test_of_an_animation_the_first_frame_is_the_picture(format: str) -> None:
     assert red > 240 and green < 15 and blue < 15
 
 
-def test_a_decompression_bomb_is_refused_unopened() -> None:
+def test_a_decompression_bomb_is_refused_without_decoding() -> None:
     side = 60_000
     scanlines = zlib.compressobj()
     data = b"".join([scanlines.compress(bytes((side + 7) // 8 + 1)) for _ in range(side)]) + scanlines.flush()
@@ -181,7 +183,7 @@ def test_limits_are_exact() -> None:
     assert reason(payload, image.ImageLimits(max_bytes=len(payload) - 1)) == "too_many_bytes"
 
 
-def test_an_icon_that_lies_about_its_size_is_measured_inside() -> None:
+def test_an_icon_with_a_false_size_is_measured_by_its_picture() -> None:
     inside = encoded(noise(90, 80, 3), "PNG")
     entry = bytes([16, 16, 0, 0]) + (1).to_bytes(2, "little") + (32).to_bytes(2, "little")
     header = bytes([0, 0, 1, 0, 1, 0]) + entry + len(inside).to_bytes(4, "little") + (22).to_bytes(4, "little")
@@ -189,7 +191,7 @@ def test_an_icon_that_lies_about_its_size_is_measured_inside() -> None:
     assert reason(header + inside, image.ImageLimits(max_pixels=5000)) == "too_many_pixels"
 
 
-def test_a_jpeg_of_endless_passes_is_refused() -> None:
+def test_a_jpeg_with_too_many_scans_is_refused() -> None:
     payload = encoded(noise(64, 64, 3), "JPEG", progressive=True)
     assert image.check(payload) == ("jpg", 64, 64)
     last = payload.rindex(b"\xff\xda")
@@ -198,7 +200,7 @@ def test_a_jpeg_of_endless_passes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"GIF89a", b"<html>not found</html>", b"\xff\xd8\xff", bytes(5000)])
-def test_what_is_no_picture_is_refused(payload: bytes) -> None:
+def test_files_that_are_no_picture_are_refused(payload: bytes) -> None:
     assert reason(payload) in REASONS
 
 
@@ -221,10 +223,12 @@ def test_a_file_cut_anywhere_is_refused(format: str, kept: float) -> None:
 
 @given(format=st.sampled_from(sorted(ORIGINALS)), flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255))))
 @settings(max_examples=300)
-def test_flipped_bytes_cost_a_reason_at_most(child: Sandbox, format: str, flips: list[tuple[float, int]]) -> None:
+def test_flipped_bytes_decode_or_are_refused_with_a_reason(
+    child: Sandbox, format: str, flips: list[tuple[float, int]]
+) -> None:
     payload = bytearray(ORIGINALS[format])
-    for where, with_what in flips:
-        payload[int(len(payload) * where**3)] ^= with_what  # mostly near the start, where the headers are
+    for position, mask in flips:
+        payload[int(len(payload) * position**3)] ^= mask  # mostly near the start, where the headers are
     try:
         _, width, height = child.call("stores.media.image:check", payload)
         assert width * height <= image.LIMITS.max_pixels
@@ -237,7 +241,7 @@ def test_flipped_bytes_cost_a_reason_at_most(child: Sandbox, format: str, flips:
     to=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     seed=st.integers(0, 99),
 )
-def test_resizing_is_the_kernel_of_the_transformers_pillow_path(
+def test_resize_equals_that_of_the_transformers_pillow_path(
     size: tuple[int, int], to: tuple[int, int], seed: int
 ) -> None:
     transforms = pytest.importorskip("transformers.image_transforms")

@@ -1,4 +1,4 @@
-"""The sandbox process, tried with the standard library's own ways to crash, hang and eat memory."""
+"""Tests of the sandbox process, with functions of the standard library that crash, hang or use up memory."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def child() -> Iterator[Sandbox]:
 
 
 def reason(child: Sandbox, function: str, *arguments: object) -> str:
+    """Reason for which a call is refused."""
     with pytest.raises(RecordError) as caught:
         child.call(function, *arguments)
     return caught.value.reason
@@ -42,7 +43,7 @@ def still_works(child: Sandbox) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("function", "arguments", "wanted"),
+    ("function", "arguments", "expected"),
     [
         ("os:abort", (), "decoder_crashed"),
         ("ctypes:string_at", (0,), "decoder_crashed"),  # reads address 0
@@ -51,16 +52,16 @@ def still_works(child: Sandbox) -> bool:
         ("time:sleep", (60,), "decoder_timeout"),
     ],
 )
-def test_whatever_kills_the_child_is_one_refused_record(
-    child: Sandbox, function: str, arguments: tuple[object, ...], wanted: str
+def test_a_call_that_kills_the_child_refuses_one_record(
+    child: Sandbox, function: str, arguments: tuple[object, ...], expected: str
 ) -> None:
     started = time.monotonic()
-    assert reason(child, function, *arguments) == wanted
+    assert reason(child, function, *arguments) == expected
     assert time.monotonic() - started < 20
     assert still_works(child)
 
 
-def test_time_is_counted_on_the_cpu_too_and_anew_for_each_call() -> None:
+def test_the_cpu_time_limit_applies_to_each_call_alone() -> None:
     with Sandbox(cpu_s=1, wall_s=200.0) as patient:
         pid = patient.call("os:getpid")
         for _ in range(3):
@@ -69,7 +70,7 @@ def test_time_is_counted_on_the_cpu_too_and_anew_for_each_call() -> None:
             )
         assert patient.call("os:getpid") == pid
         with pytest.raises(RecordError, match="more than 1 CPU seconds") as caught:
-            patient.call("builtins:pow", 3, 10**9)  # busy in C, deaf to everything but a signal
+            patient.call("builtins:pow", 3, 10**9)  # busy in C; only a signal stops it
         assert caught.value.reason == "decoder_timeout"
 
 
@@ -77,7 +78,7 @@ def test_a_record_error_travels_with_its_reason(child: Sandbox) -> None:
     assert reason(child, "stores.media.image:check", b"not a picture") == "unknown_format"
 
 
-def test_our_own_mistake_is_no_record_error_and_shows_where(child: Sandbox) -> None:
+def test_a_bug_is_no_record_error_and_has_a_traceback(child: Sandbox) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*JSONDecodeError"):
         child.call("json:loads", "{")
     with pytest.raises(RuntimeError, match="no_such_name"):
@@ -105,7 +106,7 @@ def test_arrays_arrive_as_they_were_sent(child: Sandbox, shape: tuple[int, ...])
 
 
 @pytest.mark.parametrize(
-    "said",
+    "header",
     [
         {"bytes": 10**9},
         {"bytes": -1},
@@ -115,8 +116,8 @@ def test_arrays_arrive_as_they_were_sent(child: Sandbox, shape: tuple[int, ...])
         [{"bytes": 600}, {"bytes": 600}],
     ],
 )
-def test_a_message_that_lies_is_refused_before_its_bytes_are_read(said: object) -> None:
-    text = json.dumps(said).encode()
+def test_a_message_with_a_false_header_is_refused_before_its_bytes_are_read(header: object) -> None:
+    text = json.dumps(header).encode()
     message = io.BytesIO(len(text).to_bytes(4, "little") + text + bytes(600))
     with pytest.raises(ValueError, match=r"bytes in one message|unknown kind"):
         _decode(message.read, max_bytes=1000)
@@ -129,8 +130,8 @@ def test_calls_share_one_process_until_it_dies(child: Sandbox) -> None:
     assert child.call("os:getpid") != first
 
 
-def test_a_call_is_not_blamed_for_what_earlier_calls_left_behind() -> None:
-    """Each call keeps 300 MB for good: the fourth finds no room in the old process, and gets a new one."""
+def test_memory_that_earlier_calls_kept_refuses_no_later_call() -> None:
+    """Each call leaks 300 MB. The fourth does not fit into the old process and gets a new one."""
     keep = "import sys; sys.kept = getattr(sys, 'kept', []) + [bytearray(300 << 20)]"
     with Sandbox(memory_bytes=1 << 30) as leaky:
         pids = set()
@@ -140,7 +141,7 @@ def test_a_call_is_not_blamed_for_what_earlier_calls_left_behind() -> None:
         assert 2 <= len(pids) < 7
 
 
-def test_a_child_found_dead_is_replaced_without_blame(child: Sandbox) -> None:
+def test_a_child_that_died_between_calls_is_replaced_without_an_error(child: Sandbox) -> None:
     os.kill(child.call("os:getpid"), signal.SIGKILL)
     time.sleep(0.1)
     assert still_works(child)
@@ -164,7 +165,7 @@ def test_no_file_can_be_written(child: Sandbox, tmp_path: Path) -> None:
     assert file.stat().st_size == 0
 
 
-def test_another_thread_must_make_its_own(child: Sandbox) -> None:
+def test_a_sandbox_refuses_a_call_from_another_thread(child: Sandbox) -> None:
     caught: list[BaseException] = []
 
     def use() -> None:
@@ -216,7 +217,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_child_that_does_not_start_is_no_fault_of_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_does_not_start_is_no_record_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="did not start: it exited with status 1"):
         Sandbox().call("os:getpid")

@@ -1,4 +1,4 @@
-"""Videos: real clips against the frame tables of another project, written ones with known frames, damaged ones."""
+"""Tests of video decoding: real clips against published frame tables, generated clips, damaged clips."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def written(
     pictures: list[np.ndarray] | None = None,
     **options: str,
 ) -> bytes:
-    """A clip whose frame number n is shown at times_us[n] and, coarsely, shows the number n in bands of grey."""
+    """A clip whose frame n is shown at `times_us[n]` and shows `pictures[n]`, or by default the number n as bands."""
     out = io.BytesIO()
     width, height = size
     with av.open(out, "w", format=container) as sink:
         stream = sink.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        ticks = 25 if codec.startswith("mpeg") else 90_000  # MPEG knows constant rates only
+        ticks = 25 if codec.startswith("mpeg") else 90_000  # MPEG supports constant rates only
         stream.codec_context.time_base = Fraction(1, ticks)
         stream.codec_context.thread_count = 1
         for number, time_us in enumerate(times_us):
@@ -76,11 +76,13 @@ def numbered(number: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def number_of(rgb: np.ndarray) -> int:
+    """The number that the bands of a frame show, see `numbered`."""
     bands = np.array_split(rgb.astype(float).mean(axis=(0, 2)), 8)
     return sum((band.mean() > 127) << bit for bit, band in enumerate(bands))
 
 
 def reason(payload: bytes, limits: video.VideoLimits = video.LIMITS) -> str:
+    """Reason for which `check` refuses a clip."""
     with pytest.raises(RecordError) as caught:
         video.check(payload, limits)
     return caught.value.reason
@@ -94,9 +96,9 @@ def test_frame_times_equal_the_published_frame_tables(test_data: Path, name: str
     folder = test_data / "video_torchcodec"
     rows = json.loads((folder / f"{name}.stream{stream}.all_frames_info.json").read_text())
     shown_us = [Fraction(row["pts_time"]) * 1_000_000 for row in rows]
-    found = video.frame_times_us((folder / name).read_bytes())
-    assert len(found) == len(shown_us)
-    assert all(abs(ours - (theirs - shown_us[0])) <= 1 for ours, theirs in zip(found, shown_us, strict=True))
+    times_us = video.frame_times_us((folder / name).read_bytes())
+    assert len(times_us) == len(shown_us)
+    assert all(abs(ours - (theirs - shown_us[0])) <= 1 for ours, theirs in zip(times_us, shown_us, strict=True))
 
 
 CLIPS = {
@@ -107,7 +109,7 @@ CLIPS = {
     "video_datajuicer/video5.mp4": ("mp4", 362, 640, 284),
     "video_decord/examples/flipping_a_pancake.mkv": ("mkv", 426, 240, 310),
     "video_decord/tests/test_data/unordered.mov": ("mov", 50, 50, 4),
-    "video_torchcodec/discard_first_keyframe.mp4": ("mp4", 64, 64, 25),  # its table lists 30
+    "video_torchcodec/discard_first_keyframe.mp4": ("mp4", 64, 64, 25),  # its frame table lists 30
     "video_torchcodec/av1_video.mkv": ("mkv", 640, 360, 125),
     "video_torchcodec/bt2020_10bit.mp4": ("mp4", 320, 240, 60),
     "video_torchcodec/testsrc2_odd_height_and_width_vp9_10bit.mp4": ("mp4", 321, 241, 25),
@@ -117,8 +119,8 @@ CLIPS = {
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_some_frames_by_time_are_those_of_decoding_all(child: Sandbox, test_data: Path, name: str) -> None:
-    """Checked in the child and in this process; sparse frames skip work that a full decode does."""
+def test_frames_chosen_by_time_equal_those_of_a_full_decode(child: Sandbox, test_data: Path, name: str) -> None:
+    """The child checks the clip, this process decodes it. Sparse frames skip work that a full decode does."""
     payload = (test_data / name).read_bytes()
     clip = video.VideoInfo(*child.call("stores.media.video:check", payload))
     assert (*clip[:3], len(clip.frame_times_us)) == CLIPS[name]
@@ -140,8 +142,8 @@ def test_both_decoders_give_equal_pixels(test_data: Path, name: str) -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_rotated_clips_come_upright(test_data: Path, decoder: video.Decoder, degrees: int) -> None:
-    """Four files with one scene, filmed with the camera turned each time: upright, portrait ones are narrow."""
+def test_rotated_clips_are_upright(test_data: Path, decoder: video.Decoder, degrees: int) -> None:
+    """Four files with one scene, the camera rotated between them: upright, the portrait ones are narrow."""
     payload = (test_data / f"video_decord/tests/test_data/video_{degrees}.mov").read_bytes()
     clip = video.check(payload)
     (frame,) = video.frames_at(payload, clip.frame_times_us[:1], decoder=decoder)
@@ -152,7 +154,7 @@ def test_rotated_clips_come_upright(test_data: Path, decoder: video.Decoder, deg
 
 
 @pytest.mark.parametrize("name", ["av1_video.mkv", "discard_first_keyframe.mp4"])
-def test_decord_refuses_what_it_would_get_wrong(test_data: Path, name: str) -> None:
+def test_decord_refuses_clips_that_it_would_decode_wrongly(test_data: Path, name: str) -> None:
     payload = (test_data / "video_torchcodec" / name).read_bytes()
     with pytest.raises(RecordError) as caught:
         video.frames_at(payload, [0], decoder="decord")
@@ -176,8 +178,7 @@ def test_any_frames_of_any_clip_are_found_by_time(data: st.DataObject) -> None:
             "x264-params": f"open-gop={data.draw(st.integers(0, 1))}",
         },
     )
-    found = video.frame_times_us(payload)
-    assert found == tuple(times_us)
+    assert video.frame_times_us(payload) == tuple(times_us)
     wanted = data.draw(st.lists(st.sampled_from(range(len(times_us))), max_size=12))
     frames = video.frames_at(payload, [times_us[i] for i in wanted])
     assert [number_of(frame) for frame in frames] == wanted
@@ -201,7 +202,7 @@ def test_skipping_unneeded_frames_changes_no_pixel_in_other_codecs(codec: str) -
         assert all(np.array_equal(a, b) for a, b in zip(sparse, dense[::stride], strict=True))
 
 
-def test_frames_resized_on_the_way_are_those_resized_afterwards() -> None:
+def test_frames_resized_while_decoding_equal_those_resized_afterwards() -> None:
     payload = written([0, 40_000, 80_000])
     whole = video.frames_at(payload, [80_000, 0])
     small = video.frames_at(payload, [80_000, 0], each=lambda frame: image.resize(frame, 30, 20))
@@ -215,13 +216,13 @@ def test_a_time_between_frames_is_refused(decoder: video.Decoder) -> None:
     assert caught.value.reason == "no_such_frame"
 
 
-def test_a_clip_with_one_broken_packet_is_refused_whole(test_data: Path) -> None:
+def test_a_clip_with_one_broken_packet_is_refused(test_data: Path) -> None:
     assert reason((test_data / "video_decord/tests/test_data/corrupted.mp4").read_bytes()) == "broken_video"
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_damage_that_a_decoder_would_paint_over_is_told(test_data: Path, seed: int) -> None:
-    """FFmpeg conceals broken HEVC without a word, unless it is asked to complain."""
+def test_damage_that_a_decoder_would_conceal_is_refused(test_data: Path, seed: int) -> None:
+    """FFmpeg conceals errors of HEVC silently unless its error detection is on."""
     payload = bytearray((test_data / "video_torchcodec/testsrc2_h265.mp4").read_bytes())
     places = np.random.default_rng(seed).integers(len(payload) // 4, len(payload) * 3 // 4, 30)
     for place in places:
@@ -229,22 +230,22 @@ def test_damage_that_a_decoder_would_paint_over_is_told(test_data: Path, seed: i
     assert reason(bytes(payload)) == "broken_video"
 
 
-def test_a_frame_that_a_decoder_had_to_make_up_is_told(test_data: Path) -> None:
+def test_a_clip_with_a_concealed_frame_is_refused(test_data: Path) -> None:
     payload = bytearray((test_data / "video_mdn_cc0/cc0-videos/flower.mp4").read_bytes())
     hole = len(payload) // 2
     payload[hole : hole + 2000] = bytes(2000)
     assert reason(bytes(payload)) == "broken_video"
 
 
-def test_a_last_frame_that_is_cut_short_is_told() -> None:
+def test_a_clip_with_a_truncated_last_frame_is_refused() -> None:
     pictures = [np.random.default_rng(n).integers(0, 256, (48, 64, 3), dtype=np.uint8) for n in range(25)]
     payload = written([n * 40_000 for n in range(25)], container="avi", codec="mpeg4", pictures=pictures)
     last = payload.rindex(b"00dc", 0, payload.rindex(b"idx1"))
     assert reason(payload[: last + 100]) == "truncated_video"
 
 
-def test_a_frame_not_later_than_the_one_before_is_left_out() -> None:
-    """Matroska counts milliseconds: the first two frames share one."""
+def test_a_frame_with_the_time_of_the_previous_one_is_left_out() -> None:
+    """Matroska stores milliseconds: the first two frames have the same time."""
     payload = written([0, 300, 40_000, 80_000], container="matroska", bf="0")
     assert video.frame_times_us(payload) == (0, 40_000, 80_000)
     assert [number_of(frame) for frame in video.frames_at(payload, (0, 40_000, 80_000))] == [0, 2, 3]
@@ -253,8 +254,8 @@ def test_a_frame_not_later_than_the_one_before_is_left_out() -> None:
 @pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
 @given(kept=st.floats(0, 1))
 @settings(max_examples=30)
-def test_a_clip_cut_anywhere_is_refused_or_has_lost_no_frame(container: str, kept: float) -> None:
-    """An AVI may lose the index at its end, which nobody needs."""
+def test_a_clip_cut_anywhere_is_refused_or_has_all_frames(container: str, kept: float) -> None:
+    """An AVI may lose the index at its end, which decoding does not need."""
     options = {"movflags": "faststart"} if container == "mp4" else {}
     codec = "mpeg4" if container == "avi" else "libx264"
     payload = written([n * 40_000 for n in range(25)], container=container, codec=codec, **options)
@@ -268,14 +269,14 @@ def test_a_clip_cut_anywhere_is_refused_or_has_lost_no_frame(container: str, kep
 
 @given(flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), min_size=1))
 @settings(max_examples=150)
-def test_flipped_bytes_cost_a_reason_at_most(child: Sandbox, flips: list[tuple[float, int]]) -> None:
+def test_flipped_bytes_decode_or_are_refused_with_a_reason(child: Sandbox, flips: list[tuple[float, int]]) -> None:
     payload = bytearray(FLIPPED)
-    for where, with_what in flips:
-        payload[int(len(payload) * where)] ^= with_what
+    for position, mask in flips:
+        payload[int(len(payload) * position)] ^= mask
     try:
         times_us = video.VideoInfo(*child.call("stores.media.video:check", bytes(payload))).frame_times_us
         child.call("stores.media.video:frames_at", bytes(payload), times_us[:3])
-    except RecordError as error:  # a table that claims millions of entries runs into the child's memory limit
+    except RecordError as error:  # a table of millions of entries exceeds the child's memory limit
         assert error.reason in {*REASONS, "decoder_out_of_memory"}, error
 
 
@@ -292,7 +293,7 @@ def test_limits_are_exact() -> None:
     assert reason(payload, video.VideoLimits(max_frame_pixels=64 * 48 - 1)) == "too_many_pixels"
 
 
-def test_no_other_file_is_opened_for_a_playlist_in_disguise(tmp_path: Path) -> None:
+def test_a_playlist_that_looks_like_a_clip_opens_no_other_file(tmp_path: Path) -> None:
     clip = tmp_path / "secret.mp4"
     clip.write_bytes(written([0, 40_000]))
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{clip}\n#EXT-X-ENDLIST\n".encode()
@@ -300,7 +301,7 @@ def test_no_other_file_is_opened_for_a_playlist_in_disguise(tmp_path: Path) -> N
     assert reason(b"\0\0\0\x18ftypisom" + playlist) == "broken_video"
 
 
-def test_sound_alone_and_stills_are_no_video(test_data: Path) -> None:
+def test_audio_files_and_still_pictures_are_no_video(test_data: Path) -> None:
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as sink:
         stream = sink.add_stream("aac", rate=8000, layout="mono")
