@@ -30,7 +30,7 @@ import xxhash
 from manifests.errors import ManifestError
 from manifests.records import digest
 from stores.cache import Cache
-from stores.files.ranges import Span, cut
+from stores.files.ranges import ByteRange, cut
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ HOT_BYTES = 32 << 20
 
 CONTENT_NAMED = re.compile(r"(?:.*/)?[0-9a-f]{64}\.[^/]*")
 
-Fetch = Callable[[Sequence[Span]], list[bytes]]
+Fetch = Callable[[Sequence[ByteRange]], list[bytes]]
 """Reads ranges of one file from its store."""
 
 
@@ -80,7 +80,7 @@ class DiskCache:
             self._add(name, data)
         return data
 
-    def read_ranges(self, store: str, path: str, ranges: Sequence[Span], fetch: Fetch) -> list[bytes]:
+    def read_ranges(self, store: str, path: str, ranges: Sequence[ByteRange], fetch: Fetch) -> list[bytes]:
         """Read ranges of a file, as `Files.read_ranges` does; arguments as in `read`."""
         wanted = (
             range(offset // PIECE_BYTES, -(-(offset + length) // PIECE_BYTES)) for offset, length in ranges if length

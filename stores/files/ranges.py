@@ -10,11 +10,11 @@ GAP_BYTES = 128 << 10
 MOST_BYTES = 8 << 20
 """Most bytes of one request; longer ranges are read in parts, in parallel."""
 
-Span = tuple[int, int]
+ByteRange = tuple[int, int]
 """(offset, length) in bytes."""
 
 
-def spans(ranges: Iterable[Span], gap: int = GAP_BYTES, most: int = MOST_BYTES) -> list[Span]:
+def merge_ranges(ranges: Iterable[ByteRange], gap: int = GAP_BYTES, most: int = MOST_BYTES) -> list[ByteRange]:
     """Return ascending requests that cover all `ranges`, each at most `most` bytes long."""
     runs: list[list[int]] = []
     for offset, length in sorted(ranges):

@@ -26,7 +26,7 @@ from manifests.errors import StoreError
 from stores.files import deny_lists, disk_cache, retry
 from stores.files.disk_cache import DiskCache
 from stores.files.protocol import NO_SWAP, FileInfo, Files, SwapDecider
-from stores.files.ranges import Span, cut, spans
+from stores.files.ranges import ByteRange, cut, merge_ranges
 
 LATE_S = 2.0
 """Time to wait for a file that must exist and is reported missing: an answer may be older than the file."""
@@ -98,7 +98,7 @@ class RemoteFiles:
         buffer[: len(data)] = data
         return len(data)
 
-    def read_ranges(self, path: str, ranges: Sequence[Span]) -> list[bytes]:
+    def read_ranges(self, path: str, ranges: Sequence[ByteRange]) -> list[bytes]:
         cache = self._cache(path)
         if cache is None:
             return self._read_ranges(path, ranges)
@@ -125,12 +125,12 @@ class RemoteFiles:
             self._cache_name = name
         return cache
 
-    def _read_ranges(self, path: str, ranges: Sequence[Span]) -> list[bytes]:
-        def read(span: Span) -> tuple[int, bytes]:
+    def _read_ranges(self, path: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+        def read(span: ByteRange) -> tuple[int, bytes]:
             data = self._request(path, lambda seconds: self._get(seconds, path, *span), span[1])
             return span[0], data
 
-        parts = self._retry_missing(lambda: self._requests.map(read, spans(ranges)), _must_exist(path))
+        parts = self._retry_missing(lambda: self._requests.map(read, merge_ranges(ranges)), _must_exist(path))
         return [cut(parts, offset, length) for offset, length in ranges]
 
     def exists(self, path: str) -> bool:

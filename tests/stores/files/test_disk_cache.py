@@ -26,7 +26,7 @@ from stores.files import disk_cache
 from stores.files.disk_cache import DiskCache
 from stores.files.open import open_files
 from stores.files.protocol import Files, publish_bytes
-from stores.files.ranges import Span
+from stores.files.ranges import ByteRange
 from stores.forget.forget import forget
 from stores.snapshot import Snapshot
 from stores.store import Store
@@ -72,7 +72,7 @@ spans = st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 700)), min_size=
 )
 @settings(max_examples=60)
 def test_reads_are_correct_and_the_cache_stays_within_bounds(
-    quick_folder: Path, data: bytes, reads: list[list[Span]], room: int, seed: int
+    quick_folder: Path, data: bytes, reads: list[list[ByteRange]], room: int, seed: int
 ) -> None:
     folder, dice = quick_folder / uuid.uuid4().hex, random.Random(seed)
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +80,7 @@ def test_reads_are_correct_and_the_cache_stays_within_bounds(
         patch.setattr(disk_cache, "SLOT_BYTES", 200)
         cache = DiskCache(folder, room)
 
-        def fetch(missing: Sequence[Span]) -> list[bytes]:
+        def fetch(missing: Sequence[ByteRange]) -> list[bytes]:
             assert not any(offset % 64 for offset, _ in missing)
             return [data[offset : offset + length] for offset, length in missing]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.errors import ManifestError, StoreError
-from stores.files.ranges import Span, cut, spans
+from stores.files.ranges import ByteRange, cut, merge_ranges
 from stores.files.retry import Limits, Requests
 
 
@@ -67,9 +67,9 @@ def test_a_limit_that_is_not_a_positive_number_is_refused(text: str, monkeypatch
 @given(
     st.lists(st.tuples(st.integers(0, 900), st.integers(0, 200)), max_size=12), st.integers(0, 60), st.integers(1, 300)
 )
-def test_ranges_take_few_requests_that_read_no_byte_twice(ranges: list[Span], gap: int, most: int) -> None:
+def test_ranges_take_few_requests_that_read_no_byte_twice(ranges: list[ByteRange], gap: int, most: int) -> None:
     data = bytes(range(250)) * 4
-    requests = spans(ranges, gap, most)
+    requests = merge_ranges(ranges, gap, most)
     assert all(0 < length <= most for _, length in requests)
     ends = [(offset, offset + length) for offset, length in requests]
     assert all(stop <= start for (_, stop), (start, _) in pairwise(ends))
