@@ -53,7 +53,8 @@ def snapshot_of(files: Files, meta: Mapping[str, Json], number: int) -> Snapshot
         raise StoreError(f"snapshot {number} does not exist", where=files.url, fix="choose another number") from None
     root = read_root(data, files.url, where)
     if root.number != number or root.kind != meta["kind"]:
-        raise StoreError("this root belongs to another store or number", where=where)
+        fix = "restore the file from a copy of the store"
+        raise StoreError("this root belongs to another store or number", where=where, fix=fix)
     kind = ViewSnapshot if root.kind == "view" else Snapshot
     return kind(files, meta["name"], root)
 

@@ -96,7 +96,8 @@ class Store:
         files = open_files(url)
         store = cls.open(url) if files.exists("store.json") else cls.create(url, kind, name)
         if store.kind != kind:
-            raise StoreError(f"this is a store of {store.kind}, expected {kind}", where=files.url)
+            message = f"this is a store of {store.kind}, expected {kind}"
+            raise StoreError(message, where=files.url, fix="choose another place")
         return store
 
     @property
@@ -211,7 +212,8 @@ class Store:
         Runs before anything of the root is published.
         """
         if not root.parents:
-            raise StoreError("a view needs a parent: the snapshot that it is over", where=self.url)
+            fix = "give the snapshot that it is over as the first parent"
+            raise StoreError("a view without a parent", where=self.url, fix=fix)
         view = ViewSnapshot(self.files, self.name, root)
         new = Directory.from_receipts([unit for unit in units if isinstance(unit, Receipt)])
         unchanged = [unit for unit in units if isinstance(unit, int)]
@@ -230,7 +232,8 @@ class Store:
                     fix="write the view's columns over the parent that it is committed with",
                 )
         if root.complete and len(decided.records) < len(sizes):
-            raise StoreError(f"{len(sizes) - len(decided.records)} shards of the base have no columns", where=self.url)
+            message = f"{len(sizes) - len(decided.records)} shards of the base have no columns"
+            raise StoreError(message, where=self.url, fix="write columns for all shards, or commit with complete=False")
 
 
 def _adds_nothing(root: Root, head: Root) -> bool:

@@ -22,7 +22,10 @@ def read_meta(files: Files) -> dict[str, Json]:
     try:
         meta = json.loads(files.read("store.json"))
         if meta["schema"] != SCHEMA:
-            raise StoreError(f"the store has schema {meta['schema']}, this program reads {SCHEMA}", where=files.url)
+            message = f"the store has schema {meta['schema']}, this program reads {SCHEMA}"
+            raise StoreError(
+                message, where=files.url, fix="make the store again, or read it with the version that made it"
+            )
         required = {name: meta[name] for name in ("kind", "name", "schema", "swap")}
         return required | {name: meta[name] for name in ("lock",) if name in meta}
     except (FileNotFoundError, NotADirectoryError):

@@ -195,6 +195,7 @@ def read_root(data: bytes, url: str, where: str) -> Root:
     if not whole:
         raise StoreError("this root is damaged", where=where, fix="restore the file from a copy of the store")
     if schema != SCHEMA:
-        raise StoreError(f"the root has schema {schema}, this program reads {SCHEMA}", where=where)
+        message = f"the root has schema {schema}, this program reads {SCHEMA}"
+        raise StoreError(message, where=where, fix="make the store again, or use the version that made it")
     parents = tuple(Parent(**{**parent, "url": absolute_url(parent["url"], url)}) for parent in fields["parents"])
     return Root(**{**fields, "parents": parents, "lists": tuple(ListEntry(**entry) for entry in fields["lists"])})

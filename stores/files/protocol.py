@@ -33,9 +33,11 @@ class FileInfo:
 class SwapDecider(Protocol):
     """Place where swaps are decided for a filesystem that can't swap; implemented by `files/swap_lock.py`."""
 
-    def decide(self, path: str, data: bytes) -> bytes: ...
+    def decide(self, path: str, data: bytes) -> bytes:
+        """Return the bytes that `path` shall hold: `data`, unless another committer decided first."""
 
-    def release(self, path: str) -> None: ...
+    def release(self, path: str) -> None:
+        """Forget the decision about `path`, because the file is deleted."""
 
 
 class Files(Protocol):
@@ -70,7 +72,8 @@ class Files(Protocol):
     def uncached(self) -> Files:
         """Return a handle to the same place that bypasses the disk cache; for `verify`, `repair` and `copy`."""
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Tell whether a file exists."""
 
     def missing(self, paths: Collection[str], *, must_exist: bool = False) -> set[str]:
         """Return those of `paths` that don't exist, checked in parallel.

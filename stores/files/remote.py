@@ -162,7 +162,8 @@ class RemoteFiles:
         sizes = sorted((path[begin:], info["size"]) for path, info in infos if info["type"] == "file")
         unsized = next((path for path, size in sizes if size is None), None)
         if unsized is not None:
-            raise StoreError("this server does not report the size of the file", where=f"{self.url}/{unsized}")
+            where, fix = f"{self.url}/{unsized}", "copy the files to a local folder or an object store"
+            raise StoreError("this server does not report the size of the file", where=where, fix=fix)
         return sizes
 
     def folders(self) -> list[str]:
@@ -340,7 +341,8 @@ class RemoteFiles:
         if isinstance(modified, str):
             modified = datetime.fromisoformat(modified)
         if modified is None:
-            raise StoreError("this filesystem does not report the age of the file", where=f"{self.url}/{path}")
+            fix = "keep the store on a local disk, S3 or GCS"
+            raise StoreError("this filesystem does not report the age of the file", where=f"{self.url}/{path}", fix=fix)
         return modified.timestamp() if isinstance(modified, datetime) else float(modified)
 
     # ------------------------------------------------------------ late answers

@@ -104,8 +104,8 @@ def collect_garbage(
 def live_snapshots(store: Store) -> dict[int, float]:
     """Return the snapshots that have not expired: number -> time of commit, seconds since 1970."""
     return {
-        number: then
-        for number, then in commit_times(store.files).items()
+        number: time_s
+        for number, time_s in commit_times(store.files).items()
         if not store.files.exists(expired_path(number))
     }
 

@@ -23,6 +23,7 @@ from stores.snapshot import Snapshot
 from stores.store import Store
 
 TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
+"""Valid names of tags."""
 
 
 def commit_times(files: Files) -> dict[int, float]:
@@ -98,7 +99,8 @@ def find_snapshot(store: Store, name: str) -> Snapshot:
         raise ManifestError(f"there is no tag {name!r}", where=store.url, fix=f"head, a number, or a tag: {existing}")
     snapshot = store.snapshot(tagged[name]["number"])
     if _digest(store.files, snapshot.number) != tagged[name]["root"]:
-        raise StoreError(f"snapshot {snapshot.number} is not the one that was tagged {name!r}", where=store.url)
+        message = f"snapshot {snapshot.number} is not the one that was tagged {name!r}"
+        raise StoreError(message, where=store.url, fix="delete the tag, or put back the store that was tagged")
     return snapshot
 
 
