@@ -84,7 +84,8 @@ def commit(store: Store, *units: str) -> Snapshot:
 
 @pytest.fixture
 def store(quick_folder: Path) -> Store:
-    return Store.create(tempfile.mkdtemp(dir=quick_folder), "documents", "docs")
+    """Store in a folder of its own: `gc` also reads the stores next to it, and other tests leave damaged ones."""
+    return Store.create(str(Path(tempfile.mkdtemp(dir=quick_folder), "docs")), "documents", "docs")
 
 
 def names(units: Iterable[str]) -> Iterator[tuple[str, str]]:
