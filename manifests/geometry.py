@@ -26,6 +26,7 @@ class MediaLimits:
     """Size limits of media in one plan. The defaults are the release's; smaller limits make media fit smaller packs."""
 
     max_image_patches: int = 16384
+    """Patches of one image."""
     max_frame_patches: int = 4096
     """Patches of one video frame."""
     max_video_frames: int | None = None

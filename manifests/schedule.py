@@ -41,6 +41,7 @@ class VisionShare:
     """
 
     constant: float | None = None
+    """The same share over the whole run."""
     steps: tuple[SharePoint, ...] | None = None
     """Share from each position on."""
     linear: tuple[float, float] | None = None

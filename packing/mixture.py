@@ -99,11 +99,13 @@ class Mixture:
     RENAMED: ClassVar[dict[str, str]] = {"limits": "media_limits"}
 
     sources: tuple[Source, ...]
+    """Parts of the mixture."""
     max_pack_tokens: int
     """Length of every row, with padding."""
     global_batch_packs: int
     """Packs of one training step over all ranks."""
     seed: int = 0
+    """Seed of the order of all samples."""
     horizon_tokens: int | None = None
     """Non-padding tokens of the run; None takes the sources as far as they go."""
     vision_share: VisionShare = VisionShare()

@@ -24,6 +24,7 @@ from manifests.fields import FieldDoc, class_doc, classes_in, field_docs, kinds_
 from manifests.records import Json
 from pipelines.catalogue import NODES
 from pipelines.dag.graph import Dag
+from pipelines.filters.op import Measured
 from pipelines.node import DOCUMENTS
 
 WIDTH = 100
@@ -78,8 +79,8 @@ def _keys(cls: type, seen: set[type], name: str = "") -> Iterator[str]:
             continue
         line = f"{field.name}: {type_text(field.type)}{_default_text(field)}"
         yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="      ")
-        if field.doc:
-            yield from textwrap.wrap(field.doc, WIDTH, initial_indent="      ", subsequent_indent="      ")
+        if meaning := _meaning(cls, field):
+            yield from textwrap.wrap(meaning, WIDTH, initial_indent="      ", subsequent_indent="      ")
         unions = [member for member in classes_in(field.type) if kinds_of(member)]
         if unions:
             rows = [(kind, _sentence(member)) for member in unions for kind in kinds_of(member)]
@@ -88,6 +89,15 @@ def _keys(cls: type, seen: set[type], name: str = "") -> Iterator[str]:
     for key, member in inside:
         if member not in seen:
             yield from _keys(member, seen, f"{name}.{key}" if name else key)
+
+
+def _meaning(cls: type, field: FieldDoc) -> str:
+    """Return the doc of a field; for the limit of an op, plus the score that it is compared with."""
+    sentences = [field.doc] if field.doc else []
+    for limit in cls.LIMITS if issubclass(cls, Measured) else ():
+        if limit.parameter == field.name:
+            sentences.append(f"Documents with `{limit.score}` {limit.drops} it are dropped as `{limit.reason}`.")
+    return " ".join(sentences)
 
 
 def _members(cls: type) -> dict[str, type]:
@@ -170,8 +180,9 @@ class _DocumentedSchema(GenerateJsonSchema):
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
         result = super().dataclass_schema(schema)
         for field in field_docs(schema["cls"]):
-            if field.doc and (key := result.get("properties", {}).get(field.name)):
-                key["description"] = field.doc
+            meaning, key = _meaning(schema["cls"], field), result.get("properties", {}).get(field.name)
+            if meaning and key:
+                key["description"] = meaning
         return result
 
 

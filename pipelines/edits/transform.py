@@ -51,7 +51,9 @@ class Transform(DocumentsNode):
 
     kind: Literal["transform"]
     input: str
+    """Node with the documents."""
     ops: tuple[AnyEditor, ...]
+    """Edits, in the order in which they are applied."""
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts: dict[str, Json] = {"ops": [[op.kind, op.VERSION] for op in self.ops]}

@@ -35,13 +35,16 @@ class Blocked(Measured):
     """Fixed limit: one blocked site is too many."""
     kind: Literal["blocked"]
     words: tuple[str, ...] = ()
+    """Words and phrases."""
     max_words: int = 0
     """Number of occurrences that a document may have."""
     word_files: tuple[str, ...] = ()
+    """Files with one entry per line."""
     sites: tuple[str, ...] = ()
     """Host names, which stand for all hosts below them. An entry with a `/` is an address, which stands for all
     addresses that begin with it."""
     site_files: tuple[str, ...] = ()
+    """Files with one site per line."""
 
     def __post_init__(self) -> None:
         if not (self.words or self.word_files or self.sites or self.site_files):

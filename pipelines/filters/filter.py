@@ -90,6 +90,7 @@ class Filter(ViewNode):
 
     kind: Literal["filter"]
     ops: tuple[AnyOp, ...]
+    """Rules, in the order in which they give a reason."""
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         facts: dict[str, Json] = {"ops": [[op.kind, op.VERSION] for op in self.ops]}

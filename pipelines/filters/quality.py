@@ -70,6 +70,7 @@ class GopherQuality(Measured):
     min_stop_words: int = 2
     """Number of different stop words."""
     stop_words: tuple[str, ...] = GOPHER_STOP_WORDS
+    """Frequent words of the language."""
 
     def measure(self, document: Document) -> Mapping[str, float]:
         from pipelines.filters.text_stats import BULLET_LINE, ELLIPSIS_LINE

@@ -39,6 +39,7 @@ class IngestScenes(DocumentsNode):
     input: str
     """A node of kind `scenes`."""
     split: Literal["train", "held_out"] = "train"
+    """Split to read."""
     categories: tuple[str, ...] = ()
     """Categories to read; all of them, with the damaged records, if none is given."""
 

@@ -56,6 +56,7 @@ class IngestStdlib(DocumentsNode):
 
     kind: Literal["ingest_stdlib"]
     split: Literal["train", "held_out"] = "train"
+    """Part of the modules and topics to read."""
     held_out_share: float = 0.05
     """Share of the modules and topics that are held out."""
     text_bytes: int = 3_000_000

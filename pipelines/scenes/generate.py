@@ -44,9 +44,11 @@ class Scenes(FolderNode):
 
     kind: Literal["scenes"]
     seed: int = 0
+    """Seed of all scenes."""
     train: dict[str, int] = field(default_factory=lambda: dict(TRAIN))
     """Training scenes per category; a category without a count is not drawn."""
     held_out: dict[str, int] = field(default_factory=lambda: dict(HELD_OUT))
+    """Held-out scenes per category."""
     damaged: int = len(DAMAGES)
     """Training records that are damaged on purpose, by each kind of damage in turn."""
 

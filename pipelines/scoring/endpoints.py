@@ -94,6 +94,7 @@ class ScoreEndpoint(_EndpointNode):
     answer_tokens: int = 1024
     """Most tokens of an answer, thinking included (`max_tokens` of the request)."""
     temperature: float = 0.0
+    """Sampling temperature of the model; 0 for the most likely answer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,18 +47,27 @@ class Augment(DocumentsNode):
 
     kind: Literal["augment"]
     input: str
+    """Node with the documents."""
     domains: tuple[str, ...] = ()
     """Domains of the documents that are copied; empty: all."""
     copies: int = 1
+    """Copies of each document with a picture."""
     seed: int = 0
+    """Seed of all random changes."""
     least_area: float = 1.0
-    """This and the next fields up to `facts_kept`: as in a stage's `augment` (docs/loader.md)."""
+    """Smallest share of the picture area that a crop shows; its aspect ratio stays."""
     turn_degrees: float = 0.0
+    """Crops are turned by up to this angle either way."""
     brightness: float = 0.0
+    """0.2: all values are multiplied by 0.8 to 1.2."""
     contrast: float = 0.0
+    """0.2: distances from mid-gray are multiplied by 0.8 to 1.2."""
     saturation: float = 0.0
+    """0.2: saturation is multiplied by 0.8 to 1.2."""
     hue_degrees: float = 0.0
+    """Hues are rotated by up to this angle either way."""
     facts_kept: tuple[str, ...] = ()
+    """Names of facts that stay true of a crop."""
     perspective: float = 0.0
     """Largest share of the sides by which each corner moves inwards, as in a view from the side."""
     noise: float = 0.0

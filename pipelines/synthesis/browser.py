@@ -83,6 +83,7 @@ class ScreenshotOptions:
     """Window and scale of a screenshot."""
 
     width_px: int = 1024
+    """Width of the window."""
     height_px: int = 768
     """Height of the window. A screenshot is at least as high; of a lone drawing it has the drawing's size."""
     most_height_px: int = 4096

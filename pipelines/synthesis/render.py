@@ -40,9 +40,11 @@ class Render(DocumentsNode):
 
     kind: Literal["render"]
     input: str
+    """Node with the documents."""
     domains: tuple[str, ...] = ()
     """Domains of the documents that are drawn; empty: all."""
     look: ScreenshotOptions = ScreenshotOptions()
+    """Window and scale of the pictures."""
     most_characters: int = 200_000
     """Longer code is skipped, counted as `no_page`."""
     most_blocked: int | None = 0

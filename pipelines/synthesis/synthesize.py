@@ -44,17 +44,23 @@ class Synthesise(DocumentsNode):
 
     kind: Literal["synthesise"]
     input: str
+    """Node with the documents."""
     endpoint: Endpoint
+    """Address and limits of the endpoint."""
     model: str
     """Name of the model at the endpoint."""
     task: AnyTask
+    """Kind of the new documents."""
     domains: tuple[str, ...] = ()
     """Domains of the documents that are used; empty: all."""
     temperature: float = 0.7
+    """Sampling temperature of the model."""
     answer_tokens: int = 4096
     """Maximum length of one answer (`max_tokens` of the request), thinking included."""
     seed: int = 0
+    """Seed of the requests, and of the choice of documents within a budget."""
     budget: RequestBudget = RequestBudget()
+    """Limit on the requests; documents that don't fit are left out."""
 
     def __post_init__(self) -> None:
         if self.answer_tokens < 1 or not 0 <= self.temperature <= 2:

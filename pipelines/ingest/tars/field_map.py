@@ -25,8 +25,11 @@ class FieldMap:
     text: tuple[str, ...] = ()
     """Places of texts, which are joined by line feeds. Empty: the rules of the layout."""
     licence: str = ""
+    """Place of the licence."""
     origin: str = ""
+    """Place of the origin, e.g. a URL."""
     consent: str = ""
+    """Place of the makers' consent."""
 
     def places(self) -> list[str]:
         """Return all places of the map."""

@@ -101,3 +101,18 @@ def test_the_schema_describes_keys_and_is_printed_as_json(schema: Any) -> None:
     command = [sys.executable, str(ROOT / "millrace.py"), "run", "--schema"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(done.stdout) == schema
+
+
+def test_every_key_of_a_manifest_has_a_meaning(schema: Any) -> None:
+    without = [
+        f"{name}.{key}"
+        for name, definition in schema["$defs"].items()
+        for key, value in definition["properties"].items()
+        if key != "kind" and "description" not in value
+    ]
+    assert not without
+
+
+def test_the_limit_of_an_op_names_its_score_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(" ".join(shown(capsys, "fineweb")).split())
+    assert "max_line_ends_per_word: number = 0.3 Documents with `line_ends_per_word` above it are dropped as" in text
