@@ -68,6 +68,10 @@ class Snapshot:
         self.reader = ShardReader(files, root.kind, name)
         self._homes: dict[str, Snapshot] = {}
         """Snapshot that holds a shard, by the shard's digest."""
+        self._last_index: ShardIndex | None = None
+        self._last_ref: ShardRef | None = None
+        """Index and place of the shard read last: neighboring records are read one after the other. Each is read once
+        per call, because another thread may replace it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (open_snapshot, (self.url, self.number))
@@ -364,9 +368,12 @@ class Snapshot:
 
     def shard_of(self, ordinal: int) -> ShardRef:
         """Return the shard that has a record. Raises IndexError if there are fewer records."""
-        if not 0 <= ordinal < self._total:
-            raise IndexError(f"record {ordinal} of {self._total} in {self.name}")
-        return self.shards.containing(ordinal)
+        last = self._last_ref
+        if last is None or not last.first <= ordinal < last.first + last.records:
+            if not 0 <= ordinal < self._total:
+                raise IndexError(f"record {ordinal} of {self._total} in {self.name}")
+            last = self._last_ref = self.shards.containing(ordinal)
+        return last
 
     def read(self, location: Location) -> bytes:
         """Return the encoded bytes of a medium, compared with its checksum, from this store or a parent.
@@ -410,7 +417,7 @@ class Snapshot:
         """Number of parallel reads that is faster than reading one by one."""
         return self.files.at_once
 
-    @property
+    @cached_property
     def _total(self) -> int:
         return self.shards.records
 
@@ -425,7 +432,11 @@ class Snapshot:
         return entry
 
     def _index(self, shard: str) -> ShardIndex:
-        return self.reader.index(self.entry(shard))
+        """Return the index of a shard, by the shard's digest."""
+        last = self._last_index
+        if last is None or last.digest != shard:
+            last = self._last_index = self.reader.index(self.entry(shard))
+        return last
 
     def _shard_table(self, shard: str, columns: Sequence[str] | None, row: int | None = None) -> pa.Table:
         """Return facts, `keep` and extra columns of one shard, or of one row of it; of `columns` those that exist."""

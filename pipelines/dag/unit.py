@@ -117,7 +117,7 @@ class Attempts:
         forgotten: Tombstones = tombstones.NO_TOMBSTONES,
     ) -> None:
         self._writer, self._unit, self._lethal, self._mark = writer, unit, lethal, mark
-        self._forgotten = forgotten
+        self._forgotten = forgotten if forgotten else None
         self._ordinal = -1
         self.good = self.bad = self.bad_in_a_row = 0
         self.dropped: Counter[str] = Counter()
@@ -128,7 +128,7 @@ class Attempts:
 
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         self._ordinal += 1
-        if self._forgotten.has_place(self._unit.task.node, locator):
+        if self._forgotten is not None and self._forgotten.has_place(self._unit.task.node, locator):
             self._quarantine("", FORGOTTEN_REASON, "")
             return None
         if self._ordinal in self._lethal:
@@ -152,7 +152,7 @@ class Attempts:
         return None
 
     def store(self, locator: str, record: Any, beside: pa.Table | None = None) -> None:
-        if isinstance(record, Document) and self._forgotten.has_document(record):
+        if self._forgotten is not None and isinstance(record, Document) and self._forgotten.has_document(record):
             self._quarantine("", FORGOTTEN_REASON, "")
             return
         try:

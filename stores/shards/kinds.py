@@ -358,7 +358,7 @@ class PackKind(RecordKind[Pack]):
                     "items": [[list(item.grid), item.slot, list(item.frames)] for item in packed.items],
                 }
                 | _shapes_line(packed.shapes)
-                | ({"told": list(packed.fact_names)} if packed.fact_names else {})
+                | ({"fact_names": list(packed.fact_names)} if packed.fact_names else {})
                 for packed in record.media
             ],
         }
@@ -385,7 +385,7 @@ class PackKind(RecordKind[Pack]):
                     size_px=tuple(described["size_px"]),
                     items=tuple(Item(tuple(grid), slot, tuple(frames)) for grid, slot, frames in described["items"]),
                     shapes=_shapes(described),
-                    fact_names=tuple(described.get("told", ())),
+                    fact_names=tuple(described.get("fact_names", ())),
                 )
                 for medium, described in zip(media, line["media"], strict=True)
             ),
