@@ -186,7 +186,7 @@ class Attempt(Protocol):
     def __call__(self, locator: str, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
         """Return `make(*arguments)`; None if it failed and the record is in quarantine under `locator`."""
 
-    def store(self, locator: str, record: Any, beside: pa.Table | None = None) -> None:
+    def store(self, locator: str, record: Any, columns: pa.Table | None = None) -> None:
         """Write a finished record, with one row of further columns. A record that the store can't hold goes to
         quarantine."""
 
@@ -221,7 +221,7 @@ class NodeBase:
     PLACES: ClassVar[frozenset[str]] = frozenset()
     """Fields that are no part of the identity: paths and limits of memory. The survey covers what a path points to."""
     SIDE_INPUTS: ClassVar[tuple[str, ...]] = ()
-    """Fields beside `input` and `inputs` that name nodes: a name, several, or None."""
+    """Other fields than `input` and `inputs` that name nodes: a name, several, or None."""
     PASSES_COLUMNS: ClassVar[bool] = False
     """Columns that earlier nodes added to the documents of `input` stay with its product."""
     RENAMED: ClassVar[Mapping[str, str]] = {}
@@ -317,7 +317,7 @@ class FolderNode(NodeBase):
     """Base of nodes that make ordinary files."""
 
     PRODUCT: ClassVar[Literal["folder"]] = "folder"
-    ALONE: ClassVar[bool] = False
+    EXCLUSIVE: ClassVar[bool] = False
     """Made by one child process that uses the terminal itself; no worker runs meanwhile."""
     kind: str
 

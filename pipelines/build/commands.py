@@ -36,7 +36,7 @@ class Train(FolderNode):
     PLACES = frozenset({"manifest"})
     SIDE_INPUTS = ("held_out", "grounding")
     RENAMED: ClassVar[Mapping[str, str]] = {"packs": "inputs", "seeing": "grounding"}
-    ALONE = True
+    EXCLUSIVE = True
 
     kind: Literal["train"]
     manifest: str

@@ -197,7 +197,7 @@ class Execution:
         self, name: str, node: FolderNode, tasks: Sequence[FolderTask], done: int
     ) -> Iterator[tuple[FolderTask, list[str], Usage]]:
         """Yield each task with the paths of the files that it made, and its usage."""
-        if node.ALONE:
+        if node.EXCLUSIVE:
             self.engine.close()  # the child process gets the whole machine, and the terminal
             self.local_engine.close()
             for task in tasks:

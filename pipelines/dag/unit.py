@@ -151,12 +151,12 @@ class Attempts:
             return made
         return None
 
-    def store(self, locator: str, record: Any, beside: pa.Table | None = None) -> None:
+    def store(self, locator: str, record: Any, columns: pa.Table | None = None) -> None:
         if self._forgotten is not None and isinstance(record, Document) and self._forgotten.has_document(record):
             self._quarantine("", FORGOTTEN_REASON, "")
             return
         try:
-            self._writer.add(record, beside)
+            self._writer.add(record, columns)
         except RecordError as error:
             self._quarantine(locator, error.reason, error.message)
 

@@ -111,7 +111,7 @@ def test_every_kind_declares_its_product_and_its_inputs(kind: str) -> None:
     assert isinstance(node.READS, frozenset) and node.VERSION >= 1 and isinstance(node.PLACES, frozenset)
     assert node.__doc__ and hasattr(node, "make" if node.PRODUCT == "folder" else "work")
     if node.PRODUCT == "folder":
-        assert isinstance(node.ALONE, bool)
+        assert isinstance(node.EXCLUSIVE, bool)
 
 
 @pytest.mark.parametrize(
