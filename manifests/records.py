@@ -35,7 +35,8 @@ class Location:
     """Byte range of a medium in one shard."""
 
     shard: str
-    """Content digest of the tar, its file name without `.tar`."""
+    """Content digest of the tar, its file name without `.tar`. In a record that is not stored yet, "" means the tar
+    that its unit adopts."""
     offset: int
     """Offset of the first payload byte, after the tar header."""
     length: int

@@ -170,8 +170,8 @@ def repair_store(arguments: list[str]) -> int:
     result = repair(Store.open(options.store), copied, accept=options.accept)
     if options.json:
         values = {"snapshot": result.snapshot.number, "restored": result.restored, "lost": result.lost}
-        _print_json(values | {"lookup_made": result.lookup_made, "outside": result.outside})
-        return 1 if result.outside else 0
+        _print_json(values | {"lookup_made": result.lookup_made, "changed_tars": result.changed_tars})
+        return 1 if result.changed_tars else 0
     for path in result.restored:
         print(f"restored from the copy: {path}")
     for record in result.lost:
@@ -181,10 +181,10 @@ def repair_store(arguments: list[str]) -> int:
     if result.lost and not options.accept:
         print("the new snapshot is not complete: run its node again, or repair with --accept", file=sys.stderr)
     print(f"snapshot {result.snapshot.number}: {_counts(shown_counts(result.snapshot))}")
-    for url in result.outside:
+    for url in result.changed_tars:
         fix = "put it back as it was, or delete this store and adopt again"
         print(f"can't be repaired: the adopted tar {url}; fix: {fix}", file=sys.stderr)
-    return 1 if result.outside else 0
+    return 1 if result.changed_tars else 0
 
 
 def collect_store_garbage(arguments: list[str]) -> int:

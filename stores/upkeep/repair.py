@@ -39,7 +39,7 @@ class RepairResult:
     """Paths of the objects restored from the copy."""
     lost: list[dict[str, Json]] = field(default_factory=list)
     """`unit`, `shard`, `row` and `why` of each record that the new snapshot lacks."""
-    outside: list[str] = field(default_factory=list)
+    changed_tars: list[str] = field(default_factory=list)
     """URLs of adopted tars that changed; a repair can't restore them."""
     lookup_made: bool = False
     """Whether the lookup index was rebuilt, because it was missing, outdated or damaged."""
@@ -67,7 +67,7 @@ def repair(store: Store, copy: Files | None = None, *, accept: bool = False) -> 
         left = [path for path in bad if not _restore(store, copy, path, result)]
         units.append(_salvage(store, head, receipt, left, result) if left else position)
         adopting = {str(entry.media_url): entry for entry in receipt.shards if entry.media_url is not None}
-        result.outside += [url for url, entry in adopting.items() if not verify.media_tar_is_whole(head, entry)]
+        result.changed_tars += [url for url, entry in adopting.items() if not verify.media_tar_is_whole(head, entry)]
     if units != list(range(len(units))):
         meta = {**head.meta, "repaired": {"from": head.number, "lost": result.lost}}
         root = publish_lists(store.files, replace(head.root, complete=accept, meta=meta), head, units)

@@ -13,7 +13,7 @@ from pipelines.dag.graph import unit_names
 from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.ingest.tars.adopt import IngestTars
 from pipelines.node import UnitTask, units_below
-from stores import command as store_verbs
+from stores import command
 from stores.files.open import open_files
 from stores.forget.forget import forget
 from stores.media.image import decode_rgb
@@ -69,8 +69,8 @@ def test_a_changed_image_is_refused_and_named_and_its_text_stays_readable(pair: 
     assert together.value.where == f"{path}[2]"
     assert list(fresh.records()) == documents
     assert [damage.where for damage in verify(fresh)] == [f"{path}[2]"]
-    assert repair(Store.open(snapshot.url)).outside == [str(path)], "the tar is reported and not repaired"
-    assert store_verbs.mend([snapshot.url]) == 1
+    assert repair(Store.open(snapshot.url)).changed_tars == [str(path)], "the tar is reported and not repaired"
+    assert command.repair_store([snapshot.url]) == 1
 
 
 def test_a_damaged_line_is_refused_and_repair_copies_no_image(pair: tuple[Path, Snapshot]) -> None:
@@ -84,7 +84,7 @@ def test_a_damaged_line_is_refused_and_repair_copies_no_image(pair: tuple[Path, 
     assert line.value.where.endswith(f"{shard.name}[1]")
     assert [damage.where for damage in verify(fresh)] == [line.value.where]
     done = repair(Store.open(snapshot.url), accept=True)
-    assert not done.outside and [loss["row"] for loss in done.lost] == [1]
+    assert not done.changed_tars and [loss["row"] for loss in done.lost] == [1]
     assert list(done.snapshot.records()) == [documents[row] for row in (0, 2, 3)] and not verify(done.snapshot)
     assert done.snapshot.read(done.snapshot.record(2).media[0].location) == small_data.image(3, "jpeg")
     assert not holding(snapshot.url, small_data.image(3, "jpeg"))
