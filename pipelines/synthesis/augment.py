@@ -79,10 +79,13 @@ class Augment(DocumentsNode):
 
     def __post_init__(self) -> None:
         self.load_time  # noqa: B018  (validates the shared fields)
-        if not 0 <= self.perspective <= MOST_PERSPECTIVE or not 0 <= self.noise <= 64:
-            raise ValueError(f"perspective lies in [0, {MOST_PERSPECTIVE}], noise in [0, 64]")
+        if not 0 <= self.perspective <= MOST_PERSPECTIVE:
+            raise ValueError(f"perspective is {self.perspective}, expected 0 to {MOST_PERSPECTIVE}")
+        if not 0 <= self.noise <= 64:
+            raise ValueError(f"noise is {self.noise}, expected 0 to 64")
         if self.copies < 1 or not 1 <= self.quality <= 100:
-            raise ValueError("copies is at least 1, quality 1 to 100")
+            message = f"copies is {self.copies} and quality {self.quality}"
+            raise ValueError(f"{message}, expected at least 1 copy and a quality of 1 to 100")
 
     @property
     def load_time(self) -> Augmentation:

@@ -94,10 +94,13 @@ class ScreenshotOptions:
     """Whether the page's scripts run."""
 
     def __post_init__(self) -> None:
-        if not 16 <= self.width_px <= 8192 or not 16 <= self.height_px <= self.most_height_px <= 16384:
-            raise ValueError("width_px lies in [16, 8192], height_px in [16, most_height_px], at most 16384")
+        if not 16 <= self.width_px <= 8192:
+            raise ValueError(f"width_px is {self.width_px}, expected 16 to 8192")
+        if not 16 <= self.height_px <= self.most_height_px <= 16384:
+            heights = f"height_px is {self.height_px} and most_height_px {self.most_height_px}"
+            raise ValueError(f"{heights}, expected 16 <= height_px <= most_height_px <= 16384")
         if not 0.25 <= self.scale <= 4:
-            raise ValueError("scale lies in [0.25, 4]")
+            raise ValueError(f"scale is {self.scale}, expected 0.25 to 4")
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,10 @@ class Synthesise(DocumentsNode):
     """Limit on the requests; documents that don't fit are left out."""
 
     def __post_init__(self) -> None:
-        if self.answer_tokens < 1 or not 0 <= self.temperature <= 2:
-            raise ValueError("answer_tokens is at least 1, temperature lies in [0, 2]")
+        if self.answer_tokens < 1:
+            raise ValueError(f"answer_tokens is {self.answer_tokens}, expected at least 1")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"temperature is {self.temperature}, expected 0 to 2")
 
     def missing(self, elsewhere: bool) -> Iterator[Mistake]:
         return missing_key(self.endpoint, elsewhere)

@@ -136,10 +136,14 @@ class _TextTask:
     """Maximum length of an answer as a multiple of its chunk's; a longer answer quarantines the document."""
 
     def __post_init__(self) -> None:
-        if self.chunk_characters < 16 or self.context_characters < 0:
-            raise ValueError("chunk_characters is at least 16, context_characters at least 0")
-        if self.faithful is not None and not 0 <= self.faithful <= 1 or not self.longest > 0:
-            raise ValueError("faithful lies in [0, 1], longest above 0")
+        if self.chunk_characters < 16:
+            raise ValueError(f"chunk_characters is {self.chunk_characters}, expected at least 16")
+        if self.context_characters < 0:
+            raise ValueError(f"context_characters is {self.context_characters}, expected at least 0")
+        if self.faithful is not None and not 0 <= self.faithful <= 1:
+            raise ValueError(f"faithful is {self.faithful}, expected 0 to 1, or null")
+        if not self.longest > 0:
+            raise ValueError(f"longest is {self.longest}, expected more than 0")
 
     def _requests(self, characters: int, media: Sequence[MediaKind]) -> int:
         """Return the requests for one variant."""

@@ -1,4 +1,4 @@
-"""What evaluations hold is found in documents: text by runs of words, pictures whole and cropped."""
+"""The node `decontaminate`: evaluation items in texts, by runs of words, and in pictures, whole and cropped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipelines.dedup import hamming, image_hash, ngrams, reference
 from pipelines.inspect import queries
 from tests.pipelines.dag.test_run import head, run
-from tests.pipelines.dedup.test_images import hashed
+from tests.pipelines.dedup.test_images import hash_payload
 from tests.pipelines.dedup.test_minhash import WORDS
 from tests.pipelines.drawn_pictures import cropped, encoded, photo
 
@@ -23,55 +23,56 @@ LINES = st.lists(st.sampled_from(["one", "Two", "three", "4", "5", "水"]), max_
 
 
 def slow(text: str, items: list[str], words: int, min_words: int, max_items: int) -> bool:
-    """Whether the text holds any of the items, by comparing lists of words."""
-    spoken = [one.casefold().split() for one in items]
-    wide = {len(one): min(words, len(one)) for one in spoken if len(one) >= min_words}
-    runs = [
-        {tuple(one[i : i + wide[len(one)]]) for i in range(len(one) - wide[len(one)] + 1)}
-        for one in spoken
-        if len(one) in wide
-    ]
-    shared = Counter(run for own in runs for run in own)
-    said = text.casefold().split()
+    """Whether the text contains any of the items, by comparing lists of words."""
+    sequences = [item.casefold().split() for item in items]
+    sequences = [sequence for sequence in sequences if len(sequence) >= min_words]
+    runs = []
+    for sequence in sequences:
+        length = min(words, len(sequence))
+        runs.append({tuple(sequence[i : i + length]) for i in range(len(sequence) - length + 1)})
+    shared = Counter(run for item_runs in runs for run in item_runs)
+    own = text.casefold().split()
     return any(
-        tuple(said[i : i + len(run)]) == run
+        tuple(own[i : i + len(run)]) == run
         for run, count in shared.items()
         if count <= max_items
-        for i in range(len(said) - len(run) + 1)
+        for i in range(len(own) - len(run) + 1)
     )
 
 
 @given(LINES, st.lists(LINES, max_size=5), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
-def test_runs_in_common_are_those_of_comparing_words(text, items, words, min_words, max_items) -> None:
+def test_common_runs_equal_a_comparison_of_words(text, items, words, min_words, max_items) -> None:
     min_words = min(words, min_words)
-    known = ngrams.index_items(items, words, min_words, max_items)
-    item, wide, count = ngrams.first_match(text, known)
+    index = ngrams.index_items(items, words, min_words, max_items)
+    item, length, count = ngrams.first_match(text, index)
     assert (item >= 0) == slow(text, items, words, min_words, max_items) == (count > 0)
     if item >= 0:
-        own, said = (reference.words(one.replace("4", "four").replace("5", "five")) for one in (items[item], text))
-        runs = [own[i : i + wide] for i in range(len(own) - wide + 1)]
-        assert any(said[i : i + wide] in runs for i in range(len(said)))
+        texts = (items[item], text)
+        wanted, words = (reference.words(each.replace("4", "four").replace("5", "five")) for each in texts)
+        runs = [wanted[i : i + length] for i in range(len(wanted) - length + 1)]
+        assert any(words[i : i + length] in runs for i in range(len(words)))
 
 
-def test_other_numbers_make_another_problem() -> None:
+def test_a_problem_with_other_numbers_is_another_item() -> None:
     problem = "Tom has {} apples and gives {} to each of his {} friends how many are left over"
-    known = ngrams.index_items([problem.format(20, 3, 5)], 13, 8, 10)
-    assert ngrams.first_match(f"Yes: {problem.format(20, 3, 5).upper()}?", known)[0] == 0
-    assert ngrams.first_match(problem.format(21, 4, 6), known)[0] == -1
+    index = ngrams.index_items([problem.format(20, 3, 5)], 13, 8, 10)
+    assert ngrams.first_match(f"Yes: {problem.format(20, 3, 5).upper()}?", index)[0] == 0
+    assert ngrams.first_match(problem.format(21, 4, 6), index)[0] == -1
 
 
-def test_cut_out_pictures_are_found_and_others_are_not() -> None:
-    """On 12 pictures and random cuts of 50 to 92 % of the sides."""
+def test_cropped_pictures_are_found_and_others_are_not() -> None:
+    """12 pictures and random crops of 50 to 92 % of the sides."""
     dice = np.random.default_rng(0)
     greys = [image_hash.grey_of(np.asarray(photo(seed, (340, 260)))) for seed in range(12)]
-    known = [[image_hash.hash_of(grey, box) for box in image_hash.crops(*grey.size)] for grey in greys]
-    among = np.array([one.phash for some in known for one in some], np.uint64)
-    fine = np.array([one.detail for some in known for one in some], np.uint64)
+    by_picture = [[image_hash.hash_of(grey, box) for box in image_hash.crops(*grey.size)] for grey in greys]
+    crop_hashes = np.array([each.phash for crops in by_picture for each in crops], np.uint64)
+    crop_details = np.array([each.detail for crops in by_picture for each in crops], np.uint64)
     cuts = [cropped(photo(seed, (340, 260)), dice.uniform(0.5, 0.92), *dice.random(2)) for seed in range(12)]
     others = [photo(seed, (340, 260)) for seed in range(100, 112)]
-    found = [hashed(encoded(one, quality=80)) for one in (*cuts, *others)]
-    hashes = np.array([one.phash for one in found], np.uint64)
-    near = hamming.nearest(hashes, np.array([one.detail for one in found], np.uint64), among, fine, 10, 60)
+    pictures = [hash_payload(encoded(each, quality=80)) for each in (*cuts, *others)]
+    hashes = np.array([each.phash for each in pictures], np.uint64)
+    details = np.array([each.detail for each in pictures], np.uint64)
+    near = hamming.nearest(hashes, details, crop_hashes, crop_details, 10, 60)
     right = near[:12] // image_hash.CROPS == np.arange(12)
     assert right[near[:12] >= 0].all() and right.mean() >= 0.85
     assert (near[12:] < 0).all()
@@ -120,14 +121,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_each_contaminated_document_says_what_it_holds(folder: Path) -> None:
+def test_each_contaminated_document_names_its_item(folder: Path) -> None:
     run(folder / "dag.yaml", folder / "out")
     view = head(folder / "out", "clean")
-    told = {
+    verdicts = {
         row["locator"]: (row["reason"], row["clean.how"], row["clean.evaluation"]) for row in view.table().to_pylist()
     }
     clean = (None, None, None)
-    assert {name.split("/")[-1]: said for name, said in told.items()} == {
+    assert {name.split("/")[-1]: verdict for name, verdict in verdicts.items()} == {
         "texts.jsonl#1": ("contaminated_text", "ngram", "tests"),
         "texts.jsonl#2": clean,
         "texts.jsonl#3": ("contaminated_text", "item", "tests"),

@@ -1,4 +1,4 @@
-"""Exact duplicates: who survives, whatever the order and the sharding."""
+"""The node `dedup_exact`: the same survivors for any order of documents and any cut into shards."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def corpora(draw: st.DrawFn) -> list[list[Document]]:
 
 def run(units: list[list[Document]]) -> dict[str, tuple[bool, str | None, str | None]]:
     """id -> (keep, reason, duplicate_of)."""
-    found = {}
+    result = {}
     for unit, decisions in zip(units, decide([keys(unit) for unit in units]), strict=True):
         assert decisions.schema == DECISIONS
         rows = zip(*decisions.to_pydict().values(), strict=True)
-        found |= {d.id: row for d, row in zip(unit, rows, strict=True)}
-    return found
+        result |= {d.id: row for d, row in zip(unit, rows, strict=True)}
+    return result
 
 
 def reference(documents: list[Document]) -> dict[str, tuple[bool, str | None, str | None]]:
-    """The slow twin: compare everything with everything."""
-    found: dict[str, tuple[bool, str | None, str | None]] = {}
-    for one in documents:
-        first = min(other.id for other in documents if content_key(other) == content_key(one))
-        found[one.id] = (True, None, None) if first == one.id else (False, REASON, first)
-    return found
+    """The slow version: compare every document with every other."""
+    result: dict[str, tuple[bool, str | None, str | None]] = {}
+    for each in documents:
+        first = min(other.id for other in documents if content_key(other) == content_key(each))
+        result[each.id] = (True, None, None) if first == each.id else (False, REASON, first)
+    return result
 
 
 @given(corpora())
-def test_decisions_equal_those_of_comparing_all_pairs(units):
+def test_decisions_equal_a_comparison_of_all_pairs(units):
     assert run(units) == reference([d for unit in units for d in unit])
 
 
 @given(corpora(), st.randoms(use_true_random=False))
-def test_neither_order_nor_sharding_matters(units, random):
+def test_decisions_depend_on_neither_order_nor_shards(units, random):
     shuffled = [d for unit in units for d in unit]
     random.shuffle(shuffled)
     assert run([shuffled[:3], shuffled[3:]]) == run(units)
@@ -71,18 +71,18 @@ def test_a_second_pass_over_the_survivors_drops_nothing(units):
 
 @given(corpora())
 def test_no_group_is_emptied_and_every_duplicate_names_a_survivor(units):
-    found = run(units)
+    result = run(units)
     by_id = {d.id: d for unit in units for d in unit}
-    for one, (keep, _, survivor) in found.items():
+    for name, (keep, _, survivor) in result.items():
         if not keep:
             assert survivor is not None
-            assert found[survivor][0]
-            assert content_key(by_id[survivor]) == content_key(by_id[one])
-    kept = {content_key(by_id[i]) for i, row in found.items() if row[0]}
+            assert result[survivor][0]
+            assert content_key(by_id[survivor]) == content_key(by_id[name])
+    kept = {content_key(by_id[i]) for i, row in result.items() if row[0]}
     assert kept == {content_key(d) for d in by_id.values()}
 
 
-def test_white_space_and_the_cut_into_texts_make_no_difference():
+def test_white_space_and_the_cut_into_text_parts_are_ignored():
     assert content_key(document("1", Text("a  b\n"))) == content_key(document("2", Text(" a"), Text("b")))
 
 
@@ -103,19 +103,19 @@ def test_different_documents_have_different_keys(one, other):
     assert content_key(document("1", *one)) != content_key(document("2", *other))
 
 
-def test_where_a_document_came_from_makes_no_difference():
-    here = document("1", Text("a"), image("x"))
-    there = replace(here, id=record_id("u", "9"), source="u", domain="code", notes={"a": 1})
-    assert content_key(here) == content_key(there)
+def test_source_domain_and_notes_are_ignored():
+    first = document("1", Text("a"), image("x"))
+    second = replace(first, id=record_id("u", "9"), source="u", domain="code", notes={"a": 1})
+    assert content_key(first) == content_key(second)
 
 
-def test_the_same_record_seen_twice_stays_once():
+def test_a_record_that_occurs_twice_is_kept_once():
     table = keys([document("1", Text("a"))])
-    one, two = decide([table, table])
-    assert one["keep"].to_pylist() + two["keep"].to_pylist() == [True, False]
+    first, second = decide([table, table])
+    assert first["keep"].to_pylist() + second["keep"].to_pylist() == [True, False]
 
 
-def test_nothing_to_decide_is_fine():
+def test_empty_tables_are_decided():
     assert decide([]) == []
     assert [len(t) for t in decide([KEYS.empty_table(), keys([document("1", Text("a"))])])] == [0, 1]
     assert isinstance(decide([KEYS.empty_table()])[0], pa.Table)

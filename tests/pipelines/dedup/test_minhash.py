@@ -1,4 +1,4 @@
-"""Near duplicates are found as often as exact Jaccard similarity predicts, whatever the order, shards and memory."""
+"""The nodes `minhash` and `dedup_minhash`: near duplicates are found as often as exact Jaccard similarity predicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=3 + i 
 
 
 def texts(seed: int, pairs: int, edits: int, length: int = 200) -> tuple[list[str], list[str]]:
-    """Documents, and copies with so many words replaced."""
+    """Texts, and copies of them with `edits` words replaced."""
     dice = random.Random(seed)
     first, second = [], []
     for _ in range(pairs):
@@ -36,13 +36,13 @@ def texts(seed: int, pairs: int, edits: int, length: int = 200) -> tuple[list[st
 def test_pairs_are_found_as_often_as_their_similarity_predicts(edits: int) -> None:
     pairs = 800
     first, second = texts(edits, pairs, edits)
-    found = (minhash_loops.keys_of(first, 5, 14, 8) == minhash_loops.keys_of(second, 5, 14, 8)).any(1)
+    shared = (minhash_loops.keys_of(first, 5, 14, 8) == minhash_loops.keys_of(second, 5, 14, 8)).any(1)
     expected = reference.predicted(first + second, [(i, pairs + i) for i in range(pairs)], 5, 14, 8)
     spread = np.sqrt((expected * (1 - expected)).sum())
-    assert abs(found.sum() - expected.sum()) <= 4 * spread + 1
+    assert abs(shared.sum() - expected.sum()) <= 4 * spread + 1
 
 
-def test_texts_that_share_nothing_share_no_band() -> None:
+def test_texts_without_common_shingles_share_no_band() -> None:
     first, second = texts(7, 800, 0)[0], texts(8, 800, 0)[0]
     assert not (minhash_loops.keys_of(first, 5, 14, 8) == minhash_loops.keys_of(second, 5, 14, 8)).any()
 
@@ -58,12 +58,12 @@ GAPS = st.sampled_from([" ", ", ", "\n", "\u2014", "\u3002", "\u00a0", " - "])
 
 
 @given(SOUP, st.data())
-def test_words_are_those_of_the_reference(soup: list[str], data: st.DataObject) -> None:
-    one, other = (data.draw(GAPS).join(soup) for _ in range(2))
+def test_keys_are_equal_if_the_shingles_of_the_reference_are(soup: list[str], data: st.DataObject) -> None:
+    first, second = (data.draw(GAPS).join(soup) for _ in range(2))
     mixed = " ".join(data.draw(st.permutations(soup)))
-    keys = minhash_loops.keys_of([one, other, mixed], 3, 16, 1)
-    assert (keys[0] == keys[1]).all() and reference.shingles(one, 3) == reference.shingles(other, 3)
-    same = reference.shingles(one, 3) == reference.shingles(mixed, 3)
+    keys = minhash_loops.keys_of([first, second, mixed], 3, 16, 1)
+    assert (keys[0] == keys[1]).all() and reference.shingles(first, 3) == reference.shingles(second, 3)
+    same = reference.shingles(first, 3) == reference.shingles(mixed, 3)
     assert (keys[0] == keys[2]).all() == same
 
 
@@ -72,7 +72,7 @@ def test_words_are_those_of_the_reference(soup: list[str], data: st.DataObject) 
     st.integers(1, 9),
     st.integers(1, 7),
 )
-def test_clusters_are_those_of_the_reference_in_any_memory(rows: list[list[int]], cut: int, budget: int) -> None:
+def test_clusters_equal_those_of_the_reference_with_any_memory(rows: list[list[int]], cut: int, budget: int) -> None:
     keys = np.array(rows, np.uint64).reshape(-1, 3) << np.uint64(32)
     bands = [[keys[at : at + cut, band] for at in range(0, len(keys), cut)] for band in range(3)]
     wanted = reference.clusters(keys)
@@ -93,7 +93,7 @@ nodes:
 """
 
 
-def test_of_every_cluster_one_stays_and_the_rest_say_whom_they_lost_to(tmp_path: Path) -> None:
+def test_one_document_of_each_cluster_stays_and_the_others_name_it(tmp_path: Path) -> None:
     first, second = texts(3, 60, 2)
     lines = [json.dumps({"text": text}) for text in [*first, *(f"{text} and a few words more" for text in second)]]
     random.Random(0).shuffle(lines)
@@ -107,16 +107,16 @@ def test_of_every_cluster_one_stays_and_the_rest_say_whom_they_lost_to(tmp_path:
     clusters: defaultdict[str, list[dict]] = defaultdict(list)
     for row in rows:
         clusters[row["duplicate_of"] or row["id"]].append(row)
-    assert len(clusters) == 60 and all(len(some) == 2 for some in clusters.values())
-    for survivor, some in clusters.items():
-        assert survivor == min(row["id"] for row in some)
-        assert [row["keep"] for row in some if row["id"] == survivor] == [True]
-        assert {row["unique.cluster_size"] for row in some} == {2}
+    assert len(clusters) == 60 and all(len(members) == 2 for members in clusters.values())
+    for survivor, members in clusters.items():
+        assert survivor == min(row["id"] for row in members)
+        assert [row["keep"] for row in members if row["id"] == survivor] == [True]
+        assert {row["unique.cluster_size"] for row in members} == {2}
     assert {row["id"]: row["reason"] for row in rows if not row["keep"]} == {
-        row["id"]: "near_duplicate" for some in clusters.values() for row in some if row["duplicate_of"]
+        row["id"]: "near_duplicate" for members in clusters.values() for row in members if row["duplicate_of"]
     }
     longest = {row["id"] for row in head(tmp_path / "out", "longest").table().to_pylist() if row["keep"]}
-    assert longest >= {max(some, key=lambda row: row["characters"])["id"] for some in clusters.values()}
+    assert longest >= {max(members, key=lambda row: row["characters"])["id"] for members in clusters.values()}
     kept = [head(tmp_path / "out", name).kept().tolist() for name in ("unique", "nothing_more")]
     assert kept[0] == kept[1]
     wrong = run(tmp_path / "dag.yaml", tmp_path / "out", "--set", "nodes.longest.prefer=domain", code=2)
