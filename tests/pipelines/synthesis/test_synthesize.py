@@ -33,7 +33,7 @@ from stores.store import Snapshot, Store
 from tests.pipelines import small_data
 from tests.pipelines.build.test_materialize import product, stored
 from tests.pipelines.dag.test_run import head, roots, run, start
-from tests.servers.chat import Chat, last_text, default_reply
+from tests.servers.chat import Chat, default_reply, last_text
 from tests.stores.forget.traces import traces
 
 
