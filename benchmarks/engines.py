@@ -1,6 +1,6 @@
 """How much does the same DAG cost on `local`, on Ray and on Dask?
 
-A folder of small texts -> documents -> filter -> tokenise, with two worker processes each. Ray and Dask start their
+A folder of small texts -> documents -> filter -> tokenize, with two worker processes each. Ray and Dask start their
 cluster inside the run. Every run is `millrace run` in a new process. Its wall time and the CPU seconds of all its
 descendants are measured from outside. A run over one file measures the cost of starting. The overhead of an engine per
 unit is its time above `local`, both without the cost of starting, divided by the number of units. All engines must end
@@ -40,7 +40,7 @@ nodes:
     kind: filter
     input: documents
     ops: [{kind: no_text}, {kind: too_short}, {kind: repeated_lines}, {kind: garbled}]
-  samples: {kind: tokenise, inputs: [filtered]}
+  samples: {kind: tokenize, inputs: [filtered]}
 """
 
 

@@ -90,7 +90,7 @@ def ours():
         document = Document("0" * 32, "t", "1", "caption", (image,))
         for op in ops:
             op.measure(document)
-        image_hash.hash_of(image_hash.grey_of(pixels.rgb_of(image)))
+        image_hash.hash_of(image_hash.gray_of(pixels.rgb_of(image)))
 
     return measure
 
@@ -107,9 +107,9 @@ def theirs(draft: bool):
         if draft:
             rgb.thumbnail((512, 512))
         max(high - low for low, high in rgb.getextrema())
-        grey = rgb.convert("L")
-        grey.entropy()
-        level = np.asarray(grey, np.int16)
+        gray = rgb.convert("L")
+        gray.entropy()
+        level = np.asarray(gray, np.int16)
         inner = level[1:-1, 1:-1]
         (level[:-2, 1:-1] + level[2:, 1:-1] + level[1:-1, :-2] + level[1:-1, 2:] - 4 * inner).var()
         imagehash.phash(rgb)

@@ -94,7 +94,7 @@ def tables(shard: int, rows: int) -> dict[str, pa.Table]:
         "characters": sizes,
         "images": ones,
         "videos": zeros,
-        "licence": word(""),
+        "license": word(""),
         "origin": urls,
         "consent": word(""),
         "line.at": at,

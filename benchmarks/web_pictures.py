@@ -42,8 +42,8 @@ def _oriented(picture: Image.Image, random: np.random.Generator) -> bytes:
 
 
 def _sixteen_bit(picture: Image.Image, random: np.random.Generator) -> bytes:
-    grey = np.asarray(picture.convert("L"), np.uint16)
-    return _saved(Image.fromarray(grey << 8 | random.integers(0, 256, grey.shape, np.uint16)), "PNG")
+    gray = np.asarray(picture.convert("L"), np.uint16)
+    return _saved(Image.fromarray(gray << 8 | random.integers(0, 256, gray.shape, np.uint16)), "PNG")
 
 
 def _with_alpha(picture: Image.Image, random: np.random.Generator) -> bytes:
@@ -60,7 +60,7 @@ FORMS: dict[str, tuple[float, Callable[[Image.Image, np.random.Generator], bytes
     "jpeg 4:2:2": (0.04, _jpeg(subsampling="4:2:2", restart_marker_rows=4)),
     "jpeg progressive": (0.18, _jpeg(subsampling="4:2:0", progressive=True)),
     "jpeg on its side": (0.05, _oriented),
-    "jpeg grey": (0.02, lambda picture, random: _saved(picture.convert("L"), "JPEG", quality=85)),
+    "jpeg gray": (0.02, lambda picture, random: _saved(picture.convert("L"), "JPEG", quality=85)),
     "jpeg cmyk": (0.01, lambda picture, random: _saved(picture.convert("CMYK"), "JPEG", quality=90)),
     "png": (0.05, lambda picture, random: _saved(picture, "PNG")),
     "png with alpha": (0.02, _with_alpha),

@@ -97,7 +97,7 @@ class Fact:
     """Named range of characters in a text part whose value is known to be true: an attribute, an answer, a count."""
 
     name: str
-    """colour, shape, count, value, answer ..."""
+    """color, shape, count, value, answer ..."""
     part: int
     """Index of the text part."""
     start: int
@@ -123,7 +123,7 @@ class Document:
     """Other verifiable facts: answers, timed events, and `shapes`, the points, boxes and polygons on images, which
     samples and packs carry as well (docs/loader.md)."""
     parents: tuple[str, ...] = ()
-    licence: str = ""
+    license: str = ""
     """SPDX identifier if there is one. This and the next two are "" if unknown, and columns of every store."""
     origin: str = ""
     """URL, or another name of the record's origin before it was a file here."""

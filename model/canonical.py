@@ -155,7 +155,7 @@ def initialize(model: ConfiguredModel, seed: int) -> None:
 
     Matrices and tables N(0, init_method_std), norm gains 1, biases 0, as DeepSeek-V3 does, and the tower likewise. One
     difference: matrices that write into the residual stream start at 0, so that every block begins as the identity.
-    With that a tiny model told colours apart twice as well after the same 4,400 images: 1.24 against 0.63 nats (one
+    With that a tiny model told colors apart twice as well after the same 4,400 images: 1.24 against 0.63 nats (one
     seed).
     """
     for name, tensor in canonical_state(model).items():

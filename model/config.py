@@ -56,7 +56,7 @@ class ModelConfig:
     """Every matrix starts from N(0, std). 0.02 in the release."""
     layernorm_epsilon: float = 1e-5
     latent_layernorm_epsilon: float = 1e-6
-    """Epsilon of the two norms inside latent attention; the released modelling code leaves it at 1e-6."""
+    """Epsilon of the two norms inside latent attention; the released modeling code leaves it at 1e-6."""
 
     num_attention_heads: int
     q_lora_rank: int

@@ -7,7 +7,7 @@ time, or records that were forgotten. All frames of a clip get the same transfor
 
 Text is tokenized earlier and can't change here, so it has to stay true of the transformed image. The user names the
 sources for which that holds. If the sample's text has facts (a count, a place, a box, an answer), its media are not
-cropped, because the fact may be false of a part of the image; with the fact `colour` they keep their hue as well.
+cropped, because the fact may be false of a part of the image; with the fact `color` they keep their hue as well.
 Coordinates that are not in the text (`records.Shape`) move with the pixels: `GlobalBatch.shapes`.
 """
 
@@ -84,13 +84,13 @@ class Crop:
 
     width_px: int
     height_px: int
-    centre: tuple[float, float]
+    center: tuple[float, float]
     degrees: float = 0.0
     """Angle of the rectangle, clockwise on the screen (x to the right, y down); its content turns the other way."""
 
     def cut(self, rgb: np.ndarray) -> np.ndarray:
         """Cut the crop out of an image: (H, W, 3) uint8 -> (height_px, width_px, 3) uint8."""
-        x, y = self.centre
+        x, y = self.center
         if not self.degrees:
             left, top = round(x - self.width_px / 2), round(y - self.height_px / 2)
             return rgb[top : top + self.height_px, left : left + self.width_px]
@@ -107,7 +107,7 @@ class Crop:
     def affine(self, size_px: Size) -> Affine:
         """Return the map from image coordinates to those of this crop after resizing to `size_px`."""
         cos, sin = _cos_sin(self.degrees)
-        x, y = self.centre
+        x, y = self.center
         across, down = size_px[0] / self.width_px, size_px[1] / self.height_px
         return Affine(
             across * cos,
@@ -142,12 +142,12 @@ class ImageTransform:
     """Transform of one medium: an optional crop, resizing, an optional color matrix."""
 
     crop: Crop | None = None
-    colour: ColorMatrix | None = None
+    color: ColorMatrix | None = None
 
     def apply(self, rgb: np.ndarray, size_px: Size) -> np.ndarray:
         """Transform a decoded (H, W, 3) uint8 image to (height, width, 3) uint8 of the planned `size_px`."""
         resized = resize(rgb if self.crop is None else self.crop.cut(rgb), *size_px)
-        return resized if self.colour is None else self.colour.apply(resized)
+        return resized if self.color is None else self.color.apply(resized)
 
     def move_shapes(self, shapes: Sequence[Shape], original_px: Size, size_px: Size) -> tuple[VisibleShape, ...]:
         """Return `shapes` in pixels of the image that `apply` returns."""
@@ -184,7 +184,7 @@ def draw_transform(
         share = settings.least_area + (1 - settings.least_area) * uniform("area")
         degrees = around("turn", settings.turn_degrees)
         crop = _crop(size_px, share, degrees, (uniform("across"), uniform("down")))
-    hue_is_free = "colour" not in limiting_facts
+    hue_is_free = "color" not in limiting_facts
     brightness = 1 + around("brightness", settings.brightness)
     contrast = 1 + around("contrast", settings.contrast)
     saturation = 1 + around("saturation", settings.saturation) if hue_is_free else 1.0

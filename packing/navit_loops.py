@@ -43,7 +43,7 @@ def _cut(lines, cols, patches):
                 red[:], green[:], blue[:] = 0, 0, 0
         for col in range(cols):
             patch = patches[row * cols + col]
-            for colour in range(3):
+            for color in range(3):
                 for y in range(PATCH_PX):
                     for x in range(_PAIRS):
-                        patch[(colour * PATCH_PX + y) * _PAIRS + x] = pairs[colour, y, col * _PAIRS + x]
+                        patch[(color * PATCH_PX + y) * _PAIRS + x] = pairs[color, y, col * _PAIRS + x]

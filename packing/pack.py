@@ -55,7 +55,7 @@ def packs_meta(plan: Mapping[str, Json]) -> dict[str, Json]:
     return {name: plan[name] for name in PLAN_FACTS} | {"sources": sources}
 
 
-def materialise(block: PlanBlock, index: int, samples: Mapping[str, Snapshot], vocabulary: Vocabulary) -> Pack:
+def materialize(block: PlanBlock, index: int, samples: Mapping[str, Snapshot], vocabulary: Vocabulary) -> Pack:
     """Return pack number `index` of `block`.
 
     Args:
@@ -179,5 +179,5 @@ def _shifted(packed: PackedMedia, by: int) -> PackedMedia:
 
 def _payload(media: Media, samples: Snapshot) -> bytes:
     if media.location is None:
-        raise StoreError(f"{media.kind} {media.digest} has no location", where=samples.name, fix="tokenise again")
+        raise StoreError(f"{media.kind} {media.digest} has no location", where=samples.name, fix="tokenize again")
     return samples.read(media.location)

@@ -7,10 +7,10 @@ add a line here. `millrace run --kinds` prints the catalogue.
 from __future__ import annotations
 
 from pipelines.build.commands import Report, Train
-from pipelines.build.materialize import Materialise
+from pipelines.build.materialize import Materialize
 from pipelines.build.packs import PackNode
 from pipelines.build.plan import PlanNode
-from pipelines.build.samples import Tokenise
+from pipelines.build.samples import Tokenize
 from pipelines.build.vocabulary import LearnVocabulary
 from pipelines.dedup.decontaminate import Decontaminate
 from pipelines.dedup.exact import DedupExact
@@ -32,7 +32,7 @@ from pipelines.scoring.endpoints import ScoreAgreement, ScoreEndpoint
 from pipelines.scoring.models import ScoreFastText, ScoreFunction
 from pipelines.synthesis.augment import Augment
 from pipelines.synthesis.render import Render
-from pipelines.synthesis.synthesize import Synthesise
+from pipelines.synthesis.synthesize import Synthesize
 
 NODES: dict[str, type] = {
     "scenes": Scenes,
@@ -57,14 +57,13 @@ NODES: dict[str, type] = {
     "drop_watermarks": DropWatermarks,
     "decontaminate": Decontaminate,
     "cap": Cap,
-    "materialise": Materialise,
-    "compact": Materialise,
+    "materialize": Materialize,
     "transform": Transform,
     "augment": Augment,
-    "synthesise": Synthesise,
+    "synthesize": Synthesize,
     "render": Render,
     "learn_vocabulary": LearnVocabulary,
-    "tokenise": Tokenise,
+    "tokenize": Tokenize,
     "plan": PlanNode,
     "pack": PackNode,
     "train": Train,

@@ -30,7 +30,7 @@ from manifests.records import (
 PACK_TOKENS = 32
 
 texts = st.text(max_size=40)
-names = st.sampled_from(["colour", "shape", "count", "answer"])
+names = st.sampled_from(["color", "shape", "count", "answer"])
 sources = st.sampled_from(["scenes", "books", "mdn"])
 domains = st.sampled_from(["web", "caption", "video"])
 ids = st.integers(0, 2**128 - 1).map(lambda number: f"{number:032x}")

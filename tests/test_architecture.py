@@ -141,7 +141,7 @@ def references_are_for_tests(sources: Sources) -> list[str]:
     ]
 
 
-def inspection_reads_artefacts(sources: Sources) -> list[str]:
+def inspection_reads_artifacts(sources: Sources) -> list[str]:
     return [
         f"{file} imports {name}"
         for file, text in sources.items()
@@ -211,7 +211,7 @@ def public_types_are_defined_once(sources: Sources) -> list[str]:
             if isinstance(node, ast.ClassDef):
                 homes[node.name].add(file)
             elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                name = node.targets[0].id  # a type alias: capitalised, and no constant
+                name = node.targets[0].id  # a type alias: capitalized, and no constant
                 if name[0].isupper() and not name.isupper():
                     homes[name].add(file)
     return [
@@ -330,7 +330,7 @@ BREACHES: dict[Guard, dict[str, str]] = {
     proof_shares_no_code_with_the_planner: {"packing/proof.py": "from packing.plan import order"},
     heavy_libraries_stay_in_their_files: {"packing/new.py": "def f():\n    import torch"},
     references_are_for_tests: {"packing/new.py": "from packing import reference"},
-    inspection_reads_artefacts: {"pipelines/inspect/new.py": "from pipelines.dag import graph"},
+    inspection_reads_artifacts: {"pipelines/inspect/new.py": "from pipelines.dag import graph"},
     folders_are_small: {f"packing/plan/new_{i}.py": "" for i in range(MAX_MODULES)},
     folders_import_without_a_circle: {
         "stores/files/new_a.py": "from stores.commits import new_b",

@@ -37,7 +37,7 @@ _OPENERS = {"system": "<|im_system|>", "user": "<|im_user|>", "assistant": "<|im
 
 @schema
 class Chat:
-    """Settings for encoding conversations: the key `chat` of the node `tokenise`."""
+    """Settings for encoding conversations: the key `chat` of the node `tokenize`."""
 
     tools: Form = "typescript"
     """Form of tool declarations: the namespace that K2.5 reads, or JSON, on which K2 was trained as well."""

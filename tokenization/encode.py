@@ -1,6 +1,6 @@
 """Encoding of a document as a sample: ids, runs with loss, offsets for cutting a long document, facts as spans of ids.
 
-The node `tokenise` calls it on curated documents; plans and packs are made from the samples. Samples are *unexpanded*:
+The node `tokenize` calls it on curated documents; plans and packs are made from the samples. Samples are *unexpanded*:
 a medium is one placeholder (an image with its wrapper, a video without), so another size limit needs no new
 tokenization.
 

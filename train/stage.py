@@ -54,7 +54,7 @@ class GroundingTest:
     """Samples store of scenes that training never saw, one image each, with spans for attributes."""
     scenes: int = 600
     """Number of scenes drawn from the store, seeded; a store with fewer is an error."""
-    attributes: tuple[str, ...] = ("colour", "shape", "count", "value")
+    attributes: tuple[str, ...] = ("color", "shape", "count", "value")
     """Names of spans, each reported separately; one that no scene has is reported with n = 0."""
     must_exceed: dict[str, float]
     """Attribute or `all` -> nats per token that the lower end of its 95 % interval must exceed to pass."""

@@ -104,7 +104,7 @@ def pieces_by_shard(
         raise StoreError(
             f"samples of vocabulary {made_with[:12]}, the plan is for {vocabulary.digest[:12]}",
             where=samples.name,
-            fix="tokenise again, or give the vocabulary that the samples were made with",
+            fix="tokenize again, or give the vocabulary that the samples were made with",
         )
 
     def work(shard: tuple[ShardRef, pa.Table, pa.Table | None]) -> SourcePieces:

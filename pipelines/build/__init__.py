@@ -1,1 +1,1 @@
-"""Nodes from curated documents to a trained model: materialise, tokenise, plan, pack, train, report."""
+"""Nodes from curated documents to a trained model: materialize, tokenize, plan, pack, train, report."""

@@ -1,16 +1,16 @@
-"""The nodes `materialise` and `compact`: a documents store of its own from the kept documents of a view.
+"""The node `materialize`: a documents store of its own from the kept documents of a view.
 
-documents or view -> `materialise`, `compact` -> filter ... `tokenise`. Records keep ids, sources and lineage; media
+documents or view -> `materialize` -> filter ... `tokenize`. Records keep ids, sources and lineage; media
 come with their bytes, and columns of views stay with their records. Dropped, quarantined and forgotten records stay
 behind; the new store doesn't need the old one. `edits/transform.py` reads documents in the same way."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import tee
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,20 +27,26 @@ DECISION = ("keep", "reason")
 
 
 @schema
-class Materialise(DocumentsNode):
+class Materialize(DocumentsNode):
     """Copy what a view keeps, or all of a documents store, into a store of its own.
 
-    `materialise` has the units of its input, so that a change there affects no other unit. `compact` fills shards,
-    however small the pieces of the input are: a unit is the content of one shard, and documents that are added at the
-    end change only the last units. Documents with different members don't share a shard; documents with equal members
-    stay in order.
+    By default it has the units of its input, so that a change there affects no other unit. With `compact` it fills
+    shards, however small the pieces of the input are: a unit is the content of one shard, and documents that are added
+    at the end change only the last units. Documents with different members don't share a shard; documents with equal
+    members stay in order.
     """
 
     PASSES_COLUMNS = True
+    RENAMED_KINDS: ClassVar[Mapping[str, str]] = {
+        "materialise": "materialize",
+        "compact": "write `kind: materialize` with `compact: true`",
+    }
 
-    kind: Literal["materialise", "compact"]
+    kind: Literal["materialize"]
     input: str
     """Node with the documents."""
+    compact: bool = False
+    """Fill shards instead of keeping the units of the input."""
     shard_bytes: int = SHARD_BYTES
     """Size of a full shard, in bytes."""
 
@@ -50,13 +56,13 @@ class Materialise(DocumentsNode):
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         snapshot = inputs[self.input].snapshot
-        if self.kind == "compact":
+        if self.compact:
             return Survey(tuple(_full_shards(snapshot, self.shard_bytes)))
         return Survey(tuple(same_units(snapshot)))
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
-        # A unit of `compact` is meant to be one shard; twice the size leaves room for errors of the estimate.
-        writer.shard_bytes = self.shard_bytes * (2 if self.kind == "compact" else 1)
+        # A compact unit is meant to be one shard; twice the size leaves room for errors of the estimate.
+        writer.shard_bytes = self.shard_bytes * (2 if self.compact else 1)
         for document, columns in kept_documents(task.inputs[self.input].snapshot, task.unit.data):
             if document.source != FORGOTTEN:
                 attempt.store(document.locator, document, columns)

@@ -1,6 +1,6 @@
-"""The node `tokenise`: samples of token ids from curated documents.
+"""The node `tokenize`: samples of token ids from curated documents.
 
-documents or views -> `tokenise` -> samples -> `plan` (`build/plan.py`). The ids come from `tokenization/encode.py`, for
+documents or views -> `tokenize` -> samples -> `plan` (`build/plan.py`). The ids come from `tokenization/encode.py`, for
 conversations from `tokenization/chat.py`; this file cuts the work into units.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 from manifests.conversation import conversation_in
 from manifests.errors import ManifestError, StoreError
@@ -24,14 +24,16 @@ from tokenization.vocabulary import Vocabulary
 
 
 @schema
-class Tokenise(StoreNode):
+class Tokenize(StoreNode):
     """Turn the kept documents of one or more inputs into samples, in the order of the inputs."""
 
     PRODUCT = "samples"
     VERSION = 4
     PLACES = frozenset({"vocabulary"})
 
-    kind: Literal["tokenise"]
+    RENAMED_KINDS: ClassVar[Mapping[str, str]] = {"tokenise": "tokenize"}
+
+    kind: Literal["tokenize"]
     inputs: tuple[str, ...]
     """Nodes with the documents."""
     vocabulary: str = "tiny"
@@ -105,7 +107,7 @@ def shared_vocabulary(node: str, samples: Iterable[Snapshot]) -> Vocabulary:
         raise StoreError("there is not one sample to plan", where=node, fix=fix)
     files = {snapshot.meta["vocabulary"]: snapshot.meta["vocabulary_file"] for snapshot in filled}
     if len(files) > 1:
-        fix = "give all `tokenise` nodes of this plan the same vocabulary"
+        fix = "give all `tokenize` nodes of this plan the same vocabulary"
         raise ManifestError(
             f"samples of different vocabularies: {', '.join(sorted(files.values()))}", where=node, fix=fix
         )

@@ -1,7 +1,7 @@
 """The node `learn_vocabulary`: byte-pair ranks from a sample of documents, written to a file.
 
-documents -> `NODE/ranks.tiktoken`. No other node reads the file: a `tokenise` node names its vocabulary by path. To use
-new ranks, copy the file and name the copy. So changed documents never cause all others to be tokenised again.
+documents -> `NODE/ranks.tiktoken`. No other node reads the file: a `tokenize` node names its vocabulary by path. To use
+new ranks, copy the file and name the copy. So changed documents never cause all others to be tokenized again.
 """
 
 from __future__ import annotations

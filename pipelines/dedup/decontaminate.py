@@ -1,6 +1,6 @@
 """The node `decontaminate`: drops documents that contain items of evaluations.
 
-documents or view -> decontaminate -> view, before `tokenise`. Text is compared by runs of words (`dedup/ngrams.py`),
+documents or view -> decontaminate -> view, before `tokenize`. Text is compared by runs of words (`dedup/ngrams.py`),
 pictures by perceptual hash (`dedup/hamming.py`).
 """
 

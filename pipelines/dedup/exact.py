@@ -1,6 +1,6 @@
 """The node `dedup_exact`: drops documents with the same text and the same media as another document.
 
-documents or view -> dedup_exact -> view, between the filters and `tokenise`. Text is compared with runs of white space
+documents or view -> dedup_exact -> view, between the filters and `tokenize`. Text is compared with runs of white space
 counted as one space, media by the digest of their encoded bytes, in order. Of each group of equal documents the one
 with the smallest id stays. Therefore neither the order of units nor the cut into shards matters, a second pass over the
 survivors drops nothing, and no group loses its last member.

@@ -1,6 +1,6 @@
 """Perceptual hashes of pictures: 64 bits to look up, and 256 bits to compare.
 
-    picture -> grey, shorter side 256 px -> means over 64 x 64 and 32 x 32 -> DCT -> pHash, detail
+    picture -> gray, shorter side 256 px -> means over 64 x 64 and 32 x 32 -> DCT -> pHash, detail
 
 **pHash** is the DCT hash of Zauner (2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"): of the
 two-dimensional DCT-II of 32 x 32 means, the coefficients of frequencies 1 to 8 both ways; a bit is set if a coefficient
@@ -8,7 +8,7 @@ is above their median. **detail** is the same with frequencies 1 to 16 of 64 x 6
 2019, "The TMK+PDQF Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm"). The pHash is looked up
 (`dedup/hamming.py`); the detail separates pictures with equal pHash, above all pages of text. To the bit:
 
-    grey      (19595 R + 38470 G + 7471 B + 32768) >> 16, as Pillow's "L"
+    gray      (19595 R + 38470 G + 7471 B + 32768) >> 16, as Pillow's "L"
     means     Pillow's BOX filter, 8 bits
     cosines   C[u, x] = round(2^14 cos(pi (2 x + 1) u / 2 n)) of n means; coefficients C M C^T, whole numbers
     bits      by rows, the first is the lowest; set if 2 c[k] is more than the sum of the two middle coefficients
@@ -63,23 +63,23 @@ _WAVE = 2.0**28 * 32 * 32 / 4
 """Coefficient of a wave of amplitude 1."""
 
 
-def hash_of(grey: Image.Image, box: tuple[int, int, int, int] | None = None) -> Hash:
-    """Hash a grey picture, or its part inside `box` (left, top, right, bottom); `NOTHING` if it shows too little."""
-    strengths = _strengths(grey, box, _SHORT)
+def hash_of(gray: Image.Image, box: tuple[int, int, int, int] | None = None) -> Hash:
+    """Hash a gray picture, or its part inside `box` (left, top, right, bottom); `NOTHING` if it shows too little."""
+    strengths = _strengths(gray, box, _SHORT)
     if np.median(np.abs(strengths)) < LEAST_DETAIL * _WAVE:
         return NOTHING
-    return Hash(_bits(strengths)[0], tuple(_bits(_strengths(grey, box, _LONG))))
+    return Hash(_bits(strengths)[0], tuple(_bits(_strengths(gray, box, _LONG))))
 
 
-def grey_of(rgb: np.ndarray) -> Image.Image:
-    """Convert (H, W, 3) uint8 to grey."""
+def gray_of(rgb: np.ndarray) -> Image.Image:
+    """Convert (H, W, 3) uint8 to gray."""
     return Image.fromarray(rgb).convert("L")
 
 
-def _strengths(grey: Image.Image, box: tuple[int, int, int, int] | None, cosines: np.ndarray) -> np.ndarray:
+def _strengths(gray: Image.Image, box: tuple[int, int, int, int] | None, cosines: np.ndarray) -> np.ndarray:
     """Return the (frequencies ** 2,) DCT coefficients, by rows."""
     count = cosines.shape[1]
-    means = np.asarray(grey.resize((count, count), Image.Resampling.BOX, box), np.float64)
+    means = np.asarray(gray.resize((count, count), Image.Resampling.BOX, box), np.float64)
     return (cosines @ means @ cosines.T).ravel()
 
 

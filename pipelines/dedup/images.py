@@ -1,6 +1,6 @@
 """The nodes `image_hash` and `dedup_images`: pictures and videos that look alike.
 
-documents or view -> image_hash -> dedup_images -> view, between the filters and `tokenise`. `image_hash` decodes the
+documents or view -> image_hash -> dedup_images -> view, between the filters and `tokenize`. `image_hash` decodes the
 media, unit by unit, and writes perceptual hashes as columns; `dedup_images` compares the hashes of all documents and
 decodes nothing. `decontaminate` reads the same columns. Limits and measurements: docs/visual.md.
 """
@@ -112,10 +112,10 @@ class ImageHash(ViewNode):
             if medium.kind == "video":
                 hashes["frame"] += video_hashes(medium, self.key_frames)
                 continue
-            grey = image_hash.grey_of(reduced_rgb(payload_of(medium), image_hash.SIDE_PX))
-            hashes["image"].append(image_hash.hash_of(grey))
+            gray = image_hash.gray_of(reduced_rgb(payload_of(medium), image_hash.SIDE_PX))
+            hashes["image"].append(image_hash.hash_of(gray))
             if self.crops:
-                hashes["crop"] += [image_hash.hash_of(grey, box) for box in image_hash.crops(*grey.size)]
+                hashes["crop"] += [image_hash.hash_of(gray, box) for box in image_hash.crops(*gray.size)]
         return hashes
 
 
@@ -123,7 +123,7 @@ def video_hashes(video: Media, count: int) -> Hashes:
     """Hash `count` key frames of a video."""
     times_us = image_hash.key_times_us(video.frame_times_us, count)
     frames = frames_at(payload_of(video), times_us, each=lambda rgb: small_rgb(rgb, image_hash.SIDE_PX))
-    return [image_hash.hash_of(image_hash.grey_of(frame)) for frame in frames]
+    return [image_hash.hash_of(image_hash.gray_of(frame)) for frame in frames]
 
 
 @schema

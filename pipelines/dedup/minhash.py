@@ -1,6 +1,6 @@
 """The nodes `minhash` and `dedup_minhash`: near duplicates of text.
 
-documents or view -> minhash -> dedup_minhash -> view, between the filters and `tokenise`. `minhash` reads every text,
+documents or view -> minhash -> dedup_minhash -> view, between the filters and `tokenize`. `minhash` reads every text,
 unit by unit, and writes keys as columns; `dedup_minhash` compares the keys of all documents and reads no text. The
 method and its sources are in `dedup/minhash_loops.py`.
 """

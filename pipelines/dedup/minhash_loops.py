@@ -1,6 +1,6 @@
 """MinHash keys of texts, and clusters of documents that share a key. The nodes are in `dedup/minhash.py`.
 
-    text -> words -> shingles of `words` neighbours -> the smallest of `bands * rows` hashes of all -> one key per band
+    text -> words -> shingles of `words` neighbors -> the smallest of `bands * rows` hashes of all -> one key per band
 
 Two documents whose sets of shingles have Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands
 (Broder 1997; Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4). Documents that share a band

@@ -1,6 +1,6 @@
 """The node `transform`: writes a documents store in which every text went through the node's ops.
 
-documents or view -> transform -> documents, before filters and `tokenise`. An edited document keeps id, source,
+documents or view -> transform -> documents, before filters and `tokenize`. An edited document keeps id, source,
 locator, lineage and media; columns `NODE.OP.REASON` count its edits. Each op reads the result of the op before it. To
 add an op, write a class with `edits` (`edits/edit.py`) and add its line to `EDITORS`.
 """

@@ -68,7 +68,7 @@ class DaskEngine(ClusterEngine):
                 key = self._ended.get(timeout=max(0.0, deadline_s - time.monotonic()))
             except Empty:
                 return None
-            if key in self._sent:  # else it was cancelled
+            if key in self._sent:  # else it was canceled
                 break
         future, flight = self._sent.pop(key)
         if future.status == "finished":

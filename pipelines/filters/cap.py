@@ -1,6 +1,6 @@
 """The node `cap`: keeps documents up to a share of the whole, e.g. synthetic captions.
 
-documents or view -> cap -> view, before `tokenise`. A mixture's weight decides how often a source is seen as long as
+documents or view -> cap -> view, before `tokenize`. A mixture's weight decides how often a source is seen as long as
 the other sources last; `cap` decides how much of it exists at all, for every plan.
 """
 

@@ -38,12 +38,12 @@ class BlurredImage(Measured):
     min_focus: float = 10.0
 
     def measure(self, document: Document) -> Mapping[str, float]:
-        return best_score("focus", document, max, lambda image: focus(grey_of(image)))
+        return best_score("focus", document, max, lambda image: focus(gray_of(image)))
 
 
 @schema
 class LowEntropy(Measured):
-    """The histogram of grey levels of every image has an entropy below `min_bits` per pixel: it shows next to
+    """The histogram of gray levels of every image has an entropy below `min_bits` per pixel: it shows next to
     nothing."""
 
     READS_MEDIA = True
@@ -52,7 +52,7 @@ class LowEntropy(Measured):
     min_bits: float = 0.5
 
     def measure(self, document: Document) -> Mapping[str, float]:
-        return best_score("bits", document, max, lambda image: entropy(grey_of(image)))
+        return best_score("bits", document, max, lambda image: entropy(gray_of(image)))
 
 
 @schema
@@ -70,7 +70,7 @@ class TextOnlyImage(Measured):
     """Share of non-empty tiles that look like writing."""
 
     def measure(self, document: Document) -> Mapping[str, float]:
-        return best_score("writing", document, min, lambda image: writing(grey_of(image)))
+        return best_score("writing", document, min, lambda image: writing(gray_of(image)))
 
 
 @schema
@@ -102,20 +102,20 @@ def best_score(
     return {name: best(values)} if values else {}
 
 
-def focus(grey: np.ndarray) -> float:
+def focus(gray: np.ndarray) -> float:
     """Return the variance of the Laplacian of (H, W) uint8; 0 without inner pixels."""
-    if min(grey.shape) < 3:
+    if min(gray.shape) < 3:
         return 0.0
-    level = grey.astype(np.int16)
+    level = gray.astype(np.int16)
     inner = level[1:-1, 1:-1]
     laplacian = level[:-2, 1:-1] + level[2:, 1:-1] + level[1:-1, :-2] + level[1:-1, 2:] - 4 * inner
     return float(laplacian.var())
 
 
-def entropy(grey: np.ndarray) -> float:
+def entropy(gray: np.ndarray) -> float:
     """Return the entropy of the histogram of 256 levels, in bits per pixel."""
-    counts = np.bincount(grey.ravel(), minlength=256)
-    shares = counts[counts > 0] / grey.size
+    counts = np.bincount(gray.ravel(), minlength=256)
+    shares = counts[counts > 0] / gray.size
     return float(-(shares * np.log2(shares)).sum())
 
 
@@ -124,13 +124,13 @@ NEAR_LEVELS, EDGE_LEVELS = 24, 32
 """Levels of 255: a pixel this near to the background belongs to it; a difference this large is an edge."""
 
 
-def writing(grey: np.ndarray) -> float:
+def writing(gray: np.ndarray) -> float:
     """Return the share of non-empty tiles of (H, W) uint8 that look like writing; 0 if all are empty."""
-    rows, columns = (side // TILE_PX for side in grey.shape)
+    rows, columns = (side // TILE_PX for side in gray.shape)
     if not rows * columns:
         return 0.0
-    level = grey[: rows * TILE_PX, : columns * TILE_PX].astype(np.int16)
-    background = int(np.convolve(np.bincount(grey.ravel(), minlength=256), np.ones(9), "same").argmax())
+    level = gray[: rows * TILE_PX, : columns * TILE_PX].astype(np.int16)
+    background = int(np.convolve(np.bincount(gray.ravel(), minlength=256), np.ones(9), "same").argmax())
     plain = _by_tile(np.abs(level - background) < NEAR_LEVELS)
     edges = _by_tile(np.abs(np.diff(level, axis=1, append=level[:, -1:])) >= EDGE_LEVELS)
     full = plain < 0.98
@@ -152,12 +152,12 @@ def rgb_of(image: Media) -> np.ndarray:
     return cached(("rgb", image.digest), lambda: reduced_rgb(payload_of(image), SIDE_PX))
 
 
-def grey_of(image: Media) -> np.ndarray:
-    """Return (H, W) uint8 grey levels of `rgb_of`, as Pillow's "L"."""
-    return cached(("grey", image.digest), lambda: grey_levels(rgb_of(image)))
+def gray_of(image: Media) -> np.ndarray:
+    """Return (H, W) uint8 gray levels of `rgb_of`, as Pillow's "L"."""
+    return cached(("gray", image.digest), lambda: gray_levels(rgb_of(image)))
 
 
-def grey_levels(rgb: np.ndarray) -> np.ndarray:
+def gray_levels(rgb: np.ndarray) -> np.ndarray:
     """Convert (H, W, 3) uint8 to (H, W) uint8."""
     return np.asarray(Image.fromarray(rgb).convert("L"))
 

@@ -6,7 +6,8 @@ field never counts as permission. docs/forget.md.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from manifests.errors import ManifestError
 from manifests.load import schema
@@ -16,13 +17,15 @@ from pipelines.filters.op import Op
 
 @schema
 class RequiredRights(Op):
-    """Documents without the required rights. The first missing right gives the reason: `no_licence`,
-    `licence_not_allowed`, `no_origin`, `no_consent`, `consent_not_allowed`."""
+    """Documents without the required rights. The first missing right gives the reason: `no_license`,
+    `license_not_allowed`, `no_origin`, `no_consent`, `consent_not_allowed`."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"licences": "licenses", "require_licence": "require_license"}
 
     kind: Literal["rights"]
-    licences: tuple[str, ...] = ()
+    licenses: tuple[str, ...] = ()
     """Allowed licenses, compared without case as in SPDX; empty: any license and none."""
-    require_licence: bool = False
+    require_license: bool = False
     """True: the license may be any, but not missing."""
     require_origin: bool = False
     """True: the origin may not be missing."""
@@ -30,16 +33,16 @@ class RequiredRights(Op):
     """Accepted words of consent, e.g. `opt-in`, `public-domain`; empty: any word and none."""
 
     def __post_init__(self) -> None:
-        if not (self.licences or self.require_licence or self.require_origin or self.consents):
-            fix = "give licences, require_licence, require_origin or consents"
+        if not (self.licenses or self.require_license or self.require_origin or self.consents):
+            fix = "give licenses, require_license, require_origin or consents"
             raise ManifestError("an op of kind rights requires nothing", where="rights", fix=fix)
 
     def decide(self, document: Document) -> Drop | None:
-        licence, consent = document.licence.casefold(), document.consent.casefold()
-        if (self.licences or self.require_licence) and not licence:
-            return Drop("no_licence")
-        if self.licences and licence not in {allowed.casefold() for allowed in self.licences}:
-            return Drop("licence_not_allowed")
+        license, consent = document.license.casefold(), document.consent.casefold()
+        if (self.licenses or self.require_license) and not license:
+            return Drop("no_license")
+        if self.licenses and license not in {allowed.casefold() for allowed in self.licenses}:
+            return Drop("license_not_allowed")
         if self.require_origin and not document.origin:
             return Drop("no_origin")
         if self.consents and not consent:

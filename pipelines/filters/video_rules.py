@@ -1,7 +1,7 @@
 """Ops for videos: motion, cuts, duration, gaps between frames.
 
 A document with several videos is dropped only if none of them passes. Motion is measured on frames a quarter of a
-second apart, in grey, with a shorter side of 64 px; they are decoded once for all ops of a node. Limits are ours.
+second apart, in gray, with a shorter side of 64 px; they are decoded once for all ops of a node. Limits are ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from manifests.load import schema
 from manifests.records import Document, Media
 from pipelines.filters.media_rules import duration_s
 from pipelines.filters.op import Limit, Measured
-from pipelines.filters.pixels import best_score, cached, grey_levels, payload_of
+from pipelines.filters.pixels import best_score, cached, gray_levels, payload_of
 from stores.media.image import small_rgb
 from stores.media.video import frames_at
 
@@ -97,7 +97,7 @@ def changes(video: Media) -> np.ndarray:
             if not times_us or time_us - times_us[-1] >= APART_US:
                 times_us.append(time_us)
         times_us = times_us[:MOST_FRAMES]
-        frames = frames_at(payload_of(video), times_us, each=lambda rgb: grey_levels(small_rgb(rgb, SIDE_PX)))
+        frames = frames_at(payload_of(video), times_us, each=lambda rgb: gray_levels(small_rgb(rgb, SIDE_PX)))
         return np.array([np.abs(a.astype(np.int16) - b).mean() for a, b in pairwise(frames)])
 
     return cached(("changes", video.digest), compute)

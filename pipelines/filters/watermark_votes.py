@@ -1,6 +1,6 @@
 """Detection of watermarks at the same place of many pictures, from these pictures alone: no model, no template.
 
-    picture -> grey, shorter side 256 px -> windows at corners, edges and centre -> votes -> sums over a source -> score
+    picture -> gray, shorter side 256 px -> windows at corners, edges and center -> votes -> sums over a source -> score
 
 Edges of a mark have the same sign in every picture; elsewhere signs are nearly random (the idea of Dekel et al. 2017,
 "On the Effectiveness of Visible Watermarks", with signs instead of gradients). A **vote** is 1 or -1 if a pixel is
@@ -37,9 +37,9 @@ WORDS = WINDOWS * WIDTH_PX * HEIGHT_PX // 64
 """Words of 64 bits that hold the votes of one sign."""
 
 
-def votes(grey: np.ndarray) -> np.ndarray:
+def votes(gray: np.ndarray) -> np.ndarray:
     """Return (2 * WORDS,) uint64 for (H, W) uint8: bits of the pixels that vote 1, then of those that vote -1."""
-    level = grey.astype(np.float32)
+    level = gray.astype(np.float32)
     difference = level - _means(level)
     bits = np.zeros((2, WINDOWS, HEIGHT_PX, WIDTH_PX), bool)
     for window, part in enumerate(_windows(difference)):

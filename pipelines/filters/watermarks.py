@@ -1,6 +1,6 @@
 """The nodes `watermark_votes` and `drop_watermarks`: pictures that bear the watermark of their site.
 
-documents or view -> watermark_votes -> drop_watermarks -> view, before `tokenise`. `watermark_votes` decodes the
+documents or view -> watermark_votes -> drop_watermarks -> view, before `tokenize`. `watermark_votes` decodes the
 pictures, unit by unit, and writes a column; `drop_watermarks` compares the pictures of each site by this column. The
 method is in `filters/watermark_votes.py`, its measured accuracy in docs/visual.md.
 """
@@ -20,7 +20,7 @@ from manifests.load import schema
 from manifests.records import FORGOTTEN, Document, Json, Media
 from pipelines.filters import watermark_votes
 from pipelines.filters.op import concerns
-from pipelines.filters.pixels import grey_levels, payload_of
+from pipelines.filters.pixels import gray_levels, payload_of
 from pipelines.node import (
     Attempt,
     Inputs,
@@ -79,7 +79,7 @@ class WatermarkVotes(ViewNode):
 
     def _votes(self, document: Document, snapshot: Snapshot) -> np.ndarray:
         (image,) = snapshot.with_payloads(document).media
-        return watermark_votes.votes(grey_levels(reduced_rgb(payload_of(image), watermark_votes.SIDE_PX)))
+        return watermark_votes.votes(gray_levels(reduced_rgb(payload_of(image), watermark_votes.SIDE_PX)))
 
 
 def _only_image(document: Document) -> Media | None:

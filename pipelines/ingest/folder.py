@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -41,6 +41,7 @@ class FilesNode(DocumentsNode):
 
     READS: ClassVar[frozenset[str]] = frozenset()
     VERSION: ClassVar[int] = 10
+    RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
 
     text_domain: TextDomain = "knowledge"
     """Domain of plain text, and of rows without media. Files with the suffix of a programming language are `code`."""
@@ -61,8 +62,8 @@ class FilesNode(DocumentsNode):
     """Pages per document. A longer PDF file becomes several documents."""
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out, e.g. `*.csv` or `drafts/*`."""
-    licence: str = ""
-    """License of the records without a field `licence` or `license`; an SPDX identifier where there is one."""
+    license: str = ""
+    """License of the records without a field `license` or `licence`; an SPDX identifier where there is one."""
     origin: str = ""
     """Origin of the records without a field `url`, `origin` or `source_url`."""
     consent: str = ""
@@ -83,7 +84,7 @@ class FilesNode(DocumentsNode):
 
     @property
     def _rights(self) -> RecordRights:
-        return RecordRights(self.licence, self.origin, self.consent)
+        return RecordRights(self.license, self.origin, self.consent)
 
     def survey(self, name: str, inputs: Inputs) -> Survey:
         place = self.place(name)
@@ -92,7 +93,7 @@ class FilesNode(DocumentsNode):
         if not items:
             raise ManifestError("there are no files to ingest", where=str(place), fix="name a folder with data")
         libraries = ("pillow", "av", "charset-normalizer", "resiliparse")
-        facts = {"normalise": normalize.VERSION, **{library: version(library) for library in libraries}}
+        facts = {"normalize": normalize.VERSION, **{library: version(library) for library in libraries}}
         readers = {item.reader for item in items}
         if "pdf" in readers:
             facts["pypdfium2"] = version("pypdfium2")

@@ -40,6 +40,7 @@ class IngestRepository(DocumentsNode):
 
     READS: ClassVar[frozenset[str]] = frozenset()
     PLACES: ClassVar[frozenset[str]] = frozenset({"path"})
+    RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
 
     kind: Literal["ingest_repository"]
     path: str
@@ -50,7 +51,7 @@ class IngestRepository(DocumentsNode):
     """Patterns of relative paths of JSON lines with issues, reviews or commits, e.g. `history/*.jsonl`."""
     exclude: tuple[str, ...] = ()
     """Patterns of relative paths to leave out."""
-    licence: str = ""
+    license: str = ""
     """License of the records that state none."""
     origin: str = ""
     """Origin of the records that state none, e.g. the repository's URL."""
@@ -78,7 +79,7 @@ class IngestRepository(DocumentsNode):
         if refusals:
             content = digest(*(word for refusal in refusals for word in refusal))
             units.append(Unit("others", content, tuple(refusals)))
-        return Survey(tuple(units), {"normalise": normalize.VERSION})
+        return Survey(tuple(units), {"normalize": normalize.VERSION})
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         if task.unit.name == "others":
@@ -120,7 +121,7 @@ class IngestRepository(DocumentsNode):
     def _document(
         self, node: str, locator: str, words: str, notes: Mapping[str, Json], rights: RecordRights = NO_RIGHTS
     ) -> Document:
-        rights = rights.or_else(RecordRights(self.licence, self.origin, self.consent))
+        rights = rights.or_else(RecordRights(self.license, self.origin, self.consent))
         return new_document(node, locator, "code", [Text(words)], (), notes, rights)
 
 

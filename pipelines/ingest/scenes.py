@@ -63,7 +63,7 @@ class IngestScenes(DocumentsNode):
             wanted = f"categories {', '.join(self.categories)}" if self.categories else "scenes"
             message = f"there are no {wanted} in split {self.split}"
             raise ManifestError(message, where=name, fix=f"give {self.input} counts above 0 for them")
-        facts = {"normalise": normalize.VERSION, "pillow": version("pillow"), "av": version("av")}
+        facts = {"normalize": normalize.VERSION, "pillow": version("pillow"), "av": version("av")}
         return Survey(tuple(units), facts)
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
@@ -116,7 +116,7 @@ def _shape_notes(notes: Json, parts: Sequence[Part]) -> Json:
     for thing in notes["things"]:
         left, top, right, bottom = thing["box"]
         corners = {"point": [thing["point"]], "box": [[left, top], [right, bottom]], "polygon": thing.get("polygon")}
-        name = f"{thing['colour']} {thing['shape']}"
+        name = f"{thing['color']} {thing['shape']}"
         shapes += [{"media": 0, "kind": kind, "name": name, "corners": at} for kind, at in corners.items() if at]
     return {"shapes": shapes}
 

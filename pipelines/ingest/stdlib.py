@@ -44,7 +44,7 @@ DOCUMENTED = 0.2
 """Estimated share of signatures and docstrings in a module, the average over Python 3.11. Parsing every module for an
 exact budget would cost two seconds at every start."""
 TOPICS = "pydoc_data/topics.py"
-RIGHTS = RecordRights(licence="PSF-2.0", origin="CPython standard library")
+RIGHTS = RecordRights(license="PSF-2.0", origin="CPython standard library")
 
 
 @schema
@@ -76,7 +76,7 @@ class IngestStdlib(DocumentsNode):
         for key, files in sorted(buckets.items()):
             content = digest(*(word for file in files for word in (file.path, file.sha256, file.use)))
             units.append(Unit(f"bucket-{key}", content, files))
-        return Survey(tuple(units), {"normalise": normalize.VERSION, "ast": list(sys.version_info[:2])})
+        return Survey(tuple(units), {"normalize": normalize.VERSION, "ast": list(sys.version_info[:2])})
 
     def work(self, task: UnitTask, writer: UnitWriter, attempt: Attempt) -> None:
         root = Path(sysconfig.get_path("stdlib"))

@@ -1,1 +1,1 @@
-"""Inspection of runs and stores. It reads artefacts only, and never imports the nodes that made them."""
+"""Inspection of runs and stores. It reads artifacts only, and never imports the nodes that made them."""

@@ -135,7 +135,7 @@ def quarantined_records(stores: Mapping[str, Snapshot], name: str, ids: Collecti
 def _derived_by_parent(
     stores: Mapping[str, Snapshot], ids: Set[str], unreadable: dict[str, str]
 ) -> dict[str, list[dict[str, Json]]]:
-    """Parent -> derived records. A record that several stores contain, as `materialise` copies it, is listed once."""
+    """Parent -> derived records. A record that several stores contain, as `materialize` copies it, is listed once."""
     derived: dict[str, dict[str, dict[str, Json]]] = {parent: {} for parent in ids}
     for node, documents in stores.items():
         for parent, record in queries.read_or_note(node, unreadable, derived_records, node, documents, ids) or []:
@@ -325,7 +325,7 @@ def for_display(result: Mapping[str, Json]) -> dict[str, Json]:
         sections[f"record{mark}"] = {"store": record["store"], **record["lies in"], **record["facts"]}
         sections[f"decisions{mark}"] = list(_decision_rows(record["decisions"]))
         if any(record["facts"]["id"] == other["facts"]["id"] for other in records[:number]):
-            continue  # a copy, as `compact` makes them: the first one shows samples, plans and packs
+            continue  # a copy, as `materialize` makes them: the first one shows samples, plans and packs
         derived = record["made of it"]
         first = f", the first {DERIVED} of {len(derived):,}" if len(derived) > DERIVED else ""
         sections[f"derived records{mark}{first}"] = derived[:DERIVED]

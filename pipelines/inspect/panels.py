@@ -18,7 +18,7 @@ from PIL import Image
 
 from manifests.geometry import MERGE, PATCH_PX, Fit
 
-COLOURS = ("--c0", "--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7")
+COLORS = ("--c0", "--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7")
 MAX_POINTS = 400
 """Points of a line; longer ones are averaged."""
 
@@ -101,18 +101,18 @@ def _cell(value: str | int | float) -> str:
     return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f'<td class="n">{value:.4g}</td>'
 
 
-def legend(colours: Mapping[str, str]) -> str:
+def legend(colors: Mapping[str, str]) -> str:
     """Names beside their colors: name -> CSS variable."""
     spans = "".join(
-        f'<span><i class="swatch" style="background:var({colour})"></i>{escape(name)}</span>'
-        for name, colour in colours.items()
+        f'<span><i class="swatch" style="background:var({color})"></i>{escape(name)}</span>'
+        for name, color in colors.items()
     )
     return f'<p class="legend">{spans}</p>'
 
 
 def palette(names: Sequence[str]) -> dict[str, str]:
     """Name -> CSS variable of a color; equal sets of names have equal colors."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(sorted(set(names)))}
+    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(sorted(set(names)))}
 
 
 def line_chart(series: Sequence[ChartLine], x_label: str, y_label: str, width: int = 960, height: int = 280) -> str:
@@ -148,10 +148,10 @@ def line_chart(series: Sequence[ChartLine], x_label: str, y_label: str, width: i
     for i, s in enumerate(drawn):
         points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(s.x, s.y, strict=True))
         dash = ' stroke-dasharray="5 4"' if s.dashed else ""
-        stroke = f'stroke="var({COLOURS[i % len(COLOURS)]})" stroke-width="1.8"{dash}'
+        stroke = f'stroke="var({COLORS[i % len(COLORS)]})" stroke-width="1.8"{dash}'
         out.append(f'<polyline points="{points}" fill="none" {stroke}/>')
     out.append("</svg>")
-    return legend({s.name: COLOURS[i % len(COLOURS)] for i, s in enumerate(drawn)}) + "".join(out)
+    return legend({s.name: COLORS[i % len(COLORS)] for i, s in enumerate(drawn)}) + "".join(out)
 
 
 def _thin(series: ChartLine) -> ChartLine:
@@ -202,11 +202,11 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], unit: str, width:
     out.append(f'<text class="dim" x="{px(0):.1f}" y="{height - 8}" text-anchor="middle">0 {escape(unit)}</text>')
     for i, (name, mean, lower, upper) in enumerate(rows):
         y = row_height * i + 18
-        colour = "var(--c2)" if lower > 0 else "var(--dim)"
+        color = "var(--c2)" if lower > 0 else "var(--dim)"
         out.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         out.append(
-            f'<line x1="{px(lower):.1f}" x2="{px(upper):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="5" '
-            f'stroke-linecap="round" opacity="0.45"/><circle cx="{px(mean):.1f}" cy="{y}" r="5" fill="{colour}"/>'
+            f'<line x1="{px(lower):.1f}" x2="{px(upper):.1f}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="5" '
+            f'stroke-linecap="round" opacity="0.45"/><circle cx="{px(mean):.1f}" cy="{y}" r="5" fill="{color}"/>'
         )
         out.append(f'<text x="{width - right + 12}" y="{y + 4}">{mean:+.2f}</text>')
     out.append("</svg>")
@@ -227,7 +227,7 @@ class BarSegment:
 
 
 def pack_rows(
-    rows: Sequence[Sequence[BarSegment]], row_tokens: int, colours: Mapping[str, str], width: int = 960
+    rows: Sequence[Sequence[BarSegment]], row_tokens: int, colors: Mapping[str, str], width: int = 960
 ) -> str:
     """Packs as bars: segments in the color of their group, slots marked on top, padding in a neutral color."""
     height, gap = 30, 10
@@ -239,7 +239,7 @@ def pack_rows(
             x, w = s.start / row_tokens * width, s.length / row_tokens * width
             out.append(
                 f'<rect x="{x:.2f}" y="{y}" width="{max(w - 0.8, 0.4):.2f}" height="{height}" rx="2" '
-                f'fill="var({colours[s.group]})"><title>{escape(s.name)}: {s.length} tokens</title></rect>'
+                f'fill="var({colors[s.group]})"><title>{escape(s.name)}: {s.length} tokens</title></rect>'
             )
             for first, count in s.slots:
                 out.append(
@@ -247,7 +247,7 @@ def pack_rows(
                     f'height="{height - 10}" fill="var(--slot)"><title>{count} slots</title></rect>'
                 )
     out.append("</svg>")
-    return legend({**colours, "slots": "--slot", "padding": "--pad"}) + "".join(out)
+    return legend({**colors, "slots": "--slot", "padding": "--pad"}) + "".join(out)
 
 
 def picture(rgb: np.ndarray, fitted: Fit, caption: str) -> str:

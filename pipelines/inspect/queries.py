@@ -1,4 +1,4 @@
-"""Queries over the artefacts of a run, whose results are plain values.
+"""Queries over the artifacts of a run, whose results are plain values.
 
 They read snapshots, receipts and run logs. Counts come from the index tables of the stores; payloads are not read. The
 overviews, `explain.py` and the pages use them.
@@ -77,7 +77,7 @@ def error_line(error: StoreError) -> str:
 def read_or_note(node: str, unreadable: dict[str, str], query: Callable[..., T], *arguments: Any) -> T | None:
     """Return the result of a query of a node's store.
 
-    If the query needs an artefact that is missing (a plan, the samples of packs, the vocabulary), write the reason to
+    If the query needs an artifact that is missing (a plan, the samples of packs, the vocabulary), write the reason to
     `unreadable` and return None.
     """
     try:
@@ -337,13 +337,13 @@ def vocabulary_of(snapshot: Snapshot) -> Vocabulary:
         raise StoreError(
             f"was made with vocabulary {made_with[:12]}, found {vocabulary.digest[:12]}",
             where=snapshot.url,
-            fix="restore the vocabulary file that the tokenise node read",
+            fix="restore the vocabulary file that the tokenize node read",
         )
     return vocabulary
 
 
 def _vocabulary_file(snapshot: Snapshot) -> str | None:
-    """The vocabulary file that the `tokenise` node read, found by following the parents to the samples."""
+    """The vocabulary file that the `tokenize` node read, found by following the parents to the samples."""
     if "vocabulary_file" in snapshot.meta:
         return snapshot.meta["vocabulary_file"]
     if snapshot.kind not in ("packs", "plan"):

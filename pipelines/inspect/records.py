@@ -136,7 +136,7 @@ def _document(document: Document) -> dict[str, Json]:
         "id": document.id,
         "from": f"{queries.source_label(document.source)}: {document.locator}",
         "domain": document.domain,
-        **{name: value for name in ("licence", "origin", "consent") if (value := getattr(document, name))},
+        **{name: value for name in ("license", "origin", "consent") if (value := getattr(document, name))},
         "parts": [part.text if isinstance(part, Text) else _medium(part) for part in document.parts],
         "facts": [
             {"fact": f.name, "text": part.text[f.start : f.stop]}

@@ -138,7 +138,7 @@ def _pack_bars(packs: Snapshot, unreadable: dict[str, str]) -> str:
     records: list[Pack] = [packs.record(ordinal) for ordinal in chosen]
     shown = max(range(len(records)), key=lambda i: (len(records[i].media) > 0, len(records[i].segments)))
     richest = records[shown]
-    colours = panels.palette([queries.source_label(segment.source) for pack in records for segment in pack.segments])
+    colors = panels.palette([queries.source_label(segment.source) for pack in records for segment in pack.segments])
     rows = [
         [
             BarSegment(f"{source} {sample[:8]}", source, at, length, runs)
@@ -146,7 +146,7 @@ def _pack_bars(packs: Snapshot, unreadable: dict[str, str]) -> str:
         ]
         for pack in records
     ]
-    bars = panels.pack_rows(rows, len(records[0].ids), colours)
+    bars = panels.pack_rows(rows, len(records[0].ids), colors)
     lead = f"packs of {len(records[0].ids):,} tokens; attention and positions stay inside a segment"
     words = queries.read_or_note(packs.name, unreadable, _first_segments, packs, chosen[shown], richest)
     return panels.section("Packs", lead, bars, words or "")

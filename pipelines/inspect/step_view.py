@@ -56,8 +56,8 @@ def step_page(planned: PlanView, step: int) -> str:
     tiles = {
         label(name): f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for name, value in headline.items()
     }
-    colours = panels.palette([source for pack in packs for _, _, source, _, _ in pack_segments(pack)])
-    bars = panels.pack_rows([_bar_segments(pack) for pack in packs], len(packs[0].ids), colours)
+    colors = panels.palette([source for pack in packs for _, _, source, _, _ in pack_segments(pack)])
+    bars = panels.pack_rows([_bar_segments(pack) for pack in packs], len(packs[0].ids), colors)
     lead = "one bar per row of the batch; attention and positions stay inside a segment"
     body = [panels.tiles(tiles), panels.section("Rows", lead, bars)]
     for number, pack in enumerate(packs):

@@ -1,7 +1,7 @@
 """The nodes `score_endpoint` and `score_agreement`: scores from a model behind an OpenAI-compatible endpoint.
 
 `score_endpoint` asks a chat model to rate a document, `score_agreement` compares embeddings of its text and pictures.
-As for `synthesise`, a budget limits the requests, and responses are cached next to the stores of the run
+As for `synthesize`, a budget limits the requests, and responses are cached next to the stores of the run
 (`stores/endpoint.py`, docs/synthesis.md)."""
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Nodes that make new documents: `synthesise` by a model, `render` by a browser, `augment` by changed pictures."""
+"""Nodes that make new documents: `synthesize` by a model, `render` by a browser, `augment` by changed pictures."""

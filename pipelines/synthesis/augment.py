@@ -2,7 +2,7 @@
 
 documents or view -> augment -> documents, a source of its own beside the originals. Crops, turns and colors are those
 of `packing/augment.py` at load time; here they are applied once and stored, and perspective and noise are added. The
-same rule keeps texts true: a picture with facts keeps its geometry, with the fact `colour` also its hue. All random
+same rule keeps texts true: a picture with facts keeps its geometry, with the fact `color` also its hue. All random
 numbers are a hash of the document's id, so a copy is the same on every machine with these libraries.
 """
 
@@ -175,8 +175,8 @@ class Augment(DocumentsNode):
         if change.perspective is not None:
             rgb = change.perspective.apply(rgb)
         shapes = [moved for shape in shapes for moved in _moved(shape, change, size_px)]
-        if transform.colour is not None:
-            rgb = transform.colour.apply(rgb)
+        if transform.color is not None:
+            rgb = transform.color.apply(rgb)
         if self.noise:
             rgb = add_noise(rgb, self.noise, change.noise_seed)
         payload = self._encoded(rgb)

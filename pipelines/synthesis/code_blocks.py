@@ -1,6 +1,6 @@
 """HTML or SVG code in a text: the text of a file, or blocks between fences in a model's answer.
 
-`render` draws the code that `find_page` returns; the task `code` of `synthesise` checks its answers with it.
+`render` draws the code that `find_page` returns; the task `code` of `synthesize` checks its answers with it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prompts of the tasks in `synthesis/tasks.py`.
 
-Their digest is part of the identity of a `synthesise` node: changed prompts make new documents.
+Their digest is part of the identity of a `synthesize` node: changed prompts make new documents.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ Second:
 
 CAPTIONS = {
     "short": "Say in one sentence what this picture shows.",
-    "dense": "Describe this picture: everything that is seen, with colours, counts and places relative to each other, "
+    "dense": "Describe this picture: everything that is seen, with colors, counts and places relative to each other, "
     "and any text word for word. Say nothing that can't be seen.",
     "layout": "Describe this picture from the upper left to the lower right, as for somebody who has to draw it again. "
     "Say nothing that can't be seen.",

@@ -1,7 +1,7 @@
 """The node `render`: HTML and SVG code with the picture that a browser draws of it.
 
 documents or view -> render -> documents. A document whose text is HTML or SVG, from a file or from the task `code` of
-`synthesise`, becomes a document of two parts: the picture, then the code. The fact `code` marks the code as true of the
+`synthesize`, becomes a document of two parts: the picture, then the code. The fact `code` marks the code as true of the
 picture. `synthesis/browser.py` draws, `synthesis/code_blocks.py` finds the code in a text.
 """
 

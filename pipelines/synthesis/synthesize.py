@@ -1,6 +1,6 @@
-"""The node `synthesise`: documents that a model behind an endpoint writes about other documents.
+"""The node `synthesize`: documents that a model behind an endpoint writes about other documents.
 
-documents or view -> synthesise -> documents, a source of its own, so that a mixture can cap it. `synthesis/tasks.py`
+documents or view -> synthesize -> documents, a source of its own, so that a mixture can cap it. `synthesis/tasks.py`
 writes the requests; `stores/endpoint.py` sends them and caches the answers. The result is a function of the input, the
 parameters and the cached answers; it does not depend on workers, kills or the order of answers. docs/synthesis.md.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
 import pydantic
 
@@ -37,12 +37,14 @@ SEEDS = 2**31
 
 
 @schema
-class Synthesise(DocumentsNode):
+class Synthesize(DocumentsNode):
     """Run `task` on every document. New documents inherit rights and are marked `synthetic` in their notes."""
 
     PLACES = frozenset({"endpoint"})
 
-    kind: Literal["synthesise"]
+    RENAMED_KINDS: ClassVar[Mapping[str, str]] = {"synthesise": "synthesize"}
+
+    kind: Literal["synthesize"]
     input: str
     """Node with the documents."""
     endpoint: Endpoint
@@ -152,7 +154,7 @@ class Synthesise(DocumentsNode):
             parts=written.parts,
             notes=notes | written.notes,
             parents=(document.id,),
-            licence=document.licence,
+            license=document.license,
             origin=document.origin,
             consent=document.consent,
         )

@@ -1,4 +1,4 @@
-"""The tasks of a `synthesise` node: `rephrase`, `translate`, `caption`, `code`.
+"""The tasks of a `synthesize` node: `rephrase`, `translate`, `caption`, `code`.
 
 A task names the variants that it makes of a document and writes them one at a time. It asks the model through an
 `AskModel`, which `synthesis/synthesize.py` supplies with the model's name and a cache of answers. A variant is a

@@ -51,8 +51,8 @@ def decode_into(image: Image.Image, payload: bytes, rgb: np.ndarray) -> bool:
 
 def _jpeg(payload: bytes, rgb: np.ndarray) -> bool:
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
-        if (height, width) != rgb.shape[:2] or colours not in ("YCbCr", "Gray", "RGB"):
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(payload)
+        if (height, width) != rgb.shape[:2] or colors not in ("YCbCr", "Gray", "RGB"):
             return False
         simplejpeg.decode_jpeg(payload, "RGB", buffer=rgb)
     except (ValueError, KeyError):  # broken or of an unknown kind; a warning counts as broken
@@ -70,8 +70,8 @@ def decode_reduced(payload: bytes, rgb: np.ndarray) -> bool:
     """
     min_height, min_width, _ = rgb.shape
     try:
-        _, _, colours, _ = simplejpeg.decode_jpeg_header(payload)
-        if colours not in ("YCbCr", "Gray", "RGB"):
+        _, _, colors, _ = simplejpeg.decode_jpeg_header(payload)
+        if colors not in ("YCbCr", "Gray", "RGB"):
             return False
         size = {"min_height": min_height, "min_width": min_width, "min_factor": 2}
         return simplejpeg.decode_jpeg(payload, "RGB", buffer=rgb, **size).shape == rgb.shape

@@ -66,12 +66,12 @@ def weights(source: int, target: int, extent: float) -> tuple[np.ndarray, np.nda
     scale = extent / target
     stretch = max(scale, 1.0)
     reach = _SUPPORT * stretch
-    centres = (np.arange(target) + 0.5) * scale
-    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
-    stop = np.minimum((centres + reach + 0.5).astype(np.int64), source)
+    centers = (np.arange(target) + 0.5) * scale
+    first = np.maximum((centers - reach + 0.5).astype(np.int64), 0)
+    stop = np.minimum((centers + reach + 0.5).astype(np.int64), source)
     taps = -(-(math.ceil(reach) * 2 + 1) // _TAPS) * _TAPS
     places = np.arange(taps) + first[:, None]
-    x = np.abs((places - centres[:, None] + 0.5) * (1.0 / stretch))
+    x = np.abs((places - centers[:, None] + 0.5) * (1.0 / stretch))
     near = ((-0.5 + 2.0) * x - (-0.5 + 3.0)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * -0.5
     shares = np.where(places < stop[:, None], np.where(x < 1, near, np.where(x < 2, far, 0.0)), 0.0)

@@ -126,7 +126,7 @@ class DocumentKind(RecordKind[Document]):
             ("characters", pa.int64()),
             ("images", pa.int32()),
             ("videos", pa.int32()),
-            ("licence", NAMES),
+            ("license", NAMES),
             ("origin", pa.string()),
             ("consent", NAMES),
         ]
@@ -154,7 +154,7 @@ class DocumentKind(RecordKind[Document]):
             ],
             "facts": [{"name": f.name, "part": f.part, "start": f.start, "stop": f.stop} for f in record.facts],
             "parents": list(record.parents),
-            "licence": record.licence,
+            "license": record.license,
             "origin": record.origin,
             "consent": record.consent,
             "notes": _notes(record),
@@ -166,7 +166,7 @@ class DocumentKind(RecordKind[Document]):
             record.locator,
             sum([len(part.text) for part in record.parts if isinstance(part, Text)]),
             *_media_counts(media),
-            record.licence,
+            record.license,
             record.origin,
             record.consent,
         )
@@ -187,7 +187,7 @@ class DocumentKind(RecordKind[Document]):
             facts=tuple(Fact(**fact) for fact in line["facts"]),
             notes=json.loads(line["notes"]),
             parents=tuple(line["parents"]),
-            licence=line["licence"],
+            license=line["license"],
             origin=line["origin"],
             consent=line["consent"],
         )

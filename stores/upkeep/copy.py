@@ -86,7 +86,7 @@ def _copied_parents(snapshot: Snapshot, target: Files) -> Iterator[Parent]:
                     f"a view can't be read without its base, and there is no copy of {parent.url} at {copied}",
                     where=snapshot.url,
                     fix=f"copy that first: millrace store copy {parent.url} {copied}; or make a store of the records "
-                    "that the view keeps (`kind: materialise`)",
+                    "that the view keeps (`kind: materialize`)",
                 ) from None
             yield parent
 

@@ -35,7 +35,7 @@ class Cut(Base):
 
 @schema
 class Paint(Base):
-    RENAMED_KINDS: ClassVar[Mapping[str, str]] = {"colour": "paint"}
+    RENAMED_KINDS: ClassVar[Mapping[str, str]] = {"color": "paint"}
 
     kind: Literal["paint"]
     size: int = 4
@@ -73,7 +73,7 @@ def test_the_class_of_a_value_is_found_by_its_place_and_kind() -> None:
         ("ops: [{kind: cut, place: 3}]", "ops.0.place is now called at", "write at"),
         ("ops: [{kind: cut, at: 3, sise: 3}]", "ops.0.sise is not a known key", "did you mean 'size'?"),
         ("ops: [{kind: cut, at: 3, zzz: 3}]", "ops.0.zzz is not a known key", "keys here: kind, at, size"),
-        ("ops: [{kind: colour}]", "ops.0.kind colour is now called paint", "write paint"),
+        ("ops: [{kind: color}]", "ops.0.kind color is now called paint", "write paint"),
         ("ops: [{kind: pain}]", "ops.0.kind is 'pain'", "did you mean 'paint'?"),
         ("ops: [{kind: fold}]", "ops.0.kind is 'fold'", "one of cut, slice, paint"),
         ("ops: []\nother: {kind: cut, place: 3}", "other.place is now called at", "write at"),

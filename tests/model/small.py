@@ -35,7 +35,7 @@ SMALL = ModelConfig(
         num_layers=2, hidden_size=40, num_attention_heads=2, ffn_hidden_size=56, pos_emb_height=8, pos_emb_width=8
     ),
 )
-"""Every size differs from its neighbours, so that a swapped axis fails a test. YaRN is on."""
+"""Every size differs from its neighbors, so that a swapped axis fails a test. YaRN is on."""
 
 
 @dataclass

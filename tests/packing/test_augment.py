@@ -72,9 +72,9 @@ def test_pixels_painted_at_a_shape_are_where_the_shape_moved(
     assert light.sum() == pytest.approx(abs(area(polygon.shape.corners)), abs=3 + 0.1 * light.sum())
     assume(polygon.visible > 0.3)
     down, across = np.indices(light.shape) + 0.5
-    centre = ((across * light).sum() / light.sum(), (down * light).sum() / light.sum())
+    center = ((across * light).sum() / light.sum(), (down * light).sum() / light.sum())
     if polygon.visible == 1:
-        assert math.dist(centre, by_kind["point"].shape.corners[0]) < 0.5
+        assert math.dist(center, by_kind["point"].shape.corners[0]) < 0.5
     (left, top), (right, bottom) = by_kind["box"].shape.corners
     assert by_kind["box"].visible == pytest.approx(polygon.visible)
     lit = np.argwhere(light > 0.5)
@@ -199,7 +199,7 @@ def square_document(name: str, fact: str | None, seed: int) -> Document:
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Squares with texts without facts, with a box and with a color; a source that is not augmented; a bad image."""
-    documents = [square_document(f"{fact} {i}", fact, i) for i in range(25) for fact in (None, "box", "colour")]
+    documents = [square_document(f"{fact} {i}", fact, i) for i in range(25) for fact in (None, "box", "color")]
     documents += [one for one in corpus() if one.domain == "knowledge" and one.locator != "book"]
     documents += [
         document("clip", "video", medium(clip(30)), Text("moves")),
@@ -247,7 +247,7 @@ def test_batches_are_equal_for_any_resume_world_and_threads_and_differ_for_anoth
 def test_images_with_facts_are_not_cropped_and_boxes_are_where_the_pixels_are(squares: Made, tmp_path: Path) -> None:
     """The square is located by its light. It moved where the text has no facts, and its box is on it."""
     crops = dataclasses.replace(CROPS, least_area=0.5, turn_degrees=0)
-    moved = {"": 0, "box": 0, "colour": 0}
+    moved = {"": 0, "box": 0, "color": 0}
     with (
         Loader(
             squares.packs, SIZE, stand_ins=StandIns(str(tmp_path / "a")), decode=DecodeOptions(augment=crops)
@@ -274,14 +274,14 @@ def test_images_with_facts_are_not_cropped_and_boxes_are_where_the_pixels_are(sq
                 down, across = np.nonzero(light)
                 assert across.min() == pytest.approx(left, abs=1) and across.max() + 1 == pytest.approx(right, abs=1)
                 assert down.min() == pytest.approx(top, abs=1) and down.max() + 1 == pytest.approx(bottom, abs=1)
-    assert moved[""] > 20 and moved["box"] == moved["colour"] == 0
+    assert moved[""] > 20 and moved["box"] == moved["color"] == 0
 
 
 def test_facts_limit_the_transform() -> None:
     hue = Augmentation(sources=("s",), hue_degrees=50, saturation=0.5)
     place, size = (1, 2, 3), (50, 50)
-    assert draw_transform(hue, place, size, ("count",)).colour == draw_transform(hue, place, size).colour is not None
-    assert draw_transform(hue, place, size, ("colour",)) == ImageTransform()
+    assert draw_transform(hue, place, size, ("count",)).color == draw_transform(hue, place, size).color is not None
+    assert draw_transform(hue, place, size, ("color",)) == ImageTransform()
     assert draw_transform(CROPS, place, size, ("count",)) == ImageTransform() != draw_transform(CROPS, place, size)
     kept = dataclasses.replace(CROPS, facts_kept=("count",))
     assert draw_transform(kept, place, size, ("count",)) == draw_transform(CROPS, place, size)

@@ -92,11 +92,11 @@ def test_a_video_reads_as_one_group_per_chunk_with_the_time_of_its_first_frame()
 
 
 def test_spans_behind_a_medium_move_by_its_growth() -> None:
-    facts = (Fact("colour", 0, 2, 5), Fact("shape", 2, 4, 10))
+    facts = (Fact("color", 0, 2, 5), Fact("shape", 2, 4, 10))
     sample = encode(document(Text("a red"), image(300, 200), Text("the circle"), facts=facts), tiny)
     expanded = expand(sample, MediaLimits(), tiny)
     texts = {span.name: tiny.decode(expanded.ids[span.start : span.stop]).strip() for span in expanded.spans}
-    assert texts == {"colour": "red", "shape": "circle"}
+    assert texts == {"color": "red", "shape": "circle"}
 
 
 @given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70), st.integers(0, 99))

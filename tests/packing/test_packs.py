@@ -17,7 +17,7 @@ from manifests.schedule import VisionShare
 from packing.loader.loader import Loader
 from packing.mixture import PackLimits
 from packing.navit import expand, lay_out, media_tokens, patches_of
-from packing.pack import materialise, pack_unit
+from packing.pack import materialize, pack_unit
 from packing.plan.planner import compile_plan
 from packing.proof import prove, recount
 from stores.store import Store
@@ -158,7 +158,7 @@ def test_a_single_pack_equals_the_pack_of_its_unit(made: Made) -> None:
     for block in made.plan.blocks[:2]:
         unit = list(pack_unit(block, made.by_source, tiny))
         for index in (0, len(unit) - 1):
-            single = materialise(block, index, made.by_source, tiny)
+            single = materialize(block, index, made.by_source, tiny)
             assert single.ids.tolist() == unit[index].ids.tolist()
             assert single.segments == unit[index].segments
             assert single.media == unit[index].media
@@ -224,7 +224,7 @@ def test_samples_that_a_view_drops_are_never_packed(made: Made, tmp_path: Path) 
     plan = compile_plan(MIXTURE, dict.fromkeys(made.by_source, view), tiny)
     assert all((block.arrays["ordinal"] % 2 == 0).all() for block in plan.blocks)
     kept = {sample.id for sample in view.records()}
-    first = materialise(plan.blocks[0], 0, dict.fromkeys(made.by_source, view), tiny)
+    first = materialize(plan.blocks[0], 0, dict.fromkeys(made.by_source, view), tiny)
     assert {segment.sample for segment in first.segments} <= kept
 
 
@@ -239,7 +239,7 @@ def test_a_source_without_samples_is_refused(made: Made) -> None:
 def test_samples_of_another_vocabulary_are_refused(made: Made, tmp_path: Path) -> None:
     store = Store.create(str(tmp_path / "samples"), "samples", "samples")
     other = write(store, made.samples.records(0, 3), vocabulary="f" * 64)
-    with pytest.raises(StoreError, match="tokenise again"):
+    with pytest.raises(StoreError, match="tokenize again"):
         pieces_of(other, MIXTURE.sources[0], MIXTURE)
 
 

@@ -28,7 +28,7 @@ nodes:
     kind: dedup_exact
     input: filtered
   samples:
-    kind: tokenise
+    kind: tokenize
     inputs: [unique]
   plan:
     kind: plan

@@ -1,4 +1,4 @@
-"""Adopted tars after ingest: changed, moved or deleted tars, and runs over them. Only `materialise` copies media."""
+"""Adopted tars after ingest: changed, moved or deleted tars, and runs over them. Only `materialize` copies media."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ nodes:
   sharp: {kind: filter, input: documents, ops: [{kind: blurred_image}, {kind: flat_image}]}
   hashed: {kind: image_hash, input: sharp}
   unique: {kind: dedup_images, input: hashed}
-  moved: {kind: materialise, input: unique}
+  moved: {kind: materialize, input: unique}
   turned: {kind: augment, input: moved, turn_degrees: 20}
-  samples: {kind: tokenise, inputs: [moved, turned]}
+  samples: {kind: tokenize, inputs: [moved, turned]}
   plan:
     kind: plan
     mixture:

@@ -78,7 +78,7 @@ def test_definitions_become_interfaces_and_a_schema_may_refer_to_itself() -> Non
         {"$ref": "#/$defs/Nowhere"},
         {"type": "array", "items": "string"},
         {"enum": [1], "type": "string"},
-        {"type": ["string", "colour"]},
+        {"type": ["string", "color"]},
     ],
 )
 def test_a_schema_without_a_type_makes_the_whole_declaration_json(bad: Json) -> None:

@@ -1,4 +1,4 @@
-"""A corpus that teaches to see within seconds: pictures of one colour beside its name, short sums, real stores."""
+"""A corpus that teaches to see within seconds: pictures of one color beside its name, short sums, real stores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tokenization.encode import encode
 from tokenization.vocabulary import Vocabulary
 from train.stage import Stage
 
-COLOURS = {"red": (230, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (245, 245, 245)}
+COLORS = {"red": (230, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (245, 245, 245)}
 ROW_TOKENS = 64
 
 MODEL = """
@@ -59,20 +59,20 @@ checkpoint_every_steps: 3
 evaluation:
   held_out: [./held_out]
   tokens_per_domain: 400
-  grounding: {store: ./held_out, scenes: 40, must_exceed: {all: 0, colour: 0}, resamples: 200}
+  grounding: {store: ./held_out, scenes: 40, must_exceed: {all: 0, color: 0}, resamples: 200}
 """
 
 
 def scene(split: str, i: int) -> Document:
-    """A picture of one colour, its size varying with `i`, and a sentence that names the colour."""
-    name = list(COLOURS)[i % len(COLOURS)]
-    drawn, out = Image.new("RGB", (28 + i % 30, 28), COLOURS[name]), io.BytesIO()
+    """A picture of one color, its size varying with `i`, and a sentence that names the color."""
+    name = list(COLORS)[i % len(COLORS)]
+    drawn, out = Image.new("RGB", (28 + i % 30, 28), COLORS[name]), io.BytesIO()
     drawn.putpixel((0, 0), (i % 256, i // 256, len(split)))  # no two files are equal
     drawn.save(out, "PNG")
     payload = out.getvalue()
     shown = Media(sha256(payload).hexdigest(), "image", "png", *drawn.size, payload=payload)
     words, at = f"a {name} thing", 2
-    fact = Fact("colour", 1, at, at + len(name))
+    fact = Fact("color", 1, at, at + len(name))
     return Document(
         record_id("scenes", f"{split} {i}"), "scenes", f"{split} {i}", "caption", (shown, Text(words)), (fact,)
     )

@@ -53,9 +53,9 @@ def test_done_json_names_the_weights(straight: Path) -> None:
 
 def test_a_model_learns_to_use_its_image(straight: Path) -> None:
     found = json.loads((straight / "evaluation.json").read_text())
-    colour = found["grounding"]["attributes"]["colour"]
-    assert found["grounding"]["sees"] and colour["low"] > 0.3
-    assert colour["accuracy_own"] > colour["accuracy_other"] + 0.2
+    color = found["grounding"]["attributes"]["color"]
+    assert found["grounding"]["sees"] and color["low"] > 0.3
+    assert color["accuracy_own"] > color["accuracy_other"] + 0.2
     assert found["grounding"]["attributes"]["shape"] == {"scenes": 0, "tokens": 0}
     assert set(found["held_out"]) == {"caption", "math"}
 

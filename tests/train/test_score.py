@@ -116,13 +116,13 @@ def test_scoring_changes_nothing_in_the_model(
 
 
 def test_attributes_are_found_behind_images_of_any_size(frame: RowFormat, scenes: list[GroundingScene]) -> None:
-    colours = {"red", "green", "blue", "white"}
+    colors = {"red", "green", "blue", "white"}
     widths = set()
     for scene, other in itertools.pairwise(scenes):
         for text in (ScoringItem(scene.own, scene.pixels), scene.with_image_of(other)):
-            places = attribute_positions(text.expanded, ["colour"])
+            places = attribute_positions(text.expanded, ["color"])
             word = frame.vocabulary.decode(text.expanded.ids[places]).strip()
-            assert word in colours and text.expanded.targets[places].all()
+            assert word in colors and text.expanded.targets[places].all()
             widths.add(text.tokens - len(scene.sample.ids))
     assert len(widths) > 1
 
@@ -138,14 +138,14 @@ def test_a_swapped_image_brings_its_own_pixels(frame: RowFormat, scenes: list[Gr
 def test_a_model_shown_gray_images_fails(
     frame: RowFormat, scenes: list[GroundingScene], settings: GroundingTest, model: MultimodalModel, corpus
 ) -> None:
-    """The same weights, every image a grey sheet of its own size: what is left is the prior."""
+    """The same weights, every image a gray sheet of its own size: what is left is the prior."""
     seen = grounding_test(model, scenes, settings, frame)
-    grey = [blindfolded(scene) for scene in scenes]
-    blind = grounding_test(model, grey, settings, frame)
+    gray = [blindfolded(scene) for scene in scenes]
+    blind = grounding_test(model, gray, settings, frame)
     assert seen["sees"] and not blind["sees"]
-    colour = blind["attributes"]["colour"]
-    assert colour["low"] <= 0 <= colour["high"] and colour["tokens"] == seen["attributes"]["colour"]["tokens"]
-    assert blind["verdict"].startswith("fail on all, colour")
+    color = blind["attributes"]["color"]
+    assert color["low"] <= 0 <= color["high"] and color["tokens"] == seen["attributes"]["color"]["tokens"]
+    assert blind["verdict"].startswith("fail on all, color")
 
 
 def blindfolded(scene: GroundingScene) -> GroundingScene:
@@ -157,12 +157,12 @@ def blindfolded(scene: GroundingScene) -> GroundingScene:
 def test_the_numbers_add_up(
     frame: RowFormat, scenes: list[GroundingScene], settings: GroundingTest, model: MultimodalModel
 ) -> None:
-    found = grounding_test(model, scenes, settings, frame)["attributes"]["colour"]
+    found = grounding_test(model, scenes, settings, frame)["attributes"]["color"]
     assert found["scenes"] == len(scenes) == 40
     assert found["difference"] == pytest.approx(found["loss_other"] - found["loss_own"])
     assert found["low"] < found["difference"] < found["high"]
     own = score(model, [ScoringItem(scene.own, scene.pixels) for scene in scenes], ROW, frame.vocabulary.pad_id)
-    places = [attribute_positions(scene.own, ["colour"]) for scene in scenes]
+    places = [attribute_positions(scene.own, ["color"]) for scene in scenes]
     total = sum(one.losses[where].sum() for one, where in zip(own, places, strict=True))
     assert found["loss_own"] == pytest.approx(total / found["tokens"])
 

@@ -95,17 +95,17 @@ def scan_coco(data: bytes) -> CocoFile:
             ids = {field: str(value[field]) for field in IDS[name] if isinstance(value.get(field), int | str)}
             elements[name].append((ids, written))
     categories = {ids.get("id"): written for ids, written in elements["categories"]}
-    licences = {ids.get("id"): written for ids, written in elements["licenses"]}
+    licenses = {ids.get("id"): written for ids, written in elements["licenses"]}
     by_image: dict[str, dict[str, list[str]]] = {}
     names: dict[str, str] = {}
     for ids, written in elements["images"]:
         image, name = ids.get("id"), ids.get("file_name") or _name_in_url(ids.get("coco_url", ""))
         if not image or len(image) > MOST_ID_CHARACTERS or image in by_image or not name:
             raise RecordError("bad_annotation", f"no id, no name or twice: image {printable(repr(ids)[:80])}")
-        licence = licences.get(ids.get("license", ""))
+        license = licenses.get(ids.get("license", ""))
         names[image] = name
         by_image[image] = {"images": [written], "annotations": [], "categories": [], "refs": []}
-        by_image[image]["licenses"] = [licence] if licence else []
+        by_image[image]["licenses"] = [license] if license else []
     unlisted = 0
     refs: dict[str | None, list[str]] = defaultdict(list)
     for ids, written in elements["refs"]:
@@ -212,9 +212,9 @@ def read_labels(annotation: str) -> CocoLabels:
     """
     lists: dict[str, list[dict[str, Json]]] = parse_json(annotation)
     (image,), annotations = lists["images"], lists["annotations"]
-    licence = next((element.get("name") for element in lists["licenses"]), None)
+    license = next((element.get("name") for element in lists["licenses"]), None)
     origin = image.get("flickr_url") or image.get("coco_url")
-    rights = record_rights({"licence": licence, "url": origin}).or_else(record_rights(image))
+    rights = record_rights({"license": license, "url": origin}).or_else(record_rights(image))
     written = [element["caption"] for element in annotations if isinstance(element.get("caption"), str)]
     captions = tuple(check_text(caption.strip()) for caption in written)
     if captions and not any("bbox" in element for element in annotations):

@@ -27,7 +27,8 @@ SINGLE = ("text", "content", "caption", "captions", "article", "body", "document
 """Fields that are the text of a record by themselves."""
 KEPT = ("id", "task_id", "instance_id", "source", "title", "lang", "language", "resolved", "exit_status")
 """Fields that are copied into the notes."""
-LICENCE = ("licence", "license")
+LICENSE = ("license", "licence")
+"""Both spellings are read."""
 ORIGIN = ("url", "origin", "source_url")
 CONSENT = ("consent",)
 MOST_KEPT_CHARACTERS = 500
@@ -46,13 +47,13 @@ class RecordText:
 class RecordRights:
     """License, origin and consent of a record; "" where unknown."""
 
-    licence: str = ""
+    license: str = ""
     origin: str = ""
     consent: str = ""
 
     def or_else(self, other: RecordRights) -> RecordRights:
         """Return these rights, with those of `other` where these are unknown."""
-        return RecordRights(self.licence or other.licence, self.origin or other.origin, self.consent or other.consent)
+        return RecordRights(self.license or other.license, self.origin or other.origin, self.consent or other.consent)
 
 
 NO_RIGHTS = RecordRights()
@@ -139,7 +140,7 @@ def record_rights(record: Json) -> RecordRights:
     """Return the license, origin and consent that a record states itself."""
     if not isinstance(record, dict):
         return NO_RIGHTS
-    return RecordRights(*(_first_word(record, names) for names in (LICENCE, ORIGIN, CONSENT)))
+    return RecordRights(*(_first_word(record, names) for names in (LICENSE, ORIGIN, CONSENT)))
 
 
 def record_domain(record: Json) -> str | None:

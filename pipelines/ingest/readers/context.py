@@ -149,7 +149,7 @@ def new_document(
         tuple(parts),
         tuple(facts),
         dict(notes or {}),
-        licence=rights.licence,
+        license=rights.license,
         origin=rights.origin,
         consent=rights.consent,
     )

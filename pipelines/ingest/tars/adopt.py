@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -72,6 +72,7 @@ class IngestTars(DocumentsNode):
     READS: ClassVar[frozenset[str]] = frozenset()
     VERSION: ClassVar[int] = 3
     PLACES: ClassVar[frozenset[str]] = frozenset({"tars"})
+    RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
 
     kind: Literal["ingest_tars"]
     tars: str | tuple[str, ...]
@@ -85,8 +86,8 @@ class IngestTars(DocumentsNode):
     """Split of a folder prepared by Energon."""
     text_domain: str = "knowledge"
     """Domain of samples without media."""
-    licence: str = ""
-    """Licence of the records without a field `licence` or `license`; an SPDX identifier where there is one."""
+    license: str = ""
+    """License of the records without a field `license` or `licence`; an SPDX identifier where there is one."""
     origin: str = ""
     """Origin of the records without a field `url`, `origin` or `source_url`."""
     consent: str = ""
@@ -115,7 +116,7 @@ class IngestTars(DocumentsNode):
         files = open_files(tar.folder).uncached()
         if fingerprint(files, tar.path, tar.size)[1] != tar.fingerprint:
             raise _changed(tar)
-        rights = RecordRights(self.licence, self.origin, self.consent)
+        rights = RecordRights(self.license, self.origin, self.consent)
         rules = TarRules(task.node, self.text_domain, self.layout, tar.fields, rights)
         endings = tar.fields.endings
         scan = TarScan(files, tar.path, partial(is_wanted, endings))

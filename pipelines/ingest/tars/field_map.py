@@ -7,7 +7,8 @@ Given in a manifest or by Energon (`energon.py`); read by `layouts.py`. `jpg` is
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from manifests.load import schema
 from manifests.records import Json
@@ -20,12 +21,14 @@ class FieldMap:
     """Places of media, text and rights in a sample, in Energon's notation: an ending (`jpg`), a value in a JSON member
     (`json[conversations][0][value]`), or several of these, of which the first that exists counts: `jpg,png,webp`."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
+
     media: tuple[str, ...] = ()
     """Places of media in order, one medium each; missing ones are skipped. Empty: all media of the sample."""
     text: tuple[str, ...] = ()
     """Places of texts, which are joined by line feeds. Empty: the rules of the layout."""
-    licence: str = ""
-    """Place of the licence."""
+    license: str = ""
+    """Place of the license."""
     origin: str = ""
     """Place of the origin, e.g. a URL."""
     consent: str = ""
@@ -33,7 +36,7 @@ class FieldMap:
 
     def places(self) -> list[str]:
         """Return all places of the map."""
-        entries = [*self.media, *self.text, self.licence, self.origin, self.consent]
+        entries = [*self.media, *self.text, self.license, self.origin, self.consent]
         return [place for entry in entries if entry for place in split_options(entry)]
 
     @property

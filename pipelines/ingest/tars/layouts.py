@@ -184,7 +184,7 @@ def _text(sample: TarSample, ending: str) -> str | None:
 def _rights(sample: TarSample, record: Json, wanted: FieldMap) -> RecordRights:
     """RecordRights that the field map names, else those that the sample's JSON declares."""
     named: dict[str, Json] = {}
-    for name in ("licence", "origin", "consent"):
+    for name in ("license", "origin", "consent"):
         for place in split_options(getattr(wanted, name)) if getattr(wanted, name) else ():
             ending, path = split_place(place)
             value = value_at(_json(sample, ending), path) if path else _text(sample, ending)

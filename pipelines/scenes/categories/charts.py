@@ -16,13 +16,13 @@ from pipelines.scenes.elements.draw import (
     add_grain,
     encode_image,
     fitting_size,
-    jittered_colour,
+    jittered_color,
     pick_typeface,
     picture_size,
     shade,
     tint,
 )
-from pipelines.scenes.elements.entities import COLOURS, GOODS, NAMES, PLACES
+from pipelines.scenes.elements.entities import COLORS, GOODS, NAMES, PLACES
 from pipelines.scenes.elements.fact_text import FactText, fact, fill_template, join_texts
 from pipelines.scenes.elements.objects import rounded
 from pipelines.scenes.elements.questions import Question, exact_form, number_form, question_scene
@@ -208,18 +208,18 @@ def _draw_bars(rng: SceneRng, canvas: Canvas, typeface: Typeface, data: ChartDat
     ink = tint(rng, dark=True)
     axes = _draw_axes(rng, canvas, typeface, data, ink)
     count = len(data.labels)
-    colours = _colours(rng, count)
+    colors = _colors(rng, count)
     column_width = (axes.right - axes.left) / count
     bar_width = column_width * rng.uniform(0.4, 0.75)
     bars = []
     for i, (label, value) in enumerate(zip(data.labels, data.values, strict=True)):
         x = axes.left + (i + 0.5) * column_width
         box = (x - bar_width / 2, axes.y(value), x + bar_width / 2, axes.bottom)
-        canvas.box(box, colours[i])
+        canvas.box(box, colors[i])
         if data.values_printed:
             at = (x, axes.y(value) - 0.01 * canvas.height)
             canvas.text(at, str(value), typeface.face, 0.07 * min(canvas.width, canvas.height), ink, "ms")
-        bars.append({"label": label, "value": value, "box": rounded(box), "rgb": list(colours[i])})
+        bars.append({"label": label, "value": value, "box": rounded(box), "rgb": list(colors[i])})
     return {"bars": bars, "axis": {"top": data.top, "y_of_0": round(axes.y(0), 1), "y_of_top": round(axes.top, 1)}}
 
 
@@ -227,7 +227,7 @@ def _draw_line(rng: SceneRng, canvas: Canvas, typeface: Typeface, data: ChartDat
     """Draw axes and a line with dots; return the annotations."""
     ink = tint(rng, dark=True)
     axes = _draw_axes(rng, canvas, typeface, data, ink)
-    rgb = jittered_colour(rng, rng.choice(tuple(COLOURS)))
+    rgb = jittered_color(rng, rng.choice(tuple(COLORS)))
     column_width = (axes.right - axes.left) / len(data.labels)
     points = [(axes.left + (i + 0.5) * column_width, axes.y(value)) for i, value in enumerate(data.values)]
     unit = min(canvas.width, canvas.height)
@@ -258,32 +258,32 @@ def _draw_pie(rng: SceneRng, canvas: Canvas, typeface: Typeface, data: ChartData
         left, top = 0.08 * width, y + radius + 0.05 * height
     line, column_width = (0.96 * height - top) / -(-count // columns), (0.97 * width - left) / columns
     size = min(0.085 * min(width, height), 0.8 * line)
-    colours = _colours(rng, count, same=False)
+    colors = _colors(rng, count, same=False)
     degrees = -90.0
     slices = []
     for i, (label, value) in enumerate(zip(data.labels, data.values, strict=True)):
         end = degrees + 3.6 * value
-        canvas.wedge(x, y, radius, degrees, end, colours[i])
+        canvas.wedge(x, y, radius, degrees, end, colors[i])
         middle = math.radians((degrees + end) / 2)
         inside = (x + 0.62 * radius * math.cos(middle), y + 0.62 * radius * math.sin(middle))
         slices.append({"label": label, "value": value, "degrees": rounded((degrees, end)), "point": rounded(inside),
-                       "rgb": list(colours[i])})  # fmt: skip
+                       "rgb": list(colors[i])})  # fmt: skip
         key, row = left + i % columns * column_width, top + (i // columns + 0.5) * line
-        canvas.box((key, row - 0.35 * size, key + 0.7 * size, row + 0.35 * size), colours[i])
+        canvas.box((key, row - 0.35 * size, key + 0.7 * size, row + 0.35 * size), colors[i])
         displayed = typeface.displayed(label) + (f" {value}" if data.values_printed else "")
         fits = fitting_size(displayed, typeface.face, size, column_width - 1.3 * size)
         canvas.text((key + 1.1 * size, row), displayed, typeface.face, fits, ink, "lm")
         degrees = end
-    return {"slices": slices, "centre": rounded((x, y)), "radius": round(radius, 1)}
+    return {"slices": slices, "center": rounded((x, y)), "radius": round(radius, 1)}
 
 
-def _colours(rng: SceneRng, count: int, same: bool | None = None) -> list[Rgb]:
+def _colors(rng: SceneRng, count: int, same: bool | None = None) -> list[Rgb]:
     """`count` colors, all equal or all different; None for `same` decides at random."""
     if same is None:
         same = rng.chance(0.5)
     if same:
-        return [jittered_colour(rng, rng.choice(tuple(COLOURS)))] * count
-    return [jittered_colour(rng, colour) for colour in rng.sample(tuple(COLOURS), count)]
+        return [jittered_color(rng, rng.choice(tuple(COLORS)))] * count
+    return [jittered_color(rng, color) for color in rng.sample(tuple(COLORS), count)]
 
 
 # ---------------------------------------------------------------------------------------------- text

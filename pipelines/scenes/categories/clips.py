@@ -15,7 +15,7 @@ import av
 from PIL import Image
 
 from manifests.records import Json
-from pipelines.scenes.elements.draw import EncodedMedia, add_grain, backdrop, jittered_colour
+from pipelines.scenes.elements.draw import EncodedMedia, add_grain, backdrop, jittered_color
 from pipelines.scenes.elements.entities import PAIRS, SIMPLE_PAIRS
 from pipelines.scenes.elements.fact_text import FactText, fact, fill_template, join_texts, plural
 from pipelines.scenes.elements.objects import Thing, arrange_in_split, note_reserved_pair, paint_object
@@ -29,7 +29,7 @@ SECONDS = (2.0, 4.0)
 """Shortest and longest duration."""
 EVENT_KINDS = ("appears", "disappears", "turns", "starts", "stops")
 
-Centre = tuple[int, int]
+Center = tuple[int, int]
 """(x, y) in pixels."""
 
 
@@ -41,7 +41,7 @@ class ClipEvent:
     """One of `EVENT_KINDS`."""
     frame: int
     """The first frame that shows it."""
-    colour: str = ""
+    color: str = ""
     """The new color of a thing that `turns`; empty for all other events."""
 
 
@@ -53,7 +53,7 @@ class Actor:
     after: Thing
     """The thing from its event on: in another color if it `turns`, else unchanged."""
     event: ClipEvent | None
-    centres: tuple[Centre | None, ...]
+    centers: tuple[Center | None, ...]
     """Center in every frame; None while the thing is invisible."""
 
     def at(self, frame: int) -> Thing:
@@ -73,14 +73,14 @@ def clip(rng: SceneRng) -> Scene:
         "frames": frames,
         "frames_per_second": f"{rate.numerator}/{rate.denominator}",
         "actors": [
-            {"colour": actor.thing.colour, "shape": actor.thing.shape, "radius": round(actor.thing.radius, 1),
-             "rgb": list(actor.thing.rgb), "centres": actor.centres}
+            {"color": actor.thing.color, "shape": actor.thing.shape, "radius": round(actor.thing.radius, 1),
+             "rgb": list(actor.thing.rgb), "centers": actor.centers}
             for actor in actors
         ],
         "events": [
             {"kind": actor.event.kind, "actor": i, "frame": actor.event.frame,
              "time_us": int(actor.event.frame * 1_000_000 / rate)}
-            | ({"colour": actor.event.colour, "rgb": list(actor.after.rgb)} if actor.event.colour else {})
+            | ({"color": actor.event.color, "rgb": list(actor.after.rgb)} if actor.event.color else {})
             for i, actor in enumerate(actors) if actor.event
         ],
     }  # fmt: skip
@@ -132,20 +132,20 @@ def _actor(
     direction = math.radians(rng.uniform(0, 360))
     step = (speed * math.cos(direction), speed * math.sin(direction))
     x, y = thing.x, thing.y
-    centres: list[Centre | None] = []
+    centers: list[Center | None] = []
     for frame in range(frames):
         hidden = (kind == "appears" and frame < event_frame) or (kind == "disappears" and frame >= event_frame)
-        centres.append(None if hidden else (round(x), round(y)))
+        centers.append(None if hidden else (round(x), round(y)))
         if moves_after if frame + 1 >= event_frame else moves_before:
             x, step_x = _bounce(x, step[0], thing.radius, size[0])
             y, step_y = _bounce(y, step[1], thing.radius, size[1])
             step = (step_x, step_y)
-    after, colour = thing, ""
+    after, color = thing, ""
     if kind == "turns":
         used = {other.name for other in things}
-        colour = rng.choice([c for c, s in PAIRS.train if s == thing.shape and f"{c} {s}" not in used])
-        after = replace(thing, colour=colour, rgb=jittered_colour(rng, colour))
-    return Actor(thing, after, ClipEvent(kind, event_frame, colour) if has_event else None, tuple(centres))
+        color = rng.choice([c for c, s in PAIRS.train if s == thing.shape and f"{c} {s}" not in used])
+        after = replace(thing, color=color, rgb=jittered_color(rng, color))
+    return Actor(thing, after, ClipEvent(kind, event_frame, color) if has_event else None, tuple(centers))
 
 
 def _bounce(at: float, step: float, radius: float, length: int) -> tuple[float, float]:
@@ -161,7 +161,7 @@ def _touch(actor: Actor, other: Actor) -> bool:
     reach = actor.thing.radius + other.thing.radius + 2
     return any(
         a is not None and b is not None and math.dist(a, b) < reach
-        for a, b in zip(actor.centres, other.centres, strict=True)
+        for a, b in zip(actor.centers, other.centers, strict=True)
     )
 
 
@@ -176,9 +176,9 @@ def _draw_frames(rng: SceneRng, actors: Sequence[Actor], width: int, height: int
     for frame in range(frames):
         image = background_image.copy()
         for actor in actors:
-            centre = actor.centres[frame]
-            if centre is not None:
-                paint_object(image, replace(actor.at(frame), x=centre[0], y=centre[1]), background.dark)
+            center = actor.centers[frame]
+            if center is not None:
+                paint_object(image, replace(actor.at(frame), x=center[0], y=center[1]), background.dark)
         images.append(image)
     return images
 
@@ -222,10 +222,10 @@ WHEN_QUESTIONS = Pool(
     ("How long does it take until you see the {what}?",),
 )
 EVENT_INFINITIVES = {"appears": "appear", "disappears": "disappear", "starts": "start to move", "stops": "stop moving"}
-COLOUR_QUESTIONS = Pool(
+COLOR_QUESTIONS = Pool(
     "wording",
-    ("Which colour does the {thing} turn into?", "What colour does the {thing} become?"),
-    ("Name the new colour of the {thing}.",),
+    ("Which color does the {thing} turn into?", "What color does the {thing} become?"),
+    ("Name the new color of the {thing}.",),
 )
 TIME_TOLERANCE_S = 0.3
 """Allowed error of an answered time."""
@@ -257,15 +257,15 @@ def _event_phrase(actor: Actor) -> FactText:
     assert actor.event is not None
     name = FactText(actor.thing.name + " ")
     return name + (
-        FactText("turns ") + fact("colour", actor.event.colour) if actor.event.colour else EVENT_VERBS[actor.event.kind]
+        FactText("turns ") + fact("color", actor.event.color) if actor.event.color else EVENT_VERBS[actor.event.kind]
     )
 
 
 def _question(rng: SceneRng, actor: Actor, rate: Fraction) -> Question:
     assert actor.event is not None
-    if actor.event.colour:
-        text = rng.pick(COLOUR_QUESTIONS).format(thing=actor.thing.name)
-        return Question("becomes", text, fact("colour", actor.event.colour), exact_form(actor.event.colour))
+    if actor.event.color:
+        text = rng.pick(COLOR_QUESTIONS).format(thing=actor.thing.name)
+        return Question("becomes", text, fact("color", actor.event.color), exact_form(actor.event.color))
     seconds = _seconds(actor, rate)
     text = rng.pick(WHEN_QUESTIONS).format(what=f"{actor.thing.name} {EVENT_INFINITIVES[actor.event.kind]}")
     return Question("when", text, fact("time", seconds), number_form(float(seconds), TIME_TOLERANCE_S))

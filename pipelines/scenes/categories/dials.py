@@ -16,12 +16,12 @@ from pipelines.scenes.elements.draw import (
     Rgb,
     add_grain,
     encode_image,
-    jittered_colour,
+    jittered_color,
     pick_typeface,
     shade,
     tint,
 )
-from pipelines.scenes.elements.entities import COLOURS
+from pipelines.scenes.elements.entities import COLORS
 from pipelines.scenes.elements.fact_text import fact, fill_template
 from pipelines.scenes.elements.objects import rounded
 from pipelines.scenes.elements.questions import Question, exact_form, number_form, question_scene
@@ -80,7 +80,7 @@ def clock_face(rng: SceneRng, side: int, hour: int, minute: int) -> tuple[Canvas
     canvas = Canvas(side, side, background)
     x = y = side / 2
     radius = 0.46 * side
-    edge_rgb = jittered_colour(rng, rng.choice(tuple(COLOURS))) if rng.chance(0.6) else shade(ink, 0.2)
+    edge_rgb = jittered_color(rng, rng.choice(tuple(COLORS))) if rng.chance(0.6) else shade(ink, 0.2)
     canvas.circle(x, y, radius, edge_rgb)
     canvas.circle(x, y, 0.92 * radius, face_rgb)
     numerals = rng.choice(("all", "quarters", "none"))
@@ -92,13 +92,13 @@ def clock_face(rng: SceneRng, side: int, hour: int, minute: int) -> tuple[Canvas
     for i in range(1, 13):
         if numerals == "all" or (numerals == "quarters" and i % 3 == 0):
             canvas.text(_polar(x, y, 0.66 * radius, 30 * i), str(i), typeface.face, 0.09 * side, ink)
-    hand = jittered_colour(rng, rng.choice(("red", "blue", "green", "purple"))) if rng.chance(0.4) else ink
+    hand = jittered_color(rng, rng.choice(("red", "blue", "green", "purple"))) if rng.chance(0.4) else ink
     hour_degrees, minute_degrees = 30 * (hour % 12) + minute / 2, 6.0 * minute
     _draw_hand(canvas, x, y, 0.48 * radius, hour_degrees, hand, 0.05 * side)
     _draw_hand(canvas, x, y, 0.8 * radius, minute_degrees, hand, 0.026 * side)
     canvas.circle(x, y, 0.035 * side, hand)
     hands = {"hour": round(hour_degrees, 1), "minute": minute_degrees, "rgb": list(hand)}
-    notes: dict[str, Json] = {"degrees": hands, "centre": [x, y], "radius": round(radius, 1)}
+    notes: dict[str, Json] = {"degrees": hands, "center": [x, y], "radius": round(radius, 1)}
     return canvas, notes if numerals == "none" else notes | {"font": typeface.face}
 
 
@@ -128,7 +128,7 @@ def _gauge(rng: SceneRng, side: int) -> _Drawing:
     x = y = side / 2
     radius = 0.46 * side
     canvas.circle(x, y, radius, face_rgb, ink, 0.015 * side)
-    rgb = jittered_colour(rng, rng.choice(("red", "orange", "cyan", "green")))
+    rgb = jittered_color(rng, rng.choice(("red", "orange", "cyan", "green")))
     canvas.arc(x, y, 0.93 * radius, 90 + 30, 90 + 330, ink, 0.012 * side)
     for i in range(11):
         degrees = 24 * i - 120
@@ -138,7 +138,7 @@ def _gauge(rng: SceneRng, side: int) -> _Drawing:
     needle = 12 * half_steps - 120
     _draw_hand(canvas, x, y, 0.78 * radius, needle, rgb, 0.035 * side)
     canvas.circle(x, y, 0.05 * side, rgb)
-    notes: dict[str, Json] = {"top": top, "degrees": {"needle": needle, "rgb": list(rgb)}, "centre": [x, y],
+    notes: dict[str, Json] = {"top": top, "degrees": {"needle": needle, "rgb": list(rgb)}, "center": [x, y],
                               "radius": round(radius, 1), "font": typeface.face}  # fmt: skip
     return canvas, f"{value:g}", number_form(value, top / 40), notes
 
@@ -151,7 +151,7 @@ def _thermometer(rng: SceneRng, side: int) -> _Drawing:
     paper = tint(rng, dark=False)
     width, height = round(side * 0.62), side
     canvas = Canvas(width, height, paper)
-    rgb = jittered_colour(rng, rng.choice(("red", "blue")))
+    rgb = jittered_color(rng, rng.choice(("red", "blue")))
     x, thickness, bulb = 0.36 * width, 0.13 * width, 0.14 * width
     top, bottom = 0.08 * height, 0.80 * height
 
@@ -190,7 +190,7 @@ def _display(rng: SceneRng, side: int) -> _Drawing:
     )
     dark = rng.chance(0.7)
     background = tint(rng, dark)
-    on = jittered_colour(rng, rng.choice(("red", "green", "cyan", "orange"))) if dark else tint(rng, dark=True)
+    on = jittered_color(rng, rng.choice(("red", "green", "cyan", "orange"))) if dark else tint(rng, dark=True)
     off = shade(background, 0.05 if dark else -0.05)
     width, height = round(side * (0.35 + 0.45 * len(digits))), side
     canvas = Canvas(width, height, background)

@@ -16,13 +16,13 @@ from pipelines.scenes.elements.draw import (
     Rgb,
     add_grain,
     encode_image,
-    jittered_colour,
+    jittered_color,
     pick_typeface,
     picture_size,
     shade,
     tint,
 )
-from pipelines.scenes.elements.entities import COLOURS
+from pipelines.scenes.elements.entities import COLORS
 from pipelines.scenes.elements.fact_text import FactText, fact
 from pipelines.scenes.elements.objects import rounded
 from pipelines.scenes.elements.questions import Question, exact_form, number_form, question_scene
@@ -104,7 +104,7 @@ def geometry(rng: SceneRng) -> Scene:
         Canvas(*picture_size(rng, shortest_px=110), background),
         pick_typeface(rng).face,
         tint(rng, not dark),
-        jittered_colour(rng, rng.choice(tuple(COLOURS))),
+        jittered_color(rng, rng.choice(tuple(COLORS))),
         shade(background, 0.12 if dark else -0.12),
     )
     figure = _FIGURES[kind](rng, pen)

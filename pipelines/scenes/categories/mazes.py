@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from manifests.records import Json
-from pipelines.scenes.elements.draw import Canvas, add_grain, encode_image, jittered_colour, tint
+from pipelines.scenes.elements.draw import Canvas, add_grain, encode_image, jittered_color, tint
 from pipelines.scenes.elements.fact_text import fact
 from pipelines.scenes.elements.questions import Question, number_form, question_scene
 from pipelines.scenes.elements.scene import Scene
@@ -66,10 +66,10 @@ class Maze:
         while queue:
             cell = queue.popleft()
             for move, (dx, dy) in MOVES.items():
-                neighbour = (cell[0] + dx, cell[1] + dy)
-                if (cell, move) in self.passages and neighbour not in reached_from and neighbour != self.start:
-                    reached_from[neighbour] = (cell, move)
-                    queue.append(neighbour)
+                neighbor = (cell[0] + dx, cell[1] + dy)
+                if (cell, move) in self.passages and neighbor not in reached_from and neighbor != self.start:
+                    reached_from[neighbor] = (cell, move)
+                    queue.append(neighbor)
         moves: list[str] = []
         cell = self.goal
         while cell != self.start:
@@ -91,9 +91,9 @@ def maze(rng: SceneRng) -> Scene:
     """Draw a maze and ask for the length of its shortest path, for the path, or for both."""
     puzzle = rng.draw_in_split(lambda: _carve(rng), Maze.content)
     path = puzzle.shortest()
-    image, colours, cell_px = _draw_maze(rng, puzzle)
+    image, colors, cell_px = _draw_maze(rng, puzzle)
     file = encode_image(rng, image, FORMATS)
-    named = {"start": colours[0], "goal": colours[1]}
+    named = {"start": colors[0], "goal": colors[1]}
     moves = fact("way", ", ".join(path))
     form = {"form": "moves", "maze": puzzle.content(), "length": len(path)}
     questions = [
@@ -103,7 +103,7 @@ def maze(rng: SceneRng) -> Scene:
     ]
     if len(path) <= MAX_LISTED_MOVES:
         questions.append(Question("maze_way", rng.pick(PATH_QUESTIONS).format(**named), moves, form))
-    notes: dict[str, Json] = {"maze": puzzle.content(), "way": path, "cell_px": cell_px, "colours": named}
+    notes: dict[str, Json] = {"maze": puzzle.content(), "way": path, "cell_px": cell_px, "colors": named}
     return question_scene(rng, file, rng.sample(questions, rng.integer(1, len(questions))), notes)
 
 
@@ -126,10 +126,10 @@ def _carve(rng: SceneRng) -> Maze:
         if not unvisited:
             stack.pop()
             continue
-        move, neighbour = rng.choice(unvisited)
+        move, neighbor = rng.choice(unvisited)
         _add_passage(passages, (x, y), move)
-        visited.add(neighbour)
-        stack.append(neighbour)
+        visited.add(neighbor)
+        stack.append(neighbor)
     if rng.chance(0.3):
         for _ in range(rng.integer(1, 4)):
             x, y = rng.integer(0, columns - 2), rng.integer(0, rows - 2)
@@ -155,8 +155,8 @@ def _draw_maze(rng: SceneRng, puzzle: Maze) -> tuple[Image.Image, list[str], dic
     cell = rng.integer(16, 44)
     edge = cell // 3
     dark = rng.chance(0.25)
-    coloured = not dark and rng.chance(0.4)
-    ink = jittered_colour(rng, rng.choice(("blue", "purple", "green"))) if coloured else tint(rng, not dark)
+    colored = not dark and rng.chance(0.4)
+    ink = jittered_color(rng, rng.choice(("blue", "purple", "green"))) if colored else tint(rng, not dark)
     canvas = Canvas(puzzle.columns * cell + 2 * edge, puzzle.rows * cell + 2 * edge, tint(rng, dark))
     thickness = max(1.5, cell * rng.uniform(0.06, 0.14))
     for y in range(puzzle.rows + 1):
@@ -180,5 +180,5 @@ def _draw_maze(rng: SceneRng, puzzle: Maze) -> tuple[Image.Image, list[str], dic
                 )
     names = rng.sample(("red", "orange", "cyan", "pink", "yellow"), 2)
     for name, (x, y) in zip(names, (puzzle.start, puzzle.goal), strict=True):
-        canvas.circle(edge + (x + 0.5) * cell, edge + (y + 0.5) * cell, 0.3 * cell, jittered_colour(rng, name))
+        canvas.circle(edge + (x + 0.5) * cell, edge + (y + 0.5) * cell, 0.3 * cell, jittered_color(rng, name))
     return add_grain(rng, canvas.finish()), names, {"cell": cell, "edge": edge}

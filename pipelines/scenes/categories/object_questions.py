@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipelines.scenes.elements.draw import XY, bounding_box
-from pipelines.scenes.elements.entities import COLOURS, PAIRS, SHAPES
+from pipelines.scenes.elements.entities import COLORS, PAIRS, SHAPES
 from pipelines.scenes.elements.fact_text import FactText, fact
 from pipelines.scenes.elements.objects import ObjectPicture, draw_objects, object_notes, position_phrase, rounded
 from pipelines.scenes.elements.questions import (
@@ -32,25 +32,25 @@ QUESTIONS = {
         ("How many objects are there?", "How many shapes does the picture show?"),
         ("What is the number of objects here?",),
     ),
-    "count_colour": Pool(
+    "count_color": Pool(
         "wording",
-        ("How many {colour} objects are there?", "How many of the shapes are {colour}?"),
-        ("What is the number of {colour} shapes?",),
+        ("How many {color} objects are there?", "How many of the shapes are {color}?"),
+        ("What is the number of {color} shapes?",),
     ),
     "count_shape": Pool(
         "wording",
         ("How many shapes of the kind {shape} are there?", "Count the objects that are a {shape}. How many are there?"),
         ("How often does the shape {shape} occur?",),
     ),
-    "colour_of": Pool(
+    "color_of": Pool(
         "wording",
-        ("What colour is the {shape}?", "Which colour does the {shape} have?"),
-        ("Name the colour of the {shape}.",),
+        ("What color is the {shape}?", "Which color does the {shape} have?"),
+        ("Name the color of the {shape}.",),
     ),
     "shape_of": Pool(
         "wording",
-        ("What shape is the {colour} object?", "Which shape is {colour}?"),
-        ("Name the shape of the {colour} thing.",),
+        ("What shape is the {color} object?", "Which shape is {color}?"),
+        ("Name the shape of the {color} thing.",),
     ),
     "place_of": Pool(
         "wording",
@@ -123,11 +123,11 @@ def _count_all(rng: SceneRng, picture: ObjectPicture) -> Question:
     return Question("count_all", rng.pick(QUESTIONS["count_all"]), fact("count", count), number_form(count))
 
 
-def _count_colour(rng: SceneRng, picture: ObjectPicture) -> Question:
-    colour = rng.choice(picture.things).colour if rng.chance(0.8) else rng.choice(tuple(COLOURS))
-    count = sum(thing.colour == colour for thing in picture.things)
-    text = rng.pick(QUESTIONS["count_colour"]).format(colour=colour)
-    return Question("count_colour", text, fact("count", count), number_form(count))
+def _count_color(rng: SceneRng, picture: ObjectPicture) -> Question:
+    color = rng.choice(picture.things).color if rng.chance(0.8) else rng.choice(tuple(COLORS))
+    count = sum(thing.color == color for thing in picture.things)
+    text = rng.pick(QUESTIONS["count_color"]).format(color=color)
+    return Question("count_color", text, fact("count", count), number_form(count))
 
 
 def _count_shape(rng: SceneRng, picture: ObjectPicture) -> Question:
@@ -137,23 +137,23 @@ def _count_shape(rng: SceneRng, picture: ObjectPicture) -> Question:
     return Question("count_shape", text, fact("count", count), number_form(count))
 
 
-def _colour_of(rng: SceneRng, picture: ObjectPicture) -> Question | None:
+def _color_of(rng: SceneRng, picture: ObjectPicture) -> Question | None:
     shapes = [thing.shape for thing in picture.things]
     single = [thing for thing in picture.things if shapes.count(thing.shape) == 1]
     if not single:
         return None
     thing = rng.choice(single)
-    text = rng.pick(QUESTIONS["colour_of"]).format(shape=thing.shape)
-    return Question("colour_of", text, fact("colour", thing.colour), exact_form(thing.colour))
+    text = rng.pick(QUESTIONS["color_of"]).format(shape=thing.shape)
+    return Question("color_of", text, fact("color", thing.color), exact_form(thing.color))
 
 
 def _shape_of(rng: SceneRng, picture: ObjectPicture) -> Question | None:
-    colours = [thing.colour for thing in picture.things]
-    single = [thing for thing in picture.things if colours.count(thing.colour) == 1]
+    colors = [thing.color for thing in picture.things]
+    single = [thing for thing in picture.things if colors.count(thing.color) == 1]
     if not single:
         return None
     thing = rng.choice(single)
-    text = rng.pick(QUESTIONS["shape_of"]).format(colour=thing.colour)
+    text = rng.pick(QUESTIONS["shape_of"]).format(color=thing.color)
     return Question("shape_of", text, fact("shape", thing.shape), exact_form(thing.shape))
 
 
@@ -190,8 +190,8 @@ def _side_of(rng: SceneRng, picture: ObjectPicture) -> Question:
 
 def _exists(rng: SceneRng, picture: ObjectPicture) -> Question:
     names = [thing.name for thing in picture.things]
-    colour, shape = rng.choice(PAIRS.train)
-    name = rng.choice(names) if rng.chance(0.5) else f"{colour} {shape}"
+    color, shape = rng.choice(PAIRS.train)
+    name = rng.choice(names) if rng.chance(0.5) else f"{color} {shape}"
     text = _correct_articles(rng.pick(QUESTIONS["exists"]).format(thing=name))
     answer = "yes" if name in names else "no"
     return Question("exists", text, FactText(answer), exact_form(answer))
@@ -224,7 +224,7 @@ def _polygon_of(rng: SceneRng, picture: ObjectPicture) -> Question:
 
 
 _OBJECT_QUESTIONS: tuple[QuestionMaker, ...] = (
-    _count_all, _count_colour, _count_shape, _colour_of, _shape_of, _place_of, _larger, _outermost, _side_of, _exists,
+    _count_all, _count_color, _count_shape, _color_of, _shape_of, _place_of, _larger, _outermost, _side_of, _exists,
 )  # fmt: skip
 _GROUNDING_QUESTIONS: tuple[QuestionMaker, ...] = (_box_of, _point_of, _polygon_of)
 

@@ -22,7 +22,7 @@ from pipelines.scenes.elements.draw import (
     add_grain,
     encode_image,
     fitting_size,
-    jittered_colour,
+    jittered_color,
     pick_typeface,
     picture_size,
     text_width,
@@ -105,7 +105,7 @@ def _poster(rng: SceneRng, typeface: Typeface, lines: Sequence[str], size: tuple
     """Draw few words as large as they fit: dark on light, light on dark, or light on a color."""
     width, height = size
     dark = rng.chance(0.4)
-    background = jittered_colour(rng, rng.choice(("red", "green", "blue", "purple"))) if dark else tint(rng, dark=False)
+    background = jittered_color(rng, rng.choice(("red", "green", "blue", "purple"))) if dark else tint(rng, dark=False)
     if dark and rng.chance(0.4):
         background = tint(rng, dark=True)
     text_rgb = tint(rng, not dark)

@@ -18,7 +18,7 @@ from pipelines.scenes.elements.draw import (
     add_grain,
     backdrop,
     encode_image,
-    jittered_colour,
+    jittered_color,
     picture_size,
 )
 from pipelines.scenes.elements.entities import NAMES, PAIRS, PLACES, SIMPLE_PAIRS
@@ -50,10 +50,10 @@ STEP_SENTENCES = Pool(
 CHANGE_SENTENCES = {
     "gone": Pool("wording", ("The {thing} is gone.", "The {thing} has disappeared."), ("No {thing} is left.",)),
     "come": Pool("wording", ("{Thing} has been added.", "{Thing} is new."), ("{Thing} has joined the others.",)),
-    "recoloured": Pool(
+    "recolored": Pool(
         "wording",
-        ("The {old} has turned {colour}.", "The {old} is now {colour}."),
-        ("From now on the {old} is {colour}.",),
+        ("The {old} has turned {color}.", "The {old} is now {color}."),
+        ("From now on the {old} is {color}.",),
     ),
 }
 WHICH_QUESTIONS = Pool(
@@ -109,10 +109,10 @@ def _change(rng: SceneRng) -> Scene:
         case _:
             names = {thing.name for thing in things}
             free = [c for c, shape in PAIRS.train if shape == changed.shape and f"{c} {shape}" not in names]
-            colour = rng.choice(free)
-            new = replace(changed, colour=colour, rgb=jittered_colour(rng, colour))
+            color = rng.choice(free)
+            new = replace(changed, color=color, rgb=jittered_color(rng, color))
             before, after = things, tuple(new if thing is changed else thing for thing in things)
-            text = fill_template(rng.pick(CHANGE_SENTENCES[kind]), old=changed.name, colour=fact("colour", colour))
+            text = fill_template(rng.pick(CHANGE_SENTENCES[kind]), old=changed.name, color=fact("color", color))
     parts: tuple[EncodedMedia | FactText, ...] = (
         FactText("Before: ") + join_texts(", ", [thing.name_facts for thing in before]) + ".",
         paint_objects(rng, before, background).file,

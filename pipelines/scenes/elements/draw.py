@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from pipelines.scenes.elements.entities import BACKDROPS, CAPITALS_ONLY, COLOURS, FONT_FACES, FONT_FAMILIES, font
+from pipelines.scenes.elements.entities import BACKDROPS, CAPITALS_ONLY, COLORS, FONT_FACES, FONT_FAMILIES, font
 from pipelines.scenes.elements.split import SceneRng
 
 XY = tuple[float, float]
@@ -47,12 +47,12 @@ class EncodedMedia:
     height_px: int
 
 
-# ---------------------------------------------------------------------------------------------- colours
+# ---------------------------------------------------------------------------------------------- colors
 
 
-def jittered_colour(rng: SceneRng, colour: str) -> Rgb:
+def jittered_color(rng: SceneRng, color: str) -> Rgb:
     """A random color that goes by this name."""
-    hue = COLOURS[colour]
+    hue = COLORS[color]
     return _rgb(
         hue.degrees + rng.uniform(-hue.spread, hue.spread),
         rng.uniform(*hue.saturation),

@@ -32,7 +32,7 @@ class HueRange:
     """(lowest, highest)"""
 
 
-COLOURS = {
+COLORS = {
     "red": HueRange(0, 5, (0.85, 1.0), (0.80, 0.95)),
     "orange": HueRange(28, 3, (0.90, 1.0), (0.95, 1.0)),
     "yellow": HueRange(54, 3, (0.80, 1.0), (0.90, 1.0)),
@@ -47,15 +47,15 @@ SIMPLE_SHAPES = ("circle", "square", "triangle", "star", "cross")
 """The shapes of captions: few, so that a small model learns them from some thousand small pictures."""
 SHAPES = (*SIMPLE_SHAPES, "heart", "hexagon", "arrow")
 
-ColourShape = tuple[str, str]
+ColorShape = tuple[str, str]
 """(color, shape)"""
 
-RESERVED_PAIRS: tuple[ColourShape, ...] = tuple((colour, SHAPES[(3 * i + 2) % 8]) for i, colour in enumerate(COLOURS))
+RESERVED_PAIRS: tuple[ColorShape, ...] = tuple((color, SHAPES[(3 * i + 2) % 8]) for i, color in enumerate(COLORS))
 """One shape of each color and one color of each shape: a held-out pair is new, its two words are not."""
 
 
-def _pairs(name: str, shapes: tuple[str, ...]) -> Pool[ColourShape]:
-    every = [(colour, shape) for colour in COLOURS for shape in shapes]
+def _pairs(name: str, shapes: tuple[str, ...]) -> Pool[ColorShape]:
+    every = [(color, shape) for color in COLORS for shape in shapes]
     return Pool(
         name,
         train=tuple(pair for pair in every if pair not in RESERVED_PAIRS),
@@ -132,7 +132,7 @@ SIGNS = Pool(
         "Coffee and cake", "Ring the bell", "Back in {n} minutes", "Keep left", "Post office",
     ),
     reserved=(
-        "Enter", "Taxi {n}", "Berth {n}", "Hall {n}", "Garden centre", "Night bell", "Slow down", "Hot soup",
+        "Enter", "Taxi {n}", "Berth {n}", "Hall {n}", "Garden center", "Night bell", "Slow down", "Hot soup",
         "Keep the door shut", "Meet here", "Locker {n}", "Repairs while you wait",
     ),
     strict=True,

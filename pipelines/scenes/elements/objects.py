@@ -23,13 +23,13 @@ from pipelines.scenes.elements.draw import (
     backdrop,
     bounding_box,
     encode_image,
-    jittered_colour,
+    jittered_color,
     outline,
     paint_polygon,
     picture_size,
     shade,
 )
-from pipelines.scenes.elements.entities import RESERVED_PAIRS, ColourShape
+from pipelines.scenes.elements.entities import RESERVED_PAIRS, ColorShape
 from pipelines.scenes.elements.fact_text import FactText, fact
 from pipelines.scenes.elements.split import Pool, SceneRng
 
@@ -66,7 +66,7 @@ CELLS = 8
 class Thing:
     """A colored shape on a picture; positions in pixels."""
 
-    colour: str
+    color: str
     shape: str
     size: str
     """One of `SIZES`."""
@@ -85,12 +85,12 @@ class Thing:
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.shape}"
+        return f"{self.color} {self.shape}"
 
     @property
     def name_facts(self) -> FactText:
         """The name, in which color and shape are facts."""
-        return fact("colour", self.colour) + " " + fact("shape", self.shape)
+        return fact("color", self.color) + " " + fact("shape", self.shape)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class ObjectPicture:
 
 
 def draw_objects(
-    rng: SceneRng, pairs: Pool[ColourShape], counts: dict[int, float], distinct: bool = False
+    rng: SceneRng, pairs: Pool[ColorShape], counts: dict[int, float], distinct: bool = False
 ) -> ObjectPicture:
     """Draw a picture of things whose layout belongs to this split.
 
@@ -132,7 +132,7 @@ def paint_objects(rng: SceneRng, things: Sequence[Thing], background: Backdrop) 
 
 
 def arrange_in_split(
-    rng: SceneRng, width: int, height: int, pairs: Pool[ColourShape], count: int, distinct: bool
+    rng: SceneRng, width: int, height: int, pairs: Pool[ColorShape], count: int, distinct: bool
 ) -> tuple[Thing, ...]:
     """Pick and place things until their layout belongs to this split; the result is sorted from left to right."""
     return rng.draw_in_split(
@@ -143,11 +143,11 @@ def arrange_in_split(
 
 def note_reserved_pair(rng: SceneRng, things: Sequence[Thing]) -> None:
     """Record in `rng.reserved_pools` that the scene shows a reserved pair, after its things are final."""
-    if any((thing.colour, thing.shape) in RESERVED_PAIRS for thing in things):
+    if any((thing.color, thing.shape) in RESERVED_PAIRS for thing in things):
         rng.reserved_pools.add("pair")
 
 
-def pick_pairs(rng: SceneRng, pairs: Pool[ColourShape], count: int, distinct: bool) -> list[ColourShape]:
+def pick_pairs(rng: SceneRng, pairs: Pool[ColorShape], count: int, distinct: bool) -> list[ColorShape]:
     """Colors and shapes of `count` things, with one reserved pair at most: a held-out picture tests one new pair."""
     chosen = [rng.choice(pairs.reserved if rng.draws_reserved(pairs) else pairs.train)]
     while len(chosen) < count:
@@ -157,15 +157,15 @@ def pick_pairs(rng: SceneRng, pairs: Pool[ColourShape], count: int, distinct: bo
     return rng.sample(chosen, count)
 
 
-def arrange(rng: SceneRng, width: int, height: int, pairs: Sequence[ColourShape]) -> tuple[Thing, ...]:
+def arrange(rng: SceneRng, width: int, height: int, pairs: Sequence[ColorShape]) -> tuple[Thing, ...]:
     """Place all things at random, without contact and with a clear order from left to right."""
     side = min(width, height)
     crowding = 1.0
     while True:
         placed: list[Thing] = []
-        for colour, shape in pairs:
+        for color, shape in pairs:
             size = rng.weighted_choice(SIZES_BY_COUNT[len(pairs)]) if crowding > 0.5 else "small"
-            thing = _try_to_place(rng, width, height, side, placed, colour, shape, size)
+            thing = _try_to_place(rng, width, height, side, placed, color, shape, size)
             if thing is None:
                 break
             placed.append(thing)
@@ -175,7 +175,7 @@ def arrange(rng: SceneRng, width: int, height: int, pairs: Sequence[ColourShape]
 
 
 def _try_to_place(
-    rng: SceneRng, width: int, height: int, side: int, placed: list[Thing], colour: str, shape: str, size: str
+    rng: SceneRng, width: int, height: int, side: int, placed: list[Thing], color: str, shape: str, size: str
 ) -> Thing | None:
     """Try 20 positions; None if each lies too close to a thing that is placed already."""
     radius = rng.uniform(*SIZES[size]) * side
@@ -189,16 +189,14 @@ def _try_to_place(
         ):
             rotation_degrees = rng.uniform(-1, 1) * TURN_DEGREES[shape]
             return Thing(
-                colour, shape, size, x, y, radius, rotation_degrees, jittered_colour(rng, colour), rng.chance(0.25)
+                color, shape, size, x, y, radius, rotation_degrees, jittered_color(rng, color), rng.chance(0.25)
             )
     return None
 
 
 def layout_key(things: Sequence[Thing], width: int, height: int) -> Json:
     """Content that decides the split of a picture: [color, shape, column, row] of each thing on the 8 x 8 grid."""
-    return [
-        [thing.colour, thing.shape, int(thing.x / width * CELLS), int(thing.y / height * CELLS)] for thing in things
-    ]
+    return [[thing.color, thing.shape, int(thing.x / width * CELLS), int(thing.y / height * CELLS)] for thing in things]
 
 
 def paint_object(image: Image.Image, thing: Thing, dark: bool) -> None:
@@ -227,7 +225,7 @@ def object_notes(things: Sequence[Thing], with_polygons: bool = False) -> list[J
     """Annotations of things, in pixels of the upright picture, rounded to tenths."""
     return [
         {
-            "colour": thing.colour,
+            "color": thing.color,
             "shape": thing.shape,
             "size": thing.size,
             "point": rounded((thing.x, thing.y)),

@@ -199,8 +199,8 @@ def test_the_command_prints_the_replays_and_decoders(mine: Snapshot, capsys: pyt
 JPEG = """
 import simplejpeg
 plain = simplejpeg.decode_jpeg
-def other(payload, colours, buffer):
-    plain(payload, colours, buffer=buffer)
+def other(payload, colors, buffer):
+    plain(payload, colors, buffer=buffer)
     buffer[0, 0, 0] ^= 1
 simplejpeg.decode_jpeg = other
 """
@@ -328,8 +328,8 @@ def test_other_bytes_of_the_data_path_need_another_version(tmp_path: Path) -> No
     documents = []
     for i in range(30):
         width, height = 30 + 7 * i, 140 - 3 * i
-        down, across, colour = np.indices((height, width, 3))
-        pixels = ((across * (colour + 2) + down * (5 - colour) + i * 11) % 256).astype(np.uint8)
+        down, across, color = np.indices((height, width, 3))
+        pixels = ((across * (color + 2) + down * (5 - color) + i * 11) % 256).astype(np.uint8)
         waves = medium(b"P6 %d %d 255\n" % (width, height) + pixels.tobytes())
         documents.append(document(f"caption {i}", "caption", waves, Text(f"waves, number {i}")))
     documents += [document(f"text {i}", "knowledge", Text("one two three " * (1 + i % 9))) for i in range(60)]

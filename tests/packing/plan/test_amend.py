@@ -27,7 +27,7 @@ from tests.packing.plan.test_planner import CAPTIONS, INTERLEAVED, TEXT, L, book
 from tests.packing.plan.test_schedules import SCHEDULES
 
 
-def materialised(plan: Plan, made: Made, folder: Path) -> Snapshot:
+def materialized(plan: Plan, made: Made, folder: Path) -> Snapshot:
     packs = (pack for block in plan.blocks for pack in pack_unit(block, made.by_source, tiny))
     return write(create(folder, "packs"), packs, **packs_meta(plan.meta))
 
@@ -197,7 +197,7 @@ def test_a_chain_is_proved_from_the_bytes_of_its_packs(made: Made, tmp_path: Pat
     seen = None
     tokens: Counter[str] = Counter()
     for plan, batches in ((made.plan, 2), (second, 1), (third, None)):
-        packs = materialised(plan, made, tmp_path / f"packs {batches} {plan.meta['plan'][:8]}")
+        packs = materialized(plan, made, tmp_path / f"packs {batches} {plan.meta['plan'][:8]}")
         proved = prove(packs, plan.meta, tiny, seen)
         if batches is not None:
             prefix = packs.records(0, batches * size)

@@ -21,7 +21,7 @@ from packing.plan.planner import arrange, compile_plan
 from packing.plan.supply import Supply
 from packing.proof import prove, recount
 from tests.packing.corpus import MIXTURE, Made, create, pieces_of, tiny, write
-from tests.packing.plan.test_amend import materialised, stored
+from tests.packing.plan.test_amend import materialized, stored
 from tests.packing.plan.test_planner import TEXT, column, make_mixture, pieces, supplies
 
 
@@ -108,7 +108,7 @@ def test_media_of_stores_are_counted_by_their_digests(made: Made, tmp_path: Path
         held = [media.digest for media in made.samples.record(int(first_source.ordinal[piece])).media]
         assert [digests[key] for key in keys] == held or len(keys) < len(held)
     plan = compile_plan(mixture, made.by_source, tiny)
-    packs = materialised(plan, made, tmp_path)
+    packs = materialized(plan, made, tmp_path)
     counted = prove(packs, plan.meta, tiny)
     assert counted.after.media.most <= 3
     free = recount(made.packs.records(), Curve.of(made.plan.meta["schedule"]), tiny.media_pad_id, tiny.pad_id)
@@ -118,5 +118,5 @@ def test_media_of_stores_are_counted_by_their_digests(made: Made, tmp_path: Path
     first = write(create(tmp_path / "a", "plan"), plan.blocks, [made.samples], **plan.meta)
     following = compile_plan(mixture, made.by_source, tiny, amends=(first, 1))
     seen = recount(packs.records(0, 12), mixture.curve, tiny.media_pad_id, tiny.pad_id).after
-    after = prove(materialised(following, made, tmp_path / "b"), following.meta, tiny, seen).after
+    after = prove(materialized(following, made, tmp_path / "b"), following.meta, tiny, seen).after
     assert after.media.most <= 3

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.records import FORGOTTEN, Document, Media, Text, record_id
-from pipelines.build.materialize import Materialise
+from pipelines.build.materialize import Materialize
 from pipelines.dag import graph
 from pipelines.dag.unit import StoreTask, run_unit
 from pipelines.node import Product, UnitTask
@@ -79,11 +79,11 @@ def product(snapshot: Snapshot) -> Product:
 
 
 def made(
-    folder: Path, over: Snapshot, kind: str, shard_bytes: int = 1 << 20, place: str = "made", seed: int = 0
+    folder: Path, over: Snapshot, compact: bool, shard_bytes: int = 1 << 20, place: str = "made", seed: int = 0
 ) -> Snapshot:
     """Make the store of a node, its units in a given order, committed together or one by one."""
     name = "made"
-    node = Materialise(kind=kind, input=over.name, shard_bytes=shard_bytes)  # type: ignore[arg-type]
+    node = Materialize(kind="materialize", input=over.name, compact=compact, shard_bytes=shard_bytes)
     inputs = {over.name: product(over)}
     wanted = graph.unit_names(name, node, node.survey(name, inputs))
     store = Store.create(str(folder / place), "documents", name)
@@ -114,9 +114,9 @@ lengths = st.lists(
 )
 
 
-@given(units=lengths, kind=st.sampled_from(["materialise", "compact"]), shard_bytes=st.integers(1, 20_000))
+@given(units=lengths, compact=st.booleans(), shard_bytes=st.integers(1, 20_000))
 @settings(max_examples=15)
-def test_exactly_the_kept_records_are_copied(quick_folder: Path, units: Any, kind: str, shard_bytes: int) -> None:
+def test_exactly_the_kept_records_are_copied(quick_folder: Path, units: Any, compact: bool, shard_bytes: int) -> None:
     folder = Path(tempfile.mkdtemp(dir=quick_folder))
     base = stored(
         folder,
@@ -129,12 +129,12 @@ def test_exactly_the_kept_records_are_copied(quick_folder: Path, units: Any, kin
     keep = [document.locator in wanted for document in base.records()]
     view = viewed(base, folder, keep)
     kept, bytes_before = list(view.records()), payloads(view)
-    moved = made(folder, view, kind, shard_bytes)
+    moved = made(folder, view, compact, shard_bytes)
     assert moved.parents == (view.as_parent,) and moved.counts["quarantined"] == 0
     copies = {document.id: document for document in moved.records()}
     assert len(copies) == moved.counts["records"]
     assert all(same(copies[document.id], document) for document in kept) and len(copies) == len(kept)
-    assert made(folder, view, kind, shard_bytes, "again", seed=1).content_root == moved.content_root
+    assert made(folder, view, compact, shard_bytes, "again", seed=1).content_root == moved.content_root
     shutil.rmtree(base.url)
     shutil.rmtree(view.url)
     alone = Store.open(moved.url).head()
@@ -157,7 +157,7 @@ def test_five_percent_of_200_shards_become_about_ten_full_shards(here: Path) -> 
         view.record_bytes(ref)[view.kept(ref.first, ref.first + ref.records) - ref.first].sum() for ref in base.shards
     )
     target = int(full) // 10
-    moved = made(here, view, "compact", target)
+    moved = made(here, view, True, target)
     sizes = sorted(bytes_of(moved))
     assert len(sizes) in (10, 11, 12) and all(0.98 * target < size < 1.05 * target + 3000 for size in sizes[2:])
     names = [
@@ -171,7 +171,7 @@ def test_five_percent_of_200_shards_become_about_ten_full_shards(here: Path) -> 
 def test_documents_added_at_the_end_change_the_last_units_only(here: Path) -> None:
     units = {f"u{n}": [document(f"{n}-{i}", 900) for i in range(10)] for n in range(12)}
     grown = dict(list(units.items())[:11])
-    node = Materialise(kind="compact", input="raw", shard_bytes=20_000)
+    node = Materialize(kind="materialize", input="raw", compact=True, shard_bytes=20_000)
     names = []
     for place, units_here in enumerate((grown, units)):
         (here / str(place)).mkdir()
@@ -187,8 +187,8 @@ def test_columns_of_views_come_along_and_nothing_of_dropped_records(here: Path) 
     low = [value >= 2 for value in quality]
     view = viewed(base, here, low, "quality_view", quality=quality, score=[1.0] * 12)
     label = viewed(view, here, [name != "11" for name in order], "labels", label=words, empty=[None] * 12)
-    for kind in ("materialise", "compact"):
-        moved = made(here, label, kind, place=kind)
+    for compact in (False, True):
+        moved = made(here, label, compact, place=f"made_{compact}")
         table = moved.table(["locator", "quality", "label", "score", "keep"]).to_pylist()
         expected = [
             {"locator": str(i), "quality": i / 2, "label": f"label {i % 3}", "score": 1.0, "keep": True}
@@ -197,26 +197,26 @@ def test_columns_of_views_come_along_and_nothing_of_dropped_records(here: Path) 
         assert sorted(table, key=lambda row: int(row["locator"])) == expected
         assert "empty" not in moved.table().column_names and "reason" not in moved.table().column_names
         assert verify(moved) == []
-        more = viewed(moved, here, [True] * 7, f"over_{kind}", length=[1] * 7)
+        more = viewed(moved, here, [True] * 7, f"over_{compact}", length=[1] * 7)
         assert {"quality", "label", "length"} <= set(more.table().column_names)
-        again = made(here, more, "compact", place=f"again_{kind}")
+        again = made(here, more, True, place=f"again_{compact}")
         assert sorted(again.table(["quality"])["quality"].to_pylist()) == [i / 2 for i in range(4, 11)]
     assert log.diff(moved, moved)["equal"]
 
 
 def test_a_changed_score_changes_the_unit(here: Path) -> None:
     base = stored(here, {"u": [document(str(i), 10) for i in range(3)]})
-    for kind in ("materialise", "compact"):
-        node = Materialise(kind=kind, input="view")  # type: ignore[arg-type]
+    for compact in (False, True):
+        node = Materialize(kind="materialize", input="view", compact=compact)
         surveys = []
         for score in (1.0, 2.0):
-            view = viewed(base, here, [True] * 3, f"{kind}{score}", quality=[score] * 3)
+            view = viewed(base, here, [True] * 3, f"{compact}{score}", quality=[score] * 3)
             surveys.append(node.survey("made", {"view": product(view)}))
         assert surveys[0] != surveys[1]
 
 
-@pytest.mark.parametrize("kind", ["materialise", "compact"])
-def test_a_forgotten_record_leaves_the_new_store_and_is_not_copied_again(here: Path, kind: str) -> None:
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_forgotten_record_leaves_the_new_store_and_is_not_copied_again(here: Path, compact: bool) -> None:
     documents = [document(str(i), 300, 1) for i in range(6)]
     canary = documents[3].media[0].payload
     assert canary is not None
@@ -224,8 +224,8 @@ def test_a_forgotten_record_leaves_the_new_store_and_is_not_copied_again(here: P
     view = viewed(
         base, here, [True] * 5 + [False], secret=[f"secret of {document.locator}" for document in base.records()]
     )
-    moved = made(here, view, kind, 1500)
-    node = Materialise(kind=kind, input="view", shard_bytes=1500)  # type: ignore[arg-type]
+    moved = made(here, view, compact, 1500)
+    node = Materialize(kind="materialize", input="view", compact=compact, shard_bytes=1500)
     before = node.survey("made", {"view": product(view)})
     nothing = frozenset[str]()
     forget(str(here), {"ids": frozenset({documents[3].id}), "sources": nothing, "places": nothing, "media": nothing})
@@ -236,14 +236,15 @@ def test_a_forgotten_record_leaves_the_new_store_and_is_not_copied_again(here: P
     assert [document.source == FORGOTTEN for document in after.records()] == [i == 3 for i in range(5)]
     assert after.table(["secret"])["secret"].to_pylist() == [None if i == 3 else f"secret of {i}" for i in range(5)]
     assert verify(after) == []
-    again = made(here, view, kind, 1500, "again")
+    again = made(here, view, compact, 1500, "again")
     assert [document.locator for document in again.records()] == ["0", "1", "2", "4"] and not again.counts[
         "quarantined"
     ]
 
 
 DAG = small_data.DAG.replace("inputs: [unique]", "inputs: [curated]").replace(
-    "  samples:", "  curated:\n    kind: compact\n    input: unique\n    shard_bytes: 10000\n  samples:"
+    "  samples:",
+    "  curated:\n    kind: materialize\n    compact: true\n    input: unique\n    shard_bytes: 10000\n  samples:",
 )
 NAMES = ("documents", "filtered", "unique", "curated", "samples", "plan", "packs")
 

@@ -22,7 +22,7 @@ nodes:
   documents: {{kind: ingest_folder, path: {data}}}
   kept: {{kind: filter, input: documents, ops: [{{kind: too_short, min_characters: 40}}]}}
   ranks: {{kind: learn_vocabulary, inputs: [kept], ranks: 300}}
-  samples: {{kind: tokenise, inputs: [kept], vocabulary: "{vocabulary}"}}
+  samples: {{kind: tokenize, inputs: [kept], vocabulary: "{vocabulary}"}}
 """
 
 

@@ -48,7 +48,7 @@ nodes:
     input: seen
     against: [tests]
   samples:
-    kind: tokenise
+    kind: tokenize
     inputs: [clean]
   plan:
     kind: plan
@@ -147,7 +147,7 @@ NEEDS = {
     ),
     "a key": (
         "kind: minhash\n    input: good",
-        "kind: synthesise\n    input: good\n    endpoint: {url: 'http://127.0.0.1:9', key_from: NOBODY_SETS_THIS}\n"
+        "kind: synthesize\n    input: good\n    endpoint: {url: 'http://127.0.0.1:9', key_from: NOBODY_SETS_THIS}\n"
         "    model: m\n    task: {kind: caption}\n  others:\n    kind: minhash\n    input: good",
         "NOBODY_SETS_THIS",
     ),

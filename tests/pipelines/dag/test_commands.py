@@ -68,7 +68,7 @@ DAG = """
 name: short
 nodes:
   documents: {kind: ingest_folder, path: ./data}
-  samples: {kind: tokenise, inputs: [documents]}
+  samples: {kind: tokenize, inputs: [documents]}
   plan:
     kind: plan
     mixture: {sources: [{name: own, input: samples, weight: 1}], max_pack_tokens: 64, global_batch_packs: 1}

@@ -22,7 +22,7 @@ nodes:
     kind: filter
     input: documents
     ops: [{kind: no_text}, {kind: too_short, min_characters: 10}]
-  samples: {kind: tokenise, inputs: [filtered]}
+  samples: {kind: tokenize, inputs: [filtered]}
   unique: {kind: dedup_exact, input: filtered}
   page: {kind: report, inputs: [samples]}
 """
@@ -115,10 +115,10 @@ def test_a_changed_file_is_named_by_its_unit(runs: Runs) -> None:
 def test_reasons_name_a_first_run_and_a_changed_version(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from pipelines.build.samples import Tokenise
+    from pipelines.build.samples import Tokenize
 
-    version = Tokenise.VERSION
-    monkeypatch.setattr(Tokenise, "VERSION", version + 1)
+    version = Tokenize.VERSION
+    monkeypatch.setattr(Tokenize, "VERSION", version + 1)
     assert runs.dry_run()["samples"]["why"] == [f"version {version} -> {version + 1}"]
     assert runs.dry_run("--set", THRESHOLD)["samples"]["why"] == [f"version {version} -> {version + 1}"]
     runs.out = tmp_path / "elsewhere"

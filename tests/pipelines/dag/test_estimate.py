@@ -24,7 +24,7 @@ nodes:
     kind: filter
     input: documents
     ops: [{kind: no_text}, {kind: too_short, min_characters: 200}]
-  samples: {kind: tokenise, inputs: [filtered]}
+  samples: {kind: tokenize, inputs: [filtered]}
   page: {kind: report, inputs: [samples]}
 """
 
@@ -108,7 +108,7 @@ name: together
 nodes:
   one: {kind: ingest_folder, path: ./one}
   many: {kind: ingest_folder, path: ./many}
-  samples: {kind: tokenise, inputs: [one, many]}
+  samples: {kind: tokenize, inputs: [one, many]}
 """)
     estimate = estimated(tmp_path, "0.2", capsys)
     documents = {row["node"]: row["documents"]["value"] for row in estimate["nodes"]}

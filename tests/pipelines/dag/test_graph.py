@@ -15,7 +15,7 @@ CHAIN = """
 name: chain
 nodes:
   samples:
-    kind: tokenise
+    kind: tokenize
     inputs: [kept]
   documents:
     kind: ingest_folder

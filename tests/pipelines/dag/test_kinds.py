@@ -39,7 +39,7 @@ def test_every_kind_is_listed_with_its_products_and_a_sentence(capsys: pytest.Ca
     first = {line.split()[0]: line for line in lines if line and line[0] != " "}
     assert set(NODES) <= set(first) and max(map(len, lines)) <= 100
     assert "documents -> view" in first["filter"] and "packs, samples -> files" in first["train"]
-    assert "plan -> packs" in first["pack"] and "documents -> samples" in first["tokenise"]
+    assert "plan -> packs" in first["pack"] and "documents -> samples" in first["tokenize"]
 
 
 @pytest.mark.parametrize("kind", [*NODES, *OPS, "repair_unicode", "rephrase"])
@@ -52,7 +52,7 @@ def test_every_kind_shows_each_of_its_keys(kind: str, capsys: pytest.CaptureFixt
 
 
 def test_a_key_is_shown_with_type_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = shown(capsys, "materialise")
+    lines = shown(capsys, "materialize")
     assert "  input: text (required)" in lines and "  shard_bytes: whole number = 268435456" in lines
     assert any(line.startswith("      ") for line in lines)
     assert "  budget: map, keys with defaults" in shown(capsys, "score_endpoint")

@@ -63,8 +63,8 @@ def test_a_problem_with_other_numbers_is_another_item() -> None:
 def test_cropped_pictures_are_found_and_others_are_not() -> None:
     """12 pictures and random crops of 50 to 92 % of the sides."""
     dice = np.random.default_rng(0)
-    greys = [image_hash.grey_of(np.asarray(photo(seed, (340, 260)))) for seed in range(12)]
-    by_picture = [[image_hash.hash_of(grey, box) for box in image_hash.crops(*grey.size)] for grey in greys]
+    grays = [image_hash.gray_of(np.asarray(photo(seed, (340, 260)))) for seed in range(12)]
+    by_picture = [[image_hash.hash_of(gray, box) for box in image_hash.crops(*gray.size)] for gray in grays]
     crop_hashes = np.array([each.phash for crops in by_picture for each in crops], np.uint64)
     crop_details = np.array([each.detail for crops in by_picture for each in crops], np.uint64)
     cuts = [cropped(photo(seed, (340, 260)), dice.uniform(0.5, 0.92), *dice.random(2)) for seed in range(12)]

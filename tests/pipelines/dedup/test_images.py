@@ -23,7 +23,7 @@ BITS, DETAIL = 8, 31
 
 
 def hash_payload(payload: bytes) -> image_hash.Hash:
-    return image_hash.hash_of(image_hash.grey_of(reduced_rgb(payload, image_hash.SIDE_PX)))
+    return image_hash.hash_of(image_hash.gray_of(reduced_rgb(payload, image_hash.SIDE_PX)))
 
 
 def distance(a: image_hash.Hash, b: image_hash.Hash) -> tuple[int, int]:
@@ -37,9 +37,9 @@ def near(a: image_hash.Hash, b: image_hash.Hash) -> bool:
     return image_hash.NO_HASH not in (a.phash, b.phash) and bits <= BITS and detail <= DETAIL
 
 
-def slow_hash(grey: np.ndarray, means: int, frequencies: int) -> int:
+def slow_hash(gray: np.ndarray, means: int, frequencies: int) -> int:
     """The hash by its definition, one coefficient after the other, in whole numbers."""
-    grid = np.asarray(Image.fromarray(grey).resize((means, means), Image.Resampling.BOX)).astype(int).tolist()
+    grid = np.asarray(Image.fromarray(gray).resize((means, means), Image.Resampling.BOX)).astype(int).tolist()
     wave = [
         [round(2**14 * np.cos(np.pi * (2 * x + 1) * u / (2 * means))) for x in range(means)]
         for u in range(1, frequencies + 1)
@@ -56,10 +56,10 @@ def slow_hash(grey: np.ndarray, means: int, frequencies: int) -> int:
 
 def test_a_hash_equals_its_definition() -> None:
     rgb = np.asarray(photo(1, (90, 70))).astype(int)
-    grey = ((rgb @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)
-    hashed = image_hash.hash_of(image_hash.grey_of(np.asarray(photo(1, (90, 70)))))
-    assert hashed.phash == slow_hash(grey, 32, 8)
-    assert sum(word << 64 * place for place, word in enumerate(hashed.detail)) == slow_hash(grey, 64, 16)
+    gray = ((rgb @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)
+    hashed = image_hash.hash_of(image_hash.gray_of(np.asarray(photo(1, (90, 70)))))
+    assert hashed.phash == slow_hash(gray, 32, 8)
+    assert sum(word << 64 * place for place, word in enumerate(hashed.detail)) == slow_hash(gray, 64, 16)
 
 
 @pytest.mark.parametrize(

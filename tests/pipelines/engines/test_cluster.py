@@ -230,7 +230,7 @@ name: elsewhere
 nodes:
   documents: {kind: ingest_stdlib, text_bytes: 100_000, code_bytes: 100_000}
   filtered: {kind: filter, input: documents, ops: [{kind: too_short, min_characters: 400}]}
-  samples: {kind: tokenise, inputs: [filtered]}
+  samples: {kind: tokenize, inputs: [filtered]}
   page: {kind: report, inputs: [samples]}
 """
 

@@ -24,7 +24,7 @@ nodes:
     input: documents
     ops: [{kind: no_text}, {kind: too_short, min_characters: 400}]
   unique: {kind: dedup_exact, input: filtered}
-  samples: {kind: tokenise, inputs: [unique]}
+  samples: {kind: tokenize, inputs: [unique]}
   page: {kind: report, inputs: [samples]}
 """
 

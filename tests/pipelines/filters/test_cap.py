@@ -19,13 +19,13 @@ name: capped
 nodes:
   pairs: {{kind: ingest_folder, path: ./data}}
   captions:
-    kind: synthesise
+    kind: synthesize
     input: pairs
     endpoint: {{url: "{url}"}}
     model: m
     task: {{kind: caption}}
   few: {{kind: cap, input: captions, beside: [pairs], share: 0.2, domains: [caption]}}
-  samples: {{kind: tokenise, inputs: [few, pairs]}}
+  samples: {{kind: tokenize, inputs: [few, pairs]}}
   plan:
     kind: plan
     mixture:

@@ -66,10 +66,10 @@ def test_a_blurred_picture_is_dropped_and_a_sharp_one_kept_at_any_size(size: tup
 
 
 def test_focus_and_entropy_equal_their_definitions() -> None:
-    grey = np.random.default_rng(0).integers(0, 256, (9, 7)).astype(np.uint8)
+    gray = np.random.default_rng(0).integers(0, 256, (9, 7)).astype(np.uint8)
     kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
-    laplacian = [(grey[y : y + 3, x : x + 3] * kernel).sum() for y in range(7) for x in range(5)]
-    assert pixels.focus(grey) == pytest.approx(np.var(laplacian))
+    laplacian = [(gray[y : y + 3, x : x + 3] * kernel).sum() for y in range(7) for x in range(5)]
+    assert pixels.focus(gray) == pytest.approx(np.var(laplacian))
     assert pixels.entropy(np.repeat(np.arange(8, dtype=np.uint8), 5).reshape(8, 5)) == 3
 
 
@@ -143,8 +143,8 @@ def test_static_and_cut_heavy_videos_are_dropped_and_moving_ones_kept(tmp_path: 
     wide = photo(5, (320, 96))
     moving = video(tmp_path / "a.mp4", [wide.crop((8 * i, 0, 8 * i + 128, 96)) for i in range(20)])
     still = video(tmp_path / "b.mp4", [photo(6, (128, 96))] * 20)
-    colours = [Image.new("RGB", (128, 96), (250, 250, 250) if i // 3 % 2 else (10, 10, 10)) for i in range(20)]
-    chopped = video(tmp_path / "c.mp4", colours)
+    colors = [Image.new("RGB", (128, 96), (250, 250, 250) if i // 3 % 2 else (10, 10, 10)) for i in range(20)]
+    chopped = video(tmp_path / "c.mp4", colors)
     static, cuts = StaticVideo(kind="static_video"), CutHeavy(kind="cut_heavy")
     assert [reason(static, each) for each in (moving, still, chopped)] == [None, "static_video", None]
     assert [reason(cuts, each) for each in (moving, still, chopped)] == [None, None, "cut_heavy"]

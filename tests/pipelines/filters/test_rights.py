@@ -17,24 +17,24 @@ from tests.pipelines.dag.test_run import head, run
 DAG = """
 name: rights
 nodes:
-  documents: {kind: ingest_folder, path: ./data, licence: CC-BY-4.0, consent: opt-in}
+  documents: {kind: ingest_folder, path: ./data, license: CC-BY-4.0, consent: opt-in}
   allowed:
     kind: filter
     input: documents
     ops:
-      - {kind: rights, licences: [cc-by-4.0, CC0-1.0], require_origin: true, consents: [opt-in]}
+      - {kind: rights, licenses: [cc-by-4.0, CC0-1.0], require_origin: true, consents: [opt-in]}
 """
 
 
-def document(licence: str = "", origin: str = "", consent: str = "", domain: str = "web") -> Document:
-    return Document(record_id("t", "1"), "t", "1", domain, (Text("a"),), (), {}, (), licence, origin, consent)
+def document(license: str = "", origin: str = "", consent: str = "", domain: str = "web") -> Document:
+    return Document(record_id("t", "1"), "t", "1", domain, (Text("a"),), (), {}, (), license, origin, consent)
 
 
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (document(), "no_licence"),
-        (document("proprietary", "x", "opt-in"), "licence_not_allowed"),
+        (document(), "no_license"),
+        (document("proprietary", "x", "opt-in"), "license_not_allowed"),
         (document("MIT", "", "opt-in"), "no_origin"),
         (document("MIT", "x"), "no_consent"),
         (document("mit", "x", "opt-out"), "consent_not_allowed"),
@@ -43,14 +43,14 @@ def document(licence: str = "", origin: str = "", consent: str = "", domain: str
     ],
 )
 def test_a_document_without_the_rights_is_dropped_with_the_first_reason(given: Document, reason: str | None) -> None:
-    op = RequiredRights(kind="rights", licences=("MIT",), require_origin=True, consents=("opt-in",), domains=("web",))
+    op = RequiredRights(kind="rights", licenses=("MIT",), require_origin=True, consents=("opt-in",), domains=("web",))
     verdict = op.apply(given)
     assert verdict == (Drop(reason) if reason else given)
 
 
 def test_any_license_passes_if_no_license_is_named() -> None:
-    op = RequiredRights(kind="rights", require_licence=True)
-    assert op.apply(document()) == Drop("no_licence")
+    op = RequiredRights(kind="rights", require_license=True)
+    assert op.apply(document()) == Drop("no_license")
     assert isinstance(op.apply(document("anything")), Document)
 
 
@@ -72,10 +72,10 @@ def test_rights_are_columns_and_missing_rights_are_drop_reasons(tmp_path: Path) 
     (tmp_path / "data" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "dag.yaml").write_text(DAG)
     run(tmp_path / "dag.yaml", tmp_path / "out")
-    table = head(tmp_path / "out", "allowed").table(["licence", "origin", "consent", "reason"]).to_pylist()
+    table = head(tmp_path / "out", "allowed").table(["license", "origin", "consent", "reason"]).to_pylist()
     assert [tuple(row.values()) for row in table] == [
         ("CC-BY-4.0", "https://a.example/1", "opt-in", None),
-        ("proprietary", "https://a.example/2", "opt-in", "licence_not_allowed"),
+        ("proprietary", "https://a.example/2", "opt-in", "license_not_allowed"),
         ("CC-BY-4.0", "", "opt-in", "no_origin"),
         ("CC-BY-4.0", "https://a.example/4", "opt-out", "consent_not_allowed"),
     ]

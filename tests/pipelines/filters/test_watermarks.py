@@ -35,7 +35,7 @@ def marked(picture: Image.Image, place: str, strength: float) -> Image.Image:
     mask = Image.new("L", picture.size)
     x, y, anchor = {
         "corner": (width - side * 0.03, height - side * 0.03, "rs"),
-        "centre": (width / 2, height / 2, "mm"),
+        "center": (width / 2, height / 2, "mm"),
         "top": (side * 0.03, side * 0.03, "lt"),
     }[place]
     ImageDraw.Draw(mask).text((x, y), "© grain.example", 255, ImageFont.load_default(side * 0.05), anchor)
@@ -76,10 +76,10 @@ def folder(quick_folder: Path) -> Path:
 
 def test_marked_pictures_of_a_site_are_dropped_and_no_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = site("few", 5000, 20, "corner")
-    odd = [replace(chart, domain="ocr") for chart in site("charts", 6000, 33, "centre")]
+    odd = [replace(chart, domain="ocr") for chart in site("charts", 6000, 33, "center")]
     units = {
         "a": site("corner", 0, 40, "corner"),
-        "b": site("most", 1000, 48, "centre", bare=12) + few,
+        "b": site("most", 1000, 48, "center", bare=12) + few,
         "c": site("clean", 2000, 40) + odd,
         "d": site("none", 3000, 33, "top"),
     }
@@ -113,25 +113,25 @@ def test_drop_watermarks_without_votes_is_refused(folder: Path) -> None:
 
 @given(st.integers(1, 80), st.integers(1, 200), st.integers(0, 99))
 def test_votes_equal_those_of_slow_code(height: int, width: int, seed: int) -> None:
-    grey = np.random.default_rng(seed).integers(0, 40, (height, width)).astype(np.uint8)
-    votes = watermark_votes.unpacked(watermark_votes.votes(grey)[None])[0].reshape(
+    gray = np.random.default_rng(seed).integers(0, 40, (height, width)).astype(np.uint8)
+    votes = watermark_votes.unpacked(watermark_votes.votes(gray)[None])[0].reshape(
         -1, watermark_votes.HEIGHT_PX, watermark_votes.WIDTH_PX
     )
     high, wide = min(watermark_votes.HEIGHT_PX, height), min(watermark_votes.WIDTH_PX, width)
     assert not votes[:, high:].any() and not votes[:, :, wide:].any()
     around = watermark_votes.AROUND_PX
-    padded = np.pad(grey.astype(float), around, mode="edge")
+    padded = np.pad(gray.astype(float), around, mode="edge")
     for y, x in ((0, 0), (high // 2, wide // 2), (high - 1, wide - 1)):
-        difference = grey[y, x] - padded[y : y + 2 * around + 1, x : x + 2 * around + 1].mean()
+        difference = gray[y, x] - padded[y : y + 2 * around + 1, x : x + 2 * around + 1].mean()
         if abs(abs(difference) - watermark_votes.STEP) > 1e-3:
             lighter, darker = difference > watermark_votes.STEP, difference < -watermark_votes.STEP
             assert votes[0, y, x] == int(lighter) - int(darker)
 
 
 def test_votes_of_a_picture_take_under_six_milliseconds() -> None:
-    grey = np.asarray(photo(1, (340, 256)).convert("L"))
-    watermark_votes.votes(grey)
+    gray = np.asarray(photo(1, (340, 256)).convert("L"))
+    watermark_votes.votes(gray)
     began = time.process_time()
     for _ in range(20):
-        watermark_votes.votes(grey)
+        watermark_votes.votes(gray)
     assert (time.process_time() - began) / 20 < 0.006  # 1 ms on an idle machine

@@ -97,7 +97,7 @@ def test_issues_reviews_and_commits_become_documents(tmp_path: Path) -> None:
     ]
     history = "".join(json.dumps(row) + "\n" for row in rows)
     data = write(tmp_path / "data", {"a.py": "x = 1\n", "history/all.jsonl": history})
-    node = IngestRepository(kind="ingest_repository", path=str(data), history=("history/*",), licence="MIT")
+    node = IngestRepository(kind="ingest_repository", path=str(data), history=("history/*",), license="MIT")
     snapshot, _ = ingest_node(node, tmp_path / "store")
     assert quarantined(snapshot) == {"history/all.jsonl#4": "no_text_field", "history/all.jsonl#5": "no_text_field"}
     texts = {locator: document.text for locator, document in documents(snapshot).items()}
@@ -107,7 +107,7 @@ def test_issues_reviews_and_commits_become_documents(tmp_path: Path) -> None:
         "history/all.jsonl#2": "Seal it\n\n-a\n+b",
         "history/all.jsonl#3": "It leaks\n\nHere.",
     }
-    assert {document.licence for document in documents(snapshot).values()} == {"MIT"}
+    assert {document.license for document in documents(snapshot).values()} == {"MIT"}
 
 
 @pytest.mark.parametrize("row", [{}, {"payload": {"commits": [5]}}, {"title": 5, "comments": "x"}, []])

@@ -184,7 +184,7 @@ nodes:
   documents: {kind: ingest_folder, path: ./data}
   noisy: {kind: augment, input: documents, noise: 3, copies: 12}
   twice: {kind: augment, input: noisy, noise: 2}
-  full: {kind: compact, input: noisy}
+  full: {kind: materialize, input: noisy, compact: true}
 """
 
 

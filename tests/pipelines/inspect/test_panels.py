@@ -55,7 +55,7 @@ def test_a_picture_shows_one_line_between_every_two_patches(width: int, height: 
     assert len(root.findall("g/path")) == place.cols - 1 + place.rows - 1
 
 
-def test_an_interval_that_contains_zero_has_no_colour() -> None:
+def test_an_interval_that_contains_zero_has_no_color() -> None:
     root = drawing(panels.intervals([("sees", 1.0, 0.5, 1.5), ("blind", 0.1, -0.1, 0.3)], "nats"))
     assert [c.attrib["fill"] for c in root.findall("circle")] == ["var(--c2)", "var(--dim)"]
 

@@ -19,7 +19,7 @@ FILTER = """
     input: {input}
     ops:
       - {{kind: too_short, min_characters: {short}}}
-      - {{kind: rights, licences: [CC-BY-4.0], domains: [knowledge]}}
+      - {{kind: rights, licenses: [CC-BY-4.0], domains: [knowledge]}}
       - {{kind: too_long, max_characters: {long}, domains: [knowledge]}}
       - {{kind: image_too_small, min_side_px: {side}}}
 """
@@ -36,7 +36,7 @@ CASES = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judged")
     small_data.write(folder / "data", texts=120)
-    dag = "name: judged\nnodes:\n  documents: {kind: ingest_folder, path: ./data, licence: CC-BY-4.0}"
+    dag = "name: judged\nnodes:\n  documents: {kind: ingest_folder, path: ./data, license: CC-BY-4.0}"
     dag += FILTER.format(name="first", input="documents", **HERE)
     for number, moved in enumerate(CASES):
         dag += FILTER.format(name=f"case_{number}", input="documents", **{**HERE, **moved})

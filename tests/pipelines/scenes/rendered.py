@@ -56,14 +56,14 @@ def first_scenes(category: str, count: int, split: str = "train") -> Iterator[Re
         yield rendered(split, category, ordinal)
 
 
-def mean_colour(rgb: np.ndarray, point: Sequence[float], reach: int = 1) -> np.ndarray:
+def mean_color(rgb: np.ndarray, point: Sequence[float], reach: int = 1) -> np.ndarray:
     """Mean color of the (2 reach + 1)^2 pixels around a point, (3,) float."""
     x, y = int(point[0]), int(point[1])
     return rgb[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1].mean(axis=(0, 1))
 
 
-def is_near(colour: np.ndarray, rgb: Sequence[int], within: float = 45) -> bool:
-    return bool(np.abs(colour - np.array(rgb)).max() <= within)
+def is_near(color: np.ndarray, rgb: Sequence[int], within: float = 45) -> bool:
+    return bool(np.abs(color - np.array(rgb)).max() <= within)
 
 
 def smooth(rgb: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.scenes.write import render_scene
 from stores.media.video import check, frames_at
-from tests.pipelines.scenes.rendered import RenderedScene, first_scenes, is_near, mean_colour, rendered
+from tests.pipelines.scenes.rendered import RenderedScene, first_scenes, is_near, mean_color, rendered
 
 COUNT = 25
 
@@ -49,10 +49,10 @@ def test_every_thing_is_at_its_annotated_center_in_every_frame(
     for scene, frames in clips:
         for i, actor in enumerate(scene.notes["actors"]):
             turns = next((e for e in scene.notes["events"] if e["actor"] == i and e["kind"] == "turns"), None)
-            for number, (frame, centre) in enumerate(zip(frames, actor["centres"], strict=True)):
+            for number, (frame, center) in enumerate(zip(frames, actor["centers"], strict=True)):
                 rgb = turns["rgb"] if turns and number >= turns["frame"] else actor["rgb"]
-                if centre is not None:
-                    assert is_near(mean_colour(frame, centre), rgb, 60), (scene.line["scene"], i, number)
+                if center is not None:
+                    assert is_near(mean_color(frame, center), rgb, 60), (scene.line["scene"], i, number)
 
 
 def test_an_event_is_first_visible_in_its_frame(clips: list[tuple[RenderedScene, list[np.ndarray]]]) -> None:
@@ -61,22 +61,22 @@ def test_an_event_is_first_visible_in_its_frame(clips: list[tuple[RenderedScene,
         for event in scene.notes["events"]:
             kinds.add(event["kind"])
             actor, at = scene.notes["actors"][event["actor"]], event["frame"]
-            before, after = actor["centres"][at - 1], actor["centres"][at]
+            before, after = actor["centers"][at - 1], actor["centers"][at]
             match event["kind"]:
                 case "appears":
-                    assert not is_near(mean_colour(frames[at - 1], after), actor["rgb"], 50)
-                    assert is_near(mean_colour(frames[at], after), actor["rgb"], 60)
+                    assert not is_near(mean_color(frames[at - 1], after), actor["rgb"], 50)
+                    assert is_near(mean_color(frames[at], after), actor["rgb"], 60)
                 case "disappears":
-                    assert is_near(mean_colour(frames[at - 1], before), actor["rgb"], 60)
-                    assert not is_near(mean_colour(frames[at], before), actor["rgb"], 50)
+                    assert is_near(mean_color(frames[at - 1], before), actor["rgb"], 60)
+                    assert not is_near(mean_color(frames[at], before), actor["rgb"], 50)
                 case "turns":
-                    assert is_near(mean_colour(frames[at - 1], before), actor["rgb"], 60)
-                    assert is_near(mean_colour(frames[at], after), event["rgb"], 60)
+                    assert is_near(mean_color(frames[at - 1], before), actor["rgb"], 60)
+                    assert is_near(mean_color(frames[at], after), event["rgb"], 60)
                 case "starts":
-                    assert len({tuple(centre) for centre in actor["centres"][:at]}) == 1 and after != before
+                    assert len({tuple(center) for center in actor["centers"][:at]}) == 1 and after != before
                 case "stops":
-                    assert len({tuple(centre) for centre in actor["centres"][at - 1 :]}) == 1
-                    assert actor["centres"][at - 2] != before
+                    assert len({tuple(center) for center in actor["centers"][at - 1 :]}) == 1
+                    assert actor["centers"][at - 2] != before
     assert kinds == {"appears", "disappears", "turns", "starts", "stops"}
 
 
@@ -105,6 +105,6 @@ def test_things_in_a_clip_never_touch() -> None:
         actors = rendered("train", "clip", ordinal).notes["actors"]
         for i, one in enumerate(actors):
             for other in actors[:i]:
-                for a, b in zip(one["centres"], other["centres"], strict=True):
+                for a, b in zip(one["centers"], other["centers"], strict=True):
                     if a and b:
                         assert np.hypot(a[0] - b[0], a[1] - b[1]) > one["radius"] + other["radius"]

@@ -177,7 +177,7 @@ def test_the_docs_list_the_categories_pairs_fonts_and_reasons_of_the_code() -> N
     for name, category in CATEGORIES.items():
         row = rf"\| `{name}` \| {category.domain} \|.*\| {node.train[name]} / {node.held_out[name]} \|"
         assert re.search(row, page), row
-    assert ", ".join(f"{colour} {shape}" for colour, shape in RESERVED_PAIRS) in page
+    assert ", ".join(f"{color} {shape}" for color, shape in RESERVED_PAIRS) in page
     for family in FONT_FAMILIES.train + FONT_FAMILIES.reserved:
         assert family.replace("-", " ") in page.lower()
     for reason in REASONS.values():
@@ -251,7 +251,7 @@ def test_a_caption_is_one_picture_followed_by_its_text(training: Ingested) -> No
     assert captions
     for document in captions:
         assert [type(part) for part in document.parts] == [Media, Text]
-        assert [fact.name for fact in document.facts][:3] == ["count", "colour", "shape"]
+        assert [fact.name for fact in document.facts][:3] == ["count", "color", "shape"]
 
 
 def test_held_out_scenes_and_single_categories_can_be_ingested_alone(made: Product, tmp_path: Path) -> None:

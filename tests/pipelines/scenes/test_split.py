@@ -13,7 +13,7 @@ import pytest
 import pipelines.scenes
 from manifests.records import canonical_json
 from pipelines.scenes.elements import split as splitting
-from pipelines.scenes.elements.entities import COLOURS, FONT_FACES, FONT_FAMILIES, RESERVED_PAIRS, SHAPES, SIMPLE_SHAPES
+from pipelines.scenes.elements.entities import COLORS, FONT_FACES, FONT_FAMILIES, RESERVED_PAIRS, SHAPES, SIMPLE_SHAPES
 from pipelines.scenes.elements.split import Pool, SceneRng
 from pipelines.scenes.write import CATEGORIES
 from tests.pipelines.scenes.rendered import RenderedScene, first_scenes, rendered
@@ -71,16 +71,16 @@ def test_training_draws_no_reserved_value_and_held_out_scenes_list_their_pools()
 
 
 def test_reserved_pairs_are_in_no_training_picture_and_no_training_text() -> None:
-    names = {f"{colour} {shape}" for colour, shape in RESERVED_PAIRS}
+    names = {f"{color} {shape}" for color, shape in RESERVED_PAIRS}
     for _, scene in scenes("train"):
         assert not [name for name in names if name in scene.text], scene.line["scene"]
         for note in inner(scene.notes):
-            assert f"{note.get('colour')} {note.get('shape')}" not in names
+            assert f"{note.get('color')} {note.get('shape')}" not in names
     assert any(name in scene.text for _, scene in scenes("held_out") for name in names)
 
 
-def test_each_colour_and_each_shape_has_one_reserved_pair() -> None:
-    assert [colour for colour, _ in RESERVED_PAIRS] == list(COLOURS)
+def test_each_color_and_each_shape_has_one_reserved_pair() -> None:
+    assert [color for color, _ in RESERVED_PAIRS] == list(COLORS)
     assert sorted(shape for _, shape in RESERVED_PAIRS) == sorted(SHAPES)
 
 
@@ -114,7 +114,7 @@ def test_most_held_out_captions_contain_no_reserved_value() -> None:
 
 CONTENTS = {
     "caption": lambda scene: [
-        [t["colour"], t["shape"], int(t["point"][0] / width * 8), int(t["point"][1] / height * 8)]
+        [t["color"], t["shape"], int(t["point"][0] / width * 8), int(t["point"][1] / height * 8)]
         for height, width in [scene.pictures[0].shape[:2]]
         for t in scene.notes["things"]
     ],

@@ -11,39 +11,39 @@ from functools import cache
 import numpy as np
 import pytest
 
-from pipelines.scenes.elements.entities import COLOURS, SHAPES
-from tests.pipelines.scenes.rendered import RenderedScene, filled, first_scenes, islands, mean_colour, rendered, smooth
+from pipelines.scenes.elements.entities import COLORS, SHAPES
+from tests.pipelines.scenes.rendered import RenderedScene, filled, first_scenes, islands, mean_color, rendered, smooth
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six")
 
 
-def nearest_colour(rgb: np.ndarray) -> str:
+def nearest_color(rgb: np.ndarray) -> str:
     """The color name with the closest middle hue; saturation separates pink from red."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(rgb / 255))
 
     def distance(name: str) -> float:
-        hues = COLOURS[name]
+        hues = COLORS[name]
         turn = abs((hue * 360 - hues.degrees + 180) % 360 - 180) / 180
         middle = [sum(span) / 2 for span in (hues.saturation, hues.value)]
         return turn * 4 + 0.3 * abs(saturation - middle[0]) + 0.3 * abs(value - middle[1])
 
-    return min(COLOURS, key=distance)
+    return min(COLORS, key=distance)
 
 
 @cache
 def things_in_pixels(scene: RenderedScene, picture: int = 0) -> list[np.ndarray]:
     """Pixels of every colored thing, from left to right: those with more saturation than a near-gray backdrop."""
     rgb = smooth(scene.pictures[picture])
-    colourful = rgb.max(axis=2) - rgb.min(axis=2) > 52
-    return islands(colourful, least=max(12, int(0.004 * colourful.size)))
+    colorful = rgb.max(axis=2) - rgb.min(axis=2) > 52
+    return islands(colorful, least=max(12, int(0.004 * colorful.size)))
 
 
 @pytest.mark.parametrize("category", ["caption", "question", "grounding"])
-def test_a_thing_has_its_annotated_colour(category: str) -> None:
+def test_a_thing_has_its_annotated_color(category: str) -> None:
     for scene in first_scenes(category, 60):
         for thing in scene.notes["things"]:
-            colour = mean_colour(scene.pictures[0], thing["point"], 2)
-            assert nearest_colour(colour) == thing["colour"], (scene.line["scene"], thing, colour)
+            color = mean_color(scene.pictures[0], thing["point"], 2)
+            assert nearest_color(color) == thing["color"], (scene.line["scene"], thing, color)
 
 
 def test_the_count_in_a_caption_equals_the_count_in_the_pixels() -> None:
@@ -53,11 +53,11 @@ def test_the_count_in_a_caption_equals_the_count_in_the_pixels() -> None:
         assert len(things_in_pixels(scene)) == number == len(scene.notes["things"]), scene.line["scene"]
 
 
-def test_colours_in_a_caption_follow_the_things_from_left_to_right() -> None:
+def test_colors_in_a_caption_follow_the_things_from_left_to_right() -> None:
     for scene in first_scenes("caption", 90):
         rgb = scene.pictures[0]
-        by_eye = [nearest_colour(np.median(rgb[part[:, 0], part[:, 1]], axis=0)) for part in things_in_pixels(scene)]
-        assert scene.facts("colour") == by_eye, scene.line["scene"]
+        by_eye = [nearest_color(np.median(rgb[part[:, 0], part[:, 1]], axis=0)) for part in things_in_pixels(scene)]
+        assert scene.facts("color") == by_eye, scene.line["scene"]
 
 
 def test_shapes_in_a_caption_equal_the_annotations_and_fill_their_boxes_accordingly() -> None:
@@ -80,7 +80,7 @@ def test_boxes_fit_the_pixels_of_their_thing(category: str) -> None:
     for scene in first_scenes(category, 60):
         for thing, part in zip(scene.notes["things"], things_in_pixels(scene), strict=True):
             (top, left), (bottom, right) = part.min(axis=0), part.max(axis=0) + 1
-            # A rim on colour that is clipped to white or black may look grey; then the box is larger by the rim.
+            # A rim on color that is clipped to white or black may look gray; then the box is larger by the rim.
             slack = 3 + 0.1 * (thing["box"][2] - thing["box"][0])
             off = np.abs(np.array([left, top, right, bottom]) - thing["box"]).max()
             assert off <= slack, (scene.line["scene"], thing)
@@ -109,7 +109,7 @@ def test_things_are_large_enough_to_be_visible_at_112_pixels() -> None:
 
 
 def test_most_captions_are_short_and_have_one_form() -> None:
-    name = f"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+    name = f"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})"
     short = [scene.text for scene in first_scenes("caption", 90) if scene.notes["length"] == "short"]
     assert len(short) > 60
     for text in short:
@@ -138,12 +138,12 @@ def test_pictures_of_a_story_match_the_text_between_them() -> None:
                 shown = [
                     sorted(notes["things"][: i + 1], key=lambda t: t["point"][0]) for i in range(len(notes["things"]))
                 ]
-                assert scene.facts("colour") == [thing["colour"] for thing in notes["things"]]
+                assert scene.facts("color") == [thing["color"] for thing in notes["things"]]
             case "change":
                 shown = [notes["before"], notes["after"]]
             case "album":
                 shown = notes["things"]
-                names = [[f"{thing['colour']} {thing['shape']}" for thing in things] for things in shown]
+                names = [[f"{thing['color']} {thing['shape']}" for thing in things] for things in shown]
                 for question in notes.get("questions", []):
                     (name,) = {name for inside in names for name in inside if name in question["question"]}
                     assert [name in inside for inside in names].index(True) + 1 == int(question["answer"])
@@ -155,10 +155,9 @@ def test_pictures_of_a_story_match_the_text_between_them() -> None:
             if things:
                 rgb = scene.pictures[i]
                 by_eye = [
-                    nearest_colour(np.median(rgb[part[:, 0], part[:, 1]], axis=0))
-                    for part in things_in_pixels(scene, i)
+                    nearest_color(np.median(rgb[part[:, 0], part[:, 1]], axis=0)) for part in things_in_pixels(scene, i)
                 ]
-                assert by_eye == [thing["colour"] for thing in things], (scene.line["scene"], i)
+                assert by_eye == [thing["color"] for thing in things], (scene.line["scene"], i)
     assert kinds == {"steps", "change", "album", "day"}
 
 
@@ -238,34 +237,34 @@ def test_answers_about_things_follow_from_the_things() -> None:
         height, width = scene.pictures[0].shape[:2]
         for question in scene.notes["questions"]:
             words = re.findall(r"[a-z]+", question["question"].lower())
-            names = [t for t in things if f"{t['colour']} {t['shape']}" in question["question"]]
+            names = [t for t in things if f"{t['color']} {t['shape']}" in question["question"]]
             answer = question["answer"]
             match question["kind"]:
                 case "count_all":
                     assert int(answer) == len(things)
-                case "count_colour":
-                    (colour,) = [word for word in words if word in COLOURS]
-                    assert int(answer) == sum(t["colour"] == colour for t in things)
+                case "count_color":
+                    (color,) = [word for word in words if word in COLORS]
+                    assert int(answer) == sum(t["color"] == color for t in things)
                 case "count_shape":
                     (shape,) = [word for word in words if word in SHAPES]
                     assert int(answer) == sum(t["shape"] == shape for t in things)
-                case "colour_of":
-                    assert [t["colour"] for t in things if t["shape"] in words] == [answer]
+                case "color_of":
+                    assert [t["color"] for t in things if t["shape"] in words] == [answer]
                 case "shape_of":
-                    assert [t["shape"] for t in things if t["colour"] in words] == [answer]
+                    assert [t["shape"] for t in things if t["color"] in words] == [answer]
                 case "place_of":
                     x, y = names[0]["point"]
                     assert ("left" in answer) == (x / width < 1 / 3) and ("right" in answer) == (x / width > 2 / 3)
                     assert ("top" in answer) == (y / height < 1 / 3) and ("bottom" in answer) == (y / height > 2 / 3)
                 case "larger":
-                    area = {f"{t['colour']} {t['shape']}": t["box"][2] - t["box"][0] for t in names}
+                    area = {f"{t['color']} {t['shape']}": t["box"][2] - t["box"][0] for t in names}
                     assert len(area) == 2 and area[answer] > 1.05 * min(area.values())
                 case "outermost":
                     end = (min if "left" in words else max)(things, key=lambda t: t["point"][0])
-                    assert answer == f"{end['colour']} {end['shape']}"
+                    assert answer == f"{end['color']} {end['shape']}"
                 case "side_of":
                     first, second = sorted(
-                        names, key=lambda t: question["question"].index(f"{t['colour']} {t['shape']}")
+                        names, key=lambda t: question["question"].index(f"{t['color']} {t['shape']}")
                     )
                     swapped = "On which side of" in question["question"] or "Seen from" in question["question"]
                     one, other = (second, first) if swapped else (first, second)

@@ -13,14 +13,14 @@ from PIL import ImageFont
 
 from pipelines.scenes.categories.dials import SEGMENTS
 from pipelines.scenes.elements.entities import font_files
-from tests.pipelines.scenes.rendered import RenderedScene, filled, first_scenes, is_near, mean_colour, smooth
+from tests.pipelines.scenes.rendered import RenderedScene, filled, first_scenes, is_near, mean_color, smooth
 
 WALK = {"up": (0, -1), "right": (1, 0), "down": (0, 1), "left": (-1, 0)}
 
 
-def closeness(rgb: np.ndarray, colour: list[int]) -> np.ndarray:
+def closeness(rgb: np.ndarray, color: list[int]) -> np.ndarray:
     """(H, W): largest difference of a channel."""
-    return np.abs(smooth(rgb) - np.array(colour)).max(axis=2)
+    return np.abs(smooth(rgb) - np.array(color)).max(axis=2)
 
 
 # ---------------------------------------------------------------------------------------------- charts, tables
@@ -46,7 +46,7 @@ def test_points_of_a_line_are_at_their_value() -> None:
         axis, line = scene.notes["axis"], scene.notes["line"]
         span = axis["y_of_0"] - axis["y_of_top"]
         for (x, y), (_, value) in zip(line["points"], scene.notes["values"], strict=True):
-            assert is_near(mean_colour(scene.pictures[0], (x, y)), line["rgb"], 70), (scene.line["scene"], value)
+            assert is_near(mean_color(scene.pictures[0], (x, y)), line["rgb"], 70), (scene.line["scene"], value)
             assert (axis["y_of_0"] - y) / span * axis["top"] == pytest.approx(value, abs=0.01 * axis["top"])
 
 
@@ -56,10 +56,10 @@ def test_slices_of_a_pie_cover_their_share_of_the_circle() -> None:
     for scene in scenes:
         rgb = smooth(scene.pictures[0])
         rows, columns = np.indices(rgb.shape[:2])
-        (x, y), radius = scene.notes["centre"], scene.notes["radius"]
+        (x, y), radius = scene.notes["center"], scene.notes["radius"]
         disc = np.hypot(columns - x, rows - y) < 0.9 * radius
-        colours = np.array([piece["rgb"] for piece in scene.notes["slices"]])
-        nearest = np.abs(rgb[disc][:, None] - colours[None]).sum(axis=2).argmin(axis=1)
+        colors = np.array([piece["rgb"] for piece in scene.notes["slices"]])
+        nearest = np.abs(rgb[disc][:, None] - colors[None]).sum(axis=2).argmin(axis=1)
         for i, piece in enumerate(scene.notes["slices"]):
             assert (nearest == i).mean() * 100 == pytest.approx(piece["value"], abs=4), scene.line["scene"]
         assert sum(piece["value"] for piece in scene.notes["slices"]) == 100
@@ -111,7 +111,7 @@ def test_tables_have_ink_in_every_cell_and_a_text_that_matches_the_cells() -> No
 def hands_on_ring(scene: RenderedScene, share: float) -> list[float]:
     """Directions of the hands that cross the ring at this share of the radius, in degrees clockwise from the top."""
     rgb = scene.pictures[0]
-    (x, y), radius = scene.notes["centre"], scene.notes["radius"] * share
+    (x, y), radius = scene.notes["center"], scene.notes["radius"] * share
     degrees = np.arange(0, 360, 0.5)
     across = x + radius * np.sin(np.radians(degrees)) - 0.5
     down = y - radius * np.cos(np.radians(degrees)) - 0.5
@@ -175,7 +175,7 @@ def test_the_lit_segments_of_a_display_spell_its_digits() -> None:
             lit = [
                 segment
                 for segment, (u, v) in places.items()
-                if is_near(mean_colour(scene.pictures[0], (left + u * wide, top + v * high)), scene.notes["rgb"], 70)
+                if is_near(mean_color(scene.pictures[0], (left + u * wide, top + v * high)), scene.notes["rgb"], 70)
             ]
             displayed += digits["".join(sorted(lit))]
         assert displayed == scene.notes["value"], scene.line["scene"]
@@ -196,7 +196,7 @@ def test_walls_of_a_maze_match_the_pixels_and_its_path_is_the_shortest() -> None
 
 def passages_in_pixels(rgb: np.ndarray, columns: int, rows: int, cell: int, edge: int) -> list[str]:
     """First letters of the moves without a wall, for each cell, row by row, measured in the pixels."""
-    background = mean_colour(rgb, (edge / 2, edge / 2))
+    background = mean_color(rgb, (edge / 2, edge / 2))
     contrast = np.abs(rgb[edge, edge] - background).max()  # of the corner where two outer walls meet
 
     def free(x: int, y: int, move: str) -> bool:
@@ -272,7 +272,7 @@ def test_figures_are_drawn_to_the_scale_of_their_answer() -> None:
                 )
                 assert inside / 4 == pytest.approx(float(answer), abs=2.5)  # counted on a raster of half squares
             case "coordinates":
-                assert is_near(mean_colour(scene.pictures[0], notes["point"]), notes["rgb"], 60)
+                assert is_near(mean_color(scene.pictures[0], notes["point"]), notes["rgb"], 60)
             case "crossings":
                 count = sum(crossing(one, other) for one, other in itertools.combinations(notes["lines"], 2))
                 assert int(answer) == count
@@ -284,7 +284,7 @@ def test_a_figure_is_filled_between_its_corners() -> None:
         if scene.notes["figure"] in ("hypotenuse", "grid_area"):
             rgb = scene.pictures[0]
             middle = np.mean(scene.notes["corners"], axis=0)
-            assert not is_near(mean_colour(rgb, middle), [int(c) for c in mean_colour(rgb, (4, 4))], 30), scene.line[
+            assert not is_near(mean_color(rgb, middle), [int(c) for c in mean_color(rgb, (4, 4))], 30), scene.line[
                 "scene"
             ]
 

@@ -46,7 +46,7 @@ def pictured(name: str, facts: tuple[Fact, ...] = (), **notes: Json) -> Document
     box = {"media": 0, "kind": "box", "name": "square", "corners": [[left, top], [right, bottom]]}
     parts = (medium, Text("A white square."))
     return Document(
-        record_id("raw", name), "raw", name, "caption", parts, facts, {"shapes": [box], **notes}, licence="CC0-1.0"
+        record_id("raw", name), "raw", name, "caption", parts, facts, {"shapes": [box], **notes}, license="CC0-1.0"
     )
 
 
@@ -85,7 +85,7 @@ def test_a_box_moves_with_its_pixels_and_the_rest_is_inherited(folder: Path, for
     assert len({copy.media[0].digest for copy in copies}) == 18
     compared = 0
     for copy in copies:
-        assert copy.text == "A white square." and copy.licence == "CC0-1.0" and copy.source == "made"
+        assert copy.text == "A white square." and copy.license == "CC0-1.0" and copy.source == "made"
         assert copy.parents[0] in {document.id for document in over.records()} and "boxes" not in copy.notes
         rows, columns = np.nonzero(pixels(copy).mean(2) > 128)
         for shape in copy.notes["shapes"]:
@@ -109,7 +109,7 @@ def test_a_picture_with_a_fact_keeps_its_geometry_unless_the_fact_stays_true(fol
     geometry = {"least_area": 0.4, "turn_degrees": 20, "perspective": 0.1}
     snapshot, noted = made(folder, over, **geometry)
     assert snapshot.counts["records"] == 0 and noted == {"unchanged": 1}
-    snapshot, _ = made(folder, over, "coloured", **geometry, brightness=0.5)
+    snapshot, _ = made(folder, over, "colored", **geometry, brightness=0.5)
     (copy,) = snapshot.records()
     assert copy.notes["boxes"] == [1] and copy.notes["shapes"] == over.record(0).notes["shapes"]
     snapshot, _ = made(folder, over, "allowed", **geometry, facts_kept=["place"])
@@ -152,10 +152,10 @@ def test_perspective_maps_the_quadrangle_to_the_picture_and_inverts(
 
 
 def test_noise_has_the_given_deviation_and_no_bias() -> None:
-    grey = np.full((600, 301, 3), 128, np.uint8)
-    added = add_noise(grey, 6.0, 7).astype(int) - 128
+    gray = np.full((600, 301, 3), 128, np.uint8)
+    added = add_noise(gray, 6.0, 7).astype(int) - 128
     assert abs(added.mean()) < 0.05 and abs(added.std() - 6.0) < 0.1
-    assert sha256(add_noise(grey[:2, :3], 6.0, 7).tobytes()).hexdigest() == NOISE
+    assert sha256(add_noise(gray[:2, :3], 6.0, 7).tobytes()).hexdigest() == NOISE
     assert len({row.tobytes() for row in added}) == 600
 
 

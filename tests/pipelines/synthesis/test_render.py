@@ -302,7 +302,7 @@ def test_a_missing_browser_is_reported_with_a_fix(monkeypatch: pytest.MonkeyPatc
 
 
 def document(name: str, text: str, **more: Any) -> Document:
-    return Document(record_id("raw", name), "raw", name, "code", (Text(text),), licence="MIT", **more)
+    return Document(record_id("raw", name), "raw", name, "code", (Text(text),), license="MIT", **more)
 
 
 def node(over: Snapshot, **more: Any) -> Render:
@@ -334,7 +334,7 @@ def test_pairs_have_their_lineage_and_other_documents_a_reason(folder: Path) -> 
     pair = pairs[answer.id]
     child = {"node": "made", "id": pair.id, "variant": ""}
     assert explain.derived_records("made", snapshot, {answer.id}) == [(answer.id, child)]
-    assert (pair.source, pair.domain, pair.licence, pair.notes["synthetic"]) == ("made", "code", "MIT", True)
+    assert (pair.source, pair.domain, pair.license, pair.notes["synthetic"]) == ("made", "code", "MIT", True)
     assert pair.text == SVG and [fact.name for fact in pair.facts] == ["code"]
     rendered: Json = pair.notes["rendered"]
     assert rendered["language"] == "svg" and rendered["browser"] == find_chromium().version
@@ -371,7 +371,7 @@ name: drawn
 nodes:
   documents: {{kind: ingest_folder, path: ./data}}
   code:
-    kind: synthesise
+    kind: synthesize
     input: documents
     endpoint: {{url: "{url}"}}
     model: m

@@ -1,4 +1,4 @@
-"""The node `synthesise`: its tasks, quarantine, budget, and reproducible output from cached answers."""
+"""The node `synthesize`: its tasks, quarantine, budget, and reproducible output from cached answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipelines.dag.unit import Outcome, StoreTask, run_unit
 from pipelines.inspect import explain
 from pipelines.node import UnitTask
 from pipelines.synthesis import prompts
-from pipelines.synthesis.synthesize import Synthesise
+from pipelines.synthesis.synthesize import Synthesize
 from pipelines.synthesis.tasks import chunk_count, chunks, formulas
 from stores.forget.forget import forget
 from stores.store import Snapshot, Store
@@ -44,7 +44,7 @@ def folder(quick_folder: Path) -> Path:
 
 def document(name: str, text: str | None = None, domain: str = "web", **more: Any) -> Document:
     body = Text(small_data.text(sum(name.encode()), 30) if text is None else text)
-    rights = {"licence": "CC0-1.0", "origin": f"https://a.example/{name}", "consent": "opt-in"}
+    rights = {"license": "CC0-1.0", "origin": f"https://a.example/{name}", "consent": "opt-in"}
     return Document(record_id("raw", name), "raw", name, domain, (body,), **rights | more)
 
 
@@ -58,30 +58,30 @@ def texts(number: int = 12) -> dict[str, list[Document]]:
     return {f"u{unit}": [document(f"{unit}-{row}") for row in range(unit, number, 3)] for unit in range(3)}
 
 
-def node(chat: Chat, over: Snapshot, task: Json | None = None, **more: Any) -> Synthesise:
+def node(chat: Chat, over: Snapshot, task: Json | None = None, **more: Any) -> Synthesize:
     parameters = task or {}
     if parameters.get("kind") != "caption":
         parameters = {"kind": "rephrase", "chunk_characters": 120} | parameters
     fields = {
-        "kind": "synthesise",
+        "kind": "synthesize",
         "input": over.name,
         "endpoint": {"url": chat.url, "at_once": 4, "deadline_s": 20.0},
         "model": "m",
         "task": parameters,
     }
-    return pydantic.TypeAdapter(Synthesise).validate_json(json.dumps(fields | more))
+    return pydantic.TypeAdapter(Synthesize).validate_json(json.dumps(fields | more))
 
 
 def made(
-    folder: Path, synthesise: Synthesise, over: Snapshot, place: str = "made", seed: int = 0
+    folder: Path, synthesize: Synthesize, over: Snapshot, place: str = "made", seed: int = 0
 ) -> tuple[Snapshot, list[Outcome]]:
     """Run all units of a node `made`, in an order that `seed` chooses, and commit them together."""
     inputs = {over.name: product(over)}
-    wanted = graph.unit_names("made", synthesise, synthesise.survey("made", inputs))
+    wanted = graph.unit_names("made", synthesize, synthesize.survey("made", inputs))
     store = Store.create(str(folder / place), "documents", "made")
     todo = list(wanted.items())
     random.Random(seed).shuffle(todo)
-    tasks = [StoreTask(synthesise, store.url, name, UnitTask("made", unit, inputs), 50, 0.5) for name, unit in todo]
+    tasks = [StoreTask(synthesize, store.url, name, UnitTask("made", unit, inputs), 50, 0.5) for name, unit in todo]
     outcomes = [run_unit(task, frozenset(), lambda ordinal: None) for task in tasks]
     receipts = [outcome.receipt for outcome in outcomes]
     return store.commit(receipts, node="n", units=list(wanted), parents=[over.as_parent]), outcomes
@@ -134,8 +134,8 @@ def test_rephrasings_have_lineage_inherited_rights_and_different_styles(chat: Ch
     assert len(rephrasings) == 24 and len({each.id for each in rephrasings}) == 24
     for each in rephrasings:
         parent = parents[each.parents[0]]
-        assert (each.source, each.domain, each.licence, each.origin, each.consent) == (
-            "made", parent.domain, parent.licence, parent.origin, parent.consent,
+        assert (each.source, each.domain, each.license, each.origin, each.consent) == (
+            "made", parent.domain, parent.license, parent.origin, parent.consent,
         )  # fmt: skip
         words = [word for word in each.text.split() if not word.startswith("(")]
         assert Counter(words) == Counter(parent.text.split())
@@ -149,12 +149,12 @@ def test_rephrasings_have_lineage_inherited_rights_and_different_styles(chat: Ch
 
 def test_each_chunk_follows_the_previous_one_and_is_compared(chat: Chat, folder: Path) -> None:
     over = stored(folder, {"u": [document("long", small_data.text(3, 100))]})
-    synthesise = node(chat, over, {"context_characters": 40})
-    snapshot, _ = made(folder, synthesise, over)
+    synthesize = node(chat, over, {"context_characters": 40})
+    snapshot, _ = made(folder, synthesize, over)
     (written,) = snapshot.records()
     requests = [json.loads(body) for body in chat.seen]
     whole = over.record(0).text
-    assert len(requests) == 2 * chunk_count(len(whole), 120) == synthesise.task.requests(len(whole), [])
+    assert len(requests) == 2 * chunk_count(len(whole), 120) == synthesize.task.requests(len(whole), [])
     rewriting = [last_text(request) for request in requests if "First:" not in last_text(request)]
     last = written.text.split("\n\n")
     assert "So ends" not in rewriting[0]
@@ -167,9 +167,9 @@ def test_a_text_in_parts_sends_no_more_requests_than_the_index_predicts(chat: Ch
     over = stored(folder, {"u": [replace(document("parts"), parts=parts)]})
     (characters,) = over.table(["characters"]).column("characters").to_pylist()
     assert characters == 480 < len(over.record(0).text)
-    synthesise = node(chat, over)
-    made(folder, synthesise, over)
-    assert sum(chat.seen.values()) == synthesise.task.requests(characters, []) == 8
+    synthesize = node(chat, over)
+    made(folder, synthesize, over)
+    assert sum(chat.seen.values()) == synthesize.task.requests(characters, []) == 8
 
 
 def test_math_becomes_notes_and_a_translation_keeps_its_formulas(chat: Chat, folder: Path) -> None:
@@ -237,28 +237,28 @@ def test_unusable_answers_are_quarantined_and_other_documents_skipped(chat: Chat
 
 def test_content_does_not_depend_on_order_and_a_second_run_sends_no_request(chat: Chat, folder: Path) -> None:
     over = stored(folder, texts())
-    synthesise = node(chat, over)
+    synthesize = node(chat, over)
     dice = random.Random(0)
     chat.delay = lambda request: dice.uniform(0, 0.02)
     chat.rule = lambda request, again: "429" if again == 0 and request["seed"] % 3 == 0 else None
-    first, _ = made(folder, synthesise, over)
+    first, _ = made(folder, synthesize, over)
     sent = sum(chat.seen.values())
     assert sent > len(chat.answered) and set(chat.answered.values()) == {1}
-    moved = replace(synthesise, endpoint=replace(synthesise.endpoint, at_once=1, url=chat.url + "/v1/"))
+    moved = replace(synthesize, endpoint=replace(synthesize.endpoint, at_once=1, url=chat.url + "/v1/"))
     again, _ = made(folder, moved, over, "again", seed=1)
     assert again.content_root == first.content_root and sum(chat.seen.values()) == sent
 
 
 def test_a_failed_endpoint_stops_the_run_and_answered_requests_are_not_repeated(chat: Chat, folder: Path) -> None:
     over = stored(folder, texts())
-    synthesise = node(chat, over)
+    synthesize = node(chat, over)
     chat.rule = lambda request, again: "500" if len(chat.answered) > 11 else None
-    hasty = replace(synthesise, endpoint=replace(synthesise.endpoint, deadline_s=1.0))
+    hasty = replace(synthesize, endpoint=replace(synthesize.endpoint, deadline_s=1.0))
     with pytest.raises(MillraceError, match="no good answer"):
         made(folder, hasty, over)
     cached = len(list((folder / "answers").rglob("*.json")))
     chat.reset()
-    snapshot, _ = made(folder, synthesise, over, "again")
+    snapshot, _ = made(folder, synthesize, over, "again")
     needed = sum(len(each.notes["requests"]) for each in snapshot.records())
     assert cached > 4 and sum(chat.seen.values()) == needed - cached
 
@@ -292,7 +292,7 @@ name: synthetic
 nodes:
   documents: {{kind: ingest_folder, path: ./data}}
   synthetic:
-    kind: synthesise
+    kind: synthesize
     input: documents
     endpoint: {{url: "{url}", at_once: 2}}
     model: m

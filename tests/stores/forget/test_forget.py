@@ -77,7 +77,7 @@ def document(number: int) -> Document:
     parts += [picture(number)] if number % 3 == 0 else []
     parts += [picture(0)] if number in (4, 8) else []
     locator = f"page-{number}"
-    rights = {"origin": place(number), "licence": "MIT"}
+    rights = {"origin": place(number), "license": "MIT"}
     return Document(record_id("raw", locator), "raw", locator, "web", tuple(parts), **rights)
 
 

@@ -63,7 +63,7 @@ def main() -> None:
         "baseline_420.jpg": picture("JPEG", quality=80),
         "baseline_444.jpg": picture("JPEG", quality=90, subsampling=0),
         "progressive_422.jpg": picture("JPEG", quality=75, subsampling=1, progressive=True),
-        "grey.jpg": picture("JPEG", "L", quality=70),
+        "gray.jpg": picture("JPEG", "L", quality=70),
         "cmyk.jpg": picture("JPEG", "CMYK", quality=80),
         "turned.jpg": picture("JPEG", quality=85, exif=exif),
         "palette.png": picture("PNG", "P"),

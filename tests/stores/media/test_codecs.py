@@ -108,8 +108,8 @@ def filtered_png(shown: Image.Image, random: np.random.Generator) -> bytes:
     lines = (samples - guesses[filters, np.arange(height)]).astype(np.uint8).reshape(height, -1)
     body = zlib.compress(np.hstack([filters[:, None].astype(np.uint8), lines]).tobytes(), int(random.integers(0, 10)))
     cuts = [0, *sorted(random.integers(0, len(body) + 1, random.integers(0, 4)).tolist()), len(body)]
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
     chunks = [(b"IHDR", header), *((b"IDAT", body[i:j]) for i, j in pairwise(cuts)), (b"IEND", b"")]
     parts = [
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks

@@ -43,7 +43,7 @@ def child() -> Iterator[Sandbox]:
         yield started
 
 
-def labelled(test_data: Path, folder: str) -> list[tuple[Path, str]]:
+def labeled(test_data: Path, folder: str) -> list[tuple[Path, str]]:
     """(file, label) of the pictures below a folder, from the manifest of the test data."""
     with (test_data / "MANIFEST.csv").open(newline="") as rows:
         return [
@@ -73,7 +73,7 @@ def reason(payload: bytes, limits: image.ImageLimits = image.LIMITS) -> str:
 def test_every_unusual_file_decodes_or_is_refused_with_a_reason(child: Sandbox, test_data: Path) -> None:
     seen: Counter[str] = Counter()
     wrong = []
-    for file, label in labelled(test_data, "images_pillow"):
+    for file, label in labeled(test_data, "images_pillow"):
         payload = file.read_bytes()
         try:
             info = image.ImageInfo(*child.call("stores.media.image:check", payload))
@@ -93,7 +93,7 @@ def test_pixels_equal_those_of_the_transformers_loader(test_data: Path) -> None:
     """`load_image` feeds the released processors: it applies the EXIF orientation, then converts to RGB."""
     load_image = pytest.importorskip("transformers.image_utils").load_image
     compared = 0
-    files = labelled(test_data, "images_pillow")[::3] + labelled(test_data, "video_torchcodec")
+    files = labeled(test_data, "images_pillow")[::3] + labeled(test_data, "video_torchcodec")
     for file, label in files:
         name = str(file.relative_to(test_data))
         if label != "ok" or name in STRICTER_THAN_THE_LABEL or Image.open(file).mode.startswith("I;16"):
@@ -147,15 +147,15 @@ def test_alpha_is_dropped_and_not_blended() -> None:
     assert np.array_equal(image.decode_rgb(encoded(pixels, "PNG")), pixels[..., :3])
 
 
-def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
-    grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    rgb = image.decode_rgb(encoded(grey, "PNG"))
-    assert np.array_equal(rgb, np.repeat((grey >> 8)[..., None], 3, axis=2))
+def test_sixteen_bit_gray_keeps_its_high_byte() -> None:
+    gray = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    rgb = image.decode_rgb(encoded(gray, "PNG"))
+    assert np.array_equal(rgb, np.repeat((gray >> 8)[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
 def test_an_animation_decodes_to_its_first_frame(format: str) -> None:
-    frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (12, 10), color) for color in ("red", "blue", "lime")]
     out = io.BytesIO()
     frames[0].save(out, format, save_all=True, append_images=frames[1:], duration=100)
     red, green, blue = image.decode_rgb(out.getvalue())[5, 5]

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 
 def document(unit: str, number: int, text: str = "") -> Document:
     parts = (Text(text or f"text {unit} {number} " * 40),)
-    return Document(record_id("s", f"{unit}/{number}"), "s", f"{unit}/{number}", "web", parts, licence="CC0-1.0")
+    return Document(record_id("s", f"{unit}/{number}"), "s", f"{unit}/{number}", "web", parts, license="CC0-1.0")
 
 
 def write(store: Store, unit: str, text: str = "", shard_bytes: int = 4000) -> Receipt:

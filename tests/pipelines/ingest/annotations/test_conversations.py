@@ -293,7 +293,7 @@ name: conversations
 nodes:
   documents: {{kind: ingest_folder, path: {data}}}
   samples:
-    kind: tokenise
+    kind: tokenize
     inputs: [documents]
     chat: {{train_on: last}}
   plan:

@@ -67,10 +67,11 @@ def test_names_become_words_without_numbers() -> None:
             {"license": "MIT", "url": "https://a.example/1", "consent": "opt-in"},
             RecordRights("MIT", "https://a.example/1", "opt-in"),
         ),
-        ({"licence": " CC0-1.0 ", "license": "MIT"}, RecordRights("CC0-1.0")),
+        ({"license": " CC0-1.0 ", "licence": "MIT"}, RecordRights("CC0-1.0")),
+        ({"licence": "MIT"}, RecordRights("MIT")),
         ({"origin": "archive", "source_url": "x"}, RecordRights("", "archive")),
         ({"consent": True}, RecordRights("", "", "true")),
-        ({"licence": 7, "url": "x" * 501, "consent": "\ud800"}, RecordRights()),
+        ({"license": 7, "url": "x" * 501, "consent": "\ud800"}, RecordRights()),
         ("only text", RecordRights()),
     ],
 )

@@ -60,7 +60,7 @@ def test_coco_objects_become_counts_boxes_points_and_polygons(tmp_path: Path) ->
     )
     assert fact_words(objects)[:2] == [("count", "2"), ("box", "[0.100, 0.200, 0.400, 0.600]")]
     assert fact_words(objects)[-1] == ("point", "(0.200, 0.500)")
-    assert (objects.domain, objects.licence, objects.notes["file_name"]) == ("perception", "CC0", "val/1.png")
+    assert (objects.domain, objects.license, objects.notes["file_name"]) == ("perception", "CC0", "val/1.png")
     assert crowd.text.startswith("cat: [")  # a crowd is not counted
     assert [name for name, _ in fact_words(crowd)] == ["box", "box"]
 
@@ -92,15 +92,15 @@ def test_coco_captions_and_referring_expressions(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for name in ("1.png", "2.png"):
         picture(data, name)
-    captions = [{"id": i, "image_id": 1, "caption": words} for i, words in enumerate(["A cat. ", "A grey cat."])]
+    captions = [{"id": i, "image_id": 1, "caption": words} for i, words in enumerate(["A cat. ", "A gray cat."])]
     (data / "captions.json").write_text(json.dumps(instances(captions)))
-    refs = [{"ann_id": 1, "sentences": [{"sent": "the grey cat"}, {"sent": "left cat"}]}]
+    refs = [{"ann_id": 1, "sentences": [{"sent": "the gray cat"}, {"sent": "left cat"}]}]
     boxes = [annotation(1, 1, [10, 10, 30, 20]), annotation(2, 1, [50, 10, 30, 20])]
     (data / "refs.json").write_text(json.dumps(instances(boxes, refs=refs)))
     found = documents(ingest(data, tmp_path / "store"))
-    assert (found["captions.json#1"].text, found["captions.json#1"].domain) == ("A cat.\nA grey cat.", "caption")
+    assert (found["captions.json#1"].text, found["captions.json#1"].domain) == ("A cat.\nA gray cat.", "caption")
     place = "[0.100, 0.200, 0.400, 0.600]"
-    assert found["refs.json#1"].text == f"left cat: {place}\nthe grey cat: {place}"
+    assert found["refs.json#1"].text == f"left cat: {place}\nthe gray cat: {place}"
     assert fact_words(found["refs.json#1"]) == [("box", place)] * 2
 
 

@@ -65,7 +65,7 @@ def test_the_webdataset_layout_gives_media_and_their_text(data: Path, place: str
             "0008": {"JPG": JPEG, "TXT": b"Loud."},
         },
     )
-    documents = by_key(snapshot := adopt(place, str(data / "a.tar"), licence="MIT"))
+    documents = by_key(snapshot := adopt(place, str(data / "a.tar"), license="MIT"))
     assert {key: shape(document) for key, document in documents.items()} == {
         "0001": ["jpg", "A mill."],
         "0002": ["jpg", "Ein Mühlrad"],
@@ -79,8 +79,8 @@ def test_the_webdataset_layout_gives_media_and_their_text(data: Path, place: str
     assert [snapshot.read(medium.location) for medium in documents["0006"].media] == [
         small_data.image(i) for i in (0, 1, 2, 10)
     ]
-    assert documents["0005"].notes == {"class": "7"} and documents["sub/dir.d/0003"].licence == "CC0-1.0"
-    assert documents["0001"].licence == "MIT" and documents["0001"].id == record_id("own", "a.tar#0001")
+    assert documents["0005"].notes == {"class": "7"} and documents["sub/dir.d/0003"].license == "CC0-1.0"
+    assert documents["0001"].license == "MIT" and documents["0001"].id == record_id("own", "a.tar#0001")
     assert not quarantine_reasons(snapshot) and documents["0001"].domain == "caption"
 
 
@@ -263,14 +263,14 @@ def test_a_field_map_reads_other_layouts(data: Path, place: str) -> None:
         "json": as_json({"q": "Where?", "a": ["Here.", "There."], "by": {"lic": "MIT"}}),
     }
     write(data / "a.tar", {"1": members, "2": {**members, "json": as_json({"q": "Where?"})}})
-    fields = FieldMap(media=("left.png",), text=("json[q]", "json[a]"), licence="json[by][lic]")
+    fields = FieldMap(media=("left.png",), text=("json[q]", "json[a]"), license="json[by][lic]")
     documents = by_key(snapshot := adopt(place, str(data / "a.tar"), fields=fields))
-    assert shape(documents["1"]) == ["png", "Where?\nHere.\nThere."] and documents["1"].licence == "MIT"
+    assert shape(documents["1"]) == ["png", "Where?\nHere.\nThere."] and documents["1"].license == "MIT"
     assert quarantine_reasons(snapshot) == {"2": "no_text_field"}
     write(data / "b.tar", {"3": {"photo": PNG, "words": b"Odd endings.", "rights": b"CC0-1.0"}})
-    odd = FieldMap(media=("jpg, photo",), text=("words",), licence="json[l],rights")
+    odd = FieldMap(media=("jpg, photo",), text=("words",), license="json[l],rights")
     (document,) = adopt(place + "2", str(data / "b.tar"), fields=odd).records()
-    assert shape(document) == ["png", "Odd endings."] and document.licence == "CC0-1.0"
+    assert shape(document) == ["png", "Odd endings."] and document.license == "CC0-1.0"
     with pytest.raises(ManifestError, match="is no place in a sample"):
         adopt(place + "3", str(data / "b.tar"), fields=FieldMap(text=("json[",)))
 

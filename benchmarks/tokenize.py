@@ -1,6 +1,6 @@
 """How much does it cost to make samples of text and write them, compared with the tokenizer alone?
 
-    python -m benchmarks.tokenise
+    python -m benchmarks.tokenize
 
 Ours: documents to samples (ids, loss runs, split points) in a committed store on disk, in one process. The peer is the
 tokenizer alone, whose output is discarded: tiktoken with the released split pattern, one call per text, by
@@ -44,7 +44,7 @@ def main() -> None:
             released = as_released(vocabulary)
             assert released.encode_ordinary(texts[0]) == vocabulary.encode(texts[0])
             tasks = {
-                "ours": partial(tokenise_and_write, documents, vocabulary, stores),
+                "ours": partial(tokenize_and_write, documents, vocabulary, stores),
                 "encode_ordinary": partial(ordinary, texts, released),
                 "encode_to_numpy": partial(to_numpy, texts, released),
                 "engine alone": partial(to_numpy, texts, vocabulary._engine),
@@ -64,7 +64,7 @@ def main() -> None:
         libraries=("tiktoken", "numpy", "pyarrow"),
         details={"by_vocabulary": rates, "megabytes": megabytes, "documents": len(documents)},
     )
-    save("tokenise", result)
+    save("tokenize", result)
 
 
 def text_documents() -> list[Document]:
@@ -98,12 +98,12 @@ def to_numpy(texts: Sequence[str], engine: tiktoken.Encoding) -> None:
         engine.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
 
 
-def tokenise_and_write(documents: Sequence[Document], vocabulary: Vocabulary, folders: Iterator[str]) -> None:
+def tokenize_and_write(documents: Sequence[Document], vocabulary: Vocabulary, folders: Iterator[str]) -> None:
     store = Store.create(next(folders), "samples", "samples")
     writer = store.writer("all")
     for document in documents:
         writer.add(encode(document, vocabulary))
-    store.commit([writer.finish()], node="tokenise", units=["all"])
+    store.commit([writer.finish()], node="tokenize", units=["all"])
 
 
 if __name__ == "__main__":
