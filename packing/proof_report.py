@@ -75,12 +75,12 @@ def sentences(plan: Mapping[str, Json], counted: Recount) -> Iterator[str]:
         share = counted.slots / max(1, counted.tokens)
         yield (
             f"vision share at every prefix: after each pack at most {float(counted.largest_error_slots):,.1f} slots "
-            f"from the schedule, where one pack's {float(counted.after.one_pack_slots):,.1f} are allowed; "
+            f"from the schedule (allowed: {float(counted.after.one_pack_slots):,.1f}, the slots of one pack); "
             f"{share:.2%} over all packs"
         )
     caps = {source["name"]: source["max_epochs"] for source in plan["sources"]}
     epochs = (f"{name} {max(counts)} of {caps[name]}" for name, counts in sorted(counted.exposures.items()))
-    yield f"no token of a sample comes more often than its source has epochs: {', '.join(epochs)}"
+    yield f"no token of a sample is shown more often than the max_epochs of its source: {', '.join(epochs)}"
     if plan["max_media_exposures"] is not None:
         most = plan["max_media_exposures"]
         yield f"no image or video is shown more than {most} times: {counted.after.media.most} at most"

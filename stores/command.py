@@ -40,6 +40,9 @@ COMMANDS = {
 }
 """Sub-command -> (module:function, help line)."""
 
+COUNT_LABELS = {"loss_tokens": "tokens with loss", "dropped_here": "dropped by this view"}
+"""Key of a count -> words for people, where the key is not clear."""
+
 CONTENT_CHECKS = {"packs": "packing.proof_report:check_packs"}
 """Kind of store -> check of its records by `verify`: a function of (snapshot, on_progress) that returns a
 `ContentCheck`. The functions are named as strings, because they are in rooms that import `stores`."""
@@ -69,7 +72,7 @@ def show_log(arguments: list[str]) -> int:
     for row in rows:
         marks = [*row["tags"], *(["expired"] if row["expired"] else []), *([] if row["complete"] else ["not complete"])]
         print(f"{row['snapshot']:>6}  {row['committed']}  {row['content_root'][:12]}  {', '.join(marks)}".rstrip())
-        print(f"        {_counts(row['counts'])}; node {row['node'][:12]}")
+        print(f"        {_counts(row['counts'])}; node identity {row['node'][:12]}")
         for parent in row["parents"]:
             print(f"        made from {parent}")
     return 0
@@ -112,6 +115,10 @@ def tag_snapshot(arguments: list[str]) -> int:
     tagged = tags(store.files)
     if options.json:
         return _print_json(tagged)
+    if options.name and options.delete:
+        print(f"deleted: tag {options.name}")
+    if not tagged:
+        print("no tags")
     for name, snapshot in tagged.items():
         print(f"{name}: snapshot {snapshot['number']}, content root {snapshot['content_root'][:12]}")
     return 0
@@ -146,16 +153,16 @@ def verify_store(arguments: list[str]) -> int:
     if damages:
         repair_command = f"millrace store repair {options.store}"
         fix = repair_command if snapshot.base_error is None else "put back the store that this view is over"
-        print(f"{len(damages)} damages; fix: {fix}", file=sys.stderr)
+        print(f"{_plural(len(damages), 'damage')}; fix: {fix}", file=sys.stderr)
         return 1
-    print(f"snapshot {snapshot.number} is whole: {_summary(snapshot)}")
+    print(f"snapshot {snapshot.number}: no damage; {_summary(snapshot)}")
     if content is not None:
         for line in content.proved:
-            print(f"proved: {line}")
+            print(f"checked: {line}")
         if content.skipped:
-            print(f"not proved: {content.skipped}")
+            print(f"not compared with the plan: {content.skipped}")
         if content.failed:
-            print(f"FAILED: {content.failed}")
+            print(f"DIFFERS from the plan: {content.failed}")
             print("fix: delete this store and run its node again", file=sys.stderr)
     return int(failed)
 
@@ -170,7 +177,7 @@ def repair_store(arguments: list[str]) -> int:
     result = repair(Store.open(options.store), copied, accept=options.accept)
     if options.json:
         values = {"snapshot": result.snapshot.number, "restored": result.restored, "lost": result.lost}
-        _print_json(values | {"lookup_made": result.lookup_made, "changed_tars": result.changed_tars})
+        _print_json(values | {"lookup_rebuilt": result.lookup_made, "changed_tars": result.changed_tars})
         return 1 if result.changed_tars else 0
     for path in result.restored:
         print(f"restored from the copy: {path}")
@@ -178,6 +185,8 @@ def repair_store(arguments: list[str]) -> int:
         print(f"lost: {record['unit']}, {record['shard'][:12]}[{record['row']}]: {record['why']}")
     if result.lookup_made:
         print("rebuilt: the lookup index of ids, URLs and digests")
+    if not (result.restored or result.lost or result.lookup_made or result.changed_tars):
+        print("no damage found")
     if result.lost and not options.accept:
         print("the new snapshot is not complete: run its node again, or repair with --accept", file=sys.stderr)
     print(f"snapshot {result.snapshot.number}: {_counts(shown_counts(result.snapshot))}")
@@ -218,9 +227,9 @@ def collect_store_garbage(arguments: list[str]) -> int:
         print(f"snapshot {number} is kept: {reason}")
     print(f"{'would expire' if options.dry_run else 'expired'}: {', '.join(map(str, result.expired)) or 'none'}")
     size = sum(info.size for info in result.files) / 1e6
-    print(f"{'would delete' if options.dry_run else 'deleted'} {len(result.files)} files, {size:,.1f} MB")
+    print(f"{'would delete' if options.dry_run else 'deleted'} {_plural(len(result.files), 'file')}, {size:,.1f} MB")
     if result.writers:
-        print(f"{result.writers} writers are at work: unreachable files are kept until they are done")
+        print(f"{_plural(result.writers, 'active writer')}: unreachable files are kept until all writers are done")
     return 0
 
 
@@ -261,8 +270,14 @@ def _summary(snapshot: Snapshot) -> str:
     own = _counts(shown_counts(snapshot))
     if snapshot.kind != "view":
         return own
-    return f"{own}; {len(snapshot.kept()):,} records kept by it and the views below, over {snapshot.parents[0].url}"
+    return f"{own}; {len(snapshot.kept()):,} records kept by it and all views below it, of {snapshot.parents[0].url}"
 
 
-def _counts(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counted.items() if value)
+def _counts(counts: Mapping[str, int]) -> str:
+    """Return the counts that are not zero in one line."""
+    words = (COUNT_LABELS.get(name, name.removesuffix("s") if value == 1 else name) for name, value in counts.items())
+    return ", ".join(f"{value:,} {word}" for word, value in zip(words, counts.values(), strict=True) if value)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

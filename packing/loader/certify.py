@@ -79,9 +79,9 @@ def main(arguments: list[str]) -> int:
         print(f"note: {note}")
     replays = certificate["replays"]
     print(
-        f"{len(certificate['batches'])} global batches of snapshot {snapshot.number} are the same "
-        f"on {_list(replays['worlds'])} ranks, with {_list(replays['threads'])} threads, "
-        f"and killed after {_list(replays['killed_after'])} batches"
+        f"snapshot {snapshot.number}: equal bytes of {len(certificate['batches'])} global batches in every replay; "
+        f"ranks: {_list(replays['worlds'])}; threads: {_list(replays['threads'])}; "
+        f"killed after batch: {_list(replays['killed_after'])}"
     )
     for name, counts in certificate["decoders"].items():
         print(_decoder_line(name, counts))
@@ -121,7 +121,7 @@ def certify(
     batches = min(batches, packs.counts["records"] // size)
     if not batches:
         raise StoreError("the packs hold no whole global batch", where=packs.url, fix="plan more tokens")
-    on_step(f"replaying {batches} global batches")
+    on_step(f"replaying global batches: {batches}")
     expected = _replayed(packs, 1, 1, batches)
     if existing:
         _check_certified(expected, existing["batches"], packs)

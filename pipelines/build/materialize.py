@@ -28,7 +28,7 @@ DECISION = ("keep", "reason")
 
 @schema
 class Materialize(DocumentsNode):
-    """Copy what a view keeps, or all of a documents store, into a store of its own.
+    """Copy the kept records of a view, or all records of a documents store, into a new store.
 
     By default it has the units of its input, so that a change there affects no other unit. With `compact` it fills
     shards, however small the pieces of the input are: a unit is the content of one shard, and documents that are added

@@ -35,7 +35,7 @@ class Amends:
 
 @schema
 class PlanNode(StoreNode):
-    """Decide which samples share a pack and when each pack is seen: all that training will read, in order."""
+    """Decide which samples share a pack and the order of the packs: everything that training will read."""
 
     PRODUCT = "plan"
     READS = frozenset({"samples", "plan"})
@@ -47,7 +47,7 @@ class PlanNode(StoreNode):
 
     kind: Literal["plan"]
     mixture: str | tuple[str, ...] | Mixture
-    """The mixture itself, the path of its file, or paths of several files, laid over each other in this order. `store`
+    """The mixture itself, the path of its file, or paths of several files, laid over each other in this order. `input`
     of a source names the node with its samples."""
     amends: Amends | None = None
     """Earlier plan of the same run that this one continues (docs/plan.md)."""

@@ -46,17 +46,17 @@ def dry_run(graph: Graph, out: Destination, as_json: bool) -> int:
     print(f"nodes: {', '.join(f'{count[state]} {state}' for state in STATES if count[state])}")
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
     if seconds:
-        print(f"at most about {sum(seconds):,.0f} s by the last run, and what is new")
+        print(f"at most about {sum(seconds):,.0f} s at the rates of the last run, plus the nodes that never ran")
     return 0
 
 
 def _details(row: dict[str, Json]) -> Iterator[str]:
     """Lines below a node: reasons, units, cost."""
-    if row["why"]:
-        yield "because " + _first(row["why"], "; ")
+    if row["reasons"]:
+        yield "because " + _first(row["reasons"], "; ")
     cost = [f"reads {row['bytes'] / 1e6:,.1f} MB"] if row["bytes"] else []
-    cost += [f"about {row['seconds']:,.1f} s, by the last run"] if row["seconds"] is not None else []
-    units = [_first([unit["unit"] for unit in row["units"]], ", ")] if row["units"] else []
+    cost += [f"about {row['seconds']:,.1f} s at the rate of the last run"] if row["seconds"] is not None else []
+    units = ["units: " + _first([unit["unit"] for unit in row["units"]], ", ")] if row["units"] else []
     if units or cost:
         yield "; ".join([*units, *cost])
 
@@ -86,7 +86,7 @@ def _row(graph: Graph, state: _State, name: str) -> dict[str, Json]:
         "recipe": dag.recipe(name, node),
         "identity": "",
         "digest": "",
-        "why": [],
+        "reasons": [],
         "units": [],
         "bytes": 0,
         "seconds": None,
@@ -112,8 +112,8 @@ def _row(graph: Graph, state: _State, name: str) -> dict[str, Json]:
     state.touched[name] = frozenset(unit.name for unit in todo) | removed if before.made_of else None
     return row | {
         "state": f"would run: {len(todo)} of {len(wanted_units)} units",
-        "why": list(_reasons(before.made_of, dag.made_of(node, inputs, survey), len(removed))),
-        "units": [{"unit": unit.name, "why": "changed" if unit.name in old else "new"} for unit in todo],
+        "reasons": list(_reasons(before.made_of, dag.made_of(node, inputs, survey), len(removed))),
+        "units": [{"unit": unit.name, "reason": "changed" if unit.name in old else "new"} for unit in todo],
         "bytes": sum(unit.size_bytes for unit in todo),
         "seconds": _seconds(out, name, len(todo)),
     }
@@ -132,18 +132,18 @@ def _bound(state: _State, name: str, node: Node, before: _Before, old: set[str])
     after = f"after {', '.join(pending)}"
     if not before.made_of or any(state.touched[wanted] is None for wanted in pending):
         state.touched[name] = None
-        return {"state": f"would run {after}", "why": changed}
+        return {"state": f"would run {after}", "reasons": changed}
     if node.PRODUCT == "folder":
         state.touched[name] = frozenset()
-        return {"state": f"{'would' if changed else 'may'} run {after}", "why": changed}
+        return {"state": f"{'would' if changed else 'may'} run {after}", "reasons": changed}
     affected = _affected(state, node, pending, old) if not changed else None
     units = old if affected is None else affected
     state.touched[name] = frozenset(units)
     sizes = _sizes(state.out, node)
     return {
         "state": f"{'would' if changed else 'may'} run {after}: at most {len(units)} of {len(old | units)} units",
-        "why": changed,
-        "units": [{"unit": unit, "why": "touched" if unit in old else "new"} for unit in sorted(units)],
+        "reasons": changed,
+        "units": [{"unit": unit, "reason": "touched" if unit in old else "new"} for unit in sorted(units)],
         "bytes": sum(sizes.get(unit, 0) for unit in units),
         "seconds": _seconds(state.out, name, len(units)),
     }
@@ -201,7 +201,7 @@ class _Before:
 def _reasons(before: Mapping[str, Json], now: Mapping[str, Json], removed: int) -> Iterator[str]:
     """Reasons why a node would run."""
     if not before:
-        yield "nothing is there yet"
+        yield "no earlier result exists"
         return
     changed = list(_changes(before, now))
     yield from changed

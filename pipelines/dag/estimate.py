@@ -70,7 +70,9 @@ def estimate(graph: Graph, share: float, workers: int, as_json: bool) -> int:
         share: of the sources' units, 0 to 1.
     """
     if not 0 < share <= 1:
-        raise ManifestError(f"{share} is no share", where="--estimate", fix="a number above 0, at most 1")
+        raise ManifestError(
+            f"expected a share above 0 and at most 1, got {share:g}", where="--estimate", fix="leave it out"
+        )
     order = _sampled_nodes(graph)
     sources = {name: graph.node(name).survey(name, {}) for name in order if not graph.node(name).reads()}
     fewest = min((len(survey.units) for survey in sources.values()), default=0)
@@ -98,15 +100,16 @@ def estimate(graph: Graph, share: float, workers: int, as_json: bool) -> int:
         print(json.dumps(summary | {"workers": workers, "not_sampled": left_out}))
         return 0
     _print_table(rows)
-    time = f"{_text(hours, 1)} hours" if hours.value >= 1 else f"{_text(_times(hours, 60), 1)} minutes"
-    print(f"{time} with {workers} workers; from {part:.1%} in {count} groups, 90 % intervals")
+    factor, unit = (1, "hours") if hours.value >= 1 else (60, "minutes") if hours.value >= 1 / 60 else (3600, "seconds")
+    time = f"{_text(_times(hours, factor), 1)} {unit}"
+    print(f"whole run: {time} with {workers} workers; measured on {part:.1%} of the units; groups: {count}; ± is 90 %")
     if left_out:
         print(f"not sampled: {', '.join(left_out)}")
     return 0
 
 
 def _print_table(rows: Mapping[str, Mapping[str, Estimate]]) -> None:
-    lines: list[tuple[str, ...]] = [("node", *MEASURES)]
+    lines: list[tuple[str, ...]] = [("node", *MEASURES[:-1], "worker seconds")]
     lines += [(name, *(_text(row[key]) if key in row else "" for key in MEASURES)) for name, row in rows.items()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for name, *cells in lines:

@@ -97,13 +97,13 @@ def total_line(results: Sequence[NodeResult]) -> str:
 
 
 def proof_lines(out: Destination, proofs: Mapping[str, ContentCheck]) -> list[str]:
-    """Return one line for each packs store: whether it was proved, and the command that proves it."""
+    """Return one line per packs store: the result of its comparison with the plan, and the command for it."""
     lines = []
     for name, check in proofs.items():
         if check.proved:
-            result = f"proved, {len(check.proved)} promises of the plan recounted from bytes; again with"
+            result = f"equal to the plan in {len(check.proved)} properties recounted from stored bytes; check again"
         else:
-            result = f"not proved, {check.skipped}; prove with"
+            result = f"not compared with the plan: {check.skipped}; check"
         lines.append(f"{name}: {result}: {_program()} store verify {out.store(name)}")
     return lines
 

@@ -42,7 +42,7 @@ TEXT, IMAGE = "contaminated_text", "contaminated_image"
 
 @schema
 class Decontaminate(ViewNode):
-    """Documents that contain an item of the evaluation stores `against`, as text or as a picture.
+    """Drop documents that contain an item of the evaluation stores `against`, as text or as a picture.
 
     Text: a run of `words` words in common, as in GPT-3 (Brown et al. 2020, appendix C), without case and punctuation;
     a shorter item is found by all of its words. In scripts without spaces a character is a word.

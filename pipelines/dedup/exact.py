@@ -31,7 +31,7 @@ DECISIONS = pa.schema([("keep", pa.bool_()), ("reason", pa.string()), ("duplicat
 
 @schema
 class DedupExact(ViewNode):
-    """The document with the smallest id stays of each group with equal content.
+    """Keep the document with the smallest id of each group with equal content.
 
     One unit, because every record is compared with every other: a killed run begins it again.
     """

@@ -128,7 +128,7 @@ def video_hashes(video: Media, count: int) -> Hashes:
 
 @schema
 class DedupImages(ViewNode):
-    """One document stays of each cluster that shows nearly the same picture, or the same video.
+    """Keep one document of each cluster with nearly the same picture or the same video.
 
     Only documents with exactly one image and no video, or one video and no image, are compared: a page is not a copy
     because it shows the same photograph. Reads the columns of an `image_hash` node, no pixels. Two pictures are the

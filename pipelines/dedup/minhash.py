@@ -93,7 +93,7 @@ class MinHash(ViewNode):
 
 @schema
 class DedupMinHash(ViewNode):
-    """One document stays of each cluster of near duplicates. Reads the keys of a `minhash` node, no text.
+    """Keep one document of each cluster of near duplicates. Reads the keys of a `minhash` node, no text.
 
     Clusters are transitive. The result depends on neither the order of the documents nor the cut into shards; a second
     pass over the survivors drops nothing. One unit, because every record is compared with every other.

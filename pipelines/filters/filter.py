@@ -79,7 +79,7 @@ else:
 
 @schema
 class Filter(ViewNode):
-    """Every op reads every document that reaches the node; the first op that drops a document gives the reason.
+    """Drop documents by a list of ops; the first op that drops a document gives the reason.
 
     Ops also measure documents that an earlier op dropped, and each score becomes the column `NODE.OP.SCORE`, so that a
     limit can be moved afterwards (`millrace inspect VIEW --what-if`). Put ops that are expensive into a filter of their

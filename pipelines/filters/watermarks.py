@@ -88,7 +88,7 @@ def _only_image(document: Document) -> Media | None:
 
 @schema
 class DropWatermarks(ViewNode):
-    """Pictures that bear the mark of their site: of the host of `origin`, or of their source if that is no URL.
+    """Drop pictures with the watermark of their site: the host of `origin`, or their source if that is no URL.
 
     Sites with fewer than `min_pictures` pictures are not judged. Reads the column of a `watermark_votes` node, no
     pixels. One unit, because every picture of a site is compared with the others.

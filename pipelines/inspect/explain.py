@@ -10,7 +10,6 @@ import argparse
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 from manifests.errors import ManifestError, StoreError
 from manifests.records import Json
 from pipelines.inspect import queries, terminal
-from pipelines.inspect.plan_view import PlannedSegment, PlanView
+from pipelines.inspect.plan_view import PlannedSegment, PlanView, segment_rows
 from stores.files.open import open_files
 from stores.forget import exposure
 from stores.forget.exposure import PackExposure
@@ -89,10 +88,10 @@ def explain(run: Path, name: str) -> dict[str, Json]:
     derived = _derived_by_parent(documents, ids, unreadable)
     records = [_explain_record(run, stores, node, snapshot, ref, unreadable) for node, snapshot, ref in refs]
     return {
-        "asked": name,
-        "records": [record | {"made of it": derived[record["facts"]["id"]]} for record in records],
+        "name": name,
+        "records": [record | {"derived": derived[record["facts"]["id"]]} for record in records],
         "quarantine": quarantined,
-        "can't be read": unreadable,
+        "unreadable": unreadable,
     }
 
 
@@ -164,7 +163,7 @@ def _explain_record(
             exposures += [(name, *result)] if result is not None else []
     explanation = {
         "store": node,
-        "lies in": {"shard": ref.shard, "row": ref.row, "unit": ref.unit, "ordinal": ref.ordinal},
+        "location": {"shard": ref.shard, "row": ref.row, "unit": ref.unit, "ordinal": ref.ordinal},
         "facts": facts,
         "decisions": [
             decision
@@ -175,7 +174,7 @@ def _explain_record(
         "samples": _samples(stores, facts["id"]),
         "plans": plans,
         "packs": [
-            {"node": name, "packs": list(e.ordinals), "global batches": list(e.global_batches), "shards": shards}
+            {"node": name, "packs": list(e.ordinals), "global_batches": list(e.global_batches), "shards": shards}
             for name, e, shards in exposures
         ],
         "training": [
@@ -204,14 +203,14 @@ def _decisions(node: str, view: Snapshot, base: RecordRef) -> Iterator[dict[str,
         return
     row = view.row(ref.ordinal)
     if not queries.view_input(view).row(ref.ordinal)["keep"]:
-        yield {"node": node, "decided": "not examined: dropped by an earlier node"}
+        yield {"node": node, "decision": "not examined: dropped by an earlier node"}
         return
     for op in view.meta.get("ops", ()):
         yield from _op_decisions(node, op, row)
     if not view.meta.get("ops"):
-        decision = {"node": node, "decided": "kept" if row["keep"] else "dropped", "reason": row.get("reason")}
+        decision = {"node": node, "decision": "kept" if row["keep"] else "dropped", "reason": row.get("reason")}
         if row.get("duplicate_of"):
-            decision["lost to"] = row["duplicate_of"]
+            decision["duplicate_of"] = row["duplicate_of"]
         own = {name: value for name, value in row.items() if name.startswith(f"{node}.") and ".band_" not in name}
         yield decision | {name: value for name, value in own.items() if not isinstance(value, list)}
 
@@ -219,7 +218,7 @@ def _decisions(node: str, view: Snapshot, base: RecordRef) -> Iterator[dict[str,
 def _op_decisions(node: str, op: Json, row: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
     """One decision per choice and per limit of an op, from the columns of the filter."""
     if op["domains"] and row["domain"] not in op["domains"]:
-        yield {"node": node, "op": op["kind"], "decided": f"not for {row['domain']}"}
+        yield {"node": node, "op": op["kind"], "decision": f"not for {row['domain']}"}
         return
     for choice in op.get("choices", ()):
         value = row.get(choice["column"])
@@ -230,13 +229,13 @@ def _op_decisions(node: str, op: Json, row: Mapping[str, Json]) -> Iterator[dict
             "score": choice["column"].rpartition(".")[2],
             "value": value,
             "limit": f"one of {', '.join(choice['among'])}" if choice["among"] else "any",
-            "decided": f"dropped: {choice['reason']}" if excluded else "passed",
+            "decision": f"dropped: {choice['reason']}" if excluded else "passed",
         }
     for limit in op["limits"]:
         value = row.get(limit["column"])
         score = limit["column"].rpartition(".")[2]
         if value is None or np.isnan(value):
-            yield {"node": node, "op": op["kind"], "score": score, "value": None, "decided": "nothing to measure"}
+            yield {"node": node, "op": op["kind"], "score": score, "value": None, "decision": "nothing to measure"}
             continue
         at = limit["at"]
         violated = at is not None and (value < at if limit["drops"] == "below" else value > at)
@@ -246,11 +245,11 @@ def _op_decisions(node: str, op: Json, row: Mapping[str, Json]) -> Iterator[dict
             "score": score,
             "value": value,
             "limit": "none" if at is None else f"{'at least' if limit['drops'] == 'below' else 'at most'} {at:g}",
-            "decided": f"dropped: {limit['reason']}" if violated else "passed",
+            "decision": f"dropped: {limit['reason']}" if violated else "passed",
         }
     if "column" in op:
         reason = row.get(op["column"])
-        yield {"node": node, "op": op["kind"], "decided": f"dropped: {reason}" if reason else "passed"}
+        yield {"node": node, "op": op["kind"], "decision": f"dropped: {reason}" if reason else "passed"}
 
 
 def _samples(stores: Mapping[str, Snapshot], record: str) -> list[dict[str, Json]]:
@@ -273,7 +272,7 @@ def _plans(stores: Mapping[str, Snapshot], record: str, unreadable: dict[str, st
         segments = queries.read_or_note(node, unreadable, _segments, plan, record) or []
         trained = [segment for segment in segments if stop is None or segment.step < stop]
         if trained:
-            yield {"node": node, "plan": plan.meta["plan"], "seen": [asdict(segment) for segment in trained]}
+            yield {"node": node, "plan": plan.meta["plan"], "segments": segment_rows(trained)}
 
 
 def _segments(plan: Snapshot, record: str) -> list[PlannedSegment]:
@@ -296,17 +295,17 @@ def _exposure(packs: Snapshot, record: str) -> tuple[PackExposure, list[str]]:
 def _verdict(explanation: Mapping[str, Json]) -> str:
     """One sentence: in or out, and why."""
     for decision in explanation["decisions"]:
-        if decision["decided"].startswith("dropped"):
-            winner = f", a duplicate of {decision['lost to']}" if decision.get("lost to") else ""
+        if decision["decision"].startswith("dropped"):
+            winner = f", a duplicate of {decision['duplicate_of']}" if decision.get("duplicate_of") else ""
             value = decision.get("value")
             number = f"{value:g}" if isinstance(value, (int, float)) else value
-            score = f" ({decision['score']} {number}, {decision['limit']})" if "score" in decision else ""
-            reason = decision.get("reason") or decision["decided"].partition(": ")[2]
+            score = f" ({decision['score']} {number}, limit: {decision['limit']})" if "score" in decision else ""
+            reason = decision.get("reason") or decision["decision"].partition(": ")[2]
             return f"out: {decision['node']} dropped it as {reason}{score}{winner}"
     steps = sorted({step for training in explanation["training"] for step in training["exposed_steps"]})
     if steps:
-        return f"in: {len(steps)} training {'step' if len(steps) == 1 else 'steps'} saw it"
-    segments = sum(len(plan["seen"]) for plan in explanation["plans"])
+        return f"in: {len(steps)} training {'step' if len(steps) == 1 else 'steps'} contained it"
+    segments = sum(len(plan["segments"]) for plan in explanation["plans"])
     if segments:
         return f"in: planned in {segments} {'segment' if segments == 1 else 'segments'}"
     return "tokenized, in no plan" if explanation["samples"] else "kept, not tokenized"
@@ -322,21 +321,21 @@ def for_display(result: Mapping[str, Json]) -> dict[str, Json]:
     for number, record in enumerate(records):
         mark = f" {number + 1}" if len(records) > 1 else ""
         sections[f"verdict{mark}"] = record["verdict"]
-        sections[f"record{mark}"] = {"store": record["store"], **record["lies in"], **record["facts"]}
+        sections[f"record{mark}"] = {"store": record["store"], **record["location"], **record["facts"]}
         sections[f"decisions{mark}"] = list(_decision_rows(record["decisions"]))
         if any(record["facts"]["id"] == other["facts"]["id"] for other in records[:number]):
             continue  # a copy, as `materialize` makes them: the first one shows samples, plans and packs
-        derived = record["made of it"]
+        derived = record["derived"]
         first = f", the first {DERIVED} of {len(derived):,}" if len(derived) > DERIVED else ""
         sections[f"derived records{mark}{first}"] = derived[:DERIVED]
         sections[f"samples{mark}"] = record["samples"]
         for plan in record["plans"]:
-            sections[f"segments in {plan['node']}{mark}"] = plan["seen"][:STEPS]
+            sections[f"segments in {plan['node']}{mark}"] = plan["segments"][:STEPS]
         sections[f"packs{mark}"] = [
             {
                 "node": packs["node"],
                 "packs": _short_list(packs["packs"]),
-                "global batches": _short_list(packs["global batches"]),
+                "global_batches": _short_list(packs["global_batches"]),
                 "shards": ", ".join(shard[:12] for shard in packs["shards"][:STEPS]),
             }
             for packs in record["packs"]
@@ -346,12 +345,12 @@ def for_display(result: Mapping[str, Json]) -> dict[str, Json]:
             {
                 "run": training["run"],
                 "steps": training["steps"],
-                "exposed steps": _short_list(training["exposed_steps"]),
+                "exposed_steps": _short_list(training["exposed_steps"]),
             }
             for training in record["training"]
         ]
     sections["quarantine"] = result["quarantine"]
-    sections["can't be read"] = [f"{node}: {reason}" for node, reason in result["can't be read"].items()]
+    sections["unreadable"] = [f"{node}: {reason}" for node, reason in result["unreadable"].items()]
     return {title: value for title, value in sections.items() if value}
 
 
@@ -362,15 +361,15 @@ def _decision_rows(decisions: Sequence[Mapping[str, Json]]) -> Iterator[dict[str
         by = ".".join(decision[key] for key in ("node", "op") if key in decision)
         if "score" in decision:
             if by != previous:
-                yield {"by": by, "value": "", "limit": "", "decided": ""}
+                yield {"by": by, "value": "", "limit": "", "decision": ""}
             previous = by
-            yield {"by": f"  {decision['score']}", **{key: decision.get(key) for key in ("value", "limit", "decided")}}
+            yield {"by": f"  {decision['score']}", **{key: decision.get(key) for key in ("value", "limit", "decision")}}
             continue
-        winner = f" of {decision['lost to']}" if decision.get("lost to") else ""
+        winner = f" of {decision['duplicate_of']}" if decision.get("duplicate_of") else ""
         reason = f": {decision['reason']}{winner}" if decision.get("reason") else ""
         scores = {key.rpartition(".")[2]: value for key, value in decision.items() if "." in key and value is not None}
         values = ", ".join(f"{name} {value}" for name, value in scores.items())
-        yield {"by": by, "value": values, "limit": "", "decided": f"{decision['decided']}{reason}"}
+        yield {"by": by, "value": values, "limit": "", "decision": f"{decision['decision']}{reason}"}
 
 
 def _short_list(numbers: list[int]) -> str:

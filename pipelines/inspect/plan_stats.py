@@ -75,17 +75,17 @@ def plan_statistics(planned: PlanView) -> dict[str, Json]:
             for name, (t, s, n) in sorted(zip(domains, by_domain.tolist(), strict=True))
             if n
         ],
-        "room": {
-            "text and wrappers": (tokens_seen - slots_seen) / (packs * room),
-            "vision slots": slots_seen / (packs * room),
+        "positions": {
+            "text_tokens": (tokens_seen - slots_seen) / (packs * room),
+            "vision_slots": slots_seen / (packs * room),
             "padding": 1 - tokens_seen / (packs * room),
-            "padding in packs with media": _padding(with_media, room),
-            "padding in packs of text": _padding(whole[:2] - with_media, room),
+            "padding_with_media": _padding(with_media, room),
+            "padding_text_only": _padding(whole[:2] - with_media, room),
         },
-        "fill by limit": _fill(planned, packs, limited),
+        "pack_limits": _fill(planned, packs, limited),
         "splits": {
-            "documents cut": sum(source["cut_samples"] for source in plan.meta["sources"]),
-            "segments that continue a document": continued,
+            "split_documents": sum(source["cut_samples"] for source in plan.meta["sources"]),
+            "continued_segments": continued,
         },
         "repetition": _repetition(seen),
         "balance": _balance(planned),
@@ -102,12 +102,12 @@ def _source(planned: PlanView, source: Json, counted: np.ndarray, whole: int) ->
         "share": given / whole,
         "slots": slots,
         "segments": segments,
-        "epochs of the run": (source["seen_before_tokens"] + given) / max(1, source["tokens"]),
-        "of at most": source["max_epochs"],
-        "text spent at step": spent.get("poor"),
-        "vision spent at step": spent.get("rich"),
+        "epochs": (source["seen_before_tokens"] + given) / max(1, source["tokens"]),
+        "max_epochs": source["max_epochs"],
+        "text_exhausted_step": spent.get("poor"),
+        "vision_exhausted_step": spent.get("rich"),
         "refused": sum(source["refused"].values()),
-        "media shrunk": source["shrunk_media"],
+        "shrunk_media": source["shrunk_media"],
     }
 
 
@@ -117,10 +117,10 @@ def _fill(planned: PlanView, packs: int, limited: np.ndarray) -> list[dict[str, 
     limits = {"tokens": meta["max_pack_tokens"], **meta["pack_limits"]}
     return [
         {
-            "of a pack": name,
+            "quantity": name,
             "limit": limits[name],
             "mean": whole / packs,
-            "most": most,
+            "max": most,
             "fill": whole / packs / limits[name] if limits[name] else None,
         }
         for name, whole, most in zip(("tokens", "patches", "media", "attention"), *limited.tolist(), strict=True)
@@ -198,26 +198,28 @@ def _repetition(seen: Mapping[str, _SourceExposure]) -> dict[str, Json]:
     scratch = Scratch(MEMORY_BYTES)
     documents, media = (Partitions(scratch, name, PARTS, TIMES) for name in ("documents", "media"))
     of_documents: dict[str, Json] = dict.fromkeys(
-        ("documents seen", "seen more than once", "most often", "in more than one source"), 0
+        ("shown_documents", "repeated_documents", "max_document_exposures", "shared_documents"), 0
     )
-    of_media: dict[str, Json] = dict.fromkeys(("media seen", "media seen more than once", "one medium most often"), 0)
+    of_media: dict[str, Json] = dict.fromkeys(("shown_media", "repeated_media", "max_media_exposures"), 0)
     for source in seen.values():
         for begun, shown in source.times():
-            of_documents["documents seen"] += len(begun)
-            of_documents["seen more than once"] += int(np.count_nonzero(begun["times"] > 1))
-            of_documents["most often"] = max(of_documents["most often"], int(begun["times"].max(initial=0)))
+            of_documents["shown_documents"] += len(begun)
+            of_documents["repeated_documents"] += int(np.count_nonzero(begun["times"] > 1))
+            of_documents["max_document_exposures"] = max(
+                of_documents["max_document_exposures"], int(begun["times"].max(initial=0))
+            )
             documents.add(begun, documents.of(begun["name"]))
             media.add(shown, media.of(shown["name"]))
     for number in range(PARTS):
-        of_documents["in more than one source"] += int(
+        of_documents["shared_documents"] += int(
             np.count_nonzero(np.unique(documents.read(number)["name"], return_counts=True)[1] > 1)
         )
         rows = media.read(number)
         names, which = np.unique(rows["name"], return_inverse=True)
         times = np.bincount(which, rows["times"], len(names))
-        of_media["media seen"] += len(names)
-        of_media["media seen more than once"] += int(np.count_nonzero(times > 1))
-        of_media["one medium most often"] = max(of_media["one medium most often"], int(times.max(initial=0)))
+        of_media["shown_media"] += len(names)
+        of_media["repeated_media"] += int(np.count_nonzero(times > 1))
+        of_media["max_media_exposures"] = max(of_media["max_media_exposures"], int(times.max(initial=0)))
     return of_documents | (of_media if any(source.has_media for source in seen.values()) else {})
 
 
@@ -237,7 +239,7 @@ def _balance(planned: PlanView) -> list[dict[str, Json]]:
             "ranks": count,
             "rows": max(_busiest(costs, count, equal_counts=True) for costs in rows),
             "media": max(_busiest(costs, count, equal_counts=False) for costs in items),
-            "batches looked at": len(steps),
+            "sampled_batches": len(steps),
         }
         for count in evenly_spaced(ranks, RANKS)
     ]

@@ -147,7 +147,7 @@ def segment_rows(segments: Sequence[PlannedSegment]) -> list[dict[str, Json]]:
             "step": segment.step,
             "row": segment.row,
             "source": source_label(segment.source),
-            "from token": segment.start,
+            "first_token": segment.start,
             "tokens": segment.length,
             "slots": segment.slots,
             "epoch": segment.epoch,

@@ -39,7 +39,7 @@ def record_by_name(snapshot: Snapshot, name: str) -> dict[str, Json]:
         last = snapshot.counts["records"] - 1
         fix = f"ordinals are 0 to {last}" if last >= 0 else "the store has no records"
         raise StoreError(f"there is no record {name}", where=snapshot.url, fix=fix) from None
-    duplicates = {"the same name": [asdict(other) for other in others]} if others else {}
+    duplicates = {"other_matches": [asdict(other) for other in others]} if others else {}
     return _record(snapshot, first) | duplicates
 
 
@@ -48,7 +48,7 @@ def plan_occurrences(plan: Snapshot, sample: str) -> dict[str, Json]:
     segments = plan_view.segment_rows(PlanView(plan).segments_of(sample))
     if not segments:
         raise StoreError(f"the plan does not contain a sample {sample!r}", where=plan.url, fix="give a document's id")
-    return {"seen in": segments}
+    return {"segments": segments}
 
 
 def dropped_records(snapshot: Snapshot, reason: str, limit: int) -> list[Json]:
@@ -149,11 +149,12 @@ def _document(document: Document) -> dict[str, Json]:
 
 def _sample(snapshot: Snapshot, sample: Sample) -> dict[str, Json]:
     vocabulary = queries.vocabulary_of(snapshot)
+    with_loss = int(np.diff(sample.loss_runs).sum())
     return {
         "id": sample.id,
         "source": queries.source_label(sample.source),
         "domain": sample.domain,
-        "tokens": f"{len(sample.ids)} unexpanded, loss on {int(np.diff(sample.loss_runs).sum())}",
+        "tokens": f"{len(sample.ids):,} with one token per image or video, {with_loss:,} with loss",
         "media": [_medium(medium) for medium in sample.media],
         "spans": [{"span": s.name, "text": vocabulary.decode(sample.ids[s.start : s.stop])} for s in sample.spans],
         "text": decode_sample(sample, vocabulary),
@@ -164,7 +165,7 @@ def _pack(snapshot: Snapshot, pack: Pack) -> dict[str, Json]:
     vocabulary = queries.vocabulary_of(snapshot)
     used = sum(segment.length for segment in pack.segments)
     return {
-        "tokens": f"{used} of {len(pack.ids)}, loss on {int(pack.loss_mask.sum())}",
+        "tokens": f"{used:,} of {len(pack.ids):,}, {int(pack.loss_mask.sum()):,} with loss",
         "segments": list(step_view.pack_segment_rows(pack, vocabulary, SEGMENT_CHARACTERS)),
         "media": [
             f"{_medium(p.media)} -> {p.size_px[0]}x{p.size_px[1]} px -> "

@@ -44,18 +44,18 @@ def run_overview(run: Path) -> dict[str, Json]:
                 "records": snapshot.counts["records"],
                 "kept": len(snapshot.kept()),
                 "quarantined": snapshot.counts.get("quarantined", 0),
-                "complete": "yes" if snapshot.complete else "no",
-                "content root": snapshot.content_root[:12],
+                "complete": snapshot.complete,
+                "content_root": snapshot.content_root,
             }
             for name, snapshot in stores.items()
         ],
         "work": list(_work(run, stores)),
-        "can't be read": [f"{name}: {reason}" for name, reason in unreadable.items()],
+        "unreadable": unreadable,
     }
     if training is not None:
         overview |= training_table(training)
     if (run / "report.html").is_file():
-        overview["page"] = str(run / "report.html")
+        overview["report"] = str(run / "report.html")
     return {key: value for key, value in overview.items() if value not in ([], {})}
 
 
@@ -64,17 +64,18 @@ def _work(run: Path, stores: Mapping[str, Snapshot]) -> Iterator[dict[str, Json]
     last_work = queries.last_work(run)
     for name, store in stores.items():
         kept = len(store.kept())
-        lost = _dropped(store) | queries.quarantine_counts(store)
+        dropped, quarantined = _dropped(store), queries.quarantine_counts(store)
         row: dict[str, Json] = {
             "node": name,
-            "in": kept + sum(lost.values()),
+            "records": kept + sum(dropped.values()) + sum(quarantined.values()),
             "kept": kept,
-            "dropped, set aside": ", ".join(f"{reason} {count:,}" for reason, count in lost.items() if count),
+            "dropped": dropped,
+            "quarantined": quarantined,
             "tokens": store.counts.get("tokens"),
-            "MB": round(store.counts.get("bytes", 0) / 1e6, 1),
+            "bytes": store.counts.get("bytes", 0),
         }
         if (last := last_work.get(name)) is not None:
-            row |= {"s": round(last["seconds"], 1), "per s": rate(last["worked"] / max(last["seconds"], 1e-3))}
+            row |= {"seconds": last["seconds"], "records_per_s": rate(last["worked"] / max(last["seconds"], 1e-3))}
         yield row
 
 
@@ -178,7 +179,7 @@ def print_run(run: Path) -> None:
     if training is not None and (losses := training_lines(training)):
         lines += ["", *losses]
     if (run / "report.html").is_file():
-        lines += ["", f"page: {run / 'report.html'}"]
+        lines += ["", f"report: {run / 'report.html'}"]
     lines += ["", "next:", *_commands(run, rows, training, out.width)]
     terminal.print_lines(out, lines)
 
@@ -238,7 +239,7 @@ def _proofs(run: Path, rows: list[NodeRow]) -> list[str]:
         proof = queries.read_json(run / "receipts" / f"{row.node}.proof.json")
         if proof is not None and proof["content_root"] == row.content_root and not proof["failed"]:
             command = f"millrace store verify {run}/{row.node}"
-            lines.append(f"{row.node}: proved to follow its plan; `{command}` proves it again")
+            lines.append(f"{row.node}: equal to its plan when last compared; check again: {command}")
     return ["", *lines] if lines else []
 
 

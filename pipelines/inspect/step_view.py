@@ -80,12 +80,12 @@ def _headline(packs: Sequence[Pack], step: int) -> dict[str, Json]:
     tokens = sum(segment.length for pack in packs for segment in pack.segments)
     slots = sum(count for pack in packs for *_, runs in pack_segments(pack) for _, count in runs)
     return {
-        "global batch": step,
+        "global_batch": step,
         "rows": len(packs),
         "tokens": tokens,
-        "vision slots": slots,
-        "vision share": slots / max(1, tokens),
-        "predicted": sum(int(pack.loss_mask.sum()) for pack in packs),
+        "vision_slots": slots,
+        "vision_share": slots / max(1, tokens),
+        "loss_tokens": sum(int(pack.loss_mask.sum()) for pack in packs),
         "fill": tokens / sum(len(pack.ids) for pack in packs),
         "media": sum(len(pack.media) for pack in packs),
     }
@@ -96,13 +96,13 @@ def pack_segment_rows(pack: Pack, vocabulary: Vocabulary, characters: int) -> It
     starts = [segment.start for segment in pack.segments]
     for (at, length, source, sample, runs), start in zip(pack_segments(pack), starts, strict=True):
         yield {
-            "at": at,
+            "first_position": at,
             "tokens": length,
             "slots": sum(count for _, count in runs),
-            "loss": int(pack.loss_mask[at : at + length].sum()),
+            "loss_tokens": int(pack.loss_mask[at : at + length].sum()),
             "source": source,
             "sample": sample[:8],
-            "from": start,
+            "first_token": start,
             "text": shorten(readable_text(pack.ids[at : at + length], vocabulary), characters),
         }
 
@@ -113,9 +113,9 @@ def _medium_row(number: int, packed: PackedMedia) -> dict[str, Json]:
         "row": number,
         "medium": f"{packed.media.kind} {packed.media.format} {packed.media.width_px}x{packed.media.height_px}",
         "digest": packed.media.digest[:12],
-        "encoded as": f"{packed.size_px[0]}x{packed.size_px[1]} px",
+        "encoded_size": f"{packed.size_px[0]}x{packed.size_px[1]} px",
         "patches": " + ".join("x".join(map(str, item.grid)) for item in packed.items[:FRAMES]),
-        "first slot": packed.items[0].slot,
+        "first_slot": packed.items[0].slot,
         "frames": f"{len(frames)} of {len(packed.media.frame_times_us)}" if frames else "",
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from manifests.records import Json
@@ -20,14 +19,14 @@ def store_overview(snapshot: Snapshot) -> dict[str, Json]:
     overview: dict[str, Json] = {
         "store": f"{snapshot.name} ({snapshot.kind})",
         "snapshot": f"{snapshot.number}{'' if snapshot.complete else ', not complete yet'}",
-        "content root": snapshot.content_root,
+        "content_root": snapshot.content_root,
         "counts": _counts(snapshot),
     }
     if snapshot.kind == "plan":
         return overview | _plan(snapshot)
     if snapshot.kind == "packs":
         return overview | _packs(snapshot)
-    overview["by source and domain"] = [
+    overview["groups"] = [
         {"source": g.source, "domain": g.domain, "records": g.records, "kept": g.kept, **g.sums}
         for g in queries.record_groups(snapshot)
     ]
@@ -58,15 +57,15 @@ def _plan(snapshot: Snapshot) -> dict[str, Json]:
     sections: dict[str, Json] = {
         "plan": {key: value for key, value in meta.items() if not isinstance(value, (dict, list))}
         | {
-            "global batches": f"{planned.steps.start} to {planned.steps.stop - 1}",
-            "vision share": json.dumps(meta["vision_share"]),
+            "global_batches": f"{planned.steps.start} to {planned.steps.stop - 1}",
+            "vision_share": meta["vision_share"],
         }
     }
     sections |= plan_statistics(planned)
     sections["refused"] = {s["name"]: s["refused"] for s in meta["sources"] if s.get("refused")}
-    sections["vision share by window"] = [
+    sections["vision_share_windows"] = [
         {
-            "first step": planned.first_step + w["first_pack"] // planned.batch_packs,
+            "first_step": planned.first_step + w["first_pack"] // planned.batch_packs,
             "tokens": w["tokens"],
             "share": w["slots"] / w["tokens"],
             "schedule": w["wanted_slots"] / w["tokens"],
@@ -80,17 +79,17 @@ def _packs(snapshot: Snapshot) -> dict[str, Json]:
     shares = queries.vision_shares(snapshot)
     windows = list(zip(shares.until_tokens, shares.share, shares.running, strict=True))
     return {
-        "counted in the index": {
+        "token_counts": {
             "tokens": shares.tokens,
-            "vision slots": shares.slots,
-            "text and wrappers": shares.tokens - shares.slots,
-            "tokens with loss": shares.loss_tokens,
-            "vision share": shares.total,
+            "vision_slots": shares.slots,
+            "text_tokens": shares.tokens - shares.slots,
+            "loss_tokens": shares.loss_tokens,
+            "vision_share": shares.total,
             "schedule": snapshot.meta["vision_share"],
             "fill": shares.fill,
         },
-        "vision share by window": [
-            {"until token": until, "share": share, "so far": running}
+        "vision_share_windows": [
+            {"until_token": until, "share": share, "running_share": running}
             for until, share, running in queries.evenly_spaced(windows, WINDOWS)
         ],
     }
@@ -104,11 +103,10 @@ def _ops(view: Snapshot) -> list[dict[str, Json]]:
     rows = []
     for counts in queries.op_counts(view):
         seen, seconds = last.get("parts", {}).get(counts["op"], (0, 0.0))
-        row = {"op": counts["op"], "in": counts["in"], "kept": counts["kept"]}
-        row["drops (as the first)"] = ", ".join(
-            f"{reason} {count:,} ({counts['first'][reason]:,})" for reason, count in counts["dropped"].items()
-        )
-        rows.append(row | ({"s": round(seconds, 3), "per s": rate(seen / max(seconds, 1e-6))} if seen else {}))
+        row = {"op": counts["op"], "examined": counts["in"], "kept": counts["kept"]}
+        row |= {"dropped": counts["dropped"], "dropped_first": counts["first"]}
+        times = {"seconds": round(seconds, 3), "documents_per_s": rate(seen / max(seconds, 1e-6))}
+        rows.append(row | (times if seen else {}))
     return rows
 
 

@@ -36,50 +36,67 @@ UNPRINTABLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range
 """Control characters of the data, which could move the cursor of a terminal."""
 
 LABELS = {
-    "batches looked at": "batches sampled",
     "balance": "balance: load of the busiest rank over the ideal load",
     "by": "node and op",
-    "can't be read": "unreadable",
+    "changed_limit": "changed limit",
+    "characters_after": "characters with change",
     "contaminated": "contaminated by evaluations",
-    "counted in the index": "tokens",
-    "decided": "decision",
-    "documents cut": "documents that are split",
-    "dropped, set aside": "dropped or quarantined",
-    "does it see? other image minus own, nats per token": (
-        "visual grounding: loss with another scene's image minus loss with the own image, nats per token"
-    ),
-    "drops (as the first)": "dropped (by no earlier op)",
-    "epochs of the run": "epochs",
-    "fill by limit": "fill of each pack limit",
-    "from token": "first token",
-    "in more than one source": "documents in more than one source",
+    "content_root": "content root",
+    "continued_segments": "segments that continue a document",
+    "documents_after": "documents with change",
+    "documents_per_s": "documents per second",
+    "dropped_first": "dropped by no earlier op",
+    "duplicate_of": "duplicate of",
+    "encoded_size": "encoded size",
+    "exposed_steps": "steps that contained the record",
+    "first_position": "first position",
+    "first_slot": "first slot",
+    "first_step": "first step",
+    "first_token": "first token",
+    "global_batch": "global batch",
+    "global_batches": "global batches",
+    "grounding": "visual grounding: loss with another scene's image minus loss with the own image, nats per token",
+    "groups": "by source and domain",
+    "held_out_loss": "held-out loss, nats per token",
+    "largest_error_slots": "largest error of the vision share, slots",
+    "loss_text": "text loss",
     "loss_tokens": "tokens with loss",
-    "made of it": "derived records",
-    "most": "highest",
-    "most often": "highest count of one document",
-    "media seen": "media shown",
-    "media seen more than once": "media shown more than once",
-    "one medium most often": "highest count of one medium",
-    "documents seen": "documents shown",
-    "seen more than once": "documents shown more than once",
-    "of a pack": "per pack",
-    "of at most": "max epochs",
+    "loss_vision": "loss of captions and answers about media",
+    "max": "highest",
+    "max_document_exposures": "highest count of one document",
+    "max_epochs": "max epochs",
+    "max_media_exposures": "highest count of one medium",
     "ops": "ops: effect of each op on all documents that reach the filter",
-    "per s": "per second",
-    "predicted": "tokens with loss",
+    "one_pack_slots": "allowed error of the vision share, slots",
+    "other_matches": "other records with this name",
+    "pack_limits": "fill of each pack limit",
+    "padding_text_only": "padding in packs without media",
+    "padding_with_media": "padding in packs with media",
+    "positions": "use of all token positions",
+    "quantity": "per pack",
     "refused": "pieces that fit no pack",
-    "room": "use of all token positions",
-    "running": "so far",
-    "s": "seconds",
-    "seen in": "segments of this sample",
+    "repeated_documents": "documents shown more than once",
+    "repeated_media": "media shown more than once",
+    "running_share": "share so far",
+    "sampled_batches": "batches sampled",
+    "shared_documents": "documents in more than one source",
+    "shown_documents": "documents shown",
+    "shown_media": "media shown",
+    "shrunk_media": "media shrunk",
+    "split_documents": "documents that are split",
     "splits": "split documents",
-    "start": "first token",
-    "text spent at step": "text used up at step",
-    "the same name": "other records with this name",
-    "vision spent at step": "vision used up at step",
+    "text_exhausted_step": "text used up at step",
+    "text_tokens": "text and media markers",
+    "token_counts": "tokens",
+    "tokens_after": "tokens with change (estimate)",
+    "until_token": "until token",
+    "vision_exhausted_step": "vision used up at step",
+    "vision_share": "vision share",
+    "vision_share_windows": "vision share by window",
+    "vision_slots": "vision slots",
 }
 """Key of a result -> words for people, where the key alone is not clear. `--json` prints the keys."""
-SECTION_LABELS = {"segments": {"at": "first position", "from": "first token", "loss": "with loss"}}
+SECTION_LABELS = {"segments": {"loss_tokens": "with loss"}}
 """Section -> column -> heading, for columns whose heading depends on the section."""
 
 
@@ -135,17 +152,21 @@ def _line(out: Console, line: str) -> None:
 
 
 def cell(value: Json) -> str:
-    """A value as text: numbers with thousands separators, lists and mappings as JSON."""
+    """A value as text: numbers with thousands separators, counts as `reason 12`, lists and other mappings as JSON."""
     match value:
         case None:
             return ""
-        case bool() | str():
-            return str(value)
+        case str():
+            return value
+        case bool():
+            return "yes" if value else "no"
         case int():
             return f"{value:,}"
         case float():
             return f"{value:,.4f}".rstrip("0").rstrip(".")
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict) and value and all(type(count) is int for count in value.values()):
+        return ", ".join(f"{key} {count:,}" for key, count in value.items())
+    return "" if value == {} else json.dumps(value, ensure_ascii=False)
 
 
 def two_columns(values: Mapping[str, Json], width: int) -> list[str]:

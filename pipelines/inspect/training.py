@@ -46,10 +46,8 @@ def training_table(folder: Path) -> dict[str, Json]:
             {key: row[key] for key in ("step", "tokens", "loss", "loss_text", "loss_vision") if key in row}
             for row in queries.evenly_spaced(queries.training_steps(folder), 10)
         ],
-        "held-out loss, nats per token": {
-            domain: value["loss"] for domain, value in evaluation.get("held_out", {}).items()
-        },
-        "does it see? other image minus own, nats per token": [
+        "held_out_loss": {domain: value["loss"] for domain, value in evaluation.get("held_out", {}).items()},
+        "grounding": [
             {"attribute": name} | {key: result.get(key) for key in ("difference", "low", "high", "tokens", "scenes")}
             for name, result in evaluation.get("grounding", {}).get("attributes", {}).items()
             if result["scenes"]

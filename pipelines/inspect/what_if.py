@@ -19,18 +19,12 @@ from stores.store import Snapshot, Store
 
 TITLES = {
     "kept": "documents that the filter keeps",
-    "would come in": "examples of documents that it would keep in addition",
-    "would go": "examples of documents that it would drop in addition",
+    "by_domain": "kept documents by domain",
+    "by_language": "kept documents by language",
+    "added": "examples of documents that it would keep in addition",
+    "removed": "examples of documents that it would drop in addition",
 }
 """Section of a result -> title for people."""
-LIMIT_HEADINGS = {"is": "limit", "what if": "changed limit"}
-HEADINGS = {
-    "which": "group",
-    "what if": "documents with change",
-    "then": "characters with change",
-    "then about": "tokens with change (estimate)",
-}
-"""Key of a row -> heading for people."""
 EXAMPLES = 5
 """Documents that are shown of those newly kept, and of those newly dropped."""
 
@@ -54,7 +48,12 @@ def what_if(view: Snapshot, changes: Sequence[str]) -> dict[str, Json]:
     tokens = _tokens(view, table)
     result: dict[str, Json] = {
         "limits": [
-            {"op": limit.op, "parameter": limit.parameter, "is": limit.at, "what if": moved.get(limit.name, limit.at)}
+            {
+                "op": limit.op,
+                "parameter": limit.parameter,
+                "limit": limit.at,
+                "changed_limit": moved.get(limit.name, limit.at),
+            }
             for limit in limits
             if limit.name in moved
         ],
@@ -65,10 +64,10 @@ def what_if(view: Snapshot, changes: Sequence[str]) -> dict[str, Json]:
         if column is not None:
             values = np.array(column.to_pylist(), object)
             groups = sorted({value for value in values[below].tolist() if value})
-            result[f"by {name}"] = [_row(group, values == group, before, after, table, tokens) for group in groups]
+            result[f"by_{name}"] = [_row(group, values == group, before, after, table, tokens) for group in groups]
     changed = [limit for limit in limits if limit.name in moved]
-    result["would come in"] = _examples(table, after & ~before, changed)
-    result["would go"] = _examples(table, before & ~after, changed)
+    result["added"] = _examples(table, after & ~before, changed)
+    result["removed"] = _examples(table, before & ~after, changed)
     return {name: value for name, value in result.items() if value}
 
 
@@ -76,12 +75,9 @@ def for_display(result: Mapping[str, Json]) -> dict[str, Json]:
     """The result in words for people, without the groups of which nothing is kept either way."""
     sections: dict[str, Json] = {}
     for key, rows in result.items():
-        if key in ("by domain", "by language"):
-            rows = [row for row in rows if row["documents"] or row["what if"]]
-        headings = LIMIT_HEADINGS if key == "limits" else HEADINGS
-        sections[TITLES.get(key, key)] = [
-            {headings.get(name, name): value for name, value in row.items()} for row in rows
-        ]
+        if key in ("by_domain", "by_language"):
+            rows = [row for row in rows if row["documents"] or row["documents_after"]]
+        sections[TITLES.get(key, key)] = rows
     return sections
 
 
@@ -200,14 +196,14 @@ def _row(
 ) -> dict[str, Json]:
     characters = table["characters"].to_numpy()
     row: dict[str, Json] = {
-        "which": name,
+        "group": name,
         "documents": int((before & group).sum()),
-        "what if": int((after & group).sum()),
+        "documents_after": int((after & group).sum()),
         "characters": int(characters[before & group].sum()),
-        "then": int(characters[after & group].sum()),
+        "characters_after": int(characters[after & group].sum()),
     }
     if tokens is not None:
-        row |= {"tokens": int(tokens[before & group].sum()), "then about": int(tokens[after & group].sum())}
+        row |= {"tokens": int(tokens[before & group].sum()), "tokens_after": int(tokens[after & group].sum())}
     return row
 
 

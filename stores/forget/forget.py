@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
     receipt = forget(parsed.folder, names)
     print(json.dumps(receipt, ensure_ascii=False) if parsed.json else "\n".join(_receipt_lines(receipt)))
     for store in receipt["not_searched"]:
-        print(f"incomplete: {store['store']} can't be searched: {store['why']}", file=sys.stderr)
+        print(f"incomplete: {store['store']} can't be searched: {store['reason']}", file=sys.stderr)
     if receipt["not_searched"]:
         fix = f"restore the missing store or delete these, then run millrace store forget {parsed.folder}"
         print(f"fix: {fix}", file=sys.stderr)
@@ -147,7 +147,7 @@ def forget(folder: str, names: Names) -> Json:
             lookup.rebuild_purged(head)
         packs = pack_exposures(stores, added)
         receipt: Json = {
-            "list": f"{deny_lists.FOLDER}/{deny_lists.list_path(number)}",
+            "deny_list": f"{deny_lists.FOLDER}/{deny_lists.list_path(number)}",
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "records": {
                 _relative(files, url): _count(head, added) for url, head in heads.items() if head.kind in RECORDS
@@ -157,14 +157,16 @@ def forget(folder: str, names: Names) -> Json:
                 for url, head in heads.items()
                 if head.number != before[url] or expired[url]
             ],
-            "answers": endpoint.delete_answers(files.url, deny_list),
+            "cached_responses": endpoint.delete_answers(files.url, deny_list),
             "plans": [exposure.as_json(files.url) for exposure in plan_exposures(stores, added)],
             "packs": [exposure.as_json(files.url) for exposure in packs],
             "training": [run | {"packs": _relative(files, run["packs"])} for run in training_exposures(local, packs)],
             "adopted_tars": sorted({url for head in heads.values() for url in adopted_tars(head, added)}),
             "weights": WEIGHTS,
             "free_text": _delete_free_text(files, local, all_stores),
-            "not_searched": [{"store": _relative(files, url), "why": why} for url, why in not_searched.items()],
+            "not_searched": [
+                {"store": _relative(files, url), "reason": reason} for url, reason in not_searched.items()
+            ],
         }
         _write_receipt(files, number, receipt)
         if (cache := disk_cache.process_cache()) is not None:
@@ -298,7 +300,11 @@ def _receipt_lines(receipt: Json) -> list[str]:
     records = ", ".join(f"{name} {count:,}" for name, count in receipt["records"].items() if count)
     lines = [f"forgotten: {records or 'no document or sample, only quarantined records'}"]
     lines += [f"redacted: {store['store']}, snapshot {store['snapshot']}" for store in receipt["rewritten"]]
-    lines += [f"deleted: {receipt['answers']:,} cached responses of endpoints"] if receipt["answers"] else []
+    lines += (
+        [f"deleted: {receipt['cached_responses']:,} cached responses of endpoints"]
+        if receipt["cached_responses"]
+        else []
+    )
     lines += [f"{plan['store']}: plan {plan['plan'][:12]}, {len(plan['packs']):,} packs" for plan in receipt["plans"]]
     for packs in receipt["packs"]:
         batches = ", ".join(map(str, packs["global_batches"][:12])) + (", ..." if packs["global_batches"][12:] else "")
@@ -311,4 +317,7 @@ def _receipt_lines(receipt: Json) -> list[str]:
     lines += [WEIGHTS] if any(run["exposed_steps"] for run in receipt["training"]) else []
     lines += [f"deleted: {page}; the next run makes it again" for page in receipt["free_text"]["pages_deleted"]]
     lines += [f"emptied: free text of {log}" for log in receipt["free_text"]["logs_emptied"]]
-    return [*lines, f"deny list: {receipt['list']}; keep it as long as the raw files, so that they don't come back"]
+    return [
+        *lines,
+        f"deny list: {receipt['deny_list']}; keep it as long as the raw files, or they are ingested again",
+    ]

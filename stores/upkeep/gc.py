@@ -116,7 +116,7 @@ def _kept(store: Store, now: float, keep_last: int | None, keep_days: float | No
     if not committed:
         return {}
     if keep_last is None and keep_days is None:
-        return dict.fromkeys(committed, "no policy")
+        return dict.fromkeys(committed, "no policy was given")
     kept = {max(commit_times(store.files)): "newest"}
     for name, tagged in tags(store.files).items():
         if tagged["number"] in committed:

@@ -162,8 +162,8 @@ def diff(old: Snapshot, new: Snapshot) -> dict[str, Json]:
         result["ids"] = {"added": sorted(set(after) - set(before)), "removed": sorted(set(before) - set(after))}
         both = set(before) & set(after)
         result["kept"] = {
-            "now": sorted(record for record in both if after[record] and not before[record]),
-            "no more": sorted(record for record in both if before[record] and not after[record]),
+            "added": sorted(record for record in both if after[record] and not before[record]),
+            "removed": sorted(record for record in both if before[record] and not after[record]),
         }
     names = {side: _columns(have) - _columns(lack) for side, (have, lack) in sides.items()}
     result["columns"] = {side: sorted(columns) for side, columns in names.items()}

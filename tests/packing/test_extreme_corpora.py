@@ -213,7 +213,7 @@ def test_an_extreme_corpus_is_planned_and_proved_or_refused_with_changes_that_wo
         fill = {limit: held[limit].sum() / (counted.packs * most) for limit, most in room.items()}
         assert meta["fill_by_limit"] == pytest.approx(fill), change
         statistics = plan_statistics(PlanView(plan))
-        assert {row["of a pack"]: row["most"] for row in statistics["fill by limit"]} == {
+        assert {row["quantity"]: row["max"] for row in statistics["pack_limits"]} == {
             limit: int(column.max()) for limit, column in (held | {"attention": counted.pack_attention}).items()
         }
         fewest = max(-(-int(held[limit].sum()) // most) for limit, most in room.items())

@@ -26,13 +26,13 @@ def verified(capsys: pytest.CaptureFixture[str], url: str) -> tuple[int, Any]:
 def test_verify_proves_packs_and_prints_each_promise(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", made.packs.url]) == 0
     printed = capsys.readouterr().out
-    assert "is whole" in printed and "FAILED" not in printed
+    assert "no damage" in printed and "DIFFERS" not in printed
     meta = made.plan.meta
     for sentence in (
-        f"proved: {meta['packs']:,} packs of plan {meta['plan'][:12]}, in whole global batches of 12: "
+        f"checked: {meta['packs']:,} packs of plan {meta['plan'][:12]}, in whole global batches of 12: "
         f"{meta['tokens']:,} tokens and {meta['slots']:,} vision slots",
         f"at most {meta['largest_error_slots']:,.1f} slots from the schedule",
-        "more often than its source has epochs: read 1 of 2, seen 3 of 3",
+        "more often than the max_epochs of its source: read 1 of 2, seen 3 of 3",
         "no pack over its limits: 256 tokens",
         "media cover the vision slots",
     ):
@@ -54,7 +54,7 @@ def test_verify_names_the_first_promise_that_packs_break(
     assert code == 1 and found["damages"] == [] and not found["content"]["proved"]
     assert f"packs: the plan claims {plan.meta['packs']}, its packs hold {len(few)}" in found["content"]["failed"]
     assert main(["verify", short.url]) == 1
-    assert "FAILED: packs: packs: the plan claims" in capsys.readouterr().out
+    assert "DIFFERS from the plan: packs: packs: the plan claims" in capsys.readouterr().out
 
 
 def test_packs_whose_plan_is_missing_are_whole_but_not_proved(
@@ -71,7 +71,7 @@ def test_packs_whose_plan_is_missing_are_whole_but_not_proved(
     code, found = verified(capsys, packs.url)
     assert code == 0 and "a proof needs the plan" in found["content"]["skipped"]
     assert main(["verify", packs.url]) == 0
-    assert "not proved: " in capsys.readouterr().out
+    assert "not compared with the plan: " in capsys.readouterr().out
 
 
 def test_limits_alignment_and_damage_are_part_of_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def test_one_loader_reads_a_plan_and_its_amendment(tmp_path: Path) -> None:
     sample = second.record(0).segments[0].sample
     assert {place.step for place in chained.segments_of(sample)} <= set(chained.steps)
     explained = explain(tmp_path / "out", sample)["records"][0]
-    steps = {plan["node"]: [place["step"] for place in plan["seen"]] for plan in explained["plans"]}
+    steps = {plan["node"]: [place["step"] for place in plan["segments"]] for plan in explained["plans"]}
     assert 4 in steps["plan_2"] and all(step < 4 for step in steps.get("plan", []))
     with pytest.raises(ManifestError, match=r"continue plan .* from global batch 4, not plan .* from 5"):
         Loader([(0, first), (5, second)], 2)
@@ -77,7 +77,7 @@ def test_one_loader_reads_a_plan_and_its_amendment(tmp_path: Path) -> None:
     _, notes = certify(second, 1)
     assert len(notes) == 1 and "from global batch 4 on" in notes[0]
     row = plan_statistics(chained)["sources"][0]
-    assert 1 < row["epochs of the run"] <= row["of at most"] == 2
+    assert 1 < row["epochs"] <= row["max_epochs"] == 2
 
 
 def test_a_batch_that_was_never_planned_is_refused(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_loader_that_resumes_at_a_wrong_batch_after_a_kill_gets_no_certificate
 def test_the_command_prints_the_replays_and_decoders(mine: Snapshot, capsys: pytest.CaptureFixture[str]) -> None:
     assert millrace.main(["store", "certify", mine.url, "--batches", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "1 global batches of snapshot 1 are the same on 1, 2, 3, 6 ranks, with 1, 2, 4 threads" in printed
+    assert "snapshot 1: equal bytes of 1 global batches in every replay; ranks: 1, 2, 3, 6; threads: 1, 2, 4" in printed
     assert "decord: the same pixels" in printed or "decord" not in printed
     assert millrace.main(["store", "certify", mine.url.removesuffix("packs") + "samples"]) == 1
 

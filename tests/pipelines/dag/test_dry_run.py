@@ -64,7 +64,7 @@ def runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runs:
 
 
 def state_and_units(row: dict[str, Json]) -> tuple[str, list[str]]:
-    return row["state"], row["why"]
+    return row["state"], row["reasons"]
 
 
 def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_changed(runs: Runs) -> None:
@@ -76,7 +76,7 @@ def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_change
         f"would run: {units} of {units} units",
         ["parameters.ops.1.min_characters 10 -> 20"],
     )
-    assert {unit["why"] for unit in rows["filtered"]["units"]} == {"changed"}
+    assert {unit["reason"] for unit in rows["filtered"]["units"]} == {"changed"}
     assert rows["filtered"]["bytes"] > 0 and rows["filtered"]["seconds"] is not None
     assert state_and_units(rows["samples"]) == (f"may run after filtered: at most {units} of {units} units", [])
     assert rows["samples"]["bytes"] > 0 and rows["samples"]["seconds"] is not None
@@ -88,7 +88,7 @@ def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_change
     (unit,) = rows["samples"]["units"]
     short = Store.open(str(runs.out / "documents")).head().table(["locator", "unit"]).to_pylist()  # type: ignore[union-attr]
     (home,) = {row["unit"].rpartition(".")[0] for row in short if row["locator"] == "3/short.txt"}
-    assert unit == {"unit": f"filtered-{home}", "why": "changed"}
+    assert unit == {"unit": f"filtered-{home}", "reason": "changed"}
     runs("--set", THRESHOLD)
     assert runs.work() == {"documents": units, "filtered": units, "samples": 1, "unique": 1, "page": 1}
 
@@ -96,8 +96,8 @@ def test_a_changed_threshold_runs_its_op_and_the_units_whose_kept_records_change
 def test_a_changed_file_is_named_by_its_unit(runs: Runs) -> None:
     (runs.folder / "data" / "3" / "short.txt").write_text("another short text\n")
     row = runs.dry_run()["documents"]
-    assert row["why"] == ["a run was stopped, or some of its input has changed"]
-    assert [unit["why"] for unit in row["units"]] == ["changed"] and row["bytes"] > 0
+    assert row["reasons"] == ["a run was stopped, or some of its input has changed"]
+    assert [unit["reason"] for unit in row["units"]] == ["changed"] and row["bytes"] > 0
     shown = runs("--dry-run")
     unit = row["units"][0]["unit"]
     assert f"{unit}; reads" in shown and "may run after filtered: at most 1 of " in shown
@@ -119,7 +119,7 @@ def test_reasons_name_a_first_run_and_a_changed_version(
 
     version = Tokenize.VERSION
     monkeypatch.setattr(Tokenize, "VERSION", version + 1)
-    assert runs.dry_run()["samples"]["why"] == [f"version {version} -> {version + 1}"]
-    assert runs.dry_run("--set", THRESHOLD)["samples"]["why"] == [f"version {version} -> {version + 1}"]
+    assert runs.dry_run()["samples"]["reasons"] == [f"version {version} -> {version + 1}"]
+    assert runs.dry_run("--set", THRESHOLD)["samples"]["reasons"] == [f"version {version} -> {version + 1}"]
     runs.out = tmp_path / "elsewhere"
-    assert runs.dry_run()["documents"]["why"] == ["nothing is there yet"] and not runs.out.exists()
+    assert runs.dry_run()["documents"]["reasons"] == ["no earlier result exists"] and not runs.out.exists()

@@ -118,5 +118,5 @@ nodes:
 
 def test_one_group_has_no_interval_and_a_share_is_checked(folder: Path) -> None:
     assert expected([5.0], [0.1]) == Estimate(50.0, None)
-    with pytest.raises(ManifestError, match="is no share"):
+    with pytest.raises(ManifestError, match="expected a share above 0"):
         run.main([str(folder / "dag.yaml"), "--estimate", "1.5"])

@@ -26,7 +26,7 @@ def test_the_last_screen_says_that_packs_are_proved_and_how_to_prove_them_again(
         process = start(tmp_path / "dag.yaml", tmp_path / "out", workers=0)
         screen, _ = process.communicate(timeout=200)
         assert process.returncode == 0
-        assert "packs: proved, 5 promises of the plan recounted from bytes; again with: " in screen
+        assert "packs: equal to the plan in 5 properties recounted from stored bytes; check again: " in screen
         assert f"store verify {tmp_path / 'out' / 'packs'}" in screen
     assert (tmp_path / "out" / "receipts" / "packs.proof.json").is_file()
 

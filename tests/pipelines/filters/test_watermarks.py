@@ -94,7 +94,7 @@ def test_marked_pictures_of_a_site_are_dropped_and_no_others(folder: Path, monke
     assert bare == dropped["clean"] == dropped["few"] == dropped["charts"] == 0
     assert dropped["corner"] >= 36 and dropped["most"] >= 33 and dropped["none"] >= 28
     moved = what_if(view, ["watermark.max_overlay=100"])["kept"][0]
-    assert moved["what if"] == moved["documents"] + sum(dropped.values())
+    assert moved["documents_after"] == moved["documents"] + sum(dropped.values())
     monkeypatch.setattr(watermarks, "GROUP_BYTES", 1 << 20)
     again = decided(Path(tempfile.mkdtemp(dir=folder)), units, max_memory_mb=1)  # one site per pass
     assert reasons(again) == reasons(view)

@@ -56,7 +56,7 @@ def test_a_record_is_found_by_id_url_or_picture(
         assert record["row"] == ordinal - ref.first and record["parts"][0] == f"page {number}"
         assert record["columns"]["origin"] == f"https://a.example/{number}" and record["columns"]["keep"] is True
         assert ("were scanned" in notes) == (not looked_up)
-    assert [other["ordinal"] for other in record["the same name"]] == [expected[page(4).id]]
+    assert [other["ordinal"] for other in record["other_matches"]] == [expected[page(4).id]]
     assert command.main([store.url, "--record", "p2"]) == 0 and "page 2" in capsys.readouterr().out
     for wrong in ("p9", "f" * 32, "f" * 64, "99"):
         with pytest.raises(StoreError, match="there is no record"):

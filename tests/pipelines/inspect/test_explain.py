@@ -41,12 +41,12 @@ def test_explanations_equal_the_decisions_of_the_views(out: Path) -> None:
     for row in by_reason.values():
         (record,) = explain.explain(out, row["id"])["records"]
         assert explain.explain(out, row["locator"])["records"] == [record]
-        dropped = [row for row in record["decisions"] if row["decided"].startswith("dropped")]
+        dropped = [row for row in record["decisions"] if row["decision"].startswith("dropped")]
         assert bool(dropped) != row["keep"]
         assert record["verdict"].startswith("in" if row["keep"] else f"out: {dropped[0]['node']}")
         assert bool(record["samples"]) == bool(record["packs"][0]["packs"]) == row["keep"]
         if row["reason"] == "exact_duplicate":
-            assert dropped[0]["lost to"] == row["duplicate_of"]
+            assert dropped[0]["duplicate_of"] == row["duplicate_of"]
         if row["reason"] == "too_short":
             assert dropped[0]["value"] < 8 and dropped[0]["limit"] == "at least 8"
 
@@ -66,8 +66,8 @@ def test_an_image_is_traced_to_its_packs_and_training_steps(out: Path) -> None:
     (record,) = [record for record in records if record["facts"]["id"] == sample]
     assert ordinal in record["packs"][0]["packs"]
     steps = [step for run in record["training"] for step in run["exposed_steps"]]
-    assert steps == [batch + 1 for batch in record["packs"][0]["global batches"]]
-    assert record["verdict"] == f"in: {len(steps)} training {'step' if len(steps) == 1 else 'steps'} saw it"
+    assert steps == [batch + 1 for batch in record["packs"][0]["global_batches"]]
+    assert record["verdict"] == f"in: {len(steps)} training {'step' if len(steps) == 1 else 'steps'} contained it"
     assert explain.main([str(out), digest]) == 0
 
 
@@ -101,22 +101,24 @@ def test_tables_fit_80_columns_and_the_counts_of_nodes_and_ops_add_up(
     for name in names.values():
         assert explain.main([str(out), name]) == 0
     lines = capsys.readouterr().out.splitlines()
-    free = ("verdict ", "page", "store ", str(out), "  millrace", "packs: proved")
+    free = ("verdict ", "report", "store ", str(out), "  millrace", "packs: equal")
     assert max(len(line) for line in lines if not line.startswith(free)) <= 80
     command.main([str(out), "--json"])
     work = {row["node"]: row for row in json.loads(capsys.readouterr().out)["work"]}
     command.main([str(out / "filtered"), "--json"])
     ops = {row["op"]: row for row in json.loads(capsys.readouterr().out)["ops"]}
     bad = Counter(row["reason"] for row in rows)
-    assert work["documents"]["in"] == work["documents"]["kept"] + head(out, "documents").counts["quarantined"]
-    assert work["filtered"]["in"] == work["documents"]["kept"] == ops["no_text"]["in"]
-    assert work["unique"]["dropped, set aside"] == f"exact_duplicate {bad['exact_duplicate']:,}"
-    assert work["unique"]["in"] == work["filtered"]["kept"] == work["unique"]["kept"] + bad["exact_duplicate"]
-    assert work["samples"]["tokens"] > 0 and all(row["s"] >= 0 and row["per s"] > 0 for row in work.values())
+    assert work["documents"]["records"] == work["documents"]["kept"] + head(out, "documents").counts["quarantined"]
+    assert work["filtered"]["records"] == work["documents"]["kept"] == ops["no_text"]["examined"]
+    assert work["unique"]["dropped"] == {"exact_duplicate": bad["exact_duplicate"]}
+    assert work["unique"]["records"] == work["filtered"]["kept"] == work["unique"]["kept"] + bad["exact_duplicate"]
+    assert work["samples"]["tokens"] > 0 and all(
+        row["seconds"] >= 0 and row["records_per_s"] > 0 for row in work.values()
+    )
     short = ops["too_short"]
-    assert short["drops (as the first)"] == f"too_short {bad['too_short']} ({bad['too_short']})"
-    assert 0 < short["in"] < ops["no_text"]["in"] and short["in"] == short["kept"] + bad["too_short"]
-    assert all(row["s"] >= 0 and row["per s"] > 0 for row in ops.values())
+    assert short["dropped"] == short["dropped_first"] == {"too_short": bad["too_short"]}
+    assert 0 < short["examined"] < ops["no_text"]["examined"] and short["examined"] == short["kept"] + bad["too_short"]
+    assert all(row["seconds"] >= 0 and row["documents_per_s"] > 0 for row in ops.values())
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -136,7 +138,7 @@ def test_a_missing_store_is_named_and_the_rest_is_explained(out: Path, tmp_path:
     shutil.rmtree(copied / "samples")
     result = explain.explain(copied, name)
     assert result["records"][0]["decisions"] == explain.explain(out, name)["records"][0]["decisions"]
-    assert set(result["can't be read"]) == {"plan", "packs"} and not result["records"][0]["plans"]
+    assert set(result["unreadable"]) == {"plan", "packs"} and not result["records"][0]["plans"]
 
 
 def test_views_over_deleted_documents_are_shown_as_unreadable(
@@ -202,7 +204,7 @@ def test_derived_records_are_listed_once_and_the_terminal_shows_ten(
     for name in ("documents", "noisy", "twice"):
         for parent in head(tmp_path / "out", name).records():
             for record in explain.explain(tmp_path / "out", parent.id)["records"]:
-                derived = [(child["node"], child["id"]) for child in record["made of it"]]
+                derived = [(child["node"], child["id"]) for child in record["derived"]]
                 assert derived == [(child.source, child.id) for child in made if child.parents == (parent.id,)]
     assert explain.main([str(tmp_path / "out"), "kettle/0.png"]) == 0
     output = capsys.readouterr().out

@@ -47,17 +47,17 @@ def test_statistics_equal_the_recount_of_the_packs(out: Path, planned: PlanView)
     assert {row["source"]: row["tokens"] for row in statistics["sources"]} == counted.source_tokens
     assert sum(row["tokens"] for row in statistics["domains"]) == counted.tokens
     assert sum(row["slots"] for row in statistics["domains"]) == counted.slots
-    assert statistics["room"]["padding"] == pytest.approx(1 - counted.fill)
-    for row, held in zip(statistics["fill by limit"], limited(counted), strict=True):
-        assert (row["mean"], row["most"]) == (pytest.approx(held.mean()), held.max()), row
+    assert statistics["positions"]["padding"] == pytest.approx(1 - counted.fill)
+    for row, held in zip(statistics["pack_limits"], limited(counted), strict=True):
+        assert (row["mean"], row["max"]) == (pytest.approx(held.mean()), held.max()), row
     seen = Counter(segment.sample for pack in packs.records() for segment in pack.segments if segment.start == 0)
     media = Counter(packed.media.digest for pack in packs.records() for packed in pack.media)
-    assert statistics["repetition"]["documents seen"] == len(seen)
-    assert statistics["repetition"]["most often"] == max(seen.values()) == 3
-    assert statistics["repetition"]["media seen"] == len(media)
-    assert statistics["repetition"]["one medium most often"] == max(media.values())
+    assert statistics["repetition"]["shown_documents"] == len(seen)
+    assert statistics["repetition"]["max_document_exposures"] == max(seen.values()) == 3
+    assert statistics["repetition"]["shown_media"] == len(media)
+    assert statistics["repetition"]["max_media_exposures"] == max(media.values())
     continued = sum(segment.start > 0 for pack in packs.records() for segment in pack.segments)
-    assert statistics["splits"]["segments that continue a document"] == continued > 0
+    assert statistics["splits"]["continued_segments"] == continued > 0
     assert all(row["rows"] >= 1 for row in statistics["balance"])
 
 
@@ -86,7 +86,7 @@ def test_a_step_shows_its_texts_and_its_tokens_with_loss(planned: PlanView) -> N
     for step in planned.steps[::7]:
         summary = step_view.step_summary(planned, step, 1 << 30)
         packs = planned.batch(step, payload=False)
-        assert sum(row["loss"] for row in summary["segments"]) == sum(int(p.loss_mask.sum()) for p in packs)
+        assert sum(row["loss_tokens"] for row in summary["segments"]) == sum(int(p.loss_mask.sum()) for p in packs)
         row = summary["segments"][0]
         ids = packs[0].ids[: row["tokens"]]
         if not row["slots"]:
@@ -110,7 +110,7 @@ def test_every_segment_of_a_sample_is_statistics(planned: PlanView) -> None:
 
 def test_the_command_gives_json_and_a_page(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(out / "plan"), "--step", "0", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["step"]["global batch"] == 0
+    assert json.loads(capsys.readouterr().out)["step"]["global_batch"] == 0
     assert command.main([str(out / "packs"), "--step", "0", "--html"]) == 0
     assert capsys.readouterr().out.startswith("<!doctype html>")
     assert command.main([str(out / "plan")]) == 0
@@ -141,6 +141,6 @@ def test_exposures_of_media_are_those_of_the_segments_that_contain_them(tmp_path
     often = np.concatenate(list(shown.counts()))
     assert often.min() < shown.most == often.max()
     statistics = plan_statistics(PlanView(plan))["repetition"]
-    assert statistics["media seen"] == len(often)
-    assert statistics["media seen more than once"] == np.count_nonzero(often > 1)
-    assert statistics["one medium most often"] == shown.most
+    assert statistics["shown_media"] == len(often)
+    assert statistics["repeated_media"] == np.count_nonzero(often > 1)
+    assert statistics["max_media_exposures"] == shown.most

@@ -54,11 +54,11 @@ def test_a_changed_limit_gives_the_records_of_another_run(folder: Path, number: 
     kept = table["keep"].to_numpy()
     (all_of_them,) = found["kept"]
     assert all_of_them["documents"] == int(old["keep"].to_numpy().sum())
-    assert all_of_them["what if"] == int(kept.sum())
-    assert all_of_them["then"] == int(table["characters"].to_numpy()[kept].sum())
-    assert sum(row["what if"] for row in found["by domain"]) == int(kept.sum())
+    assert all_of_them["documents_after"] == int(kept.sum())
+    assert all_of_them["characters_after"] == int(table["characters"].to_numpy()[kept].sum())
+    assert sum(row["documents_after"] for row in found["by_domain"]) == int(kept.sum())
     flipped = old["keep"].to_numpy() != kept
-    assert bool(flipped.any()) == bool(found.get("would come in") or found.get("would go"))
+    assert bool(flipped.any()) == bool(found.get("added") or found.get("removed"))
 
 
 def test_scores_are_columns_also_of_records_that_another_op_dropped(folder: Path) -> None:
@@ -113,12 +113,12 @@ nodes:
         "fr": "other_language",
     }
     found = what_if(view, ["language.min_confidence=0"])
-    assert found["kept"][0] == {**found["kept"][0], "documents": 2, "what if": 2}
-    assert {row["which"] for row in found["by language"]} >= {"en", "de", "fr"}
-    assert what_if(view, ["language.min_confidence=1.5"])["kept"][0]["what if"] == 0
+    assert found["kept"][0] == {**found["kept"][0], "documents": 2, "documents_after": 2}
+    assert {row["group"] for row in found["by_language"]} >= {"en", "de", "fr"}
+    assert what_if(view, ["language.min_confidence=1.5"])["kept"][0]["documents_after"] == 0
     (record,) = explain(tmp_path / "out", "fr.txt")["records"]
     decisions = [row for row in record["decisions"] if row.get("score") == "language"]
-    assert [(row["value"], row["limit"], row["decided"]) for row in decisions] == [
+    assert [(row["value"], row["limit"], row["decision"]) for row in decisions] == [
         ("fr", "one of en, de", "dropped: other_language")
     ]
-    assert record["verdict"].startswith("out: spoken") and "(language fr, one of en, de)" in record["verdict"]
+    assert record["verdict"].startswith("out: spoken") and "(language fr, limit: one of en, de)" in record["verdict"]

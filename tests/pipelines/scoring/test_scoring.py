@@ -338,15 +338,15 @@ def test_limits_can_be_moved_afterwards_and_explain_names_them(here: Path) -> No
     run(here / "dag.yaml", here / "out", workers=1)
     view = head(here / "out", "quality")
     (row,) = what_if(view, ["score.min_score=15"])["kept"]
-    assert (row["documents"], row["what if"]) == (12, 7)
+    assert (row["documents"], row["documents_after"]) == (12, 7)
     (here / "dag.yaml").write_text(DAG.replace("LIMIT", "min_score: 15"))
     run(here / "dag.yaml", here / "out")
     view = head(here / "out", "quality")
     assert int(view.table(["keep"])["keep"].to_numpy().sum()) == 7
-    assert what_if(view, ["score.min_score=0"])["kept"][0]["what if"] == 12
+    assert what_if(view, ["score.min_score=0"])["kept"][0]["documents_after"] == 12
     explained = json.dumps(explain(here / "out", "03.txt"))
     assert (
-        '"decided": "dropped: low_score"' in explained
+        '"decision": "dropped: low_score"' in explained
         and '"value": 13.0' in explained
         and '"limit": "at least 15"' in explained
     )

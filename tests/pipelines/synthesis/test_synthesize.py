@@ -325,14 +325,14 @@ def test_a_killed_run_repeats_no_answered_request_and_forget_deletes_answers(cha
     name = next(each.id for each in head(tmp_path / "out", "documents").records() if each.locator == "07.txt")
     (explained,) = explain.explain(tmp_path / "out", name)["records"]
     children = [each for each in head(tmp_path / "out", "synthetic").records() if each.parents == (name,)]
-    assert [row["id"] for row in explained["made of it"]] == [child.id for child in children] and len(children) == 2
-    assert [row["variant"].partition("-")[2] for row in explained["made of it"]] == [
+    assert [row["id"] for row in explained["derived"]] == [child.id for child in children] and len(children) == 2
+    assert [row["variant"].partition("-")[2] for row in explained["derived"]] == [
         child.notes["prompt"] for child in children
     ]
     none: frozenset[str] = frozenset()
     names = {"ids": frozenset([name]), "sources": none, "places": none, "media": none}
     receipt = forget(str(tmp_path / "out"), names)  # type: ignore[arg-type]
-    assert receipt["answers"] == 4 and receipt["records"] == {"documents": 1, "synthetic": 2}
+    assert receipt["cached_responses"] == 4 and receipt["records"] == {"documents": 1, "synthetic": 2}
     assert not traces(tmp_path / "out", [canary.encode(), canary.split()[0].encode()])
     assert "already committed" in run(tmp_path / "dag.yaml", tmp_path / "out")
     assert roots(tmp_path / "out", ["synthetic"]) == before and sum(chat.seen.values()) == sent

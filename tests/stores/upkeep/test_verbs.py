@@ -114,7 +114,7 @@ def test_diff_of_views_lists_records_that_are_no_longer_kept(store: Store, tmp_p
             writer.columns(ref.shard, {"keep": keep, "reason": [None if kept else "x" for kept in keep]})
         view.commit([writer.finish()], node=node, units=[node], parents=[base.as_parent])
     result = diff(find_snapshot(view, "1"), find_snapshot(view, "2"))
-    assert len(result["kept"]["no more"]) == len(base.shards) and not result["kept"]["now"]
+    assert len(result["kept"]["removed"]) == len(base.shards) and not result["kept"]["added"]
 
 
 def test_a_tag_stays_with_its_snapshot_until_it_is_moved(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +154,7 @@ def test_verify_names_shard_and_record_of_every_flipped_byte(store: Store, capsy
     file.write_bytes(bad)
     assert main(["verify", store.url]) == 1 and f"{entry.shard}.tar[" in capsys.readouterr().out
     file.write_bytes(good)
-    assert main(["verify", store.url]) == 0 and "is whole" in capsys.readouterr().out
+    assert main(["verify", store.url]) == 0 and "no damage" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["index", "quarantine", "lists"])
@@ -386,7 +386,7 @@ def test_a_view_counts_its_own_drops_and_the_records_kept_by_all_views(
     for view, here in zip((one, two), dropped, strict=True):
         assert main(["verify", view.url]) == 0
         output = capsys.readouterr().out
-        assert f"{here} dropped here; {len(view.kept())} records kept by it and the views below" in output
+        assert f"{here} dropped by this view; {len(view.kept())} records kept by it and all views below it" in output
 
 
 def test_a_view_is_copied_only_next_to_a_copy_of_its_base(store: Store, tmp_path: Path) -> None:
