@@ -39,7 +39,7 @@ nodes:
   filtered:
     kind: filter
     input: documents
-    ops: [{kind: no_text}, {kind: too_short}, {kind: repeated_lines}, {kind: garbled}]
+    ops: [{kind: no_text}, {kind: text_length}, {kind: repeated_lines}, {kind: garbled}]
   samples: {kind: tokenize, inputs: [filtered]}
 """
 

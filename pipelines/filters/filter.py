@@ -2,7 +2,7 @@
 
 documents or view -> filter -> view. The view has a column `keep`, a stable reason and the compared number of each
 dropped record, and a column for every score. Ops are the classes of this folder; to add one, write its class
-(`filters/op.py` shows one in full) and add its line to `OPS`.
+(CONTRIBUTING.md works one through) and add its line to `OPS`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from pipelines.node import Attempt, Inputs, Mistake, Node, Survey, UnitTask, Vie
 from stores.store import Snapshot, UnitWriter
 
 OPS: dict[str, type[Op]] = {
-    "too_short": text_rules.TooShort,
-    "too_long": text_rules.TooLong,
+    "text_length": text_rules.TextLength,
     "repeated_lines": text_rules.RepeatedLines,
     "repeated_characters": text_rules.RepeatedCharacters,
     "few_letters": text_rules.FewLetters,
@@ -61,11 +60,9 @@ OPS: dict[str, type[Op]] = {
     "animated_image": pixels.AnimatedImage,
     "caption_length": caption_rules.CaptionLength,
     "boilerplate_caption": caption_rules.BoilerplateCaption,
-    "video_too_short": media_rules.VideoTooShort,
-    "video_too_long": video_rules.VideoTooLong,
+    "video_duration": video_rules.VideoDuration,
     "broken_timestamps": video_rules.BrokenTimestamps,
-    "static_video": video_rules.StaticVideo,
-    "cut_heavy": video_rules.CutHeavy,
+    "video_motion": video_rules.VideoMotion,
     "rights": rights.RequiredRights,
 }
 """`kind:` of an op in a manifest -> its class."""

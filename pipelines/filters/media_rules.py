@@ -1,7 +1,7 @@
-"""Ops for images and videos: missing text, size, shape, and images of a single color.
+"""Ops for media without text, and for the size, shape and emptiness of images.
 
-A document with several media is dropped only if none of them passes: an icon does not cost a page its photographs.
-Sizes and frame times come from the index; only `flat_image` decodes pixels.
+A document with several images is dropped only if none of them passes: an icon does not cost a page its photographs.
+Sizes come from the index; only `flat_image` decodes pixels.
 
 Sources: rules of thumb, ours. OBELICS (Laurencon et al. 2023) keeps sides of at least 150 px and aspects up to 2, which
 suits web photographs; charts, pages and icons for a native-resolution model need wider limits.
@@ -10,7 +10,7 @@ suits web photographs; charts, pages and icons for a native-resolution model nee
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -76,29 +76,6 @@ class FlatImage(Measured):
         return {"spread": max(spreads)} if spreads else {}
 
 
-@schema
-class VideoTooShort(Measured):
-    """No video has `min_frames`, or none lasts `min_duration_s`; `no_frames` if any video has none."""
-
-    VERSION = 2
-    LIMITS = (
-        Limit("fewest_frames", "below", "ANY", "no_frames"),
-        Limit("frames", "below", "min_frames", "video_too_short"),
-        Limit("duration_s", "below", "min_duration_s", "video_too_short"),
-    )
-    ANY: ClassVar[int] = 1
-    kind: Literal["video_too_short"]
-    min_frames: int = 2
-    min_duration_s: float = 0.5
-
-    def measure(self, document: Document) -> Mapping[str, float]:
-        videos = [media for media in document.media if media.kind == "video"]
-        if not videos:
-            return {}
-        frames = [len(video.frame_times_us) for video in videos]
-        return {"fewest_frames": min(frames), "frames": max(frames), "duration_s": max(map(duration_s, videos))}
-
-
 def images(document: Document) -> list[Media]:
     """Return the images of a document."""
     return [media for media in document.media if media.kind == "image"]
@@ -109,10 +86,3 @@ def spread(image: Media) -> int:
     # Pillow takes a tenth of the time of numpy, because channels are interleaved.
     extremes: Any = Image.fromarray(rgb_of(image)).getextrema()
     return max(high - low for low, high in extremes)
-
-
-def duration_s(video: Media) -> float:
-    """Return the time from the first frame to the end of the last, which lasts as long as the mean gap."""
-    times = video.frame_times_us
-    gaps = len(times) - 1
-    return (times[-1] - times[0]) * (1 + 1 / gaps) / 1e6 if gaps > 0 else 0.0

@@ -4,7 +4,7 @@ An op is a frozen dataclass made with `manifests.load.schema`; its fields are it
 from `Measured`: `measure` returns numbers, `LIMITS` compares them with parameters. Numbers and verdicts are both stored
 (`filters/filter.py`), so that a limit can be moved later without measuring again (`filters/reuse.py`). An op with a
 rule that is no number derives from `Op` and writes `decide`.
-To add an op, write its class and add one line to `OPS` (`filters/filter.py`); docs/ops.md shows one in full.
+To add an op, write its class and add one line to `OPS` (`filters/filter.py`); CONTRIBUTING.md shows one in full.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class Op:
     """True if the op reads bytes of pictures or videos; `filter` loads them only then."""
     PLACES: ClassVar[frozenset[str]] = frozenset()
     """Parameters that name files: the contents of the files are part of the identity, their paths are not."""
+
+    RENAMED_KINDS: ClassVar[Mapping[str, str]] = {}
+    """Former kind -> advice; for the error about an unknown kind (`manifests/load.py`)."""
 
     kind: str
     domains: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from manifests.load import schema
 from manifests.records import Document
@@ -21,27 +21,24 @@ _STRANGE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufde
 
 
 @schema
-class TooShort(Measured):
-    """Fewer than `min_characters` characters that are not white space. Ours (Gopher drops fewer than 50 words)."""
+class TextLength(Measured):
+    """Too few or too many characters, white space not counted. Limits: ours (Gopher drops below 50 and above 100,000
+    words); the upper one bounds the cost of a document."""
 
-    LIMITS = (Limit("visible_characters", "below", "min_characters", "too_short"),)
-    kind: Literal["too_short"]
+    LIMITS = (
+        Limit("characters", "below", "min_characters", "too_short"),
+        Limit("characters", "above", "max_characters", "too_long"),
+    )
+    RENAMED_KINDS: ClassVar[Mapping[str, str]] = {
+        "too_short": "write text_length, with min_characters as before; max_characters is its other limit",
+        "too_long": "write text_length, with max_characters as before and min_characters: 0 to keep short texts",
+    }
+    kind: Literal["text_length"]
     min_characters: int = 100
-
-    def measure(self, document: Document) -> Mapping[str, float]:
-        return {"visible_characters": sum(map(len, document.text.split()))}
-
-
-@schema
-class TooLong(Measured):
-    """More than `max_characters` characters. Ours, bounds the cost of a document (Gopher drops over 100,000 words)."""
-
-    LIMITS = (Limit("characters", "above", "max_characters", "too_long"),)
-    kind: Literal["too_long"]
     max_characters: int = 10_000_000
 
     def measure(self, document: Document) -> Mapping[str, float]:
-        return {"characters": len(document.text)}
+        return {"characters": sum(map(len, document.text.split()))}
 
 
 @schema

@@ -23,7 +23,7 @@ nodes:
     input: documents
     ops:
       - {kind: no_text}
-      - {kind: too_short, min_characters: 8, domains: [knowledge]}
+      - {kind: text_length, min_characters: 8, domains: [knowledge]}
   unique:
     kind: dedup_exact
     input: filtered

@@ -20,7 +20,7 @@ DAG = """
 name: words
 nodes:
   documents: {{kind: ingest_folder, path: {data}}}
-  kept: {{kind: filter, input: documents, ops: [{{kind: too_short, min_characters: 40}}]}}
+  kept: {{kind: filter, input: documents, ops: [{{kind: text_length, min_characters: 40}}]}}
   ranks: {{kind: learn_vocabulary, inputs: [kept], ranks: 300}}
   samples: {{kind: tokenize, inputs: [kept], vocabulary: "{vocabulary}"}}
 """

@@ -25,7 +25,7 @@ nodes:
     kind: filter
     input: documents
     ops:
-      - {kind: too_short, min_characters: 5}
+      - {kind: text_length, min_characters: 5}
       - {kind: fineweb, domains: [web]}
   keys:
     kind: minhash
@@ -65,7 +65,7 @@ nodes:
 MISTAKES = {
     "a misspelt key": ("    prefer: characters", "    prefers: characters", "unique.prefers is not a known key", ""),
     "a misspelt kind": ("kind: minhash\n", "kind: minhsah\n", "minhsah", "'minhash'"),
-    "a misspelt op": ("kind: too_short,", "kind: to_short,", "to_short", "'too_short'"),
+    "a misspelt op": ("kind: text_length,", "kind: text_lenth,", "text_lenth", "'text_length'"),
     "a word for a number": ("min_characters: 5", "min_characters: few", 'min_characters is "few"', "valid integer"),
     "no such node": ("    input: good", "    input: god", "reads 'god', which is no node", "one of documents, good"),
     "no such node in a list": ("inputs: [clean]", "inputs: [claen]", "reads 'claen'", "one of documents"),
@@ -90,7 +90,12 @@ MISTAKES = {
     "no such score": ("prefer: characters", "prefer: good.fineweb.x", "no column of numbers", "one of characters"),
     "no such domain": ("domains: [web]}\n  keys", "domains: [wep]}\n  keys", "'wep' is no domain", "web, code, math"),
     "no such domain in a mixture": ("[web, code]}", "[web, cod]}", "'cod' is no domain", "web, code, math"),
-    "two ops that share a column": ("fineweb, domains: [web]", "too_short", "two ops of kind too_short", "`domains`"),
+    "two ops that share a column": (
+        "fineweb, domains: [web]",
+        "text_length",
+        "two ops of kind text_length",
+        "`domains`",
+    ),
     "an empty list of nodes": ("inputs: [clean]", "inputs: []", "inputs names no node", "name one"),
     "a node named twice": ("inputs: [clean]", "inputs: [clean, clean]", "names a node twice", "once"),
     "data held against itself": ("against: [tests]", "against: [seen]", "seen is compared with itself", "evaluations"),
@@ -140,7 +145,7 @@ NEEDS = {
     "a vocabulary": ("inputs: [clean]", "inputs: [clean]\n    vocabulary: ./ranks.tiktoken", "samples: there is no"),
     "a list of sites": ("kind: fineweb", "kind: blocked, site_files: [./sites]", "good: there is no"),
     "code": (
-        "kind: filter\n    input: documents\n    ops:\n      - {kind: too_short, min_characters: 5}\n"
+        "kind: filter\n    input: documents\n    ops:\n      - {kind: text_length, min_characters: 5}\n"
         "      - {kind: fineweb, domains: [web]}",
         "kind: score_function\n    input: documents\n    version: '1'\n    function: ./score.py:score",
         "good: there is no",

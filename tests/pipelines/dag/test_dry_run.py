@@ -21,7 +21,7 @@ nodes:
   filtered:
     kind: filter
     input: documents
-    ops: [{kind: no_text}, {kind: too_short, min_characters: 10}]
+    ops: [{kind: no_text}, {kind: text_length, min_characters: 10}]
   samples: {kind: tokenize, inputs: [filtered]}
   unique: {kind: dedup_exact, input: filtered}
   page: {kind: report, inputs: [samples]}

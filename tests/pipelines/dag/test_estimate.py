@@ -23,7 +23,7 @@ nodes:
   filtered:
     kind: filter
     input: documents
-    ops: [{kind: no_text}, {kind: too_short, min_characters: 200}]
+    ops: [{kind: no_text}, {kind: text_length, min_characters: 200}]
   samples: {kind: tokenize, inputs: [filtered]}
   page: {kind: report, inputs: [samples]}
 """

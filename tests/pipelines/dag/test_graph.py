@@ -24,7 +24,7 @@ nodes:
     kind: filter
     input: documents
     ops:
-      - {kind: too_short, min_characters: 5}
+      - {kind: text_length, min_characters: 5}
 """
 
 
@@ -46,7 +46,7 @@ def test_nodes_run_after_all_they_read(tmp_path: Path) -> None:
         (("input: documents", "input: document"), "reads 'document', which is no node", 12),
         (("input: documents", "input: samples"), "makes samples", 12),
         (("min_characters: 5", "min_characters: five"), 'min_characters is "five"', 14),
-        (("kind: too_short", "kind: too_shrot"), "(?s)too_shrot.*'too_short'", 14),
+        (("kind: text_length", "kind: text_lenght"), "(?s)text_lenght.*'text_length'", 14),
         (("  documents:", "  Docs.v1:"), "'Docs.v1' can't be used", 7),
         (("  documents:", "  receipts:"), "'receipts' can't be used", 7),
     ],
@@ -80,7 +80,7 @@ def test_identity_covers_all_that_decides_content_and_nothing_else(tmp_path: Pat
     graph = read(tmp_path, CHAIN)
     base = identity(graph, "kept")
     assert identity(graph, "kept") == base
-    reordered = CHAIN.replace("{kind: too_short, min_characters: 5}", "{min_characters: 5, kind: too_short}")
+    reordered = CHAIN.replace("{kind: text_length, min_characters: 5}", "{min_characters: 5, kind: text_length}")
     assert identity(read(tmp_path, reordered), "kept") == base
     others = [
         identity(graph, "kept", content="c1"),

@@ -84,7 +84,7 @@ DAG = """
 name: near
 nodes:
   documents: {kind: ingest_folder, path: ./data}
-  long: {kind: filter, input: documents, ops: [{kind: too_short, min_characters: 100}]}
+  long: {kind: filter, input: documents, ops: [{kind: text_length, min_characters: 100}]}
   signed: {kind: minhash, input: long}
   unique: {kind: dedup_minhash, input: signed, max_memory_mb: 1}
   longest: {kind: dedup_minhash, input: signed, prefer: characters}

@@ -229,7 +229,7 @@ DAG = """
 name: elsewhere
 nodes:
   documents: {kind: ingest_stdlib, text_bytes: 100_000, code_bytes: 100_000}
-  filtered: {kind: filter, input: documents, ops: [{kind: too_short, min_characters: 400}]}
+  filtered: {kind: filter, input: documents, ops: [{kind: text_length, min_characters: 400}]}
   samples: {kind: tokenize, inputs: [filtered]}
   page: {kind: report, inputs: [samples]}
 """

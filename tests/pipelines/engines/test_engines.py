@@ -22,7 +22,7 @@ nodes:
   filtered:
     kind: filter
     input: documents
-    ops: [{kind: no_text}, {kind: too_short, min_characters: 400}]
+    ops: [{kind: no_text}, {kind: text_length, min_characters: 400}]
   unique: {kind: dedup_exact, input: filtered}
   samples: {kind: tokenize, inputs: [unique]}
   page: {kind: report, inputs: [samples]}

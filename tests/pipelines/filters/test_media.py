@@ -10,7 +10,8 @@ from PIL import Image
 
 from manifests.errors import RecordError
 from manifests.records import Document, Drop, Media, Part, Text, digest, record_id
-from pipelines.filters.media_rules import ExtremeAspect, FlatImage, ImageTooSmall, NoText, VideoTooShort
+from pipelines.filters.media_rules import ExtremeAspect, FlatImage, ImageTooSmall, NoText
+from pipelines.filters.video_rules import VideoDuration, VideoMotion
 
 
 def document(*parts: Part, domain: str = "caption") -> Document:
@@ -78,14 +79,14 @@ def test_pixels_that_do_not_decode_raise_a_record_error():
         FlatImage(kind="flat_image").apply(document(broken))
 
 
-def test_only_the_op_that_decodes_reads_media():
-    assert [op.READS_MEDIA for op in (NoText, ImageTooSmall, ExtremeAspect, FlatImage, VideoTooShort)] == [
-        False, False, False, True, False,
+def test_only_ops_that_decode_read_media():
+    assert [op.READS_MEDIA for op in (NoText, ImageTooSmall, ExtremeAspect, FlatImage, VideoDuration, VideoMotion)] == [
+        False, False, False, True, False, True,
     ]  # fmt: skip
 
 
 def test_a_video_with_few_frames_or_a_short_duration_is_dropped():
-    op = VideoTooShort(kind="video_too_short", min_frames=3, min_duration_s=0.1)
+    op = VideoDuration(kind="video_duration", min_frames=3, min_duration_s=0.1)
     assert op.apply(document(video(0, 40_000))) == Drop("video_too_short", 2)
     assert op.apply(document(video(0, 20_000, 40_000))) == Drop("video_too_short", 0.06)
     assert isinstance(op.apply(document(video(0, 40_000, 80_000))), Document)  # the last frame also lasts 40 ms

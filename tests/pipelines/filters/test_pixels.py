@@ -13,7 +13,7 @@ from pipelines.filters import pixels
 from pipelines.filters.caption_rules import BoilerplateCaption, CaptionLength
 from pipelines.filters.op import Op
 from pipelines.filters.pixels import AnimatedImage, BlurredImage, LowEntropy, TextOnlyImage
-from pipelines.filters.video_rules import BrokenTimestamps, CutHeavy, StaticVideo, VideoTooLong
+from pipelines.filters.video_rules import BrokenTimestamps, VideoDuration, VideoMotion
 from stores.media.video import frame_times_us
 from tests.pipelines.drawn_pictures import clip, encoded, photo
 
@@ -145,17 +145,19 @@ def test_static_and_cut_heavy_videos_are_dropped_and_moving_ones_kept(tmp_path: 
     still = video(tmp_path / "b.mp4", [photo(6, (128, 96))] * 20)
     colors = [Image.new("RGB", (128, 96), (250, 250, 250) if i // 3 % 2 else (10, 10, 10)) for i in range(20)]
     chopped = video(tmp_path / "c.mp4", colors)
-    static, cuts = StaticVideo(kind="static_video"), CutHeavy(kind="cut_heavy")
-    assert [reason(static, each) for each in (moving, still, chopped)] == [None, "static_video", None]
-    assert [reason(cuts, each) for each in (moving, still, chopped)] == [None, None, "cut_heavy"]
-    assert reason(static, still, moving) is None and reason(static, Text("none")) is None
+    motion = VideoMotion(kind="video_motion")
+    assert [reason(motion, each) for each in (moving, still, chopped)] == [None, "static_video", "cut_heavy"]
+    assert [motion.measure(document(each))["cuts_per_minute"] for each in (moving, still)] == [0, 0]
+    assert motion.measure(document(chopped))["change"] > motion.min_change
+    assert reason(motion, still, moving) is None and reason(motion, Text("none")) is None
 
 
 def test_duration_and_gaps_are_measured_from_frame_times() -> None:
     def times(*seconds: float) -> Media:
         return Media(digest(str(seconds)), "video", "mp4", 9, 9, tuple(round(s * 1e6) for s in seconds))
 
-    long, holes = VideoTooLong(kind="video_too_long", max_duration_s=20), BrokenTimestamps(kind="broken_timestamps")
+    long = VideoDuration(kind="video_duration", max_duration_s=20)
+    holes = BrokenTimestamps(kind="broken_timestamps")
     assert reason(long, times(0, 10, 20)) == "video_too_long" and reason(long, times(0, 1)) is None
     assert holes.measure(document(times(0, 1, 12.5, 13))) == {"gap_s": 11.5}
     assert reason(holes, times(0, 1, 12.5)) == "broken_timestamps" and reason(holes, times(0, 9, 18)) is None

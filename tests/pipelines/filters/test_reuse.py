@@ -21,12 +21,12 @@ nodes:
   first:
     kind: filter
     input: documents
-    ops: [{{kind: too_short, min_characters: {first}}}]
+    ops: [{{kind: text_length, min_characters: {first}}}]
   second:
     kind: filter
     input: first
     ops:
-      - {{kind: too_long, max_characters: {long}, domains: [knowledge]}}
+      - {{kind: text_length, min_characters: 0, max_characters: {long}, domains: [knowledge]}}
       - {{kind: language, keep: {languages}, min_confidence: {sure}, domains: [knowledge]}}
       - {{kind: image_too_small, min_side_px: {side}}}
       - {{kind: low_entropy, min_bits: {bits}}}
@@ -50,7 +50,7 @@ DEFAULTS = {
     "most": 900,
     "letters_of": "[knowledge]",
 }
-ALL = {"too_long", "language", "image_too_small", "low_entropy", "few_letters", "no_text"}
+ALL = {"text_length", "language", "image_too_small", "low_entropy", "few_letters", "no_text"}
 SCORE = """
 def score(documents):
     with open({asked!r}, "a") as out:

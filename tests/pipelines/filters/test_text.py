@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import ManifestError
+from manifests.load import load
 from manifests.records import Document, Drop, Media, Text, digest, record_id
-from pipelines.filters.text_rules import FewLetters, Garbled, RepeatedCharacters, RepeatedLines, TooLong, TooShort
+from pipelines.filters.filter import Filter
+from pipelines.filters.text_rules import FewLetters, Garbled, RepeatedCharacters, RepeatedLines, TextLength
 
 
 def document(*texts: str, domain: str = "web") -> Document:
@@ -11,15 +18,15 @@ def document(*texts: str, domain: str = "web") -> Document:
 
 
 def test_lengths_count_characters_not_words():
-    short = TooShort(kind="too_short", min_characters=8)
-    assert short.apply(document("ab  cd\n\n ef")) == Drop("too_short", 6)
-    assert isinstance(short.apply(document("人人生而自由在尊严")), Document)
-    assert TooLong(kind="too_long", max_characters=5).apply(document("abcdef")) == Drop("too_long", 6)
-    assert isinstance(TooLong(kind="too_long", max_characters=6).apply(document("abcdef")), Document)
+    op = TextLength(kind="text_length", min_characters=8, max_characters=9)
+    assert op.apply(document("ab  cd\n\n ef")) == Drop("too_short", 6)
+    assert isinstance(op.apply(document("人人生而自由在尊严")), Document)
+    assert op.apply(document("abcde fghij")) == Drop("too_long", 10)
+    assert isinstance(op.apply(document("abcd fghij")), Document)
 
 
 def test_an_op_drops_only_in_its_domains():
-    op = TooShort(kind="too_short", min_characters=8, domains=("web", "knowledge"))
+    op = TextLength(kind="text_length", min_characters=8, domains=("web", "knowledge"))
     assert isinstance(op.apply(document("red", domain="caption")), Document)
     assert isinstance(op.apply(document("red", domain="web")), Drop)
 
@@ -57,4 +64,23 @@ def test_binary_read_as_text_is_garbled():
 def test_an_op_reads_all_texts_of_a_document_and_returns_it_unchanged():
     picture = Media(digest("x"), "image", "png", 9, 9)
     mixed = Document("0" * 32, "t", "1", "web", (Text("abcd"), picture, Text("efgh")))
-    assert TooShort(kind="too_short", min_characters=8).apply(mixed) is mixed
+    assert TextLength(kind="text_length", min_characters=8).apply(mixed) is mixed
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("too_short", "text_length"),
+        ("too_long", "text_length"),
+        ("video_too_short", "video_duration"),
+        ("video_too_long", "video_duration"),
+        ("static_video", "video_motion"),
+        ("cut_heavy", "video_motion"),
+    ],
+)
+def test_a_former_kind_of_op_is_refused_and_the_present_one_named(tmp_path: Path, former: str, present: str):
+    manifest = tmp_path / "filter.yaml"
+    manifest.write_text(f"kind: filter\ninput: a\nops:\n  - {{kind: {former}}}\n")
+    with pytest.raises(ManifestError, match=f"{former} does not exist any more") as caught:
+        load(Filter, [manifest])
+    assert present in caught.value.fix and caught.value.where.endswith("filter.yaml:4")

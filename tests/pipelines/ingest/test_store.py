@@ -12,7 +12,7 @@ OTHER = """
 name: other
 nodes:
   documents: {{kind: ingest_store, store: {store}{more}}}
-  longer: {{kind: filter, input: documents, ops: [{{kind: too_short, min_characters: 300}}]}}
+  longer: {{kind: filter, input: documents, ops: [{{kind: text_length, min_characters: 300}}]}}
 """
 
 
@@ -32,7 +32,7 @@ def test_kept_documents_arrive_with_media_and_survive_their_store(tmp_path: Path
     assert {copy.id: (copy.text, [medium.payload for medium in copy.media]) for copy in copies} == {
         document.id: (document.text, [medium.payload for medium in document.media]) for document in wanted
     }
-    assert "filtered.too_short.visible_characters" in documents.table().column_names
+    assert "filtered.text_length.characters" in documents.table().column_names
     assert "already committed" in run(other, tmp_path / "second")
 
     other.write_text(OTHER.format(store=tmp_path / "first" / "unique", more=", snapshot: 1"))

@@ -115,7 +115,7 @@ def test_tables_fit_80_columns_and_the_counts_of_nodes_and_ops_add_up(
     assert work["samples"]["tokens"] > 0 and all(
         row["seconds"] >= 0 and row["records_per_s"] > 0 for row in work.values()
     )
-    short = ops["too_short"]
+    short = ops["text_length"]
     assert short["dropped"] == short["dropped_first"] == {"too_short": bad["too_short"]}
     assert 0 < short["examined"] < ops["no_text"]["examined"] and short["examined"] == short["kept"] + bad["too_short"]
     assert all(row["seconds"] >= 0 and row["documents_per_s"] > 0 for row in ops.values())

@@ -18,18 +18,23 @@ FILTER = """
     kind: filter
     input: {input}
     ops:
-      - {{kind: too_short, min_characters: {short}}}
+      - {{kind: text_length, min_characters: {short}, max_characters: {long}}}
       - {{kind: rights, licenses: [CC-BY-4.0], domains: [knowledge]}}
-      - {{kind: too_long, max_characters: {long}, domains: [knowledge]}}
+      - {{kind: few_letters, min_fraction: {letters}, domains: [knowledge]}}
       - {{kind: image_too_small, min_side_px: {side}}}
 """
-HERE = {"short": 300, "long": 350, "side": 20}
-LIMITS = {"short": "too_short.min_characters", "long": "too_long.max_characters", "side": "image_too_small.min_side_px"}
+HERE = {"short": 300, "long": 350, "letters": 0.5, "side": 20}
+LIMITS = {
+    "short": "text_length.min_characters",
+    "long": "text_length.max_characters",
+    "letters": "few_letters.min_fraction",
+    "side": "image_too_small.min_side_px",
+}
 CASES = [
     dict.fromkeys(moved, value)
     for moved in (("short",), ("short", "long"), ("side",))
     for value in (0, 20, 310, 330, 10_000)
-]
+] + [{"letters": 0.99}, {"letters": 2.0}]
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +68,23 @@ def test_a_changed_limit_gives_the_records_of_another_run(folder: Path, number: 
 
 def test_scores_are_columns_also_of_records_that_another_op_dropped(folder: Path) -> None:
     table = head(folder / "out", "second").table()
-    short = table["first.too_short.visible_characters"].to_numpy()
-    assert np.array_equal(short < 300, np.array([reason == "too_short" for reason in table["reason"].to_pylist()]))
-    long = table["first.too_long.characters"].to_numpy()
-    assert np.isfinite(long[short < 300]).any() and np.isnan(long[table["images"].to_numpy() > 0]).all()
+    characters = table["first.text_length.characters"].to_numpy()
+    short = characters < 300
+    assert np.array_equal(short, np.array([reason == "too_short" for reason in table["reason"].to_pylist()]))
+    letters = table["first.few_letters.fraction"].to_numpy()
+    assert np.isfinite(letters[short]).any() and np.isnan(letters[table["images"].to_numpy() > 0]).all()
     letters = table["second.few_letters.fraction"].to_numpy()
     assert np.isnan(letters[~head(folder / "out", "first").table(["keep"])["keep"].to_numpy()]).all()
 
 
 def test_wrong_changes_are_rejected_with_a_message(folder: Path) -> None:
     view = head(folder / "out", "first")
-    with pytest.raises(ManifestError, match=r"no limit 'too_short\.max'"):
-        what_if(view, ["too_short.max=3"])
+    with pytest.raises(ManifestError, match=r"no limit 'text_length\.max'"):
+        what_if(view, ["text_length.max=3"])
     with pytest.raises(ManifestError, match="can't read"):
-        what_if(view, ["too_short.min_characters"])
+        what_if(view, ["text_length.min_characters"])
     with pytest.raises(StoreError, match="no filter made this store"):
-        what_if(head(folder / "out", "documents"), ["too_short.min_characters=3"])
+        what_if(head(folder / "out", "documents"), ["text_length.min_characters=3"])
 
 
 def test_a_language_filter_writes_labels_and_a_changed_limit_uses_them(tmp_path: Path) -> None:
