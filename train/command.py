@@ -15,14 +15,14 @@ from pathlib import Path
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="millrace train",
-        description="Train one stage off committed packs, resume where it stopped, and evaluate the weights.",
+        description="Train one stage on committed packs and evaluate the weights. A stage that was stopped continues from its last checkpoint.",
         epilog="examples:\n"
         "  millrace train manifests/train/quickstart.yaml --out runs/quickstart/train\n"
         "  millrace train manifests/train/quickstart.yaml --set steps=20 --out runs/short",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("manifest", nargs="+", help="a stage, and overlays laid over it from left to right")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value")
+    parser.add_argument("manifest", nargs="+", help="YAML file of a stage; later ones overlay earlier ones")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value; repeatable")
     parser.add_argument("--out", required=True, type=Path, help="folder for metrics, checkpoints and evaluation")
     options = parser.parse_args(arguments)
     from manifests.extras import require

@@ -154,7 +154,7 @@ def _sample(snapshot: Snapshot, sample: Sample) -> dict[str, Json]:
         "id": sample.id,
         "source": queries.source_label(sample.source),
         "domain": sample.domain,
-        "tokens": f"{len(sample.ids):,} with one token per image or video, {with_loss:,} with loss",
+        "tokens": f"{len(sample.ids):,} with one token per image or video; {with_loss:,} with loss",
         "media": [_medium(medium) for medium in sample.media],
         "spans": [{"span": s.name, "text": vocabulary.decode(sample.ids[s.start : s.stop])} for s in sample.spans],
         "text": decode_sample(sample, vocabulary),
@@ -165,7 +165,7 @@ def _pack(snapshot: Snapshot, pack: Pack) -> dict[str, Json]:
     vocabulary = queries.vocabulary_of(snapshot)
     used = sum(segment.length for segment in pack.segments)
     return {
-        "tokens": f"{used:,} of {len(pack.ids):,}, {int(pack.loss_mask.sum()):,} with loss",
+        "tokens": f"{used:,} of {len(pack.ids):,}; {int(pack.loss_mask.sum()):,} with loss",
         "segments": list(step_view.pack_segment_rows(pack, vocabulary, SEGMENT_CHARACTERS)),
         "media": [
             f"{_medium(p.media)} -> {p.size_px[0]}x{p.size_px[1]} px -> "

@@ -300,20 +300,18 @@ def _receipt_lines(receipt: Json) -> list[str]:
     records = ", ".join(f"{name} {count:,}" for name, count in receipt["records"].items() if count)
     lines = [f"forgotten: {records or 'no document or sample, only quarantined records'}"]
     lines += [f"redacted: {store['store']}, snapshot {store['snapshot']}" for store in receipt["rewritten"]]
-    lines += (
-        [f"deleted: {receipt['cached_responses']:,} cached responses of endpoints"]
-        if receipt["cached_responses"]
-        else []
-    )
-    lines += [f"{plan['store']}: plan {plan['plan'][:12]}, {len(plan['packs']):,} packs" for plan in receipt["plans"]]
+    if responses := receipt["cached_responses"]:
+        lines.append(f"deleted: cached responses of endpoints: {responses:,}")
+    for plan in receipt["plans"]:
+        lines.append(f"planned: {plan['store']} (plan {plan['plan'][:12]}), packs with them: {len(plan['packs']):,}")
     for packs in receipt["packs"]:
         batches = ", ".join(map(str, packs["global_batches"][:12])) + (", ..." if packs["global_batches"][12:] else "")
-        count = f"{packs['segments']:,} segments in {len(packs['packs']):,} packs"
-        lines.append(f"{packs['store']}: {count}, global batches {batches}")
+        count = f"segments with them: {packs['segments']:,}; packs: {len(packs['packs']):,}"
+        lines.append(f"packed: {packs['store']}, {count}; global batches: {batches}")
     for run in receipt["training"]:
         exposed = len(run["exposed_steps"])
         lines.append(f"trained on them: {run['run']}, {exposed:,} of {run['steps']:,} steps")
-    lines += [f"still in the adopted tar {url}: delete it there, it is not ours" for url in receipt["adopted_tars"]]
+    lines += [f"not deleted: media in the adopted tar {url}; delete them there" for url in receipt["adopted_tars"]]
     lines += [WEIGHTS] if any(run["exposed_steps"] for run in receipt["training"]) else []
     lines += [f"deleted: {page}; the next run makes it again" for page in receipt["free_text"]["pages_deleted"]]
     lines += [f"emptied: free text of {log}" for log in receipt["free_text"]["logs_emptied"]]
