@@ -15,7 +15,8 @@ from pathlib import Path
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="millrace train",
-        description="Train one stage on committed packs and evaluate the weights. A stage that was stopped continues from its last checkpoint.",
+        description="Train one stage on committed packs and evaluate the weights. A stage that was stopped continues\n"
+        "from its last checkpoint.",
         epilog="examples:\n"
         "  millrace train manifests/train/quickstart.yaml --out runs/quickstart/train\n"
         "  millrace train manifests/train/quickstart.yaml --set steps=20 --out runs/short",
