@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import pickle
 import re
 import shlex
 import subprocess
@@ -56,7 +57,7 @@ def blocks() -> Iterator[Block]:
         for found in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.S | re.M):
             yield Block(page, text[: found.start()].count("\n") + 2, found[1], found[2])
         plain = re.sub(r"^```.*?^```", lambda fenced: re.sub(r"[^\n]", "", fenced[0]), text, flags=re.S | re.M)
-        for found in re.finditer(r"(?:^|\n\n)((?: {4}\S[^\n]*(?:\n|$))+)", plain):
+        for found in re.finditer(r"(?:^|\n\n)(    \S[^\n]*\n(?: {4,}\S[^\n]*(?:\n|$))*)", plain):
             yield Block(page, plain[: found.start(1)].count("\n") + 1, "", found[1])
 
 
@@ -79,6 +80,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokenization").mkdir()
     (folder / "captions.txt").write_text("A mill stands at the river.\n" * 200)
     small_data.write(folder / "my_folder", texts=60)
+    (folder / "instances.json").write_text("{}")
+    (folder / "refs(unc).p").write_bytes(pickle.dumps([]))
     quick = ["manifests/data/quickstart.yaml", "--until", "packs"]
     own = ["manifests/data/own_data.yaml", "--set", "nodes.documents.path=./my_folder", "--until", "packs"]
     own += ["--set", "nodes.plan.mixture.max_pack_tokens=256", "--out", "runs/mine"]
