@@ -104,6 +104,9 @@ def test_files_become_packs_with_the_base_install(without_extras: dict[str, str]
     assert shown.returncode == 0 and "packs" in shown.stdout
 
 
+HUB = f"name: hub\nnodes: {{documents: {{kind: ingest_hub, dataset: a/b, revision: {'a' * 40}}}}}\n"
+
+
 @pytest.mark.parametrize(
     "arguments, extra",
     [
@@ -112,6 +115,7 @@ def test_files_become_packs_with_the_base_install(without_extras: dict[str, str]
         (["inspect", "gs://bucket/store"], "gcs"),
         (["run", "small.yaml", "--engine", "ray"], "ray"),
         (["run", "small.yaml", "--engine", "dask"], "dask"),
+        (["run", "hub.yaml"], "hub"),
     ],
 )
 def test_a_feature_that_is_not_installed_names_its_extra(
@@ -120,6 +124,7 @@ def test_a_feature_that_is_not_installed_names_its_extra(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "text.txt").write_text("The mill grinds what the field has grown.")
     (tmp_path / "small.yaml").write_text(small_data.DAG)
+    (tmp_path / "hub.yaml").write_text(HUB)
     done = millrace(without_extras, tmp_path, *arguments)
     assert done.returncode in (1, 2)
     assert f"pip install 'millrace[{extra}]'" in done.stderr

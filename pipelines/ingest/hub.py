@@ -12,17 +12,19 @@ import glob
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal, ParamSpec, TypeVar
 
+from manifests import extras
 from manifests.errors import ManifestError
 from manifests.files import write_whole
 from manifests.load import schema
 from manifests.records import canonical_json, digest
 from pipelines.ingest.annotations.fields import RecordRights
 from pipelines.ingest.folder import FilesNode
+from pipelines.node import Mistake
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,6 +67,11 @@ class IngestHub(FilesNode):
     def _rights(self) -> RecordRights:
         rights = super()._rights
         return replace(rights, origin=rights.origin or f"hf://datasets/{self.dataset}@{self.revision}")
+
+    def missing(self, elsewhere: bool) -> Iterator[Mistake]:
+        if absent := extras.missing("hub"):
+            yield Mistake((), f"a hub needs {', '.join(absent)}, not installed here", extras.install("hub"))
+        yield from super().missing(elsewhere)
 
     def place(self, node: str) -> Path:
         """Return the folder in the cache; download the files if it is not complete."""

@@ -36,6 +36,7 @@ import numpy as np
 from av.stream import Disposition
 
 from manifests.errors import RecordError
+from manifests.extras import require
 
 av.logging.set_level(av.logging.PANIC)  # errors arrive as exceptions
 
@@ -153,6 +154,7 @@ def _av_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> I
 
 def _decord_frames(payload: bytes, wanted: frozenset[int], limits: VideoLimits) -> Iterator[tuple[int, np.ndarray]]:
     """Decode with decord, which turns frames upright itself. Its times are float32 seconds, hence the tolerance."""
+    require("decord", "the decoder decord")
     import decord
 
     if len(payload) > limits.max_bytes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import ImageFont
 
 from manifests.errors import ManifestError
+from manifests.extras import install
 from pipelines.scenes.elements.split import Pool
 
 
@@ -167,7 +168,7 @@ def font_files() -> dict[str, Path]:
             raise ManifestError(
                 f"scenes need the font family {family}; no installed package contains its face {missing[0]}",
                 where="fonts",
-                fix=f"pip install font-{family} (the version in constraints.txt)",
+                fix=install("scenes"),
             )
     return {face: Path(installed[face]) for faces in FONT_FACES.values() for face in faces}
 
