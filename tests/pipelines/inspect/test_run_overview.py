@@ -85,7 +85,7 @@ def test_unfinished_nodes_show_their_units(tmp_path: Path, capsys: pytest.Captur
     rows = rows_of(tmp_path)
     assert {row.state for row in rows.values()} == {"unfinished"}
     assert {name: row.units for name, row in rows.items()} == {"half": (1, 2), "empty": (0, 2), "folder": (0, 2)}
-    output = printed(capsys, str(tmp_path))
+    output = " ".join(printed(capsys, str(tmp_path)).split())
     assert "3 unfinished" in output and "1 of 2 units" in output and "to complete the run" in output
 
 
@@ -93,7 +93,7 @@ def test_deleted_products_are_named(copied: Path, capsys: pytest.CaptureFixture[
     shutil.rmtree(copied / "samples")
     shutil.rmtree(copied / "drawn")
     assert {name for name, row in rows_of(copied).items() if row.state == "deleted"} == {"samples", "drawn"}
-    output = printed(capsys, str(copied))
+    output = " ".join(printed(capsys, str(copied)).split())
     assert "deleted: samples, drawn" in output and "2 deleted" in output
 
 
