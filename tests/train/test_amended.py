@@ -40,7 +40,7 @@ def amended(corpus: Corpus) -> tuple[Path, Path]:
     plan = write(folder / "plan_1", "plan", first.blocks, [samples], **first.meta, stores={"all": samples.name})
     second = compile_plan(dataclasses.replace(mixture, seed=9), {"all": samples}, tiny, amends=(plan, AT))
     packs = [pack for block in second.blocks for pack in pack_unit(block, {"all": samples}, tiny)]
-    write(folder / "packs_2", "packs", packs, [samples], **packs_meta(second.meta))
+    write(folder / "packs_2", "packs", packs, [samples], **packs_meta(second.meta), pad_id=tiny.pad_id)
     return folder / "packs", folder / "packs_2"
 
 
