@@ -40,7 +40,7 @@ class FilesNode(DocumentsNode):
     """Base of the nodes that read a folder of ordinary files."""
 
     READS: ClassVar[frozenset[str]] = frozenset()
-    VERSION: ClassVar[int] = 10
+    VERSION: ClassVar[int] = 11
     RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
 
     text_domain: TextDomain = "knowledge"
